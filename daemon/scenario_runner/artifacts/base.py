@@ -1,0 +1,99 @@
+"""The artifact contract: what the gates may ask about an engine run root, whatever it lies on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from scenario_runner.contracts.errors import Refusal
+
+MAX_FLAG_BYTES: Final = 64 * 1024
+MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
+MAX_FILES: Final = 200_000
+MAX_DEPTH: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file: path relative to the run root, size in bytes, sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceDigest:
+    """Files read in order: sha256 of their concatenated bytes, and each on its own."""
+
+    sha256: str
+    files: tuple[FileDigest, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Total size."""
+        return sum(file.bytes for file in self.files)
+
+
+class Kind(StrEnum):
+    """What stands at a path."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    ABSENT = "absent"
+
+
+class RunRoot(Protocol):
+    """One engine run root, opened for one look at it.
+
+    Paths are relative to the root. What is read is remembered, and :meth:`confirm` tells whether all of it was
+    still the same at one moment afterwards. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
+    (symbolic link, device, too large, bad name), ``EvidenceChanged`` and ``Unavailable`` (could not be read).
+    """
+
+    location: str
+
+    def kind(self, path: str) -> Kind:
+        """What stands at the path; a link or device is refused."""
+        ...
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The bytes of one file of at most ``limit`` bytes."""
+        ...
+
+    def files_under(self, path: str) -> list[str]:
+        """Every regular file below a directory, in byte order of the path; empty when there is none."""
+        ...
+
+    def files_matching(self, path: str) -> list[str]:
+        """Regular files whose name matches the last segment (``*`` is any run of characters), in byte order."""
+        ...
+
+    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
+        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence."""
+        ...
+
+    def confirm(self) -> None:
+        """Look again at everything that was looked at; raises ``EvidenceChanged`` if anything differs."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        ...
+
+
+class Artifacts(Protocol):
+    """Opens engine run roots."""
+
+    def open(self, engine_run_root: str, heartbeat: Callable[[int], None]) -> RunRoot:
+        """Open a run root under one of the allowed roots.
+
+        Args:
+            engine_run_root: Normalised location.
+            heartbeat: Called with the number of bytes read since the last call; may raise to stop long work.
+
+        Raises:
+            EvidenceMissing: there is nothing at the location.
+            EvidenceRefused: the location is not (any more) a plain directory under an allowed root.
+        """
+        ...

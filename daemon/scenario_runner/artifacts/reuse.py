@@ -1,0 +1,70 @@
+"""Digest reuse: a file that is provably the same one, unchanged, is not read again.
+
+The key is the identity of the files, never their names: (device, inode, size, mtime_ns, ctime_ns) on a file
+system. The racily-clean rule: a digest is only kept when the file's last change lies well before the moment it
+was read, so that a change within the resolution of the file system's clock cannot hide behind an old entry.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import Final, Protocol
+
+Identity = tuple[int, ...]
+RACY_NS: Final = 2_000_000_000
+PERSIST_FROM_BYTES: Final = 1 << 20
+_MAX_MEMBERS: Final = 200_000
+
+
+class DigestStore(Protocol):
+    """Where digests of large artifacts outlive the process."""
+
+    def find_digests(self, key: str) -> list[str] | None:
+        """Digests kept under a key (hex64), or None."""
+        ...
+
+    def keep_digests(self, key: str, digests: list[str]) -> None:
+        """Keep digests; losing them costs time, never correctness."""
+        ...
+
+
+class DigestReuse:
+    """Bounded memory of digests, with a store behind it for what is expensive to read again."""
+
+    def __init__(self, store: DigestStore | None = None, max_members: int = _MAX_MEMBERS) -> None:
+        self._store = store
+        self._max = max_members
+        self._members = 0
+        self._kept: OrderedDict[tuple[Identity, ...], tuple[str, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _key(identities: tuple[Identity, ...]) -> str:
+        return hashlib.sha256(repr(identities).encode()).hexdigest()
+
+    def find(self, identities: tuple[Identity, ...], size: int) -> tuple[str, ...] | None:
+        """Digest of the whole sequence, then of each member; None when it must be read."""
+        found = self._kept.get(identities)
+        if found is not None or self._store is None or size < PERSIST_FROM_BYTES:
+            return found
+        stored = self._store.find_digests(self._key(identities))
+        if stored is None:
+            return None
+        self._remember(identities, tuple(stored))
+        return tuple(stored)
+
+    def keep(self, identities: tuple[Identity, ...], size: int, digests: tuple[str, ...]) -> None:
+        """Remember the digests of files that were unchanged long before they were read."""
+        self._remember(identities, digests)
+        if self._store is not None and size >= PERSIST_FROM_BYTES:
+            self._store.keep_digests(self._key(identities), list(digests))
+
+    def _remember(self, identities: tuple[Identity, ...], digests: tuple[str, ...]) -> None:
+        with self._lock:
+            if identities in self._kept:
+                return
+            self._kept[identities] = digests
+            self._members += len(identities)
+            while self._members > self._max:
+                oldest, _ = self._kept.popitem(last=False)
+                self._members -= len(oldest)

@@ -1,0 +1,336 @@
+"""The authority contract. One contract test runs over every backend.
+
+Times are microseconds since the epoch on the database's clock. Every state change names the state and the lease
+epoch it expects; zero rows means the lease was lost, never success.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDraft:
+    """A signal that is owed to the control bus; its envelope is a pure function of the outbox row."""
+
+    message_id: str
+    kind: SignalKind
+    partition_key: str
+    attributes: dict[str, str]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that a record asks for."""
+
+    run_id: str
+    run_equivalence_key: str
+    fingerprint: str
+    intent: Json
+    inputs: Json
+    plan_hash: str
+    plan_ref: str
+    evidence_wait_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One record of the control bus, judged as far as that is possible without the authority.
+
+    Attributes:
+        record_key: Stable identity of the record on its bus; the same record delivered again has the same key.
+        run: The run it asks for; None when ``disposition`` is settled already.
+        disposition: Settled outcome (REJECTED or IGNORED) when ``run`` is None.
+        raw: The record's bytes, kept as a dead letter when it is refused.
+        refusal: Signal to send when the record is refused (or conflicts).
+    """
+
+    record_key: str
+    kind: str
+    message_id: str
+    run_id: str
+    run: NewRun | None
+    disposition: Disposition | None
+    reason_code: str
+    detail: str
+    raw: bytes
+    raw_size: int
+    refusal: SignalDraft | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What became of a record.
+
+    Attributes:
+        repeated: True when the record had been disposed of before (it was delivered again).
+    """
+
+    record_key: str
+    disposition: Disposition
+    reason_code: str
+    detail: str
+    run_id: str
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run under lease.
+
+    Attributes:
+        epoch: Fencing epoch; grows with every claim, and every write names it.
+        owner: Who holds the lease.
+        now_us: The database's clock when the run was claimed.
+    """
+
+    run_id: str
+    run_equivalence_key: str
+    epoch: int
+    owner: str
+    state: RunState
+    intent: Json
+    inputs: Json
+    admitted_us: int
+    deadline_us: int
+    updated_us: int
+    wakes: int
+    retries: int
+    report_digest: str
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a run's record; sequence numbers and ids are given on commit."""
+
+    kind: EventKind
+    state: RunState
+    details: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A terminal decision, committed in one transaction with its events and its signal."""
+
+    state: RunState
+    reason_code: str
+    at_us: int
+    events: tuple[Event, ...]
+    signal: SignalDraft
+    facts_view_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as stored."""
+
+    seq: int
+    kind: str
+    ts_us: int
+    details: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the authority has it."""
+
+    run_id: str
+    run_equivalence_key: str
+    state: RunState
+    reason_code: str
+    intent: Json
+    inputs: Json
+    admitted_us: int
+    deadline_us: int
+    updated_us: int
+    due_us: int | None
+    lease_owner: str
+    lease_epoch: int
+    lease_until_us: int
+    wakes: int
+    retries: int
+    last_error: str
+    event_seq: int
+    projected_seq: int
+    facts_view_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A run whose documents in the ledger are behind its rows."""
+
+    run: RunRow
+    events: tuple[StoredEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A signal to publish, exactly these bytes."""
+
+    outbox_id: int
+    message_id: str
+    run_id: str
+    kind: SignalKind
+    partition_key: str
+    attributes: dict[str, str]
+    payload: bytes
+    created_us: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """A record's disposition."""
+
+    record_key: str
+    message_id: str
+    kind: str
+    disposition: Disposition
+    reason_code: str
+    detail: str
+    received_us: int
+    raw_sha256: str
+    raw_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is left to do now, not counting what is due later.
+
+    Attributes:
+        undelivered: True while any document or signal of a finished run is still owed, due or not.
+    """
+
+    runs: bool
+    projections: bool
+    signals: bool
+    undelivered: bool
+
+    @property
+    def nothing(self) -> bool:
+        """True when the authority owes nothing at this moment."""
+        return not (self.runs or self.projections or self.signals)
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Signals of one run: message id, kind, and when it was sent (None while it is owed)."""
+
+    rows: tuple[tuple[str, str, int | None], ...] = field(default=())
+
+
+class Authority(Protocol):
+    """See the module. Methods raise ``Unavailable`` when the database cannot be reached."""
+
+    def now_us(self) -> int:
+        """The database's clock."""
+        ...
+
+    def admit(self, records: Sequence[Admission]) -> list[Admitted]:
+        """Dispose of records durably, in one transaction; a record delivered again keeps its disposition."""
+        ...
+
+    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
+        """Lease runs that are due, oldest first."""
+        ...
+
+    def renew(self, owner: str, lease_us: int) -> set[tuple[str, int]]:
+        """Extend all leases of an owner; returns the (run id, epoch) pairs that it still holds."""
+        ...
+
+    def park(self, claim: Claim, due_us: int, at_us: int, events: Sequence[Event], report_digest: str) -> None:
+        """Put a run to WAITING_EVIDENCE until ``due_us`` and give the lease back.
+
+        Raises:
+            LeaseLostError: another worker has claimed it.
+        """
+        ...
+
+    def retry_later(self, claim: Claim, due_us: int, error: str) -> None:
+        """Give the lease back after an infrastructure error; the state stays."""
+        ...
+
+    def decide(self, claim: Claim, verdict: Verdict) -> None:
+        """Commit a terminal state with its events and its signal, in one transaction.
+
+        Raises:
+            LeaseLostError: another worker has claimed it.
+        """
+        ...
+
+    def wake_waiting(self) -> int:
+        """Make every waiting run due now; returns how many."""
+        ...
+
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
+        """Lease runs whose ledger documents are behind."""
+        ...
+
+    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
+        """(run id, sequence number) pairs whose documents are in the ledger."""
+        ...
+
+    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
+        """Documents could not be written; try these runs again at ``until_us``."""
+        ...
+
+    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
+        """Lease signals whose run's documents are in the ledger, oldest first."""
+        ...
+
+    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
+        """These signals are on the control bus."""
+        ...
+
+    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
+        """Publishing failed; try these again at ``due_us``."""
+        ...
+
+    def owners(self) -> set[str]:
+        """Owners of leases that have not run out."""
+        ...
+
+    def expire_owner(self, owner: str) -> None:
+        """Let all leases of a dead owner run out now."""
+        ...
+
+    def pending(self) -> Pending:
+        """What is left to do now."""
+        ...
+
+    def run(self, run_id: str) -> RunRow | None:
+        """One run."""
+        ...
+
+    def runs(self, state: str | None, limit: int) -> list[RunRow]:
+        """Runs, newest first, of one state or all."""
+        ...
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """A run's events in order."""
+        ...
+
+    def records(self, run_id: str) -> list[RecordRow]:
+        """Dispositions of the records that named a run, oldest first."""
+        ...
+
+    def signals(self, run_id: str) -> Signals:
+        """Signals of a run."""
+        ...
+
+    def find_digests(self, key: str) -> list[str] | None:
+        """See :class:`~scenario_runner.artifacts.reuse.DigestStore`."""
+        ...
+
+    def keep_digests(self, key: str, digests: list[str]) -> None:
+        """See :class:`~scenario_runner.artifacts.reuse.DigestStore`."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was promised and disconnect."""
+        ...

@@ -1,0 +1,157 @@
+-- Named statements of the SQLite authority. One statement per name; parameters are :named.
+
+-- name: find_record
+SELECT disposition, reason_code, detail, run_id FROM intake_records WHERE record_key = :record_key;
+
+-- name: insert_record
+INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
+                            raw_sha256, raw_size)
+VALUES (:record_key, :message_id, :kind, :run_id, :disposition, :reason_code, :detail, :received_us,
+        :raw_sha256, :raw_size);
+
+-- name: insert_dead_letter
+INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
+
+-- name: insert_run
+INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                  updated_us, due_us, event_seq)
+VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
+        :now, :now, 2)
+ON CONFLICT DO NOTHING;
+
+-- name: fingerprint_of
+SELECT fingerprint FROM runs WHERE run_id = :run_id AND run_equivalence_key = :run_equivalence_key;
+
+-- name: insert_event
+INSERT INTO run_events (run_id, seq, kind, ts_us, details) VALUES (:run_id, :seq, :kind, :ts_us, :details);
+
+-- name: insert_signal
+INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us)
+VALUES (:message_id, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0)
+ON CONFLICT (message_id) DO NOTHING;
+
+-- name: claim_due
+UPDATE runs
+SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us
+WHERE run_id IN (SELECT run_id FROM runs
+                 WHERE due_us <= :now AND lease_until_us <= :now
+                 ORDER BY due_us LIMIT :limit)
+RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
+          wakes, retries, report_digest, event_seq;
+
+-- name: start_verifying
+UPDATE runs
+SET state = 'VERIFYING', event_seq = event_seq + 1, updated_us = max(:now, updated_us + 1)
+WHERE run_id = :run_id AND lease_epoch = :epoch AND state = 'PLANNED'
+RETURNING event_seq, updated_us;
+
+-- name: renew_leases
+UPDATE runs SET lease_until_us = :now + :lease_us
+WHERE due_us IS NOT NULL AND lease_owner = :owner AND lease_until_us > 0
+RETURNING run_id, lease_epoch;
+
+-- name: park_run
+UPDATE runs
+SET state = 'WAITING_EVIDENCE', due_us = :due_us, lease_owner = '', lease_until_us = 0, wakes = wakes + 1,
+    retries = 0, last_error = '', report_digest = :report_digest, event_seq = event_seq + :count,
+    updated_us = max(updated_us, :at_us)
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
+  AND state IN ('VERIFYING', 'WAITING_EVIDENCE')
+RETURNING event_seq;
+
+-- name: retry_run
+UPDATE runs
+SET due_us = :due_us, lease_owner = '', lease_until_us = 0, retries = retries + 1, last_error = :error
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND due_us IS NOT NULL
+RETURNING run_id;
+
+-- name: decide_run
+UPDATE runs
+SET state = :state, reason_code = :reason_code, due_us = NULL, lease_owner = '', lease_until_us = 0,
+    last_error = '', event_seq = event_seq + :count, updated_us = :at_us, facts_view_digest = :facts_view_digest
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
+  AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
+RETURNING event_seq;
+
+-- name: wake_waiting
+UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= :now AND due_us > :now;
+
+-- name: claim_behind
+UPDATE runs
+SET relay_owner = :owner, relay_until_us = :now + :lease_us
+WHERE run_id IN (SELECT run_id FROM runs
+                 WHERE event_seq > projected_seq AND relay_until_us <= :now
+                   AND (due_us IS NULL OR state = 'WAITING_EVIDENCE' OR updated_us <= :now - :settle_us)
+                 ORDER BY updated_us LIMIT :limit)
+RETURNING *;
+
+-- name: mark_projected
+UPDATE runs SET projected_seq = max(projected_seq, :seq), relay_owner = '', relay_until_us = 0
+WHERE run_id = :run_id;
+
+-- name: postpone_projection
+UPDATE runs SET relay_owner = '', relay_until_us = :until_us WHERE run_id = :run_id;
+
+-- name: claim_signals
+UPDATE outbox
+SET lease_owner = :owner, lease_until_us = :now + :lease_us, attempts = attempts + 1
+WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
+                    WHERE o.sent_us IS NULL AND o.lease_until_us <= :now AND o.due_us <= :now
+                      AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                    ORDER BY o.outbox_id LIMIT :limit)
+RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts;
+
+-- name: mark_sent
+UPDATE outbox SET sent_us = :now, lease_owner = '', lease_until_us = 0 WHERE outbox_id = :outbox_id;
+
+-- name: postpone_signal
+UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0
+WHERE outbox_id = :outbox_id AND sent_us IS NULL;
+
+-- name: live_owners
+SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :now
+UNION SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > :now
+UNION SELECT lease_owner FROM outbox WHERE sent_us IS NULL AND lease_until_us > :now;
+
+-- name: expire_runs_of
+UPDATE runs SET lease_until_us = 0 WHERE due_us IS NOT NULL AND lease_owner = :owner;
+
+-- name: expire_relays_of
+UPDATE runs SET relay_until_us = 0 WHERE event_seq > projected_seq AND relay_owner = :owner;
+
+-- name: expire_signals_of
+UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = :owner;
+
+-- name: any_due
+SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now);
+
+-- name: any_pending
+SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now),
+       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                                    AND (relay_until_us <= :now OR relay_owner <> '')),
+       EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND due_us <= :now),
+       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
+       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL);
+
+-- name: get_run
+SELECT * FROM runs WHERE run_id = :run_id;
+
+-- name: list_runs
+SELECT * FROM runs WHERE :state IS NULL OR state = :state ORDER BY admitted_us DESC LIMIT :limit;
+
+-- name: list_events
+SELECT seq, kind, ts_us, details FROM run_events WHERE run_id = :run_id ORDER BY seq;
+
+-- name: list_records
+SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+FROM intake_records WHERE run_id = :run_id AND run_id <> '' ORDER BY record_id;
+
+-- name: list_signals
+SELECT message_id, kind, sent_us FROM outbox WHERE run_id = :run_id ORDER BY outbox_id;
+
+-- name: find_digests
+SELECT digests FROM digest_reuse WHERE digest_key = :digest_key;
+
+-- name: keep_digests
+INSERT INTO digest_reuse (digest_key, digests, kept_us) VALUES (:digest_key, :digests, :now)
+ON CONFLICT (digest_key) DO NOTHING;

@@ -1,0 +1,463 @@
+"""The embedded authority: SQLite in WAL mode, ``synchronous=FULL``, so a commit is a promise.
+
+One connection writes, through group commit; every thread reads on a connection of its own. Several processes may
+share the file: every write transaction takes the lock at its start.
+"""
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from scenario_runner.authority.base import (
+    Admission,
+    Admitted,
+    Claim,
+    Event,
+    NewRun,
+    OutboxRow,
+    Owed,
+    Pending,
+    RecordRow,
+    RunRow,
+    SignalDraft,
+    Signals,
+    StoredEvent,
+    Verdict,
+)
+from scenario_runner.authority.group_commit import GroupCommitter
+from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+
+T = TypeVar("T")
+_BUSY_SECONDS: Final = 15.0
+_SETTLE_US: Final = 2_000_000
+_REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
+
+
+def wall_clock_us() -> int:
+    """Microseconds since the epoch on this host, which is the database's host."""
+    return time.time_ns() // 1000
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise Unavailable(f"the authority {path} does not answer: {error}") from error
+
+
+class SqliteAuthority:
+    """See :class:`~scenario_runner.authority.base.Authority`.
+
+    Args:
+        path: The database file; its directory is created.
+        clock: Microseconds since the epoch.
+    """
+
+    def __init__(self, path: str, clock: Callable[[], int] = wall_clock_us) -> None:
+        self._path = path
+        self._clock = clock
+        self._sql = load_statements("sqlite")
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"cannot create the directory of {path}: {error.strerror}") from error
+        with _reported(path):
+            self._writer: GroupCommitter[sqlite3.Connection] = GroupCommitter(
+                self._open_migrated, _begin, _commit, _rollback, _close
+            )
+
+    # --- connections
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _open_migrated(self) -> sqlite3.Connection:
+        connection = self._open()
+        try:
+            migrate(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        with _reported(self._path):
+            return self._writer.run(operation)
+
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._open()
+            self._local.connection = connection
+            with self._readers_lock:
+                self._readers.append(connection)
+        return connection
+
+    def _query(self, name: str, **parameters: Any) -> list[sqlite3.Row]:  # noqa: ANN401
+        with _reported(self._path):
+            return self._reader().execute(self._sql[name], parameters).fetchall()
+
+    def close(self) -> None:
+        """See the contract."""
+        self._writer.close()
+        with self._readers_lock:
+            for connection in self._readers:
+                connection.close()
+            self._readers.clear()
+
+    def now_us(self) -> int:
+        """See the contract."""
+        return self._clock()
+
+    # --- intake
+
+    def admit(self, records: Sequence[Admission]) -> list[Admitted]:
+        """See the contract."""
+        return self._write(lambda connection: [self._admit_one(connection, record) for record in records])
+
+    def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
+        known = connection.execute(self._sql["find_record"], {"record_key": record.record_key}).fetchone()
+        if known is not None:
+            return Admitted(record.record_key, Disposition(known[0]), known[1], known[2], known[3], repeated=True)
+        now = self._clock()
+        disposition, reason, detail = record.disposition, record.reason_code, record.detail
+        if record.run is not None:
+            disposition, reason, detail = self._admit_run(connection, record.run, now)
+        assert disposition is not None
+        connection.execute(
+            self._sql["insert_record"],
+            {
+                "record_key": record.record_key, "message_id": record.message_id, "kind": record.kind,
+                "run_id": record.run_id, "disposition": disposition.value, "reason_code": reason, "detail": detail,
+                "received_us": now, "raw_sha256": hashlib.sha256(record.raw).hexdigest(), "raw_size": record.raw_size,
+            },
+        )  # fmt: skip
+        if disposition in _REFUSED:
+            connection.execute(
+                self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw}
+            )
+            if record.refusal is not None:
+                self._owe(connection, record.refusal, record.run_id, now, 0)
+        return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
+
+    def _admit_run(self, connection: sqlite3.Connection, run: NewRun, now: int) -> tuple[Disposition, str, str]:
+        inserted = connection.execute(
+            self._sql["insert_run"],
+            {
+                "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
+                "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "now": now,
+                "evidence_wait_us": run.evidence_wait_us,
+            },
+        ).rowcount  # fmt: skip
+        if inserted:
+            admitted = Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint})
+            planned = Event(
+                EventKind.PLAN_COMMITTED,
+                RunState.PLANNED,
+                {
+                    "plan_hash": run.plan_hash,
+                    "plan_ref": run.plan_ref,
+                    "interface_pack_digest": run.inputs["pack_digest"],
+                },
+            )
+            self._append(connection, run.run_id, 0, now, (admitted, planned))
+            return Disposition.ACCEPTED, "", ""
+        row = connection.execute(
+            self._sql["fingerprint_of"], {"run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key}
+        ).fetchone()
+        if row is not None and row[0] == run.fingerprint:
+            return Disposition.DUPLICATE, "", ""
+        return (
+            Disposition.CONFLICT,
+            Reason.EQUIV_KEY_COLLISION.value,
+            "the run equivalence key is bound to another intent; use a new key for a different request",
+        )
+
+    def _append(
+        self, connection: sqlite3.Connection, run_id: str, after: int, ts_us: int, events: Sequence[Event]
+    ) -> None:
+        connection.executemany(
+            self._sql["insert_event"],
+            [
+                {
+                    "run_id": run_id, "seq": seq, "kind": event.kind.value, "ts_us": ts_us,
+                    "details": canonical_bytes({**event.details, "seq": seq, "state": event.state.value}),
+                }
+                for seq, event in enumerate(events, after + 1)
+            ],
+        )  # fmt: skip
+
+    def _owe(self, connection: sqlite3.Connection, signal: SignalDraft, run_id: str, now: int, needs_seq: int) -> None:
+        connection.execute(
+            self._sql["insert_signal"],
+            {
+                "message_id": signal.message_id, "run_id": run_id, "kind": signal.kind.value,
+                "partition_key": signal.partition_key, "attributes": canonical_bytes(signal.attributes),
+                "payload": signal.payload, "created_us": now, "needs_seq": needs_seq,
+            },
+        )  # fmt: skip
+
+    # --- leases
+
+    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
+        """See the contract."""
+
+        def operation(connection: sqlite3.Connection) -> list[Claim]:
+            now = self._clock()
+            rows = connection.execute(
+                self._sql["claim_due"], {"owner": owner, "now": now, "lease_us": lease_us, "limit": limit}
+            ).fetchall()
+            return [self._claimed(connection, row, owner, now) for row in sorted(rows, key=lambda r: r["admitted_us"])]
+
+        return self._write(operation) if self._query("any_due", now=self._clock())[0][0] else []
+
+    def _claimed(self, connection: sqlite3.Connection, row: sqlite3.Row, owner: str, now: int) -> Claim:
+        state, updated = RunState(row["state"]), row["updated_us"]
+        if state is RunState.PLANNED:
+            seq, updated = connection.execute(
+                self._sql["start_verifying"], {"run_id": row["run_id"], "epoch": row["lease_epoch"], "now": now}
+            ).fetchone()
+            state = RunState.VERIFYING
+            self._append(connection, row["run_id"], seq - 1, updated, (Event(EventKind.VERIFICATION_STARTED, state, {}),))
+        return Claim(
+            run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], epoch=row["lease_epoch"], owner=owner,
+            state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
+            admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated, wakes=row["wakes"],
+            retries=row["retries"], report_digest=row["report_digest"], now_us=now,
+        )  # fmt: skip
+
+    def renew(self, owner: str, lease_us: int) -> set[tuple[str, int]]:
+        """See the contract."""
+        parameters = {"owner": owner, "now": self._clock(), "lease_us": lease_us}
+        rows = self._write(lambda c: c.execute(self._sql["renew_leases"], parameters).fetchall())
+        return {(row[0], row[1]) for row in rows}
+
+    def _guarded(self, connection: sqlite3.Connection, name: str, claim: Claim, **parameters: Any) -> Any:  # noqa: ANN401
+        row = connection.execute(
+            self._sql[name], {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, **parameters}
+        ).fetchone()
+        if row is None:
+            raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now")
+        return row[0]
+
+    def park(self, claim: Claim, due_us: int, at_us: int, events: Sequence[Event], report_digest: str) -> None:
+        """See the contract."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            seq = self._guarded(
+                connection, "park_run", claim, due_us=due_us, at_us=at_us, count=len(events), report_digest=report_digest
+            )
+            self._append(connection, claim.run_id, seq - len(events), at_us, events)
+
+        self._write(operation)
+
+    def retry_later(self, claim: Claim, due_us: int, error: str) -> None:
+        """See the contract."""
+        self._write(lambda c: self._guarded(c, "retry_run", claim, due_us=due_us, error=error[:2000]))
+
+    def decide(self, claim: Claim, verdict: Verdict) -> None:
+        """See the contract."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            seq = self._guarded(
+                connection, "decide_run", claim, state=verdict.state.value, reason_code=verdict.reason_code,
+                at_us=verdict.at_us, count=len(verdict.events), facts_view_digest=verdict.facts_view_digest,
+            )  # fmt: skip
+            self._append(connection, claim.run_id, seq - len(verdict.events), verdict.at_us, verdict.events)
+            self._owe(connection, verdict.signal, claim.run_id, verdict.at_us, seq)
+
+        self._write(operation)
+
+    def wake_waiting(self) -> int:
+        """See the contract."""
+        now = self._clock()
+        return self._write(lambda c: c.execute(self._sql["wake_waiting"], {"now": now}).rowcount)
+
+    def owners(self) -> set[str]:
+        """See the contract."""
+        return {row[0] for row in self._query("live_owners", now=self._clock()) if row[0]}
+
+    def expire_owner(self, owner: str) -> None:
+        """See the contract."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            for name in ("expire_runs_of", "expire_relays_of", "expire_signals_of"):
+                connection.execute(self._sql[name], {"owner": owner})
+
+        self._write(operation)
+
+    # --- relay
+
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
+        """See the contract."""
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "settle_us": _SETTLE_US}
+
+        def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            return connection.execute(self._sql["claim_behind"], {**parameters, "now": self._clock()}).fetchall()
+
+        runs = [_run_row(row) for row in self._write(operation)]
+        return [Owed(run, tuple(self._events_until(run.run_id, run.event_seq))) for run in runs]
+
+    def _events_until(self, run_id: str, seq: int) -> list[StoredEvent]:
+        return [event for event in self.events(run_id) if event.seq <= seq]
+
+    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
+        """See the contract."""
+        rows = [{"run_id": run_id, "seq": seq} for run_id, seq in done]
+        self._write(lambda c: c.executemany(self._sql["mark_projected"], rows).rowcount)
+
+    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
+        """See the contract."""
+        rows = [{"run_id": run_id, "until_us": until_us} for run_id in run_ids]
+        self._write(lambda c: c.executemany(self._sql["postpone_projection"], rows).rowcount)
+
+    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
+        """See the contract."""
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us}
+
+        def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            return connection.execute(self._sql["claim_signals"], {**parameters, "now": self._clock()}).fetchall()
+
+        rows = sorted(self._write(operation), key=lambda row: int(row["outbox_id"]))
+        return [
+            OutboxRow(
+                row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
+                orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
+        """See the contract."""
+        now = self._clock()
+        rows = [{"outbox_id": outbox_id, "now": now} for outbox_id in outbox_ids]
+        self._write(lambda c: c.executemany(self._sql["mark_sent"], rows).rowcount)
+
+    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
+        """See the contract."""
+        rows = [{"outbox_id": outbox_id, "due_us": due_us} for outbox_id in outbox_ids]
+        self._write(lambda c: c.executemany(self._sql["postpone_signal"], rows).rowcount)
+
+    def pending(self) -> Pending:
+        """See the contract."""
+        row = self._query("any_pending", now=self._clock())[0]
+        return Pending(*map(bool, row))
+
+    # --- reading
+
+    def run(self, run_id: str) -> RunRow | None:
+        """See the contract."""
+        rows = self._query("get_run", run_id=run_id)
+        return _run_row(rows[0]) if rows else None
+
+    def runs(self, state: str | None, limit: int) -> list[RunRow]:
+        """See the contract."""
+        return [_run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """See the contract."""
+        rows = self._query("list_events", run_id=run_id)
+        return [StoredEvent(row["seq"], row["kind"], row["ts_us"], orjson.loads(row["details"])) for row in rows]
+
+    def records(self, run_id: str) -> list[RecordRow]:
+        """See the contract."""
+        rows = self._query("list_records", run_id=run_id)
+        return [RecordRow(row[0], row[1], row[2], Disposition(row[3]), *row[4:]) for row in rows]
+
+    def signals(self, run_id: str) -> Signals:
+        """See the contract."""
+        return Signals(tuple((row[0], row[1], row[2]) for row in self._query("list_signals", run_id=run_id)))
+
+    # --- digest reuse
+
+    def find_digests(self, key: str) -> list[str] | None:
+        """See the contract."""
+        rows = self._query("find_digests", digest_key=key)
+        return list(orjson.loads(rows[0][0])) if rows else None
+
+    def keep_digests(self, key: str, digests: list[str]) -> None:
+        """See the contract."""
+        parameters = {"digest_key": key, "digests": canonical_bytes(digests), "now": self._clock()}
+        self._write(lambda c: c.execute(self._sql["keep_digests"], parameters).rowcount)
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    connection.execute("COMMIT")
+
+
+def _rollback(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    connection.close()
+
+
+def _run_row(row: sqlite3.Row) -> RunRow:
+    return RunRow(
+        run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], state=RunState(row["state"]),
+        reason_code=row["reason_code"], intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
+        admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=row["updated_us"],
+        due_us=row["due_us"], lease_owner=row["lease_owner"], lease_epoch=row["lease_epoch"],
+        lease_until_us=row["lease_until_us"], wakes=row["wakes"], retries=row["retries"], last_error=row["last_error"],
+        event_seq=row["event_seq"], projected_seq=row["projected_seq"], facts_view_digest=row["facts_view_digest"],
+    )  # fmt: skip
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring the schema up to date under the write lock; two processes may do so at once.
+
+    Raises:
+        ConfigurationError: the database was made by a newer version.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        migrations = load_migrations("sqlite")
+        if version > migrations[-1][0]:
+            raise ConfigurationError(
+                path, f"its schema is version {version}, this release knows {migrations[-1][0]}", "install the newer release"
+            )
+        for number, _, text in migrations:
+            if number > version:
+                for statement in _split(text):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number:d}")
+        connection.execute("COMMIT")
+    except BaseException:
+        _rollback(connection)
+        raise
+
+
+
+def _split(text: str) -> Iterator[str]:
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

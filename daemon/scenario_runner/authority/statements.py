@@ -1,0 +1,21 @@
+"""Named SQL statements, one file per engine: no SQL text lives in Python."""
+
+import re
+from importlib.resources import files
+from typing import Final
+
+_NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
+
+
+def load_statements(engine: str) -> dict[str, str]:
+    """Statements by name for ``sqlite`` or ``postgres``."""
+    text = files("scenario_runner.authority").joinpath("sql", f"{engine}.sql").read_text(encoding="utf-8")
+    parts = _NAME.split(text)[1:]
+    return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def load_migrations(engine: str) -> list[tuple[int, str, str]]:
+    """(number, name, text) of every migration, in order."""
+    folder = files("scenario_runner.authority").joinpath("migrations", engine)
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name[:4]), name.removesuffix(".sql"), folder.joinpath(name).read_text("utf-8")) for name in names]

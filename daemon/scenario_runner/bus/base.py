@@ -1,0 +1,23 @@
+"""The publishing contract; one contract test runs over every backend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from scenario_runner.authority.base import OutboxRow
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of one signal: ``error`` is empty when it is durably on the bus."""
+
+    outbox_id: int
+    error: str
+
+
+class SignalPublisher(Protocol):
+    """Puts signals on the control bus, at least once, always with the same message id and bytes."""
+
+    def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
+        """Publish signals in order; a failure of one is reported, not raised."""
+        ...

@@ -1,0 +1,32 @@
+"""The envelope around every payload. An outgoing one is a pure function of its outbox row: re-sending gives the
+same bytes."""
+
+from scenario_runner.authority.base import OutboxRow
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
+from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.times import format_micros
+
+
+def envelope(topic: str, message_id: str, at_us: int, attributes: Json, partition_key: str, payload: Json) -> bytes:
+    """Canonical bytes of an envelope published at ``at_us`` (microseconds since the epoch)."""
+    return canonical_bytes(
+        {
+            "topic": topic,
+            "message_id": message_id,
+            "published_at_utc": format_micros(at_us),
+            "attributes": attributes,
+            "partition_key": partition_key,
+            "payload": payload,
+        }
+    )
+
+
+def signal_envelope(topic: str, row: OutboxRow) -> bytes:
+    """The envelope of an outgoing signal."""
+    attributes: Json = {"kind": row.kind.value, **row.attributes}
+    return envelope(topic, row.message_id, row.created_us, attributes, row.partition_key, parse_json(row.payload))
+
+
+def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, request: Json) -> bytes:
+    """The envelope of a run request."""
+    return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)

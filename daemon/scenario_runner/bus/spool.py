@@ -1,0 +1,113 @@
+"""The embedded control bus: a spool directory.
+
+``requests/*.json`` in, ``consumed/`` and ``rejected/`` once disposed of, ``{topic}/{message_id}.json`` out.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from scenario_runner.authority.base import OutboxRow
+from scenario_runner.bus.base import Published
+from scenario_runner.bus.envelope import signal_envelope
+from scenario_runner.contracts.canonical import parse_json
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.storage.filesystem import FilesystemStore
+
+MAX_RECORD_BYTES: Final = 1 << 20
+"""A record of the control bus holds at most 1 MiB, as on Kinesis."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolPaths:
+    """Folders of a spool."""
+
+    root: str
+
+    @property
+    def requests(self) -> str:
+        """Dropped requests, renamed into place."""
+        return os.path.join(self.root, "requests")
+
+    @property
+    def consumed(self) -> str:
+        """Requests that were durably admitted."""
+        return os.path.join(self.root, "consumed")
+
+    @property
+    def rejected(self) -> str:
+        """Requests that were refused, each with a reason file."""
+        return os.path.join(self.root, "rejected")
+
+    def make(self) -> None:
+        """Create what is missing."""
+        for folder in (self.requests, self.consumed, self.rejected):
+            try:
+                os.makedirs(folder, exist_ok=True)
+            except OSError as error:
+                raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
+
+
+def spool_store(root: str) -> FilesystemStore:
+    """The spool as an object store: durable conditional creates."""
+    return FilesystemStore(root, ".private")
+
+
+class SpoolPublisher:
+    """Publishes signals as files, write-once.
+
+    Args:
+        root: The spool's root.
+        topic: Folder and topic of the signals.
+        pool: Threads that write.
+    """
+
+    def __init__(self, root: str, topic: str, pool: ThreadPoolExecutor) -> None:
+        self._store = spool_store(root)
+        self._topic = topic
+        self._pool = pool
+
+    def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
+        """See :class:`~scenario_runner.bus.base.SignalPublisher`."""
+        return list(self._pool.map(self._one, rows))
+
+    def _one(self, row: OutboxRow) -> Published:
+        try:
+            return Published(row.outbox_id, self._write(row))
+        except ScenarioRunnerError as error:
+            return Published(row.outbox_id, error.detail)
+
+    def _write(self, row: OutboxRow) -> str:
+        data = signal_envelope(self._topic, row)
+        key = f"{self._topic}/{row.message_id}.json"
+        if len(data) > MAX_RECORD_BYTES:
+            return f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
+        if self._store.create(key, data):
+            return ""
+        stored = self._store.read(key, MAX_RECORD_BYTES)
+        if stored is not None and _payload(stored.data) == parse_json(row.payload):
+            return ""
+        return f"{self._store.locate(key)} already holds another payload; move it away"
+
+
+def _payload(data: bytes) -> object:
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return None
+    return value.get("payload") if isinstance(value, dict) else None
+
+
+def drop_request(root: str, message_id: str, data: bytes) -> str:
+    """Drop a request durably into the spool.
+
+    Returns:
+        Where it lies.
+    """
+    SpoolPaths(root).make()
+    store = spool_store(root)
+    key = f"requests/{message_id}.json"
+    store.create(key, data)
+    return store.locate(key)

@@ -1,0 +1,125 @@
+"""``doctor``: try everything that a profile names, one check after the other, and say what to do."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from scenario_runner.authority.connect import connect_authority
+from scenario_runner.bus.spool import SpoolPaths
+from scenario_runner.cli.output import Exit
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.times import MICROS
+from scenario_runner.profiles.policy import Policy, load_policy
+from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.service.wiring import allowed_roots, open_pack, open_schemas, open_store, spool_root
+
+_CLOCK_TOLERANCE_SECONDS: Final = 5
+_EARLIEST_SANE_CLOCK: Final = 1_735_689_600  # 2025-01-01
+
+
+class _Examination:
+    def __init__(self) -> None:
+        self.findings: list[Json] = []
+
+    def note(self, check: str, detail: str, *, ok: bool = True, remedy: str = "", code: Exit = Exit.USAGE) -> None:
+        finding: Json = {"check": check, "ok": ok, "detail": detail}
+        if not ok:
+            finding |= {"remedy": remedy, "exit": int(code)}
+        self.findings.append(finding)
+
+    @contextmanager
+    def trying(self, check: str) -> Iterator[None]:
+        try:
+            yield
+        except ConfigurationError as error:
+            self.note(check, f"{error.place}: {error.problem}", ok=False, remedy=error.remedy)
+        except Unavailable as error:
+            self.note(check, error.detail, ok=False, remedy="make it reachable, then run doctor again", code=Exit.UNAVAILABLE)
+        except ScenarioRunnerError as error:
+            self.note(check, error.detail, ok=False, remedy=error.sentence())
+
+
+def examine(wiring_path: str, policy_path: str | None) -> list[Json]:
+    """Every check as ``{check, ok, detail}``, with ``remedy`` and ``exit`` where it failed."""
+    exam = _Examination()
+    with exam.trying("wiring profile"):
+        wiring = load_wiring(wiring_path)
+        exam.note("wiring profile", f"{wiring.profile_id} is valid")
+        policy = None
+        if policy_path is not None:
+            with exam.trying("policy profile"):
+                policy = load_policy(policy_path)
+                exam.note("policy profile", f"{policy.policy_id} revision {policy.revision} is valid")
+        checks: list[Callable[[], None]] = [
+            lambda: _examine_pack(exam, wiring, policy),
+            lambda: _examine_store(exam, wiring),
+            lambda: _examine_authority(exam, wiring),
+            lambda: _examine_bus(exam, wiring),
+            lambda: _examine_roots(exam, wiring),
+        ]
+        for check in checks:
+            check()
+    return exam.findings
+
+
+def _examine_pack(exam: _Examination, wiring: Wiring, policy: Policy | None) -> None:
+    with exam.trying("schemas"):
+        open_schemas(wiring)
+        exam.note("schemas", f"{wiring.schema_root} and {wiring.engine_contracts_root} are complete")
+    with exam.trying("interface pack"):
+        pack = open_pack(wiring)
+        exam.note("interface pack", f"{len(pack.outputs)} outputs, {len(pack.gates)} gates, digest {pack.digest}")
+        unknown = [item for item in policy.traffic_output_ids if item not in pack.outputs] if policy else []
+        if unknown:
+            exam.note(
+                "policy and pack agree", f"the policy's traffic outputs {', '.join(unknown)} are not in the catalogue",
+                ok=False, remedy="correct traffic_output_ids, or deploy the pack that has them",
+            )  # fmt: skip
+
+
+def _examine_store(exam: _Examination, wiring: Wiring) -> None:
+    with exam.trying("object store"):
+        store = open_store(wiring)
+        store.probe()
+        exam.note("object store", f"{wiring.store_root} honours conditional creates")
+
+
+def _examine_authority(exam: _Examination, wiring: Wiring) -> None:
+    with exam.trying("authority"):
+        authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+        try:
+            skew = abs(authority.now_us() / MICROS - time.time())
+        finally:
+            authority.close()
+        exam.note("authority", "reachable, its schema is up to date")
+        sane = skew <= _CLOCK_TOLERANCE_SECONDS and time.time() > _EARLIEST_SANE_CLOCK
+        exam.note("clock", f"the authority's clock differs by {skew:.3f} s", ok=sane, remedy="synchronise the clocks")
+
+
+def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
+    with exam.trying("control bus"):
+        paths = SpoolPaths(spool_root(wiring))
+        paths.make()
+        denied = [folder for folder in (paths.requests, paths.consumed, paths.rejected) if not os.access(folder, os.W_OK)]
+        if denied:
+            raise Unavailable(f"cannot write to {', '.join(denied)}")
+        exam.note("control bus", f"the spool {paths.root} is writable")
+        exam.note("authorisation", f"auth_mode is {wiring.auth_mode}")
+
+
+def _examine_roots(exam: _Examination, wiring: Wiring) -> None:
+    with exam.trying("engine roots"):
+        if not wiring.engine_roots:
+            exam.note(
+                "engine roots", "engine_roots is empty: every request that names an engine run root will be refused",
+                ok=False, remedy="list the folders that engine runs may lie under",
+            )  # fmt: skip
+        for root in allowed_roots(wiring):
+            readable = os.path.isdir(root) and os.access(root, os.R_OK | os.X_OK)
+            exam.note(
+                "engine roots", root if readable else f"{root} is not a readable folder", ok=readable,
+                remedy="create it, or correct engine_roots",
+            )  # fmt: skip

@@ -1,0 +1,32 @@
+"""``contracts export``: the JSON Schemas as YAML files."""
+
+import os
+
+import yaml
+
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.schema_export import all_schemas
+
+
+def render_schema(schema: object) -> str:
+    """A schema as the YAML that stands in the files."""
+    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+
+
+def export_contracts(directory: str) -> list[str]:
+    """Write every schema; returns the paths.
+
+    Raises:
+        Unavailable: a file cannot be written.
+    """
+    written = []
+    for name, schema in all_schemas().items():
+        path = os.path.join(directory, name)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(render_schema(schema))
+        except OSError as error:
+            raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+        written.append(path)
+    return written

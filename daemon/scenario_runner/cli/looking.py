@@ -1,0 +1,104 @@
+"""``status``, ``explain`` and ``runs list``: reading the authority, changing nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.connect import connect_authority, sqlite_path
+from scenario_runner.cli.output import say, say_fields
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import UsageError
+from scenario_runner.contracts.ids import checked_run_id
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.times import format_micros
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.runs.explain import explain_run, status_of
+
+
+@contextmanager
+def _authority(wiring_path: str) -> Iterator[Authority | None]:
+    """The profile's authority, or None when it has never been started."""
+    wiring = load_wiring(wiring_path)
+    path = sqlite_path(wiring.authority_store_dsn)
+    if path is not None and not os.path.exists(path):
+        yield None
+        return
+    authority = connect_authority(wiring.authority_store_dsn, wiring_path)
+    try:
+        yield authority
+    finally:
+        authority.close()
+
+
+def look_at_run(wiring_path: str, run_id: str, *, whole: bool) -> Json:
+    """What is known about a run.
+
+    Raises:
+        UsageError: not a run id, or ``RUN_NOT_FOUND``.
+    """
+    checked_run_id(run_id)
+    with _authority(wiring_path) as authority:
+        document = (explain_run if whole else status_of)(authority, run_id) if authority is not None else None
+    if document is None:
+        raise UsageError(
+            f"no run and no refused request is known as {run_id}; has the daemon consumed the request yet?",
+            Reason.RUN_NOT_FOUND,
+        )
+    return document
+
+
+def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
+    """Runs, newest first.
+
+    Raises:
+        UsageError: no such state.
+    """
+    if state is not None and state not in set(RunState):
+        raise UsageError(f"--state {state!r} is not one of {', '.join(RunState)}")
+    with _authority(wiring_path) as authority:
+        rows = authority.runs(state, limit) if authority is not None else []
+    found = []
+    for row in rows:
+        item: dict[str, Any] = {
+            "run_id": row.run_id,
+            "run_equivalence_key": row.run_equivalence_key,
+            "state": row.state.value,
+            "admitted_at_utc": format_micros(row.admitted_us),
+            "updated_at_utc": format_micros(row.updated_us),
+            "evidence_deadline_utc": format_micros(row.deadline_us),
+        }
+        if row.reason_code:
+            item["reason_code"] = row.reason_code
+        found.append(item)
+    return found
+
+
+def say_explanation(document: Json) -> None:
+    """An explanation for a person."""
+    say_fields(
+        document,
+        (
+            "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc",
+            "next_look_utc", "next_action", "engine_run_root", "strategy", "last_infrastructure_error",
+        ),
+    )  # fmt: skip
+    for item in document.get("gates", []):
+        say(f"gate   {item['gate_id']}: {item['outcome']}  ({item['law']})")
+        _say_finding(item, ("flag", "index", "bundle_root"))
+    for item in document.get("outputs", []):
+        say(f"output {item['output_id']}: {item['outcome']}")
+        _say_finding(item, ("path", "digest"))
+    for item in document.get("signals", []):
+        say(f"signal {item['kind']}: {'sent ' + item['sent_at_utc'] if item['sent_at_utc'] else 'owed'}  {item['message_id']}")
+    for item in document.get("records", []):
+        say(f"record {item['disposition']}: {item['record_key']}  {item.get('reason_code', '')}  {item['detail']}")
+
+
+def _say_finding(item: Json, places: tuple[str, ...]) -> None:
+    for key in (*places, "expected", "actual", "missing", "blocked_by", "reason_code", "detail", "files", "bytes"):
+        value = item.get(key)
+        if value not in (None, "", []):
+            say(f"         {key + ':':13}{', '.join(value) if isinstance(value, list) else value}")

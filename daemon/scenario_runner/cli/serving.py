@@ -1,0 +1,49 @@
+"""``serve``: wire the daemon, answer signals, run the loops of a role."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from scenario_runner.cli.output import note
+from scenario_runner.contracts.errors import Unavailable, UsageError
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.telemetry import set_up_logging
+from scenario_runner.service.wiring import Daemon, wire_daemon
+
+_SWITCH_INTERVAL_SECONDS = 0.001
+
+
+def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
+    """Run until stopped, or until idle.
+
+    Raises:
+        ConfigurationError: a profile, schema or pack is not valid.
+        Unavailable: infrastructure does not answer at start-up, or what is owed could not be delivered.
+    """
+    if role not in set(Role):
+        raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise UsageError(f"--log-level {log_level!r} is not one of debug, info, warning, error")
+    set_up_logging(log_level)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    daemon = wire_daemon(load_wiring(wiring_path), load_policy(policy_path))
+    _answer_signals(daemon)
+    Supervisor(daemon, Role(role), until_idle=until_idle).run()
+    if until_idle and role in (Role.ALL, Role.RELAY) and daemon.authority.pending().undelivered:
+        raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
+    daemon.authority.close()
+
+
+def _answer_signals(daemon: Daemon) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if daemon.stopping.is_set():
+            note("second signal: stopping at once; leases will be given up by the next start")
+            os._exit(143)
+        note("stopping: what is in flight will finish; signal again to stop at once")
+        daemon.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)

@@ -1,0 +1,107 @@
+"""``verify``: from a run id or a facts view file to the checks and an exit code."""
+
+import os
+import time
+
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
+from scenario_runner.cli.output import Exit, exit_for_state, note
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import Json, parse_json
+from scenario_runner.contracts.errors import Unavailable, UsageError
+from scenario_runner.contracts.ids import HEX32
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.ledger.ledger import MAX_DOCUMENT, Ledger
+from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.runs.packs import Packs
+from scenario_runner.runs.verify import ReadSignal, Verifier
+from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store, spool_root
+from scenario_runner.storage.base import ObjectStore
+
+_PROGRESS_SECONDS = 1.0
+
+
+class _Progress:
+    """Says on stderr how many bytes were read, now and then."""
+
+    def __init__(self) -> None:
+        self._bytes, self._started = 0, time.monotonic()
+        self._next = self._started + _PROGRESS_SECONDS
+
+    def __call__(self, count: int) -> None:
+        self._bytes += count
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PROGRESS_SECONDS
+            rate = self._bytes / 1e9 / (now - self._started)
+            note(f"verified {self._bytes / 1e9:.2f} GB ({rate:.2f} GB/s)")
+
+
+def _facts_view(target: str, store: ObjectStore) -> tuple[str, bytes | None]:
+    """The run id, when the target is one, and the bytes of the facts view, when there is one."""
+    if HEX32.fullmatch(target):
+        stored = store.read(refs.facts_view_ref(target), MAX_DOCUMENT)
+        return target, stored.data if stored else None
+    if not os.path.isfile(target):
+        raise UsageError(f"{target[:200]!r} is neither a run id (32 lowercase hex characters) nor a facts view file")
+    try:
+        with open(target, "rb") as file:
+            return "", file.read(MAX_DOCUMENT)
+    except OSError as error:
+        raise Unavailable(f"cannot read {target}: {error.strerror}") from error
+
+
+def _state_of(run_id: str, store: ObjectStore) -> str:
+    stored = store.read(refs.status_ref(run_id), MAX_DOCUMENT)
+    if stored is None:
+        return ""
+    try:
+        return str(parse_json(stored.data)["state"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _not_ready(run_id: str, store: ObjectStore) -> tuple[Json, Exit]:
+    state = _state_of(run_id, store)
+    if not state:
+        raise UsageError(f"the ledger knows no run {run_id}", Reason.RUN_NOT_FOUND)
+    check = {"check": "facts view is there", "ok": False, "detail": f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"}
+    code = Exit.NEGATIVE if state == "READY" else exit_for_state(state)
+    return {"run_id": run_id, "outcome": "FAIL", "summary": check["detail"], "checks": [check]}, code
+
+
+def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
+    """Verify a run.
+
+    Returns:
+        ``{run_id, outcome, summary, checks}`` and the exit code.
+    """
+    wiring = load_wiring(wiring_path)
+    store = open_store(wiring)
+    run_id, data = _facts_view(target, store)
+    if data is None:
+        return _not_ready(run_id, store)
+    packs = Packs(open_pack(wiring), Ledger(store, open_schemas(wiring)))
+    artifacts = open_artifacts(wiring, None)
+    try:
+        verifier = Verifier(store, packs, artifacts, _signal_reader(wiring), _Progress())
+        found_id, findings = verifier.verify(data)
+    finally:
+        artifacts.close()
+    failed = sum(1 for check in findings.checks if not check["ok"])
+    document = {
+        "run_id": run_id or found_id,
+        "outcome": "PASS" if findings.ok else "FAIL",
+        "summary": f"{len(findings.checks)} checks, {failed} failed",
+        "checks": findings.checks,
+    }
+    return document, Exit.DONE if findings.ok else Exit.NEGATIVE
+
+
+def _signal_reader(wiring: Wiring) -> ReadSignal:
+    store = spool_store(spool_root(wiring))
+
+    def read(message_id: str) -> bytes | None:
+        stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
+        return stored.data if stored else None
+
+    return read

@@ -1,0 +1,1 @@
+"""Wire models, canonical JSON, identities, reason codes and errors. Pure: nothing here touches the outside."""

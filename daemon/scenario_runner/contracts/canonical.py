@@ -1,0 +1,107 @@
+"""Canonical JSON (sorted keys, no white space, UTF-8, exact integers, no floats) and strict parsing.
+
+Canonical bytes are what digests are taken over, so the writer refuses what it cannot write one way only; the
+reader refuses what different parsers read differently (duplicate keys, NaN, bad UTF-8).
+"""
+
+import hashlib
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+from scenario_runner.contracts.errors import RequestRefused, SequenceError
+from scenario_runner.contracts.reasons import Reason
+
+Json = dict[str, Any]
+UINT64_MAX = 2**64 - 1
+_INT64_MIN = -(2**63)
+
+
+def _check(value: object) -> None:
+    if value is None or isinstance(value, str | bool):
+        return
+    if isinstance(value, int):
+        if not _INT64_MIN <= value <= UINT64_MAX:
+            raise SequenceError(f"integer {value} is outside -2^63..2^64-1 and has no canonical form")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise SequenceError(f"object key {key!r} is not a string")
+            _check(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item)
+    else:
+        raise SequenceError(f"{type(value).__name__} has no canonical JSON form")
+
+
+def canonical_bytes(value: object) -> bytes:
+    """Canonical JSON of a value made of dict, list, tuple, str, int, bool and None.
+
+    Raises:
+        SequenceError: the value holds a float, an integer out of range, or a foreign type.
+    """
+    _check(value)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # a lone surrogate in a string
+        raise SequenceError(f"value has no canonical JSON form: {error}") from error
+
+
+def sha256_hex(data: bytes) -> str:
+    """Lowercase hex of the sha256 of ``data`` (64 characters)."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_sha256(value: object) -> str:
+    """sha256 (hex64) of the canonical JSON of ``value``."""
+    return sha256_hex(canonical_bytes(value))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} is given twice")
+            seen.add(key)
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(data: bytes) -> Any:  # noqa: ANN401 - JSON is any
+    """Parse one JSON text strictly: UTF-8, no duplicate keys, no NaN or Infinity, bounded depth.
+
+    Raises:
+        ValueError: says what is wrong; the text is never echoed whole.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def parse_object(data: bytes) -> Json:
+    """Parse one JSON object strictly.
+
+    Raises:
+        RequestRefused: ``RECORD_NOT_JSON``, saying why.
+    """
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise RequestRefused(f"not well-formed JSON: {error}", Reason.RECORD_NOT_JSON) from error
+    if not isinstance(value, dict):
+        raise RequestRefused(
+            f"the top level is {type(value).__name__}, an object is needed", Reason.RECORD_NOT_JSON
+        )
+    return value

@@ -1,0 +1,131 @@
+"""One root, four families.
+
+* :class:`SequenceError` - our own order of steps is wrong. A defect: stops the worker, never becomes a verdict.
+* :class:`Refusal` - material from outside is bad. Becomes a disposition or a verdict, never stops the worker.
+* :class:`Unavailable` - infrastructure failed. Retried, never an outcome of a run.
+* :class:`ConfigurationError` / :class:`UsageError` - a person must change something before we start.
+"""
+
+from scenario_runner.contracts.reasons import SENTENCES, Reason
+
+
+class ScenarioRunnerError(Exception):
+    """Root of everything SR raises on purpose.
+
+    Attributes:
+        reason: Stable code from the closed list.
+        detail: What, where and what to do, for a person.
+    """
+
+    default_reason: Reason = Reason.INTERNAL_ERROR
+
+    def __init__(self, detail: str, reason: Reason | None = None) -> None:
+        self.reason = reason or self.default_reason
+        self.detail = detail
+        super().__init__(f"{self.reason}: {detail}")
+
+    def sentence(self) -> str:
+        """The sentence of the reason code."""
+        return SENTENCES[self.reason]
+
+
+class SequenceError(ScenarioRunnerError):
+    """A step was taken before what must precede it was final. A defect of SR."""
+
+
+class LeaseLostError(ScenarioRunnerError):
+    """The lease epoch is no longer ours: another worker owns the run. Stop writing for it."""
+
+
+class UsageError(ScenarioRunnerError):
+    """The caller of a command gave arguments that cannot be used (exit 2)."""
+
+    default_reason = Reason.USAGE
+
+
+class ConfigurationError(ScenarioRunnerError):
+    """A profile, policy, schema or interface pack is not valid (exit 2).
+
+    Args:
+        place: File, and line or key where known.
+        problem: What is wrong.
+        remedy: What to change.
+    """
+
+    default_reason = Reason.CONFIGURATION_INVALID
+
+    def __init__(self, place: str, problem: str, remedy: str, reason: Reason | None = None) -> None:
+        self.place, self.problem, self.remedy = place, problem, remedy
+        super().__init__(f"{place}: {problem}. Remedy: {remedy}", reason)
+
+
+class Unavailable(ScenarioRunnerError):  # noqa: N818 - the field's word for it
+    """A store, database or stream did not answer. Nothing was decided; try again (exit 5)."""
+
+    default_reason = Reason.UNAVAILABLE
+
+
+class Refusal(ScenarioRunnerError):  # noqa: N818 - a refusal is an answer, not a fault
+    """Material from outside was judged and found bad."""
+
+    default_reason = Reason.EVIDENCE_MALFORMED
+
+
+class RequestRefused(Refusal):
+    """A record on the control bus cannot become a run; it becomes a disposition."""
+
+    default_reason = Reason.REQUEST_SCHEMA_INVALID
+
+
+class EvidenceRefused(Refusal):
+    """Evidence is malformed or contradicts itself: a person must look (QUARANTINED).
+
+    Attributes:
+        path: The artifact the refusal is about, relative to the engine run root where it has one.
+        expected: What the evidence claimed, e.g. a digest.
+        actual: What was found instead.
+    """
+
+    default_reason = Reason.EVIDENCE_MALFORMED
+
+    def __init__(
+        self, detail: str, reason: Reason | None = None, *, path: str = "", expected: str = "", actual: str = ""
+    ) -> None:
+        super().__init__(detail, reason)
+        self.path, self.expected, self.actual = path, expected, actual
+
+
+class EvidenceSaysNo(EvidenceRefused):
+    """Well-formed evidence that declares the gate failed (FAILED, GATE_FAIL)."""
+
+    default_reason = Reason.GATE_FAIL
+
+
+class EvidenceMissing(Refusal):
+    """Evidence is not there (yet): wait until the deadline.
+
+    Attributes:
+        path: What is missing, relative to the engine run root.
+    """
+
+    default_reason = Reason.EVIDENCE_MISSING_DEADLINE
+
+    def __init__(self, detail: str, *, path: str) -> None:
+        super().__init__(detail)
+        self.path = path
+
+
+class EvidenceChanged(Refusal):
+    """An artifact changed while it was being read: look again, then refuse."""
+
+    default_reason = Reason.EVIDENCE_CHANGED
+
+    def __init__(self, detail: str, *, path: str) -> None:
+        super().__init__(detail)
+        self.path = path
+
+
+class LedgerDrift(Refusal):
+    """A write-once document of our own already exists with other content (QUARANTINED)."""
+
+    default_reason = Reason.FACTS_VIEW_DRIFT

@@ -1,0 +1,87 @@
+"""The plan: a pure function of intent, pinned interface pack, policy and the moment of admission.
+
+Nothing in it reads a clock, so a retry, another worker or another year gives the same bytes.
+"""
+
+from dataclasses import dataclass
+
+from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
+from scenario_runner.contracts.intent import Intent
+from scenario_runner.contracts.states import Strategy
+from scenario_runner.contracts.times import MICROS, format_micros
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """What admission pins for a run.
+
+    Attributes:
+        pack_digest: Interface pack that the run is verified under, whatever is deployed later.
+        policy_rev: ``{policy_id, revision, content_digest}``.
+        strategy: After policy.
+        outputs: Intended outputs, sorted.
+        gates: Required gates, sorted.
+        traffic: Intended outputs that the policy calls business traffic, sorted.
+        evidence_wait_seconds: From admission to the evidence deadline.
+    """
+
+    pack_digest: str
+    policy_rev: Json
+    strategy: Strategy
+    outputs: tuple[str, ...]
+    gates: tuple[str, ...]
+    traffic: tuple[str, ...]
+    evidence_wait_seconds: int
+    attempt_limit: int
+
+    def document(self) -> Json:
+        """Plain JSON, for the row."""
+        return {
+            "pack_digest": self.pack_digest,
+            "policy_rev": self.policy_rev,
+            "strategy": self.strategy.value,
+            "outputs": list(self.outputs),
+            "gates": list(self.gates),
+            "traffic": list(self.traffic),
+            "evidence_wait_seconds": self.evidence_wait_seconds,
+            "attempt_limit": self.attempt_limit,
+        }
+
+
+def plan_inputs_from_document(document: Json) -> PlanInputs:
+    """The inverse of :meth:`PlanInputs.document`."""
+    return PlanInputs(
+        pack_digest=document["pack_digest"],
+        policy_rev=document["policy_rev"],
+        strategy=Strategy(document["strategy"]),
+        outputs=tuple(document["outputs"]),
+        gates=tuple(document["gates"]),
+        traffic=tuple(document["traffic"]),
+        evidence_wait_seconds=document["evidence_wait_seconds"],
+        attempt_limit=document["attempt_limit"],
+    )
+
+
+def plan_hash(intent: Intent, inputs: PlanInputs) -> str:
+    """hex64 over what shapes the run; no times, so re-planning gives the same hash."""
+    return canonical_sha256({"intent": intent.document(), "inputs": inputs.document(), "run_id": intent.run_id})
+
+
+def plan_document(intent: Intent, inputs: PlanInputs, admitted_us: int) -> Json:
+    """The run_plan document of a run admitted at ``admitted_us`` (microseconds since the epoch)."""
+    return {
+        "run_id": intent.run_id,
+        "plan_hash": plan_hash(intent, inputs),
+        "policy_rev": inputs.policy_rev,
+        "strategy": inputs.strategy.value,
+        "intended_outputs": list(inputs.outputs),
+        "required_gates": list(inputs.gates),
+        "evidence_deadline_utc": format_micros(admitted_us + inputs.evidence_wait_seconds * MICROS),
+        "attempt_limit": inputs.attempt_limit,
+        "created_at_utc": format_micros(admitted_us),
+    }
+
+
+def plan_bytes(intent: Intent, inputs: PlanInputs, admitted_us: int) -> bytes:
+    """The bytes of the run_plan object."""
+    return canonical_bytes(plan_document(intent, inputs, admitted_us))

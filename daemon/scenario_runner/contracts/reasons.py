@@ -1,0 +1,120 @@
+"""The closed list of reason codes, a sentence each.
+
+Codes are stable: they stand in documents that other teams parse. New codes are appended, none is renamed.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a request was refused, a run ended without READY, or a command failed."""
+
+    # In use since contract version 0.
+    UNKNOWN_OUTPUT_ID = "UNKNOWN_OUTPUT_ID"
+    UNKNOWN_GATE_ID = "UNKNOWN_GATE_ID"
+    EVIDENCE_MISSING_DEADLINE = "EVIDENCE_MISSING_DEADLINE"
+    EVIDENCE_CONFLICT = "EVIDENCE_CONFLICT"
+    GATE_FAIL = "GATE_FAIL"
+    INSTANCE_RECEIPT_DRIFT = "INSTANCE_RECEIPT_DRIFT"
+    EQUIV_KEY_COLLISION = "EQUIV_KEY_COLLISION"
+    ENGINE_ROOT_MISSING = "ENGINE_ROOT_MISSING"
+    ENGINE_COMMAND_MISSING = "ENGINE_COMMAND_MISSING"
+    ENGINE_EXIT_NONZERO = "ENGINE_EXIT_NONZERO"
+    ENGINE_TIMEOUT = "ENGINE_TIMEOUT"
+    ENGINE_RECEIPT_MISSING = "ENGINE_RECEIPT_MISSING"
+    ENGINE_RECEIPT_INVALID = "ENGINE_RECEIPT_INVALID"
+    ENGINE_RECEIPT_MISMATCH = "ENGINE_RECEIPT_MISMATCH"
+    ENGINE_INVOCATION_INVALID = "ENGINE_INVOCATION_INVALID"
+    ATTEMPT_LIMIT_EXCEEDED = "ATTEMPT_LIMIT_EXCEEDED"
+    LOCATOR_SCHEMA_INVALID = "LOCATOR_SCHEMA_INVALID"
+    RECEIPT_SCHEMA_INVALID = "RECEIPT_SCHEMA_INVALID"
+    AUTH_DENIED = "AUTH_DENIED"
+    REEMIT_READY_ONLY_MISMATCH = "REEMIT_READY_ONLY_MISMATCH"
+    REEMIT_TERMINAL_ONLY_MISMATCH = "REEMIT_TERMINAL_ONLY_MISMATCH"
+    REEMIT_RATE_LIMIT = "REEMIT_RATE_LIMIT"
+    FACTS_VIEW_MISSING = "FACTS_VIEW_MISSING"
+    FACTS_VIEW_DRIFT = "FACTS_VIEW_DRIFT"
+    PLAN_DRIFT = "PLAN_DRIFT"
+
+    # Intake.
+    RECORD_TOO_LARGE = "RECORD_TOO_LARGE"
+    RECORD_UNREADABLE = "RECORD_UNREADABLE"
+    RECORD_NOT_JSON = "RECORD_NOT_JSON"
+    ENVELOPE_INVALID = "ENVELOPE_INVALID"
+    KIND_UNKNOWN = "KIND_UNKNOWN"
+    KIND_NOT_SERVED = "KIND_NOT_SERVED"
+    REQUEST_SCHEMA_INVALID = "REQUEST_SCHEMA_INVALID"
+    ENGINE_ROOT_NOT_ALLOWED = "ENGINE_ROOT_NOT_ALLOWED"
+    OUTPUT_NOT_ADDRESSABLE = "OUTPUT_NOT_ADDRESSABLE"
+    NO_OUTPUTS = "NO_OUTPUTS"
+    NO_REQUIRED_GATES = "NO_REQUIRED_GATES"
+    REUSE_NOT_ALLOWED = "REUSE_NOT_ALLOWED"
+
+    # Evidence.
+    EVIDENCE_MALFORMED = "EVIDENCE_MALFORMED"
+    EVIDENCE_TOO_LARGE = "EVIDENCE_TOO_LARGE"
+    EVIDENCE_CHANGED = "EVIDENCE_CHANGED"
+    READY_SIGNAL_DRIFT = "READY_SIGNAL_DRIFT"
+    QUARANTINE_DRIFT = "QUARANTINE_DRIFT"
+    RECORD_DRIFT = "RECORD_DRIFT"
+
+    # Commands and start-up.
+    CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
+    USAGE = "USAGE"
+    RUN_NOT_FOUND = "RUN_NOT_FOUND"
+    UNAVAILABLE = "UNAVAILABLE"
+    STORE_UNSAFE = "STORE_UNSAFE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+SENTENCES: dict[Reason, str] = {
+    Reason.UNKNOWN_OUTPUT_ID: "The request names an output that the interface pack does not list.",
+    Reason.UNKNOWN_GATE_ID: "An output or gate depends on a gate that the interface pack does not define.",
+    Reason.EVIDENCE_MISSING_DEADLINE: "Evidence was still missing when the plan's evidence deadline passed.",
+    Reason.EVIDENCE_CONFLICT: "The evidence contradicts itself: a digest or an entry does not match the bytes.",
+    Reason.GATE_FAIL: "A gate's own flag says that the gate did not pass.",
+    Reason.INSTANCE_RECEIPT_DRIFT: "An instance receipt for the same scope already exists with another digest.",
+    Reason.EQUIV_KEY_COLLISION: "The run equivalence key is already bound to a different intent.",
+    Reason.ENGINE_ROOT_MISSING: "The run has no engine run root to look for evidence in.",
+    Reason.ENGINE_COMMAND_MISSING: "The strategy needs the engine to be invoked and no engine is configured.",
+    Reason.ENGINE_EXIT_NONZERO: "The engine process ended with a non-zero exit status.",
+    Reason.ENGINE_TIMEOUT: "The engine process did not end within its time limit and was stopped.",
+    Reason.ENGINE_RECEIPT_MISSING: "The engine left no run_receipt.json at its run root.",
+    Reason.ENGINE_RECEIPT_INVALID: "The engine's run_receipt.json is not a valid run receipt.",
+    Reason.ENGINE_RECEIPT_MISMATCH: "The engine's run_receipt.json names another run identity.",
+    Reason.ENGINE_INVOCATION_INVALID: "The invocation document for the engine is not valid.",
+    Reason.ATTEMPT_LIMIT_EXCEEDED: "The engine was invoked as often as the plan allows without a result.",
+    Reason.LOCATOR_SCHEMA_INVALID: "A locator would not satisfy the engine boundary schema.",
+    Reason.RECEIPT_SCHEMA_INVALID: "A receipt would not satisfy the engine boundary schema.",
+    Reason.AUTH_DENIED: "The invoker is not on the allow-list.",
+    Reason.REEMIT_READY_ONLY_MISMATCH: "READY was asked to be re-emitted for a run that is not READY.",
+    Reason.REEMIT_TERMINAL_ONLY_MISMATCH: "TERMINAL was asked to be re-emitted for a run without one.",
+    Reason.REEMIT_RATE_LIMIT: "The run was re-emitted as often as the rate limit allows.",
+    Reason.FACTS_VIEW_MISSING: "The facts view that READY points at is not in the object store.",
+    Reason.FACTS_VIEW_DRIFT: "A facts view already exists for the run with other bytes.",
+    Reason.PLAN_DRIFT: "A run plan already exists for the run with other bytes.",
+    Reason.RECORD_TOO_LARGE: "The record is larger than the control bus allows.",
+    Reason.RECORD_UNREADABLE: "The record is not a regular, readable file.",
+    Reason.RECORD_NOT_JSON: "The record is not one well-formed JSON object in UTF-8.",
+    Reason.ENVELOPE_INVALID: "The record's envelope has missing, unknown or malformed fields.",
+    Reason.KIND_UNKNOWN: "The record's kind or contract version is not known.",
+    Reason.KIND_NOT_SERVED: "The record's kind is known but this daemon does not serve it.",
+    Reason.REQUEST_SCHEMA_INVALID: "The run request has missing, unknown or malformed fields.",
+    Reason.ENGINE_ROOT_NOT_ALLOWED: "The engine run root is not under any of the allowed engine roots.",
+    Reason.OUTPUT_NOT_ADDRESSABLE: "The output's path needs a value that a run request does not carry.",
+    Reason.NO_OUTPUTS: "The request names no outputs and the policy has no default ones.",
+    Reason.NO_REQUIRED_GATES: "No gate authorises any of the requested outputs, so nothing could be verified.",
+    Reason.REUSE_NOT_ALLOWED: "The request insists on reusing evidence and the policy does not allow reuse.",
+    Reason.EVIDENCE_MALFORMED: "A flag, index or artifact is not of the form that the gate map declares.",
+    Reason.EVIDENCE_TOO_LARGE: "A flag, index or listing is larger than the bounds for hostile input.",
+    Reason.EVIDENCE_CHANGED: "An artifact kept changing while it was being read.",
+    Reason.READY_SIGNAL_DRIFT: "A ready signal already exists for the run with other bytes.",
+    Reason.QUARANTINE_DRIFT: "A quarantine object already exists for the run with other bytes.",
+    Reason.RECORD_DRIFT: "The run record in the object store is not a prefix of the run's events.",
+    Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
+    Reason.USAGE: "The command was called with arguments it cannot use.",
+    Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",
+    Reason.UNAVAILABLE: "A store, database or stream could not be reached; nothing was decided.",
+    Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
+    Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",
+}

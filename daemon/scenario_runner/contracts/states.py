@@ -1,0 +1,89 @@
+"""Run states and their legal transitions, strategies, dispositions, signal kinds: all closed lists."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    OPEN = "OPEN"
+    PLANNED = "PLANNED"
+    EXECUTING = "EXECUTING"
+    VERIFYING = "VERIFYING"
+    WAITING_EVIDENCE = "WAITING_EVIDENCE"
+    READY = "READY"
+    FAILED = "FAILED"
+    QUARANTINED = "QUARANTINED"
+
+
+TERMINAL: Final = frozenset({RunState.READY, RunState.FAILED, RunState.QUARANTINED})
+
+TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
+    RunState.OPEN: frozenset({RunState.PLANNED}),
+    RunState.PLANNED: frozenset({RunState.EXECUTING, RunState.VERIFYING}),
+    RunState.EXECUTING: frozenset({RunState.VERIFYING, RunState.FAILED}),
+    RunState.VERIFYING: frozenset(
+        {RunState.WAITING_EVIDENCE, RunState.READY, RunState.FAILED, RunState.QUARANTINED}
+    ),
+    RunState.WAITING_EVIDENCE: frozenset({RunState.VERIFYING}),
+    RunState.READY: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.QUARANTINED: frozenset(),
+}
+
+
+class Strategy(StrEnum):
+    """How evidence may come to be."""
+
+    AUTO = "AUTO"
+    FORCE_INVOKE = "FORCE_INVOKE"
+    FORCE_REUSE = "FORCE_REUSE"
+
+
+class Disposition(StrEnum):
+    """What became of a record on the control bus; every record has exactly one."""
+
+    ACCEPTED = "ACCEPTED"
+    DUPLICATE = "DUPLICATE"
+    CONFLICT = "CONFLICT"
+    REJECTED = "REJECTED"
+    IGNORED = "IGNORED"
+
+
+class SignalKind(StrEnum):
+    """``attributes.kind`` of an envelope on the control bus."""
+
+    RUN_REQUEST = "RUN_REQUEST"
+    REEMIT_REQUEST = "REEMIT_REQUEST"
+    READY = "READY"
+    TERMINAL = "TERMINAL"
+    READY_REEMIT = "READY_REEMIT"
+    TERMINAL_REEMIT = "TERMINAL_REEMIT"
+    REQUEST_REJECTED = "REQUEST_REJECTED"
+
+
+OWN_SIGNALS: Final = frozenset(
+    {
+        SignalKind.READY,
+        SignalKind.TERMINAL,
+        SignalKind.READY_REEMIT,
+        SignalKind.TERMINAL_REEMIT,
+        SignalKind.REQUEST_REJECTED,
+    }
+)
+
+
+class EventKind(StrEnum):
+    """``event_kind`` of a run_record line."""
+
+    RUN_ADMITTED = "RUN_ADMITTED"
+    PLAN_COMMITTED = "PLAN_COMMITTED"
+    VERIFICATION_STARTED = "VERIFICATION_STARTED"
+    EVIDENCE_MISSING = "EVIDENCE_MISSING"
+    GATES_PASSED = "GATES_PASSED"
+    RECEIPTS_COMMITTED = "RECEIPTS_COMMITTED"
+    FACTS_VIEW_COMMITTED = "FACTS_VIEW_COMMITTED"
+    RUN_READY = "RUN_READY"
+    RUN_FAILED = "RUN_FAILED"
+    RUN_QUARANTINED = "RUN_QUARANTINED"

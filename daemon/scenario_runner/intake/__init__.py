@@ -1,0 +1,1 @@
+"""Turning records of the control bus into rows: decode, validate, authorise, admit. Never any gate work."""

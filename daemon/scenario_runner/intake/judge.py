@@ -1,0 +1,148 @@
+"""Judging a record: a pure function of its bytes, the profile, the policy and the interface pack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scenario_runner.authority.base import Admission, NewRun, SignalDraft
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.ids import rejected_message_id, run_id_of
+from scenario_runner.contracts.intent import Intent, intent_of
+from scenario_runner.contracts.plan import PlanInputs, plan_hash
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import OWN_SIGNALS, Disposition, SignalKind, Strategy
+from scenario_runner.contracts.times import MICROS
+from scenario_runner.intake.decode import Decoded, Record, decode, run_id_hint
+from scenario_runner.intake.roots import normalise_root
+from scenario_runner.interface_pack.closure import required_gates
+from scenario_runner.interface_pack.model import InterfacePack
+from scenario_runner.profiles.policy import Policy
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What records are judged by.
+
+    Attributes:
+        topic: The control topic.
+        record_limit: Largest record in bytes.
+        allowlist: Invokers that may ask for runs; None when authorisation is disabled.
+        engine_roots: Absolute allowed roots.
+        cwd: The working directory, for relative engine run roots.
+    """
+
+    topic: str
+    record_limit: int
+    allowlist: frozenset[str] | None
+    engine_roots: Sequence[str]
+    cwd: str
+    policy: Policy
+    pack: InterfacePack
+
+
+def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]:
+    """Intent and plan inputs of a validated request, without side effects.
+
+    Raises:
+        RequestRefused: not authorised, a root that is not allowed, or outputs that cannot be planned.
+    """
+    if rules.allowlist is not None and (request.invoker or "") not in rules.allowlist:
+        raise RequestRefused(
+            "the invoker is not on the profile's auth_allowlist" if request.invoker else "the request names no invoker",
+            Reason.AUTH_DENIED,
+        )
+    root = normalise_root(request.engine_run_root, rules.engine_roots, rules.cwd) if request.engine_run_root else ""
+    intent = intent_of(request, root)
+    outputs = intent.output_ids or tuple(sorted(set(rules.policy.traffic_output_ids)))
+    gates = required_gates(rules.pack, outputs)
+    traffic = frozenset(rules.policy.traffic_output_ids)
+    inputs = PlanInputs(
+        pack_digest=rules.pack.digest,
+        policy_rev=rules.policy.rev().wire(),
+        strategy=_strategy(intent.strategy, rules.policy),
+        outputs=outputs,
+        gates=gates,
+        traffic=tuple(output for output in outputs if output in traffic),
+        evidence_wait_seconds=rules.policy.evidence_wait_seconds,
+        attempt_limit=rules.policy.attempt_limit,
+    )
+    return intent, inputs
+
+
+def _strategy(asked: Strategy, policy: Policy) -> Strategy:
+    if policy.reuse_policy == "ALLOW":
+        return asked
+    if asked is Strategy.FORCE_REUSE:
+        raise RequestRefused(
+            f"requested_strategy is FORCE_REUSE and the policy {policy.policy_id} does not allow reuse",
+            Reason.REUSE_NOT_ALLOWED,
+        )
+    return Strategy.FORCE_INVOKE
+
+
+def judge(record: Record, rules: Rules) -> Admission:
+    """Everything about a record that can be known without the authority."""
+    decoded = Decoded("", "", {})
+    try:
+        decoded = decode(record, rules.topic, rules.record_limit)
+        if decoded.kind in OWN_SIGNALS:
+            return _settled(record, decoded, "", Disposition.IGNORED, "", "one of our own signals")
+        if decoded.kind != SignalKind.RUN_REQUEST:
+            raise RequestRefused(f"{decoded.kind} is not served by this release", Reason.KIND_NOT_SERVED)
+        request = parse_run_request(decoded.document)
+        intent, inputs = plan_request(request, rules)
+    except RequestRefused as refused:
+        run_id = run_id_hint(record) if record.size <= rules.record_limit else ""
+        return _settled(record, decoded, run_id, Disposition.REJECTED, refused.reason.value, refused.detail)
+    run = NewRun(
+        run_id=intent.run_id,
+        run_equivalence_key=intent.run_equivalence_key,
+        fingerprint=intent.fingerprint(),
+        intent=intent.document(),
+        inputs=inputs.document(),
+        plan_hash=plan_hash(intent, inputs),
+        plan_ref=refs.plan_ref(intent.run_id),
+        evidence_wait_us=inputs.evidence_wait_seconds * MICROS,
+    )
+    collision = "the run equivalence key is bound to another intent; use a new key for a different request"
+    return Admission(
+        record.key, decoded.kind, decoded.message_id, intent.run_id, run, None, "", "", record.raw, record.size,
+        _refusal(record, decoded, intent.run_id, Disposition.CONFLICT, Reason.EQUIV_KEY_COLLISION.value, collision),
+    )  # fmt: skip
+
+
+def _settled(
+    record: Record, decoded: Decoded, run_id: str, disposition: Disposition, reason_code: str, detail: str
+) -> Admission:
+    detail = detail[:2000]
+    refusal = None
+    if disposition is Disposition.REJECTED and run_id:
+        refusal = _refusal(record, decoded, run_id, disposition, reason_code, detail)
+    return Admission(
+        record.key, decoded.kind, decoded.message_id, run_id, None, disposition, reason_code, detail, record.raw,
+        record.size, refusal,
+    )  # fmt: skip
+
+
+def _refusal(
+    record: Record, decoded: Decoded, run_id: str, disposition: Disposition, reason_code: str, detail: str
+) -> SignalDraft:
+    payload = {
+        "run_id": run_id,
+        "disposition": disposition.value,
+        "reason_code": reason_code,
+        "detail": detail,
+        "record_key": record.key,
+    }
+    if decoded.message_id:
+        payload["request_message_id"] = decoded.message_id
+    return SignalDraft(
+        rejected_message_id(record.key), SignalKind.REQUEST_REJECTED, run_id, {}, canonical_bytes(payload)
+    )
+
+
+def request_run_id(request: RunRequest) -> str:
+    """The run id that a request resolves to."""
+    return run_id_of(request.run_equivalence_key)

@@ -1,0 +1,170 @@
+"""Consuming the spool: read, judge, admit in one transaction, and only then move the files away.
+
+A kill between the commit and the move delivers the record again; its key is known then and nothing happens twice.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections import deque
+from typing import Final
+
+import structlog
+
+from scenario_runner.authority.base import Admitted, Authority
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, spool_store
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.states import Disposition
+from scenario_runner.intake.decode import Record
+from scenario_runner.intake.judge import Rules, judge
+
+BATCH: Final = 128
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
+_log = structlog.get_logger("intake")
+
+
+class SpoolConsumer:
+    """Consumes ``requests/*.json``.
+
+    Args:
+        root: The spool's root.
+        authority: Where records are admitted.
+        rules: What they are judged by.
+    """
+
+    def __init__(self, root: str, authority: Authority, rules: Rules) -> None:
+        self._paths = SpoolPaths(root)
+        self._store = spool_store(root)
+        self._authority, self._rules = authority, rules
+        self._names: deque[str] = deque()
+        self._paths.make()
+
+    def step(self) -> int:
+        """Admit one batch; returns how many records were disposed of.
+
+        Raises:
+            Unavailable: the authority or the spool does not answer; nothing was moved.
+        """
+        if not self._names:
+            self._names.extend(self._waiting())
+        names = [self._names.popleft() for _ in range(min(BATCH, len(self._names)))]
+        found = [(name, record) for name in names if (record := self._read(name)) is not None]
+        if not found:
+            return 0
+        try:
+            admitted = self._authority.admit([judge(record, self._rules) for _, record in found])
+        except Unavailable:
+            self._names.clear()
+            raise
+        for (name, _), result in zip(found, admitted, strict=True):
+            self._put_away(name, result)
+        return len(found)
+
+    def empty(self) -> bool:
+        """True when no request waits in the spool."""
+        return not self._names and not self._waiting()
+
+    def _waiting(self) -> list[str]:
+        try:
+            names = os.listdir(self._paths.requests)
+        except OSError as error:
+            raise Unavailable(f"cannot list {self._paths.requests}: {error.strerror}") from error
+        return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
+
+    def _read(self, name: str) -> Record | None:
+        path = os.path.join(self._paths.requests, name)
+        try:
+            fd = os.open(path, _FLAGS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE):
+                raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+            return self._unreadable(name, path, error.strerror or "cannot be opened")
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                return self._unreadable(name, path, "it is not a regular file")
+            raw = b""
+            while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
+                chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
+                if not chunk:
+                    break
+                raw += chunk
+            return Record(_record_key(name, info, raw), raw, info.st_size)
+        except OSError as error:
+            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def _unreadable(self, name: str, path: str, why: str) -> Record | None:
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return Record(_record_key(name, info, b""), b"", 0, f"{name}: {why}")
+
+    def _put_away(self, name: str, result: Admitted) -> None:
+        refused = result.disposition in _REFUSED
+        source = os.path.join(self._paths.requests, name)
+        folder = self._paths.rejected if refused else self._paths.consumed
+        _log.info("record disposed of", record=name, run_id=result.run_id, disposition=result.disposition,
+                  reason_code=result.reason_code, repeated=result.repeated)  # fmt: skip
+        try:
+            if refused:
+                self._explain(name, result)
+            _move(source, folder, name, result.record_key)
+        except FileNotFoundError:
+            return  # another intake process moved it
+        except OSError as error:
+            raise Unavailable(f"cannot move {source} to {folder}: {error.strerror}") from error
+
+    def _explain(self, name: str, result: Admitted) -> None:
+        """Write the reason file that stands beside a refused request."""
+        reason = Reason(result.reason_code)
+        document = {
+            "disposition": result.disposition.value,
+            "reason_code": reason.value,
+            "sentence": SENTENCES[reason],
+            "detail": result.detail,
+            "record": ascii(name)[1:-1],
+            "record_key": result.record_key,
+            "run_id": result.run_id,
+        }
+        suffix = hashlib.sha256(result.record_key.encode()).hexdigest()[:8]
+        self._store.create(f"rejected/{_safe(name)}.{suffix}.reason.json", canonical_bytes(document))
+
+
+def _safe(name: str) -> str:
+    text = name.encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in text)[:120]
+
+
+def _record_key(name: str, info: os.stat_result, raw: bytes) -> str:
+    """The same file has the same key, however often it is delivered; another file of the same name has another."""
+    identity = f"{os.fsencode(name)!r}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}|{hashlib.sha256(raw).hexdigest()}"
+    return f"spool/{_safe(name)}#{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+
+
+def _move(source: str, folder: str, name: str, record_key: str) -> None:
+    """Move a file without overwriting another of the same name."""
+    suffix = hashlib.sha256(record_key.encode()).hexdigest()[:8]
+    for target in (name, f"{name.removesuffix('.json')[:200]}.{suffix}.json"):
+        path = os.path.join(folder, target)
+        if stat.S_ISDIR(os.lstat(source).st_mode):
+            if not os.path.lexists(path):
+                os.rename(source, path)
+                return
+            continue
+        try:
+            os.link(source, path, follow_symlinks=False)
+        except FileExistsError:
+            if not os.path.samestat(os.lstat(source), os.lstat(path)):
+                continue
+        os.unlink(source)
+        return
+    os.rename(source, os.path.join(folder, f"{suffix}.{os.lstat(source).st_ino}.json"))

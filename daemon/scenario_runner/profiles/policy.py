@@ -1,0 +1,72 @@
+"""The policy profile: what is allowed and how long to wait. Its content digest is checked, so it cannot drift."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scenario_runner.contracts.canonical import Json, canonical_sha256
+from scenario_runner.contracts.documents import PolicyRev, explain_validation
+from scenario_runner.contracts.errors import ConfigurationError, SequenceError
+from scenario_runner.contracts.strict_yaml import read_yaml
+from scenario_runner.contracts.types import Hex64, Name, Positive, ShortText, UInt64
+
+_REMEDY: Final = "correct the policy, then set content_digest to what `scenario-runner policy digest FILE` prints"
+
+
+class Policy(BaseModel):
+    """A validated policy profile."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    policy_id: ShortText
+    revision: ShortText | UInt64
+    content_digest: Hex64
+    reuse_policy: Literal["ALLOW", "DENY"]
+    evidence_wait_seconds: Annotated[int, Field(ge=0, le=366 * 86400)]
+    attempt_limit: Positive
+    traffic_output_ids: list[Name]
+
+    def rev(self) -> PolicyRev:
+        """The policy revision that documents carry."""
+        return PolicyRev(policy_id=self.policy_id, revision=self.revision, content_digest=self.content_digest)
+
+
+def policy_digest(document: object, source: str) -> str:
+    """hex64 over the canonical JSON of every key but ``content_digest``.
+
+    Raises:
+        ConfigurationError: the document is not an object, or holds what has no canonical JSON (a float).
+    """
+    if not isinstance(document, dict):
+        raise ConfigurationError(source, "an object with the policy keys is needed", _REMEDY)
+    content: Json = {key: value for key, value in document.items() if key != "content_digest"}
+    try:
+        return canonical_sha256(content)
+    except SequenceError as error:
+        raise ConfigurationError(source, error.detail, "use whole numbers and texts") from error
+
+
+def read_policy(path: str, env: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """The parsed policy file, not yet validated."""
+    return read_yaml(path, env=os.environ if env is None else env)
+
+
+def load_policy(path: str, env: Mapping[str, str] | None = None) -> Policy:
+    """Load a policy profile and check its content digest.
+
+    Raises:
+        ConfigurationError: names the file, the keys, and what the digest should be.
+    """
+    document = read_policy(path, env)
+    actual = policy_digest(document, path)
+    try:
+        policy = Policy.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(path, explain_validation(error), _REMEDY) from error
+    if policy.content_digest != actual:
+        raise ConfigurationError(
+            f"{path}, key 'content_digest'", f"says {policy.content_digest} but the content digests to {actual}", _REMEDY
+        )
+    return policy

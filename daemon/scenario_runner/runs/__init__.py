@@ -1,0 +1,1 @@
+"""The lifecycle of one run: look at the evidence, decide, commit; and explain it afterwards."""

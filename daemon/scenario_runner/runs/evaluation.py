@@ -1,0 +1,233 @@
+"""One look at a run's evidence: every gate judged, then every output digested, then all of it seen unchanged.
+
+The result is either a finished verified set or the reason why there is none, and in both cases a report that says,
+per gate and output, what was found where.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import (
+    EvidenceChanged,
+    EvidenceMissing,
+    EvidenceRefused,
+    EvidenceSaysNo,
+    Refusal,
+)
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.gates.verified_set import Verified, VerifiedSet, trailing
+from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
+from scenario_runner.interface_pack.templates import Shape
+from scenario_runner.runs.gate_evidence import GateReading, measure, read_gate
+
+_SHOWN_FORMS: Final = 50
+
+
+class Outcome(StrEnum):
+    """What a look at the evidence came to, worst first."""
+
+    CONFLICT = "CONFLICT"
+    FAIL = "FAIL"
+    MISSING = "MISSING"
+    PASS = "PASS"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of a look.
+
+    Attributes:
+        verified: The finished set when ``outcome`` is PASS, else None.
+        report: ``{outcome, gates: [...], outputs: [...]}``, what explain shows.
+    """
+
+    outcome: Outcome
+    reason: Reason | None
+    detail: str
+    report: Json
+    verified: Verified | None
+
+
+class _Report:
+    """Collects what is found; the first worst finding gives reason and detail."""
+
+    def __init__(self) -> None:
+        self.gates: list[Json] = []
+        self.outputs: list[Json] = []
+        self.worst = Outcome.PASS
+        self.reason: Reason | None = None
+        self.detail = ""
+
+    def blame(self, refusal: Refusal) -> Json:
+        """Classify a refusal; returns the fields that describe it."""
+        outcome = Outcome.CONFLICT
+        if isinstance(refusal, EvidenceMissing):
+            outcome = Outcome.MISSING
+        elif isinstance(refusal, EvidenceSaysNo):
+            outcome = Outcome.FAIL
+        order = list(Outcome)
+        if order.index(outcome) < order.index(self.worst):
+            self.worst, self.reason, self.detail = outcome, refusal.reason, refusal.detail
+        found: Json = {"outcome": outcome.value, "reason_code": refusal.reason.value, "detail": refusal.detail}
+        if isinstance(refusal, EvidenceMissing):
+            found["missing"] = refusal.path
+        if isinstance(refusal, EvidenceRefused):
+            found.update({k: v for k in ("path", "expected", "actual") if (v := getattr(refusal, k))})
+        return found
+
+    def document(self) -> Json:
+        return {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
+
+
+def evaluate(
+    root: RunRoot,
+    pack: InterfacePack,
+    tokens: Mapping[str, str],
+    gates: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> Evaluation:
+    """Look at all evidence of a run once.
+
+    Args:
+        root: The engine run root, opened.
+        pack: The pinned interface pack.
+        tokens: Values of the path tokens.
+        gates: Required gates.
+        outputs: Intended outputs.
+
+    Raises:
+        EvidenceChanged: something changed during the look; look again.
+        Unavailable: something could not be read.
+    """
+    report = _Report()
+    verified = VerifiedSet(pack, gates, outputs)
+    _judge_gates(root, pack, tokens, frozenset(gates), verified, report)
+    if verified.gates_passed:
+        _digest_outputs(root, pack, tokens, outputs, verified, report)
+    else:
+        report.outputs = [{"output_id": output_id, "outcome": "NOT_READ", "detail": "its gates have not passed"}
+                          for output_id in sorted(outputs)]  # fmt: skip
+    root.confirm()
+    finished = None
+    if report.worst is Outcome.PASS:
+        try:
+            finished = verified.finish()
+        except EvidenceMissing as missing:
+            report.blame(missing)
+    return Evaluation(report.worst, report.reason, report.detail, report.document(), finished)
+
+
+def _judge_gates(
+    root: RunRoot,
+    pack: InterfacePack,
+    tokens: Mapping[str, str],
+    required: frozenset[str],
+    verified: VerifiedSet,
+    report: _Report,
+) -> None:
+    readings = [read_gate(root, gate, tokens) for gate in pack.gates.values() if gate.gate_id in required]
+    measure(root, readings)
+    for reading in readings:
+        report.gates.append(_judge(reading, verified, report))
+
+
+def _judge(reading: GateReading, verified: VerifiedSet, report: _Report) -> Json:
+    gate, paths = reading.gate, reading.paths
+    entry: Json = {"gate_id": gate.gate_id, "law": gate.law.value, "flag": paths.flag, "bundle_root": paths.bundle_root}
+    if paths.index:
+        entry["index"] = paths.index
+    if reading.members is not None:
+        entry["expected"] = reading.members.claimed
+    if reading.refusal is not None:
+        return entry | report.blame(reading.refusal)
+    blocked = verified.blocked_by(gate.gate_id)
+    if blocked:
+        return entry | {"outcome": "BLOCKED", "blocked_by": blocked, "detail": "an upstream gate has not passed"}
+    assert reading.members is not None
+    assert reading.measured is not None
+    try:
+        passed = verified.admit_gate(gate.gate_id, paths, reading.members, reading.measured)
+    except EvidenceRefused as refusal:
+        return entry | report.blame(refusal)
+    entry |= {"outcome": "PASS", "actual": passed.digest, "files": passed.files, "bytes": passed.bytes}
+    if gate.law.value == "sha256_member_digest_concat":
+        entry["matched_forms"] = dict(sorted(passed.forms.items())[:_SHOWN_FORMS])
+    return entry
+
+
+def _digest_outputs(
+    root: RunRoot,
+    pack: InterfacePack,
+    tokens: Mapping[str, str],
+    outputs: tuple[str, ...],
+    verified: VerifiedSet,
+    report: _Report,
+) -> None:
+    found: dict[str, list[str] | Refusal] = {}
+    for output_id in sorted(outputs):
+        spec = pack.outputs[output_id]
+        try:
+            found[output_id] = _files_of(root, spec, spec.template.render(tokens))
+        except EvidenceChanged:
+            raise
+        except Refusal as refusal:
+            found[output_id] = refusal
+    wanted = [path for files in found.values() if isinstance(files, list) for path in files]
+    digested = dict(zip(wanted, root.digest([[path] for path in wanted]), strict=True))
+    for output_id, files in found.items():
+        spec = pack.outputs[output_id]
+        path = trailing(spec, spec.template.render(tokens))
+        entry: Json = {"output_id": output_id, "path": path}
+        try:
+            entry |= _admit_output(spec, path, files, digested, verified)
+        except EvidenceChanged:
+            raise
+        except Refusal as refusal:
+            entry |= report.blame(refusal)
+        report.outputs.append(entry)
+
+
+def _files_of(root: RunRoot, spec: OutputSpec, path: str) -> list[str]:
+    """Files of an output; empty when there is nothing at its path at all."""
+    shape = spec.template.shape
+    kind = root.kind(path.rpartition("/")[0] if shape is Shape.GLOB and "/" in path else path)
+    if kind is Kind.ABSENT:
+        return []
+    if (kind is Kind.FILE) is not (shape is Shape.FILE):
+        raise EvidenceRefused(f"{path} is a {kind}, which the path template does not mean", path=path)
+    if shape is Shape.FILE:
+        return [path]
+    if shape is Shape.GLOB:
+        return root.files_matching(path)
+    files = root.files_under(path)
+    if not files:
+        raise EvidenceMissing(f"the directory {path} of the output {spec.output_id} is empty", path=path)
+    return files
+
+
+def _admit_output(
+    spec: OutputSpec,
+    path: str,
+    files: list[str] | Refusal,
+    digested: Mapping[str, SequenceDigest | Refusal],
+    verified: VerifiedSet,
+) -> Json:
+    if isinstance(files, Refusal):
+        raise files
+    if not files and spec.optional:
+        verified.declare_absent(spec.output_id)
+        return {"outcome": "ABSENT_OPTIONAL", "detail": "optional and not there"}
+    digests: list[FileDigest] = []
+    for file in files:
+        result = digested[file]
+        if isinstance(result, EvidenceMissing):
+            raise EvidenceChanged(f"{file} disappeared while it was being read", path=file)
+        if isinstance(result, Refusal):
+            raise result
+        digests.append(result.files[0])
+    evidence = verified.admit_output(spec.output_id, path, digests)
+    return {"outcome": "PASS", "digest": evidence.digest, "files": len(digests), "bytes": evidence.bytes}

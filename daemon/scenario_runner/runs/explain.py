@@ -1,0 +1,147 @@
+"""Explaining a run from its rows: what was found, what is missing, what happens next."""
+
+from typing import Final
+
+from scenario_runner.authority.base import Authority, RunRow, StoredEvent
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.contracts.times import format_micros
+
+REJECTED: Final = "REJECTED"
+"""State shown for a run id that only refused requests have named; no run exists."""
+
+_NEXT: Final = {
+    RunState.PLANNED: "wait: a runner will claim it",
+    RunState.EXECUTING: "wait: the engine is running",
+    RunState.VERIFYING: "wait: its evidence is being verified",
+    RunState.WAITING_EVIDENCE: "provide what is missing before the deadline; the run looks again by itself",
+    RunState.READY: "read the facts view; the run is final",
+    RunState.FAILED: "the run is final; submit a request with a new run_equivalence_key once the cause is mended",
+    RunState.QUARANTINED: "a person must look at the evidence; the run is final, and a new request needs a new key",
+}
+
+
+def _reason(code: str) -> Json:
+    return {"reason_code": code, "sentence": SENTENCES[Reason(code)]} if code else {}
+
+
+def status_of(authority: Authority, run_id: str) -> Json | None:
+    """A short answer: state, reason, times. None when nobody ever asked for this run."""
+    run = authority.run(run_id)
+    if run is None:
+        return _refused(authority, run_id)
+    document: Json = {
+        "run_id": run_id,
+        "state": run.state.value,
+        **_reason(run.reason_code),
+        "updated_at_utc": format_micros(run.updated_us),
+        "evidence_deadline_utc": format_micros(run.deadline_us),
+    }
+    if run.due_us is not None:
+        document["next_look_utc"] = format_micros(run.due_us)
+    return document
+
+
+def _refused(authority: Authority, run_id: str) -> Json | None:
+    records = authority.records(run_id)
+    if not records:
+        return None
+    last = records[-1]
+    return {
+        "run_id": run_id,
+        "state": REJECTED,
+        **_reason(last.reason_code),
+        "detail": last.detail,
+        "updated_at_utc": format_micros(last.received_us),
+        "next_action": "correct the request and submit it again; no run was created",
+        "records": _records(authority, run_id),
+    }
+
+
+def _records(authority: Authority, run_id: str) -> list[Json]:
+    return [
+        {
+            "record_key": record.record_key,
+            "disposition": record.disposition.value,
+            **_reason(record.reason_code),
+            "detail": record.detail,
+            "message_id": record.message_id,
+            "received_at_utc": format_micros(record.received_us),
+            "raw_sha256": record.raw_sha256,
+        }
+        for record in authority.records(run_id)
+    ]
+
+
+def _findings(events: list[StoredEvent]) -> Json:
+    """The newest report in the record: gates and outputs as they were last seen."""
+    found: Json = {}
+    for event in events:
+        report = event.details.get("report")
+        if report:
+            found = {"gates": report.get("gates", []), "outputs": report.get("outputs", [])}
+        if event.kind == EventKind.GATES_PASSED:
+            found["gates"] = event.details["gates"]
+        if event.kind == EventKind.RECEIPTS_COMMITTED:
+            found |= {"outputs": event.details["outputs"], "receipts": event.details["receipts"]}
+        if event.kind == EventKind.FACTS_VIEW_COMMITTED:
+            found["facts_view"] = {key: event.details[key] for key in ("ref", "digest", "bundle_hash")}
+    return found
+
+
+def explain_run(authority: Authority, run_id: str) -> Json | None:
+    """Everything that is known about a run. None when nobody ever asked for it."""
+    run = authority.run(run_id)
+    if run is None:
+        return _refused(authority, run_id)
+    events = authority.events(run_id)
+    findings = _findings(events)
+    seen = [*findings.get("gates", []), *findings.get("outputs", [])]
+    document: Json = {
+        **(status_of(authority, run_id) or {}),
+        "detail": _last_detail(events),
+        "next_action": _NEXT[run.state],
+        "run_equivalence_key": run.run_equivalence_key,
+        "engine_run_root": run.intent["engine_run_root"],
+        "strategy": run.inputs["strategy"],
+        "intended_outputs": run.inputs["outputs"],
+        "required_gates": run.inputs["gates"],
+        "interface_pack_digest": run.inputs["pack_digest"],
+        "policy_rev": run.inputs["policy_rev"],
+        "admitted_at_utc": format_micros(run.admitted_us),
+        **findings,
+        "missing": [item["missing"] for item in seen if item.get("missing")],
+        "lease": _lease(run),
+        "looks_while_waiting": run.wakes,
+        "infrastructure_retries": run.retries,
+        "last_infrastructure_error": run.last_error,
+        "events": [
+            {"seq": event.seq, "event_kind": event.kind, "ts_utc": format_micros(event.ts_us)} for event in events
+        ],
+        "signals": [
+            {"message_id": message_id, "kind": kind, "sent_at_utc": format_micros(sent) if sent else None}
+            for message_id, kind, sent in authority.signals(run_id).rows
+        ],
+        "records": _records(authority, run_id),
+    }
+    return document
+
+
+def _last_detail(events: list[StoredEvent]) -> str:
+    for event in reversed(events):
+        if "detail" in event.details:
+            return str(event.details["detail"]) if event.kind != EventKind.RUN_READY else ""
+        if event.kind == EventKind.RUN_READY:
+            return ""
+    return ""
+
+
+def _lease(run: RunRow) -> Json:
+    if not run.lease_owner:
+        return {}
+    return {
+        "owner": run.lease_owner,
+        "epoch": run.lease_epoch,
+        "valid_until_utc": format_micros(run.lease_until_us),
+    }

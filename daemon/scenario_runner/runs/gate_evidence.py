@@ -1,0 +1,181 @@
+"""Reading what the hashing laws ask for: the files of each gate, in as few passes as possible."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scenario_runner.artifacts.base import (
+    MAX_DOCUMENT_BYTES,
+    MAX_FLAG_BYTES,
+    FileDigest,
+    Kind,
+    RunRoot,
+    SequenceDigest,
+)
+from scenario_runner.contracts.canonical import parse_json, sha256_hex
+from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.gates.laws import (
+    CANONICAL,
+    DIRECTORY,
+    RAW,
+    GatePaths,
+    Measurement,
+    Members,
+    gate_paths,
+    members_of,
+)
+from scenario_runner.interface_pack.model import GateSpec, Law
+
+
+@dataclass(slots=True)
+class GateReading:
+    """A gate whose flag and index were read, and the sequences of files still to digest.
+
+    Attributes:
+        alone: Members that are digested on their own: path to the files that make them.
+        refusal: Why the gate cannot be judged, once that is known.
+    """
+
+    gate: GateSpec
+    paths: GatePaths
+    members: Members | None = None
+    alone: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    directories: set[str] = field(default_factory=set)
+    measured: Measurement | None = None
+    refusal: Refusal | None = None
+
+
+def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateReading:
+    """Read a gate's flag, index and listing; refusals are kept in the reading, changes are raised."""
+    reading = GateReading(gate, GatePaths("", "", ""))
+    try:
+        reading.paths = gate_paths(gate, tokens)
+        reading.members = _members(root, gate, reading.paths)
+        _find_lone_members(root, reading, reading.members)
+    except EvidenceChanged:
+        raise
+    except Refusal as refusal:
+        reading.refusal = refusal
+    return reading
+
+
+def _members(root: RunRoot, gate: GateSpec, paths: GatePaths) -> Members:
+    flag = root.read(paths.flag, MAX_FLAG_BYTES)
+    listing = root.files_under(paths.bundle_root) if gate.law is Law.BUNDLE else None
+    index = None
+    if paths.index and (listing is None or paths.index in listing):
+        index = root.read(paths.index, MAX_DOCUMENT_BYTES)
+    return members_of(gate, paths, flag, index, listing)
+
+
+def _find_lone_members(root: RunRoot, reading: GateReading, members: Members) -> None:
+    """Members that are not part of the ordered sequence: they must exist, and may be directories (one law)."""
+    checked = {path for path, _ in members.checked}
+    for path in sorted(members.named.difference(members.ordered)):
+        kind = root.kind(path)
+        if kind is Kind.ABSENT:
+            raise _named_but_absent(reading.paths, path)
+        files: tuple[str, ...] = (path,)
+        if kind is Kind.DIRECTORY:
+            if reading.gate.law is not Law.MEMBER_DIGESTS:
+                raise EvidenceRefused(f"{path} is a directory; a regular file is needed", path=path)
+            files = tuple(root.files_under(path))
+            reading.directories.add(path)
+            if not files:
+                raise EvidenceRefused(f"the member {path} is an empty directory", path=path)
+        if path in checked:
+            reading.alone[path] = files
+
+
+def _named_but_absent(paths: GatePaths, path: str) -> EvidenceRefused:
+    return EvidenceRefused(
+        f"the index {paths.index} names {path}, which is not there",
+        Reason.EVIDENCE_CONFLICT, path=path, expected="present", actual="absent",
+    )  # fmt: skip
+
+
+def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
+    """Digest the files of all readings in one call; fills in ``measured`` or ``refusal``.
+
+    Raises:
+        EvidenceChanged: something changed meanwhile.
+    """
+    todo = [reading for reading in readings if reading.members is not None and reading.refusal is None]
+    sequences: list[Sequence[str]] = []
+    for reading in todo:
+        assert reading.members is not None
+        if reading.members.ordered:
+            sequences.append(reading.members.ordered)
+        sequences.extend(reading.alone.values())
+    results = iter(root.digest(sequences))
+    for reading in todo:
+        assert reading.members is not None
+        whole = next(results) if reading.members.ordered else None
+        lone = {path: next(results) for path in reading.alone}
+        try:
+            reading.measured = _measurement(root, reading, reading.members, whole, lone)
+        except EvidenceChanged:
+            raise
+        except Refusal as refusal:
+            reading.refusal = refusal
+
+
+def _measurement(
+    root: RunRoot,
+    reading: GateReading,
+    members: Members,
+    whole: SequenceDigest | Refusal | None,
+    lone: Mapping[str, SequenceDigest | Refusal],
+) -> Measurement:
+    files: dict[str, FileDigest] = {}
+    digest = ""
+    if whole is not None:
+        sequence = _digested(reading, members, whole)
+        files, digest = {file.path: file for file in sequence.files}, sequence.sha256
+    forms: dict[str, tuple[tuple[str, str], ...]] = {}
+    count, size = len(files), sum(file.bytes for file in files.values())
+    for path, listed in members.checked:
+        if path in files:
+            forms[path] = ((RAW, files[path].sha256),)
+            continue
+        member = _digested(reading, members, lone[path])
+        count, size = count + len(member.files), size + member.bytes
+        if path in reading.directories:
+            forms[path] = ((DIRECTORY, member.sha256),)
+        else:
+            forms[path] = _file_forms(root, reading.gate, path, member.sha256, listed)
+    return Measurement(digest, forms, count, size)
+
+
+def _digested(reading: GateReading, members: Members, result: SequenceDigest | Refusal) -> SequenceDigest:
+    if isinstance(result, SequenceDigest):
+        return result
+    if isinstance(result, EvidenceMissing):
+        if result.path in members.named:
+            raise _named_but_absent(reading.paths, result.path)
+        raise EvidenceChanged(f"{result.path} disappeared while the gate was being read", path=result.path)
+    raise result
+
+
+def _file_forms(
+    root: RunRoot, gate: GateSpec, path: str, raw: str, listed: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    if gate.law is not Law.MEMBER_DIGESTS or all(raw == digest for digest in listed):
+        return ((RAW, raw),)
+    canonical = _canonical_digest(root, path)
+    return ((RAW, raw), (CANONICAL, canonical)) if canonical else ((RAW, raw),)
+
+
+def _canonical_digest(root: RunRoot, path: str) -> str:
+    """sha256 of a JSON member's canonical form (floats as they round-trip), or empty when it is not JSON."""
+    try:
+        value = parse_json(root.read(path, MAX_DOCUMENT_BYTES))
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return sha256_hex(text.encode("utf-8"))
+    except (ValueError, RecursionError):
+        return ""
+    except EvidenceRefused as refusal:
+        if refusal.reason is Reason.EVIDENCE_TOO_LARGE:
+            return ""
+        raise

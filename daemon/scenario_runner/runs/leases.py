@@ -1,0 +1,76 @@
+"""Leases held by this process: renewed in the background, checked before every effect.
+
+A worker that was stopped for longer than its lease (SIGSTOP, a long pause) finds out here, before it writes; if it
+did not, the fencing epoch in the authority's WHERE clause would still refuse it.
+"""
+
+import threading
+from collections.abc import Callable
+
+from scenario_runner.authority.base import Authority, Claim
+from scenario_runner.contracts.errors import LeaseLostError, Unavailable
+from scenario_runner.contracts.times import MICROS
+
+
+class Leases:
+    """What this owner holds.
+
+    Args:
+        authority: Grants and renews.
+        owner: Name of this process as an owner.
+        seconds: Length of a lease.
+        monotonic: Seconds, never going back.
+    """
+
+    def __init__(self, authority: Authority, owner: str, seconds: float, monotonic: Callable[[], float]) -> None:
+        self._authority, self.owner, self._monotonic = authority, owner, monotonic
+        self.seconds = seconds
+        self._valid_until: dict[tuple[str, int], float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def micros(self) -> int:
+        """Length of a lease in microseconds."""
+        return int(self.seconds * MICROS)
+
+    @property
+    def held(self) -> int:
+        """How many leases are held."""
+        return len(self._valid_until)
+
+    def claim(self, limit: int) -> list[Claim]:
+        """Claim due runs."""
+        asked = self._monotonic()
+        claims = self._authority.claim(self.owner, limit, self.micros)
+        with self._lock:
+            for claim in claims:
+                self._valid_until[claim.run_id, claim.epoch] = asked + self.seconds
+        return claims
+
+    def renew(self) -> None:
+        """Renew everything that is held; called a few times per lease."""
+        if not self._valid_until:
+            return
+        asked = self._monotonic()
+        try:
+            kept = self._authority.renew(self.owner, self.micros)
+        except Unavailable:
+            return  # the leases run out by themselves if this lasts
+        with self._lock:
+            for key in self._valid_until:
+                if key in kept:
+                    self._valid_until[key] = asked + self.seconds
+
+    def check(self, claim: Claim) -> None:
+        """Make sure a lease is still ours.
+
+        Raises:
+            LeaseLostError: it ran out, or was never ours.
+        """
+        if self._monotonic() >= self._valid_until.get((claim.run_id, claim.epoch), 0.0):
+            raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) ran out")
+
+    def release(self, claim: Claim) -> None:
+        """Forget a lease; the authority got it back with the run's last write."""
+        with self._lock:
+            self._valid_until.pop((claim.run_id, claim.epoch), None)

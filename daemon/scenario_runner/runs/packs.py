@@ -1,0 +1,38 @@
+"""Interface packs by digest: a run is verified under the pack it was admitted with, whatever is deployed now."""
+
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.interface_pack.loader import pack_from_document
+from scenario_runner.interface_pack.model import InterfacePack
+from scenario_runner.ledger.ledger import Ledger
+
+
+class Packs:
+    """The deployed pack, and pinned ones from the ledger."""
+
+    def __init__(self, current: InterfacePack, ledger: Ledger) -> None:
+        self.current = current
+        self._ledger = ledger
+        self._known = {current.digest: current}
+
+    def pin(self) -> None:
+        """Keep the deployed pack in the ledger, before any run is planned with it."""
+        self._ledger.write_pack(self.current.digest, self.current.document)
+
+    def get(self, digest: str) -> InterfacePack:
+        """The pack with this digest.
+
+        Raises:
+            Unavailable: it is not in the ledger, or what is there is not it.
+        """
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        document = self._ledger.read_pack(digest)
+        try:
+            pack = pack_from_document(document) if document is not None else None
+        except ConfigurationError as error:
+            raise Unavailable(f"the pinned interface pack {digest} is damaged: {error.detail}") from error
+        if pack is None or pack.digest != digest:
+            raise Unavailable(f"the pinned interface pack {digest} is not in the ledger; restore it there")
+        self._known[digest] = pack
+        return pack

@@ -1,0 +1,199 @@
+"""The four loops of a daemon, as threads. Each can be killed at any instant; each does nothing twice.
+
+A loop that dies of a defect stops the daemon: half a daemon is worse than none. Infrastructure that does not answer is
+waited for.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from scenario_runner.authority.base import Claim
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.service.owner import is_dead
+from scenario_runner.service.wiring import Daemon
+
+_UNAVAILABLE_PAUSE: Final = 1.0
+_RELAY_SWEEP_SECONDS: Final = 1.0
+_log = structlog.get_logger("service")
+
+
+class Role(StrEnum):
+    """What a process does; ``all`` does everything."""
+
+    ALL = "all"
+    INTAKE = "intake"
+    RUNNER = "runner"
+    RELAY = "relay"
+    HOUSEKEEPING = "housekeeping"
+
+
+class Supervisor:
+    """Runs the loops of a role until told to stop, or until nothing is left to do.
+
+    Args:
+        daemon: The wired objects.
+        role: Which loops to run.
+        until_idle: Stop when nothing is left that can be done now.
+    """
+
+    def __init__(self, daemon: Daemon, role: Role, *, until_idle: bool) -> None:
+        self._daemon, self._role, self._until_idle = daemon, role, until_idle
+        self._stopping = daemon.stopping
+        self._failure: BaseException | None = None
+        self._runs_wanted, self._relay_wanted = threading.Event(), threading.Event()
+        self._settled = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._poll = daemon.wiring.poll_seconds
+        self._workers = ThreadPoolExecutor(daemon.wiring.runner_workers, thread_name_prefix="run")
+
+    def run(self) -> None:
+        """Run until stopped or idle, then let what is in flight finish.
+
+        Raises:
+            BaseException: whatever killed a loop.
+        """
+        self._expire_dead_owners()
+        if self._until_idle and self._has(Role.RUNNER):
+            self._daemon.authority.wake_waiting()
+        self._start(Role.HOUSEKEEPING, self._housekeeping, always=True)
+        self._start(Role.INTAKE, self._intake)
+        self._start(Role.RUNNER, self._runner)
+        self._start(Role.RELAY, self._relay)
+        _log.info("started", role=self._role, owner=self._daemon.owner)
+        while not self._stopping.wait(0.02 if self._until_idle else 0.5):
+            if self._until_idle and self._idle():
+                break
+        self._stop()
+        if self._failure is not None:
+            raise self._failure
+        _log.info("stopped", role=self._role)
+
+    def _has(self, role: Role) -> bool:
+        return self._role in (Role.ALL, role)
+
+    def _start(self, role: Role, loop: Callable[[], None], *, always: bool = False) -> None:
+        if not always and not self._has(role):
+            return
+        thread = threading.Thread(target=self._guarded, args=(role, loop), name=role.value)
+        self._threads.append(thread)
+        thread.start()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._runs_wanted.set()
+        self._relay_wanted.set()
+        for thread in self._threads[1:]:
+            thread.join()
+        self._workers.shutdown(wait=True, cancel_futures=False)
+        self._settled.set()
+        self._threads[0].join()
+
+    def _guarded(self, role: Role, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - any death of a loop stops the daemon
+            _log.critical("a loop died; the daemon stops", role=role, exc_info=error)
+            self._failure = self._failure or error
+            self._stopping.set()
+
+    def _patiently(self, step: Callable[[], int]) -> int:
+        """One step; infrastructure that does not answer is waited for, not died of."""
+        try:
+            return step()
+        except Unavailable as error:
+            _log.warning("waiting for infrastructure", detail=error.detail)
+            if self._until_idle:
+                raise
+            self._stopping.wait(_UNAVAILABLE_PAUSE)
+            return 0
+
+    # --- loops
+
+    def _intake(self) -> None:
+        while not self._stopping.is_set():
+            if self._patiently(self._daemon.intake.step):
+                self._runs_wanted.set()
+                self._relay_wanted.set()
+            else:
+                self._stopping.wait(self._poll)
+
+    def _runner(self) -> None:
+        free = threading.Semaphore(2 * self._daemon.wiring.runner_workers)
+        while not self._stopping.is_set():
+            self._runs_wanted.clear()
+            if not self._patiently(lambda: self._claim(free)):
+                self._runs_wanted.wait(self._poll)
+
+    def _claim(self, free: threading.Semaphore) -> int:
+        slots = 0
+        while slots < self._daemon.wiring.runner_workers and free.acquire(blocking=slots == 0):
+            slots += 1
+        try:
+            claims = self._daemon.leases.claim(slots) if not self._stopping.is_set() else []
+        except BaseException:
+            free.release(slots)
+            raise
+        for _ in range(slots - len(claims)):
+            free.release()
+        for claim in claims:
+            self._workers.submit(self._drive, claim, free)
+        return len(claims)
+
+    def _drive(self, claim: Claim, free: threading.Semaphore) -> None:
+        try:
+            self._daemon.driver.drive(claim)
+        except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
+            _log.critical("driving a run failed; the daemon stops", run_id=claim.run_id, exc_info=error)
+            self._failure = self._failure or error
+            self._stopping.set()
+        finally:
+            free.release()
+            self._relay_wanted.set()
+
+    def _relay(self) -> None:
+        quiet = 0.0
+        while True:
+            stopping = self._stopping.is_set()
+            self._relay_wanted.clear()
+            if quiet >= _RELAY_SWEEP_SECONDS or stopping or not self._patiently(self._nothing_to_relay):
+                quiet = 0.0
+                if self._patiently(self._daemon.relay.step):
+                    continue
+            if stopping:
+                return
+            self._relay_wanted.wait(self._poll)
+            quiet += self._poll
+
+    def _nothing_to_relay(self) -> int:
+        pending = self._daemon.authority.pending()
+        return 0 if pending.projections or pending.signals else 1
+
+    def _housekeeping(self) -> None:
+        pause = self._daemon.leases.seconds / 3
+        while not self._settled.wait(pause):
+            self._daemon.leases.renew()
+            if not self._stopping.is_set():
+                self._patiently(self._expire_dead_owners)
+                self._patiently(self._daemon.store.sweep)
+
+    def _expire_dead_owners(self) -> int:
+        """Leases of processes of this machine that were killed need not run out by themselves."""
+        dead = [owner for owner in self._daemon.authority.owners() if is_dead(owner)]
+        for owner in dead:
+            _log.info("expiring the leases of a dead process", owner=owner)
+            self._daemon.authority.expire_owner(owner)
+        return len(dead)
+
+    def _idle(self) -> bool:
+        """True when nothing is left that this role could do now."""
+        if self._has(Role.INTAKE) and not self._daemon.intake.empty():
+            return False
+        pending = self._daemon.authority.pending()
+        if self._has(Role.RUNNER) and (pending.runs or self._daemon.leases.held):
+            return False
+        return not (self._has(Role.RELAY) and (pending.projections or pending.signals))

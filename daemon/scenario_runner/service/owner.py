@@ -1,0 +1,46 @@
+"""Who holds a lease: a name that tells, on the same host, whether the process still lives."""
+
+import os
+import secrets
+import socket
+from typing import Final
+
+_UNKNOWN: Final = "?"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return _UNKNOWN
+
+
+def _start_time(pid: int) -> str:
+    """The kernel's start time of a process, in clock ticks since boot; ``?`` when there is no such process."""
+    text = _read(f"/proc/{pid}/stat")
+    return text.rpartition(")")[2].split()[19] if text != _UNKNOWN else _UNKNOWN
+
+
+def _machine() -> str:
+    """This kernel and process-id namespace: where a process id means the same process."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = _UNKNOWN
+    boot = _read("/proc/sys/kernel/random/boot_id").strip()
+    return f"{boot}.{namespace.strip('pid:[]')}"
+
+
+def make_owner() -> str:
+    """A new owner name for this process."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}|{_machine()}|{pid}|{_start_time(pid)}|{secrets.token_hex(6)}"
+
+
+def is_dead(owner: str) -> bool:
+    """True when the owner was a process of this machine that certainly runs no more."""
+    parts = owner.split("|")
+    if len(parts) != 5 or parts[1] != _machine() or _UNKNOWN in parts[1] or not parts[2].isdigit():
+        return False
+    return _start_time(int(parts[2])) != parts[3] and _start_time(os.getpid()) != _UNKNOWN

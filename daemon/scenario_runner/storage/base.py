@@ -1,0 +1,65 @@
+"""The object-store contract. Keys are relative POSIX paths; every backend passes the same contract test."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from scenario_runner.contracts.errors import ScenarioRunnerError
+from scenario_runner.contracts.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that was read.
+
+    Attributes:
+        data: Its bytes.
+        version: Opaque token that changes whenever the bytes do; pass it to ``replace``.
+    """
+
+    data: bytes
+    version: str
+
+
+class ObjectTooLargeError(ScenarioRunnerError):
+    """An object is larger than the bound of the read."""
+
+    default_reason = Reason.EVIDENCE_TOO_LARGE
+
+
+class ObjectStore(Protocol):
+    """Small objects of SR's own, durable once a call returns.
+
+    Every method raises ``Unavailable`` when the store cannot be reached or forbids access: that is never "absent".
+    """
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create the object unless one is there; True when this call created it."""
+        ...
+
+    def read(self, key: str, limit: int) -> StoredObject | None:
+        """The object, or None when there is none.
+
+        Raises:
+            ObjectTooLargeError: larger than ``limit`` bytes.
+        """
+        ...
+
+    def replace(self, key: str, data: bytes, version: str) -> bool:
+        """Replace the object if it still has ``version``; False when it does not."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys that start with ``prefix``, sorted; a folder's sibling (``run1``/``run10``) is kept apart."""
+        ...
+
+    def locate(self, key: str) -> str:
+        """Where the object is, for a person: a path or URI."""
+        ...
+
+    def probe(self) -> None:
+        """Check that conditional creates and guarded replaces are honoured.
+
+        Raises:
+            ConfigurationError: ``STORE_UNSAFE``; write-once could not be kept.
+        """
+        ...

@@ -1,0 +1,232 @@
+"""Object store on a file system, durable before a call returns.
+
+A new object is written to a temporary file, fsynced, linked into place (which fails if the name is taken: the
+conditional create) and its directory fsynced. A replace takes a lock, compares the version, and renames.
+Temporary files live in one folder of their own that no listing reaches; old ones are swept at start-up.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
+from scenario_runner.contracts.paths import check_relative_posix
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LOCKS: Final = 64
+_STALE_SECONDS: Final = 3600.0
+
+
+def fsync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: str) -> None:
+    """Create a directory and its parents, each durably; existing ones are fine."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_directories(parent)
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return
+    fsync_directory(parent or ".")
+
+
+def write_durably(path: str, data: bytes) -> None:
+    """Write a new file and fsync it; it must not exist."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def version_of(data: bytes) -> str:
+    """The version token of an object's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def _reported(action: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the quota is used up",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "permission denied; check the owner and mode",
+        }.get(error.errno or 0, error.strerror or "input/output error")
+        raise Unavailable(f"cannot {action} {path}: {hint}") from error
+
+
+class FilesystemStore:
+    """Objects as files under a root directory.
+
+    Args:
+        root: The object-store root; created when absent.
+        private: Folder under the root, as a key, for temporary files and locks.
+        token: Source of random names.
+    """
+
+    def __init__(self, root: str, private: str, token: Callable[[], str] = lambda: secrets.token_hex(8)) -> None:
+        self.root = os.path.abspath(root)
+        self._private = os.path.join(self.root, private)
+        self._token = token
+        self._made: set[str] = set()
+        self._made_lock = threading.Lock()
+
+    def _path(self, key: str) -> str:
+        try:
+            check_relative_posix(key)
+        except ValueError as error:
+            raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
+        return os.path.join(self.root, key)
+
+    def _ensure_parent(self, path: str) -> str:
+        parent = os.path.dirname(path)
+        if parent not in self._made:
+            make_directories(parent)
+            with self._made_lock:
+                if len(self._made) > 10_000:
+                    self._made.clear()
+                self._made.add(parent)
+        return parent
+
+    def _temporary(self) -> str:
+        path = os.path.join(self._private, f"{self._token()}.tmp")
+        self._ensure_parent(path)
+        return path
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        path = self._path(key)
+        with _reported("write", path):
+            try:
+                return self._link_new(path, data)
+            except FileNotFoundError:  # somebody removed a directory that we had made
+                with self._made_lock:
+                    self._made.clear()
+                return self._link_new(path, data)
+
+    def _link_new(self, path: str, data: bytes) -> bool:
+        parent = self._ensure_parent(path)
+        temporary = self._temporary()
+        write_durably(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        fsync_directory(parent)
+        return True
+
+    def read(self, key: str, limit: int) -> StoredObject | None:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        path = self._path(key)
+        with _reported("read", path):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            try:
+                info = os.fstat(fd)
+                if not stat.S_ISREG(info.st_mode):
+                    raise Unavailable(f"{path} is not a regular file; move it away")
+                if info.st_size > limit:
+                    raise ObjectTooLargeError(f"{path} holds {info.st_size} bytes, at most {limit} are read")
+                with os.fdopen(os.dup(fd), "rb") as file:
+                    data = file.read(limit + 1)
+            finally:
+                os.close(fd)
+        if len(data) > limit:
+            raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
+        return StoredObject(data, version_of(data))
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        slot = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % _LOCKS
+        path = os.path.join(self._private, f"{slot:02d}.lock")
+        self._ensure_parent(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def replace(self, key: str, data: bytes, version: str) -> bool:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        path = self._path(key)
+        with _reported("replace", path), self._locked(key):
+            current = self.read(key, 1 << 30)
+            if current is None or current.version != version:
+                return False
+            temporary = self._temporary()
+            write_durably(temporary, data)
+            os.rename(temporary, path)
+            fsync_directory(os.path.dirname(path))
+        return True
+
+    def keys(self, prefix: str) -> list[str]:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        folder = os.path.join(self.root, os.path.dirname(prefix))
+        found: list[str] = []
+        with _reported("list", folder):
+            for directory, names, files in os.walk(folder):
+                names[:] = [name for name in names if not name.startswith(".")]
+                base = os.path.relpath(directory, self.root)
+                found.extend(os.path.normpath(os.path.join(base, name)) for name in files)
+        return sorted(key for key in found if key.startswith(prefix))
+
+    def locate(self, key: str) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        return self._path(key)
+
+    def probe(self) -> None:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        key = os.path.relpath(os.path.join(self._private, f"probe-{self._token()}"), self.root)
+        first, second = b"first", b"second"
+        created, again = self.create(key, first), self.create(key, second)
+        stored = self.read(key, 64)
+        with _reported("remove", key):
+            os.unlink(self._path(key))
+        if not created or again or stored is None or stored.data != first:
+            raise ConfigurationError(
+                self.root, "the file system does not honour conditional creates", "use a local POSIX file system",
+                Reason.STORE_UNSAFE,
+            )  # fmt: skip
+
+    def sweep(self) -> int:
+        """Remove temporary files that a killed process left behind; returns how many."""
+        removed = 0
+        with _reported("sweep", self._private):
+            if not os.path.isdir(self._private):
+                return 0
+            for entry in os.scandir(self._private):
+                if not entry.name.endswith(".lock") and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                    os.unlink(entry.path)
+                    removed += 1
+        return removed

@@ -1,0 +1,168 @@
+"""A world for tests: a profile, a policy, sealed engine runs, and the installed command as a subprocess."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[3]
+PACK = REPO / "config/engine/interface_pack"
+COMMAND = str(Path(sys.executable).parent / "scenario-runner")
+
+
+def _load_maker() -> Any:
+    spec = importlib.util.spec_from_file_location("make_engine_run", REPO / "scripts/make_engine_run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_engine_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+maker = _load_maker()
+
+
+@dataclass
+class World:
+    """One profile with everything it names, under one folder."""
+
+    root: Path
+    wiring_changes: dict[str, Any] = field(default_factory=dict)
+    policy_changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.runs.mkdir(exist_ok=True)
+        self.write_profiles()
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "object-store"
+
+    @property
+    def ledger(self) -> Path:
+        return self.store / "fraud-platform/sr"
+
+    @property
+    def bus(self) -> Path:
+        return self.root / "control-bus"
+
+    @property
+    def signals_folder(self) -> Path:
+        return self.bus / "fp.bus.control.v1"
+
+    @property
+    def wiring(self) -> Path:
+        return self.root / "wiring.yaml"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "policy.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "authority.db"
+
+    def write_profiles(self, **wiring: Any) -> None:
+        """Write both profiles; a None value leaves a wiring key out."""
+        from scenario_runner.profiles.policy import policy_digest
+
+        keys: dict[str, Any] = {
+            "profile_id": "test",
+            "object_store_root": str(self.store),
+            "authority_store_dsn": f"sqlite:///{self.database}",
+            "control_bus_kind": "spool",
+            "control_bus_root": str(self.bus),
+            "engine_catalogue_path": str(PACK / "engine_outputs.catalogue.yaml"),
+            "gate_map_path": str(PACK / "engine_gates.map.yaml"),
+            "engine_contracts_root": str(PACK / "contracts"),
+            "schema_root": str(REPO / "config/platform/contracts/scenario_runner"),
+            "engine_roots": [str(self.runs)],
+            "auth_mode": "disabled",
+            **self.wiring_changes,
+            **wiring,
+        }
+        self.wiring.write_text(yaml.safe_dump({k: v for k, v in keys.items() if v is not None}), "utf-8")
+        policy: dict[str, Any] = {
+            "policy_id": "test_policy",
+            "revision": "v0",
+            "reuse_policy": "ALLOW",
+            "evidence_wait_seconds": 3600,
+            "attempt_limit": 3,
+            "traffic_output_ids": [
+                "arrival_events_5B",
+                "s2_flow_anchor_baseline_6B",
+                "s3_flow_anchor_with_fraud_6B",
+            ],
+            **self.policy_changes,
+        }
+        policy["content_digest"] = policy_digest(policy, "test")
+        self.policy.write_text(yaml.safe_dump(policy), "utf-8")
+
+    def make_run(self, key: str = "key-1", **options: Any) -> dict[str, Any]:
+        """A sealed engine run and a request for it (``["request"]``); see scripts/make_engine_run.py."""
+        return dict(maker.make_run(runs=self.runs, run_key=key, **options))
+
+    def drop(self, request: dict[str, Any] | bytes, name: str = "request.json") -> Path:
+        """Drop a record by hand: rename into the spool."""
+        folder = self.bus / "requests"
+        folder.mkdir(parents=True, exist_ok=True)
+        data = request if isinstance(request, bytes) else json.dumps(request).encode()
+        temporary = folder / f".{name}.tmp"
+        temporary.write_bytes(data)
+        target = folder / name
+        temporary.rename(target)
+        return target
+
+    def command(self, *arguments: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+        """Run the installed command."""
+        return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+
+    def serve(self, *more: str, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+        """Drain with ``serve --until-idle``."""
+        return self.command("serve", "--wiring", str(self.wiring), "--policy", str(self.policy), "--until-idle", *more,
+                            timeout=timeout)  # fmt: skip
+
+    def start(self, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start the daemon in a process group of its own."""
+        arguments = [COMMAND, "serve", "--wiring", str(self.wiring), "--policy", str(self.policy), *more]
+        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+                                env={**os.environ, **(env or {})})  # fmt: skip
+
+    def query(self, name: str, run_id: str) -> tuple[int, dict[str, Any]]:
+        """``status`` or ``explain`` or ``verify`` of a run as (exit code, document)."""
+        done = self.command(name, run_id, "--wiring", str(self.wiring), "--json")
+        return done.returncode, json.loads(done.stdout or b"{}")
+
+    def signals(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Envelopes that SR published, of one kind or all."""
+        if not self.signals_folder.is_dir():
+            return []
+        found = [json.loads(path.read_bytes()) for path in sorted(self.signals_folder.glob("*.json"))]
+        return [item for item in found if kind is None or item["attributes"]["kind"] == kind]
+
+    def document(self, folder: str, run_id: str, suffix: str = "json") -> Any:
+        """A ledger document of a run, or None."""
+        path = self.ledger / folder / f"{run_id}.{suffix}"
+        if not path.exists():
+            return None
+        text = path.read_text("utf-8")
+        return [json.loads(line) for line in text.splitlines()] if suffix == "jsonl" else json.loads(text)
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """Reason files of refused records."""
+        folder = self.bus / "rejected"
+        return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.reason.json"))] if folder.is_dir() else []
