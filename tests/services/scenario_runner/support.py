@@ -114,7 +114,9 @@ class World:
 
     def make_run(self, key: str = "key-1", **options: Any) -> dict[str, Any]:
         """A sealed engine run and a request for it (``["request"]``); see scripts/make_engine_run.py."""
-        return dict(maker.make_run(runs=self.runs, run_key=key, **options))
+        path = self.root / "requests-made" / f"{len(key)}-{abs(hash(key))}.json"
+        made = dict(maker.make_run(runs=self.runs, run_key=key, request=path, **options))
+        return made | {"request": json.loads(path.read_bytes())}
 
     def drop(self, request: dict[str, Any] | bytes, name: str = "request.json") -> Path:
         """Drop a record by hand: rename into the spool."""
