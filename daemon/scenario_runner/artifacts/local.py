@@ -18,7 +18,13 @@ from typing import Final, NoReturn
 
 from scenario_runner.artifacts.base import MAX_DEPTH, MAX_FILES, FileDigest, Kind, SequenceDigest
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
-from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal, Unavailable
+from scenario_runner.contracts.errors import (
+    EvidenceChanged,
+    EvidenceMissing,
+    EvidenceRefused,
+    Refusal,
+    Unavailable,
+)
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 
@@ -63,7 +69,12 @@ class LocalRunRoot:
     """
 
     def __init__(
-        self, base: str, below: str, pool: ThreadPoolExecutor, reuse: DigestReuse | None, heartbeat: Callable[[int], None]
+        self,
+        base: str,
+        below: str,
+        pool: ThreadPoolExecutor,
+        reuse: DigestReuse | None,
+        heartbeat: Callable[[int], None],
     ) -> None:
         self.location = os.path.join(base, below) if below else base
         self._base, self._below = base, below
@@ -150,7 +161,9 @@ class LocalRunRoot:
                 for entry in scan:
                     if len(entries) >= MAX_FILES:
                         raise EvidenceRefused(
-                            f"{path} holds more than {MAX_FILES} entries", Reason.EVIDENCE_TOO_LARGE, path=path
+                            f"{path} holds more than {MAX_FILES} entries",
+                            Reason.EVIDENCE_TOO_LARGE,
+                            path=path,
                         )
                     entries.append((entry.name, self._is_directory(path, entry)))
         listing = tuple(sorted(entries))
@@ -165,7 +178,9 @@ class LocalRunRoot:
             entry.name.encode("utf-8")
             check_relative_posix(entry.name)
         except ValueError as error:
-            raise EvidenceRefused(f"the file name {entry.name!r} in {path} cannot be listed: {error}", path=path) from error
+            raise EvidenceRefused(
+                f"the file name {entry.name!r} in {path} cannot be listed: {error}", path=path
+            ) from error
         if entry.is_dir(follow_symlinks=False):
             return True
         if entry.is_file(follow_symlinks=False):
@@ -180,9 +195,7 @@ class LocalRunRoot:
         while pending:
             directory = pending.pop()
             if directory.count("/") > deepest:
-                raise EvidenceRefused(
-                    f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path
-                )
+                raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
             for name, is_directory in self._list(directory):
                 (pending if is_directory else found).append(f"{directory}/{name}")
             if len(found) > MAX_FILES:
@@ -228,7 +241,9 @@ class LocalRunRoot:
         with self._opened(path) as (fd, identity):
             if identity[2] > limit:
                 raise EvidenceRefused(
-                    f"{path} holds {identity[2]} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
+                    f"{path} holds {identity[2]} bytes, at most {limit} are read",
+                    Reason.EVIDENCE_TOO_LARGE,
+                    path=path,
                 )
             self._observe(path, identity)
             with _os_errors(path):
@@ -368,7 +383,9 @@ class LocalArtifacts:
                 root.location = engine_run_root
                 return root
         raise EvidenceRefused(
-            f"{engine_run_root} is not under an allowed engine root", Reason.ENGINE_ROOT_NOT_ALLOWED, path=engine_run_root
+            f"{engine_run_root} is not under an allowed engine root",
+            Reason.ENGINE_ROOT_NOT_ALLOWED,
+            path=engine_run_root,
         )
 
     def close(self) -> None:

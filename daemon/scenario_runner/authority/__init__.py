@@ -1,1 +1,1 @@
-"""The authority: rows that decide. Admissions, leases with fencing epochs, verdicts, outbox; SQL in named statements."""
+"""The authority: rows that decide. Admissions, leases with fencing epochs, verdicts, outbox."""

@@ -36,7 +36,13 @@ class GroupCommitter(Generic[C]):
         rollback: Callable[[C], None],
         close: Callable[[C], None],
     ) -> None:
-        self._connect, self._begin, self._commit, self._rollback, self._close = connect, begin, commit, rollback, close
+        self._connect, self._begin, self._commit, self._rollback, self._close = (
+            connect,
+            begin,
+            commit,
+            rollback,
+            close,
+        )
         self._queue: queue.SimpleQueue[tuple[Callable[[C], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()

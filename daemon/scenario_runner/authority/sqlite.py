@@ -152,9 +152,7 @@ class SqliteAuthority:
             },
         )  # fmt: skip
         if disposition in _REFUSED:
-            connection.execute(
-                self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw}
-            )
+            connection.execute(self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw})
             if record.refusal is not None:
                 self._owe(connection, record.refusal, record.run_id, now, 0)
         return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
@@ -182,7 +180,8 @@ class SqliteAuthority:
             self._append(connection, run.run_id, 0, now, (admitted, planned))
             return Disposition.ACCEPTED, "", ""
         row = connection.execute(
-            self._sql["fingerprint_of"], {"run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key}
+            self._sql["fingerprint_of"],
+            {"run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key},
         ).fetchone()
         if row is not None and row[0] == run.fingerprint:
             return Disposition.DUPLICATE, "", ""
@@ -234,10 +233,17 @@ class SqliteAuthority:
         state, updated = RunState(row["state"]), row["updated_us"]
         if state is RunState.PLANNED:
             seq, updated = connection.execute(
-                self._sql["start_verifying"], {"run_id": row["run_id"], "epoch": row["lease_epoch"], "now": now}
+                self._sql["start_verifying"],
+                {"run_id": row["run_id"], "epoch": row["lease_epoch"], "now": now},
             ).fetchone()
             state = RunState.VERIFYING
-            self._append(connection, row["run_id"], seq - 1, updated, (Event(EventKind.VERIFICATION_STARTED, state, {}),))
+            self._append(
+                connection,
+                row["run_id"],
+                seq - 1,
+                updated,
+                (Event(EventKind.VERIFICATION_STARTED, state, {}),),
+            )
         return Claim(
             run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], epoch=row["lease_epoch"], owner=owner,
             state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
@@ -253,7 +259,8 @@ class SqliteAuthority:
 
     def _guarded(self, connection: sqlite3.Connection, name: str, claim: Claim, **parameters: Any) -> Any:  # noqa: ANN401
         row = connection.execute(
-            self._sql[name], {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, **parameters}
+            self._sql[name],
+            {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, **parameters},
         ).fetchone()
         if row is None:
             raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now")
@@ -264,7 +271,13 @@ class SqliteAuthority:
 
         def operation(connection: sqlite3.Connection) -> None:
             seq = self._guarded(
-                connection, "park_run", claim, due_us=due_us, at_us=at_us, count=len(events), report_digest=report_digest
+                connection,
+                "park_run",
+                claim,
+                due_us=due_us,
+                at_us=at_us,
+                count=len(events),
+                report_digest=report_digest,
             )
             self._append(connection, claim.run_id, seq - len(events), at_us, events)
 
@@ -440,7 +453,9 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         migrations = load_migrations("sqlite")
         if version > migrations[-1][0]:
             raise ConfigurationError(
-                path, f"its schema is version {version}, this release knows {migrations[-1][0]}", "install the newer release"
+                path,
+                f"its schema is version {version}, this release knows {migrations[-1][0]}",
+                "install the newer release",
             )
         for number, _, text in migrations:
             if number > version:
@@ -451,7 +466,6 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     except BaseException:
         _rollback(connection)
         raise
-
 
 
 def _split(text: str) -> Iterator[str]:

@@ -1,5 +1,7 @@
-"""The envelope around every payload. An outgoing one is a pure function of its outbox row: re-sending gives the
-same bytes."""
+"""The envelope around every payload.
+
+An outgoing one is a pure function of its outbox row, so sending it again gives the same bytes.
+"""
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json

@@ -37,7 +37,13 @@ class _Examination:
         except ConfigurationError as error:
             self.note(check, f"{error.place}: {error.problem}", ok=False, remedy=error.remedy)
         except Unavailable as error:
-            self.note(check, error.detail, ok=False, remedy="make it reachable, then run doctor again", code=Exit.UNAVAILABLE)
+            self.note(
+                check,
+                error.detail,
+                ok=False,
+                remedy="make it reachable, then run doctor again",
+                code=Exit.UNAVAILABLE,
+            )
         except ScenarioRunnerError as error:
             self.note(check, error.detail, ok=False, remedy=error.sentence())
 
@@ -96,14 +102,21 @@ def _examine_authority(exam: _Examination, wiring: Wiring) -> None:
             authority.close()
         exam.note("authority", "reachable, its schema is up to date")
         sane = skew <= _CLOCK_TOLERANCE_SECONDS and time.time() > _EARLIEST_SANE_CLOCK
-        exam.note("clock", f"the authority's clock differs by {skew:.3f} s", ok=sane, remedy="synchronise the clocks")
+        exam.note(
+            "clock",
+            f"the authority's clock differs by {skew:.3f} s",
+            ok=sane,
+            remedy="synchronise the clocks",
+        )
 
 
 def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
     with exam.trying("control bus"):
         paths = SpoolPaths(spool_root(wiring))
         paths.make()
-        denied = [folder for folder in (paths.requests, paths.consumed, paths.rejected) if not os.access(folder, os.W_OK)]
+        denied = [
+            folder for folder in (paths.requests, paths.consumed, paths.rejected) if not os.access(folder, os.W_OK)
+        ]
         if denied:
             raise Unavailable(f"cannot write to {', '.join(denied)}")
         exam.note("control bus", f"the spool {paths.root} is writable")

@@ -92,13 +92,24 @@ def say_explanation(document: Json) -> None:
         say(f"output {item['output_id']}: {item['outcome']}")
         _say_finding(item, ("path", "digest"))
     for item in document.get("signals", []):
-        say(f"signal {item['kind']}: {'sent ' + item['sent_at_utc'] if item['sent_at_utc'] else 'owed'}  {item['message_id']}")
+        sent = f"sent {item['sent_at_utc']}" if item["sent_at_utc"] else "owed"
+        say(f"signal {item['kind']}: {sent}  {item['message_id']}")
     for item in document.get("records", []):
         say(f"record {item['disposition']}: {item['record_key']}  {item.get('reason_code', '')}  {item['detail']}")
 
 
 def _say_finding(item: Json, places: tuple[str, ...]) -> None:
-    for key in (*places, "expected", "actual", "missing", "blocked_by", "reason_code", "detail", "files", "bytes"):
+    for key in (
+        *places,
+        "expected",
+        "actual",
+        "missing",
+        "blocked_by",
+        "reason_code",
+        "detail",
+        "files",
+        "bytes",
+    ):
         value = item.get(key)
         if value not in (None, "", []):
             say(f"         {key + ':':13}{', '.join(value) if isinstance(value, list) else value}")

@@ -51,7 +51,13 @@ def _version(*, value: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=lambda value: _version(value=value), is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda value: _version(value=value),
+            is_eager=True,
+            help="Print the version.",
+        ),
     ] = False,
 ) -> None:
     del version
@@ -105,7 +111,8 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
         return
     say_fields(result, ("run_id", "strategy", "evidence_wait_seconds", "engine_run_root", "plan_hash"))
     for item in result["outputs"]:
-        say(f"  output {item['output_id']}  ({item['role']}{', optional' if item['optional'] else ''})\n         {item['path']}")
+        say(f"  output {item['output_id']}  ({item['role']}{', optional' if item['optional'] else ''})")
+        say(f"         {item['path']}")
     for item in result["gates"]:
         say(f"  gate   {item['gate_id']}  ({item['law']})\n         {item['flag']}")
 
@@ -176,14 +183,18 @@ def verify(
         emit(document)
     else:
         for check in document["checks"]:
-            say(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['check']}" + (f": {check['detail']}" if check.get("detail") else ""))
+            say(
+                f"{'ok  ' if check['ok'] else 'FAIL'}  {check['check']}"
+                + (f": {check['detail']}" if check.get("detail") else "")
+            )
         say(f"{document['outcome']}: {document['summary']}")
     raise typer.Exit(code)
 
 
 @policy_app.command("digest")
 def policy_digest_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy profile.")], as_json: JsonOption = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy profile.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Print the content digest that a policy file should carry."""
     from scenario_runner.profiles.policy import policy_digest, read_policy
@@ -198,7 +209,9 @@ def policy_digest_command(
 
 @contracts_app.command("export")
 def contracts_export(
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the schema files.")] = Path("config"),
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the schema files.")] = Path(
+        "config"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Write every JSON Schema of the wire contracts, in the layout of ``config/``."""

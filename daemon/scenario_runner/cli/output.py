@@ -61,7 +61,15 @@ def reporting(*, as_json: bool) -> Iterator[None]:
     except ScenarioRunnerError as error:
         sys.stderr.write(f"error: {error.reason}: {error.detail}\n")
         if as_json:
-            emit({"error": {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}})
+            emit(
+                {
+                    "error": {
+                        "reason_code": error.reason.value,
+                        "sentence": error.sentence(),
+                        "detail": error.detail,
+                    }
+                }
+            )
         raise typer.Exit(_exit_for_error(error)) from error
     except BrokenPipeError:
         sys.stderr.close()

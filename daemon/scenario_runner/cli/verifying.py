@@ -64,7 +64,11 @@ def _not_ready(run_id: str, store: ObjectStore) -> tuple[Json, Exit]:
     state = _state_of(run_id, store)
     if not state:
         raise UsageError(f"the ledger knows no run {run_id}", Reason.RUN_NOT_FOUND)
-    check = {"check": "facts view is there", "ok": False, "detail": f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"}
+    check = {
+        "check": "facts view is there",
+        "ok": False,
+        "detail": f"the run is {state}; {refs.facts_view_ref(run_id)} is absent",
+    }
     code = Exit.NEGATIVE if state == "READY" else exit_for_state(state)
     return {"run_id": run_id, "outcome": "FAIL", "summary": check["detail"], "checks": [check]}, code
 

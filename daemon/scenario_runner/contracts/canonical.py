@@ -101,7 +101,5 @@ def parse_object(data: bytes) -> Json:
     except ValueError as error:
         raise RequestRefused(f"not well-formed JSON: {error}", Reason.RECORD_NOT_JSON) from error
     if not isinstance(value, dict):
-        raise RequestRefused(
-            f"the top level is {type(value).__name__}, an object is needed", Reason.RECORD_NOT_JSON
-        )
+        raise RequestRefused(f"the top level is {type(value).__name__}, an object is needed", Reason.RECORD_NOT_JSON)
     return value

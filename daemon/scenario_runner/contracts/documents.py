@@ -6,7 +6,7 @@ beside a v0 document, never into it.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused
@@ -28,9 +28,7 @@ from scenario_runner.contracts.types import (
     ZoneName,
 )
 
-StateName = Literal[
-    "OPEN", "PLANNED", "EXECUTING", "VERIFYING", "WAITING_EVIDENCE", "READY", "FAILED", "QUARANTINED"
-]
+StateName = Literal["OPEN", "PLANNED", "EXECUTING", "VERIFYING", "WAITING_EVIDENCE", "READY", "FAILED", "QUARANTINED"]
 StrategyName = Literal["AUTO", "FORCE_INVOKE", "FORCE_REUSE"]
 GateStatus = Literal["PASS", "FAIL"]
 OpenObject = dict[str, Any]
@@ -314,7 +312,7 @@ class EngineAttempt(WireModel):
 class RunReceipt(WireModel):
     """run_receipt.json, written by the engine at its run root; anything else is allowed beside these."""
 
-    model_config = {**WireModel.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     run_id: Hex32
     manifest_fingerprint: Hex64
@@ -410,6 +408,4 @@ def parse_run_request(document: Json) -> RunRequest:
     try:
         return RunRequest.model_validate(document)
     except ValidationError as error:
-        raise RequestRefused(
-            f"run request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID
-        ) from error
+        raise RequestRefused(f"run request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error

@@ -89,7 +89,13 @@ class EvidenceRefused(Refusal):
     default_reason = Reason.EVIDENCE_MALFORMED
 
     def __init__(
-        self, detail: str, reason: Reason | None = None, *, path: str = "", expected: str = "", actual: str = ""
+        self,
+        detail: str,
+        reason: Reason | None = None,
+        *,
+        path: str = "",
+        expected: str = "",
+        actual: str = "",
     ) -> None:
         super().__init__(detail, reason)
         self.path, self.expected, self.actual = path, expected, actual

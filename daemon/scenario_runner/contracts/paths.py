@@ -1,5 +1,10 @@
 """Relative POSIX paths: one form each, nothing that climbs out. Pure."""
 
+import re
+from typing import Final
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def check_relative_posix(path: str) -> str:
     """The path itself, when it is a normalised relative POSIX path.
@@ -11,7 +16,7 @@ def check_relative_posix(path: str) -> str:
         raise ValueError("the path is empty")
     if path.startswith("/"):
         raise ValueError("the path is absolute")
-    if "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+    if "\\" in path or _CONTROL.search(path):
         raise ValueError("the path holds a backslash or a control character")
     for segment in path.split("/"):
         if segment in ("", ".", ".."):

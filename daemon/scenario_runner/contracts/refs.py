@@ -50,7 +50,7 @@ def receipt_folder(output_id: str, scope: Sequence[str], identity: Mapping[str, 
 
 
 def receipt_ref(output_id: str, scope: Sequence[str], identity: Mapping[str, object]) -> str:
-    """instance receipt, write-once."""
+    """The instance receipt of an output, write-once."""
     return receipt_folder(output_id, scope, identity) + "/instance_receipt.json"
 
 

@@ -14,7 +14,9 @@ SR_FOLDER: Final = "platform/contracts/scenario_runner"
 ENGINE_FOLDER: Final = "engine/interface_pack/contracts"
 
 _ANY_OF: Final[dict[str, list[Json]]] = {
-    "Partitions": [{"required": [key]} for key in ("manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id")],
+    "Partitions": [
+        {"required": [key]} for key in ("manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id")
+    ],
 }
 _ONE_OF: Final[dict[str, list[Json]]] = {
     "ScenarioBinding": [{"required": ["scenario_id"]}, {"required": ["scenario_set"]}],
@@ -36,7 +38,7 @@ def _tidy(schema: Any, model_name: str | None = None) -> Any:  # noqa: ANN401
         return [_tidy(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    tidy = {}
+    tidy: Json = {}
     for key, value in schema.items():
         if key == "$defs":
             tidy[key] = {name: _tidy(item, name) for name, item in value.items()}
@@ -65,5 +67,7 @@ def schema_of(name: str, model: type[WireModel]) -> Json:
 def all_schemas() -> dict[str, Json]:
     """Every schema by its path below ``config/``."""
     found = {f"{SR_FOLDER}/{name}.schema.yaml": schema_of(name, model) for name, model in DOCUMENTS.items()}
-    found |= {f"{ENGINE_FOLDER}/{name}.schema.yaml": schema_of(name, model) for name, model in BOUNDARY_DOCUMENTS.items()}
+    found |= {
+        f"{ENGINE_FOLDER}/{name}.schema.yaml": schema_of(name, model) for name, model in BOUNDARY_DOCUMENTS.items()
+    }
     return found

@@ -23,9 +23,7 @@ TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     RunState.OPEN: frozenset({RunState.PLANNED}),
     RunState.PLANNED: frozenset({RunState.EXECUTING, RunState.VERIFYING}),
     RunState.EXECUTING: frozenset({RunState.VERIFYING, RunState.FAILED}),
-    RunState.VERIFYING: frozenset(
-        {RunState.WAITING_EVIDENCE, RunState.READY, RunState.FAILED, RunState.QUARANTINED}
-    ),
+    RunState.VERIFYING: frozenset({RunState.WAITING_EVIDENCE, RunState.READY, RunState.FAILED, RunState.QUARANTINED}),
     RunState.WAITING_EVIDENCE: frozenset({RunState.VERIFYING}),
     RunState.READY: frozenset(),
     RunState.FAILED: frozenset(),

@@ -66,7 +66,10 @@ class _Builder:
         text, tag = node.value, node.tag
         if self.env is not None and "${" in text:
             text = _VARIABLE.sub(lambda match: self._expand(node, match), text)
-            if node.style in (None, ""):  # a plain scalar: the value takes the type that it would have if written here
+            if node.style in (
+                None,
+                "",
+            ):  # a plain scalar: the value takes the type that it would have if written here
                 tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
         kind = tag.rpartition(":")[2]
         if tag == f"tag:yaml.org,2002:{kind}":
@@ -137,5 +140,7 @@ def read_yaml(path: str, *, env: Mapping[str, str] | None = None) -> Any:  # noq
         with open(os.fspath(path), "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+        raise ConfigurationError(
+            path, f"cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from error
     return load_yaml(data, path, env=env)

@@ -17,6 +17,8 @@ from pydantic import (
 from scenario_runner.contracts.canonical import UINT64_MAX
 from scenario_runner.contracts.times import PATTERN, format_instant, parse_instant
 
+KEY_MAX_LENGTH: Final = 512
+NAME_MAX_LENGTH: Final = 128
 NAME_PATTERN: Final = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 SCENARIO_PATTERN: Final = r"^[A-Za-z0-9_:+@~-]+(\.[A-Za-z0-9_:+@~-]+)*$"
 TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f]*$"
@@ -31,9 +33,9 @@ Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$", min_length=3
 Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64)]
 UInt64 = Annotated[int, Field(ge=0, le=UINT64_MAX)]
 Positive = Annotated[int, Field(ge=1, le=UINT64_MAX)]
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=128)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=NAME_MAX_LENGTH)]
 ScenarioId = Annotated[str, StringConstraints(pattern=SCENARIO_PATTERN, min_length=1, max_length=128)]
-Key = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=512)]
+Key = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=KEY_MAX_LENGTH)]
 ShortText = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=256)]
 Ref = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=2048)]
 Notes = Annotated[str, StringConstraints(max_length=4096)]

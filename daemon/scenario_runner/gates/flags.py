@@ -22,7 +22,10 @@ def _from_json(text: str, field: str, path: str) -> object:
     for key in _VERDICT_KEYS:
         if key in value and value[key] not in _YES:
             raise EvidenceSaysNo(
-                f"the flag {path} says {key} = {str(value[key])[:40]!r}", path=path, expected="PASS", actual=str(value[key])[:40]
+                f"the flag {path} says {key} = {str(value[key])[:40]!r}",
+                path=path,
+                expected="PASS",
+                actual=str(value[key])[:40],
             )
     return value.get(field)
 

@@ -33,7 +33,8 @@ def _items(value: object, path: str) -> list[Any]:
         present = [key for key in _LIST_KEYS if key in value]
         if len(present) != 1:
             raise EvidenceRefused(
-                f"the index {path} must hold exactly one of {', '.join(_LIST_KEYS)}; it holds {len(present)}", path=path
+                f"the index {path} must hold exactly one of {', '.join(_LIST_KEYS)}; it holds {len(present)}",
+                path=path,
             )
         value = value[present[0]]
     if not isinstance(value, list):
@@ -42,7 +43,9 @@ def _items(value: object, path: str) -> list[Any]:
         raise EvidenceRefused(f"the index {path} lists nothing; an empty bundle is no pass", path=path)
     if len(value) > MAX_ENTRIES:
         raise EvidenceRefused(
-            f"the index {path} lists {len(value)} files, at most {MAX_ENTRIES} are read", Reason.EVIDENCE_TOO_LARGE, path=path
+            f"the index {path} lists {len(value)} files, at most {MAX_ENTRIES} are read",
+            Reason.EVIDENCE_TOO_LARGE,
+            path=path,
         )
     return value
 

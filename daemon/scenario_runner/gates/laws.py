@@ -73,13 +73,17 @@ def gate_paths(gate: GateSpec, tokens: Mapping[str, str]) -> GatePaths:
     """
     try:
         return GatePaths(
-            gate.flag.render(tokens), gate.bundle_root.render(tokens), gate.index.render(tokens) if gate.index else ""
+            gate.flag.render(tokens),
+            gate.bundle_root.render(tokens),
+            gate.index.render(tokens) if gate.index else "",
         )
     except ValueError as error:
         raise EvidenceRefused(f"a path of the gate {gate.gate_id} cannot be rendered: {error}") from error
 
 
-def members_of(gate: GateSpec, paths: GatePaths, flag: bytes, index: bytes | None, listing: list[str] | None) -> Members:
+def members_of(
+    gate: GateSpec, paths: GatePaths, flag: bytes, index: bytes | None, listing: list[str] | None
+) -> Members:
     """Which files make the gate's digest.
 
     Args:
@@ -107,7 +111,8 @@ def members_of(gate: GateSpec, paths: GatePaths, flag: bytes, index: bytes | Non
             ordered.sort()
     if not ordered:
         raise EvidenceRefused(
-            f"the bundle {paths.bundle_root} has no files to hash; an empty bundle is no pass", path=paths.bundle_root
+            f"the bundle {paths.bundle_root} has no files to hash; an empty bundle is no pass",
+            path=paths.bundle_root,
         )
     checked = tuple([(path, entry.digests) for path, entry in kept if entry.digests])
     return Members(claimed, tuple(ordered), checked, (), frozenset(path for path, _ in kept))

@@ -55,7 +55,7 @@ def _digest(value: str) -> Json:
 def gate_receipt(passed: GatePass, intent: Intent, location: str) -> Json:
     """The gate_receipt of a passed gate; paths are resolved against the run root's location."""
     identity = intent.identity()
-    artifacts = {
+    artifacts: Json = {
         "validation_bundle_root": _at(location, passed.paths.bundle_root) + "/",
         "passed_flag_path": _at(location, passed.paths.flag),
     }
@@ -113,18 +113,21 @@ def instance_receipts(verified: Verified, intent: Intent, location: str) -> list
 
 def bundle_hash_of(locators: list[Json], receipts: list[Json], instances: list[Json], policy_rev: Json) -> str:
     """``bundle_hash`` as contracts.md section 1 derives it."""
-    return canonical_sha256(
-        {
-            "locators": sorted(locators, key=lambda item: str(item["output_id"])),
-            "receipts": sorted(receipts, key=lambda item: str(item["gate_id"])),
-            "instance_receipts": sorted(instances, key=lambda item: str(item["output_id"])),
-            "policy_rev": policy_rev,
-        }
-    )
+    content: Json = {
+        "locators": sorted(locators, key=lambda item: str(item["output_id"])),
+        "receipts": sorted(receipts, key=lambda item: str(item["gate_id"])),
+        "instance_receipts": sorted(instances, key=lambda item: str(item["output_id"])),
+        "policy_rev": policy_rev,
+    }
+    return canonical_sha256(content)
 
 
 def facts_view(
-    verified: Verified, intent: Intent, inputs: PlanInputs, location: str, instances: list[InstanceReceiptFile]
+    verified: Verified,
+    intent: Intent,
+    inputs: PlanInputs,
+    location: str,
+    instances: list[InstanceReceiptFile],
 ) -> FactsView:
     """The facts view and the READY signal that points at it."""
     run_id = intent.run_id

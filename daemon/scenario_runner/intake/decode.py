@@ -10,6 +10,7 @@ from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
+from scenario_runner.contracts.types import KEY_MAX_LENGTH
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})
 
@@ -67,7 +68,8 @@ def _open(document: Json, topic: str) -> Decoded:
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
     if not isinstance(kind, str) or kind not in set(SignalKind):
         raise RequestRefused(
-            f"attributes.kind is {str(kind)[:60]!r}; RUN_REQUEST or REEMIT_REQUEST is expected", Reason.KIND_UNKNOWN
+            f"attributes.kind is {str(kind)[:60]!r}; RUN_REQUEST or REEMIT_REQUEST is expected",
+            Reason.KIND_UNKNOWN,
         )
     message_id = document.get("message_id")
     if kind in OWN_SIGNALS:
@@ -78,7 +80,8 @@ def _open(document: Json, topic: str) -> Decoded:
         raise RequestRefused(f"envelope: {explain_validation(error)}", Reason.ENVELOPE_INVALID) from error
     if envelope.topic != topic:
         raise RequestRefused(
-            f"the envelope's topic is {envelope.topic[:80]!r}; this daemon serves {topic!r}", Reason.KIND_UNKNOWN
+            f"the envelope's topic is {envelope.topic[:80]!r}; this daemon serves {topic!r}",
+            Reason.KIND_UNKNOWN,
         )
     return Decoded(kind, envelope.message_id, envelope.payload)
 
@@ -92,6 +95,6 @@ def run_id_hint(record: Record) -> str:
     payload = document.get("payload", document)
     key = payload.get("run_equivalence_key") if isinstance(payload, dict) else None
     try:
-        return run_id_of(key) if isinstance(key, str) and 0 < len(key) <= 512 else ""
+        return run_id_of(key) if isinstance(key, str) and 0 < len(key) <= KEY_MAX_LENGTH else ""
     except UnicodeEncodeError:
         return ""

@@ -146,7 +146,9 @@ def _safe(name: str) -> str:
 
 def _record_key(name: str, info: os.stat_result, raw: bytes) -> str:
     """The same file has the same key, however often it is delivered; another file of the same name has another."""
-    identity = f"{os.fsencode(name)!r}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}|{hashlib.sha256(raw).hexdigest()}"
+    identity = (
+        f"{os.fsencode(name)!r}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}|{hashlib.sha256(raw).hexdigest()}"
+    )
     return f"spool/{_safe(name)}#{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
 
 

@@ -40,6 +40,7 @@ def required_gates(pack: InterfacePack, output_ids: Iterable[str]) -> tuple[str,
         pending.update(set(pack.gates[gate_id].upstream) - closed)
     if not closed:
         raise RequestRefused(
-            f"no gate authorises {', '.join(sorted(wanted))}, so nothing could be verified", Reason.NO_REQUIRED_GATES
+            f"no gate authorises {', '.join(sorted(wanted))}, so nothing could be verified",
+            Reason.NO_REQUIRED_GATES,
         )
     return tuple(sorted(closed))

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.strict_yaml import read_yaml
-from scenario_runner.contracts.types import NAME_PATTERN
+from scenario_runner.contracts.types import NAME_MAX_LENGTH, NAME_PATTERN
 from scenario_runner.interface_pack.model import GateSpec, InterfacePack, Law, Ordering, OutputSpec, PathBase
 from scenario_runner.interface_pack.templates import TOKENS, Shape, Template, parse_template
 
@@ -58,9 +58,8 @@ class _Entry:
 
     def name(self, key: str) -> str:
 
-
         value = self.text(key)
-        if re.fullmatch(NAME_PATTERN, value, re.ASCII) is None or len(value) > 128:
+        if re.fullmatch(NAME_PATTERN, value, re.ASCII) is None or len(value) > NAME_MAX_LENGTH:
             raise self.fail(key, f"{value[:80]!r} is not a name (letters, digits, '_', '-', single dots)")
         return value
 
@@ -195,13 +194,17 @@ def _by_id(specs: Iterable[tuple[str, T]], place: str) -> dict[str, T]:
     return found
 
 
-def _check_references(outputs: Mapping[str, OutputSpec], gates: Mapping[str, GateSpec], places: tuple[str, str]) -> None:
+def _check_references(
+    outputs: Mapping[str, OutputSpec], gates: Mapping[str, GateSpec], places: tuple[str, str]
+) -> None:
     catalogue, gate_map = places
     for output in outputs.values():
         for gate_id in output.read_requires_gates:
             if gate_id not in gates:
                 raise ConfigurationError(
-                    f"{catalogue} ({output.output_id})", f"requires the gate {gate_id!r}, which is not in {gate_map}", _REMEDY
+                    f"{catalogue} ({output.output_id})",
+                    f"requires the gate {gate_id!r}, which is not in {gate_map}",
+                    _REMEDY,
                 )
     for gate in gates.values():
         for kind, ids, known in (
@@ -211,7 +214,9 @@ def _check_references(outputs: Mapping[str, OutputSpec], gates: Mapping[str, Gat
             for other in ids:
                 if other not in known:
                     raise ConfigurationError(
-                        f"{gate_map} ({gate.gate_id})", f"{kind} {other!r}, which the pack does not define", _REMEDY
+                        f"{gate_map} ({gate.gate_id})",
+                        f"{kind} {other!r}, which the pack does not define",
+                        _REMEDY,
                     )
 
 
@@ -231,12 +236,25 @@ def _upstream_first(gates: Mapping[str, GateSpec], place: str) -> dict[str, Gate
 
 
 _OUTPUT_KEYS: Final = (
-    "output_id", "path_template", "partitions", "scope", "read_requires_gates", "availability", "schema_ref", "dictionary_ref",
-)  # fmt: skip
+    "output_id",
+    "path_template",
+    "partitions",
+    "scope",
+    "read_requires_gates",
+    "availability",
+    "schema_ref",
+    "dictionary_ref",
+)
 _GATE_KEYS: Final = (
-    "gate_id", "scope", "passed_flag_path_template", "bundle_root_template", "index_path_template",
-    "verification_method", "authorizes_outputs", "upstream_gate_dependencies",
-)  # fmt: skip
+    "gate_id",
+    "scope",
+    "passed_flag_path_template",
+    "bundle_root_template",
+    "index_path_template",
+    "verification_method",
+    "authorizes_outputs",
+    "upstream_gate_dependencies",
+)
 _METHOD_KEYS: Final = ("kind", "digest_field", "ordering", "path_base", "exclude_filenames")
 
 
@@ -254,7 +272,9 @@ def _entries(document: object, key: str, place: str) -> list[Any]:
     return value
 
 
-def build_pack(catalogue: object, gate_map: object, places: tuple[str, str] = ("catalogue", "gate map")) -> InterfacePack:
+def build_pack(
+    catalogue: object, gate_map: object, places: tuple[str, str] = ("catalogue", "gate map")
+) -> InterfacePack:
     """Validate the two parsed documents into a pack.
 
     Raises:
@@ -263,7 +283,10 @@ def build_pack(catalogue: object, gate_map: object, places: tuple[str, str] = ("
     raw_outputs = _entries(catalogue, "outputs", places[0])
     raw_gates = _entries(gate_map, "gates", places[1])
     outputs = _by_id(
-        ((spec.output_id, spec) for spec in (_output(raw, f"{places[0]}, output {n}") for n, raw in enumerate(raw_outputs, 1))),
+        (
+            (spec.output_id, spec)
+            for spec in (_output(raw, f"{places[0]}, output {n}") for n, raw in enumerate(raw_outputs, 1))
+        ),
         places[0],
     )
     gates = _by_id(

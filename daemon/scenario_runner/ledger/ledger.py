@@ -77,7 +77,8 @@ class Ledger:
         stored = self._existing(receipt.ref, drift)
         if stored != data and _without_path(stored) != _without_path(data):
             raise LedgerDrift(
-                f"{self.store.locate(receipt.ref)} already attests {receipt.output_id} with another digest", drift
+                f"{self.store.locate(receipt.ref)} already attests {receipt.output_id} with another digest",
+                drift,
             )
 
     def write_facts_view(self, view: FactsView) -> None:

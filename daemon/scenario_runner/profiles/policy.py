@@ -67,6 +67,8 @@ def load_policy(path: str, env: Mapping[str, str] | None = None) -> Policy:
         raise ConfigurationError(path, explain_validation(error), _REMEDY) from error
     if policy.content_digest != actual:
         raise ConfigurationError(
-            f"{path}, key 'content_digest'", f"says {policy.content_digest} but the content digests to {actual}", _REMEDY
+            f"{path}, key 'content_digest'",
+            f"says {policy.content_digest} but the content digests to {actual}",
+            _REMEDY,
         )
     return policy

@@ -8,13 +8,20 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from scenario_runner.contracts.documents import explain_validation
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.strict_yaml import read_yaml
-
 
 _REMEDY: Final = "correct the wiring profile; README.md lists every key"
 
@@ -73,7 +80,7 @@ class Wiring(BaseModel):
     @field_validator("profile_id", "object_store_root", "control_bus_topic", "authority_store_dsn")
     @classmethod
     def _one_line(cls, value: str) -> str:
-        if value != value.strip() or any(ord(char) < 32 for char in value):
+        if value != value.strip() or not value.isprintable():
             raise ValueError("must be one line without surrounding white space")
         return value
 

@@ -30,7 +30,12 @@ class Relay:
     """
 
     def __init__(
-        self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str, pool: ThreadPoolExecutor
+        self,
+        authority: Authority,
+        ledger: Ledger,
+        publisher: SignalPublisher,
+        owner: str,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._authority, self._ledger, self._publisher = authority, ledger, publisher
         self._owner, self._pool = owner, pool

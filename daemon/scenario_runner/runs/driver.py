@@ -44,7 +44,7 @@ _log = structlog.get_logger("runs")
 
 def backoff_seconds(tries: int, most: int) -> int:
     """1, 2, 4, ... seconds, at most ``most``."""
-    return min(most, 2 ** min(tries, 20))
+    return min(most, 1 << min(tries, 20))
 
 
 class RunDriver:
@@ -150,16 +150,16 @@ class RunDriver:
         self._ledger.write_facts_view(view)
         self._leases.check(claim)
         signal = SignalDraft(
-            view.message_id, SignalKind.READY, claim.run_id, {"facts_view_digest": view.digest}, canonical_bytes(view.ready)
+            view.message_id,
+            SignalKind.READY,
+            claim.run_id,
+            {"facts_view_digest": view.digest},
+            canonical_bytes(view.ready),
         )
         events = (*_resumed(claim), *_ready_events(evaluation.report, receipts, view))
-        self._authority.decide(
-            claim, Verdict(RunState.READY, "", self._now_after(claim), events, signal, view.digest)
-        )
+        self._authority.decide(claim, Verdict(RunState.READY, "", self._now_after(claim), events, signal, view.digest))
 
-    def _commit_negative(
-        self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json
-    ) -> None:
+    def _commit_negative(self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json) -> None:
         code = (reason or Reason.INTERNAL_ERROR).value
         at_us = self._now_after(claim)
         message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
@@ -181,7 +181,9 @@ class RunDriver:
         events: tuple[Event, ...] = ()
         if digest != claim.report_digest:
             waiting = Event(
-                EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, {"detail": evaluation.detail, "report": evaluation.report}
+                EventKind.EVIDENCE_MISSING,
+                RunState.WAITING_EVIDENCE,
+                {"detail": evaluation.detail, "report": evaluation.report},
             )
             events = (*_resumed(claim), waiting)
             log.info("run waits for evidence", detail=evaluation.detail)
@@ -196,7 +198,10 @@ def _settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation 
     if inputs.strategy is Strategy.FORCE_INVOKE:
         return _nothing_read(
             Outcome.FAIL,
-            Refusal("the strategy is FORCE_INVOKE and no engine_command is configured", Reason.ENGINE_COMMAND_MISSING),
+            Refusal(
+                "the strategy is FORCE_INVOKE and no engine_command is configured",
+                Reason.ENGINE_COMMAND_MISSING,
+            ),
         )
     if not intent.engine_run_root:
         return _nothing_read(
@@ -208,8 +213,12 @@ def _settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation 
 
 def _nothing_read(outcome: Outcome, refusal: Refusal) -> Evaluation:
     report: Json = {
-        "outcome": outcome.value, "reason_code": refusal.reason.value, "detail": refusal.detail, "gates": [], "outputs": [],
-    }  # fmt: skip
+        "outcome": outcome.value,
+        "reason_code": refusal.reason.value,
+        "detail": refusal.detail,
+        "gates": [],
+        "outputs": [],
+    }
     return Evaluation(outcome, refusal.reason, refusal.detail, report, None)
 
 

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     CONFLICT = "CONFLICT"
     FAIL = "FAIL"
     MISSING = "MISSING"
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - a verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,11 @@ class _Report:
         order = list(Outcome)
         if order.index(outcome) < order.index(self.worst):
             self.worst, self.reason, self.detail = outcome, refusal.reason, refusal.detail
-        found: Json = {"outcome": outcome.value, "reason_code": refusal.reason.value, "detail": refusal.detail}
+        found: Json = {
+            "outcome": outcome.value,
+            "reason_code": refusal.reason.value,
+            "detail": refusal.detail,
+        }
         if isinstance(refusal, EvidenceMissing):
             found["missing"] = refusal.path
         if isinstance(refusal, EvidenceRefused):
@@ -137,7 +141,12 @@ def _judge_gates(
 
 def _judge(reading: GateReading, verified: VerifiedSet, report: _Report) -> Json:
     gate, paths = reading.gate, reading.paths
-    entry: Json = {"gate_id": gate.gate_id, "law": gate.law.value, "flag": paths.flag, "bundle_root": paths.bundle_root}
+    entry: Json = {
+        "gate_id": gate.gate_id,
+        "law": gate.law.value,
+        "flag": paths.flag,
+        "bundle_root": paths.bundle_root,
+    }
     if paths.index:
         entry["index"] = paths.index
     if reading.members is not None:
@@ -146,7 +155,11 @@ def _judge(reading: GateReading, verified: VerifiedSet, report: _Report) -> Json
         return entry | report.blame(reading.refusal)
     blocked = verified.blocked_by(gate.gate_id)
     if blocked:
-        return entry | {"outcome": "BLOCKED", "blocked_by": blocked, "detail": "an upstream gate has not passed"}
+        return entry | {
+            "outcome": "BLOCKED",
+            "blocked_by": blocked,
+            "detail": "an upstream gate has not passed",
+        }
     assert reading.members is not None
     assert reading.measured is not None
     try:

@@ -22,7 +22,13 @@ from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import EventKind, Strategy
 from scenario_runner.gates.laws import gate_paths
-from scenario_runner.gates.receipts import ABSENT_NOTE, bundle_hash_of, gate_receipt, instance_receipts, locator
+from scenario_runner.gates.receipts import (
+    ABSENT_NOTE,
+    bundle_hash_of,
+    gate_receipt,
+    instance_receipts,
+    locator,
+)
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT
@@ -117,9 +123,16 @@ class Verifier:
         actual = bundle_hash_of(
             view["locators"], view["gate_receipts"], view.get("instance_receipts", []), view["policy_rev"]
         )
-        found.expect("bundle_hash recomputes", ok=actual == view["bundle_hash"], expected=view["bundle_hash"], actual=actual)
+        found.expect(
+            "bundle_hash recomputes",
+            ok=actual == view["bundle_hash"],
+            expected=view["bundle_hash"],
+            actual=actual,
+        )
         located = {item["output_id"] for item in view["locators"]}
-        absent = {note.removeprefix(ABSENT_NOTE) for note in view.get("evidence_notes", []) if note.startswith(ABSENT_NOTE)}
+        absent = {
+            note.removeprefix(ABSENT_NOTE) for note in view.get("evidence_notes", []) if note.startswith(ABSENT_NOTE)
+        }
         found.expect(
             "intended outputs are located or declared absent",
             ok=bool(located) and located | absent == set(view.get("intended_outputs", [])) and not located & absent,
@@ -128,8 +141,15 @@ class Verifier:
 
     def _check_ready(self, view: Json, data: bytes, found: Findings) -> None:
         run_id, digest = view["run_id"], sha256_hex(data)
-        expected = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": view["bundle_hash"]}
-        found.expect("ready_signal points at this facts view", ok=_is_ready(self._read(refs.ready_signal_ref(run_id)), expected))
+        expected = {
+            "run_id": run_id,
+            "facts_view_ref": refs.facts_view_ref(run_id),
+            "bundle_hash": view["bundle_hash"],
+        }
+        found.expect(
+            "ready_signal points at this facts view",
+            ok=_is_ready(self._read(refs.ready_signal_ref(run_id)), expected),
+        )
         message_id = ready_message_id(run_id, view["bundle_hash"])
         raw = self._read_signal(message_id)
         if not found.expect("READY is on the control bus", ok=raw is not None, detail=f"no message {message_id}"):
@@ -143,8 +163,10 @@ class Verifier:
         found.expect("READY's payload points at this facts view", ok=_is_ready(payload, expected))
         found.expect(
             "READY's facts_view_digest is this facts view's",
-            ok=attributes.get("facts_view_digest") == digest, expected=attributes.get("facts_view_digest"), actual=digest,
-        )  # fmt: skip
+            ok=attributes.get("facts_view_digest") == digest,
+            expected=attributes.get("facts_view_digest"),
+            actual=digest,
+        )
         status = self._read(refs.status_ref(run_id))
         found.expect("run_status is READY", ok=isinstance(status, dict) and status.get("state") == "READY")
 
@@ -155,7 +177,10 @@ class Verifier:
             return None
         gates = sorted(item["gate_id"] for item in view["gate_receipts"])
         found.expect("policy of plan and facts view agree", ok=plan.get("policy_rev") == view["policy_rev"])
-        found.expect("outputs of plan and facts view agree", ok=plan.get("intended_outputs") == view.get("intended_outputs"))
+        found.expect(
+            "outputs of plan and facts view agree",
+            ok=plan.get("intended_outputs") == view.get("intended_outputs"),
+        )
         found.expect("gates of plan and facts view agree", ok=plan.get("required_gates") == gates)
         try:
             pack = self._packs.get(self._pinned_digest(run_id))
@@ -163,9 +188,7 @@ class Verifier:
         except RequestRefused as refused:
             found.expect("required gates recompute from the pinned pack", ok=False, detail=refused.detail)
             return None
-        found.expect(
-            "required gates recompute from the pinned pack", ok=wanted == gates, expected=wanted, actual=gates
-        )
+        found.expect("required gates recompute from the pinned pack", ok=wanted == gates, expected=wanted, actual=gates)
         return pack
 
     def _pinned_digest(self, run_id: str) -> str:
@@ -222,9 +245,13 @@ class Verifier:
             if ok and gate_id in passed and gate_receipt(passed[gate_id], intent, location) != receipt:
                 ok, detail = False, "the receipt differs from what the evidence gives"
             found.expect(
-                f"gate {gate_id} re-hashes", ok=ok and receipt["digest"]["hex"] == report.get("actual"), detail=detail,
-                law=report.get("law"), expected=receipt["digest"]["hex"], actual=report.get("actual"),
-            )  # fmt: skip
+                f"gate {gate_id} re-hashes",
+                ok=ok and receipt["digest"]["hex"] == report.get("actual"),
+                detail=detail,
+                law=report.get("law"),
+                expected=receipt["digest"]["hex"],
+                actual=report.get("actual"),
+            )
 
     def _compare_outputs(
         self, view: Json, evaluation: Evaluation, intent: Intent, location: str, found: Findings
@@ -235,10 +262,14 @@ class Verifier:
             claimed = item.get("content_digest", {}).get("hex")
             found.expect(
                 f"output {item['output_id']} re-hashes",
-                ok=report.get("outcome") == "PASS" and report.get("digest") == claimed, detail=str(report.get("detail", "")),
-                expected=claimed, actual=report.get("digest"),
-            )  # fmt: skip
-        if not found.expect("the evidence as a whole passes", ok=evaluation.verified is not None, detail=evaluation.detail):
+                ok=report.get("outcome") == "PASS" and report.get("digest") == claimed,
+                detail=str(report.get("detail", "")),
+                expected=claimed,
+                actual=report.get("digest"),
+            )
+        if not found.expect(
+            "the evidence as a whole passes", ok=evaluation.verified is not None, detail=evaluation.detail
+        ):
             return
         assert evaluation.verified is not None
         rebuilt = [locator(item, intent, location) for item in evaluation.verified.outputs]
@@ -254,7 +285,8 @@ class Verifier:
             if proof.manifest_ref:
                 manifest = self._store.read(proof.manifest_ref, MAX_DOCUMENT)
                 found.expect(
-                    f"bundle manifest of {proof.output_id} is stored", ok=manifest is not None and manifest.data == proof.manifest
+                    f"bundle manifest of {proof.output_id} is stored",
+                    ok=manifest is not None and manifest.data == proof.manifest,
                 )
 
 
@@ -276,10 +308,19 @@ def _same_receipt(stored: object, expected: Json) -> bool:
 def _intent_of(view: Json) -> Intent:
     pins = view["pins"]
     return Intent(
-        run_id=view["run_id"], run_equivalence_key="", manifest_fingerprint=pins["manifest_fingerprint"],
-        parameter_hash=pins["parameter_hash"], seed=pins["seed"], scenario_id=pins["scenario_id"], scenario_set=(),
-        window_start_utc="", window_end_utc="", output_ids=(), strategy=Strategy.AUTO, engine_run_root="",
-    )  # fmt: skip
+        run_id=view["run_id"],
+        run_equivalence_key="",
+        manifest_fingerprint=pins["manifest_fingerprint"],
+        parameter_hash=pins["parameter_hash"],
+        seed=pins["seed"],
+        scenario_id=pins["scenario_id"],
+        scenario_set=(),
+        window_start_utc="",
+        window_end_utc="",
+        output_ids=(),
+        strategy=Strategy.AUTO,
+        engine_run_root="",
+    )
 
 
 def _location(view: Json, pack: InterfacePack, intent: Intent) -> str | None:

@@ -6,6 +6,7 @@ import socket
 from typing import Final
 
 _UNKNOWN: Final = "?"
+_PARTS: Final = 5
 
 
 def _read(path: str) -> str:
@@ -41,6 +42,6 @@ def make_owner() -> str:
 def is_dead(owner: str) -> bool:
     """True when the owner was a process of this machine that certainly runs no more."""
     parts = owner.split("|")
-    if len(parts) != 5 or parts[1] != _machine() or _UNKNOWN in parts[1] or not parts[2].isdigit():
+    if len(parts) != _PARTS or parts[1] != _machine() or _UNKNOWN in parts[1] or not parts[2].isdigit():
         return False
     return _start_time(int(parts[2])) != parts[3] and _start_time(os.getpid()) != _UNKNOWN

@@ -39,7 +39,9 @@ def allowed_roots(wiring: Wiring) -> list[str]:
         path = root.removeprefix("file://")
         if "://" in path:
             raise ConfigurationError(
-                f"profile {wiring.profile_id}, key 'engine_roots'", f"{root!r} is not a folder", "name a folder"
+                f"profile {wiring.profile_id}, key 'engine_roots'",
+                f"{root!r} is not a folder",
+                "name a folder",
             )
         roots[os.path.abspath(path)] = None
         roots[os.path.realpath(path)] = None

@@ -24,6 +24,7 @@ from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCKS: Final = 64
+_MADE_KEPT: Final = 10_000
 _STALE_SECONDS: Final = 3600.0
 
 
@@ -109,7 +110,7 @@ class FilesystemStore:
         if parent not in self._made:
             make_directories(parent)
             with self._made_lock:
-                if len(self._made) > 10_000:
+                if len(self._made) > _MADE_KEPT:
                     self._made.clear()
                 self._made.add(parent)
         return parent
