@@ -1,16 +1,25 @@
 """The artifact contract: what the gates may ask about an engine run root, whatever it lies on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from scenario_runner.contracts.errors import Refusal
+from scenario_runner.contracts.errors import Refusal, ScenarioRunnerError
+from scenario_runner.contracts.reasons import Reason
 
 MAX_FLAG_BYTES: Final = 64 * 1024
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_FILES: Final = 200_000
 MAX_DEPTH: Final = 32
+
+
+class Kind(StrEnum):
+    """What stands at a path."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +44,35 @@ class SequenceDigest:
         return sum(file.bytes for file in self.files)
 
 
-class Kind(StrEnum):
-    """What stands at a path."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was seen of an engine run root.
 
-    FILE = "file"
-    DIRECTORY = "directory"
-    ABSENT = "absent"
+    Attributes:
+        files: Identity of every file that was read.
+        listings: Names in every directory that was listed.
+        kinds: What stood at every path that was only asked about, absence included.
+        settled: True when all of it had last changed well before it was read (the racily-clean rule), so that equal
+            identities later mean equal bytes.
+    """
+
+    files: Mapping[str, tuple[int, ...]]
+    listings: Mapping[str, tuple[tuple[str, bool], ...]]
+    kinds: Mapping[str, Kind]
+    settled: bool
+
+
+class TooMuchToReadError(ScenarioRunnerError):
+    """More must be read than the caller was ready to wait for. Nothing was decided; look again without a bound."""
+
+    default_reason = Reason.UNAVAILABLE
 
 
 class RunRoot(Protocol):
     """One engine run root, opened for one look at it.
 
-    Paths are relative to the root. What is read is remembered, and :meth:`confirm` tells whether all of it was
-    still the same at one moment afterwards. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
+    Paths are relative to the root. What is read is remembered, and :meth:`confirm` tells whether all of it is still
+    the same. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
     (symbolic link, device, too large, bad name), ``EvidenceChanged`` and ``Unavailable`` (could not be read).
     """
 
@@ -70,11 +95,19 @@ class RunRoot(Protocol):
         ...
 
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence."""
+        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence.
+
+        Raises:
+            TooMuchToReadError: more bytes are new than the bound that the root was opened with.
+        """
         ...
 
-    def confirm(self) -> None:
-        """Look again at everything that was looked at; raises ``EvidenceChanged`` if anything differs."""
+    def snapshot(self) -> Snapshot:
+        """Everything that was looked at so far."""
+        ...
+
+    def confirm(self, snapshot: Snapshot) -> None:
+        """Look again at everything in a snapshot, from the top; raises ``EvidenceChanged`` if anything differs."""
         ...
 
     def close(self) -> None:
@@ -85,12 +118,13 @@ class RunRoot(Protocol):
 class Artifacts(Protocol):
     """Opens engine run roots."""
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None]) -> RunRoot:
+    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> RunRoot:
         """Open a run root under one of the allowed roots.
 
         Args:
             engine_run_root: Normalised location.
             heartbeat: Called with the number of bytes read since the last call; may raise to stop long work.
+            bound: Most bytes that may be read at once; None for any number.
 
         Raises:
             EvidenceMissing: there is nothing at the location.

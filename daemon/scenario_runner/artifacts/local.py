@@ -11,12 +11,20 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-from scenario_runner.artifacts.base import MAX_DEPTH, MAX_FILES, FileDigest, Kind, SequenceDigest
+from scenario_runner.artifacts.base import (
+    MAX_DEPTH,
+    MAX_FILES,
+    FileDigest,
+    Kind,
+    SequenceDigest,
+    Snapshot,
+    TooMuchToReadError,
+)
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -25,13 +33,13 @@ from scenario_runner.contracts.errors import (
     Refusal,
     Unavailable,
 )
-from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER: Final = 1 << 20
 _PARALLEL_FROM: Final = 4 << 20
+_BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _Listing = tuple[tuple[str, bool], ...]
 
 
@@ -45,16 +53,20 @@ def _refuse_type(path: str, mode: int, wanted: str) -> NoReturn:
     raise EvidenceRefused(f"{path} is {what}; {wanted} is needed", path=path)
 
 
+def _raise_for(error: OSError, path: str) -> NoReturn:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise EvidenceMissing(f"{path} is not there", path=path) from error
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        raise EvidenceRefused(f"{path}: {error.strerror}", path=path) from error
+    raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+
+
 @contextmanager
 def _os_errors(path: str) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise EvidenceMissing(f"{path} is not there", path=path) from error
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-            raise EvidenceRefused(f"{path}: {error.strerror}", path=path) from error
-        raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+        _raise_for(error, path)
 
 
 class LocalRunRoot:
@@ -66,6 +78,7 @@ class LocalRunRoot:
         pool: Threads that hash.
         reuse: Digests of unchanged files; None reads everything.
         heartbeat: Called with bytes read; may raise.
+        bound: Most bytes that may be read at once.
     """
 
     def __init__(
@@ -75,13 +88,16 @@ class LocalRunRoot:
         pool: ThreadPoolExecutor,
         reuse: DigestReuse | None,
         heartbeat: Callable[[int], None],
+        bound: int | None,
     ) -> None:
         self.location = os.path.join(base, below) if below else base
         self._base, self._below = base, below
-        self._pool, self._reuse, self._heartbeat = pool, reuse, heartbeat
+        self._pool, self._reuse, self._heartbeat, self._bound = pool, reuse, heartbeat, bound
+        self._opened_ns = time.time_ns()
         self._directories: dict[str, int] = {}
         self._seen: dict[str, Identity] = {}
         self._listed: dict[str, _Listing] = {}
+        self._kinds: dict[str, Kind] = {}
         self._lock = threading.RLock()
         try:
             self._open_root()
@@ -113,22 +129,23 @@ class LocalRunRoot:
 
     def _directory(self, path: str) -> int:
         fd = self._directories.get(path)
-        if fd is None:
-            with self._lock:
-                fd = self._directories.get(path)
-                if fd is None:
-                    head, _, name = path.rpartition("/")
-                    parent = self._directory(head)
-                    with _os_errors(path):
-                        fd = self._step(parent, name, path)
-                    self._directories[path] = fd
-        return fd
+        if fd is not None:
+            return fd
+        with self._lock:
+            if path not in self._directories:
+                head, _, name = path.rpartition("/")
+                parent = self._directory(head)
+                with _os_errors(path):
+                    self._directories[path] = self._step(parent, name, path)
+            return self._directories[path]
 
     def _stat(self, path: str) -> os.stat_result:
         head, _, name = path.rpartition("/")
         parent = self._directory(head)
-        with _os_errors(path):
+        try:
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            _raise_for(error, path)
 
     def _identity(self, path: str) -> Identity:
         info = self._stat(path)
@@ -142,6 +159,12 @@ class LocalRunRoot:
 
     def kind(self, path: str) -> Kind:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        kind = self._kind(path)
+        if self._kinds.setdefault(path, kind) is not kind:
+            raise EvidenceChanged(f"{path} was {self._kinds[path]} and is {kind}", path=path)
+        return kind
+
+    def _kind(self, path: str) -> Kind:
         try:
             mode = self._stat(path).st_mode
         except EvidenceMissing:
@@ -173,19 +196,14 @@ class LocalRunRoot:
 
     @staticmethod
     def _is_directory(path: str, entry: os.DirEntry[str]) -> bool:
-        full = f"{path}/{entry.name}"
-        try:
-            entry.name.encode("utf-8")
-            check_relative_posix(entry.name)
-        except ValueError as error:
-            raise EvidenceRefused(
-                f"the file name {entry.name!r} in {path} cannot be listed: {error}", path=path
-            ) from error
+        if _BAD_NAME.search(entry.name):
+            raise EvidenceRefused(f"the file name {entry.name!r} in {path} cannot be listed", path=path)
         if entry.is_dir(follow_symlinks=False):
             return True
         if entry.is_file(follow_symlinks=False):
             return False
-        return _refuse_type(full, entry.stat(follow_symlinks=False).st_mode, "a regular file or directory")
+        mode = entry.stat(follow_symlinks=False).st_mode
+        return _refuse_type(f"{path}/{entry.name}", mode, "a regular file or directory")
 
     def files_under(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
@@ -218,70 +236,90 @@ class LocalRunRoot:
 
     # --- reading
 
-    @contextmanager
-    def _opened(self, path: str) -> Iterator[tuple[int, Identity]]:
-        """A descriptor of one regular file; refuses if the file changed meanwhile."""
+    def _open(self, path: str) -> tuple[int, Identity]:
+        """A descriptor of one regular file, and its identity now."""
         head, _, name = path.rpartition("/")
         parent = self._directory(head)
-        with _os_errors(path):
-            fd = os.open(name, _FILE, dir_fd=parent)
         try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                _refuse_type(path, info.st_mode, "a regular file")
-            before = identity_of(info)
-            yield fd, before
-            if identity_of(os.fstat(fd)) != before:
-                raise EvidenceChanged(f"{path} changed while it was being read", path=path)
+            fd = os.open(name, _FILE, dir_fd=parent)
+        except OSError as error:
+            _raise_for(error, path)
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(fd)
+            _refuse_type(path, info.st_mode, "a regular file")
+        return fd, identity_of(info)
+
+    @staticmethod
+    def _close_unchanged(fd: int, path: str, before: Identity) -> None:
+        try:
+            after = identity_of(os.fstat(fd))
         finally:
             os.close(fd)
+        if after != before:
+            raise EvidenceChanged(f"{path} changed while it was being read", path=path)
 
     def read(self, path: str, limit: int) -> bytes:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        with self._opened(path) as (fd, identity):
-            if identity[2] > limit:
+        fd, identity = self._open(path)
+        try:
+            size = identity[2]
+            if size > limit:
                 raise EvidenceRefused(
-                    f"{path} holds {identity[2]} bytes, at most {limit} are read",
-                    Reason.EVIDENCE_TOO_LARGE,
-                    path=path,
+                    f"{path} holds {size} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
                 )
             self._observe(path, identity)
-            with _os_errors(path):
-                chunks, left = [], identity[2]
-                while left > 0 and (chunk := os.read(fd, left)):
-                    chunks.append(chunk)
-                    left -= len(chunk)
-            if left:
-                raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
-        return b"".join(chunks)
+            data = b""
+            while len(data) < size and (chunk := os.read(fd, size - len(data))):
+                data += chunk
+        except OSError as error:
+            os.close(fd)
+            _raise_for(error, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._close_unchanged(fd, path, identity)
+        if len(data) != size:
+            raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
+        return data
 
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        results: list[SequenceDigest | Refusal] = []
-        large: list[tuple[int, int, Sequence[str], tuple[Identity, ...]]] = []
+        results: list[SequenceDigest | Refusal | None] = []
+        unread: list[_Unread] = []
         for place, paths in enumerate(sequences):
             try:
                 identities = tuple([self._identity(path) for path in paths])
                 for path, identity in zip(paths, identities, strict=True):
                     self._observe(path, identity)
-                size = sum(identity[2] for identity in identities)
-                known = self._reuse.find(identities, size) if self._reuse else None
-                if known is not None:
-                    results.append(_sequence(paths, identities, known))
-                elif size >= _PARALLEL_FROM:
-                    large.append((size, place, paths, identities))
-                    results.append(EvidenceChanged("not read yet", path=""))
-                else:
-                    results.append(self._hash(paths, identities, size))
             except Refusal as refusal:
                 results.append(refusal)
-        for place, result in self._hash_large(large):
+                continue
+            size = sum([identity[2] for identity in identities])
+            known = self._reuse.find(identities, size) if self._reuse else None
+            results.append(_sequence(paths, identities, known) if known is not None else None)
+            if known is None:
+                unread.append((size, place, paths, identities))
+        self._check_bound(sum(item[0] for item in unread))
+        for place, result in self._hash_all(unread):
             results[place] = result
-        return results
+        return [result for result in results if result is not None]
 
-    def _hash_large(
-        self, work: list[tuple[int, int, Sequence[str], tuple[Identity, ...]]]
-    ) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+    def _check_bound(self, size: int) -> None:
+        if self._bound is not None and size > self._bound:
+            raise TooMuchToReadError(f"{size} bytes are to be read, more than {self._bound}")
+
+    def _hash_all(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+        """Hash what is small here and now, what is large on the pool."""
+        for size, place, paths, known in work:
+            if size < _PARALLEL_FROM:
+                try:
+                    yield place, self._hash(paths, known, size)
+                except Refusal as refusal:
+                    yield place, refusal
+        yield from self._hash_large([item for item in work if item[0] >= _PARALLEL_FROM])
+
+    def _hash_large(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
         work.sort(reverse=True)  # the largest first keeps the threads busy to the end
         futures = [(place, self._pool.submit(self._hash, paths, known, size)) for size, place, paths, known in work]
         try:
@@ -300,13 +338,20 @@ class LocalRunRoot:
         members: list[str] = []
         alone = len(paths) == 1
         for path, identity in zip(paths, identities, strict=True):
-            with self._opened(path) as (fd, now):
+            fd, now = self._open(path)
+            try:
                 if now != identity:
                     raise EvidenceChanged(f"{path} changed before it was read", path=path)
-                with _os_errors(path):
-                    members.append(self._hash_file(fd, path, now[2], whole, alone=alone))
+                members.append(self._hash_file(fd, path, identity[2], whole, alone=alone))
+            except OSError as error:
+                os.close(fd)
+                _raise_for(error, path)
+            except BaseException:
+                os.close(fd)
+                raise
+            self._close_unchanged(fd, path, identity)
         digests = (whole.hexdigest(), *members)
-        if self._reuse and all(max(identity[3], identity[4]) < started - RACY_NS for identity in identities):
+        if self._reuse and _settled(identities, started):
             self._reuse.keep(identities, size, digests)
         return _sequence(paths, identities, digests)
 
@@ -328,28 +373,44 @@ class LocalRunRoot:
 
     # --- looking again
 
-    def confirm(self) -> None:
+    def snapshot(self) -> Snapshot:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        seen, listed = self._seen, self._listed
+        return Snapshot(self._seen, self._listed, self._kinds, _settled(self._seen.values(), self._opened_ns))
+
+    def confirm(self, snapshot: Snapshot) -> None:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         self.close()
-        self._seen, self._listed = {}, {}
         try:
             self._open_root()
-            for path, listing in listed.items():
-                if self._list(path) != listing:
+            for path, listing in snapshot.listings.items():
+                fd = self._directory(path)
+                with _os_errors(path):
+                    names = sorted(os.listdir(fd))
+                if names != [name for name, _ in listing]:
                     raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
-            for path, identity in seen.items():
+            for path, identity in snapshot.files.items():
                 if self._identity(path) != identity:
                     raise EvidenceChanged(f"{path} changed after it was read", path=path)
         except EvidenceMissing as error:
             raise EvidenceChanged(f"{error.path} disappeared after it was read", path=error.path) from error
-        self._seen, self._listed = seen, listed
+        for path, kind in snapshot.kinds.items():
+            if self._kind(path) is not kind:
+                raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         directories, self._directories = self._directories, {}
         for fd in directories.values():
             os.close(fd)
+
+
+_Unread = tuple[int, int, Sequence[str], tuple[Identity, ...]]
+"""Files to hash: their size, the place of the sequence, paths and identities."""
+
+
+def _settled(identities: Iterable[Identity], read_ns: int) -> bool:
+    """The racily-clean rule: every file last changed well before the moment it was read."""
+    return all(max(identity[3], identity[4]) < read_ns - RACY_NS for identity in identities)
 
 
 def _sequence(paths: Sequence[str], identities: tuple[Identity, ...], digests: tuple[str, ...]) -> SequenceDigest:
@@ -374,12 +435,12 @@ class LocalArtifacts:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
         self._reuse = reuse
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None]) -> LocalRunRoot:
+    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> LocalRunRoot:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         for given, real in sorted(zip(self._given, self._roots, strict=True), key=lambda pair: -len(pair[0])):
             prefix = given.rstrip("/") + "/"
             if engine_run_root == given or engine_run_root.startswith(prefix):
-                root = LocalRunRoot(real, engine_run_root[len(prefix) :], self._pool, self._reuse, heartbeat)
+                root = LocalRunRoot(real, engine_run_root[len(prefix) :], self._pool, self._reuse, heartbeat, bound)
                 root.location = engine_run_root
                 return root
         raise EvidenceRefused(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 
 
@@ -114,15 +115,40 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """Evidence is missing: WAITING_EVIDENCE until ``due_us``. No events when nothing new was found."""
+
+    claim: Claim
+    due_us: int
+    at_us: int
+    events: tuple[Event, ...]
+    report_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Infrastructure failed: the state stays, and the run is tried again at ``due_us``."""
+
+    claim: Claim
+    due_us: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A terminal decision, committed in one transaction with its events and its signal."""
 
+    claim: Claim
     state: RunState
     reason_code: str
     at_us: int
     events: tuple[Event, ...]
     signal: SignalDraft
     facts_view_digest: str = ""
+
+
+Outcome = Verdict | Parked | Postponed
+"""What came of driving a claimed run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,23 +269,11 @@ class Authority(Protocol):
         """Extend all leases of an owner; returns the (run id, epoch) pairs that it still holds."""
         ...
 
-    def park(self, claim: Claim, due_us: int, at_us: int, events: Sequence[Event], report_digest: str) -> None:
-        """Put a run to WAITING_EVIDENCE until ``due_us`` and give the lease back.
+    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
+        """Commit what came of claimed runs and give their leases back.
 
-        Raises:
-            LeaseLostError: another worker has claimed it.
-        """
-        ...
-
-    def retry_later(self, claim: Claim, due_us: int, error: str) -> None:
-        """Give the lease back after an infrastructure error; the state stays."""
-        ...
-
-    def decide(self, claim: Claim, verdict: Verdict) -> None:
-        """Commit a terminal state with its events and its signal, in one transaction.
-
-        Raises:
-            LeaseLostError: another worker has claimed it.
+        Each outcome is decided for itself; in the place of each, None or the loss of its lease (another worker has
+        claimed the run; nothing of it was written).
         """
         ...
 

@@ -22,8 +22,11 @@ from scenario_runner.authority.base import (
     Event,
     NewRun,
     OutboxRow,
+    Outcome,
     Owed,
+    Parked,
     Pending,
+    Postponed,
     RecordRow,
     RunRow,
     SignalDraft,
@@ -257,48 +260,37 @@ class SqliteAuthority:
         rows = self._write(lambda c: c.execute(self._sql["renew_leases"], parameters).fetchall())
         return {(row[0], row[1]) for row in rows}
 
-    def _guarded(self, connection: sqlite3.Connection, name: str, claim: Claim, **parameters: Any) -> Any:  # noqa: ANN401
-        row = connection.execute(
-            self._sql[name],
-            {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, **parameters},
-        ).fetchone()
+    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
+        """See the contract."""
+        return self._write(lambda connection: [self._settle_one(connection, outcome) for outcome in outcomes])
+
+    def _settle_one(self, connection: sqlite3.Connection, outcome: Outcome) -> LeaseLostError | None:
+        claim = outcome.claim
+        held = {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch}
+        if isinstance(outcome, Postponed):
+            name, change = "retry_run", {"due_us": outcome.due_us, "error": outcome.error[:2000]}
+        elif isinstance(outcome, Parked):
+            name = "park_run"
+            change = {
+                "due_us": outcome.due_us, "at_us": outcome.at_us, "count": len(outcome.events),
+                "report_digest": outcome.report_digest,
+            }  # fmt: skip
+        else:
+            name = "decide_run"
+            change = {
+                "state": outcome.state.value, "reason_code": outcome.reason_code, "at_us": outcome.at_us,
+                "count": len(outcome.events), "facts_view_digest": outcome.facts_view_digest,
+            }  # fmt: skip
+        row = connection.execute(self._sql[name], {**held, **change}).fetchone()
         if row is None:
-            raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now")
-        return row[0]
-
-    def park(self, claim: Claim, due_us: int, at_us: int, events: Sequence[Event], report_digest: str) -> None:
-        """See the contract."""
-
-        def operation(connection: sqlite3.Connection) -> None:
-            seq = self._guarded(
-                connection,
-                "park_run",
-                claim,
-                due_us=due_us,
-                at_us=at_us,
-                count=len(events),
-                report_digest=report_digest,
+            return LeaseLostError(
+                f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now"
             )
-            self._append(connection, claim.run_id, seq - len(events), at_us, events)
-
-        self._write(operation)
-
-    def retry_later(self, claim: Claim, due_us: int, error: str) -> None:
-        """See the contract."""
-        self._write(lambda c: self._guarded(c, "retry_run", claim, due_us=due_us, error=error[:2000]))
-
-    def decide(self, claim: Claim, verdict: Verdict) -> None:
-        """See the contract."""
-
-        def operation(connection: sqlite3.Connection) -> None:
-            seq = self._guarded(
-                connection, "decide_run", claim, state=verdict.state.value, reason_code=verdict.reason_code,
-                at_us=verdict.at_us, count=len(verdict.events), facts_view_digest=verdict.facts_view_digest,
-            )  # fmt: skip
-            self._append(connection, claim.run_id, seq - len(verdict.events), verdict.at_us, verdict.events)
-            self._owe(connection, verdict.signal, claim.run_id, verdict.at_us, seq)
-
-        self._write(operation)
+        if not isinstance(outcome, Postponed):
+            self._append(connection, claim.run_id, row[0] - len(outcome.events), outcome.at_us, outcome.events)
+        if isinstance(outcome, Verdict):
+            self._owe(connection, outcome.signal, claim.run_id, outcome.at_us, row[0])
+        return None
 
     def wake_waiting(self) -> int:
         """See the contract."""
@@ -327,11 +319,12 @@ class SqliteAuthority:
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
             return connection.execute(self._sql["claim_behind"], {**parameters, "now": self._clock()}).fetchall()
 
-        runs = [_run_row(row) for row in self._write(operation)]
-        return [Owed(run, tuple(self._events_until(run.run_id, run.event_seq))) for run in runs]
-
-    def _events_until(self, run_id: str, seq: int) -> list[StoredEvent]:
-        return [event for event in self.events(run_id) if event.seq <= seq]
+        rows = self._write(operation) if self._query("any_behind")[0][0] else []
+        runs = [_run_row(row) for row in rows]
+        events: dict[str, list[StoredEvent]] = {run.run_id: [] for run in runs}
+        for row in self._query("events_of_runs", run_ids=orjson.dumps(list(events)).decode()) if runs else ():
+            events[row["run_id"]].append(_event(row))
+        return [Owed(run, tuple(item for item in events[run.run_id] if item.seq <= run.event_seq)) for run in runs]
 
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
         """See the contract."""
@@ -350,7 +343,8 @@ class SqliteAuthority:
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
             return connection.execute(self._sql["claim_signals"], {**parameters, "now": self._clock()}).fetchall()
 
-        rows = sorted(self._write(operation), key=lambda row: int(row["outbox_id"]))
+        found = self._write(operation) if self._query("any_unsent", now=self._clock())[0][0] else []
+        rows = sorted(found, key=lambda row: int(row["outbox_id"]))
         return [
             OutboxRow(
                 row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
@@ -388,8 +382,7 @@ class SqliteAuthority:
 
     def events(self, run_id: str) -> list[StoredEvent]:
         """See the contract."""
-        rows = self._query("list_events", run_id=run_id)
-        return [StoredEvent(row["seq"], row["kind"], row["ts_us"], orjson.loads(row["details"])) for row in rows]
+        return [_event(row) for row in self._query("list_events", run_id=run_id)]
 
     def records(self, run_id: str) -> list[RecordRow]:
         """See the contract."""
@@ -428,6 +421,10 @@ def _rollback(connection: sqlite3.Connection) -> None:
 
 def _close(connection: sqlite3.Connection) -> None:
     connection.close()
+
+
+def _event(row: sqlite3.Row) -> StoredEvent:
+    return StoredEvent(row["seq"], row["kind"], row["ts_us"], orjson.loads(row["details"]))
 
 
 def _run_row(row: sqlite3.Row) -> RunRow:

@@ -50,9 +50,9 @@ class SpoolPaths:
                 raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
 
 
-def spool_store(root: str) -> FilesystemStore:
+def spool_store(root: str, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
     """The spool as an object store: durable conditional creates."""
-    return FilesystemStore(root, ".private")
+    return FilesystemStore(root, ".private", pool)
 
 
 class SpoolPublisher:
@@ -64,30 +64,31 @@ class SpoolPublisher:
         pool: Threads that write.
     """
 
-    def __init__(self, root: str, topic: str, pool: ThreadPoolExecutor) -> None:
-        self._store = spool_store(root)
+    def __init__(self, root: str, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
+        self._store = spool_store(root, pool)
         self._topic = topic
-        self._pool = pool
 
     def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
         """See :class:`~scenario_runner.bus.base.SignalPublisher`."""
-        return list(self._pool.map(self._one, rows))
+        envelopes = [(f"{self._topic}/{row.message_id}.json", signal_envelope(self._topic, row)) for row in rows]
+        fitting = [item for item in envelopes if len(item[1]) <= MAX_RECORD_BYTES]
+        made = dict(zip((key for key, _ in fitting), self._store.create_many(fitting), strict=True))
+        return [
+            Published(row.outbox_id, self._error(key, len(data), row, made.get(key)))
+            for row, (key, data) in zip(rows, envelopes, strict=True)
+        ]
 
-    def _one(self, row: OutboxRow) -> Published:
+    def _error(self, key: str, size: int, row: OutboxRow, made: object) -> str:
+        """Empty when the signal is durably on the bus."""
+        if made is None:
+            return f"the signal holds {size} bytes, the bus takes at most {MAX_RECORD_BYTES}"
+        if isinstance(made, Unavailable):
+            return made.detail
         try:
-            return Published(row.outbox_id, self._write(row))
+            stored = None if made else self._store.read(key, MAX_RECORD_BYTES)
         except ScenarioRunnerError as error:
-            return Published(row.outbox_id, error.detail)
-
-    def _write(self, row: OutboxRow) -> str:
-        data = signal_envelope(self._topic, row)
-        key = f"{self._topic}/{row.message_id}.json"
-        if len(data) > MAX_RECORD_BYTES:
-            return f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
-        if self._store.create(key, data):
-            return ""
-        stored = self._store.read(key, MAX_RECORD_BYTES)
-        if stored is not None and _payload(stored.data) == parse_json(row.payload):
+            return error.detail
+        if made or (stored is not None and _payload(stored.data) == parse_json(row.payload)):
             return ""
         return f"{self._store.locate(key)} already holds another payload; move it away"
 

@@ -19,21 +19,25 @@ _INT64_MIN = -(2**63)
 
 
 def _check(value: object) -> None:
-    if value is None or isinstance(value, str | bool):
-        return
-    if isinstance(value, int):
-        if not _INT64_MIN <= value <= UINT64_MAX:
-            raise SequenceError(f"integer {value} is outside -2^63..2^64-1 and has no canonical form")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise SequenceError(f"object key {key!r} is not a string")
-            _check(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check(item)
-    else:
-        raise SequenceError(f"{type(value).__name__} has no canonical JSON form")
+    """Refuse what has no canonical form; a flat loop, since every document passes here."""
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        kind = type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is dict:
+            for key in item:
+                if type(key) is not str:
+                    raise SequenceError(f"object key {key!r} is not a plain string")
+            pending.extend(item.values())
+        elif kind is list or kind is tuple:
+            pending.extend(item)
+        elif kind is int:
+            if not _INT64_MIN <= item <= UINT64_MAX:
+                raise SequenceError(f"integer {item} is outside -2^63..2^64-1 and has no canonical form")
+        else:
+            raise SequenceError(f"{kind.__name__} has no canonical JSON form")
 
 
 def canonical_bytes(value: object) -> bytes:

@@ -1,4 +1,11 @@
-"""Writing the ledger: write-once documents with drift checks, projections that only move forward."""
+"""Writing the ledger: write-once documents with drift checks, projections that only move forward.
+
+Everything is written in batches: the runs of a batch share round trips and directory fsyncs, never each other's fate.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from scenario_runner.authority.base import Owed
 from scenario_runner.contracts import refs
@@ -11,7 +18,16 @@ from scenario_runner.ledger.documents import quarantine_document, ready_payload,
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
-MAX_DOCUMENT = 64 << 20
+MAX_DOCUMENT: Final = 64 << 20
+Same = Callable[[Any, Any], bool]
+Step = Callable[[bytes, bytes], bool]
+
+
+WriteOnce = tuple[str, bytes, Reason]
+"""An object to write once: key, bytes, and the reason code when other bytes are there."""
+
+Failure = LedgerDrift | Unavailable
+_SEEN_KEPT: Final = 50_000
 
 
 class Ledger:
@@ -20,29 +36,67 @@ class Ledger:
     def __init__(self, store: ObjectStore, schemas: Schemas) -> None:
         self.store = store
         self._schemas = schemas
+        self._seen: dict[str, None] = {}
 
     # --- write-once
 
-    def write_once(self, key: str, data: bytes, drift: Reason) -> bool:
-        """Create an object, or find the same bytes there; True when this call created it.
+    def write_once(self, key: str, data: bytes, drift: Reason) -> None:
+        """Create an object, or find the same bytes there.
 
         Raises:
             LedgerDrift: other bytes are there; ``drift`` is its reason code.
         """
-        if self.store.create(key, data):
-            return True
-        if self._existing(key, drift) != data:
-            raise LedgerDrift(f"{self.store.locate(key)} already exists with other content", drift)
-        return False
+        failure = self.write_many_once([(key, data, drift)])[0]
+        if failure is not None:
+            raise failure
 
-    def _existing(self, key: str, drift: Reason) -> bytes:
+    def write_many_once(self, items: Sequence[WriteOnce], same: Same = operator.eq) -> list[Failure | None]:
+        """Write many objects once; in the place of each, None or why it failed.
+
+        Objects that this process has met before are read and compared; others are created, and read back only when
+        they turn out to exist.
+
+        Args:
+            items: What to write; equal keys with equal bytes may repeat.
+            same: Whether the stored bytes count as the given ones.
+        """
+        distinct = list(dict.fromkeys(items))
+        outcomes = dict(zip(distinct, self._write_distinct(distinct, same), strict=True))
+        return [outcomes[item] for item in items]
+
+    def _write_distinct(self, items: Sequence[WriteOnce], same: Same) -> list[Failure | None]:
+        results: list[Failure | None] = [None] * len(items)
+        new = {key: place for place, (key, _, _) in enumerate(items) if key not in self._seen}
+        created = self.store.create_many([(key, items[place][1]) for key, place in new.items()])
+        fresh = set()
+        for place, made in zip(new.values(), created, strict=True):
+            if isinstance(made, Unavailable):
+                results[place] = made
+            elif made:
+                fresh.add(place)
+        for place, (key, data, drift) in enumerate(items):
+            if place not in fresh and results[place] is None:
+                results[place] = self._compare(key, data, drift, same)
+            if results[place] is None:
+                self._seen[key] = None
+        while len(self._seen) > _SEEN_KEPT:
+            self._seen.pop(next(iter(self._seen)))
+        return results
+
+    def _compare(self, key: str, data: bytes, drift: Reason, same: Same) -> Failure | None:
         try:
             stored = self.store.read(key, MAX_DOCUMENT)
+            if stored is None and self.store.create(key, data):
+                return None  # it was removed since; it is there again
         except ObjectTooLargeError as error:
-            raise LedgerDrift(error.detail, drift) from error
+            return LedgerDrift(error.detail, drift)
+        except Unavailable as error:
+            return error
         if stored is None:
-            raise Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
-        return stored.data
+            return Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
+        if not same(stored.data, data):
+            return LedgerDrift(f"{self.store.locate(key)} already exists with other content", drift)
+        return None
 
     def write_pack(self, digest: str, document: Json) -> None:
         """Keep the interface pack that plans are pinned to."""
@@ -53,87 +107,141 @@ class Ledger:
         stored = self.store.read(refs.pack_ref(digest), MAX_DOCUMENT)
         return dict(parse_json(stored.data)) if stored is not None else None
 
-    def write_plan(self, document: Json) -> None:
-        """Write run_plan once; drift is ``PLAN_DRIFT``."""
-        self._schemas.check("run_plan", document)
-        self.write_once(refs.plan_ref(document["run_id"]), canonical_bytes(document), Reason.PLAN_DRIFT)
+    def write_plans(self, documents: Sequence[Json]) -> list[Failure | None]:
+        """Write run_plan documents once; drift is ``PLAN_DRIFT``."""
+        for document in documents:
+            self._schemas.check("run_plan", document)
+        return self.write_many_once(
+            [(refs.plan_ref(item["run_id"]), canonical_bytes(item), Reason.PLAN_DRIFT) for item in documents]
+        )
 
-    def write_receipt(self, receipt: InstanceReceiptFile) -> None:
-        """Write a bundle manifest and then its instance receipt, once.
+    def check_facts_view(self, view: FactsView) -> None:
+        """Check a facts view, with the receipts and locators in it, before anything of it is written.
+
+        Raises:
+            LedgerDrift: ``LOCATOR_SCHEMA_INVALID`` or ``RECEIPT_SCHEMA_INVALID``.
+        """
+        self._schemas.check("run_facts_view", view.document)
+        self._schemas.check("run_ready_signal", view.ready)
+
+    def write_receipts(self, receipts: Sequence[InstanceReceiptFile]) -> list[Failure | None]:
+        """Write bundle manifests and then their instance receipts, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
 
         A receipt for the same scope and digest that was written for another copy of the same engine run (only the
         path of the target differs) is the same receipt.
-
-        Raises:
-            LedgerDrift: ``INSTANCE_RECEIPT_DRIFT``: a receipt for the same scope has another digest.
         """
-        self._schemas.check("instance_proof_receipt", receipt.document)
         drift = Reason.INSTANCE_RECEIPT_DRIFT
-        if receipt.manifest_ref:
-            self.write_once(receipt.manifest_ref, receipt.manifest, drift)
-        data = canonical_bytes(receipt.document)
-        if self.store.create(receipt.ref, data):
-            return
-        stored = self._existing(receipt.ref, drift)
-        if stored != data and _without_path(stored) != _without_path(data):
-            raise LedgerDrift(
-                f"{self.store.locate(receipt.ref)} already attests {receipt.output_id} with another digest",
-                drift,
-            )
+        manifests = [(item.manifest_ref, item.manifest, drift) for item in receipts if item.manifest_ref]
+        failed = {
+            ref: failure
+            for (ref, _, _), failure in zip(manifests, self.write_many_once(manifests), strict=True)
+            if failure is not None
+        }
+        results = self.write_many_once(
+            [(item.ref, canonical_bytes(item.document), drift) for item in receipts], _same_receipt
+        )
+        return [failed.get(item.manifest_ref, result) for item, result in zip(receipts, results, strict=True)]
 
-    def write_facts_view(self, view: FactsView) -> None:
-        """Write run_facts_view once; drift is ``FACTS_VIEW_DRIFT``."""
-        for item in view.document["locators"]:
-            self._schemas.check("engine_output_locator", item)
-        for item in view.document["gate_receipts"]:
-            self._schemas.check("gate_receipt", item)
-        self._schemas.check("run_facts_view", view.document)
-        self._schemas.check("run_ready_signal", view.ready)
-        self.write_once(refs.facts_view_ref(view.document["run_id"]), view.data, Reason.FACTS_VIEW_DRIFT)
+    def write_facts_views(self, views: Sequence[FactsView]) -> list[Failure | None]:
+        """Write run_facts_view documents once; drift is ``FACTS_VIEW_DRIFT``."""
+        return self.write_many_once(
+            [(refs.facts_view_ref(view.document["run_id"]), view.data, Reason.FACTS_VIEW_DRIFT) for view in views]
+        )
 
     # --- projections
 
-    def project(self, owed: Owed) -> None:
-        """Bring a run's documents up to its rows: record, status, then what READY or QUARANTINED adds."""
-        run, events = owed.run, owed.events
-        self._project_record(run.run_id, record_bytes(run.run_id, events, run.inputs["policy_rev"]))
-        self._project_status(run.run_id, status_document(run.run_id, run.state, run.reason_code, run.updated_us))
-        if run.state is RunState.READY:
-            data = canonical_bytes(ready_payload(events))
-            self.write_once(refs.ready_signal_ref(run.run_id), data, Reason.READY_SIGNAL_DRIFT)
-        if run.state is RunState.QUARANTINED:
-            document = quarantine_document(run, events[-1])
-            self._schemas.check("quarantine_record", document)
-            self.write_once(refs.quarantine_ref(run.run_id), canonical_bytes(document), Reason.QUARANTINE_DRIFT)
+    def project_many(self, owed: Sequence[Owed]) -> list[Failure | None]:
+        """Bring documents up to their rows: records, statuses, then what READY and QUARANTINED add."""
+        results: list[Failure | None] = [None] * len(owed)
+        for stage in (self._project_records, self._project_statuses, self._project_finals):
+            places = [place for place, failure in enumerate(results) if failure is None]
+            for place, failure in zip(places, stage([owed[place] for place in places]), strict=True):
+                results[place] = failure
+        return results
 
-    def _project_record(self, run_id: str, data: bytes) -> None:
-        key = refs.record_ref(run_id)
-        if self.store.create(key, data):
-            return
-        while True:
-            stored = self.store.read(key, MAX_DOCUMENT)
+    def _project_records(self, owed: Sequence[Owed]) -> list[Failure | None]:
+        return self._move_forward(
+            [
+                (
+                    refs.record_ref(item.run.run_id),
+                    record_bytes(item.run.run_id, item.events, item.run.inputs["policy_rev"]),
+                )
+                for item in owed
+            ],
+            _record_step,
+        )
+
+    def _project_statuses(self, owed: Sequence[Owed]) -> list[Failure | None]:
+        documents = []
+        for item in owed:
+            run = item.run
+            document = status_document(run.run_id, run.state, run.reason_code, run.updated_us)
+            self._schemas.check("run_status", document)
+            documents.append((refs.status_ref(run.run_id), canonical_bytes(document)))
+        return self._move_forward(documents, _status_step)
+
+    def _project_finals(self, owed: Sequence[Owed]) -> list[Failure | None]:
+        finals: dict[int, WriteOnce] = {}
+        for place, item in enumerate(owed):
+            run = item.run
+            if run.state is RunState.READY:
+                data = canonical_bytes(ready_payload(item.events))
+                finals[place] = (refs.ready_signal_ref(run.run_id), data, Reason.READY_SIGNAL_DRIFT)
+            elif run.state is RunState.QUARANTINED:
+                document = quarantine_document(run, item.events[-1])
+                self._schemas.check("quarantine_record", document)
+                finals[place] = (refs.quarantine_ref(run.run_id), canonical_bytes(document), Reason.QUARANTINE_DRIFT)
+        results: list[Failure | None] = [None] * len(owed)
+        for place, failure in zip(finals, self.write_many_once(list(finals.values())), strict=True):
+            results[place] = failure
+        return results
+
+    def _move_forward(self, items: Sequence[tuple[str, bytes]], step: Step) -> list[Failure | None]:
+        """Write projections: create those that are new, replace those that the new bytes are ahead of."""
+        results: list[Failure | None] = []
+        for (key, data), made in zip(items, self.store.create_many(items), strict=True):
+            try:
+                if isinstance(made, Unavailable):
+                    raise made
+                if not made:
+                    self._replace_older(key, data, step)
+                results.append(None)
+            except (LedgerDrift, Unavailable) as failure:
+                results.append(failure)
+        return results
+
+    def _replace_older(self, key: str, data: bytes, step: Step) -> None:
+        replaced = False
+        while not replaced:
+            try:
+                stored = self.store.read(key, MAX_DOCUMENT)
+            except ObjectTooLargeError as error:
+                raise LedgerDrift(error.detail, Reason.RECORD_DRIFT) from error
             if stored is None:
                 raise Unavailable(f"{self.store.locate(key)} disappeared while it was being written")
-            if stored.data.startswith(data):
-                return
-            if not data.startswith(stored.data):
-                raise LedgerDrift(f"{self.store.locate(key)} is not a prefix of the run's events", Reason.RECORD_DRIFT)
-            if self.store.replace(key, data, stored.version):
-                return
+            try:
+                ahead = step(stored.data, data)
+            except ValueError as error:
+                raise LedgerDrift(f"{self.store.locate(key)} {error}", Reason.RECORD_DRIFT) from error
+            replaced = not ahead or self.store.replace(key, data, stored.version)
 
-    def _project_status(self, run_id: str, document: Json) -> None:
-        self._schemas.check("run_status", document)
-        key, data = refs.status_ref(run_id), canonical_bytes(document)
-        if self.store.create(key, data):
-            return
-        while True:
-            stored = self.store.read(key, MAX_DOCUMENT)
-            if stored is None:
-                raise Unavailable(f"{self.store.locate(key)} disappeared while it was being written")
-            if stored.data == data or _updated_at(stored.data) >= document["updated_at_utc"]:
-                return
-            if self.store.replace(key, data, stored.version):
-                return
+
+def _record_step(stored: bytes, data: bytes) -> bool:
+    """True when ``data`` continues the stored record; ValueError when they differ."""
+    if stored.startswith(data):
+        return False
+    if data.startswith(stored):
+        return True
+    raise ValueError("is not a prefix of the run's events; restore it")
+
+
+def _status_step(stored: bytes, data: bytes) -> bool:
+    """True when ``data`` is the later status."""
+    return stored != data and _updated_at(stored) < _updated_at(data)
+
+
+def _same_receipt(stored: bytes, data: bytes) -> bool:
+    return stored == data or (_without_path(stored) is not None and _without_path(stored) == _without_path(data))
 
 
 def _without_path(data: bytes) -> object:

@@ -44,9 +44,10 @@ class Schemas:
             return
         error = next(iter(validator.iter_errors(document)))
         detail = f"{name} at {'/'.join(str(step) for step in error.instance_path) or 'top'}: {error.message[:300]}"
-        if name == "engine_output_locator":
+        part = error.instance_path[0] if error.instance_path else ""
+        if part == "locators":
             raise LedgerDrift(detail, Reason.LOCATOR_SCHEMA_INVALID)
-        if name in ("gate_receipt", "instance_proof_receipt"):
+        if part in ("gate_receipts", "instance_receipts"):
             raise LedgerDrift(detail, Reason.RECEIPT_SCHEMA_INVALID)
         raise SequenceError(detail)
 

@@ -1,13 +1,12 @@
 """One pass of the relay. Every step may be repeated: projections move forward only, signals keep id and bytes."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Authority, Owed
+from scenario_runner.authority.base import Authority
 from scenario_runner.bus.base import SignalPublisher
-from scenario_runner.contracts.errors import Refusal, Unavailable
+from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.ledger.ledger import Ledger
 
@@ -18,6 +17,16 @@ _PROJECTION_PAUSE_SECONDS: Final = 5
 _log = structlog.get_logger("relay")
 
 
+def _report(run_id: str, failure: LedgerDrift | Unavailable) -> None:
+    if isinstance(failure, LedgerDrift):
+        _log.error(
+            "the ledger was changed by somebody else; nothing is published for this run until it is restored",
+            run_id=run_id, reason_code=failure.reason, detail=failure.detail,
+        )  # fmt: skip
+    else:
+        _log.warning("documents could not be written; they stay owed", run_id=run_id, detail=failure.detail)
+
+
 class Relay:
     """Projects runs and publishes signals.
 
@@ -26,19 +35,10 @@ class Relay:
         ledger: Where documents go.
         publisher: Where signals go.
         owner: Name of this process as an owner.
-        pool: Threads that write documents.
     """
 
-    def __init__(
-        self,
-        authority: Authority,
-        ledger: Ledger,
-        publisher: SignalPublisher,
-        owner: str,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self._authority, self._ledger, self._publisher = authority, ledger, publisher
-        self._owner, self._pool = owner, pool
+    def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
+        self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
 
     def step(self) -> int:
         """Deliver one batch; returns how many documents and signals were delivered.
@@ -52,28 +52,18 @@ class Relay:
         owed = self._authority.claim_projections(self._owner, BATCH, _LEASE_US)
         if not owed:
             return 0
-        results = list(zip(owed, self._pool.map(self._project_one, owed), strict=True))
-        done = [(item.run.run_id, item.run.event_seq) for item, ok in results if ok]
+        results = list(zip(owed, self._ledger.project_many(owed), strict=True))
+        done = [(item.run.run_id, item.run.event_seq) for item, failure in results if failure is None]
         if done:
             self._authority.mark_projected(done)
-        failed = [item.run.run_id for item, ok in results if not ok]
+        failed = [item.run.run_id for item, failure in results if failure is not None]
         if failed:
             until_us = self._authority.now_us() + _PROJECTION_PAUSE_SECONDS * MICROS
             self._authority.postpone_projections(failed, until_us)
+        for item, failure in results:
+            if failure is not None:
+                _report(item.run.run_id, failure)
         return len(done)
-
-    def _project_one(self, owed: Owed) -> bool:
-        log = _log.bind(run_id=owed.run.run_id)
-        try:
-            self._ledger.project(owed)
-        except Refusal as refusal:
-            log.error("the ledger was changed by somebody else; nothing is published for this run until it is restored",
-                      reason_code=refusal.reason, detail=refusal.detail)  # fmt: skip
-            return False
-        except Unavailable as error:
-            log.warning("documents could not be written; they stay owed", detail=error.detail)
-            return False
-        return True
 
     def _publish(self) -> int:
         rows = self._authority.claim_signals(self._owner, BATCH, _LEASE_US)

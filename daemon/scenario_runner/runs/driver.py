@@ -1,16 +1,19 @@
-"""Driving one run from its claim to a commit: plan object, evidence, receipts, facts view, verdict.
+"""Driving runs from their claim to a commit: plan object, evidence, receipts, facts view, verdict.
 
 The order of writes is that of architecture.md section 3; killing the process between any two leads to the same bytes
 when the run is driven again. Infrastructure errors end in a retry, never in a verdict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
 
-from scenario_runner.artifacts.base import Artifacts
-from scenario_runner.authority.base import Authority, Claim, Event, SignalDraft, Verdict
+from scenario_runner.artifacts.base import Artifacts, TooMuchToReadError
+from scenario_runner.authority.base import Authority, Claim, Event, Parked, Postponed, SignalDraft, Verdict
+from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
 from scenario_runner.contracts.errors import (
@@ -30,7 +33,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile, facts_view, instance_receipts
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import Ledger
-from scenario_runner.runs.evaluation import Evaluation, Outcome, evaluate
+from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 
@@ -47,8 +50,33 @@ def backoff_seconds(tries: int, most: int) -> int:
     return min(most, 1 << min(tries, 20))
 
 
+@dataclass(slots=True)
+class _Job:
+    """A claimed run on its way to an outcome.
+
+    Attributes:
+        failure: Why it cannot go on; decides the outcome.
+        outcome: What is to be committed.
+        long: There is more to read than a batch should wait for.
+    """
+
+    claim: Claim
+    intent: Intent
+    inputs: PlanInputs
+    evaluation: Evaluation | None = None
+    receipts: list[InstanceReceiptFile] = field(default_factory=list)
+    view: FactsView | None = None
+    failure: Refusal | Unavailable | LeaseLostError | None = None
+    outcome: RunOutcome | None = None
+    long: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.failure is None and self.outcome is None and not self.long
+
+
 class RunDriver:
-    """Drives claimed runs.
+    """Drives claimed runs, a batch at a time: runs share round trips and commits, never each other's fate.
 
     Args:
         authority: Where decisions are committed.
@@ -56,6 +84,7 @@ class RunDriver:
         artifacts: Where evidence is read.
         packs: Interface packs by digest.
         leases: Leases of this process.
+        memory: Evaluations that may be believed again; None judges everything afresh.
         sleep: Waits some seconds before a second look.
     """
 
@@ -66,89 +95,150 @@ class RunDriver:
         artifacts: Artifacts,
         packs: Packs,
         leases: Leases,
+        memory: EvaluationMemory | None,
         sleep: Callable[[float], None],
     ) -> None:
         self._authority, self._ledger, self._artifacts = authority, ledger, artifacts
-        self._packs, self._leases, self._sleep = packs, leases, sleep
+        self._packs, self._leases, self._memory, self._sleep = packs, leases, memory, sleep
 
-    def drive(self, claim: Claim) -> None:
-        """Drive one run as far as it goes now, and give its lease back."""
-        log = _log.bind(run_id=claim.run_id, epoch=claim.epoch)
-        try:
-            self._drive(claim, log)
-        except LeaseLostError as lost:
-            log.warning("lease lost", detail=lost.detail)
-        except Unavailable as error:
-            self._retry_later(claim, error.detail, log)
-        finally:
-            self._leases.release(claim)
+    def drive(self, claims: Sequence[Claim], bound: int | None = None) -> list[Claim]:
+        """Drive runs as far as they go now, commit what came of them and give their leases back.
 
-    def _retry_later(self, claim: Claim, detail: str, log: structlog.stdlib.BoundLogger) -> None:
-        pause = backoff_seconds(claim.retries, _MAX_RETRY_SECONDS)
-        log.warning("infrastructure failed; the run will be tried again", detail=detail, seconds=pause)
-        try:
-            self._authority.retry_later(claim, self._authority.now_us() + pause * MICROS, detail)
-        except (Unavailable, LeaseLostError) as error:
-            log.warning("the retry could not be noted; the lease will run out", detail=error.detail)
+        Args:
+            claims: Runs under lease.
+            bound: Most bytes to read for one run; None for any number.
 
-    def _drive(self, claim: Claim, log: structlog.stdlib.BoundLogger) -> None:
-        intent = intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent)
-        inputs = plan_inputs_from_document(claim.inputs)
+        Returns:
+            Runs with more to read than ``bound``: still under lease, to be driven again without a bound.
+        """
+        jobs = [
+            _Job(
+                claim,
+                intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent),
+                plan_inputs_from_document(claim.inputs),
+            )
+            for claim in claims
+        ]
+        self._write_plans(jobs)
+        for job in jobs:
+            if job.open:
+                self._guarded(job, partial(self._evaluate, job, bound))
+        self._write_receipts([job for job in jobs if job.open and job.receipts])
+        self._write_facts_views([job for job in jobs if job.open])
+        self._commit([job for job in jobs if not job.long])
+        return [job.claim for job in jobs if job.long]
+
+    @staticmethod
+    def _guarded(job: _Job, step: Callable[[], None]) -> None:
         try:
-            self._ledger.write_plan(plan_document(intent, inputs, claim.admitted_us))
-            evaluation = self._evaluate(claim, intent, inputs)
-            if evaluation.verified is not None:
-                self._commit_ready(claim, intent, inputs, evaluation)
-                log.info("run is READY")
-            elif evaluation.outcome is Outcome.MISSING:
-                self._wait_or_fail(claim, evaluation, log)
-            else:
-                state = RunState.FAILED if evaluation.outcome is Outcome.FAIL else RunState.QUARANTINED
-                self._commit_negative(claim, state, evaluation.reason, evaluation.detail, evaluation.report)
-                log.warning("run ended", state=state, reason_code=evaluation.reason, detail=evaluation.detail)
-        except LedgerDrift as drift:
-            self._commit_negative(claim, RunState.QUARANTINED, drift.reason, drift.detail, {})
-            log.error("run is QUARANTINED", reason_code=drift.reason, detail=drift.detail)
+            step()
+        except (LedgerDrift, Unavailable, LeaseLostError) as failure:
+            job.failure = failure
+
+    def _write_plans(self, jobs: list[_Job]) -> None:
+        documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
+        for job, failure in zip(jobs, self._ledger.write_plans(documents), strict=True):
+            job.failure = failure
 
     # --- evidence
 
-    def _evaluate(self, claim: Claim, intent: Intent, inputs: PlanInputs) -> Evaluation:
-        settled = _settled_without_evidence(intent, inputs)
-        if settled is not None:
-            return settled
+    def _evaluate(self, job: _Job, bound: int | None) -> None:
+        job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
+        if job.evaluation is None:
+            job.long = True
+        elif job.evaluation.verified is not None:
+            location = job.intent.engine_run_root
+            job.receipts = instance_receipts(job.evaluation.verified, job.intent, location)
+            job.view = facts_view(job.evaluation.verified, job.intent, job.inputs, location, job.receipts)
+            self._ledger.check_facts_view(job.view)
+        elif job.evaluation.outcome is Outcome.MISSING:
+            job.outcome = self._wait_or_fail(job.claim, job.evaluation)
+        else:
+            state = RunState.FAILED if job.evaluation.outcome is Outcome.FAIL else RunState.QUARANTINED
+            reason = job.evaluation.reason
+            job.outcome = self._negative(job.claim, state, reason, job.evaluation.detail, job.evaluation.report)
+
+    def _look_until_still(self, job: _Job, bound: int | None) -> Evaluation | None:
+        """Look at the evidence until nothing changes meanwhile; None when there is too much to read."""
         for pause in (*LOOK_AGAIN_SECONDS, None):
             try:
-                return self._look(claim, intent, inputs)
+                return self._look(job, bound)
+            except TooMuchToReadError:
+                return None
             except EvidenceChanged as changed:
                 if pause is None:
                     return _nothing_read(Outcome.CONFLICT, changed)
+                if bound is not None:
+                    return None  # the pauses are not the batch's to wait for
                 self._sleep(pause)
         raise AssertionError
 
-    def _look(self, claim: Claim, intent: Intent, inputs: PlanInputs) -> Evaluation:
-        pack = self._packs.get(inputs.pack_digest)
+    def _look(self, job: _Job, bound: int | None) -> Evaluation:
+        pack = self._packs.get(job.inputs.pack_digest)
         try:
-            root = self._artifacts.open(intent.engine_run_root, lambda _read: self._leases.check(claim))
+            root = self._artifacts.open(job.intent.engine_run_root, lambda _read: self._leases.check(job.claim), bound)
         except EvidenceMissing as missing:
             return _nothing_read(Outcome.MISSING, missing)
         except EvidenceRefused as refused:
             return _nothing_read(Outcome.CONFLICT, refused)
         try:
-            return evaluate(root, pack, intent.tokens(), inputs.gates, inputs.outputs)
+            return evaluate(root, pack, job.intent.tokens(), job.inputs.gates, job.inputs.outputs, self._memory)
         finally:
             root.close()
 
+    # --- documents of a READY run
+
+    def _write_receipts(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            self._guarded(job, partial(self._leases.check, job.claim))
+        jobs = [job for job in jobs if job.open]
+        failures = iter(self._ledger.write_receipts([receipt for job in jobs for receipt in job.receipts]))
+        for job in jobs:
+            for failure in [next(failures) for _ in job.receipts]:
+                job.failure = job.failure or failure
+
+    def _write_facts_views(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            self._guarded(job, partial(self._leases.check, job.claim))
+        jobs = [job for job in jobs if job.open]
+        failures = self._ledger.write_facts_views([job.view for job in jobs if job.view is not None])
+        for job, failure in zip(jobs, failures, strict=True):
+            job.failure = failure
+
     # --- decisions
 
-    def _commit_ready(self, claim: Claim, intent: Intent, inputs: PlanInputs, evaluation: Evaluation) -> None:
-        assert evaluation.verified is not None
-        receipts = instance_receipts(evaluation.verified, intent, intent.engine_run_root)
-        view = facts_view(evaluation.verified, intent, inputs, intent.engine_run_root, receipts)
-        self._leases.check(claim)
-        for receipt in receipts:
-            self._ledger.write_receipt(receipt)
-        self._ledger.write_facts_view(view)
-        self._leases.check(claim)
+    def _commit(self, jobs: list[_Job]) -> None:
+        outcomes = [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
+        try:
+            losses = self._authority.settle(outcomes) if outcomes else []
+        except Unavailable as error:
+            _log.warning("outcomes could not be committed; their leases will run out", detail=error.detail)
+        else:
+            for outcome, lost in zip(outcomes, losses, strict=True):
+                _report(outcome, lost)
+        finally:
+            for job in jobs:
+                self._leases.release(job.claim)
+
+    def _outcome(self, job: _Job) -> RunOutcome | None:
+        """What is to be committed for a job; None when its lease is gone."""
+        failure = job.failure
+        if isinstance(failure, LeaseLostError):
+            _log.warning("lease lost", run_id=job.claim.run_id, detail=failure.detail)
+            return None
+        if isinstance(failure, Unavailable):
+            pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
+            return Postponed(job.claim, self._authority.now_us() + pause * MICROS, failure.detail)
+        if failure is not None:
+            report = job.evaluation.report if job.evaluation is not None else {}
+            return self._negative(job.claim, RunState.QUARANTINED, failure.reason, failure.detail, report)
+        return job.outcome or self._ready(job)
+
+    def _ready(self, job: _Job) -> Verdict:
+        """READY: only from a finished verified set whose facts view is in the ledger."""
+        assert job.view is not None
+        assert job.evaluation is not None
+        view, claim = job.view, job.claim
         signal = SignalDraft(
             view.message_id,
             SignalKind.READY,
@@ -156,41 +246,48 @@ class RunDriver:
             {"facts_view_digest": view.digest},
             canonical_bytes(view.ready),
         )
-        events = (*_resumed(claim), *_ready_events(evaluation.report, receipts, view))
-        self._authority.decide(claim, Verdict(RunState.READY, "", self._now_after(claim), events, signal, view.digest))
+        events = (*_resumed(claim), *_ready_events(job.evaluation.report, job.receipts, view))
+        return Verdict(claim, RunState.READY, "", self._now_after(claim), events, signal, view.digest)
 
-    def _commit_negative(self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json) -> None:
+    def _negative(self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
         code = (reason or Reason.INTERNAL_ERROR).value
         at_us = self._now_after(claim)
         message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
         kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
         event = Event(kind, state, {"reason_code": code, "detail": detail[:2000], "report": report})
         signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
-        self._authority.decide(claim, Verdict(state, code, at_us, (*_resumed(claim), event), signal))
+        return Verdict(claim, state, code, at_us, (*_resumed(claim), event), signal)
 
-    def _wait_or_fail(self, claim: Claim, evaluation: Evaluation, log: structlog.stdlib.BoundLogger) -> None:
+    def _wait_or_fail(self, claim: Claim, evaluation: Evaluation) -> RunOutcome:
         now = self._authority.now_us()
         if now >= claim.deadline_us:
-            self._commit_negative(
-                claim, RunState.FAILED, Reason.EVIDENCE_MISSING_DEADLINE, evaluation.detail, evaluation.report
-            )
-            log.warning("run FAILED: evidence still missing at its deadline", detail=evaluation.detail)
-            return
+            reason = Reason.EVIDENCE_MISSING_DEADLINE
+            return self._negative(claim, RunState.FAILED, reason, evaluation.detail, evaluation.report)
         due = min(claim.deadline_us, now + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
         digest = canonical_sha256(evaluation.report)
-        events: tuple[Event, ...] = ()
-        if digest != claim.report_digest:
-            waiting = Event(
-                EventKind.EVIDENCE_MISSING,
-                RunState.WAITING_EVIDENCE,
-                {"detail": evaluation.detail, "report": evaluation.report},
-            )
-            events = (*_resumed(claim), waiting)
-            log.info("run waits for evidence", detail=evaluation.detail)
-        self._authority.park(claim, due, self._now_after(claim), events, digest)
+        if digest == claim.report_digest:
+            return Parked(claim, due, claim.updated_us, (), digest)
+        details = {"detail": evaluation.detail, "report": evaluation.report}
+        waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
+        return Parked(claim, due, self._now_after(claim), (*_resumed(claim), waiting), digest)
 
     def _now_after(self, claim: Claim) -> int:
         return max(self._authority.now_us(), claim.updated_us + 1)
+
+
+def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
+    log = _log.bind(run_id=outcome.claim.run_id)
+    if lost is not None:
+        log.warning("lease lost", detail=lost.detail)
+    elif isinstance(outcome, Postponed):
+        log.warning("infrastructure failed; the run will be tried again", detail=outcome.error)
+    elif isinstance(outcome, Parked):
+        log.info("run waits for evidence", new_findings=bool(outcome.events))
+    elif outcome.state is RunState.READY:
+        log.info("run is READY")
+    else:
+        detail = outcome.events[-1].details["detail"]
+        log.warning("run ended", state=outcome.state, reason_code=outcome.reason_code, detail=detail)
 
 
 def _settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:

@@ -4,12 +4,14 @@ The result is either a finished verified set or the reason why there is none, an
 per gate and output, what was found where.
 """
 
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest
+from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -87,12 +89,66 @@ class _Report:
         return {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
 
 
+class EvaluationMemory:
+    """Passed evaluations, to be believed again while everything they looked at is provably unchanged.
+
+    Judging is a pure function of what was read, so unchanged files, listings, pack and path values give the same
+    evaluation. What is unchanged is decided by looking at every file and directory again; only their bytes are not
+    read a second time. Bounded; losing an entry costs time only.
+    """
+
+    def __init__(self, max_files: int = 200_000) -> None:
+        self._max_files, self._files = max_files, 0
+        self._kept: OrderedDict[Hashable, tuple[Snapshot, Evaluation]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recall(self, key: Hashable, root: RunRoot) -> Evaluation | None:
+        """The evaluation kept under a key, if all it looked at is still the same."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        try:
+            root.confirm(kept[0])
+        except Refusal:
+            return None
+        return kept[1]
+
+    def keep(self, key: Hashable, snapshot: Snapshot, evaluation: Evaluation) -> None:
+        """Keep a passed evaluation of files that were unchanged long before they were read."""
+        if evaluation.verified is None or not snapshot.settled:
+            return
+        with self._lock:
+            self._forget(key)
+            self._kept[key] = (snapshot, evaluation)
+            self._files += len(snapshot.files)
+            while self._files > self._max_files:
+                self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: Hashable) -> None:
+        gone = self._kept.pop(key, None)
+        self._files -= len(gone[0].files) if gone else 0
+
+
+def used_tokens(
+    pack: InterfacePack, tokens: Mapping[str, str], gates: Iterable[str], outputs: Iterable[str]
+) -> tuple[tuple[str, str], ...]:
+    """The token values that the paths of these gates and outputs depend on."""
+    names: set[str] = set()
+    for gate_id in gates:
+        gate = pack.gates[gate_id]
+        names |= gate.flag.tokens | gate.bundle_root.tokens | (gate.index.tokens if gate.index else frozenset())
+    for output_id in outputs:
+        names |= pack.outputs[output_id].template.tokens
+    return tuple((name, tokens[name]) for name in sorted(names))
+
+
 def evaluate(
     root: RunRoot,
     pack: InterfacePack,
     tokens: Mapping[str, str],
     gates: tuple[str, ...],
     outputs: tuple[str, ...],
+    memory: EvaluationMemory | None = None,
 ) -> Evaluation:
     """Look at all evidence of a run once.
 
@@ -102,11 +158,32 @@ def evaluate(
         tokens: Values of the path tokens.
         gates: Required gates.
         outputs: Intended outputs.
+        memory: Evaluations that may be believed again; None judges everything afresh.
 
     Raises:
         EvidenceChanged: something changed during the look; look again.
+        TooMuchToReadError: more bytes are new than the root may read.
         Unavailable: something could not be read.
     """
+    key = (root.location, pack.digest, used_tokens(pack, tokens, gates, outputs), gates, outputs)
+    recalled = memory.recall(key, root) if memory is not None else None
+    if recalled is not None:
+        return recalled
+    evaluation = _evaluate(root, pack, tokens, gates, outputs)
+    snapshot = root.snapshot()
+    root.confirm(snapshot)
+    if memory is not None:
+        memory.keep(key, snapshot, evaluation)
+    return evaluation
+
+
+def _evaluate(
+    root: RunRoot,
+    pack: InterfacePack,
+    tokens: Mapping[str, str],
+    gates: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> Evaluation:
     report = _Report()
     verified = VerifiedSet(pack, gates, outputs)
     _judge_gates(root, pack, tokens, frozenset(gates), verified, report)
@@ -115,7 +192,6 @@ def evaluate(
     else:
         report.outputs = [{"output_id": output_id, "outcome": "NOT_READ", "detail": "its gates have not passed"}
                           for output_id in sorted(outputs)]  # fmt: skip
-    root.confirm()
     finished = None
     if report.worst is Outcome.PASS:
         try:

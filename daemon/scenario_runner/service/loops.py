@@ -19,6 +19,9 @@ from scenario_runner.service.wiring import Daemon
 
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0
+BATCH: Final = 32
+_BATCH_BOUND: Final = 8 << 20
+"""Most bytes that a batch reads for one run; more is read on the long lane."""
 _log = structlog.get_logger("service")
 
 
@@ -97,9 +100,12 @@ class Supervisor:
         try:
             loop()
         except BaseException as error:  # noqa: BLE001 - any death of a loop stops the daemon
-            _log.critical("a loop died; the daemon stops", role=role, exc_info=error)
-            self._failure = self._failure or error
-            self._stopping.set()
+            self._die(error, role=role)
+
+    def _die(self, error: BaseException, **facts: str) -> None:
+        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
+        self._failure = self._failure or error
+        self._stopping.set()
 
     def _patiently(self, step: Callable[[], int]) -> int:
         """One step; infrastructure that does not answer is waited for, not died of."""
@@ -123,36 +129,26 @@ class Supervisor:
                 self._stopping.wait(self._poll)
 
     def _runner(self) -> None:
-        free = threading.Semaphore(2 * self._daemon.wiring.runner_workers)
         while not self._stopping.is_set():
             self._runs_wanted.clear()
-            if not self._patiently(lambda: self._claim(free)):
+            if self._patiently(self._drive_batch):
+                self._relay_wanted.set()
+            else:
                 self._runs_wanted.wait(self._poll)
 
-    def _claim(self, free: threading.Semaphore) -> int:
-        slots = 0
-        while slots < self._daemon.wiring.runner_workers and free.acquire(blocking=slots == 0):
-            slots += 1
-        try:
-            claims = self._daemon.leases.claim(slots) if not self._stopping.is_set() else []
-        except BaseException:
-            free.release(slots)
-            raise
-        for _ in range(slots - len(claims)):
-            free.release()
-        for claim in claims:
-            self._workers.submit(self._drive, claim, free)
+    def _drive_batch(self) -> int:
+        """Drive one batch here; runs with much to read go to the long lane, which is never waited for."""
+        claims = self._daemon.leases.claim(BATCH)
+        for claim in self._daemon.driver.drive(claims, _BATCH_BOUND):
+            self._workers.submit(self._drive_long, claim)
         return len(claims)
 
-    def _drive(self, claim: Claim, free: threading.Semaphore) -> None:
+    def _drive_long(self, claim: Claim) -> None:
         try:
-            self._daemon.driver.drive(claim)
+            self._daemon.driver.drive([claim])
         except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
-            _log.critical("driving a run failed; the daemon stops", run_id=claim.run_id, exc_info=error)
-            self._failure = self._failure or error
-            self._stopping.set()
+            self._die(error, run_id=claim.run_id)
         finally:
-            free.release()
             self._relay_wanted.set()
 
     def _relay(self) -> None:

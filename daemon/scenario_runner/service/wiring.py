@@ -24,12 +24,13 @@ from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay.relay import Relay
 from scenario_runner.runs.driver import RunDriver
+from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.filesystem import FilesystemStore
 
-_IO_THREADS = 8
+_IO_THREADS = 4
 
 
 def allowed_roots(wiring: Wiring) -> list[str]:
@@ -48,7 +49,7 @@ def allowed_roots(wiring: Wiring) -> list[str]:
     return list(roots)
 
 
-def open_store(wiring: Wiring) -> FilesystemStore:
+def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
     """The object store of a profile."""
     if "://" in wiring.store_root.removeprefix("file://"):
         raise ConfigurationError(
@@ -56,7 +57,7 @@ def open_store(wiring: Wiring) -> FilesystemStore:
             f"the scheme of {wiring.store_root!r} is not served by this release",
             "name a folder",
         )
-    return FilesystemStore(wiring.store_root.removeprefix("file://"), refs.PRIVATE)
+    return FilesystemStore(wiring.store_root.removeprefix("file://"), refs.PRIVATE, pool)
 
 
 def open_pack(wiring: Wiring) -> InterfacePack:
@@ -127,7 +128,8 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     """
     pack, schemas, spool = open_pack(wiring), open_schemas(wiring), spool_root(wiring)
     rules = make_rules(wiring, policy, pack)
-    store = open_store(wiring)
+    pool = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io")
+    store = open_store(wiring, pool)
     store.probe()
     authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     ledger = Ledger(store, schemas)
@@ -136,8 +138,9 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     owner = make_owner()
     stopping = threading.Event()
     leases = Leases(authority, owner, wiring.lease_seconds, time.monotonic)
-    artifacts = open_artifacts(wiring, DigestReuse(authority) if wiring.digest_reuse == "version" else None)
-    pool = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io")
+    reuse = wiring.digest_reuse == "version"
+    artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
+    memory = EvaluationMemory() if reuse else None
     publisher = SpoolPublisher(spool, wiring.control_bus_topic, pool)
     return Daemon(
         wiring=wiring,
@@ -147,7 +150,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         store=store,
         intake=SpoolConsumer(spool, authority, rules),
         leases=leases,
-        driver=RunDriver(authority, ledger, artifacts, packs, leases, time.sleep),
-        relay=Relay(authority, ledger, publisher, owner, pool),
+        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep),
+        relay=Relay(authority, ledger, publisher, owner),
         stopping=stopping,
     )

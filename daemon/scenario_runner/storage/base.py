@@ -1,9 +1,10 @@
 """The object-store contract. Keys are relative POSIX paths; every backend passes the same contract test."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scenario_runner.contracts.errors import ScenarioRunnerError
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 
 
@@ -34,6 +35,10 @@ class ObjectStore(Protocol):
 
     def create(self, key: str, data: bytes) -> bool:
         """Create the object unless one is there; True when this call created it."""
+        ...
+
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
+        """Create many objects at once; in the place of each, what ``create`` returns or would raise."""
         ...
 
     def read(self, key: str, limit: int) -> StoredObject | None:

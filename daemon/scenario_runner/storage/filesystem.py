@@ -13,15 +13,18 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
 
+A = TypeVar("A")
+B = TypeVar("B")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCKS: Final = 64
 _MADE_KEPT: Final = 10_000
@@ -88,10 +91,18 @@ class FilesystemStore:
     Args:
         root: The object-store root; created when absent.
         private: Folder under the root, as a key, for temporary files and locks.
+        pool: Threads that write many objects at once; one after the other without.
         token: Source of random names.
     """
 
-    def __init__(self, root: str, private: str, token: Callable[[], str] = lambda: secrets.token_hex(8)) -> None:
+    def __init__(
+        self,
+        root: str,
+        private: str,
+        pool: ThreadPoolExecutor | None = None,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._pool = pool
         self.root = os.path.abspath(root)
         self._private = os.path.join(self.root, private)
         self._token = token
@@ -122,17 +133,51 @@ class FilesystemStore:
 
     def create(self, key: str, data: bytes) -> bool:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        path = self._path(key)
-        with _reported("write", path):
-            try:
-                return self._link_new(path, data)
-            except FileNotFoundError:  # somebody removed a directory that we had made
-                with self._made_lock:
-                    self._made.clear()
-                return self._link_new(path, data)
+        result = self.create_many([(key, data)])[0]
+        if isinstance(result, Unavailable):
+            raise result
+        return result
 
-    def _link_new(self, path: str, data: bytes) -> bool:
-        parent = self._ensure_parent(path)
+    def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`.
+
+        Files are written and fsynced in parallel; each directory that gained names is fsynced once.
+        """
+        named = [(self._path(key), data) for key, data in items]
+        results = list(self._map(self._link_new, named))
+        folders = [os.path.dirname(path) for path, _ in named]
+        gained = list(dict.fromkeys(folder for folder, made in zip(folders, results, strict=True) if made is True))
+        broken = dict(zip(gained, self._map(self._sync_names, gained), strict=True))
+        return [broken.get(folder) or made for folder, made in zip(folders, results, strict=True)]
+
+    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
+        return map(function, items) if self._pool is None or len(items) <= 1 else self._pool.map(function, items)
+
+    @staticmethod
+    def _sync_names(parent: str) -> Unavailable | None:
+        try:
+            with _reported("fsync", parent):
+                fsync_directory(parent)
+        except Unavailable as error:
+            return error
+        return None
+
+    def _link_new(self, item: tuple[str, bytes]) -> bool | Unavailable:
+        """Write, fsync and link one file; its directory is not fsynced yet."""
+        path, data = item
+        try:
+            with _reported("write", path):
+                try:
+                    return self._link(path, data)
+                except FileNotFoundError:  # somebody removed a directory that we had made
+                    with self._made_lock:
+                        self._made.clear()
+                    return self._link(path, data)
+        except Unavailable as error:
+            return error
+
+    def _link(self, path: str, data: bytes) -> bool:
+        self._ensure_parent(path)
         temporary = self._temporary()
         write_durably(temporary, data)
         try:
@@ -141,7 +186,6 @@ class FilesystemStore:
             return False
         finally:
             os.unlink(temporary)
-        fsync_directory(parent)
         return True
 
     def read(self, key: str, limit: int) -> StoredObject | None:
@@ -224,10 +268,20 @@ class FilesystemStore:
         """Remove temporary files that a killed process left behind; returns how many."""
         removed = 0
         with _reported("sweep", self._private):
-            if not os.path.isdir(self._private):
+            try:
+                names = [name for name in os.listdir(self._private) if not name.endswith(".lock")]
+            except FileNotFoundError:
                 return 0
-            for entry in os.scandir(self._private):
-                if not entry.name.endswith(".lock") and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                    os.unlink(entry.path)
-                    removed += 1
+            for name in names:
+                removed += self._sweep_one(os.path.join(self._private, name))
         return removed
+
+    @staticmethod
+    def _sweep_one(path: str) -> int:
+        try:
+            if time.time() - os.lstat(path).st_mtime <= _STALE_SECONDS:
+                return 0
+            os.unlink(path)
+        except FileNotFoundError:
+            return 0  # its writer has just finished
+        return 1

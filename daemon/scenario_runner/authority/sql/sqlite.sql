@@ -125,6 +125,12 @@ UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = :ow
 -- name: any_due
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now);
 
+-- name: any_behind
+SELECT EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq);
+
+-- name: any_unsent
+SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND due_us <= :now);
+
 -- name: any_pending
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now),
        EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
@@ -141,6 +147,10 @@ SELECT * FROM runs WHERE :state IS NULL OR state = :state ORDER BY admitted_us D
 
 -- name: list_events
 SELECT seq, kind, ts_us, details FROM run_events WHERE run_id = :run_id ORDER BY seq;
+
+-- name: events_of_runs
+SELECT run_id, seq, kind, ts_us, details FROM run_events
+WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, seq;
 
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
