@@ -81,7 +81,8 @@ UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
-                   AND (due_us IS NULL OR state = 'WAITING_EVIDENCE' OR updated_us <= :now - :settle_us)
+                   AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
+                        OR (lease_until_us > :now AND updated_us <= :now - :settle_us))
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
 
