@@ -31,8 +31,8 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     daemon = wire_daemon(load_wiring(wiring_path), load_policy(policy_path))
     _answer_signals(daemon)
-    Supervisor(daemon, Role(role), until_idle=until_idle).run()
-    if until_idle and role in (Role.ALL, Role.RELAY) and daemon.authority.pending().undelivered:
+    idle = Supervisor(daemon, Role(role), until_idle=until_idle).run()
+    if idle and role in (Role.ALL, Role.RELAY) and daemon.authority.pending().undelivered:
         raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
     daemon.authority.close()
 

@@ -8,7 +8,7 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused
-from scenario_runner.contracts.ids import rejected_message_id, run_id_of
+from scenario_runner.contracts.ids import rejected_message_id
 from scenario_runner.contracts.intent import Intent, intent_of
 from scenario_runner.contracts.plan import PlanInputs, plan_hash
 from scenario_runner.contracts.reasons import Reason
@@ -141,8 +141,3 @@ def _refusal(
     return SignalDraft(
         rejected_message_id(record.key), SignalKind.REQUEST_REJECTED, run_id, {}, canonical_bytes(payload)
     )
-
-
-def request_run_id(request: RunRequest) -> str:
-    """The run id that a request resolves to."""
-    return run_id_of(request.run_equivalence_key)

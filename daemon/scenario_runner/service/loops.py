@@ -19,6 +19,7 @@ from scenario_runner.service.wiring import Daemon
 
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0
+_IDLE_POLL_SECONDS: Final = 0.02
 BATCH: Final = 32
 _BATCH_BOUND: Final = 8 << 20
 """Most bytes that a batch reads for one run; more is read on the long lane."""
@@ -49,13 +50,12 @@ class Supervisor:
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
         self._runs_wanted, self._relay_wanted = threading.Event(), threading.Event()
-        self._settled = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._drained = threading.Event()
         self._poll = daemon.wiring.poll_seconds
         self._workers = ThreadPoolExecutor(daemon.wiring.runner_workers, thread_name_prefix="run")
 
-    def run(self) -> None:
-        """Run until stopped or idle, then let what is in flight finish.
+    def run(self) -> bool:
+        """Run until stopped or idle, then let what is in flight finish; true when it became idle.
 
         Raises:
             BaseException: whatever killed a loop.
@@ -63,38 +63,40 @@ class Supervisor:
         self._expire_dead_owners()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
-        self._start(Role.HOUSEKEEPING, self._housekeeping, always=True)
-        self._start(Role.INTAKE, self._intake)
-        self._start(Role.RUNNER, self._runner)
-        self._start(Role.RELAY, self._relay)
+        sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
+        sinks = [*self._start(Role.RELAY, self._relay), self._thread(Role.HOUSEKEEPING, self._housekeeping)]
         _log.info("started", role=self._role, owner=self._daemon.owner)
-        while not self._stopping.wait(0.02 if self._until_idle else 0.5):
-            if self._until_idle and self._idle():
-                break
-        self._stop()
+        idle = False
+        while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
+            idle = self._until_idle and self._idle()
+        self._stop(sources, sinks)
         if self._failure is not None:
             raise self._failure
-        _log.info("stopped", role=self._role)
+        _log.info("stopped", role=self._role, idle=idle)
+        return idle
 
     def _has(self, role: Role) -> bool:
         return self._role in (Role.ALL, role)
 
-    def _start(self, role: Role, loop: Callable[[], None], *, always: bool = False) -> None:
-        if not always and not self._has(role):
-            return
-        thread = threading.Thread(target=self._guarded, args=(role, loop), name=role.value)
-        self._threads.append(thread)
-        thread.start()
+    def _start(self, role: Role, loop: Callable[[], None]) -> list[threading.Thread]:
+        return [self._thread(role, loop)] if self._has(role) else []
 
-    def _stop(self) -> None:
+    def _thread(self, role: Role, loop: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(role, loop), name=role.value)
+        thread.start()
+        return thread
+
+    def _stop(self, sources: list[threading.Thread], sinks: list[threading.Thread]) -> None:
+        """What makes work stops first, what delivers it last; leases are renewed to the end."""
         self._stopping.set()
         self._runs_wanted.set()
-        self._relay_wanted.set()
-        for thread in self._threads[1:]:
+        for thread in sources:
             thread.join()
-        self._workers.shutdown(wait=True, cancel_futures=False)
-        self._settled.set()
-        self._threads[0].join()
+        self._workers.shutdown(wait=True, cancel_futures=True)  # what has not begun is left to the next start
+        self._drained.set()
+        self._relay_wanted.set()
+        for thread in sinks:
+            thread.join()
 
     def _guarded(self, role: Role, loop: Callable[[], None]) -> None:
         try:
@@ -154,7 +156,7 @@ class Supervisor:
     def _relay(self) -> None:
         quiet = 0.0
         while True:
-            stopping = self._stopping.is_set()
+            stopping = self._drained.is_set()
             self._relay_wanted.clear()
             if quiet >= _RELAY_SWEEP_SECONDS or stopping or not self._patiently(self._nothing_to_relay):
                 quiet = 0.0
@@ -171,7 +173,7 @@ class Supervisor:
 
     def _housekeeping(self) -> None:
         pause = self._daemon.leases.seconds / 3
-        while not self._settled.wait(pause):
+        while not self._drained.wait(pause):
             self._daemon.leases.renew()
             if not self._stopping.is_set():
                 self._patiently(self._expire_dead_owners)
