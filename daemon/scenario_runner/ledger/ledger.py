@@ -125,22 +125,19 @@ class Ledger:
         self._schemas.check("run_ready_signal", view.ready)
 
     def write_receipts(self, receipts: Sequence[InstanceReceiptFile]) -> list[Failure | None]:
-        """Write bundle manifests and then their instance receipts, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
+        """Write bundle manifests, each before its instance receipt, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
 
         A receipt for the same scope and digest that was written for another copy of the same engine run (only the
         path of the target differs) is the same receipt.
         """
         drift = Reason.INSTANCE_RECEIPT_DRIFT
-        manifests = [(item.manifest_ref, item.manifest, drift) for item in receipts if item.manifest_ref]
-        failed = {
-            ref: failure
-            for (ref, _, _), failure in zip(manifests, self.write_many_once(manifests), strict=True)
-            if failure is not None
-        }
-        results = self.write_many_once(
-            [(item.ref, canonical_bytes(item.document), drift) for item in receipts], _same_receipt
-        )
-        return [failed.get(item.manifest_ref, result) for item, result in zip(receipts, results, strict=True)]
+        items: list[WriteOnce] = []
+        for receipt in receipts:  # objects are created in this order
+            if receipt.manifest_ref:
+                items.append((receipt.manifest_ref, receipt.manifest, drift))
+            items.append((receipt.ref, canonical_bytes(receipt.document), drift))
+        failures = dict(zip((key for key, _, _ in items), self.write_many_once(items, _same_receipt), strict=True))
+        return [failures.get(item.manifest_ref) or failures[item.ref] for item in receipts]
 
     def write_facts_views(self, views: Sequence[FactsView]) -> list[Failure | None]:
         """Write run_facts_view documents once; drift is ``FACTS_VIEW_DRIFT``."""

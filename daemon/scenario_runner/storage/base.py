@@ -38,7 +38,7 @@ class ObjectStore(Protocol):
         ...
 
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """Create many objects at once; in the place of each, what ``create`` returns or would raise."""
+        """Create many objects, each before the next; in the place of each, what ``create`` returns or would raise."""
         ...
 
     def read(self, key: str, limit: int) -> StoredObject | None:

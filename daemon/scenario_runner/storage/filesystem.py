@@ -11,7 +11,6 @@ import hashlib
 import os
 import secrets
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCKS: Final = 64
-_MADE_KEPT: Final = 10_000
+_SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
 
@@ -38,20 +37,6 @@ def fsync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def make_directories(path: str) -> None:
-    """Create a directory and its parents, each durably; existing ones are fine."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    if parent and parent != path:
-        make_directories(parent)
-    try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        return
-    fsync_directory(parent or ".")
 
 
 def write_durably(path: str, data: bytes) -> None:
@@ -85,6 +70,15 @@ def _reported(action: str, path: str) -> Iterator[None]:
         raise Unavailable(f"cannot {action} {path}: {hint}") from error
 
 
+def _sync_names(folder: str) -> Unavailable | None:
+    try:
+        with _reported("fsync", folder):
+            fsync_directory(folder)
+    except Unavailable as error:
+        return error
+    return None
+
+
 class FilesystemStore:
     """Objects as files under a root directory.
 
@@ -106,8 +100,7 @@ class FilesystemStore:
         self.root = os.path.abspath(root)
         self._private = os.path.join(self.root, private)
         self._token = token
-        self._made: set[str] = set()
-        self._made_lock = threading.Lock()
+        self._synced: set[str] = set()
 
     def _path(self, key: str) -> str:
         try:
@@ -116,20 +109,23 @@ class FilesystemStore:
             raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
         return os.path.join(self.root, key)
 
-    def _ensure_parent(self, path: str) -> str:
-        parent = os.path.dirname(path)
-        if parent not in self._made:
-            make_directories(parent)
-            with self._made_lock:
-                if len(self._made) > _MADE_KEPT:
-                    self._made.clear()
-                self._made.add(parent)
-        return parent
+    def _make_folder(self, folder: str) -> list[str]:
+        """Make a folder below the root; returns the folders whose new names are not durable yet.
 
-    def _temporary(self) -> str:
-        path = os.path.join(self._private, f"{self._token()}.tmp")
-        self._ensure_parent(path)
-        return path
+        What this process has not seen made durable counts as new, whoever made it.
+        """
+        unsynced = []
+        while folder not in self._synced and folder.startswith(self.root):
+            unsynced.append(folder)
+            folder = os.path.dirname(folder)
+        for path in reversed(unsynced):
+            os.makedirs(path, mode=0o755, exist_ok=True)
+        return unsynced
+
+    def _make_private(self) -> None:
+        if self._private not in self._synced:
+            self._make_folder(self._private)
+            self._synced.add(self._private)  # temporary files need no durable names
 
     def create(self, key: str, data: bytes) -> bool:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
@@ -141,51 +137,56 @@ class FilesystemStore:
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`.
 
-        Files are written and fsynced in parallel; each directory that gained names is fsynced once.
+        Files are written and fsynced in parallel, then linked in the order given; each directory that gained names is
+        fsynced once.
         """
-        named = [(self._path(key), data) for key, data in items]
-        results = list(self._map(self._link_new, named))
-        folders = [os.path.dirname(path) for path, _ in named]
-        gained = list(dict.fromkeys(folder for folder, made in zip(folders, results, strict=True) if made is True))
-        broken = dict(zip(gained, self._map(self._sync_names, gained), strict=True))
-        return [broken.get(folder) or made for folder, made in zip(folders, results, strict=True)]
+        paths = [self._path(key) for key, _ in items]
+        written = list(self._map(self._write_temporary, [data for _, data in items]))
+        results: list[bool | Unavailable] = []
+        gained: dict[str, None] = {}
+        made: dict[str, None] = {}
+        for path, temporary in zip(paths, written, strict=True):
+            results.append(temporary if isinstance(temporary, Unavailable) else self._link(path, temporary, made))
+            if results[-1] is True:
+                gained[os.path.dirname(path)] = None
+        unsynced = list(dict.fromkeys([*gained, *map(os.path.dirname, made)]))
+        broken = dict(zip(unsynced, self._map(_sync_names, unsynced), strict=True))
+        failure = next((error for error in broken.values() if error is not None), None)
+        if failure is not None:
+            return [failure if made_now is True else made_now for made_now in results]
+        if len(self._synced) > _SYNCED_KEPT:
+            self._synced.clear()
+        self._synced.update(made)
+        return results
 
     def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
         return map(function, items) if self._pool is None or len(items) <= 1 else self._pool.map(function, items)
 
-    @staticmethod
-    def _sync_names(parent: str) -> Unavailable | None:
-        try:
-            with _reported("fsync", parent):
-                fsync_directory(parent)
-        except Unavailable as error:
-            return error
-        return None
-
-    def _link_new(self, item: tuple[str, bytes]) -> bool | Unavailable:
-        """Write, fsync and link one file; its directory is not fsynced yet."""
-        path, data = item
+    def _write_temporary(self, data: bytes) -> str | Unavailable:
+        path = os.path.join(self._private, f"{self._token()}.tmp")
         try:
             with _reported("write", path):
-                try:
-                    return self._link(path, data)
-                except FileNotFoundError:  # somebody removed a directory that we had made
-                    with self._made_lock:
-                        self._made.clear()
-                    return self._link(path, data)
+                self._make_private()
+                write_durably(path, data)
         except Unavailable as error:
+            self._synced.clear()  # somebody may have removed what we had made
             return error
+        return path
 
-    def _link(self, path: str, data: bytes) -> bool:
-        self._ensure_parent(path)
-        temporary = self._temporary()
-        write_durably(temporary, data)
+    def _link(self, path: str, temporary: str, made: dict[str, None]) -> bool | Unavailable:
+        """Give a written file its name, unless the name is taken; adds the folders that were made to ``made``."""
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
+            with _reported("link", path):
+                try:
+                    made.update(dict.fromkeys(self._make_folder(os.path.dirname(path))))
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+                finally:
+                    os.unlink(temporary)
+        except Unavailable as error:
+            self._synced.clear()
+            return error
         return True
 
     def read(self, key: str, limit: int) -> StoredObject | None:
@@ -214,7 +215,7 @@ class FilesystemStore:
     def _locked(self, key: str) -> Iterator[None]:
         slot = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % _LOCKS
         path = os.path.join(self._private, f"{slot:02d}.lock")
-        self._ensure_parent(path)
+        self._make_private()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -229,7 +230,7 @@ class FilesystemStore:
             current = self.read(key, 1 << 30)
             if current is None or current.version != version:
                 return False
-            temporary = self._temporary()
+            temporary = os.path.join(self._private, f"{self._token()}.tmp")
             write_durably(temporary, data)
             os.rename(temporary, path)
             fsync_directory(os.path.dirname(path))
