@@ -6,6 +6,7 @@ reader refuses what different parsers read differently (duplicate keys, NaN, bad
 
 import hashlib
 import json
+import math
 from typing import Any, NoReturn
 
 import orjson
@@ -35,7 +36,7 @@ def _check(value: object) -> None:
             pending.extend(item)
         elif kind is int:
             if not _INT64_MIN <= item <= UINT64_MAX:
-                raise SequenceError(f"integer {item} is outside -2^63..2^64-1 and has no canonical form")
+                raise SequenceError("an integer outside -2^63..2^64-1 has no canonical form")
         else:
             raise SequenceError(f"{kind.__name__} has no canonical JSON form")
 
@@ -78,6 +79,13 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 - JSON is any
     """Parse one JSON text strictly: UTF-8, no duplicate keys, no NaN or Infinity, bounded depth.
 
@@ -89,7 +97,7 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - JSON is any
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

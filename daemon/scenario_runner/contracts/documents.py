@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.types import (
     Hex32,
@@ -396,7 +396,7 @@ def explain_validation(error: ValidationError, limit: int = 5) -> str:
         where = ".".join(str(step) for step in item["loc"] if not str(step).startswith("function-"))
         parts.append(f"{where or 'document'}: {item['msg']}")
     more = error.error_count() - limit
-    return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
+    return one_line("; ".join(parts) + (f"; and {more} more" if more > 0 else ""))
 
 
 def parse_run_request(document: Json) -> RunRequest:

@@ -9,6 +9,13 @@
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 
 
+def one_line(text: str) -> str:
+    """Text from outside as it may be stored, logged and shown: valid UTF-8, nothing unprintable."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class ScenarioRunnerError(Exception):
     """Root of everything SR raises on purpose.
 
@@ -21,8 +28,8 @@ class ScenarioRunnerError(Exception):
 
     def __init__(self, detail: str, reason: Reason | None = None) -> None:
         self.reason = reason or self.default_reason
-        self.detail = detail
-        super().__init__(f"{self.reason}: {detail}")
+        self.detail = one_line(detail)
+        super().__init__(f"{self.reason}: {self.detail}")
 
     def sentence(self) -> str:
         """The sentence of the reason code."""
@@ -98,7 +105,7 @@ class EvidenceRefused(Refusal):
         actual: str = "",
     ) -> None:
         super().__init__(detail, reason)
-        self.path, self.expected, self.actual = path, expected, actual
+        self.path, self.expected, self.actual = one_line(path), one_line(expected), one_line(actual)
 
 
 class EvidenceSaysNo(EvidenceRefused):

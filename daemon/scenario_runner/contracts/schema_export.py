@@ -46,6 +46,8 @@ def _tidy(schema: Any, model_name: str | None = None) -> Any:  # noqa: ANN401
             tidy[key] = {name: _tidy(item) for name, item in value.items()}
         elif key != "title":
             tidy[key] = _tidy(value)
+    if "patternProperties" in tidy:
+        tidy.setdefault("additionalProperties", False)
     if model_name in ("Partitions", "Locator"):
         tidy["anyOf"] = _ANY_OF["Partitions"]
     if model_name in _ONE_OF:

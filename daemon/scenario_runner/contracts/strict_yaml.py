@@ -83,7 +83,7 @@ class _Builder:
         plain = yaml.ScalarNode(tag, text, node.start_mark, node.end_mark)
         try:
             return getattr(self.loader, f"construct_yaml_{kind}")(plain)
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise ConfigurationError(
                 _place(self.source, node), f"{text[:40]!r} is not a valid {kind}", "quote it to mean text"
             ) from error
@@ -100,6 +100,20 @@ class _Builder:
                 )
             return default
         return value
+
+
+def _check_depth(text: str, source: str) -> None:
+    """Refuse deep nesting before nodes are composed: composing recurses in C and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_BASE):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise ConfigurationError(
+                _place(source, event), f"nested deeper than {MAX_DEPTH} levels", "write the document out flat"
+            )
 
 
 def load_yaml(data: bytes, source: str, *, env: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
@@ -119,7 +133,9 @@ def load_yaml(data: bytes, source: str, *, env: Mapping[str, str] | None = None)
     if len(data) > MAX_BYTES:
         raise ConfigurationError(source, f"larger than {MAX_BYTES} bytes", "split or shorten it")
     try:
-        loader = _BASE(data)
+        text = data.decode("utf-8")
+        _check_depth(text, source)
+        loader = _BASE(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -128,10 +144,24 @@ def load_yaml(data: bytes, source: str, *, env: Mapping[str, str] | None = None)
         finally:
             loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}, line {mark.line + 1}" if mark is not None else source
-        problem = getattr(error, "problem", None) or "cannot be parsed as YAML"
-        raise ConfigurationError(place, f"not valid YAML: {problem}", "correct the syntax") from error
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is nested too deeply"
+        raise ConfigurationError(
+            f"{source}{_line_of(error, data)}", f"not valid YAML in UTF-8: {problem}", "correct the syntax"
+        ) from error
+
+
+def _line_of(error: Exception, data: bytes) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f", line {mark.line + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        position = error.start
+    elif isinstance(error, yaml.reader.ReaderError):
+        position = error.position
+    else:
+        return ""
+    line = 1 + data.count(b"\n", 0, position)
+    return f", line {line}"
 
 
 def read_yaml(path: str, *, env: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
@@ -139,8 +169,7 @@ def read_yaml(path: str, *, env: Mapping[str, str] | None = None) -> Any:  # noq
     try:
         with open(os.fspath(path), "rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            path, f"cannot be read ({error.strerror})", "check the path and its permissions"
-        ) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(path, f"cannot be read ({why})", "check the path and its permissions") from error
     return load_yaml(data, path, env=env)

@@ -1,7 +1,7 @@
 """RFC 3339 instants: parsed strictly with an offset, held as microseconds since the epoch, written in UTC."""
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 PATTERN: Final = (
@@ -11,6 +11,8 @@ PATTERN: Final = (
 _PARTS = re.compile(PATTERN.rstrip("$"), re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROS: Final = 1_000_000
+_FIRST_YEAR: Final = 1000
+_LAST_YEAR: Final = 2999
 
 
 def parse_instant(text: str) -> datetime:
@@ -25,11 +27,13 @@ def parse_instant(text: str) -> datetime:
     if _PARTS.fullmatch(text) is None:
         raise ValueError("needs an RFC 3339 time with an offset, e.g. 2026-01-01T00:00:00Z")
     stamp, zone = (text[:-1], "Z") if text.endswith("Z") else (text[:-6], text[-6:])
-    naive = datetime.fromisoformat(stamp)
-    if zone == "Z":
-        return naive.replace(tzinfo=UTC)
-    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
-    return naive.replace(tzinfo=timezone(-offset if zone[0] == "-" else offset)).astimezone(UTC)
+    moment = datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+    if zone != "Z":
+        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
+        moment += offset if zone[0] == "-" else -offset
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"is not between the years {_FIRST_YEAR} and {_LAST_YEAR} in UTC")
+    return moment
 
 
 def format_instant(moment: datetime) -> str:

@@ -60,7 +60,7 @@ class WireModel(BaseModel):
     def _absent_not_null(cls, value: object) -> object:
         if isinstance(value, dict):
             for key, item in value.items():
-                if item is None:
+                if item is None and (key in cls.model_fields or cls.model_config.get("extra") == "forbid"):
                     raise ValueError(f"{key!r} is null; leave the field out instead")
         return value
 

@@ -95,7 +95,10 @@ def members_of(
 
     Raises:
         EvidenceRefused: flag or index is malformed, or nothing would be hashed.
+        SequenceError: the law reads an index and was given none.
     """
+    if index is None and gate.law is not Law.BUNDLE:
+        raise SequenceError(f"the law {gate.law} reads an index and was given none")
     claimed = parse_flag(flag, gate.digest_field, paths.flag)
     entries = parse_index(index, gate.digest_field, paths.index) if index is not None else ()
     based = [(_based(gate, paths, entry.path), entry) for entry in entries]
@@ -166,7 +169,9 @@ def _matching_form(paths: GatePaths, path: str, listed: tuple[str, ...], measure
     for form, digest in forms:
         if all(digest == wanted for wanted in listed):
             return form
+    raw = forms[0][1]
+    stale = next((digest for digest in listed if digest != raw), listed[0])
     raise EvidenceRefused(
-        f"the index {paths.index} lists {listed[0]} for {path} but its bytes give {forms[0][1]}",
-        Reason.EVIDENCE_CONFLICT, path=path, expected=listed[0], actual=forms[0][1],
+        f"the index {paths.index} lists {stale} for {path} but its bytes give {raw}",
+        Reason.EVIDENCE_CONFLICT, path=path, expected=stale, actual=raw,
     )  # fmt: skip

@@ -11,7 +11,7 @@ A finished set is the only thing that a facts view can be made from. Calls in th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 
 from scenario_runner.artifacts.base import FileDigest
 from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
@@ -56,10 +56,10 @@ class Verified:
     gates: tuple[GatePass, ...]
     outputs: tuple[OutputEvidence, ...]
     absent: tuple[str, ...]
-    seal: object = field(repr=False)
+    seal: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
             raise SequenceError("a verified set can only come from VerifiedSet.finish()")
 
 

@@ -86,10 +86,10 @@ class _Entry:
 
 def _scope_words(text: str, known: Iterable[str]) -> tuple[str, ...] | None:
     """Split ``a_b_c`` into known words, longest first; None when something is left over."""
-    if not text:
-        return ()
     for word in sorted(known, key=len, reverse=True):
-        if text == word or text.startswith(word + "_"):
+        if text == word:
+            return (word,)
+        if text.startswith(word + "_"):
             rest = _scope_words(text[len(word) + 1 :], known)
             if rest is not None:
                 return (word, *rest)
@@ -146,7 +146,7 @@ def _gate_paths(entry: _Entry) -> tuple[Template, Template, Template | None]:
         entry.parsed("bundle_root_template", lambda text: parse_template(text.strip().rstrip("/") + "/")),
     )
     index = None
-    if entry.raw.get("index_path_template"):
+    if entry.raw.get("index_path_template") is not None:
         index = _addressable(entry, "index_path_template", entry.parsed("index_path_template", parse_template))
     for key, template in (("passed_flag_path_template", flag), ("index_path_template", index)):
         if template is not None and template.shape is not Shape.FILE:

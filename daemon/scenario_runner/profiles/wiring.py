@@ -5,6 +5,7 @@ directory.
 """
 
 import os
+import posixpath
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -109,8 +110,11 @@ class Wiring(BaseModel):
     @property
     def store_root(self) -> str:
         """The object-store root without the ledger prefix, which SR adds itself."""
-        root = self.object_store_root.rstrip("/") or "/"
-        return root.removesuffix("/" + PREFIX) or "/"
+        scheme, separator, path = self.object_store_root.rpartition("://")
+        root = posixpath.normpath(path)
+        if root == PREFIX:
+            root = "."
+        return scheme + separator + (root.removesuffix("/" + PREFIX) or "/")
 
     @property
     def hash_threads(self) -> int:
