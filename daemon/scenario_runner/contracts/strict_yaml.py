@@ -54,7 +54,9 @@ class _Builder:
         for key_node, value_node in node.value:
             key = self.build(key_node, depth + 1)
             if not isinstance(key, str):
-                raise ConfigurationError(_place(self.source, key_node), f"the key {key!r} is not a string", "quote it")
+                raise ConfigurationError(
+                    _place(self.source, key_node), f"a key is {type(key).__name__}, not text", "quote it"
+                )
             if key in result:
                 raise ConfigurationError(
                     _place(self.source, key_node), f"the key {key!r} is given twice", "keep one of the two"

@@ -97,9 +97,9 @@ def members_of(
         EvidenceRefused: flag or index is malformed, or nothing would be hashed.
         SequenceError: the law reads an index and was given none.
     """
+    claimed = parse_flag(flag, gate.digest_field, paths.flag)
     if index is None and gate.law is not Law.BUNDLE:
         raise SequenceError(f"the law {gate.law} reads an index and was given none")
-    claimed = parse_flag(flag, gate.digest_field, paths.flag)
     entries = parse_index(index, gate.digest_field, paths.index) if index is not None else ()
     based = [(_based(gate, paths, entry.path), entry) for entry in entries]
     if gate.law is Law.MEMBER_DIGESTS:
