@@ -9,9 +9,10 @@ from scenario_runner.contracts.errors import Refusal, ScenarioRunnerError
 from scenario_runner.contracts.reasons import Reason
 
 MAX_FLAG_BYTES: Final = 64 * 1024
-MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
+MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 MAX_FILES: Final = 200_000
 MAX_DEPTH: Final = 32
+MAX_SEGMENTS: Final = 96
 
 
 class Kind(StrEnum):
@@ -86,8 +87,12 @@ class RunRoot(Protocol):
         """The bytes of one file of at most ``limit`` bytes."""
         ...
 
-    def files_under(self, path: str) -> list[str]:
-        """Every regular file below a directory, in byte order of the path; empty when there is none."""
+    def files_under(self, path: str, *, parts: bool = False) -> list[str]:
+        """Every regular file below a directory, in byte order of the path; empty when there is none.
+
+        With ``parts``, folders that stand where a part should be are refused: empty ones, and those whose name has the
+        ending of a file beside them.
+        """
         ...
 
     def files_matching(self, path: str) -> list[str]:

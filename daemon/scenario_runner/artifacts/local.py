@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 from scenario_runner.artifacts.base import (
     MAX_DEPTH,
     MAX_FILES,
+    MAX_SEGMENTS,
     FileDigest,
     Kind,
     SequenceDigest,
@@ -38,6 +39,7 @@ from scenario_runner.contracts.reasons import Reason
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER: Final = 1 << 20
+_KEPT_OPEN: Final = 64
 _PARALLEL_FROM: Final = 4 << 20
 _BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _Listing = tuple[tuple[str, bool], ...]
@@ -128,24 +130,30 @@ class LocalRunRoot:
             raise
 
     def _directory(self, path: str) -> int:
+        """A descriptor of a directory, open only while the lock is held: few are kept at the same time."""
         fd = self._directories.get(path)
         if fd is not None:
             return fd
-        with self._lock:
-            if path not in self._directories:
-                head, _, name = path.rpartition("/")
-                parent = self._directory(head)
-                with _os_errors(path):
-                    self._directories[path] = self._step(parent, name, path)
-            return self._directories[path]
+        if path.count("/") >= MAX_SEGMENTS:
+            raise EvidenceRefused(f"{path} is nested too deeply", Reason.EVIDENCE_TOO_LARGE, path=path)
+        head, _, name = path.rpartition("/")
+        parent = self._directory(head)
+        with _os_errors(path):
+            fd = self._step(parent, name, path)
+        self._directories[path] = fd
+        if len(self._directories) > _KEPT_OPEN:
+            oldest = next(key for key in self._directories if key not in ("", path))
+            os.close(self._directories.pop(oldest))
+        return fd
 
     def _stat(self, path: str) -> os.stat_result:
         head, _, name = path.rpartition("/")
-        parent = self._directory(head)
-        try:
-            return os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except OSError as error:
-            _raise_for(error, path)
+        with self._lock:
+            parent = self._directory(head)
+            try:
+                return os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except OSError as error:
+                _raise_for(error, path)
 
     def _identity(self, path: str) -> Identity:
         info = self._stat(path)
@@ -180,7 +188,7 @@ class LocalRunRoot:
     def _list(self, path: str) -> _Listing:
         with _os_errors(path):
             entries: list[tuple[str, bool]] = []
-            with os.scandir(self._directory(path)) as scan:
+            with self._lock, os.scandir(self._directory(path)) as scan:
                 for entry in scan:
                     if len(entries) >= MAX_FILES:
                         raise EvidenceRefused(
@@ -205,7 +213,7 @@ class LocalRunRoot:
         mode = entry.stat(follow_symlinks=False).st_mode
         return _refuse_type(f"{path}/{entry.name}", mode, "a regular file or directory")
 
-    def files_under(self, path: str) -> list[str]:
+    def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         found: list[str] = []
         pending = [path]
@@ -214,7 +222,10 @@ class LocalRunRoot:
             directory = pending.pop()
             if directory.count("/") > deepest:
                 raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
-            for name, is_directory in self._list(directory):
+            listing = self._list(directory)
+            if parts:
+                _refuse_folders_for_parts(directory, listing, top=directory == path)
+            for name, is_directory in listing:
                 (pending if is_directory else found).append(f"{directory}/{name}")
             if len(found) > MAX_FILES:
                 raise EvidenceRefused(f"{path} holds more than {MAX_FILES} files", Reason.EVIDENCE_TOO_LARGE, path=path)
@@ -239,9 +250,9 @@ class LocalRunRoot:
     def _open(self, path: str) -> tuple[int, Identity]:
         """A descriptor of one regular file, and its identity now."""
         head, _, name = path.rpartition("/")
-        parent = self._directory(head)
         try:
-            fd = os.open(name, _FILE, dir_fd=parent)
+            with self._lock:
+                fd = os.open(name, _FILE, dir_fd=self._directory(head))
         except OSError as error:
             _raise_for(error, path)
         info = os.fstat(fd)
@@ -383,9 +394,8 @@ class LocalRunRoot:
         try:
             self._open_root()
             for path, listing in snapshot.listings.items():
-                fd = self._directory(path)
-                with _os_errors(path):
-                    names = sorted(os.listdir(fd))
+                with self._lock, _os_errors(path):
+                    names = sorted(os.listdir(self._directory(path)))
                 if names != [name for name, _ in listing]:
                     raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
             for path, identity in snapshot.files.items():
@@ -411,6 +421,15 @@ _Unread = tuple[int, int, Sequence[str], tuple[Identity, ...]]
 def _settled(identities: Iterable[Identity], read_ns: int) -> bool:
     """The racily-clean rule: every file last changed well before the moment it was read."""
     return all(max(identity[3], identity[4]) < read_ns - RACY_NS for identity in identities)
+
+
+def _refuse_folders_for_parts(directory: str, listing: _Listing, *, top: bool) -> None:
+    if not listing and not top:
+        raise EvidenceRefused(f"{directory} is an empty folder where a part should be", path=directory)
+    endings = {os.path.splitext(name)[1] for name, is_directory in listing if not is_directory} - {""}
+    for name, is_directory in listing:
+        if is_directory and os.path.splitext(name)[1] in endings:
+            raise EvidenceRefused(f"{directory}/{name} is a folder named like a part", path=f"{directory}/{name}")
 
 
 def _sequence(paths: Sequence[str], identities: tuple[Identity, ...], digests: tuple[str, ...]) -> SequenceDigest:

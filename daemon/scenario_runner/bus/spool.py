@@ -74,31 +74,32 @@ class SpoolPublisher:
         fitting = [item for item in envelopes if len(item[1]) <= MAX_RECORD_BYTES]
         made = dict(zip((key for key, _ in fitting), self._store.create_many(fitting), strict=True))
         return [
-            Published(row.outbox_id, self._error(key, len(data), row, made.get(key)))
+            Published(row.outbox_id, self._error(key, data, made.get(key)))
             for row, (key, data) in zip(rows, envelopes, strict=True)
         ]
 
-    def _error(self, key: str, size: int, row: OutboxRow, made: object) -> str:
+    def _error(self, key: str, data: bytes, made: object) -> str:
         """Empty when the signal is durably on the bus."""
         if made is None:
-            return f"the signal holds {size} bytes, the bus takes at most {MAX_RECORD_BYTES}"
+            return f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
         if isinstance(made, Unavailable):
             return made.detail
         try:
             stored = None if made else self._store.read(key, MAX_RECORD_BYTES)
         except ScenarioRunnerError as error:
             return error.detail
-        if made or (stored is not None and _payload(stored.data) == parse_json(row.payload)):
+        if made or (stored is not None and _timeless(stored.data) == _timeless(data)):
             return ""
-        return f"{self._store.locate(key)} already holds another payload; move it away"
+        return f"{self._store.locate(key)} already holds another message; move it away"
 
 
-def _payload(data: bytes) -> object:
+def _timeless(data: bytes) -> object:
+    """An envelope without the moment of its publication: all that a re-sent one may differ in."""
     try:
         value = parse_json(data)
     except ValueError:
-        return None
-    return value.get("payload") if isinstance(value, dict) else None
+        return data
+    return {**value, "published_at_utc": ""} if isinstance(value, dict) else value
 
 
 def drop_request(root: str, message_id: str, data: bytes) -> str:

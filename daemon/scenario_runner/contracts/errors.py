@@ -6,11 +6,17 @@
 * :class:`ConfigurationError` / :class:`UsageError` - a person must change something before we start.
 """
 
+from typing import Final
+
 from scenario_runner.contracts.reasons import SENTENCES, Reason
+
+_LONGEST: Final = 2000
 
 
 def one_line(text: str) -> str:
     """Text from outside as it may be stored, logged and shown: valid UTF-8, nothing unprintable."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text)} characters)"
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -8,8 +8,20 @@ from scenario_runner.contracts.errors import EvidenceRefused, EvidenceSaysNo
 from scenario_runner.contracts.ids import HEX64
 
 _TEXT: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(\S+)\s*", re.ASCII)
-_YES: Final = (True, "PASS", "PASSED", "pass", "passed", "true")
-_VERDICT_KEYS: Final = ("status", "passed", "verdict", "outcome", "result", "decision")
+_YES: Final = frozenset({"pass", "passed", "true", "yes", "ok", "success", "succeeded"})
+_NO: Final = frozenset({"fail", "failed", "false", "no", "error", "rejected", "invalid", "aborted"})
+_VERDICT_KEYS: Final = frozenset(
+    {"status", "state", "verdict", "outcome", "result", "decision", "passed", "pass", "ok", "success", "valid"}
+)
+_DIGEST_KEYS: Final = ("sha256_hex", "bundle_digest_sha256")
+
+
+def _says_no(key: str, value: object) -> bool:
+    """True when a key beside the digest denies the pass: a verdict must affirm, anything else must not deny."""
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if key.strip().lower() in _VERDICT_KEYS:
+        return value is not True and text not in _YES
+    return value is False or text in _NO
 
 
 def _from_json(text: str, field: str, path: str) -> object:
@@ -19,14 +31,13 @@ def _from_json(text: str, field: str, path: str) -> object:
         raise EvidenceRefused(f"the flag {path} is not well-formed JSON: {error}", path=path) from error
     if not isinstance(value, dict):
         raise EvidenceRefused(f"the flag {path} is JSON but not an object", path=path)
-    for key in _VERDICT_KEYS:
-        if key in value and value[key] not in _YES:
-            raise EvidenceSaysNo(
-                f"the flag {path} says {key} = {str(value[key])[:40]!r}",
-                path=path,
-                expected="PASS",
-                actual=str(value[key])[:40],
-            )
+    for key, said in value.items():
+        if key != field and _says_no(key, said):
+            shown = str(said)[:40]
+            raise EvidenceSaysNo(f"the flag {path} says {key[:40]} = {shown}", path=path, expected="PASS", actual=shown)
+    for key in _DIGEST_KEYS:
+        if key in value and value[key] != value.get(field):
+            raise EvidenceRefused(f"the flag {path} carries two different digests", path=path)
     return value.get(field)
 
 

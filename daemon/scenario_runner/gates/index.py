@@ -10,6 +10,8 @@ from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 
 MAX_ENTRIES: Final = 200_000
+_MAX_PATH: Final = 2048
+_DIGEST_KEYS: Final = ("sha256_hex", "sha256")
 _LIST_KEYS: Final = ("items", "members", "entries", "files")
 
 
@@ -54,13 +56,15 @@ def _entry(raw: object, number: int, digest_field: str, path: str) -> IndexEntry
     if not isinstance(raw, dict) or not isinstance(raw.get("path"), str):
         raise EvidenceRefused(f"entry {number} of the index {path} has no path", path=path)
     listed = raw["path"]
+    if len(listed) > _MAX_PATH:
+        raise EvidenceRefused(f"entry {number} of the index {path} has a path of {len(listed)} characters", path=path)
     try:
         listed.encode("utf-8")
         check_relative_posix(listed)
     except ValueError as error:
         raise EvidenceRefused(f"entry {number} of the index {path}: {error}", path=path) from error
     found: dict[str, str] = {}
-    for key in dict.fromkeys((digest_field, "sha256_hex")):
+    for key in dict.fromkeys((digest_field, *_DIGEST_KEYS)):
         if key not in raw:
             continue
         value = raw[key]

@@ -12,7 +12,7 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.states import TERMINAL, RunState
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
 from scenario_runner.ledger.documents import quarantine_document, ready_payload, record_bytes, status_document
 from scenario_runner.ledger.schemas import Schemas
@@ -233,8 +233,13 @@ def _record_step(stored: bytes, data: bytes) -> bool:
 
 
 def _status_step(stored: bytes, data: bytes) -> bool:
-    """True when ``data`` is the later status."""
-    return stored != data and _updated_at(stored) < _updated_at(data)
+    """True when ``data`` is the later status; ValueError when something claims to be later than the final one."""
+    if stored == data:
+        return False
+    ahead = _field(stored, "updated_at_utc") < _field(data, "updated_at_utc")
+    if not ahead and _field(data, "state") in TERMINAL:
+        raise ValueError("holds a status that is not the run's final one; move it away")
+    return ahead
 
 
 def _same_receipt(stored: bytes, data: bytes) -> bool:
@@ -249,8 +254,8 @@ def _without_path(data: bytes) -> object:
         return None
 
 
-def _updated_at(data: bytes) -> str:
+def _field(data: bytes, key: str) -> str:
     try:
-        return str(parse_json(data)["updated_at_utc"])
+        return str(parse_json(data)[key])
     except (ValueError, TypeError, KeyError):
         return ""

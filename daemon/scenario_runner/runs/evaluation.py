@@ -283,7 +283,9 @@ def _digest_outputs(
 def _files_of(root: RunRoot, spec: OutputSpec, path: str) -> list[str]:
     """Files of an output; empty when there is nothing at its path at all."""
     shape = spec.template.shape
-    kind = root.kind(path.rpartition("/")[0] if shape is Shape.GLOB and "/" in path else path)
+    if shape is Shape.GLOB and "/" not in path:
+        return root.files_matching(path)
+    kind = root.kind(path.rpartition("/")[0] if shape is Shape.GLOB else path)
     if kind is Kind.ABSENT:
         return []
     if (kind is Kind.FILE) is not (shape is Shape.FILE):
@@ -292,7 +294,7 @@ def _files_of(root: RunRoot, spec: OutputSpec, path: str) -> list[str]:
         return [path]
     if shape is Shape.GLOB:
         return root.files_matching(path)
-    files = root.files_under(path)
+    files = root.files_under(path, parts=True)
     if not files:
         raise EvidenceMissing(f"the directory {path} of the output {spec.output_id} is empty", path=path)
     return files

@@ -51,7 +51,7 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
     reading = GateReading(gate, GatePaths("", "", ""))
     try:
         reading.paths = gate_paths(gate, tokens)
-        reading.members = _members(root, gate, reading.paths)
+        reading.members = _members(root, reading)
         _find_lone_members(root, reading, reading.members)
     except EvidenceChanged:
         raise
@@ -60,12 +60,13 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
     return reading
 
 
-def _members(root: RunRoot, gate: GateSpec, paths: GatePaths) -> Members:
+def _members(root: RunRoot, reading: GateReading) -> Members:
+    gate, paths = reading.gate, reading.paths
     flag = root.read(paths.flag, MAX_FLAG_BYTES)
     listing = root.files_under(paths.bundle_root) if gate.law is Law.BUNDLE else None
-    index = None
-    if paths.index and (listing is None or paths.index in listing):
-        index = root.read(paths.index, MAX_DOCUMENT_BYTES)
+    if listing is not None and paths.index and root.kind(paths.index) is Kind.ABSENT:
+        reading.paths = paths = GatePaths(paths.flag, paths.bundle_root, "")  # this law is complete without one
+    index = root.read(paths.index, MAX_DOCUMENT_BYTES) if paths.index else None
     return members_of(gate, paths, flag, index, listing)
 
 
@@ -152,8 +153,9 @@ def _digested(reading: GateReading, members: Members, result: SequenceDigest | R
     if isinstance(result, SequenceDigest):
         return result
     if isinstance(result, EvidenceMissing):
-        if result.path in members.named:
-            raise _named_but_absent(reading.paths, result.path)
+        named = sorted(path for path in members.named if f"{path}/".startswith(f"{result.path}/"))
+        if named:
+            raise _named_but_absent(reading.paths, named[0])
         raise EvidenceChanged(f"{result.path} disappeared while the gate was being read", path=result.path)
     raise result
 

@@ -136,7 +136,9 @@ SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND due_us <= :now);
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now),
        EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                                     AND (relay_until_us <= :now OR relay_owner <> '')),
-       EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND due_us <= :now),
+       EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
+               WHERE o.sent_us IS NULL AND o.due_us <= :now
+                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)),
        EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
        OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL);
 
