@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 from scenario_runner.cli.output import note
@@ -38,11 +39,14 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
 
 
 def _answer_signals(daemon: Daemon) -> None:
+    asked = threading.Event()
+
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if daemon.stopping.is_set():
+        if asked.is_set():
             note("second signal: stopping at once; leases will be given up by the next start")
             os._exit(143)
         note("stopping: what is in flight will finish; signal again to stop at once")
+        asked.set()
         daemon.stopping.set()
 
     signal.signal(signal.SIGTERM, stop)

@@ -15,7 +15,7 @@ from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store, spool_root
-from scenario_runner.storage.base import ObjectStore
+from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
 _PROGRESS_SECONDS = 1.0
 
@@ -87,7 +87,7 @@ def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
     packs = Packs(open_pack(wiring), Ledger(store, open_schemas(wiring)))
     artifacts = open_artifacts(wiring, None)
     try:
-        verifier = Verifier(store, packs, artifacts, _signal_reader(wiring), _Progress())
+        verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, _signal_reader(wiring), _Progress())
         found_id, findings = verifier.verify(data)
     finally:
         artifacts.close()
@@ -105,7 +105,10 @@ def _signal_reader(wiring: Wiring) -> ReadSignal:
     store = spool_store(spool_root(wiring))
 
     def read(message_id: str) -> bytes | None:
-        stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
+        try:
+            stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
+        except ObjectTooLargeError:
+            return b""  # larger than any message of ours: there, and malformed
         return stored.data if stored else None
 
     return read

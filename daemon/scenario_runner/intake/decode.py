@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from scenario_runner.contracts.canonical import Json, parse_object
 from scenario_runner.contracts.documents import Envelope, explain_validation
-from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
@@ -73,7 +73,7 @@ def _open(document: Json, topic: str) -> Decoded:
         )
     message_id = document.get("message_id")
     if kind in OWN_SIGNALS:
-        return Decoded(kind, str(message_id)[:256], document)
+        return Decoded(kind, one_line(message_id[:256]) if isinstance(message_id, str) else "", document)
     try:
         envelope = Envelope.model_validate(document)
     except ValidationError as error:

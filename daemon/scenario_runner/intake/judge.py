@@ -48,7 +48,7 @@ def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]
     Raises:
         RequestRefused: not authorised, a root that is not allowed, or outputs that cannot be planned.
     """
-    if rules.allowlist is not None and (request.invoker or "") not in rules.allowlist:
+    if rules.allowlist is not None and (request.invoker is None or request.invoker not in rules.allowlist):
         raise RequestRefused(
             "the invoker is not on the profile's auth_allowlist" if request.invoker else "the request names no invoker",
             Reason.AUTH_DENIED,

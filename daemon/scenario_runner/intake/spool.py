@@ -89,6 +89,9 @@ class SpoolConsumer:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 return self._unreadable(name, path, "it is not a regular file")
+            if info.st_nlink > 1 and self._half_moved(name, info):
+                os.unlink(path)
+                return None
             raw = b""
             while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
                 chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
@@ -100,6 +103,17 @@ class SpoolConsumer:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
         finally:
             os.close(fd)
+
+    def _half_moved(self, name: str, info: os.stat_result) -> bool:
+        """True when a killed process had given the file its new name and not yet taken the old one."""
+        for folder in (self._paths.consumed, self._paths.rejected):
+            for target in _targets(name, info):
+                try:
+                    if os.path.samestat(info, os.lstat(os.path.join(folder, target))):
+                        return True
+                except OSError:
+                    continue
+        return False
 
     def _unreadable(self, name: str, path: str, why: str) -> Record | None:
         try:
@@ -117,7 +131,7 @@ class SpoolConsumer:
         try:
             if refused:
                 self._explain(name, result)
-            _move(source, folder, name, result.record_key)
+            _move(source, folder, name)
         except FileNotFoundError:
             return  # another intake process moved it
         except OSError as error:
@@ -145,19 +159,22 @@ def _safe(name: str) -> str:
 
 
 def _record_key(name: str, info: os.stat_result, raw: bytes) -> str:
-    """The same file has the same key, however often it is delivered; another file of the same name has another."""
-    identity = (
-        f"{os.fsencode(name)!r}|{info.st_ino}|{info.st_size}|{info.st_mtime_ns}|{hashlib.sha256(raw).hexdigest()}"
-    )
-    return f"spool/{_safe(name)}#{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+    """The same drop has the same key, however often it is delivered; dropping the file again makes another record."""
+    identity = (os.fsencode(name), info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, raw)
+    return f"spool/{_safe(name)}#{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}"
 
 
-def _move(source: str, folder: str, name: str, record_key: str) -> None:
+def _targets(name: str, info: os.stat_result) -> tuple[str, str]:
+    """Names for a file that is put away: its own, or one that no other file has."""
+    return name, f"{_safe(name.removesuffix('.json'))[:100]}.{info.st_ino}.{info.st_mtime_ns}.json"
+
+
+def _move(source: str, folder: str, name: str) -> None:
     """Move a file without overwriting another of the same name."""
-    suffix = hashlib.sha256(record_key.encode()).hexdigest()[:8]
-    for target in (name, f"{name.removesuffix('.json')[:200]}.{suffix}.json"):
+    info = os.lstat(source)
+    for target in _targets(name, info):
         path = os.path.join(folder, target)
-        if stat.S_ISDIR(os.lstat(source).st_mode):
+        if stat.S_ISDIR(info.st_mode):
             if not os.path.lexists(path):
                 os.rename(source, path)
                 return
@@ -165,8 +182,7 @@ def _move(source: str, folder: str, name: str, record_key: str) -> None:
         try:
             os.link(source, path, follow_symlinks=False)
         except FileExistsError:
-            if not os.path.samestat(os.lstat(source), os.lstat(path)):
-                continue
+            continue
         os.unlink(source)
         return
-    os.rename(source, os.path.join(folder, f"{suffix}.{os.lstat(source).st_ino}.json"))
+    raise FileExistsError(errno.EEXIST, "both names for it are taken", source)

@@ -85,6 +85,13 @@ class Wiring(BaseModel):
             raise ValueError("must be one line without surrounding white space")
         return value
 
+    @field_validator("auth_allowlist", "reemit_allowlist", "engine_roots")
+    @classmethod
+    def _no_blank_entries(cls, value: list[str]) -> list[str]:
+        if any(not item.strip() or not item.isprintable() for item in value):
+            raise ValueError("an entry is blank")
+        return value
+
     @field_validator("control_bus_topic")
     @classmethod
     def _topic_is_a_name(cls, value: str) -> str:

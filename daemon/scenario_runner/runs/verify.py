@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from scenario_runner.artifacts.base import Artifacts, RunRoot
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json, sha256_hex
-from scenario_runner.contracts.documents import ReadySignal, RunFactsView, explain_validation
+from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     Refusal,
@@ -20,7 +20,7 @@ from scenario_runner.contracts.errors import (
 )
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.intent import Intent
-from scenario_runner.contracts.states import EventKind, Strategy
+from scenario_runner.contracts.states import EventKind, SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.receipts import (
     ABSENT_NOTE,
@@ -34,7 +34,7 @@ from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT
 from scenario_runner.runs.evaluation import Evaluation, evaluate
 from scenario_runner.runs.packs import Packs
-from scenario_runner.storage.base import ObjectStore
+from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
 ReadSignal = Callable[[str], bytes | None]
 _TRIES: Final = 3
@@ -67,6 +67,7 @@ class Verifier:
         store: The object store.
         packs: The deployed interface pack and pinned ones.
         artifacts: Reader of engine run roots, without digest reuse.
+        topic: The control topic.
         read_signal: Envelope bytes of a message id on the control bus, or None.
         heartbeat: Called with bytes read, for progress.
     """
@@ -76,10 +77,11 @@ class Verifier:
         store: ObjectStore,
         packs: Packs,
         artifacts: Artifacts,
+        topic: str,
         read_signal: ReadSignal,
         heartbeat: Callable[[int], None],
     ) -> None:
-        self._store, self._packs, self._artifacts = store, packs, artifacts
+        self._store, self._packs, self._artifacts, self._topic = store, packs, artifacts, topic
         self._read_signal, self._heartbeat = read_signal, heartbeat
 
     def verify(self, data: bytes) -> tuple[str, Findings]:
@@ -106,7 +108,10 @@ class Verifier:
     # --- documents
 
     def _read(self, ref: str) -> Any:  # noqa: ANN401
-        stored = self._store.read(ref, MAX_DOCUMENT)
+        try:
+            stored = self._store.read(ref, MAX_DOCUMENT)
+        except ObjectTooLargeError:
+            return None
         if stored is None:
             return None
         try:
@@ -155,17 +160,22 @@ class Verifier:
         if not found.expect("READY is on the control bus", ok=raw is not None, detail=f"no message {message_id}"):
             return
         try:
-            envelope = parse_json(raw or b"")
-            payload, attributes = envelope["payload"], envelope["attributes"]
-        except (ValueError, TypeError, KeyError):
-            found.expect("READY on the control bus is well formed", ok=False)
+            envelope = Envelope.model_validate(parse_json(raw or b""))
+        except ValidationError as error:
+            found.expect("READY on the control bus is well formed", ok=False, detail=explain_validation(error))
             return
-        found.expect("READY's payload points at this facts view", ok=_is_ready(payload, expected))
+        except ValueError as error:
+            found.expect("READY on the control bus is well formed", ok=False, detail=str(error))
+            return
         found.expect(
-            "READY's facts_view_digest is this facts view's",
-            ok=attributes.get("facts_view_digest") == digest,
-            expected=attributes.get("facts_view_digest"),
-            actual=digest,
+            "READY's envelope is the run's",
+            ok=(envelope.topic, envelope.message_id, envelope.partition_key) == (self._topic, message_id, run_id)
+            and envelope.attributes.get("kind") in (SignalKind.READY, SignalKind.READY_REEMIT),
+        )
+        found.expect("READY's payload points at this facts view", ok=_is_ready(envelope.payload, expected))
+        claimed = envelope.attributes.get("facts_view_digest")
+        found.expect(
+            "READY's facts_view_digest is this facts view's", ok=claimed == digest, expected=claimed, actual=digest
         )
         status = self._read(refs.status_ref(run_id))
         found.expect("run_status is READY", ok=isinstance(status, dict) and status.get("state") == "READY")
@@ -240,16 +250,17 @@ class Verifier:
         for receipt in view["gate_receipts"]:
             gate_id = receipt["gate_id"]
             report = reports.get(gate_id, {})
+            claimed = receipt.get("digest", {}).get("hex")
             ok = report.get("outcome") == "PASS"
             detail = str(report.get("detail", ""))
             if ok and gate_id in passed and gate_receipt(passed[gate_id], intent, location) != receipt:
                 ok, detail = False, "the receipt differs from what the evidence gives"
             found.expect(
                 f"gate {gate_id} re-hashes",
-                ok=ok and receipt["digest"]["hex"] == report.get("actual"),
+                ok=ok and claimed == report.get("actual"),
                 detail=detail,
                 law=report.get("law"),
-                expected=receipt["digest"]["hex"],
+                expected=claimed,
                 actual=report.get("actual"),
             )
 
