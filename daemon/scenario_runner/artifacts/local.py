@@ -40,6 +40,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER: Final = 1 << 20
 _KEPT_OPEN: Final = 64
+_SMALL: Final = 64 << 10
 _PARALLEL_FROM: Final = 4 << 20
 _BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _Listing = tuple[tuple[str, bool], ...]
@@ -367,6 +368,8 @@ class LocalRunRoot:
         return _sequence(paths, identities, digests)
 
     def _hash_file(self, fd: int, path: str, size: int, whole: "hashlib._Hash", *, alone: bool) -> str:
+        if size <= _SMALL:
+            return self._hash_small(fd, path, size, whole, alone=alone)
         own = whole if alone else hashlib.sha256()
         buffer = memoryview(bytearray(min(_BUFFER, max(size, 1))))
         left = size
@@ -381,6 +384,14 @@ class LocalRunRoot:
             left -= count
             self._heartbeat(count)
         return own.hexdigest()
+
+    def _hash_small(self, fd: int, path: str, size: int, whole: "hashlib._Hash", *, alone: bool) -> str:
+        data = os.read(fd, size) if size else b""
+        if len(data) != size:
+            raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
+        self._heartbeat(size)
+        whole.update(data)
+        return whole.hexdigest() if alone else hashlib.sha256(data).hexdigest()
 
     # --- looking again
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 Identity = tuple[int, ...]
 RACY_NS: Final = 2_000_000_000
 PERSIST_FROM_BYTES: Final = 1 << 20
-_MAX_MEMBERS: Final = 200_000
+_MAX_MEMBERS: Final = 50_000
 
 
 class DigestStore(Protocol):

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from scenario_runner.contracts.errors import Unavailable
@@ -100,7 +101,7 @@ class GroupCommitter(Generic[C]):
             results = [operation(connection) for operation, _ in group]
             self._commit(connection)
         except BaseException:  # noqa: BLE001 - each is run alone and reports for itself
-            self._rollback(connection)
+            self._undo(connection)
             return False
         for (_, future), result in zip(group, results, strict=True):
             future.set_result(result)
@@ -112,7 +113,12 @@ class GroupCommitter(Generic[C]):
             result = operation(connection)
             self._commit(connection)
         except BaseException as error:  # noqa: BLE001 - handed to the caller that waits for it
-            self._rollback(connection)
+            self._undo(connection)
             future.set_exception(error)
         else:
             future.set_result(result)
+
+    def _undo(self, connection: C) -> None:
+        """Roll back; a connection that cannot even do that refuses the next begin, and everybody is told."""
+        with suppress(Exception):
+            self._rollback(connection)

@@ -97,7 +97,7 @@ class EvaluationMemory:
     read a second time. Bounded; losing an entry costs time only.
     """
 
-    def __init__(self, max_files: int = 200_000) -> None:
+    def __init__(self, max_files: int = 50_000) -> None:
         self._max_files, self._files = max_files, 0
         self._kept: OrderedDict[Hashable, tuple[Snapshot, Evaluation]] = OrderedDict()
         self._lock = threading.Lock()

@@ -19,7 +19,7 @@ from scenario_runner.service.wiring import Daemon
 
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0
-_IDLE_POLL_SECONDS: Final = 0.02
+_IDLE_POLL_SECONDS: Final = 0.05
 BATCH: Final = 32
 _BATCH_BOUND: Final = 8 << 20
 """Most bytes that a batch reads for one run; more is read on the long lane."""

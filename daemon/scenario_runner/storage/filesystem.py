@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -26,6 +26,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCKS: Final = 64
+_SLICES: Final = 4
+_ALONE: Final = 2
 _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
@@ -40,15 +42,19 @@ def fsync_directory(path: str) -> None:
 
 
 def write_durably(path: str, data: bytes) -> None:
-    """Write a new file and fsync it; it must not exist."""
+    """Write a new file and fsync it; it must not exist. A file that could not be written whole is removed again."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
 
 
 def version_of(data: bytes) -> str:
@@ -105,6 +111,7 @@ class FilesystemStore:
     def _path(self, key: str) -> str:
         try:
             check_relative_posix(key)
+            key.encode("utf-8")
         except ValueError as error:
             raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
         return os.path.join(self.root, key)
@@ -119,7 +126,12 @@ class FilesystemStore:
             unsynced.append(folder)
             folder = os.path.dirname(folder)
         for path in reversed(unsynced):
-            os.makedirs(path, mode=0o755, exist_ok=True)
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                continue
+            except FileNotFoundError:  # above the root
+                os.makedirs(path, 0o755, exist_ok=True)
         return unsynced
 
     def _make_private(self) -> None:
@@ -141,26 +153,33 @@ class FilesystemStore:
         fsynced once.
         """
         paths = [self._path(key) for key, _ in items]
-        written = list(self._map(self._write_temporary, [data for _, data in items]))
+        written = self._map(self._write_temporary, [data for _, data in items])
         results: list[bool | Unavailable] = []
         gained: dict[str, None] = {}
         made: dict[str, None] = {}
         for path, temporary in zip(paths, written, strict=True):
             results.append(temporary if isinstance(temporary, Unavailable) else self._link(path, temporary, made))
-            if results[-1] is True:
+            if not isinstance(results[-1], Unavailable):  # a name that somebody else gave may not be durable yet either
                 gained[os.path.dirname(path)] = None
         unsynced = list(dict.fromkeys([*gained, *map(os.path.dirname, made)]))
         broken = dict(zip(unsynced, self._map(_sync_names, unsynced), strict=True))
         failure = next((error for error in broken.values() if error is not None), None)
         if failure is not None:
-            return [failure if made_now is True else made_now for made_now in results]
+            return [result if isinstance(result, Unavailable) else failure for result in results]
         if len(self._synced) > _SYNCED_KEPT:
             self._synced.clear()
         self._synced.update(made)
         return results
 
-    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
-        return map(function, items) if self._pool is None or len(items) <= 1 else self._pool.map(function, items)
+    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        """Apply a function in parallel: one slice for each thread, since a hand-over costs more than a file."""
+        if self._pool is None or len(items) <= _ALONE:
+            return [function(item) for item in items]
+        width = -(-len(items) // _SLICES)
+        slices = [items[start : start + width] for start in range(0, len(items), width)]
+        return [
+            result for part in self._pool.map(lambda part: [function(item) for item in part], slices) for result in part
+        ]
 
     def _write_temporary(self, data: bytes) -> str | Unavailable:
         path = os.path.join(self._private, f"{self._token()}.tmp")
@@ -178,7 +197,9 @@ class FilesystemStore:
         try:
             with _reported("link", path):
                 try:
-                    made.update(dict.fromkeys(self._make_folder(os.path.dirname(path))))
+                    folder = os.path.dirname(path)
+                    if folder not in made:
+                        made.update(dict.fromkeys(self._make_folder(folder)))
                     os.link(temporary, path)
                 except FileExistsError:
                     return False
@@ -232,19 +253,31 @@ class FilesystemStore:
                 return False
             temporary = os.path.join(self._private, f"{self._token()}.tmp")
             write_durably(temporary, data)
-            os.rename(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
             fsync_directory(os.path.dirname(path))
         return True
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        folder = os.path.join(self.root, os.path.dirname(prefix))
+        self._path(prefix.rstrip("/") or "all")  # a prefix is the beginning of a key
         found: list[str] = []
-        with _reported("list", folder):
-            for directory, names, files in os.walk(folder):
-                names[:] = [name for name in names if not name.startswith(".")]
-                base = os.path.relpath(directory, self.root)
-                found.extend(os.path.normpath(os.path.join(base, name)) for name in files)
+        pending = [os.path.join(self.root, os.path.dirname(prefix))]
+        while pending:
+            folder = pending.pop()
+            with _reported("list", folder):
+                try:
+                    entries = list(os.scandir(folder))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.extend([] if entry.path == self._private else [entry.path])
+                else:
+                    found.append(os.path.relpath(entry.path, self.root))
         return sorted(key for key in found if key.startswith(prefix))
 
     def locate(self, key: str) -> str:
@@ -255,15 +288,22 @@ class FilesystemStore:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         key = os.path.relpath(os.path.join(self._private, f"probe-{self._token()}"), self.root)
         first, second = b"first", b"second"
-        created, again = self.create(key, first), self.create(key, second)
-        stored = self.read(key, 64)
+        honoured = self.create(key, first) and not self.create(key, second) and self._holds(key, first)
+        honoured = honoured and not self.replace(key, second, version_of(second)) and self._holds(key, first)
+        honoured = honoured and self.replace(key, second, version_of(first)) and self._holds(key, second)
         with _reported("remove", key):
             os.unlink(self._path(key))
-        if not created or again or stored is None or stored.data != first:
+        if not honoured:
             raise ConfigurationError(
-                self.root, "the file system does not honour conditional creates", "use a local POSIX file system",
+                self.root,
+                "the file system does not honour conditional creates and replaces",
+                "use a local POSIX file system",
                 Reason.STORE_UNSAFE,
-            )  # fmt: skip
+            )
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        stored = self.read(key, len(data))
+        return stored is not None and stored.data == data
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left behind; returns how many."""
