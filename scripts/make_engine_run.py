@@ -793,9 +793,7 @@ GATE_DAMAGES: Final[Mapping[str, Callable[[GateScene], object]]] = {
     "flag_symlink": lambda s: park(s.root, s.flag),
     "flag_directory": lambda s: instead(s.flag, os.mkdir),
     "flag_fifo": lambda s: instead(s.flag, os.mkfifo),
-    "flag_says_fail": lambda s: s.flag.write_text(
-        json.dumps({s.gate.digest_field: s.digest, "status": "FAIL"})
-    ),
+    "flag_says_fail": lambda s: s.flag.write_text(json.dumps({s.gate.digest_field: s.digest, "status": "FAIL"})),
     "index_missing": remove_index,
     "index_empty_items": lambda s: s.edit(lambda entries: entries.clear()),
     "index_not_json": lambda s: s.edit_text(lambda text: text[: len(text) // 2]),
@@ -807,9 +805,7 @@ GATE_DAMAGES: Final[Mapping[str, Callable[[GateScene], object]]] = {
     "index_parent_path": lambda s: s.prefix_path(f"../{s.base.name}/"),
     "index_dot_path": lambda s: s.prefix_path("./"),
     "index_duplicate_path": lambda s: s.edit(lambda entries: entries.insert(1, dict(entries[0]))),
-    "index_missing_member": lambda s: s.edit(
-        lambda entries: entries.append({**entries[0], "path": "absent.bin"})
-    ),
+    "index_missing_member": lambda s: s.edit(lambda entries: entries.append({**entries[0], "path": "absent.bin"})),
     "index_huge": lambda s: os.truncate(s.index, 50 * 10**9),
     "index_million_entries": list_a_million,
     "index_deep_nesting": lambda s: s.edit_first(f'"note": {"[" * 100_000}{"]" * 100_000}, '),
@@ -832,9 +828,7 @@ OUTPUT_DAMAGES: Final[Mapping[str, Callable[[OutputScene], object]]] = {
     "output_root_symlink": move_outside,
 }
 TARGET_LAWS: Final[Mapping[str, tuple[str, ...]]] = {  # where a kind applies, best first; others: any gate
-    **dict.fromkeys(
-        (kind for kind in GATE_DAMAGES if kind.startswith("index_")), (INDEX_LAW, CONCAT_LAW, BUNDLE_LAW)
-    ),
+    **dict.fromkeys((kind for kind in GATE_DAMAGES if kind.startswith("index_")), (INDEX_LAW, CONCAT_LAW, BUNDLE_LAW)),
     "member_tampered_flag_follows": (BUNDLE_LAW, INDEX_LAW),
     "member_is_directory": (INDEX_LAW,),
     **dict.fromkeys(("member_extra_nested_flag", "bundle_empty", "concat_shift"), (BUNDLE_LAW,)),
@@ -951,9 +945,7 @@ def make_run(
     else:
         world.root.rename(root)
     if damage is not None and target is not None:
-        do_damage(
-            damage, plan, target, OutputScene(root, [root / rel for rel in written.get(target, [])], outside)
-        )
+        do_damage(damage, plan, target, OutputScene(root, [root / rel for rel in written.get(target, [])], outside))
     if request is not None:
         write_request(Path(request), run_request(identity, plan, root))
     return identity.document() | {

@@ -10,28 +10,39 @@ _SQLITE: Final = "sqlite:///"
 
 
 def sqlite_path(dsn: str) -> str | None:
-    """File of a ``sqlite:///relative/path`` or ``sqlite:////absolute/path`` DSN; None for other schemes."""
-    return os.path.abspath(dsn.removeprefix(_SQLITE)) if dsn.startswith(_SQLITE) else None
+    """File of a ``sqlite:///relative/path`` or ``sqlite:////absolute/path`` DSN; None for anything else."""
+    path = dsn.removeprefix(_SQLITE)
+    return os.path.abspath(path) if dsn.startswith(_SQLITE) and path and not path.endswith("/") else None
 
 
-def connect_authority(dsn: str, place: str) -> Authority:
-    """Open the authority that a profile names.
+def check_dsn(dsn: str, place: str) -> str:
+    """The file that a DSN names.
 
     Args:
         dsn: ``authority_store_dsn``. Never echoed: it may hold a password.
         place: The profile, for messages.
 
     Raises:
-        ConfigurationError: the scheme is not known.
-        Unavailable: it cannot be opened.
+        ConfigurationError: the scheme is not known, or no file is named.
     """
     path = sqlite_path(dsn)
-    if path is None or path.endswith("/"):
+    if path is None:
         raise ConfigurationError(
             f"{place}, key 'authority_store_dsn'",
-            f"the scheme {dsn.partition(':')[0]!r} is not served or names no file",
+            f"the scheme {dsn.partition(':')[0][:40]!r} is not served or names no file",
             "use sqlite:///relative/file.db or sqlite:////absolute/file.db",
         )
+    return path
+
+
+def connect_authority(dsn: str, place: str) -> Authority:
+    """Open the authority that a profile names; see :func:`check_dsn` for the arguments.
+
+    Raises:
+        ConfigurationError: the DSN cannot be used.
+        Unavailable: the authority cannot be opened.
+    """
+    path = check_dsn(dsn, place)
     from scenario_runner.authority.sqlite import SqliteAuthority
 
     return SqliteAuthority(path)

@@ -74,8 +74,12 @@ class _Builder:
             ):  # a plain scalar: the value takes the type that it would have if written here
                 tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
         kind = tag.rpartition(":")[2]
+        if kind == "merge":
+            raise ConfigurationError(
+                _place(self.source, node), "the merge key '<<' is not allowed", "write the keys out"
+            )
         if tag == f"tag:yaml.org,2002:{kind}":
-            if kind in ("str", "timestamp", "value", "merge"):
+            if kind in ("str", "timestamp", "value"):
                 return text
             if kind in ("int", "float", "bool", "null"):
                 return self._typed(node, kind, tag, text)

@@ -103,9 +103,20 @@ class Ledger:
         self.write_once(refs.pack_ref(digest), canonical_bytes(document), Reason.PLAN_DRIFT)
 
     def read_pack(self, digest: str) -> Json | None:
-        """A pinned interface pack; None when it was never kept."""
-        stored = self.store.read(refs.pack_ref(digest), MAX_DOCUMENT)
-        return dict(parse_json(stored.data)) if stored is not None else None
+        """A pinned interface pack; None when it was never kept.
+
+        Raises:
+            Unavailable: what is there is not a pack.
+        """
+        key = refs.pack_ref(digest)
+        try:
+            stored = self.store.read(key, MAX_DOCUMENT)
+            document = parse_json(stored.data) if stored is not None else None
+        except (ValueError, ObjectTooLargeError) as error:
+            raise Unavailable(f"{self.store.locate(key)} is damaged; restore it: {error}") from error
+        if document is not None and not isinstance(document, dict):
+            raise Unavailable(f"{self.store.locate(key)} is damaged; restore it: an object is needed")
+        return document
 
     def write_plans(self, documents: Sequence[Json]) -> list[Failure | None]:
         """Write run_plan documents once; drift is ``PLAN_DRIFT``."""

@@ -1,6 +1,6 @@
 """Interface packs by digest: a run is verified under the pack it was admitted with, whatever is deployed now."""
 
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, LedgerDrift, Unavailable
 from scenario_runner.interface_pack.loader import pack_from_document
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -15,8 +15,17 @@ class Packs:
         self._known = {current.digest: current}
 
     def pin(self) -> None:
-        """Keep the deployed pack in the ledger, before any run is planned with it."""
-        self._ledger.write_pack(self.current.digest, self.current.document)
+        """Keep the deployed pack in the ledger, before any run is planned with it.
+
+        Raises:
+            ConfigurationError: other bytes are there under its digest.
+        """
+        try:
+            self._ledger.write_pack(self.current.digest, self.current.document)
+        except LedgerDrift as drift:
+            raise ConfigurationError(
+                "the interface pack in the ledger", drift.detail, "move that object away; the daemon writes it anew"
+            ) from drift
 
     def get(self, digest: str) -> InterfacePack:
         """The pack with this digest.

@@ -10,7 +10,7 @@ from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.connect import connect_authority
+from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPublisher
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError
@@ -127,6 +127,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         Unavailable: the authority or store cannot be reached.
     """
     pack, schemas, spool = open_pack(wiring), open_schemas(wiring), spool_root(wiring)
+    check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     rules = make_rules(wiring, policy, pack)
     pool = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io")
     store = open_store(wiring, pool)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +133,9 @@ class World:
         temporary.rename(target)
         return target
 
-    def command(self, *arguments: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+    def command(
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run the installed command."""
         return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
 
@@ -167,4 +173,44 @@ class World:
     def rejected(self) -> list[dict[str, Any]]:
         """Reason files of refused records."""
         folder = self.bus / "rejected"
-        return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.reason.json"))] if folder.is_dir() else []
+        return (
+            [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.reason.json"))] if folder.is_dir() else []
+        )
+
+
+class ForkedWorld(World):
+    """A world whose commands run in a fork of this process: the same code, without the start of an interpreter."""
+
+    def command(
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
+        from scenario_runner.cli.main import main
+
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            given.write(stdin or b"")
+            given.seek(0)
+            pid = os.fork()
+            if pid == 0:
+                for number, file in enumerate((given, out, err)):
+                    os.dup2(file.fileno(), number)
+                sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
+                code = 1
+                try:
+                    sys.argv = ["scenario-runner", *arguments]
+                    main()
+                except SystemExit as ended:
+                    code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+                except BaseException:  # noqa: BLE001
+                    traceback.print_exc()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+            end = time.monotonic() + timeout
+            while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                if time.monotonic() > end:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.002)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())

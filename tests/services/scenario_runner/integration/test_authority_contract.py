@@ -1,0 +1,1449 @@
+"""The authority contract, over every backend; and what is particular to SQLite.
+
+A new backend is one more entry in ``BACKENDS``: how to open it with a clock, and the same as a script for another
+process. Time is a number that the test moves.
+"""
+
+import hashlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scenario_runner.authority import sqlite as sqlite_module
+from scenario_runner.authority.base import (
+    Admission,
+    Authority,
+    Claim,
+    Event,
+    NewRun,
+    Outcome,
+    Parked,
+    Postponed,
+    SignalDraft,
+    Verdict,
+)
+from scenario_runner.authority.group_commit import GroupCommitter
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+
+pytestmark = pytest.mark.integration
+
+SECOND = 1_000_000
+START = 1_767_225_600 * SECOND
+LEASE = 30 * SECOND
+WAIT = 3600 * SECOND
+
+
+@dataclass
+class Clock:
+    """Microseconds since the epoch, moved by hand."""
+
+    now: int = START
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_seconds(self, seconds: float) -> int:
+        self.now += round(seconds * SECOND)
+        return self.now
+
+
+@dataclass
+class Backend:
+    """One database that can be opened again and again, here and in other processes."""
+
+    open_with: Callable[[Callable[[], int]], Authority]
+    script: str
+    dead_letters: Callable[[], dict[str, bytes]]
+    clock: Clock = field(default_factory=Clock)
+    opened: list[Authority] = field(default_factory=list)
+
+    def open(self) -> Authority:
+        authority = self.open_with(self.clock)
+        self.opened.append(authority)
+        return authority
+
+    def in_processes(self, body: str, count: int = 2) -> list[list[str]]:
+        """Run a script in several processes that start together; ``connect()`` and ``me`` (a number) are defined."""
+        start = "me = int(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()"
+        source = f"import sys\n{self.script}\n{start}\n{body}"
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", source, str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(count)
+        ]
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        finished = [process.communicate(timeout=120) for process in running]
+        for process, (_, errors) in zip(running, finished, strict=True):
+            assert process.returncode == 0, errors
+        return [out.split() for out, _ in finished]
+
+
+def _sqlite(folder: Path) -> Backend:
+    path = str(folder / "db" / "authority.db")
+
+    def dead_letters() -> dict[str, bytes]:
+        with sqlite3.connect(path) as connection:
+            found = dict(connection.execute("SELECT record_key, raw FROM dead_letters"))
+        connection.close()
+        return found
+
+    return Backend(
+        lambda clock: SqliteAuthority(path, clock=clock),
+        f"from scenario_runner.authority.sqlite import SqliteAuthority\n"
+        f"def connect(clock=lambda: {START}):\n    return SqliteAuthority({path!r}, clock=clock)\n",
+        dead_letters,
+    )
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": _sqlite}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    made = BACKENDS[request.param](tmp_path)
+    yield made
+    for authority in made.opened:
+        authority.close()
+
+
+@pytest.fixture
+def authority(backend: Backend) -> Authority:
+    return backend.open()
+
+
+@pytest.fixture
+def clock(backend: Backend) -> Clock:
+    return backend.clock
+
+
+# --- what is admitted -------------------------------------------------------------------------------------------------
+
+
+def hex32(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def hex64(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def new_run(key: str, fingerprint: str = "one", wait_us: int = WAIT) -> NewRun:
+    return NewRun(
+        run_id=hex32(key),
+        run_equivalence_key=key,
+        fingerprint=hex64(fingerprint),
+        intent={"seed": 2**64 - 1, "note": fingerprint},
+        inputs={"pack_digest": hex64("pack"), "gates": ["g"]},
+        plan_hash=hex64("plan" + fingerprint),
+        plan_ref=f"plan/{key}",
+        evidence_wait_us=wait_us,
+    )
+
+
+def draft(name: str, kind: SignalKind = SignalKind.REQUEST_REJECTED, run_id: str = "") -> SignalDraft:
+    return SignalDraft(
+        hex64(name),
+        kind,
+        run_id or "partition",
+        {"facts_view_digest": hex64("view")},
+        b'{"name":"' + name.encode() + b'"}',
+    )
+
+
+def asking(key: str, record: str = "", fingerprint: str = "one", **more: Any) -> Admission:
+    """A record that asks for a run."""
+    record = record or f"spool/{key}"
+    return Admission(
+        record,
+        "RUN_REQUEST",
+        f"message-{record}",
+        hex32(key),
+        new_run(key, fingerprint, **more),
+        None,
+        "",
+        "",
+        f"raw of {record}".encode(),
+        99,
+        draft("refusal of " + record),
+    )
+
+
+def settled(record: str, disposition: Disposition, run_id: str = "", refusal: SignalDraft | None = None) -> Admission:
+    """A record whose disposition is known already."""
+    return Admission(
+        record, "RUN_REQUEST", "", run_id, None, disposition, "RECORD_NOT_JSON", "not JSON", b"\xff raw", 5, refusal
+    )
+
+
+def snapshot(authority: Authority, key: str) -> tuple[Any, ...]:
+    run_id = hex32(key)
+    return (authority.run(run_id), authority.events(run_id), authority.signals(run_id), authority.records(run_id))
+
+
+def test_a_new_run_is_planned_and_due_now(authority: Authority, clock: Clock) -> None:
+    (result,) = authority.admit([asking("k")])
+    assert (result.disposition, result.reason_code, result.run_id, result.repeated) == (
+        Disposition.ACCEPTED,
+        "",
+        hex32("k"),
+        False,
+    )
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.state, run.run_equivalence_key, run.reason_code) == (RunState.PLANNED, "k", "")
+    assert (run.admitted_us, run.deadline_us, run.due_us) == (START, START + WAIT, START)
+    assert run.intent == {"seed": 2**64 - 1, "note": "one"}
+    assert run.inputs["pack_digest"] == hex64("pack")
+    assert (run.lease_owner, run.lease_epoch) == ("", 0)
+    events = authority.events(hex32("k"))
+    assert [(event.seq, event.kind, event.ts_us) for event in events] == [
+        (1, EventKind.RUN_ADMITTED, START),
+        (2, EventKind.PLAN_COMMITTED, START),
+    ]
+    assert run.event_seq == 2
+    assert [event.details["state"] for event in events] == ["OPEN", "PLANNED"]
+    assert events[1].details["plan_hash"] == hex64("planone")
+
+
+def test_the_record_of_an_accepted_request_is_kept_with_the_digest_of_its_bytes(authority: Authority) -> None:
+    authority.admit([asking("k", "spool/r1")])
+    (record,) = authority.records(hex32("k"))
+    assert (record.record_key, record.message_id, record.kind) == ("spool/r1", "message-spool/r1", "RUN_REQUEST")
+    assert (record.disposition, record.received_us, record.raw_size) == (Disposition.ACCEPTED, START, 99)
+    assert record.raw_sha256 == hashlib.sha256(b"raw of spool/r1").hexdigest()
+
+
+def test_the_same_intent_again_is_a_duplicate_that_changes_nothing_of_the_run(
+    authority: Authority, backend: Backend, clock: Clock
+) -> None:
+    authority.admit([asking("k", "r1")])
+    run, events, signals, _ = snapshot(authority, "k")
+    clock.pass_seconds(5)
+    (result,) = authority.admit([asking("k", "r2", wait_us=WAIT * 2)])
+    assert (result.disposition, result.repeated) == (Disposition.DUPLICATE, False)
+    assert snapshot(authority, "k")[:3] == (run, events, signals)
+    assert [record.disposition for record in authority.records(hex32("k"))] == [
+        Disposition.ACCEPTED,
+        Disposition.DUPLICATE,
+    ]
+    assert backend.dead_letters() == {}
+
+
+def test_another_intent_under_the_same_key_is_a_conflict_that_changes_nothing_of_the_run(
+    authority: Authority, backend: Backend, clock: Clock
+) -> None:
+    authority.admit([asking("k", "r1")])
+    run, events, _, _ = snapshot(authority, "k")
+    clock.pass_seconds(5)
+    (result,) = authority.admit([asking("k", "r2", fingerprint="two")])
+    assert (result.disposition, result.reason_code) == (Disposition.CONFLICT, "EQUIV_KEY_COLLISION")
+    assert result.detail
+    assert snapshot(authority, "k")[:2] == (run, events)
+    assert backend.dead_letters() == {"r2": b"raw of r2"}
+    assert [(row[0], row[1]) for row in authority.signals(hex32("k")).rows] == [
+        (hex64("refusal of r2"), "REQUEST_REJECTED")
+    ]
+
+
+def test_two_keys_that_share_a_run_id_do_not_share_a_run(authority: Authority) -> None:
+    authority.admit([asking("k", "r1")])
+    twin = asking("other", "r2")
+    assert twin.run is not None
+    twin = replace(twin, run_id=hex32("k"), run=replace(twin.run, run_id=hex32("k")))
+    assert authority.admit([twin])[0].disposition is Disposition.CONFLICT
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert run.run_equivalence_key == "k"
+
+
+def test_a_refused_record_is_kept_as_a_dead_letter_and_answered(authority: Authority, backend: Backend) -> None:
+    (result,) = authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
+    assert (result.disposition, result.reason_code, result.detail) == (
+        Disposition.REJECTED,
+        "RECORD_NOT_JSON",
+        "not JSON",
+    )
+    assert backend.dead_letters() == {"r1": b"\xff raw"}
+    assert authority.run(hex32("k")) is None
+    assert [row[0] for row in authority.signals(hex32("k")).rows] == [hex64("no")]
+
+
+def test_a_refused_record_that_names_no_run_is_kept_and_not_answered(authority: Authority, backend: Backend) -> None:
+    authority.admit([settled("r1", Disposition.REJECTED)])
+    assert backend.dead_letters() == {"r1": b"\xff raw"}
+    assert authority.records("") == []
+    assert authority.pending().nothing
+
+
+def test_an_ignored_record_leaves_its_disposition_and_nothing_else(authority: Authority, backend: Backend) -> None:
+    assert authority.admit([settled("r1", Disposition.IGNORED)])[0].disposition is Disposition.IGNORED
+    assert backend.dead_letters() == {}
+    assert authority.pending().nothing
+    assert authority.admit([settled("r1", Disposition.IGNORED)])[0].repeated
+
+
+REPEATED: dict[Disposition, Callable[[], Admission]] = {
+    Disposition.ACCEPTED: lambda: asking("k", "again"),
+    Disposition.DUPLICATE: lambda: asking("before", "again"),
+    Disposition.CONFLICT: lambda: asking("before", "again", fingerprint="two"),
+    Disposition.REJECTED: lambda: settled("again", Disposition.REJECTED, hex32("k"), draft("no")),
+    Disposition.IGNORED: lambda: settled("again", Disposition.IGNORED),
+}
+
+
+@pytest.mark.parametrize("disposition", REPEATED)
+def test_a_record_delivered_again_keeps_its_disposition_and_does_nothing(
+    authority: Authority, backend: Backend, clock: Clock, disposition: Disposition
+) -> None:
+    authority.admit([asking("before")])
+    (first,) = authority.admit([REPEATED[disposition]()])
+    assert (first.disposition, first.repeated) == (disposition, False)
+    before = ([snapshot(authority, key) for key in ("k", "before")], backend.dead_letters(), authority.pending())
+    clock.pass_seconds(60)
+    for _ in range(3):
+        (again,) = backend.open().admit([REPEATED[disposition]()])
+        assert again == replace(first, repeated=True)
+    assert (
+        [snapshot(authority, key) for key in ("k", "before")],
+        backend.dead_letters(),
+        authority.pending(),
+    ) == before
+
+
+def test_a_record_key_decides_once_whatever_is_delivered_under_it_later(authority: Authority) -> None:
+    authority.admit([asking("k", "r1")])
+    (again,) = authority.admit([replace(asking("other", "r1"), raw=b"something else")])
+    assert (again.repeated, again.run_id, again.disposition) == (True, hex32("k"), Disposition.ACCEPTED)
+    assert authority.run(hex32("other")) is None
+
+
+def test_a_batch_is_answered_in_order_and_sees_its_own_records(authority: Authority) -> None:
+    results = authority.admit(
+        [
+            asking("a", "1"),
+            asking("a", "2"),
+            asking("a", "3", fingerprint="two"),
+            settled("4", Disposition.REJECTED),
+            asking("b", "5"),
+            asking("a", "1"),
+            settled("6", Disposition.IGNORED),
+        ]
+    )
+    assert [result.record_key for result in results] == ["1", "2", "3", "4", "5", "1", "6"]
+    assert [result.disposition.value for result in results] == [
+        "ACCEPTED", "DUPLICATE", "CONFLICT", "REJECTED", "ACCEPTED", "ACCEPTED", "IGNORED"]  # fmt: skip
+    assert [result.repeated for result in results] == [False] * 5 + [True, False]
+
+
+def test_a_batch_is_admitted_whole_or_not_at_all(authority: Authority, backend: Backend) -> None:
+    broken = asking("b", "2")
+    assert broken.run is not None
+    broken = replace(broken, run=replace(broken.run, intent={"a float": 1.5}))
+    with pytest.raises(SequenceError):
+        authority.admit([asking("a", "1"), settled("0", Disposition.REJECTED), broken, asking("c", "3")])
+    assert [authority.run(hex32(key)) for key in "abc"] == [None] * 3
+    assert backend.dead_letters() == {}
+    assert authority.pending().nothing
+    assert [result.repeated for result in authority.admit([asking("a", "1"), asking("c", "3")])] == [False, False]
+
+
+def test_an_empty_batch_is_fine(authority: Authority) -> None:
+    assert authority.admit([]) == []
+
+
+def test_of_many_threads_that_deliver_one_record_exactly_one_admits_it(backend: Backend) -> None:
+    handles = [backend.open() for _ in range(4)]
+    start = threading.Barrier(16)
+
+    def deliver(number: int) -> list[bool]:
+        start.wait(30)
+        return [handles[number % 4].admit([asking(f"k{turn}", f"r{turn}")])[0].repeated for turn in range(10)]
+
+    with ThreadPoolExecutor(16) as pool:
+        repeated = list(pool.map(deliver, range(16)))
+    assert [sorted(column) for column in zip(*repeated, strict=True)] == [[False] + [True] * 15] * 10
+
+
+def test_of_many_threads_that_ask_for_different_things_under_one_key_exactly_one_gets_it(backend: Backend) -> None:
+    handles = [backend.open() for _ in range(4)]
+    start = threading.Barrier(12)
+
+    def ask(number: int) -> str:
+        start.wait(30)
+        return handles[number % 4].admit([asking("k", f"r{number}", fingerprint=f"f{number}")])[0].disposition.value
+
+    with ThreadPoolExecutor(12) as pool:
+        found = sorted(pool.map(ask, range(12)))
+    assert found == ["ACCEPTED"] + ["CONFLICT"] * 11
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def claim_one(authority: Authority, owner: str = "w1", lease_us: int = LEASE) -> Claim:
+    (claim,) = authority.claim(owner, 1, lease_us)
+    return claim
+
+
+def event(
+    kind: EventKind = EventKind.EVIDENCE_MISSING, state: RunState = RunState.WAITING_EVIDENCE, **details: Any
+) -> Event:
+    return Event(kind, state, details)
+
+
+def parked(claim: Claim, due_us: int, events: Sequence[Event] = (), digest: str = "report") -> Parked:
+    return Parked(claim, due_us, claim.updated_us + 1, tuple(events), digest)
+
+
+def ready(claim: Claim, name: str = "ready") -> Verdict:
+    events = (
+        event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),
+        event(EventKind.RUN_READY, RunState.READY),
+    )
+    return Verdict(
+        claim,
+        RunState.READY,
+        "",
+        claim.updated_us + 1,
+        events,
+        draft(name, SignalKind.READY, claim.run_id),
+        hex64("view"),
+    )
+
+
+def failed(claim: Claim, name: str = "failed") -> Verdict:
+    events = (event(EventKind.RUN_FAILED, RunState.FAILED, reason_code="GATE_FAIL"),)
+    return Verdict(
+        claim,
+        RunState.FAILED,
+        "GATE_FAIL",
+        claim.updated_us + 1,
+        events,
+        draft(name, SignalKind.TERMINAL, claim.run_id),
+    )
+
+
+def settle(authority: Authority, *outcomes: Outcome) -> None:
+    assert authority.settle(outcomes) == [None] * len(outcomes)
+
+
+def test_nothing_due_is_nothing_claimed(authority: Authority) -> None:
+    assert authority.claim("w1", 10, LEASE) == []
+
+
+def test_a_claim_starts_the_verification_and_leases_the_run(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    clock.pass_seconds(1)
+    claim = claim_one(authority)
+    assert (claim.run_id, claim.run_equivalence_key, claim.epoch, claim.owner) == (hex32("k"), "k", 1, "w1")
+    assert (claim.state, claim.now_us, claim.admitted_us, claim.deadline_us) == (
+        RunState.VERIFYING,
+        clock.now,
+        START,
+        START + WAIT,
+    )
+    assert claim.intent == {"seed": 2**64 - 1, "note": "one"}
+    assert (claim.wakes, claim.retries, claim.report_digest) == (0, 0, "")
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.state, run.lease_owner, run.lease_epoch, run.lease_until_us) == (
+        RunState.VERIFYING,
+        "w1",
+        1,
+        clock.now + LEASE,
+    )
+    assert run.updated_us == claim.updated_us
+    assert [item.kind for item in authority.events(hex32("k"))][2:] == [EventKind.VERIFICATION_STARTED]
+
+
+def test_a_run_under_lease_is_not_claimed_again_until_the_lease_has_run_out(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    claim_one(authority)
+    clock.now = START + LEASE - 1
+    assert authority.claim("w2", 10, LEASE) == authority.claim("w1", 10, LEASE) == []
+    clock.now = START + LEASE
+    assert claim_one(authority, "w2").epoch == 2
+
+
+def test_the_epoch_grows_with_every_claim_and_the_verification_starts_once(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    epochs = []
+    for number in range(5):
+        epochs.append(claim_one(authority, f"w{number}").epoch)
+        clock.pass_seconds(31)
+    assert epochs == [1, 2, 3, 4, 5]
+    assert [item.kind for item in authority.events(hex32("k"))].count(EventKind.VERIFICATION_STARTED) == 1
+
+
+def test_the_oldest_due_runs_are_claimed_first_and_no_more_than_asked_for(authority: Authority, clock: Clock) -> None:
+    for number in range(6):
+        authority.admit([asking(f"k{number}")])
+        clock.pass_seconds(1)
+    wanted = [hex32(f"k{number}") for number in range(6)]
+    assert [claim.run_id for claim in authority.claim("w1", 2, LEASE)] == wanted[:2]
+    assert [claim.run_id for claim in authority.claim("w2", 3, LEASE)] == wanted[2:5]
+    assert [claim.run_id for claim in authority.claim("w1", 10, LEASE)] == wanted[5:]
+
+
+def test_what_counts_is_when_a_run_is_due_and_not_when_it_was_admitted(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("old")])
+    settle(authority, parked(claim_one(authority), START + 20 * SECOND))
+    clock.pass_seconds(1)
+    authority.admit([asking("young")])
+    clock.pass_seconds(30)
+    assert claim_one(authority).run_id == hex32("young")
+    assert claim_one(authority).run_id == hex32("old")
+
+
+def test_a_run_that_is_due_later_is_not_taken_along_with_one_that_is_due(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("later"), asking("now")])
+    later, now = authority.claim("w1", 2, LEASE)
+    settle(authority, parked(later, clock.now + SECOND), parked(now, clock.now))
+    assert [claim.run_id for claim in authority.claim("w1", 10, LEASE)] == [now.run_id]
+
+
+def test_a_claim_of_nothing_claims_nothing(authority: Authority) -> None:
+    authority.admit([asking("k")])
+    assert authority.claim("w1", 0, LEASE) == []
+    assert claim_one(authority).epoch == 1
+
+
+def test_of_eight_workers_on_one_key_exactly_one_claims_it_each_time(backend: Backend) -> None:
+    handles = [backend.open() for _ in range(4)]
+    handles[0].admit([asking("k")])
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(1, 26):
+            start = threading.Barrier(8)
+
+            def work(number: int, start: threading.Barrier = start) -> list[Claim]:
+                start.wait(30)
+                return handles[number % 4].claim(f"w{number}", 3, LEASE)
+
+            claims = [claim for found in pool.map(work, range(8)) for claim in found]
+            assert [claim.epoch for claim in claims] == [turn]
+            backend.clock.pass_seconds(31)
+
+
+def test_two_processes_never_hold_the_same_run(backend: Backend) -> None:
+    backend.open().admit([asking(f"k{number}") for number in range(60)])
+    outcomes = backend.in_processes(
+        f"authority = connect(lambda: {START})\n"
+        "while claims := authority.claim(f'w{me}', 2, 60_000_000):\n"
+        "    print(*[claim.run_id for claim in claims])\n"
+        "authority.close()\n"
+    )
+    assert sorted(outcomes[0] + outcomes[1]) == sorted(hex32(f"k{number}") for number in range(60))
+
+
+def test_epochs_of_two_processes_that_steal_one_run_from_each_other_never_repeat(backend: Backend) -> None:
+    """Leases run out at once, so that every claim is a theft."""
+    backend.open().admit([asking("k")])
+    outcomes = backend.in_processes(
+        f"authority = connect(lambda: {START})\n"
+        "for _ in range(100):\n"
+        "    print(*[claim.epoch for claim in authority.claim(f'w{me}', 1, 0)])\n"
+        "authority.close()\n"
+    )
+    epochs = [[int(text) for text in out] for out in outcomes]
+    assert sorted(epochs[0] + epochs[1]) == list(range(1, 201))
+    assert all(found == sorted(found) for found in epochs)
+
+
+def test_of_eight_workers_that_steal_and_decide_exactly_one_verdict_stands(backend: Backend) -> None:
+    handles = [backend.open() for _ in range(4)]
+    handles[0].admit([asking("k")])
+    start = threading.Barrier(8)
+
+    def work(number: int) -> list[str]:
+        authority, won = handles[number % 4], []
+        start.wait(30)
+        for turn in range(10):
+            for claim in authority.claim(f"w{number}", 1, 0):
+                name = f"verdict of {number} in {turn}"
+                verdict = ready(claim, name) if number % 2 else failed(claim, name)
+                if authority.settle([verdict]) == [None]:
+                    won.append(name)
+        return won
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [name for names in pool.map(work, range(8)) for name in names]
+    assert len(won) == 1
+    assert [row[0] for row in handles[0].signals(hex32("k")).rows] == [hex64(won[0])]
+    events = handles[0].events(hex32("k"))
+    assert [item.seq for item in events] == list(range(1, len(events) + 1))
+    assert sum(item.details["state"] in ("READY", "FAILED") for item in events) == 1
+
+
+# --- settling ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_writes_state_events_and_signal_and_gives_the_lease_back(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    clock.pass_seconds(2)
+    settle(authority, ready(claim))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.state, run.reason_code, run.due_us, run.lease_owner) == (RunState.READY, "", None, "")
+    assert (run.facts_view_digest, run.updated_us, run.event_seq) == (hex64("view"), claim.updated_us + 1, 5)
+    events = authority.events(hex32("k"))
+    assert [item.kind for item in events][3:] == [EventKind.GATES_PASSED, EventKind.RUN_READY]
+    assert events[-1].details == {"seq": 5, "state": "READY"}
+    assert authority.signals(hex32("k")).rows == ((hex64("ready"), "READY", None),)
+    assert authority.claim("w2", 10, LEASE) == []
+
+
+def test_a_decision_that_cannot_be_written_whole_is_not_written_at_all(authority: Authority) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    before = snapshot(authority, "k")
+    broken = replace(
+        ready(claim), events=(*ready(claim).events, event(EventKind.RUN_READY, RunState.READY, a_float=0.5))
+    )
+    with pytest.raises(SequenceError):
+        authority.settle([broken])
+    assert snapshot(authority, "k") == before
+    settle(authority, ready(claim))
+
+
+def test_a_run_without_evidence_waits_until_it_is_due(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    due = clock.now + 10 * SECOND
+    settle(authority, parked(claim, due, [event(missing=["x"])]))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.state, run.due_us, run.lease_owner, run.wakes) == (RunState.WAITING_EVIDENCE, due, "", 1)
+    assert [item.kind for item in authority.events(hex32("k"))][3:] == [EventKind.EVIDENCE_MISSING]
+    clock.now = due - 1
+    assert authority.claim("w2", 10, LEASE) == []
+    clock.now = due
+    again = claim_one(authority, "w2")
+    assert (again.state, again.wakes, again.report_digest, again.epoch) == (RunState.WAITING_EVIDENCE, 1, "report", 2)
+
+
+def test_a_run_that_waits_without_news_gets_no_new_event(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    for number in range(4):
+        claim = claim_one(authority)
+        settle(authority, parked(claim, clock.pass_seconds(1), [event()] if number == 0 else []))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.wakes, run.event_seq) == (4, 4)
+    assert len(authority.events(hex32("k"))) == 4
+
+
+def test_an_infrastructure_error_leaves_the_state_and_counts_a_try(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    for number in range(1, 4):
+        claim = claim_one(authority)
+        assert claim.retries == number - 1
+        settle(authority, Postponed(claim, clock.now + SECOND, f"the store is away ({number})"))
+        run = authority.run(hex32("k"))
+        assert run is not None
+        assert (run.state, run.retries, run.last_error) == (RunState.VERIFYING, number, f"the store is away ({number})")
+        assert authority.claim("w2", 1, LEASE) == []
+        clock.pass_seconds(1)
+    settle(authority, parked(claim_one(authority), clock.now + SECOND))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert (run.retries, run.last_error) == (0, "")
+
+
+OUTCOMES: dict[str, Callable[[Claim], Outcome]] = {
+    "park": lambda claim: parked(claim, START + WAIT, [event()]),
+    "park without news": lambda claim: parked(claim, START + WAIT),
+    "retry later": lambda claim: Postponed(claim, START + WAIT, "an old worker's error"),
+    "decide READY": ready,
+    "decide FAILED": failed,
+}
+
+
+@pytest.mark.parametrize("late", OUTCOMES)
+def test_whoever_lost_the_lease_changes_nothing(
+    authority: Authority, backend: Backend, clock: Clock, late: str
+) -> None:
+    authority.admit([asking("k")])
+    old = claim_one(authority, "w1")
+    clock.pass_seconds(31)
+    new = claim_one(backend.open(), "w2")
+    assert new.epoch > old.epoch
+    before = snapshot(authority, "k")
+    (answer,) = authority.settle([OUTCOMES[late](old)])
+    assert isinstance(answer, LeaseLostError)
+    assert hex32("k") in answer.detail
+    assert snapshot(authority, "k") == before
+    settle(authority, failed(new))
+
+
+@pytest.mark.parametrize("late", OUTCOMES)
+@pytest.mark.parametrize("terminal", [ready, failed])
+def test_a_terminal_run_is_never_changed_again(
+    authority: Authority, clock: Clock, terminal: Callable[[Claim], Verdict], late: str
+) -> None:
+    authority.admit([asking("k", "r1")])
+    claim = claim_one(authority)
+    settle(authority, terminal(claim))
+    run, events, signals, _ = snapshot(authority, "k")
+    clock.pass_seconds(10_000)
+    (answer,) = authority.settle([OUTCOMES[late](claim)])
+    assert isinstance(answer, LeaseLostError)
+    assert authority.wake_waiting() == 0
+    authority.expire_owner("w1")
+    assert authority.renew("w1", LEASE) == set()
+    assert authority.claim("w1", 10, LEASE) == []
+    assert [
+        result.disposition.value
+        for result in authority.admit([asking("k", "r2"), asking("k", "r3", fingerprint="two")])
+    ] == ["DUPLICATE", "CONFLICT"]
+    assert snapshot(authority, "k")[:2] == (run, events)
+    assert [row for row in authority.signals(hex32("k")).rows if row[1] != "REQUEST_REJECTED"] == list(signals.rows)
+
+
+@pytest.mark.parametrize("late", OUTCOMES)
+def test_only_the_owner_and_the_epoch_of_the_lease_may_settle(authority: Authority, late: str) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    before = snapshot(authority, "k")
+    for forged in (replace(claim, owner="w2"), replace(claim, owner=""), replace(claim, epoch=claim.epoch + 1),
+                   replace(claim, epoch=claim.epoch - 1), replace(claim, run_id=hex32("other"))):  # fmt: skip
+        (answer,) = authority.settle([OUTCOMES[late](forged)])
+        assert isinstance(answer, LeaseLostError)
+    assert snapshot(authority, "k") == before
+    settle(authority, OUTCOMES[late](claim))
+
+
+@pytest.mark.parametrize("first", OUTCOMES)
+@pytest.mark.parametrize("second", OUTCOMES)
+def test_a_claim_is_settled_once(authority: Authority, first: str, second: str) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    settle(authority, OUTCOMES[first](claim))
+    before = snapshot(authority, "k")
+    assert isinstance(authority.settle([OUTCOMES[second](claim)])[0], LeaseLostError)
+    assert snapshot(authority, "k") == before
+
+
+def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, backend: Backend, clock: Clock) -> None:
+    for key in "abcd":
+        authority.admit([asking(key)])
+        clock.pass_seconds(1)
+    a, b, c, d = authority.claim("w1", 10, LEASE)
+    clock.pass_seconds(31)
+    stolen = [claim for claim in backend.open().claim("w2", 2, LEASE) if claim.run_id in (a.run_id, b.run_id)]
+    assert len(stolen) == 2
+    answers = authority.settle(
+        [ready(a, "a"), ready(c, "c"), parked(b, clock.now), Postponed(d, clock.now, "x"), ready(c, "c again")]
+    )
+    assert [isinstance(answer, LeaseLostError) for answer in answers] == [True, False, True, False, True]
+    found = [authority.run(hex32(key)) for key in "abcd"]
+    assert [run and run.state for run in found] == [
+        RunState.VERIFYING,
+        RunState.VERIFYING,
+        RunState.READY,
+        RunState.VERIFYING,
+    ]
+    assert authority.settle([]) == []
+
+
+def test_a_lease_that_ran_out_and_was_not_taken_still_counts(authority: Authority, clock: Clock) -> None:
+    """The epoch is what fences: nobody else has written since."""
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    clock.pass_seconds(100)
+    settle(authority, ready(claim))
+
+
+def test_events_are_numbered_without_gaps_through_a_whole_life(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), [event(), event()]))
+    settle(authority, Postponed(claim_one(authority), clock.pass_seconds(1), "x"))
+    claim_one(authority)
+    clock.pass_seconds(31)
+    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), []))
+    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), [event()]))
+    settle(authority, ready(claim_one(authority)))
+    events = authority.events(hex32("k"))
+    assert [item.seq for item in events] == list(range(1, 9))
+    assert [item.details["seq"] for item in events] == list(range(1, 9))
+    assert [item.ts_us for item in events] == sorted(item.ts_us for item in events)
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert run.event_seq == 8
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+
+
+def test_renewing_extends_all_leases_of_one_owner_and_tells_which(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("a"), asking("b")])
+    mine, theirs = claim_one(authority, "w1"), claim_one(authority, "w2")
+    clock.pass_seconds(20)
+    assert authority.renew("w1", LEASE) == {(mine.run_id, mine.epoch)}
+    assert authority.renew("nobody", LEASE) == set()
+    clock.pass_seconds(20)
+    assert [claim.run_id for claim in authority.claim("w3", 10, LEASE)] == [theirs.run_id]
+
+
+def test_a_lease_that_somebody_took_is_not_renewed(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("a"), asking("b")])
+    first, second = authority.claim("w1", 2, LEASE)
+    clock.pass_seconds(31)
+    taken = claim_one(authority, "w2")
+    kept = second if taken.run_id == first.run_id else first
+    assert authority.renew("w1", LEASE) == {(kept.run_id, kept.epoch)}
+    assert authority.renew("w2", LEASE) == {(taken.run_id, 2)}
+
+
+@pytest.mark.parametrize("done", OUTCOMES)
+def test_a_lease_that_was_given_back_is_not_renewed(authority: Authority, done: str) -> None:
+    authority.admit([asking("k")])
+    settle(authority, OUTCOMES[done](claim_one(authority)))
+    assert authority.renew("w1", LEASE) == set()
+
+
+def test_the_leases_of_a_dead_owner_can_be_let_run_out_at_once(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("a"), asking("b")])
+    dead, alive = claim_one(authority, "dead"), claim_one(authority, "alive")
+    assert authority.owners() == {"dead", "alive"}
+    authority.expire_owner("dead")
+    assert authority.owners() == {"alive"}
+    assert authority.renew("dead", LEASE) == set()
+    again = claim_one(authority, "w3")
+    assert (again.run_id, again.epoch) == (dead.run_id, 2)
+    assert isinstance(authority.settle([ready(dead)])[0], LeaseLostError)
+    settle(authority, ready(alive, "other"))
+
+
+def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, clock: Clock) -> None:
+    assert authority.owners() == set()
+    authority.admit([asking("k")])
+    claim = claim_one(authority, "runner")
+    assert authority.owners() == {"runner"}
+    settle(authority, ready(claim))
+    assert authority.owners() == set()
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    assert authority.owners() == {"relay"}
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    assert authority.owners() == set()
+    (row,) = authority.claim_signals("publisher", 10, LEASE)
+    assert authority.owners() == {"publisher"}
+    clock.pass_seconds(31)
+    assert authority.owners() == set()
+    authority.mark_sent([row.outbox_id])
+    assert authority.owners() == set()
+
+
+def test_the_leases_of_a_dead_relay_can_be_let_run_out_at_once(authority: Authority) -> None:
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    assert len(authority.claim_projections("dead", 10, LEASE)) == 1
+    assert authority.claim_projections("alive", 10, LEASE) == []
+    authority.expire_owner("dead")
+    (owed,) = authority.claim_projections("alive", 10, LEASE)
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    assert len(authority.claim_signals("dead", 10, LEASE)) == 1
+    assert authority.claim_signals("alive", 10, LEASE) == []
+    authority.expire_owner("dead")
+    assert len(authority.claim_signals("alive", 10, LEASE)) == 1
+
+
+def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("waits"), asking("waits too")])
+    for claim in authority.claim("w1", 2, LEASE):
+        settle(authority, parked(claim, START + WAIT))
+    authority.admit([asking("postponed")])
+    settle(authority, Postponed(claim_one(authority), START + WAIT, "x"))
+    assert authority.claim("w1", 10, LEASE) == []
+    assert authority.wake_waiting() == 2
+    assert {claim.run_id for claim in authority.claim("w1", 10, LEASE)} == {hex32("waits"), hex32("waits too")}
+    assert authority.wake_waiting() == 0
+
+
+# --- what is owed to the ledger ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_owed_to_the_ledger_with_all_its_events(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    assert owed.run.state is RunState.READY
+    assert owed.run.event_seq == 5
+    assert list(owed.events) == authority.events(hex32("k"))
+    assert authority.claim_projections("other", 10, LEASE) == []
+    clock.pass_seconds(30)
+    assert len(authority.claim_projections("other", 10, LEASE)) == 1
+
+
+def test_a_projected_run_is_owed_again_only_after_something_new(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    settle(authority, parked(claim_one(authority), clock.now + SECOND, [event()]))
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    clock.pass_seconds(1)
+    settle(authority, failed(claim_one(authority)))
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5]
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected([(owed.run.run_id, 3)])
+    assert authority.claim_projections("relay", 10, LEASE) == [], "a late mark never moves back"
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert run.projected_seq == 5
+
+
+def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    authority.claim_projections("relay", 10, LEASE)
+    authority.postpone_projections([hex32("k")], clock.now + 5 * SECOND)
+    clock.pass_seconds(4.9)
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    clock.pass_seconds(0.1)
+    assert len(authority.claim_projections("relay", 10, LEASE)) == 1
+
+
+def test_projections_are_claimed_up_to_a_limit_and_by_one_relay_each(authority: Authority, backend: Backend) -> None:
+    authority.admit([asking(f"k{number}") for number in range(5)])
+    for number, claim in enumerate(authority.claim("w1", 5, LEASE)):
+        settle(authority, ready(claim, f"ready {number}"))
+    first = authority.claim_projections("r1", 2, LEASE)
+    second = backend.open().claim_projections("r2", 10, LEASE)
+    assert (len(first), len(second)) == (2, 3)
+    assert {owed.run.run_id for owed in first + second} == {hex32(f"k{number}") for number in range(5)}
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+def decided(authority: Authority, *keys: str) -> None:
+    """Runs of these keys are READY, none of them projected."""
+    for key in keys:
+        authority.admit([asking(key)])
+        (claim,) = [claim for claim in authority.claim("w1", 1, LEASE) if claim.run_id == hex32(key)]
+        settle(authority, ready(claim, f"ready {key}"))
+
+
+def projected(authority: Authority) -> None:
+    authority.mark_projected(
+        [(owed.run.run_id, owed.run.event_seq) for owed in authority.claim_projections("relay", 100, LEASE)]
+    )
+
+
+def test_a_signal_is_claimed_only_when_its_runs_documents_are_in_the_ledger(authority: Authority, clock: Clock) -> None:
+    decided(authority, "k")
+    assert authority.claim_signals("p", 10, LEASE) == []
+    authority.mark_projected([(hex32("k"), 4)])
+    assert authority.claim_signals("p", 10, LEASE) == [], "one event is still missing"
+    authority.mark_projected([(hex32("k"), 5)])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    assert (row.message_id, row.run_id, row.kind, row.partition_key) == (
+        hex64("ready k"),
+        hex32("k"),
+        SignalKind.READY,
+        hex32("k"),
+    )
+    assert (row.payload, row.attributes, row.attempts) == (
+        b'{"name":"ready k"}',
+        {"facts_view_digest": hex64("view")},
+        1,
+    )
+
+
+def test_the_refusal_of_a_record_waits_for_no_documents(authority: Authority) -> None:
+    authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no", run_id=hex32("k")))])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    assert (row.kind, row.message_id) == (SignalKind.REQUEST_REJECTED, hex64("no"))
+
+
+def test_a_signal_is_the_same_however_often_it_is_claimed(authority: Authority, clock: Clock) -> None:
+    decided(authority, "k")
+    projected(authority)
+    seen = []
+    for _ in range(4):
+        seen += authority.claim_signals("p", 10, LEASE)
+        clock.pass_seconds(30)
+    assert [row.attempts for row in seen] == [1, 2, 3, 4]
+    assert {(row.outbox_id, row.message_id, row.payload, row.created_us) for row in seen} == {
+        (seen[0].outbox_id, seen[0].message_id, seen[0].payload, seen[0].created_us)}  # fmt: skip
+
+
+def test_signals_are_claimed_oldest_first_and_by_one_publisher_each(
+    authority: Authority, backend: Backend, clock: Clock
+) -> None:
+    decided(authority, *"abcde")
+    projected(authority)
+    first = authority.claim_signals("p1", 2, LEASE)
+    second = backend.open().claim_signals("p2", 10, LEASE)
+    assert [row.message_id for row in first + second] == [hex64(f"ready {key}") for key in "abcde"]
+    assert authority.claim_signals("p3", 10, LEASE) == []
+    clock.pass_seconds(30)
+    assert [row.message_id for row in authority.claim_signals("p3", 1, LEASE)] == [hex64("ready a")]
+
+
+def test_a_sent_signal_is_never_claimed_again(authority: Authority, clock: Clock) -> None:
+    decided(authority, "k")
+    projected(authority)
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    sent_at = clock.pass_seconds(1)
+    authority.mark_sent([row.outbox_id])
+    authority.postpone_signals([row.outbox_id], clock.now)
+    authority.expire_owner("p")
+    clock.pass_seconds(10_000)
+    assert authority.claim_signals("p", 10, LEASE) == []
+    assert authority.signals(hex32("k")).rows == ((hex64("ready k"), "READY", sent_at),)
+
+
+def test_a_postponed_signal_is_not_claimed_before_it_is_due(authority: Authority, clock: Clock) -> None:
+    decided(authority, "a", "b")
+    projected(authority)
+    first, second = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([first.outbox_id, second.outbox_id], clock.now + 8 * SECOND)
+    clock.pass_seconds(7.9)
+    assert authority.claim_signals("p", 10, LEASE) == []
+    clock.pass_seconds(0.1)
+    assert [row.attempts for row in authority.claim_signals("p", 10, LEASE)] == [2, 2]
+
+
+def test_a_postponed_signal_is_not_taken_along_with_one_that_is_due(authority: Authority, clock: Clock) -> None:
+    decided(authority, "a", "b")
+    projected(authority)
+    first, second = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([first.outbox_id], clock.now + 90 * SECOND)
+    authority.postpone_signals([second.outbox_id], clock.now)
+    assert [row.outbox_id for row in authority.claim_signals("p", 10, LEASE)] == [second.outbox_id]
+
+
+def test_two_processes_never_hold_the_same_signal(backend: Backend) -> None:
+    backend.open().admit([settled(f"r{n}", Disposition.REJECTED, hex32(f"k{n}"), draft(f"no {n}")) for n in range(60)])
+    outcomes = backend.in_processes(
+        f"authority = connect(lambda: {START + 1})\n"
+        "while rows := authority.claim_signals(f'p{me}', 3, 60_000_000):\n"
+        "    print(*[row.message_id for row in rows])\n"
+        "authority.close()\n"
+    )
+    assert sorted(outcomes[0] + outcomes[1]) == sorted(hex64(f"no {n}") for n in range(60))
+
+
+def test_a_signal_that_is_owed_already_is_not_owed_twice(authority: Authority) -> None:
+    same = draft("no", run_id=hex32("k"))
+    authority.admit(
+        [settled("r1", Disposition.REJECTED, hex32("k"), same), settled("r2", Disposition.REJECTED, hex32("k"), same)]
+    )
+    assert len(authority.claim_signals("p", 10, LEASE)) == 1
+
+
+# --- what is left to do -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_to_do_is_told_from_the_first_record_to_the_last_signal(
+    authority: Authority, clock: Clock
+) -> None:
+    def left() -> tuple[bool, bool, bool, bool]:
+        pending = authority.pending()
+        assert pending.nothing is not (pending.runs or pending.projections or pending.signals)
+        return pending.runs, pending.projections, pending.signals, pending.undelivered
+
+    assert left() == (False, False, False, False)
+    authority.admit([asking("k")])
+    assert left()[0] is True
+    settle(authority, parked(claim_one(authority), clock.now + 10 * SECOND, [event()]))
+    assert left() == (False, True, False, False)
+    projected(authority)
+    assert left() == (False, False, False, False)
+    clock.pass_seconds(10)
+    assert left()[0] is True
+    settle(authority, ready(claim_one(authority)))
+    assert left() == (False, True, False, True), "its signal waits for its documents"
+    projected(authority)
+    assert left() == (False, False, True, True)
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([row.outbox_id], clock.now + SECOND)
+    assert left() == (False, False, False, True), "due later, but still owed"
+    clock.pass_seconds(1)
+    assert left() == (False, False, True, True)
+    authority.mark_sent([row.outbox_id])
+    assert left() == (False, False, False, False)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_known_is_nothing(authority: Authority) -> None:
+    assert authority.run(hex32("none")) is None
+    assert (
+        authority.events(hex32("none")),
+        authority.records(hex32("none")),
+        authority.signals(hex32("none")).rows,
+    ) == ([], [], ())
+    assert authority.runs(None, 10) == []
+    assert authority.find_digests("none") is None
+
+
+def test_runs_are_listed_newest_first_of_one_state_or_all(authority: Authority, clock: Clock) -> None:
+    for key in "abc":
+        authority.admit([asking(key)])
+        clock.pass_seconds(1)
+    settle(authority, ready(claim_one(authority)))
+    assert [run.run_equivalence_key for run in authority.runs(None, 10)] == ["c", "b", "a"]
+    assert [run.run_equivalence_key for run in authority.runs(None, 2)] == ["c", "b"]
+    assert [run.run_equivalence_key for run in authority.runs("READY", 10)] == ["a"]
+    assert [run.run_equivalence_key for run in authority.runs("PLANNED", 10)] == ["c", "b"]
+    assert authority.runs("FAILED", 10) == []
+
+
+def test_kept_digests_are_found_and_the_first_ones_stay(authority: Authority, backend: Backend) -> None:
+    authority.keep_digests("key", ["a", "b"])
+    authority.keep_digests("key", ["other"])
+    assert backend.open().find_digests("key") == ["a", "b"]
+
+
+def test_the_clock_is_the_databases(authority: Authority, clock: Clock) -> None:
+    assert authority.now_us() == START
+    clock.pass_seconds(3)
+    assert authority.now_us() == START + 3 * SECOND
+
+
+def test_what_one_handle_wrote_every_other_reads_at_once(backend: Backend) -> None:
+    writer, reader = backend.open(), backend.open()
+    for number in range(10):
+        writer.admit([asking(f"k{number}")])
+        assert reader.run(hex32(f"k{number}")) is not None
+
+
+# --- opening and closing ----------------------------------------------------------------------------------------------
+
+
+def test_several_processes_may_create_the_schema_at_once(backend: Backend) -> None:
+    body = (
+        "authority = connect()\n"
+        "from scenario_runner.authority.base import Admission\n"
+        "from scenario_runner.contracts.states import Disposition\n"
+        "record = Admission(f'r{me}', 'X', '', 'a' * 32, None, Disposition.IGNORED, '', '', b'', 0)\n"
+        "print(authority.admit([record])[0].disposition.value)\n"
+        "authority.close()\n"
+    )
+    assert backend.in_processes(body, count=5) == [["IGNORED"]] * 5
+    assert len(backend.open().records("a" * 32)) == 5
+
+
+def test_many_threads_may_open_it_at_once(backend: Backend) -> None:
+    start = threading.Barrier(8)
+
+    def work(number: int) -> str:
+        start.wait(30)
+        authority = backend.open_with(backend.clock)
+        try:
+            return authority.admit([asking(f"k{number}")])[0].disposition.value
+        finally:
+            authority.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == ["ACCEPTED"] * 8
+
+
+def test_everything_is_there_after_it_was_closed_and_opened_again(backend: Backend) -> None:
+    authority = backend.open()
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    before = snapshot(authority, "k")
+    authority.close()
+    authority.close()
+    again = backend.open()
+    assert snapshot(again, "k") == before
+    settle(again, ready(claim))
+
+
+def test_a_closed_authority_is_unavailable_and_does_not_hang(backend: Backend) -> None:
+    authority = backend.open()
+    authority.admit([asking("k")])
+    assert authority.run(hex32("k")) is not None
+    authority.close()
+    for call in (
+        lambda: authority.admit([asking("k")]),
+        lambda: authority.run(hex32("k")),
+        lambda: authority.renew("w1", LEASE),
+    ):
+        with pytest.raises(Unavailable):
+            call()
+
+
+def test_what_was_admitted_survives_the_death_of_the_process(backend: Backend) -> None:
+    body = (
+        "import os, signal\n"
+        "from scenario_runner.authority.base import Admission\n"
+        "from scenario_runner.contracts.states import Disposition\n"
+        "authority = connect()\n"
+        "authority.admit([Admission('r1', 'X', '', 'a' * 32, None, Disposition.IGNORED, '', '', b'', 0)])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = f"{backend.script}\n{body}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [record.record_key for record in backend.open().records("a" * 32)] == ["r1"]
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "one" / "authority.db")
+
+
+def test_a_database_of_a_newer_release_is_refused(path: str) -> None:
+    SqliteAuthority(path).close()
+    with sqlite3.connect(path) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version + 1}")
+    connection.close()
+    with pytest.raises(ConfigurationError) as refused:
+        SqliteAuthority(path)
+    assert path in refused.value.place
+    assert str(version + 1) in refused.value.problem
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (version + 1,)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"this is not a database, but long enough to be looked at " * 40, b"SQLite format 3\x00" + b"\xff" * 4096],
+)
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path))
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises((Unavailable, ConfigurationError)) as refused:
+        SqliteAuthority(path)
+    assert path in str(refused.value)
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", "utf-8")
+    with pytest.raises(Unavailable):
+        SqliteAuthority(str(tmp_path / "file" / "authority.db"))
+    with pytest.raises(Unavailable):
+        SqliteAuthority(str(tmp_path))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, path: str) -> Iterator[SqliteAuthority]:
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
+    authority = SqliteAuthority(path, clock=Clock())
+    yield authority
+    authority.close()
+
+
+def test_a_locked_database_is_unavailable_and_works_again_afterwards(impatient: SqliteAuthority, path: str) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    calls: list[Callable[[], object]] = [
+        lambda: impatient.admit([asking("k")]),
+        lambda: impatient.renew("w1", LEASE),
+        lambda: impatient.settle([]),
+        lambda: impatient.keep_digests("a", []),
+        lambda: impatient.expire_owner("x"),
+        lambda: SqliteAuthority(path),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable) as refused:
+            call()
+        assert path in refused.value.detail
+    assert impatient.run(hex32("k")) is None, "reading goes on"
+    other.execute("ROLLBACK")
+    other.close()
+    assert impatient.admit([asking("k")])[0].disposition is Disposition.ACCEPTED
+
+
+def test_a_full_disk_is_unavailable_and_nothing_of_the_transaction_stays(path: str) -> None:
+    authority = SqliteAuthority(path, clock=Clock())
+    (pages,) = authority._write(lambda connection: connection.execute("PRAGMA page_count").fetchone())
+    authority._write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchone())
+    big = replace(settled("r2", Disposition.REJECTED), raw=b"x" * 200_000)
+    with pytest.raises(Unavailable, match="full"):
+        authority.admit([asking("a", "r1"), big])
+    assert authority.run(hex32("a")) is None
+    authority._write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+    assert [result.repeated for result in authority.admit([asking("a", "r1"), big])] == [False, False]
+    authority.close()
+
+
+def test_a_commit_is_a_promise(path: str) -> None:
+    authority = SqliteAuthority(path)
+    assert authority._write(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]) == 2
+    assert authority._write(lambda connection: connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+    authority.close()
+
+
+# --- group commit -----------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """A connection that remembers what was committed."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken, self.open, self.committed, self.commits = broken, [], [], 0  # type: ignore[var-annotated]
+
+    def begin(self) -> None:
+        self._maybe("begin")
+        self.open = []
+
+    def commit(self) -> None:
+        self._maybe("commit")
+        self.committed += self.open
+        self.commits += 1
+
+    def rollback(self) -> None:
+        self._maybe("rollback")
+        self.open = []
+
+    def _maybe(self, step: str) -> None:
+        if step == self.broken:
+            raise sqlite3.OperationalError(f"{step} failed")
+
+
+def committer(ledger: Ledger) -> GroupCommitter[Ledger]:
+    return GroupCommitter(lambda: ledger, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: None)
+
+
+def in_one_group(group: GroupCommitter[Ledger], operations: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
+    """Hand operations in while the committer is busy, so that it takes them together; results or exceptions."""
+    busy, release = threading.Event(), threading.Event()
+
+    def hold(_: Ledger) -> None:
+        busy.set()
+        release.wait(30)
+
+    results: list[Any] = [None] * len(operations)
+
+    def run(number: int) -> None:
+        try:
+            results[number] = group.run(operations[number])
+        except Exception as error:  # noqa: BLE001 - whatever the operation raised is its result
+            results[number] = error
+
+    holder = threading.Thread(target=group.run, args=(hold,))
+    holder.start()
+    assert busy.wait(30)
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(operations))]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        while group._queue.qsize() < number and thread.is_alive():
+            pass  # handed in, and waiting for its result
+    release.set()
+    for thread in [holder, *threads]:
+        thread.join(30)
+        assert not thread.is_alive(), "somebody waits for ever"
+    return results
+
+
+def adds(name: str) -> Callable[[Ledger], str]:
+    return lambda ledger: (ledger.open.append(name), name)[1]
+
+
+def fails(ledger: Ledger) -> None:
+    ledger.open.append("never")
+    raise ValueError("mine")
+
+
+def test_operations_of_many_threads_share_one_commit() -> None:
+    ledger = Ledger()
+    group = committer(ledger)
+    assert in_one_group(group, [adds(str(n)) for n in range(10)]) == [str(n) for n in range(10)]
+    assert ledger.committed == [str(n) for n in range(10)]
+    assert ledger.commits == 2
+    group.close()
+
+
+def test_a_faulty_operation_does_not_take_its_neighbours_along() -> None:
+    ledger = Ledger()
+    group = committer(ledger)
+    results = in_one_group(group, [adds("a"), fails, adds("b")])
+    assert (results[0], results[2]) == ("a", "b")
+    assert isinstance(results[1], ValueError)
+    assert ledger.committed == ["a", "b"]
+    group.close()
+
+
+@pytest.mark.parametrize("step", ["begin", "commit"])
+def test_a_transaction_that_fails_is_told_to_everybody_in_it(step: str) -> None:
+    ledger = Ledger()
+    group = committer(ledger)
+    group.run(adds("before"))
+    ledger.broken = step
+    for _ in range(3):
+        with pytest.raises(sqlite3.OperationalError, match=step):
+            group.run(adds("x"))
+    ledger.broken = ""
+    assert group.run(adds("after")) == "after"
+    assert ledger.committed == ["before", "after"]
+    group.close()
+
+
+def test_a_rollback_that_fails_is_told_and_nobody_waits_for_ever() -> None:
+    ledger = Ledger("rollback")
+    group = committer(ledger)
+    answers: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            group.run(fails)
+        except Exception as error:  # noqa: BLE001 - whatever the operation raised is its result
+            answers.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    assert len(answers) == 2
+
+
+def test_a_connection_that_cannot_be_opened_is_told_to_whoever_opens_it() -> None:
+    def connect() -> Ledger:
+        raise sqlite3.OperationalError("no such place")
+
+    with pytest.raises(sqlite3.OperationalError, match="no such place"):
+        GroupCommitter(connect, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: None)
+
+
+def test_closing_finishes_what_was_handed_in_and_takes_nothing_more() -> None:
+    ledger, closed = Ledger(), threading.Event()
+    group: GroupCommitter[Ledger] = GroupCommitter(
+        lambda: ledger, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: closed.set()
+    )
+    assert in_one_group(group, [adds(str(n)) for n in range(5)]) == [str(n) for n in range(5)]
+    group.close()
+    group.close()
+    assert closed.is_set()
+    with pytest.raises(Unavailable):
+        group.run(adds("late"))
+    assert ledger.committed == [str(n) for n in range(5)]

@@ -1,0 +1,111 @@
+"""The bench takes real measurements, says how, and refuses to report numbers for work that was not done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import REPO
+
+pytestmark = pytest.mark.integration
+
+SIZES = ["--one-world-runs", "12", "--own-worlds-runs", "4", "--drain-runs", "20",
+         "--large-part-mb", "2", "--large-rounds", "1", "--large-warm", "1"]  # fmt: skip
+
+
+def bench(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, REPO / "scripts/bench.py", "--dir", folder, *SIZES, *arguments],
+        capture_output=True, timeout=240, check=False,
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout or b"{}"), done.stderr.decode()
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def by_name(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in report["results"]}
+
+
+def test_every_measurement_gives_a_value_a_target_and_says_how(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path / "worlds", "--json", str(tmp_path / "report.json"))
+    assert code == 0, progress
+    assert report["checks_failed"] == []
+    results = by_name(report)
+    assert set(results) == {
+        "one_world", "own_worlds", "drain", "drain_peak_rss", "large_cold", "large_warm", "large_warm_new_process",
+        "large_peak_rss", "help",
+    }  # fmt: skip
+    for item in results.values():
+        assert item["value"] > 0
+        assert isinstance(item["met"], bool)
+        assert item["unit"]
+        assert item["target"]
+        assert item["how"]
+    assert json.loads((tmp_path / "report.json").read_bytes()) == report
+
+
+def test_numbers_stand_beside_references_of_the_same_process_run(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "one_world", "--only", "own_worlds", "--only", "large")
+    assert code == 0, progress
+    results = by_name(report)
+    for name in ("one_world", "own_worlds", "large_cold"):
+        assert results[name]["reference"]["value"] > 0
+        assert results[name]["reference"]["how"]
+    assert results["one_world"]["runs"] == 12
+    assert results["one_world"]["reference"]["files"] >= 12 * 6
+    assert results["own_worlds"]["durable_files_per_run"] > results["one_world"]["durable_files_per_run"]
+    assert results["large_cold"]["bytes"] > 9 * 2_000_000
+
+
+def test_only_takes_the_named_measurements_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "help")
+    assert code == 0, progress
+    assert list(by_name(report)) == ["help"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("measurement", ["one_world", "own_worlds", "drain", "large"])
+def test_a_command_that_does_nothing_is_no_measurement(tmp_path: Path, measurement: str) -> None:
+    idle = script(tmp_path / "idle", "exit 0")
+    code, report, _ = bench(tmp_path / "worlds", "--only", measurement, "--command", idle)
+    assert code == 1
+    assert report["checks_failed"] == [measurement]
+    failed = by_name(report)[measurement]
+    assert failed["value"] is None
+    assert failed["met"] is False
+    assert failed["error"]
+
+
+@pytest.mark.parametrize("measurement", ["one_world", "help"])
+def test_a_command_that_fails_is_no_measurement(tmp_path: Path, measurement: str) -> None:
+    broken = script(tmp_path / "broken", "echo out of order >&2; exit 5")
+    code, report, _ = bench(tmp_path / "worlds", "--only", measurement, "--command", broken)
+    assert code == 1
+    assert "ended with 5" in by_name(report)[measurement]["error"]
+
+
+def test_one_missing_ready_is_found(tmp_path: Path) -> None:
+    real = Path(sys.executable).parent / "scenario-runner"
+    losing = script(tmp_path / "losing", f'{real} "$@" || exit\ncd "$(dirname "$3")/control-bus/fp.bus.control.v1"\n'
+                    'rm "$(ls | head -n 1)"')  # fmt: skip
+    code, report, _ = bench(tmp_path / "worlds", "--only", "one_world", "--command", losing)
+    assert code == 1
+    assert "12 READY expected, 11 found" in by_name(report)["one_world"]["error"]
+
+
+def test_a_facts_view_with_other_bytes_is_found(tmp_path: Path) -> None:
+    real = Path(sys.executable).parent / "scenario-runner"
+    lying = script(tmp_path / "lying", f'{real} "$@" || exit\ncd "$(dirname "$3")/object-store"\n'
+                   'for f in fraud-platform/sr/run_facts_view/*; do echo >> "$f"; break; done')  # fmt: skip
+    code, report, _ = bench(tmp_path / "worlds", "--only", "one_world", "--command", lying)
+    assert code == 1
+    assert "does not have the digest" in by_name(report)["one_world"]["error"]
