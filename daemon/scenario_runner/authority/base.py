@@ -115,6 +115,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Something to be on record before the next effect; the run is VERIFYING and the lease is kept."""
+
+    claim: Claim
+    at_us: int
+    events: tuple[Event, ...]
+    report_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """Evidence is missing: WAITING_EVIDENCE until ``due_us``. No events when nothing new was found."""
 
@@ -147,7 +157,7 @@ class Verdict:
     facts_view_digest: str = ""
 
 
-Outcome = Verdict | Parked | Postponed
+Outcome = Verdict | Parked | Postponed | Noted
 """What came of driving a claimed run."""
 
 
@@ -270,7 +280,7 @@ class Authority(Protocol):
         ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
-        """Commit what came of claimed runs and give their leases back.
+        """Commit what came of claimed runs and give their leases back (all but those of notes).
 
         Each outcome is decided for itself; in the place of each, None or the loss of its lease (another worker has
         claimed the run; nothing of it was written).

@@ -21,6 +21,7 @@ from scenario_runner.authority.base import (
     Claim,
     Event,
     NewRun,
+    Noted,
     OutboxRow,
     Outcome,
     Owed,
@@ -275,6 +276,9 @@ class SqliteAuthority:
                 "due_us": outcome.due_us, "at_us": outcome.at_us, "count": len(outcome.events),
                 "report_digest": outcome.report_digest,
             }  # fmt: skip
+        elif isinstance(outcome, Noted):
+            name = "note_run"
+            change = {"at_us": outcome.at_us, "count": len(outcome.events), "report_digest": outcome.report_digest}
         else:
             name = "decide_run"
             change = {

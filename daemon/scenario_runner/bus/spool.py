@@ -16,6 +16,7 @@ from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.storage.filesystem import FilesystemStore
 
+PRIVATE: Final = ".private"
 MAX_RECORD_BYTES: Final = 1 << 20
 """A record of the control bus holds at most 1 MiB, as on Kinesis."""
 
@@ -41,9 +42,14 @@ class SpoolPaths:
         """Requests that were refused, each with a reason file."""
         return os.path.join(self.root, "rejected")
 
+    @property
+    def private(self) -> str:
+        """Files on their way."""
+        return os.path.join(self.root, PRIVATE)
+
     def make(self) -> None:
         """Create what is missing."""
-        for folder in (self.requests, self.consumed, self.rejected):
+        for folder in (self.requests, self.consumed, self.rejected, self.private):
             try:
                 os.makedirs(folder, exist_ok=True)
             except OSError as error:
@@ -52,7 +58,7 @@ class SpoolPaths:
 
 def spool_store(root: str, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
     """The spool as an object store: durable conditional creates."""
-    return FilesystemStore(root, ".private", pool)
+    return FilesystemStore(root, PRIVATE, pool)
 
 
 class SpoolPublisher:

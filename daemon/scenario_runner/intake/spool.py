@@ -6,7 +6,9 @@ A kill between the commit and the move delivers the record again; its key is kno
 import errno
 import hashlib
 import os
+import secrets
 import stat
+import time
 from collections import deque
 from typing import Final
 
@@ -23,6 +25,8 @@ from scenario_runner.intake.judge import Rules, judge
 
 BATCH: Final = 128
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TAKEN: Final = ".taken"
+_TAKEN_SECONDS: Final = 2.0
 _REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 _log = structlog.get_logger("intake")
 
@@ -42,6 +46,7 @@ class SpoolConsumer:
         self._authority, self._rules = authority, rules
         self._names: deque[str] = deque()
         self._paths.make()
+        self.sweep()
 
     def step(self) -> int:
         """Admit one batch; returns how many records were disposed of.
@@ -60,8 +65,8 @@ class SpoolConsumer:
         except Unavailable:
             self._names.clear()
             raise
-        for (name, _), result in zip(found, admitted, strict=True):
-            self._put_away(name, result)
+        for (name, record), result in zip(found, admitted, strict=True):
+            self._put_away(name, record, result)
         return len(found)
 
     def empty(self) -> bool:
@@ -90,7 +95,7 @@ class SpoolConsumer:
             if not stat.S_ISREG(info.st_mode):
                 return self._unreadable(name, path, "it is not a regular file")
             if info.st_nlink > 1 and self._half_moved(name, info):
-                os.unlink(path)
+                self._take_away(name, info)
                 return None
             raw = b""
             while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
@@ -98,7 +103,7 @@ class SpoolConsumer:
                 if not chunk:
                     break
                 raw += chunk
-            return Record(_record_key(name, info, raw), raw, info.st_size)
+            return Record(_record_key(name, info, raw), raw, info.st_size, inode=info.st_ino)
         except OSError as error:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
         finally:
@@ -120,22 +125,84 @@ class SpoolConsumer:
             info = os.lstat(path)
         except FileNotFoundError:
             return None
-        return Record(_record_key(name, info, b""), b"", 0, f"{name}: {why}")
+        return Record(_record_key(name, info, b""), b"", 0, f"{name}: {why}", info.st_ino)
 
-    def _put_away(self, name: str, result: Admitted) -> None:
+    def _put_away(self, name: str, record: Record, result: Admitted) -> None:
         refused = result.disposition in _REFUSED
-        source = os.path.join(self._paths.requests, name)
         folder = self._paths.rejected if refused else self._paths.consumed
         _log.info("record disposed of", record=name, run_id=result.run_id, disposition=result.disposition,
                   reason_code=result.reason_code, repeated=result.repeated)  # fmt: skip
         try:
             if refused:
                 self._explain(name, result)
-            _move(source, folder, name)
+            self._move(name, folder, record.inode)
         except FileNotFoundError:
             return  # another intake process moved it
         except OSError as error:
-            raise Unavailable(f"cannot move {source} to {folder}: {error.strerror}") from error
+            raise Unavailable(
+                f"cannot move {name} from {self._paths.requests} to {folder}: {error.strerror}"
+            ) from error
+
+    def _move(self, name: str, folder: str, inode: int) -> None:
+        """Move the admitted file, and no other that was dropped under its name since, overwriting nothing."""
+        source = os.path.join(self._paths.requests, name)
+        info = os.lstat(source)
+        if info.st_ino != inode:
+            return  # it was replaced: a record of its own, for the next look
+        for target in _targets(name, info):
+            path = os.path.join(folder, target)
+            if stat.S_ISDIR(info.st_mode):
+                if not os.path.lexists(path):
+                    os.rename(source, path)
+                    return
+                continue
+            try:
+                os.link(source, path, follow_symlinks=False)
+            except FileExistsError:
+                if not os.path.samestat(info, os.lstat(path)):
+                    continue  # another file; else another process is moving this one
+            if os.lstat(path).st_ino != inode:
+                os.unlink(path)  # the name was reused between the look and the link
+                return
+            self._take_away(name, info)
+            return
+        raise FileExistsError(errno.EEXIST, "both names for it are taken", source)
+
+    def _take_away(self, name: str, info: os.stat_result) -> None:
+        """Remove a request that has its new name; what was dropped in its place meanwhile is put back."""
+        source = os.path.join(self._paths.requests, name)
+        taken = os.path.join(self._paths.private, f"{secrets.token_hex(8)}{_TAKEN}")
+        os.rename(source, taken)
+        if os.lstat(taken).st_ino == info.st_ino:
+            os.unlink(taken)
+        else:
+            self._put_back(taken)
+
+    def _put_back(self, taken: str) -> None:
+        token = os.path.basename(taken).removesuffix(_TAKEN)
+        os.rename(taken, os.path.join(self._paths.requests, f"put-back-{token}.json"))
+
+    def _recover(self) -> None:
+        """Finish what a killed process had begun to take away."""
+        for entry in list(os.scandir(self._paths.private)):
+            if (
+                entry.name.endswith(_TAKEN)
+                and time.time() - entry.stat(follow_symlinks=False).st_ctime > _TAKEN_SECONDS
+            ):
+                if entry.stat(follow_symlinks=False).st_nlink > 1:
+                    os.unlink(entry.path)
+                else:
+                    self._put_back(entry.path)
+
+    def sweep(self) -> int:
+        """Finish and remove what killed processes left behind; returns how many temporary files were removed."""
+        try:
+            self._recover()
+        except FileNotFoundError:
+            return 0  # another process was quicker
+        except OSError as error:
+            raise Unavailable(f"cannot recover {self._paths.private}: {error.strerror}") from error
+        return self._store.sweep()
 
     def _explain(self, name: str, result: Admitted) -> None:
         """Write the reason file that stands beside a refused request."""
@@ -167,22 +234,3 @@ def _record_key(name: str, info: os.stat_result, raw: bytes) -> str:
 def _targets(name: str, info: os.stat_result) -> tuple[str, str]:
     """Names for a file that is put away: its own, or one that no other file has."""
     return name, f"{_safe(name.removesuffix('.json'))[:100]}.{info.st_ino}.{info.st_mtime_ns}.json"
-
-
-def _move(source: str, folder: str, name: str) -> None:
-    """Move a file without overwriting another of the same name."""
-    info = os.lstat(source)
-    for target in _targets(name, info):
-        path = os.path.join(folder, target)
-        if stat.S_ISDIR(info.st_mode):
-            if not os.path.lexists(path):
-                os.rename(source, path)
-                return
-            continue
-        try:
-            os.link(source, path, follow_symlinks=False)
-        except FileExistsError:
-            continue
-        os.unlink(source)
-        return
-    raise FileExistsError(errno.EEXIST, "both names for it are taken", source)

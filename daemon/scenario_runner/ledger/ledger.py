@@ -136,19 +136,26 @@ class Ledger:
         self._schemas.check("run_ready_signal", view.ready)
 
     def write_receipts(self, receipts: Sequence[InstanceReceiptFile]) -> list[Failure | None]:
-        """Write bundle manifests, each before its instance receipt, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
+        """Write bundle manifests, and for those that are in place their instance receipts, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
 
         A receipt for the same scope and digest that was written for another copy of the same engine run (only the
         path of the target differs) is the same receipt.
         """
         drift = Reason.INSTANCE_RECEIPT_DRIFT
-        items: list[WriteOnce] = []
-        for receipt in receipts:  # objects are created in this order
-            if receipt.manifest_ref:
-                items.append((receipt.manifest_ref, receipt.manifest, drift))
-            items.append((receipt.ref, canonical_bytes(receipt.document), drift))
-        failures = dict(zip((key for key, _, _ in items), self.write_many_once(items, _same_receipt), strict=True))
-        return [failures.get(item.manifest_ref) or failures[item.ref] for item in receipts]
+        results: list[Failure | None] = [None] * len(receipts)
+        manifests = {
+            place: (item.manifest_ref, item.manifest, drift) for place, item in enumerate(receipts) if item.manifest_ref
+        }
+        for place, failure in zip(manifests, self.write_many_once(list(manifests.values())), strict=True):
+            results[place] = failure
+        attested = {
+            place: (item.ref, canonical_bytes(item.document), drift)
+            for place, item in enumerate(receipts)
+            if results[place] is None
+        }
+        for place, failure in zip(attested, self.write_many_once(list(attested.values()), _same_receipt), strict=True):
+            results[place] = failure
+        return results
 
     def write_facts_views(self, views: Sequence[FactsView]) -> list[Failure | None]:
         """Write run_facts_view documents once; drift is ``FACTS_VIEW_DRIFT``."""

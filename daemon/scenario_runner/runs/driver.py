@@ -5,14 +5,14 @@ when the run is driven again. Infrastructure errors end in a retry, never in a v
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 import structlog
 
 from scenario_runner.artifacts.base import Artifacts, TooMuchToReadError
-from scenario_runner.authority.base import Authority, Claim, Event, Parked, Postponed, SignalDraft, Verdict
+from scenario_runner.authority.base import Authority, Claim, Event, Noted, Parked, Postponed, SignalDraft, Verdict
 from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
@@ -123,6 +123,7 @@ class RunDriver:
         for job in jobs:
             if job.open:
                 self._guarded(job, partial(self._evaluate, job, bound))
+        self._note_passed_gates([job for job in jobs if job.open])
         self._write_receipts([job for job in jobs if job.open and job.receipts])
         self._write_facts_views([job for job in jobs if job.open])
         self._commit([job for job in jobs if not job.long])
@@ -188,6 +189,27 @@ class RunDriver:
 
     # --- documents of a READY run
 
+    def _note_passed_gates(self, jobs: list[_Job]) -> None:
+        """Put the gates' passes on record before any receipt is written; once, also when the run is driven again."""
+        notes: list[tuple[_Job, Noted]] = []
+        for job in jobs:
+            assert job.evaluation is not None
+            passed = {"gates": job.evaluation.report["gates"]}
+            digest = canonical_sha256(passed)
+            if digest != job.claim.report_digest:
+                event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, passed)
+                events = (*_resumed(job.claim), event)
+                notes.append((job, Noted(job.claim, self._now_after(job.claim), events, digest)))
+        try:
+            losses = self._authority.settle([note for _, note in notes]) if notes else []
+        except Unavailable as error:
+            for job, _ in notes:
+                job.failure = error
+            return
+        for (job, note), lost in zip(notes, losses, strict=True):
+            job.failure = lost
+            job.claim = replace(job.claim, state=RunState.VERIFYING, updated_us=note.at_us)
+
     def _write_receipts(self, jobs: list[_Job]) -> None:
         for job in jobs:
             self._guarded(job, partial(self._leases.check, job.claim))
@@ -246,7 +268,7 @@ class RunDriver:
             {"facts_view_digest": view.digest},
             canonical_bytes(view.ready),
         )
-        events = (*_resumed(claim), *_ready_events(job.evaluation.report, job.receipts, view))
+        events = _ready_events(job.evaluation.report, job.receipts, view)
         return Verdict(claim, RunState.READY, "", self._now_after(claim), events, signal, view.digest)
 
     def _negative(self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
@@ -281,6 +303,8 @@ def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
         log.warning("lease lost", detail=lost.detail)
     elif isinstance(outcome, Postponed):
         log.warning("infrastructure failed; the run will be tried again", detail=outcome.error)
+    elif isinstance(outcome, Noted):
+        pass
     elif isinstance(outcome, Parked):
         log.info("run waits for evidence", new_findings=bool(outcome.events))
     elif outcome.state is RunState.READY:
@@ -329,7 +353,6 @@ def _ready_events(report: Json, receipts: list[InstanceReceiptFile], view: Facts
     run_id = view.document["run_id"]
     state = RunState.VERIFYING
     return (
-        Event(EventKind.GATES_PASSED, state, {"gates": report["gates"]}),
         Event(
             EventKind.RECEIPTS_COMMITTED,
             state,

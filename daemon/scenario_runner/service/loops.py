@@ -178,6 +178,7 @@ class Supervisor:
             if not self._stopping.is_set():
                 self._patiently(self._expire_dead_owners)
                 self._patiently(self._daemon.store.sweep)
+                self._patiently(self._daemon.intake.sweep)
 
     def _expire_dead_owners(self) -> int:
         """Leases of processes of this machine that were killed need not run out by themselves."""

@@ -18,9 +18,15 @@ def _read(path: str) -> str:
 
 
 def _start_time(pid: int) -> str:
-    """The kernel's start time of a process, in clock ticks since boot; ``?`` when there is no such process."""
+    """The kernel's start time of a process, in clock ticks since boot; ``?`` when no such process runs.
+
+    A killed process that nobody has waited for yet runs no more.
+    """
     text = _read(f"/proc/{pid}/stat")
-    return text.rpartition(")")[2].split()[19] if text != _UNKNOWN else _UNKNOWN
+    if text == _UNKNOWN:
+        return _UNKNOWN
+    fields = text.rpartition(")")[2].split()
+    return _UNKNOWN if fields[0] in "ZX" else fields[19]
 
 
 def _machine() -> str:

@@ -310,7 +310,9 @@ class FilesystemStore:
         removed = 0
         with _reported("sweep", self._private):
             try:
-                names = [name for name in os.listdir(self._private) if not name.endswith(".lock")]
+                names = [
+                    name for name in os.listdir(self._private) if name.endswith(".tmp") or name.startswith("probe-")
+                ]
             except FileNotFoundError:
                 return 0
             for name in names:

@@ -59,6 +59,13 @@ WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE')
 RETURNING event_seq;
 
+-- name: note_run
+UPDATE runs
+SET state = 'VERIFYING', report_digest = :report_digest, event_seq = event_seq + :count, updated_us = :at_us
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
+  AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
+RETURNING event_seq;
+
 -- name: retry_run
 UPDATE runs
 SET due_us = :due_us, lease_owner = '', lease_until_us = 0, retries = retries + 1, last_error = :error
