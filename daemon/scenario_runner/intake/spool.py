@@ -135,20 +135,19 @@ class SpoolConsumer:
         try:
             if refused:
                 self._explain(name, result)
-            self._move(name, folder, record.inode)
+            self._move(name, folder, record)
         except FileNotFoundError:
             return  # another intake process moved it
         except OSError as error:
-            raise Unavailable(
-                f"cannot move {name} from {self._paths.requests} to {folder}: {error.strerror}"
-            ) from error
+            raise Unavailable(f"cannot move {name} to {folder}: {error.strerror}") from error
 
-    def _move(self, name: str, folder: str, inode: int) -> None:
+    def _move(self, name: str, folder: str, record: Record) -> None:
         """Move the admitted file, and no other that was dropped under its name since, overwriting nothing."""
         source = os.path.join(self._paths.requests, name)
         info = os.lstat(source)
-        if info.st_ino != inode:
-            return  # it was replaced: a record of its own, for the next look
+        if info.st_ino != record.inode:  # it was replaced: a record of its own, for the next look
+            self._keep(folder, name, record)
+            return
         for target in _targets(name, info):
             path = os.path.join(folder, target)
             if stat.S_ISDIR(info.st_mode):
@@ -161,12 +160,20 @@ class SpoolConsumer:
             except FileExistsError:
                 if not os.path.samestat(info, os.lstat(path)):
                     continue  # another file; else another process is moving this one
-            if os.lstat(path).st_ino != inode:
-                os.unlink(path)  # the name was reused between the look and the link
+            if os.lstat(path).st_ino != record.inode:  # the same, between the look and the link
+                os.unlink(path)
+                self._keep(folder, name, record)
                 return
             self._take_away(name, info)
             return
         raise FileExistsError(errno.EEXIST, "both names for it are taken", source)
+
+    def _keep(self, folder: str, name: str, record: Record) -> None:
+        """Keep the bytes of an admitted record whose file was overwritten before it could be put away."""
+        suffix = hashlib.sha256(record.key.encode()).hexdigest()[:16]
+        self._store.create(
+            f"{os.path.basename(folder)}/{_safe(name.removesuffix('.json'))[:100]}.{suffix}.json", record.raw
+        )
 
     def _take_away(self, name: str, info: os.stat_result) -> None:
         """Remove a request that has its new name; what was dropped in its place meanwhile is put back."""
@@ -184,15 +191,14 @@ class SpoolConsumer:
 
     def _recover(self) -> None:
         """Finish what a killed process had begun to take away."""
-        for entry in list(os.scandir(self._paths.private)):
-            if (
-                entry.name.endswith(_TAKEN)
-                and time.time() - entry.stat(follow_symlinks=False).st_ctime > _TAKEN_SECONDS
-            ):
-                if entry.stat(follow_symlinks=False).st_nlink > 1:
-                    os.unlink(entry.path)
-                else:
-                    self._put_back(entry.path)
+        for name in os.listdir(self._paths.private):
+            path = os.path.join(self._paths.private, name)
+            if not name.endswith(_TAKEN) or time.time() - (info := os.lstat(path)).st_ctime <= _TAKEN_SECONDS:
+                continue
+            if info.st_nlink > 1:
+                os.unlink(path)
+            else:
+                self._put_back(path)
 
     def sweep(self) -> int:
         """Finish and remove what killed processes left behind; returns how many temporary files were removed."""

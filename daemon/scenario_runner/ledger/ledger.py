@@ -136,7 +136,9 @@ class Ledger:
         self._schemas.check("run_ready_signal", view.ready)
 
     def write_receipts(self, receipts: Sequence[InstanceReceiptFile]) -> list[Failure | None]:
-        """Write bundle manifests, and for those that are in place their instance receipts, once; drift is ``INSTANCE_RECEIPT_DRIFT``.
+        """Write bundle manifests once, and then the instance receipts of those that are in place.
+
+        Drift is ``INSTANCE_RECEIPT_DRIFT``.
 
         A receipt for the same scope and digest that was written for another copy of the same engine run (only the
         path of the target differs) is the same receipt.

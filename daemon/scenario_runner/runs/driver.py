@@ -190,11 +190,17 @@ class RunDriver:
     # --- documents of a READY run
 
     def _note_passed_gates(self, jobs: list[_Job]) -> None:
-        """Put the gates' passes on record before any receipt is written; once, also when the run is driven again."""
+        """Put the gates' passes, and the receipts that may now follow, on record before any receipt is written.
+
+        Once, also when the run is driven again.
+        """
         notes: list[tuple[_Job, Noted]] = []
         for job in jobs:
             assert job.evaluation is not None
-            passed = {"gates": job.evaluation.report["gates"]}
+            passed = {
+                "gates": job.evaluation.report["gates"],
+                "receipts": {item.output_id: item.ref for item in job.receipts},
+            }
             digest = canonical_sha256(passed)
             if digest != job.claim.report_digest:
                 event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, passed)

@@ -50,7 +50,7 @@ POINTS: dict[str, Moment] = {
     "dead letter inserted": Moment(ROWS + "_admit_one", match="e-torn"),
     "intake rows committed": Moment(ROWS + "admit"),
     "reason file written": Moment(INTAKE + "SpoolConsumer._explain", nth=2),
-    "record moved, the spool's checkpoint": Moment(INTAKE + "_move", nth=2),
+    "record moved, the spool's checkpoint": Moment(INTAKE + "SpoolConsumer._move", nth=2),
     "record linked to consumed": Moment("os:link", match="/consumed/", nth=3),
     "run claimed, before the commit": Moment(ROWS + "_claimed", nth=2),
     "runs claimed": Moment(ROWS + "claim", after_result=True),
@@ -267,6 +267,7 @@ def test_a_daemon_killed_again_while_it_recovers(
     assert each(cases) == {}
 
 
+@pytest.mark.timeout(1200)  # the full sweep
 def test_a_daemon_killed_at_the_k_th_durable_call(small: tuple[Scenery, dict[str, Any]], tmp_path: Path) -> None:
     scenery, expected = small
     counted = scenery.world(tmp_path / "counted")
@@ -292,11 +293,6 @@ def test_a_daemon_killed_at_the_k_th_durable_call(small: tuple[Scenery, dict[str
 
 
 # ---------------------------------------------------------------- what a crash may leave behind
-
-
-def known(reason: str) -> pytest.MarkDecorator:
-    """A bug that was reported; the mark goes when it is mended, and the test says when."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
 LINKED = {
@@ -330,7 +326,6 @@ def rivals(maker: World) -> tuple[dict[str, Any], dict[str, Any]]:
     return maker.make_run("first", data_seed=1, **options), maker.make_run("second", data_seed=2, **options)
 
 
-@known("in one batch both runs of a scope become READY: Ledger.write_receipts looks failures up by key")
 def test_of_two_runs_of_one_scope_with_other_bytes_one_is_ready(tmp_path: Path) -> None:
     world = World(tmp_path / "world")
     first, second = rivals(world)
@@ -342,7 +337,6 @@ def test_of_two_runs_of_one_scope_with_other_bytes_one_is_ready(tmp_path: Path) 
     assert check(paths_of(world)) == []
 
 
-@known("a receipt is written although its bundle manifest drifted, so a rival's receipt takes the scope")
 def test_a_run_killed_between_manifest_and_receipt_is_ready_before_its_rival(tmp_path: Path) -> None:
     world = World(tmp_path / "world")
     first, second = rivals(world)
@@ -355,7 +349,6 @@ def test_a_run_killed_between_manifest_and_receipt_is_ready_before_its_rival(tmp
     assert states == ["READY", "QUARANTINED"]
 
 
-@known("receipts are written before the record says that their gates passed")
 def test_a_run_killed_after_its_receipts_whose_evidence_then_breaks_keeps_the_invariants(tmp_path: Path) -> None:
     world = World(tmp_path / "world")
     run = world.make_run("run", members=3, parts=2, outputs=["s3_candidate_set_1A"])
@@ -371,7 +364,7 @@ def test_a_run_killed_after_its_receipts_whose_evidence_then_breaks_keeps_the_in
 
 @pytest.mark.parametrize(
     "place",
-    ["object-store/fraud-platform/sr/.private", pytest.param("control-bus/.private", marks=known("never swept"))],
+    ["object-store/fraud-platform/sr/.private", "control-bus/.private"],
 )
 def test_temporary_files_of_a_killed_daemon_are_swept(place: str, tmp_path: Path) -> None:
     world = World(tmp_path / "world", {"lease_seconds": 2})

@@ -37,11 +37,6 @@ PUBLISHER = "scenario_runner.bus.spool:SpoolPublisher."
 SHORT_LEASE = {"lease_seconds": 2, "poll_seconds": 0.05}
 
 
-def known(reason: str) -> pytest.MarkDecorator:
-    """A bug that was reported; the mark goes when it is mended, and the test says when."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenery, dict[str, Any]]:
     """More than a hundred requests over four engine runs, some of them twice, and what one daemon makes of them."""
@@ -178,14 +173,13 @@ def test_three_daemons_on_one_key_accept_one_request(few: tuple[Scenery, dict[st
     assert counts == {"ACCEPTED": 1, "DUPLICATE": 29, "CONFLICT": 10}
 
 
-@known("both names of a record are taken: consumed holds it twice (I8)")
 def test_two_intakes_that_put_one_record_away_at_once_leave_it_once(
     few: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
     scenery, _ = few
     world, data = scenery.world(tmp_path / "world"), list(scenery.records.values())[1]
     world.drop(data, "request.json")
-    one = launch(world, Moment(INTAKE + "_move"), "--until-idle", action="stop")
+    one = launch(world, Moment(INTAKE + "SpoolConsumer._move"), "--until-idle", action="stop")
     with ended(one):
         until(lambda: is_stopped(one), "one has admitted the record")
         other = launch(world, Moment("os:link", "after", match="/consumed/"), "--until-idle", action="stop")
@@ -198,11 +192,6 @@ def test_two_intakes_that_put_one_record_away_at_once_leave_it_once(
     assert check(paths_of(world), dropped=[data]) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a record dropped under the name of one that is being admitted is lost (I8)",
-)
 def test_a_record_dropped_under_a_name_that_is_being_put_away_is_not_lost(
     few: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -223,9 +212,7 @@ def test_a_record_dropped_under_a_name_that_is_being_put_away_is_not_lost(
 # ---------------------------------------------------------------- one of two is killed, or stopped past its lease
 
 
-@pytest.mark.parametrize(
-    "reaped", [True, pytest.param(False, marks=known("a killed daemon that nobody has reaped yet counts as alive"))]
-)
+@pytest.mark.parametrize("reaped", [True, False])
 def test_when_one_of_two_daemons_is_killed_midway_the_other_finishes_within_lease_and_poll(
     reaped: bool, load: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -270,8 +257,8 @@ def test_another_daemon_takes_over_from_one_killed_at(
 
 STOPPED: dict[str, tuple[Moment, bool]] = {  # the moment, and whether another daemon drives the runs once more
     "before it reads a record": (Moment(INTAKE + "SpoolConsumer._read"), False),
-    "before it puts a record away": (Moment(INTAKE + "_move"), False),
-    "after it put a record away": (Moment(INTAKE + "_move", "after"), False),
+    "before it puts a record away": (Moment(INTAKE + "SpoolConsumer._move"), False),
+    "after it put a record away": (Moment(INTAKE + "SpoolConsumer._move", "after"), False),
     "before it writes plans": (Moment(LEDGER + "write_plans", match="run_id"), True),
     "before it writes receipts": (Moment(LEDGER + "write_receipts", match="output_id"), True),
     "before it writes facts views": (Moment(LEDGER + "write_facts_views", match="FactsView"), True),

@@ -757,6 +757,23 @@ def test_a_file_that_grows_while_it_is_read_stays_bounded(
         files.read("a", 5)
 
 
+@pytest.mark.parametrize("prefix", ["/", "//", "../", "a/../../"])
+def test_a_listing_never_looks_outside_the_root(
+    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    files.create("a/object", b"x")
+    real = os.scandir
+
+    def scandir(path: str = ".") -> Any:
+        inside = os.path.realpath(path).startswith(os.path.realpath(files.root))
+        assert inside, f"a look into {path}"
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SequenceError):
+        files.keys(prefix)
+
+
 # --- sweeping ---------------------------------------------------------------------------------------------------------
 
 
