@@ -12,8 +12,8 @@ from typing import Final
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope
-from scenario_runner.contracts.canonical import parse_json
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.canonical import canonical_bytes, parse_json
+from scenario_runner.contracts.errors import ScenarioRunnerError, SequenceError, Unavailable
 from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
@@ -99,13 +99,13 @@ class SpoolPublisher:
         return f"{self._store.locate(key)} already holds another message; move it away"
 
 
-def _timeless(data: bytes) -> object:
-    """An envelope without the moment of its publication: all that a re-sent one may differ in."""
+def _timeless(data: bytes) -> bytes:
+    """An envelope's bytes without the moment of its publication: all that a re-sent one may differ in."""
     try:
         value = parse_json(data)
-    except ValueError:
+        return canonical_bytes({**value, "published_at_utc": ""}) if isinstance(value, dict) else data
+    except (ValueError, SequenceError):
         return data
-    return {**value, "published_at_utc": ""} if isinstance(value, dict) else value
 
 
 def drop_request(root: str, message_id: str, data: bytes) -> str:

@@ -9,7 +9,6 @@ from scenario_runner.contracts.ids import HEX64
 
 _TEXT: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(\S+)\s*", re.ASCII)
 _YES: Final = frozenset({"pass", "passed", "true", "yes", "ok", "success", "succeeded"})
-_NO: Final = frozenset({"fail", "failed", "false", "no", "error", "rejected", "invalid", "aborted"})
 _VERDICT_KEYS: Final = frozenset(
     {"status", "state", "verdict", "outcome", "result", "decision", "passed", "pass", "ok", "success", "valid"}
 )
@@ -17,11 +16,10 @@ _DIGEST_KEYS: Final = ("sha256_hex", "bundle_digest_sha256")
 
 
 def _says_no(key: str, value: object) -> bool:
-    """True when a key beside the digest denies the pass: a verdict must affirm, anything else must not deny."""
-    text = value.strip().lower() if isinstance(value, str) else ""
-    if key.strip().lower() in _VERDICT_KEYS:
-        return value is not True and text not in _YES
-    return value is False or text in _NO
+    """True when a key beside the digest is a verdict and does not affirm the pass."""
+    if key.strip().lower() not in _VERDICT_KEYS or value is True:
+        return False
+    return not isinstance(value, str) or value.strip().lower() not in _YES
 
 
 def _from_json(text: str, field: str, path: str) -> object:
@@ -36,7 +34,7 @@ def _from_json(text: str, field: str, path: str) -> object:
             shown = str(said)[:40]
             raise EvidenceSaysNo(f"the flag {path} says {key[:40]} = {shown}", path=path, expected="PASS", actual=shown)
     for key in _DIGEST_KEYS:
-        if key in value and value[key] != value.get(field):
+        if key in value and value[key] != value.get(field, value[key]):
             raise EvidenceRefused(f"the flag {path} carries two different digests", path=path)
     return value.get(field)
 

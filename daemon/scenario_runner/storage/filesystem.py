@@ -263,7 +263,7 @@ class FilesystemStore:
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        self._path(prefix.rstrip("/") or "all")  # a prefix is the beginning of a key
+        self._path(prefix.removesuffix("/") if prefix else "all")  # a prefix is the beginning of a key
         found: list[str] = []
         pending = [os.path.join(self.root, os.path.dirname(prefix))]
         while pending:

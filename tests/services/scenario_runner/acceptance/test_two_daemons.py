@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -152,6 +153,30 @@ def test_two_daemons_that_start_at_once_on_a_new_profile_share_a_load(
         codes = [daemon.wait(timeout=60) for daemon in daemons]
     assert codes == [0, 0], log_of(world).read_text()[-3000:]
     assert_as_if_alone(scenery, expected, world, watch)
+
+
+OPEN_IN_STEP = """
+import sys, time
+from scenario_runner.authority.sqlite import SqliteAuthority
+
+folder, start = sys.argv[1], float(sys.argv[2])
+for number in range(40):
+    while time.time() < start + number * 0.05:
+        pass
+    SqliteAuthority(f"{folder}/{number}.db").close()
+"""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="PRAGMA journal_mode = WAL on a new database does not wait for a lock: database is locked",
+)
+def test_processes_that_create_an_authority_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", OPEN_IN_STEP, str(tmp_path), str(time.time() + 1.5)]
+    processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [process.communicate(timeout=60)[1].decode()[-300:] for process in processes]
+    assert errors == [""] * 4
 
 
 def test_three_daemons_on_one_key_accept_one_request(few: tuple[Scenery, dict[str, Any]], tmp_path: Path) -> None:
