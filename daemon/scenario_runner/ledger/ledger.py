@@ -36,7 +36,7 @@ class Ledger:
     def __init__(self, store: ObjectStore, schemas: Schemas) -> None:
         self.store = store
         self._schemas = schemas
-        self._seen: dict[str, None] = {}
+        self._seen: set[str] = set()
 
     # --- write-once
 
@@ -78,9 +78,9 @@ class Ledger:
             if place not in fresh and results[place] is None:
                 results[place] = self._compare(key, data, drift, same)
             if results[place] is None:
-                self._seen[key] = None
-        while len(self._seen) > _SEEN_KEPT:
-            self._seen.pop(next(iter(self._seen)))
+                self._seen.add(key)
+        if len(self._seen) > _SEEN_KEPT:
+            self._seen = set()  # a hint only: what is forgotten is created again, found, and compared
         return results
 
     def _compare(self, key: str, data: bytes, drift: Reason, same: Same) -> Failure | None:
