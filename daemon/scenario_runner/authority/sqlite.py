@@ -44,6 +44,7 @@ from scenario_runner.contracts.states import Disposition, EventKind, RunState, S
 
 T = TypeVar("T")
 _BUSY_SECONDS: Final = 15.0
+_BUSY_PAUSE_SECONDS: Final = 0.02
 _SETTLE_US: Final = 2_000_000
 _REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 
@@ -90,7 +91,7 @@ class SqliteAuthority:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
+        _enter_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         return connection
 
@@ -408,6 +409,20 @@ class SqliteAuthority:
         """See the contract."""
         parameters = {"digest_key": key, "digests": canonical_bytes(digests), "now": self._clock()}
         self._write(lambda c: c.execute(self._sql["keep_digests"], parameters).rowcount)
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switch a database to WAL; unlike other statements this one does not wait for a lock by itself."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _begin(connection: sqlite3.Connection) -> None:

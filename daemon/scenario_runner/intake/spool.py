@@ -91,23 +91,30 @@ class SpoolConsumer:
                 raise Unavailable(f"cannot read {path}: {error.strerror}") from error
             return self._unreadable(name, path, error.strerror or "cannot be opened")
         try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                return self._unreadable(name, path, "it is not a regular file")
-            if info.st_nlink > 1 and self._half_moved(name, info):
-                self._take_away(name, info)
-                return None
-            raw = b""
-            while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
-                chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
-                if not chunk:
-                    break
-                raw += chunk
-            return Record(_record_key(name, info, raw), raw, info.st_size, inode=info.st_ino)
+            return self._read_open(fd, name, path)
+        except FileNotFoundError:
+            return None  # another intake process has put it away
         except OSError as error:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
         finally:
             os.close(fd)
+
+    def _read_open(self, fd: int, name: str, path: str) -> Record | None:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return self._unreadable(name, path, "it is not a regular file")
+        if info.st_nlink > 1 and self._half_moved(name, info):
+            self._take_away(name, info)
+            return None
+        raw = b""
+        while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
+            chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
+            if not chunk:
+                break
+            raw += chunk
+        if not os.path.samestat(info, os.lstat(path)):
+            return None  # it was replaced meanwhile: for the next look
+        return Record(_record_key(name, info, raw), raw, info.st_size, inode=info.st_ino)
 
     def _half_moved(self, name: str, info: os.stat_result) -> bool:
         """True when a killed process had given the file its new name and not yet taken the old one."""

@@ -194,8 +194,8 @@ def differences(actual: dict[str, Any], expected: dict[str, Any]) -> Iterator[st
 
 
 def each(cases: dict[str, Callable[[], list[Any]]]) -> dict[str, list[Any]]:
-    """Run cases two at a time; those with problems."""
-    with ThreadPoolExecutor(2) as pool:
+    """Run cases a few at a time; those with problems."""
+    with ThreadPoolExecutor(3) as pool:
         results = dict(zip(cases, pool.map(lambda case: case(), cases.values()), strict=True))
     return {name: found for name, found in results.items() if found}
 

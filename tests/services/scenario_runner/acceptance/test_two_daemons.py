@@ -154,11 +154,6 @@ def test_two_daemons_that_start_at_once_on_a_new_profile_share_a_load(
     assert_as_if_alone(scenery, expected, world, watch)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="PRAGMA journal_mode = WAL on a new database does not wait for a lock: database is locked",
-)
 def test_a_daemon_waits_for_another_one_that_is_making_the_database(
     few: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -213,11 +208,6 @@ def test_two_intakes_that_put_one_record_away_at_once_leave_it_once(
     assert check(paths_of(world), dropped=[data]) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the record key holds the ctime, which putting the record away changes: two dispositions of one record (I8)",
-)
 def test_an_intake_that_opened_a_record_while_another_put_it_away_does_not_count_it_again(
     few: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
