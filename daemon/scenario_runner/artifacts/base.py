@@ -1,6 +1,6 @@
 """The artifact contract: what the gates may ask about an engine run root, whatever it lies on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -25,11 +25,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """One file: path relative to the run root, size in bytes, sha256 in hex."""
+    """One file: path relative to the run root, size in bytes, sha256 in hex.
+
+    Attributes:
+        version: The version of the object that was read, where its store keeps versions; else empty.
+    """
 
     path: str
     bytes: int
     sha256: str
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Snapshot:
             identities later mean equal bytes.
     """
 
-    files: Mapping[str, tuple[int, ...]]
+    files: Mapping[str, tuple[object, ...]]
     listings: Mapping[str, tuple[tuple[str, bool], ...]]
     kinds: Mapping[str, Kind]
     settled: bool
@@ -67,6 +72,16 @@ class TooMuchToReadError(ScenarioRunnerError):
     """More must be read than the caller was ready to wait for. Nothing was decided; look again without a bound."""
 
     default_reason = Reason.UNAVAILABLE
+
+
+def check_bound(bound: int | None, size: int) -> None:
+    """Stop before more bytes are read than the caller was ready to wait for.
+
+    Raises:
+        TooMuchToReadError: ``size`` is over the bound.
+    """
+    if bound is not None and size > bound:
+        raise TooMuchToReadError(f"{size} bytes are to be read, more than {bound}")
 
 
 class RunRoot(Protocol):
@@ -85,6 +100,10 @@ class RunRoot(Protocol):
 
     def read(self, path: str, limit: int) -> bytes:
         """The bytes of one file of at most ``limit`` bytes."""
+        ...
+
+    def prefetch(self, paths: Iterable[str], limit: int) -> None:
+        """Small files that will be read soon: fetched at the same time where that saves waiting. Refuses nothing."""
         ...
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
@@ -123,6 +142,9 @@ class RunRoot(Protocol):
 class Artifacts(Protocol):
     """Opens engine run roots."""
 
+    remote: bool
+    """Looks wait for a network more than for this machine: many are better made at the same time."""
+
     def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> RunRoot:
         """Open a run root under one of the allowed roots.
 
@@ -135,4 +157,8 @@ class Artifacts(Protocol):
             EvidenceMissing: there is nothing at the location.
             EvidenceRefused: the location is not (any more) a plain directory under an allowed root.
         """
+        ...
+
+    def close(self) -> None:
+        """Stop the threads that read."""
         ...

@@ -7,7 +7,6 @@ symbolic link anywhere below it is followed, whoever swaps it in and when.
 import errno
 import hashlib
 import os
-import re
 import stat
 import threading
 import time
@@ -24,9 +23,10 @@ from scenario_runner.artifacts.base import (
     Kind,
     SequenceDigest,
     Snapshot,
-    TooMuchToReadError,
+    check_bound,
 )
-from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
+from scenario_runner.artifacts.listing import BAD_NAME, Listing, refuse_folders_for_parts, wildcard
+from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     EvidenceMissing,
@@ -37,13 +37,12 @@ from scenario_runner.contracts.errors import (
 from scenario_runner.contracts.reasons import Reason
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+Identity = tuple[int, int, int, int, int]
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER: Final = 1 << 20
 _KEPT_OPEN: Final = 64
 _SMALL: Final = 64 << 10
 _PARALLEL_FROM: Final = 4 << 20
-_BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-_Listing = tuple[tuple[str, bool], ...]
 
 
 def identity_of(info: os.stat_result) -> Identity:
@@ -99,7 +98,7 @@ class LocalRunRoot:
         self._opened_ns = time.time_ns()
         self._directories: dict[str, int] = {}
         self._seen: dict[str, Identity] = {}
-        self._listed: dict[str, _Listing] = {}
+        self._listed: dict[str, Listing] = {}
         self._kinds: dict[str, Kind] = {}
         self._lock = threading.RLock()
         try:
@@ -186,7 +185,7 @@ class LocalRunRoot:
 
     # --- listing
 
-    def _list(self, path: str) -> _Listing:
+    def _list(self, path: str) -> Listing:
         with _os_errors(path):
             entries: list[tuple[str, bool]] = []
             with self._lock, os.scandir(self._directory(path)) as scan:
@@ -205,7 +204,7 @@ class LocalRunRoot:
 
     @staticmethod
     def _is_directory(path: str, entry: os.DirEntry[str]) -> bool:
-        if _BAD_NAME.search(entry.name):
+        if BAD_NAME.search(entry.name):
             raise EvidenceRefused(f"the file name {entry.name!r} in {path} cannot be listed", path=path)
         if entry.is_dir(follow_symlinks=False):
             return True
@@ -225,7 +224,7 @@ class LocalRunRoot:
                 raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
             listing = self._list(directory)
             if parts:
-                _refuse_folders_for_parts(directory, listing, top=directory == path)
+                refuse_folders_for_parts(directory, listing, top=directory == path)
             for name, is_directory in listing:
                 (pending if is_directory else found).append(f"{directory}/{name}")
             if len(found) > MAX_FILES:
@@ -235,10 +234,10 @@ class LocalRunRoot:
     def files_matching(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         head, _, pattern = path.rpartition("/")
-        matches = re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL).fullmatch
+        matches = wildcard(pattern)
         found: list[str] = []
         for name, is_directory in self._list(head):
-            if matches(name) is None:
+            if not matches(name):
                 continue
             full = f"{head}/{name}" if head else name
             if is_directory:
@@ -295,6 +294,9 @@ class LocalRunRoot:
             raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
         return data
 
+    def prefetch(self, paths: Iterable[str], limit: int) -> None:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`. Nothing is saved here."""
+
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         results: list[SequenceDigest | Refusal | None] = []
@@ -312,14 +314,10 @@ class LocalRunRoot:
             results.append(_sequence(paths, identities, known) if known is not None else None)
             if known is None:
                 unread.append((size, place, paths, identities))
-        self._check_bound(sum(item[0] for item in unread))
+        check_bound(self._bound, sum(item[0] for item in unread))
         for place, result in self._hash_all(unread):
             results[place] = result
         return [result for result in results if result is not None]
-
-    def _check_bound(self, size: int) -> None:
-        if self._bound is not None and size > self._bound:
-            raise TooMuchToReadError(f"{size} bytes are to be read, more than {self._bound}")
 
     def _hash_all(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
         """Hash what is small here and now, what is large on the pool."""
@@ -434,15 +432,6 @@ def _settled(identities: Iterable[Identity], read_ns: int) -> bool:
     return all(max(identity[3], identity[4]) < read_ns - RACY_NS for identity in identities)
 
 
-def _refuse_folders_for_parts(directory: str, listing: _Listing, *, top: bool) -> None:
-    if not listing and not top:
-        raise EvidenceRefused(f"{directory} is an empty folder where a part should be", path=directory)
-    endings = {os.path.splitext(name)[1] for name, is_directory in listing if not is_directory} - {""}
-    for name, is_directory in listing:
-        if is_directory and os.path.splitext(name)[1] in endings:
-            raise EvidenceRefused(f"{directory}/{name} is a folder named like a part", path=f"{directory}/{name}")
-
-
 def _sequence(paths: Sequence[str], identities: tuple[Identity, ...], digests: tuple[str, ...]) -> SequenceDigest:
     files = tuple(
         [FileDigest(path, known[2], digest) for path, known, digest in zip(paths, identities, digests[1:], strict=True)]
@@ -458,6 +447,8 @@ class LocalArtifacts:
         threads: How many files are hashed at the same time.
         reuse: Digests of unchanged files; None reads everything (``digest_reuse: off``).
     """
+
+    remote = False
 
     def __init__(self, roots: Sequence[str], threads: int, reuse: DigestReuse | None) -> None:
         self._roots = [os.path.realpath(root) for root in roots]
@@ -480,5 +471,5 @@ class LocalArtifacts:
         )
 
     def close(self) -> None:
-        """Stop the hashing threads."""
+        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,8 @@
 """Digest reuse: a file that is provably the same one, unchanged, is not read again.
 
-The key is the identity of the files, never their names: (device, inode, size, mtime_ns, ctime_ns) on a file
-system. The racily-clean rule: a digest is only kept when the file's last change lies well before the moment it
-was read, so that a change within the resolution of the file system's clock cannot hide behind an old entry.
+The key is the identity of the files: (device, inode, size, mtime_ns, ctime_ns) on a file system, (bucket, key, ETag,
+size, time of the last write) on S3. The racily-clean rule: a digest is only kept when the last change lies well before
+the moment of reading, so that a change within the resolution of the clock cannot hide behind an old entry.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import threading
 from collections import OrderedDict
 from typing import Final, Protocol
 
-Identity = tuple[int, ...]
+Identity = tuple[object, ...]
+"""What makes an artifact the same, unchanged one; equal identities mean equal bytes."""
 RACY_NS: Final = 2_000_000_000
 PERSIST_FROM_BYTES: Final = 1 << 20
 _MAX_MEMBERS: Final = 50_000

@@ -14,7 +14,15 @@ from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerE
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.wiring import allowed_roots, open_pack, open_schemas, open_store, spool_root
+from scenario_runner.service.wiring import (
+    allowed_roots,
+    open_pack,
+    open_schemas,
+    open_store,
+    s3_settings,
+    spool_root,
+)
+from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
 _CLOCK_TOLERANCE_SECONDS: Final = 5
 _EARLIEST_SANE_CLOCK: Final = 1_735_689_600  # 2025-01-01
@@ -130,9 +138,20 @@ def _examine_roots(exam: _Examination, wiring: Wiring) -> None:
                 "engine roots", "engine_roots is empty: every request that names an engine run root will be refused",
                 ok=False, remedy="list the folders that engine runs may lie under",
             )  # fmt: skip
-        for root in allowed_roots(wiring):
-            readable = os.path.isdir(root) and os.access(root, os.R_OK | os.X_OK)
-            exam.note(
-                "engine roots", root if readable else f"{root} is not a readable folder", ok=readable,
-                remedy="create it, or correct engine_roots",
-            )  # fmt: skip
+        roots = allowed_roots(wiring)
+        for root in roots:
+            if root.startswith("s3://"):
+                _examine_s3_root(exam, wiring, root)
+            else:
+                readable = os.path.isdir(root) and os.access(root, os.R_OK | os.X_OK)
+                exam.note(
+                    "engine roots", root if readable else f"{root} is not a readable folder", ok=readable,
+                    remedy="create it, or correct engine_roots",
+                )  # fmt: skip
+
+
+def _examine_s3_root(exam: _Examination, wiring: Wiring, root: str) -> None:
+    with exam.trying("engine roots"):
+        name, prefix = split_s3_uri(root)
+        S3Bucket(name, s3_settings(wiring)).listing(prefix, 0)
+        exam.note("engine roots", f"{root} can be listed")

@@ -6,31 +6,49 @@ from typing import Final
 
 from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage.s3_client import split_s3_uri
 
 _FILE_SCHEME: Final = "file://"
+_S3_SCHEME: Final = "s3://"
 
 
 def normalise_root(text: str, allowed: Sequence[str], cwd: str) -> str:
     """The location of an engine run root in its one normal form.
 
     Args:
-        text: As the request writes it: a path, relative to the working directory or absolute, or a ``file://`` URI.
-        allowed: Absolute paths of the allowed roots.
+        text: As the request writes it: a path, relative to the working directory or absolute, a ``file://`` URI, or
+            ``s3://bucket/prefix``.
+        allowed: Absolute paths and ``s3://`` URIs of the allowed roots.
         cwd: The working directory.
 
     Returns:
-        An absolute path at or under one of the allowed roots.
+        An absolute path, or a URI without a slash at its end, at or under one of the allowed roots.
 
     Raises:
         RequestRefused: ``ENGINE_ROOT_NOT_ALLOWED``.
     """
+    if text.startswith(_S3_SCHEME):
+        return _under(_s3(text), allowed, text)
     path = text.removeprefix(_FILE_SCHEME)
     if "://" in path or (text.startswith(_FILE_SCHEME) and not path.startswith("/")):
-        raise _refused(text, "its scheme is not served; name a folder")
+        raise _refused(text, "its scheme is not served; name a folder, or s3://bucket/prefix")
     if ".." in path.split("/") or "\\" in path or "*" in path:
         raise _refused(text, "it holds '..', a backslash or a wildcard")
     location = os.path.normpath(os.path.join(cwd, path))
-    location = "/" + location.lstrip("/")
+    return _under("/" + location.lstrip("/"), allowed, text)
+
+
+def _s3(text: str) -> str:
+    try:
+        bucket, prefix = split_s3_uri(text)
+    except ValueError as error:
+        raise _refused(text, str(error)) from error
+    if any(char in prefix for char in "*?#%"):
+        raise _refused(text, "it holds a wildcard or one of '?', '#', '%'")
+    return f"{_S3_SCHEME}{bucket}/{prefix}".rstrip("/")
+
+
+def _under(location: str, allowed: Sequence[str], text: str) -> str:
     for root in allowed:
         if location == root or location.startswith(root.rstrip("/") + "/"):
             return location

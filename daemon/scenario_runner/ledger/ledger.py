@@ -4,12 +4,13 @@ Everything is written in batches: the runs of a batch share round trips and dire
 """
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from scenario_runner.authority.base import Owed
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import TERMINAL, RunState
@@ -27,16 +28,31 @@ WriteOnce = tuple[str, bytes, Reason]
 """An object to write once: key, bytes, and the reason code when other bytes are there."""
 
 Failure = LedgerDrift | Unavailable
-_SEEN_KEPT: Final = 50_000
+_MET_KEPT: Final = 50_000
 
 
 class Ledger:
-    """SR's documents in an object store."""
+    """SR's documents in an object store.
 
-    def __init__(self, store: ObjectStore, schemas: Schemas) -> None:
+    Args:
+        store: The object store.
+        schemas: What documents must satisfy.
+        remember_seconds: How long a write-once object that was written or compared is believed to be still the same.
+            It is only ever believed to hold what was meant to be written: other bytes are compared with the store.
+        monotonic: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        schemas: Schemas,
+        remember_seconds: float = 0.0,
+        monotonic: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.store = store
         self._schemas = schemas
-        self._seen: set[str] = set()
+        self._remember_seconds, self._monotonic = remember_seconds, monotonic
+        self._met: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     # --- write-once
 
@@ -53,8 +69,8 @@ class Ledger:
     def write_many_once(self, items: Sequence[WriteOnce], same: Same = operator.eq) -> list[Failure | None]:
         """Write many objects once; in the place of each, None or why it failed.
 
-        Objects that this process has met before are read and compared; others are created, and read back only when
-        they turn out to exist.
+        Objects that this process has met before are read and compared (unless that was a moment ago); others are
+        created, and read back only when they turn out to exist.
 
         Args:
             items: What to write; equal keys with equal bytes may repeat.
@@ -66,7 +82,7 @@ class Ledger:
 
     def _write_distinct(self, items: Sequence[WriteOnce], same: Same) -> list[Failure | None]:
         results: list[Failure | None] = [None] * len(items)
-        new = {key: place for place, (key, _, _) in enumerate(items) if key not in self._seen}
+        new = {key: place for place, (key, _, _) in enumerate(items) if key not in self._met}
         created = self.store.create_many([(key, items[place][1]) for key, place in new.items()])
         fresh = set()
         for place, made in zip(new.values(), created, strict=True):
@@ -75,13 +91,24 @@ class Ledger:
             elif made:
                 fresh.add(place)
         for place, (key, data, drift) in enumerate(items):
-            if place not in fresh and results[place] is None:
+            if results[place] is None and place not in fresh:
+                if self._remembered(key, data):
+                    continue
                 results[place] = self._compare(key, data, drift, same)
             if results[place] is None:
-                self._seen.add(key)
-        if len(self._seen) > _SEEN_KEPT:
-            self._seen = set()  # a hint only: what is forgotten is created again, found, and compared
+                self._remember(key, data)
         return results
+
+    def _remembered(self, key: str, data: bytes) -> bool:
+        """True when the object was seen to hold just these bytes a moment ago."""
+        digest, seen = self._met.get(key, ("", 0.0))
+        return self._monotonic() - seen < self._remember_seconds and digest == sha256_hex(data)
+
+    def _remember(self, key: str, data: bytes) -> None:
+        """A hint only: what is forgotten is created again, found, and compared."""
+        self._met[key] = (sha256_hex(data) if self._remember_seconds else "", self._monotonic())
+        while len(self._met) > _MET_KEPT:
+            self._met.popitem(last=False)
 
     def _compare(self, key: str, data: bytes, drift: Reason, same: Same) -> Failure | None:
         try:

@@ -5,6 +5,7 @@ when the run is driven again. Infrastructure errors end in a retry, never in a v
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -86,6 +87,7 @@ class RunDriver:
         leases: Leases of this process.
         memory: Evaluations that may be believed again; None judges everything afresh.
         sleep: Waits some seconds before a second look.
+        looks: Threads that look at the evidence of several runs at the same time, where it lies behind a network.
     """
 
     def __init__(
@@ -97,8 +99,9 @@ class RunDriver:
         leases: Leases,
         memory: EvaluationMemory | None,
         sleep: Callable[[float], None],
+        looks: ThreadPoolExecutor | None = None,
     ) -> None:
-        self._authority, self._ledger, self._artifacts = authority, ledger, artifacts
+        self._authority, self._ledger, self._artifacts, self._looks = authority, ledger, artifacts, looks
         self._packs, self._leases, self._memory, self._sleep = packs, leases, memory, sleep
 
     def drive(self, claims: Sequence[Claim], bound: int | None = None) -> list[Claim]:
@@ -120,9 +123,8 @@ class RunDriver:
             for claim in claims
         ]
         self._write_plans(jobs)
-        for job in jobs:
-            if job.open:
-                self._guarded(job, partial(self._evaluate, job, bound))
+        look = partial(self._evaluate_guarded, bound)
+        list((self._looks.map if self._looks else map)(look, [job for job in jobs if job.open]))
         self._note_passed_gates([job for job in jobs if job.open])
         self._write_receipts([job for job in jobs if job.open and job.receipts])
         self._write_facts_views([job for job in jobs if job.open])
@@ -142,6 +144,9 @@ class RunDriver:
             job.failure = failure
 
     # --- evidence
+
+    def _evaluate_guarded(self, bound: int | None, job: _Job) -> None:
+        self._guarded(job, partial(self._evaluate, job, bound))
 
     def _evaluate(self, job: _Job, bound: int | None) -> None:
         job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)

@@ -24,9 +24,10 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.gates.verified_set import Verified, VerifiedSet, trailing
 from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
-from scenario_runner.runs.gate_evidence import GateReading, measure, read_gate
+from scenario_runner.runs.gate_evidence import GateReading, measure, prefetch, read_gate
 
 _SHOWN_FORMS: Final = 50
+_SHOWN_VERSIONS: Final = 1000
 
 
 class Outcome(StrEnum):
@@ -209,7 +210,9 @@ def _judge_gates(
     verified: VerifiedSet,
     report: _Report,
 ) -> None:
-    readings = [read_gate(root, gate, tokens) for gate in pack.gates.values() if gate.gate_id in required]
+    gates = [gate for gate in pack.gates.values() if gate.gate_id in required]
+    prefetch(root, gates, tokens)
+    readings = [read_gate(root, gate, tokens) for gate in gates]
     measure(root, readings)
     for reading in readings:
         report.gates.append(_judge(reading, verified, report))
@@ -321,4 +324,6 @@ def _admit_output(
             raise result
         digests.append(result.files[0])
     evidence = verified.admit_output(spec.output_id, path, digests)
-    return {"outcome": "PASS", "digest": evidence.digest, "files": len(digests), "bytes": evidence.bytes}
+    found: Json = {"outcome": "PASS", "digest": evidence.digest, "files": len(digests), "bytes": evidence.bytes}
+    versions = {item.path: item.version for item in digests[:_SHOWN_VERSIONS] if item.version}
+    return found | ({"versions": versions} if versions else {})

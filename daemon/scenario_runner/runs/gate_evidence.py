@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from scenario_runner.artifacts.base import (
@@ -44,6 +45,16 @@ class GateReading:
     directories: set[str] = field(default_factory=set)
     measured: Measurement | None = None
     refusal: Refusal | None = None
+
+
+def prefetch(root: RunRoot, gates: Sequence[GateSpec], tokens: Mapping[str, str]) -> None:
+    """Fetch the flags and indexes of all gates at the same time, where that saves waiting."""
+    wanted: list[str] = []
+    for gate in gates:
+        with suppress(Refusal):  # reading the gate says so
+            paths = gate_paths(gate, tokens)
+            wanted.extend(filter(None, (paths.flag, paths.index)))
+    root.prefetch(wanted, MAX_DOCUMENT_BYTES)
 
 
 def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateReading:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
+from scenario_runner.artifacts.s3 import S3Artifacts
+from scenario_runner.artifacts.schemes import ArtifactsByScheme
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPublisher
@@ -28,36 +30,64 @@ from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.service.owner import make_owner
+from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
+from scenario_runner.storage.s3 import S3Store
+from scenario_runner.storage.s3_client import S3Bucket, S3Settings, split_s3_uri
 
 _IO_THREADS = 4
+_S3_IO_THREADS = 16
+_S3_READERS = 4
+_REMEMBER_SECONDS = 60.0
+"""How long a write-once object on S3 that this process wrote or compared is not read again."""
 
 
 def allowed_roots(wiring: Wiring) -> list[str]:
-    """The allowed engine roots as absolute paths, as written and with links resolved."""
+    """The allowed engine roots: folders as absolute paths, as written and with links resolved; ``s3://`` prefixes."""
     roots: dict[str, None] = {}
     for root in wiring.engine_roots:
         path = root.removeprefix("file://")
-        if "://" in path:
+        if path.startswith("s3://"):
+            roots["s3://" + "/".join(filter(None, _bucket_and_prefix(wiring, "engine_roots", path)))] = None
+        elif "://" in path:
             raise ConfigurationError(
                 f"profile {wiring.profile_id}, key 'engine_roots'",
-                f"{root!r} is not a folder",
-                "name a folder",
+                f"{root!r} is neither a folder nor s3://bucket/prefix",
+                "name a folder, or s3://bucket/prefix",
             )
-        roots[os.path.abspath(path)] = None
-        roots[os.path.realpath(path)] = None
+        else:
+            roots[os.path.abspath(path)] = None
+            roots[os.path.realpath(path)] = None
     return list(roots)
 
 
-def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
+def _bucket_and_prefix(wiring: Wiring, key: str, uri: str) -> tuple[str, str]:
+    try:
+        return split_s3_uri(uri)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"profile {wiring.profile_id}, key {key!r}", f"{uri!r} {error}", "write s3://bucket/prefix"
+        ) from error
+
+
+def s3_settings(wiring: Wiring) -> S3Settings:
+    """How a profile reaches S3."""
+    return S3Settings(wiring.s3_endpoint_url or "", wiring.s3_region or "", wiring.s3_path_style)
+
+
+def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> ObjectStore:
     """The object store of a profile."""
-    if "://" in wiring.store_root.removeprefix("file://"):
+    root = wiring.store_root.removeprefix("file://")
+    if root.startswith("s3://"):
+        name, prefix = _bucket_and_prefix(wiring, "object_store_root", root)
+        return S3Store(S3Bucket(name, s3_settings(wiring)), prefix, refs.PRIVATE, pool)
+    if "://" in root:
         raise ConfigurationError(
             f"profile {wiring.profile_id}, key 'object_store_root'",
             f"the scheme of {wiring.store_root!r} is not served by this release",
-            "name a folder",
+            "name a folder, or s3://bucket/prefix",
         )
-    return FilesystemStore(wiring.store_root.removeprefix("file://"), refs.PRIVATE, pool)
+    return FilesystemStore(root, refs.PRIVATE, pool)
 
 
 def open_pack(wiring: Wiring) -> InterfacePack:
@@ -85,9 +115,16 @@ def spool_root(wiring: Wiring) -> str:
     return wiring.control_bus_root
 
 
-def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> LocalArtifacts:
+def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     """Reader of engine run roots."""
-    return LocalArtifacts(allowed_roots(wiring), wiring.hash_threads, reuse)
+    roots = allowed_roots(wiring)
+    folders = [root for root in roots if not root.startswith("s3://")]
+    prefixes = [root for root in roots if root.startswith("s3://")]
+    local = LocalArtifacts(folders, wiring.hash_threads, reuse)
+    if not prefixes:
+        return local
+    remote = S3Artifacts(prefixes, s3_settings(wiring), max(wiring.hash_threads, _S3_READERS), reuse)
+    return ArtifactsByScheme({"": local, "s3": remote})
 
 
 def make_rules(wiring: Wiring, policy: Policy, pack: InterfacePack) -> Rules:
@@ -111,7 +148,7 @@ class Daemon:
     owner: str
     authority: Authority
     artifacts: Artifacts
-    store: FilesystemStore
+    store: ObjectStore
     intake: SpoolConsumer
     leases: Leases
     driver: RunDriver
@@ -129,11 +166,12 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     pack, schemas, spool = open_pack(wiring), open_schemas(wiring), spool_root(wiring)
     check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     rules = make_rules(wiring, policy, pack)
-    pool = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io")
+    on_s3 = wiring.store_root.startswith("s3://")
+    pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
     store = open_store(wiring, pool)
     store.probe()
     authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
-    ledger = Ledger(store, schemas)
+    ledger = Ledger(store, schemas, _REMEMBER_SECONDS if on_s3 else 0.0, time.monotonic)
     packs = Packs(pack, ledger)
     packs.pin()
     owner = make_owner()
@@ -142,6 +180,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     memory = EvaluationMemory() if reuse else None
+    looks = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="look") if artifacts.remote else None
     publisher = SpoolPublisher(spool, wiring.control_bus_topic, pool)
     return Daemon(
         wiring=wiring,
@@ -151,7 +190,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         store=store,
         intake=SpoolConsumer(spool, authority, rules),
         leases=leases,
-        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep),
+        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, looks),
         relay=Relay(authority, ledger, publisher, owner),
         stopping=stopping,
     )

@@ -38,7 +38,10 @@ class ObjectStore(Protocol):
         ...
 
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """Create many objects, each before the next; in the place of each, what ``create`` returns or would raise."""
+        """Create many objects, in no promised order; in the place of each, what ``create`` returns or would raise.
+
+        Of several with one key the first is meant.
+        """
         ...
 
     def read(self, key: str, limit: int) -> StoredObject | None:
@@ -67,4 +70,8 @@ class ObjectStore(Protocol):
         Raises:
             ConfigurationError: ``STORE_UNSAFE``; write-once could not be kept.
         """
+        ...
+
+    def sweep(self) -> int:
+        """Remove what killed processes left behind unseen; returns how many objects were removed."""
         ...

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[3]
@@ -33,6 +34,50 @@ def _load_maker() -> Any:
 
 
 maker = _load_maker()
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """Where the tests of tier 1 find S3: the variables SR_TEST_S3_*."""
+
+    bucket: str
+    prefix: str
+    endpoint: str
+    region: str
+    path_style: bool | None
+
+    def open_bucket(self) -> Any:
+        from scenario_runner.storage.s3_client import S3Bucket, S3Settings
+
+        return S3Bucket(self.bucket, S3Settings(self.endpoint, self.region, self.path_style))
+
+    def client(self) -> Any:
+        """A boto3 client: another implementation than the one under test."""
+        import boto3
+        from botocore.config import Config
+
+        style = "path" if self.path_style in (None, True) else "virtual"
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint or None,
+            region_name=self.region or None,
+            config=Config(s3={"addressing_style": style}, retries={"max_attempts": 2}),
+        )
+
+
+def s3_place() -> S3Place:
+    """The S3 of tier 1; the test is skipped, saying so, when there is none."""
+    bucket = os.environ.get("SR_TEST_S3_BUCKET")
+    if not bucket:
+        pytest.skip("SR_TEST_S3_BUCKET is not set: no S3 server to test against")
+    style = os.environ.get("SR_TEST_S3_PATH_STYLE", "")
+    return S3Place(
+        bucket,
+        os.environ.get("SR_TEST_S3_PREFIX", "").strip("/"),
+        os.environ.get("SR_TEST_S3_ENDPOINT_URL", ""),
+        os.environ.get("SR_TEST_S3_REGION", ""),
+        None if not style else style.lower() in ("1", "true", "yes"),
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ A new backend is one more entry in ``BACKENDS``: how to open it, and the same as
 
 import errno
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 from scenario_runner.storage.filesystem import FilesystemStore
+from scenario_runner.storage.s3 import S3Store
 
 pytestmark = pytest.mark.integration
 
@@ -73,10 +76,22 @@ def _filesystem(folder: Path, pool: ThreadPoolExecutor) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[Path, ThreadPoolExecutor], Backend]] = {"filesystem": _filesystem}
+def _s3(folder: Path, pool: ThreadPoolExecutor) -> Backend:
+    place = s3_place()
+    prefix = f"{place.prefix}/{folder.parent.name}-{folder.name}-{secrets.token_hex(4)}".lstrip("/")
+    bucket = f"S3Bucket({place.bucket!r}, S3Settings({place.endpoint!r}, {place.region!r}, {place.path_style!r}))"
+    return Backend(
+        lambda: S3Store(place.open_bucket(), prefix, PRIVATE, pool),
+        "from scenario_runner.storage.s3 import S3Store\n"
+        "from scenario_runner.storage.s3_client import S3Bucket, S3Settings\n"
+        f"store = S3Store({bucket}, {prefix!r}, {PRIVATE!r})",
+    )
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+BACKENDS: dict[str, Callable[[Path, ThreadPoolExecutor], Backend]] = {"filesystem": _filesystem, "s3": _s3}
+
+
+@pytest.fixture(params=["filesystem", pytest.param("s3", marks=pytest.mark.parity)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     with ThreadPoolExecutor(4) as pool:
         yield BACKENDS[request.param](tmp_path, pool)
@@ -172,9 +187,10 @@ def test_one_unsafe_key_among_many_is_our_defect_and_nothing_is_created(store: O
     assert store.keys("") == []
 
 
-def test_each_of_many_is_there_before_the_next(backend: Backend) -> None:
-    """Whoever sees the last of a batch sees all that came before it."""
-    writer, reader = backend.open(), backend.open()
+def test_each_of_many_files_is_there_before_the_next(tmp_path: Path) -> None:
+    """Whoever sees the last of a batch sees all that came before it: signals appear in order."""
+    root = str(tmp_path / "store")
+    writer, reader = FilesystemStore(root, PRIVATE), FilesystemStore(root, PRIVATE)
     keys = [f"batch/{number:02d}/object.json" for number in range(12)]
     done = threading.Event()
     gaps: list[list[bool]] = []

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 PACKAGE = Path(scenario_runner.__file__).parent
 
 FLOORS = {
-    "contracts": 1,
+    "contracts": 1, "retry": 1,
     "storage": 2, "interface_pack": 2, "profiles": 2,
     "authority": 3, "bus": 3, "artifacts": 3,
     "gates": 4, "engine": 4, "ledger": 4,

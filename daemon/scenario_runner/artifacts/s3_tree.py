@@ -1,0 +1,196 @@
+"""What a prefix of a bucket holds, seen as folders and files, in as few listings as possible.
+
+A small run root is listed once, and everything is answered from that. A large one is not: then the folders that are
+asked about are listed, and single objects asked for.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from scenario_runner.artifacts.base import MAX_FILES, Kind
+from scenario_runner.artifacts.listing import BAD_NAME, Listing
+from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, Unavailable
+from scenario_runner.contracts.paths import check_relative_posix
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage.s3_client import BadKeyError, Listed, S3Bucket
+
+AT_ONCE: Final = 2000
+"""A folder with at most so many objects is listed whole when one of them is asked about: two requests."""
+
+
+def _refuse(path: str, what: str) -> NoReturn:
+    raise EvidenceRefused(f"{path} {what}", path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Everything below a folder: paths relative to the run root, sorted, and what stands there."""
+
+    paths: list[str]
+    entries: dict[str, Listed]
+
+    def below(self, folder: str) -> list[str]:
+        if not folder:
+            return self.paths
+        start = bisect_left(self.paths, f"{folder}/")
+        end = bisect_left(self.paths, f"{folder}0", start)  # "0" follows "/"
+        return self.paths[start:end]
+
+
+class S3Tree:
+    """One look at a run root.
+
+    Args:
+        bucket: The bucket.
+        prefix: Key prefix of the run root, without slashes at its ends; may be empty.
+        files: ETags and times of empty objects known to be files, not folder markers: shared by all looks.
+    """
+
+    def __init__(self, bucket: S3Bucket, prefix: str, files: dict[Listed, bool]) -> None:
+        self._bucket, self._prefix, self._files = bucket, prefix, files
+        self._folders: dict[str, _Folder] = {}
+        self._not_at_once: set[str] = set()
+
+    def key(self, path: str) -> str:
+        """Key of a path."""
+        return f"{self._prefix}/{path}" if self._prefix and path else path or self._prefix
+
+    def exists(self) -> bool:
+        """True when anything lies below the run root."""
+        folder = self._at_once("")
+        return folder is None or bool(folder.paths)
+
+    # --- listings
+
+    def _list(self, folder: str, limit: int) -> _Folder | None:
+        found = self._bucket.listing(self.key(folder), limit)
+        if found is None:
+            return None
+        skip = len(self._prefix) + 1 if self._prefix else 0
+        entries: dict[str, Listed] = {}
+        for item in found:
+            path = item.key[skip:]
+            kept = entries.get(path)  # a file and a folder marker of one name
+            entries[path] = item if kept is None or item.size else kept
+        return _Folder(sorted(entries), entries)
+
+    def _covering(self, folder: str) -> _Folder | None:
+        """A listing that was made and tells everything about a folder."""
+        while True:
+            if folder in self._folders:
+                return self._folders[folder]
+            if not folder:
+                return None
+            folder = folder.rpartition("/")[0]
+
+    def _at_once(self, folder: str) -> _Folder | None:
+        """A listing that covers a folder, made now if it is small enough, the run root's if possible."""
+        for candidate in dict.fromkeys(("", folder)):
+            if self._covering(folder) is None and candidate not in self._not_at_once:
+                try:
+                    found = self._list(candidate, AT_ONCE)
+                except BadKeyError:
+                    found = None  # it may lie elsewhere than where anybody looks
+                if found is None:
+                    self._not_at_once.add(candidate)
+                else:
+                    self._folders[candidate] = found
+        return self._covering(folder)
+
+    def _whole(self, folder: str) -> _Folder:
+        """A listing that covers a folder, however many objects it holds up to the bound."""
+        covering = self._at_once(folder)
+        if covering is not None:
+            return covering
+        try:
+            found = self._list(folder, MAX_FILES)
+        except BadKeyError as error:
+            _refuse(folder, f"holds a key that is not a normalised path: {error}")
+        if found is None:
+            raise EvidenceRefused(
+                f"{folder} holds more than {MAX_FILES} objects", Reason.EVIDENCE_TOO_LARGE, path=folder
+            )
+        self._folders[folder] = found
+        return found
+
+    # --- answers
+
+    def entry(self, path: str) -> Listed:
+        """The object at a path.
+
+        Raises:
+            EvidenceMissing: there is none.
+            EvidenceRefused: a folder stands there.
+        """
+        kind, found = self._look(path)
+        if kind is Kind.DIRECTORY:
+            _refuse(path, "is a directory; a regular file is needed")
+        if found is None:
+            raise EvidenceMissing(f"{path} is not there", path=path)
+        if not found.etag:
+            raise Unavailable(f"the server gives no ETag for {self._bucket.uri(found.key)}; it cannot be pinned")
+        return found
+
+    def kind(self, path: str) -> Kind:
+        """What stands at a path."""
+        return self._look(path)[0]
+
+    def _look(self, path: str) -> tuple[Kind, Listed | None]:
+        covering = self._at_once(path.rpartition("/")[0])
+        if covering is None:
+            return self._ask(path)
+        found = covering.entries.get(path)
+        is_folder = bool(covering.below(path))
+        if found is not None and not self._is_file(found):
+            found, is_folder = None, True
+        return self._judge(path, found, is_folder=is_folder)
+
+    def _ask(self, path: str) -> tuple[Kind, Listed | None]:
+        """Ask the server about one path of a folder that is too large to list."""
+        found = self._bucket.head(self.key(path))
+        below = self._bucket.listing(self.key(path), 0) is None
+        return self._judge(path, found, is_folder=below)
+
+    @staticmethod
+    def _judge(path: str, found: Listed | None, *, is_folder: bool) -> tuple[Kind, Listed | None]:
+        if found is not None and is_folder:
+            _refuse(path, "is an object and a folder at the same time")
+        if found is not None:
+            return Kind.FILE, found
+        return (Kind.DIRECTORY if is_folder else Kind.ABSENT), None
+
+    def _is_file(self, found: Listed) -> bool:
+        """False for the empty object that marks a folder: a listing shows both alike."""
+        if found.size:
+            return True
+        if found not in self._files:
+            self._files[found] = self._bucket.head(found.key) is not None
+        return self._files[found]
+
+    def listing(self, folder: str) -> Listing:
+        """Names in a folder; empty when nothing is there.
+
+        Raises:
+            EvidenceRefused: too many objects, or a key that is not a normalised path.
+        """
+        whole = self._whole(folder)
+        skip = len(folder) + 1 if folder else 0
+        names: dict[str, bool] = {}
+        for path in whole.below(folder):
+            rest = path[skip:]
+            self._check(folder, rest)
+            name, slash, _ = rest.partition("/")
+            names[name] = names.get(name, False) or bool(slash) or not self._is_file(whole.entries[path])
+            if slash and not names[name]:
+                _refuse(f"{folder}/{name}", "is an object and a folder at the same time")
+        return tuple(sorted(names.items()))
+
+    @staticmethod
+    def _check(folder: str, rest: str) -> None:
+        try:
+            check_relative_posix(rest)
+        except ValueError as error:
+            _refuse(folder, f"holds a key that is not a normalised path: {error}")
+        if BAD_NAME.search(rest):
+            _refuse(folder, f"holds the name {rest!r}, which cannot be listed")

@@ -1,0 +1,326 @@
+"""One bucket of an S3-compatible store, spoken to in plain calls with plain errors.
+
+Absent (404) is told apart from everything else: a bucket that is not there, a denied access or a failing server is
+``Unavailable``, never "absent". What is worth another try (throttling, 5xx, broken connections, conflicting writes) is
+tried again within a budget of seconds.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
+from scenario_runner.retry import policy
+
+if TYPE_CHECKING:
+    from obstore import Bytes as Buffer
+    from obstore.store import S3Store as Bucket
+
+T = TypeVar("T")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>([A-Za-z]+)</Code>")
+_REQUEST_SECONDS: Final = "60s"
+_CONNECT_SECONDS: Final = "5s"
+_BUDGET_SECONDS: Final = 8.0
+_PAGE: Final = 1000
+_WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How to reach S3.
+
+    Attributes:
+        endpoint_url: Of an S3-compatible server; empty for AWS.
+        region: Empty to take it from the environment.
+        path_style: ``endpoint/bucket/key`` rather than ``bucket.endpoint/key``; None: whenever an endpoint is given.
+    """
+
+    endpoint_url: str = ""
+    region: str = ""
+    path_style: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object, or a part of one, as one request returned it.
+
+    Attributes:
+        data: Its bytes, in a buffer of the client's.
+        size: Of the whole object, in bytes.
+        modified_us: When it was last written, on the server's clock, in whole seconds as microseconds.
+        version: Where the bucket keeps versions, else empty.
+    """
+
+    data: "Buffer"
+    etag: str
+    size: int
+    modified_us: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as a listing shows it; see :class:`Fetched`."""
+
+    key: str
+    etag: str
+    size: int
+    modified_us: int
+
+
+class TooLargeError(Exception):
+    """The object is larger than the read allows; carries its size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(size)
+
+
+class ChangedError(Exception):
+    """The object is not (any more) the one with the expected ETag."""
+
+
+class BadKeyError(Exception):
+    """A listing holds a key that is not a normalised relative path."""
+
+
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key prefix (without slashes at its ends) of ``s3://bucket/prefix``.
+
+    Raises:
+        ValueError: not such a URI, or a prefix that is not a normalised relative path.
+    """
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or _BUCKET.fullmatch(bucket) is None:
+        raise ValueError("needs the form s3://bucket/prefix with a valid bucket name")
+    prefix = prefix.strip("/")
+    segments = prefix.split("/") if prefix else []
+    if any(segment in ("", ".", "..") for segment in segments) or not prefix.isprintable() or "\\" in prefix:
+        raise ValueError("its prefix is not a normalised path")
+    return bucket, prefix
+
+
+class S3Bucket:
+    """Calls on one bucket. Every call is retried within a budget and may be made from any thread.
+
+    Args:
+        name: The bucket.
+        settings: How to reach it.
+        sleep: Waits some seconds between tries.
+    """
+
+    def __init__(self, name: str, settings: S3Settings, sleep: Callable[[float], None] = time.sleep) -> None:
+        try:
+            import obstore  # noqa: PLC0415 - an extra
+            from obstore import store as backends  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigurationError(
+                f"s3://{name}", "the S3 client is not installed", "pip install 'scenario-runner[s3]'"
+            ) from error
+        self.name = name
+        self._obstore = obstore
+        self._bucket: Bucket = backends.S3Store(name, **_options(settings))
+        self._retrying = policy(_worth_another_try, budget_seconds=_BUDGET_SECONDS, sleep=sleep)
+
+    def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
+        """The result of a call, tried as often as makes sense; None when there is no such object."""
+        try:
+            return self._retrying(function)
+        except FileNotFoundError as error:
+            if _code(error) == "NoSuchBucket":
+                raise Unavailable(f"cannot {action} {self.uri(key)}: there is no bucket {self.name}") from error
+            return None
+        except self._obstore.exceptions.BaseError as error:
+            raise Unavailable(f"cannot {action} {self.uri(key)}: {_reason(error)}") from error
+
+    def uri(self, key: str) -> str:
+        """Where an object is, for a person."""
+        return f"s3://{self.name}/{key}"
+
+    def put(self, key: str, data: bytes, *, replacing: str | None = None) -> bool:
+        """Write an object unless one is there, or (with ``replacing``) only over the one with that ETag.
+
+        Returns:
+            False when the condition did not hold. After a lost answer that may be this call's own doing: read back.
+        """
+        mode: Any = "create" if replacing is None else {"e_tag": replacing}
+
+        def attempt() -> bool:
+            try:
+                self._obstore.put(self._bucket, key, data, mode=mode, use_multipart=False)
+            except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError) as error:
+                if _status(error) == HTTPStatus.CONFLICT:  # another conditional write is under way
+                    raise
+                return False
+            return True
+
+        done = self._call("write", key, attempt)
+        if done is None and replacing is None:
+            raise Unavailable(f"cannot write {self.uri(key)}: the server answers 404")
+        return bool(done)
+
+    def get(self, key: str, limit: int) -> Fetched | None:
+        """An object; None when there is none.
+
+        Raises:
+            TooLargeError: larger than ``limit`` bytes.
+        """
+        return self._call("read", key, lambda: self._fetch(key, {}, limit))
+
+    def get_range(self, key: str, start: int, end: int, etag: str) -> Fetched | None:
+        """Bytes ``start`` to ``end`` (exclusive) of the object with this ETag; None when there is none.
+
+        Raises:
+            ChangedError: it has another ETag by now.
+        """
+        options: dict[str, Any] = {"if_match": etag}
+        if end > start:
+            options["range"] = (start, end)
+
+        def attempt() -> Fetched:
+            try:
+                found = self._fetch(key, options, max(end - start, 0))
+            except self._obstore.exceptions.PreconditionError as error:
+                raise ChangedError from error
+            if found.etag != etag:
+                raise ChangedError
+            if len(found.data) != end - start:
+                raise _ShortError(f"{len(found.data)} bytes came, {end - start} were asked for")
+            return found
+
+        return self._call("read", key, attempt)
+
+    def _fetch(self, key: str, options: Any, limit: int) -> Fetched:  # noqa: ANN401 - the client's own type
+        result = self._obstore.get(self._bucket, key, options=options)
+        meta: Any = result.meta
+        first, last = result.range
+        if last - first > limit:
+            raise TooLargeError(meta["size"])
+        data = result.bytes()
+        if len(data) != last - first:
+            raise _ShortError(f"{len(data)} bytes came, {last - first} were announced")
+        return Fetched(data, meta["e_tag"] or "", meta["size"], _micros(meta), meta["version"] or "")
+
+    def head(self, key: str) -> Listed | None:
+        """What an object is, without its bytes; None when there is none."""
+        meta: Any = self._call("look at", key, lambda: self._obstore.head(self._bucket, key))
+        return None if meta is None else Listed(key, meta["e_tag"] or "", meta["size"], _micros(meta))
+
+    def listing(self, prefix: str, limit: int) -> list[Listed] | None:
+        """Every object below a folder, sorted by key; None when there are more than ``limit``.
+
+        Args:
+            prefix: A folder without its trailing slash: its siblings (``run1``/``run10``) are not part of it. Empty
+                for the whole bucket.
+            limit: Most objects to list.
+
+        Raises:
+            BadKeyError: a key there is not a normalised relative path.
+        """
+        found = self._call("list", prefix, lambda: self._pages(prefix, limit))
+        if found is None:
+            raise Unavailable(f"cannot list {self.uri(prefix)}: the server answers 404")
+        return found if len(found) <= limit else None
+
+    def _pages(self, prefix: str, limit: int) -> list[Listed]:
+        found: list[Listed] = []
+        try:
+            for page in self._objects(prefix):
+                found.extend(Listed(item["path"], item["e_tag"] or "", item["size"], _micros(item)) for item in page)
+                if len(found) > limit:
+                    break
+        except self._obstore.exceptions.InvalidPathError as error:
+            raise BadKeyError(one_line(str(error).partition("\n")[0])) from error
+        return sorted(found, key=lambda item: item.key)
+
+    def _objects(self, prefix: str) -> Iterator[Any]:
+        yield from self._obstore.list(self._bucket, f"{prefix}/" if prefix else None, chunk_size=_PAGE)
+
+
+class _ShortError(OSError):
+    """Fewer bytes came than were announced."""
+
+
+def _options(settings: S3Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "retry_config": {"max_retries": 0},
+        "client_options": {"timeout": _REQUEST_SECONDS, "connect_timeout": _CONNECT_SECONDS},
+    }
+    if settings.endpoint_url:
+        options["endpoint"] = settings.endpoint_url
+        options["client_options"]["allow_http"] = settings.endpoint_url.startswith("http://")
+    region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    path_style = bool(settings.endpoint_url) if settings.path_style is None else settings.path_style
+    options["virtual_hosted_style_request"] = not path_style
+    credentials = _credentials()
+    if credentials is not None:
+        options["credential_provider"] = credentials
+        region = region or credentials.config.get("region")
+    options["region"] = region or "us-east-1"
+    return options
+
+
+def _credentials() -> Any:  # noqa: ANN401 - a provider of an untyped library
+    """The AWS SDK's default chain; None where the environment names keys, which the client reads itself."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    try:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - slow to import, rarely needed
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+    except ImportError:
+        return None
+    try:
+        return Boto3CredentialProvider()
+    except (BotoCoreError, ValueError) as error:
+        raise Unavailable(
+            f"no AWS credentials were found ({one_line(str(error))}); set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, a profile, or a role"
+        ) from error
+
+
+def _micros(meta: Any) -> int:  # noqa: ANN401
+    return int(meta["last_modified"].astimezone(UTC).timestamp()) * 1_000_000
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status behind an error of the client; 0 when the server did not answer."""
+    found = _STATUS.search(str(error))
+    return int(found.group(1)) if found else 0
+
+
+def _code(error: BaseException) -> str:
+    found = _CODE.search(str(error))
+    return found.group(1) if found else ""
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    if isinstance(error, TooLargeError | ChangedError | BadKeyError | FileNotFoundError):
+        return False
+    if isinstance(error, _ShortError):
+        return True
+    status = _status(error)
+    return type(error).__module__.startswith("obstore") and (
+        status in _WORTH_ANOTHER_TRY or (status == 0 and type(error).__name__ == "GenericError")
+    )
+
+
+_HINTS: Final = {
+    401: "the credentials are not accepted",
+    403: "access is denied; check the credentials and the bucket policy",
+    301: "the bucket is in another region; set s3_region",
+    501: "the server does not implement this request",
+}
+
+
+def _reason(error: BaseException) -> str:
+    status, code = _status(error), _code(error)
+    text = " ".join(str(error).partition("Debug source")[0].split())
+    text = _HINTS.get(status) or text.partition("<?xml")[0].strip()[:300]
+    return one_line(f"{text} ({' '.join(filter(None, (str(status or ''), code))) or type(error).__name__})")
