@@ -40,6 +40,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Identity = tuple[int, int, int, int, int]
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER: Final = 1 << 20
+_NO_FILE: Final = (errno.ENXIO, errno.ENODEV)
 _KEPT_OPEN: Final = 64
 _SMALL: Final = 64 << 10
 _PARALLEL_FROM: Final = 4 << 20
@@ -250,11 +251,14 @@ class LocalRunRoot:
     def _open(self, path: str) -> tuple[int, Identity]:
         """A descriptor of one regular file, and its identity now."""
         head, _, name = path.rpartition("/")
-        try:
-            with self._lock:
-                fd = os.open(name, _FILE, dir_fd=self._directory(head))
-        except OSError as error:
-            _raise_for(error, path)
+        with self._lock:
+            parent = self._directory(head)
+            try:
+                fd = os.open(name, _FILE, dir_fd=parent)
+            except OSError as error:
+                if error.errno in _NO_FILE:  # a socket, or a device without a driver: say what it is
+                    self._identity(path)
+                _raise_for(error, path)
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             os.close(fd)

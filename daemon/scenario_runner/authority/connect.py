@@ -1,18 +1,23 @@
 """From a DSN to an authority."""
 
 import os
+import re
 from typing import Final
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.contracts.errors import ConfigurationError
 
 _SQLITE: Final = "sqlite:///"
+_NO_FILE: Final = re.compile(r"[?#]|^:")
+"""Options and ``:memory:`` of other programs: here they would only be part of a new file's name."""
 
 
 def sqlite_path(dsn: str) -> str | None:
     """File of a ``sqlite:///relative/path`` or ``sqlite:////absolute/path`` DSN; None for anything else."""
     path = dsn.removeprefix(_SQLITE)
-    return os.path.abspath(path) if dsn.startswith(_SQLITE) and path and not path.endswith("/") else None
+    if not dsn.startswith(_SQLITE) or not path or path.endswith("/") or _NO_FILE.search(path):
+        return None
+    return os.path.abspath(path)
 
 
 def check_dsn(dsn: str, place: str) -> str:

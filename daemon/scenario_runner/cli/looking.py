@@ -14,16 +14,21 @@ from scenario_runner.contracts.ids import checked_run_id
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 from scenario_runner.contracts.times import format_micros
-from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.explain import explain_run, status_of
+
+
+def never_started(wiring: Wiring) -> bool:
+    """True when the profile's embedded authority does not exist yet: looking at it must not create it."""
+    path = sqlite_path(wiring.authority_store_dsn)
+    return path is not None and not os.path.exists(path)
 
 
 @contextmanager
 def _authority(wiring_path: str) -> Iterator[Authority | None]:
     """The profile's authority, or None when it has never been started."""
     wiring = load_wiring(wiring_path)
-    path = sqlite_path(wiring.authority_store_dsn)
-    if path is not None and not os.path.exists(path):
+    if never_started(wiring):
         yield None
         return
     authority = connect_authority(wiring.authority_store_dsn, wiring_path)

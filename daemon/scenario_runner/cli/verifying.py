@@ -4,6 +4,7 @@ import os
 import time
 
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
+from scenario_runner.cli.looking import never_started
 from scenario_runner.cli.output import Exit, exit_for_state, note
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
@@ -80,6 +81,8 @@ def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
         ``{run_id, outcome, summary, checks}`` and the exit code.
     """
     wiring = load_wiring(wiring_path)
+    if HEX32.fullmatch(target) and never_started(wiring):
+        raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
     store = open_store(wiring)
     run_id, data = _facts_view(target, store)
     if data is None:

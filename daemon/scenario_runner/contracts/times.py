@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 PATTERN: Final = (
-    r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+    r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]{1,6}0{0,3})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 _PARTS = re.compile(PATTERN.rstrip("$"), re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -16,7 +16,7 @@ _LAST_YEAR: Final = 2999
 
 
 def parse_instant(text: str) -> datetime:
-    """Parse an RFC 3339 instant with an offset, at most microseconds.
+    """Parse an RFC 3339 instant with an offset, exact to the microsecond (zeros may follow).
 
     Returns:
         The instant as an aware datetime in UTC.
@@ -26,7 +26,7 @@ def parse_instant(text: str) -> datetime:
     """
     if _PARTS.fullmatch(text) is None:
         raise ValueError("needs an RFC 3339 time with an offset, e.g. 2026-01-01T00:00:00Z")
-    stamp, zone = (text[:-1], "Z") if text.endswith("Z") else (text[:-6], text[-6:])
+    stamp, zone = (text[:-1], "Z") if text.endswith(("Z", "z")) else (text[:-6], text[-6:])
     moment = datetime.fromisoformat(stamp).replace(tzinfo=UTC)
     if zone != "Z":
         offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))

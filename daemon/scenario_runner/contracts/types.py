@@ -45,7 +45,7 @@ Instant = Annotated[
     datetime,
     BeforeValidator(_instant),
     PlainSerializer(format_instant, return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time", "pattern": PATTERN, "maxLength": 32}),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": PATTERN, "maxLength": 35}),
 ]
 """An RFC 3339 time with offset; an aware UTC ``datetime`` in Python."""
 

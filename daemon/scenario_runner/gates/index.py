@@ -32,10 +32,10 @@ class IndexEntry:
 
 def _items(value: object, path: str) -> list[Any]:
     if isinstance(value, dict):
-        present = [key for key in _LIST_KEYS if key in value]
+        present = [key for key in _LIST_KEYS if isinstance(value.get(key), list)]
         if len(present) != 1:
             raise EvidenceRefused(
-                f"the index {path} must hold exactly one of {', '.join(_LIST_KEYS)}; it holds {len(present)}",
+                f"the index {path} must hold exactly one list under {', '.join(_LIST_KEYS)}; it holds {len(present)}",
                 path=path,
             )
         value = value[present[0]]

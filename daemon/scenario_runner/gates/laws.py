@@ -82,7 +82,12 @@ def gate_paths(gate: GateSpec, tokens: Mapping[str, str]) -> GatePaths:
 
 
 def members_of(
-    gate: GateSpec, paths: GatePaths, flag: bytes, index: bytes | None, listing: list[str] | None
+    gate: GateSpec,
+    paths: GatePaths,
+    flag: bytes,
+    index: bytes | None,
+    listing: list[str] | None,
+    tokens: Mapping[str, str] | None = None,
 ) -> Members:
     """Which files make the gate's digest.
 
@@ -92,12 +97,13 @@ def members_of(
         flag: Bytes of the flag.
         index: Bytes of the index document, None when there is none.
         listing: Every file under the bundle root, in byte order (bundle law only).
+        tokens: Identity of the run, which a flag may name too.
 
     Raises:
         EvidenceRefused: flag or index is malformed, or nothing would be hashed.
         SequenceError: the law reads an index and was given none.
     """
-    claimed = parse_flag(flag, gate.digest_field, paths.flag)
+    claimed = parse_flag(flag, gate.digest_field, paths.flag, {"gate_id": gate.gate_id, **_identity(gate, tokens)})
     if index is None and gate.law is not Law.BUNDLE:
         raise SequenceError(f"the law {gate.law} reads an index and was given none")
     entries = parse_index(index, gate.digest_field, paths.index) if index is not None else ()
@@ -119,6 +125,11 @@ def members_of(
         )
     checked = tuple([(path, entry.digests) for path, entry in kept if entry.digests])
     return Members(claimed, tuple(ordered), checked, (), frozenset(path for path, _ in kept))
+
+
+def _identity(gate: GateSpec, tokens: Mapping[str, str] | None) -> dict[str, str]:
+    """The part of a run's identity that a gate's evidence is about."""
+    return {key: (tokens or {})[key] for key in gate.scope if key in (tokens or {})}
 
 
 def _based(gate: GateSpec, paths: GatePaths, path: str) -> str:

@@ -13,6 +13,8 @@ from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
 from scenario_runner.contracts.types import KEY_MAX_LENGTH
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})
+_VERSION_KEYS = ("contract_version", "schema_version", "version")
+_VERSIONS = frozenset({"0", "0.0", "0.0.0"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,15 @@ def decode(record: Record, topic: str, limit: int) -> Decoded:
     return _open(document, topic)
 
 
+def _refuse_other_versions(attributes: Json) -> None:
+    for key in _VERSION_KEYS:
+        if key in attributes and str(attributes[key]).removeprefix("v") not in _VERSIONS:
+            raise RequestRefused(
+                f"attributes.{key} is {str(attributes[key])[:40]!r}; this daemon speaks contract version 0",
+                Reason.KIND_UNKNOWN,
+            )
+
+
 def _open(document: Json, topic: str) -> Decoded:
     attributes = document.get("attributes")
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
@@ -80,6 +91,7 @@ def _open(document: Json, topic: str) -> Decoded:
         envelope = Envelope.model_validate(document)
     except ValidationError as error:
         raise RequestRefused(f"envelope: {explain_validation(error)}", Reason.ENVELOPE_INVALID) from error
+    _refuse_other_versions(envelope.attributes)
     if envelope.topic != topic:
         raise RequestRefused(
             f"the envelope's topic is {envelope.topic[:80]!r}; this daemon serves {topic!r}",

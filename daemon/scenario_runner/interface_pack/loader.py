@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from scenario_runner.contracts.canonical import Json, canonical_sha256
@@ -35,6 +36,7 @@ _ORDERINGS: Final[dict[Law, dict[str, Ordering]]] = {
         "listed_order": Ordering.AS_LISTED,
     },
 }
+_ALL_BUT_THE_NAME: Final = 0.85
 _REMEDY: Final = "correct the interface pack, or point the profile at the right one"
 
 
@@ -44,8 +46,16 @@ class _Entry:
     def __init__(self, raw: object, place: str) -> None:
         if not isinstance(raw, dict):
             raise ConfigurationError(place, "an object is needed here", _REMEDY)
-        self.raw: Mapping[str, Any] = raw
+        self.raw: Mapping[str, Any] = {key: value for key, value in raw.items() if value is not None}
         self.place = place
+
+    def refuse_misspelt(self, keys: Iterable[str]) -> None:
+        """Unknown keys are ignored, but not one that is all but the name of a key that would be missed."""
+        absent = [key for key in keys if key not in self.raw]
+        for key in self.raw:
+            meant = get_close_matches(key, absent, n=1, cutoff=_ALL_BUT_THE_NAME) if key not in keys else []
+            if meant:
+                raise self.fail(key, f"the key is not known; is {meant[0]!r} meant?")
 
     def fail(self, key: str, problem: str) -> ConfigurationError:
         return ConfigurationError(f"{self.place}, key {key!r}", problem, _REMEDY)
@@ -57,16 +67,15 @@ class _Entry:
         return value.strip()
 
     def name(self, key: str) -> str:
-
         value = self.text(key)
         if re.fullmatch(NAME_PATTERN, value, re.ASCII) is None or len(value) > NAME_MAX_LENGTH:
             raise self.fail(key, f"{value[:80]!r} is not a name (letters, digits, '_', '-', single dots)")
         return value
 
-    def names(self, key: str) -> tuple[str, ...]:
+    def names(self, key: str, *, required: bool = False) -> tuple[str, ...]:
+        if required and key not in self.raw:
+            raise self.fail(key, "the key is missing; write an empty list to mean none")
         value = self.raw.get(key, [])
-        if value is None:
-            value = []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.fail(key, "a list of names is needed")
         return tuple(dict.fromkeys(value))
@@ -79,9 +88,9 @@ class _Entry:
 
     def choice(self, key: str, options: Mapping[str, T], default: str | None = None) -> T:
         value = self.raw.get(key, default)
-        if not isinstance(value, str) or value not in options:
+        if not isinstance(value, str) or value.strip() not in options:
             raise self.fail(key, f"{value!r} is not one of {', '.join(sorted(options))}")
-        return options[value]
+        return options[value.strip()]
 
 
 def _scope_words(text: str, known: Iterable[str]) -> tuple[str, ...] | None:
@@ -118,6 +127,7 @@ def _output(raw: object, place: str) -> OutputSpec:
     entry = _Entry(raw, place)
     output_id = entry.name("output_id")
     entry.place = f"{place} ({output_id})"
+    entry.refuse_misspelt(_OUTPUT_KEYS)
     partitions = entry.names("partitions")
     template = entry.parsed("path_template", parse_template)
     return OutputSpec(
@@ -125,7 +135,7 @@ def _output(raw: object, place: str) -> OutputSpec:
         template=template,
         scope=entry.parsed("scope", lambda text: parse_scope(text, "scope_", partitions)),
         read_requires_gates=entry.names("read_requires_gates"),
-        optional=entry.choice("availability", {"optional": True, "required": False}, "required"),
+        optional=entry.text("availability", "required") == "optional",
         schema_ref=entry.text("schema_ref", ""),
         dictionary_ref=entry.text("dictionary_ref", ""),
     )
@@ -146,7 +156,7 @@ def _gate_paths(entry: _Entry) -> tuple[Template, Template, Template | None]:
         entry.parsed("bundle_root_template", lambda text: parse_template(text.strip().rstrip("/") + "/")),
     )
     index = None
-    if entry.raw.get("index_path_template") is not None:
+    if entry.text("index_path_template", ""):
         index = _addressable(entry, "index_path_template", entry.parsed("index_path_template", parse_template))
     for key, template in (("passed_flag_path_template", flag), ("index_path_template", index)):
         if template is not None and template.shape is not Shape.FILE:
@@ -158,8 +168,10 @@ def _gate(raw: object, place: str) -> GateSpec:
     entry = _Entry(raw, place)
     gate_id = entry.name("gate_id")
     entry.place = f"{place} ({gate_id})"
+    entry.refuse_misspelt(_GATE_KEYS)
     flag, root, index = _gate_paths(entry)
     method = _Entry(entry.raw.get("verification_method"), f"{entry.place}, verification_method")
+    method.refuse_misspelt(_METHOD_KEYS)
     law = method.choice("kind", {law.value: law for law in Law})
     ordering = method.choice("ordering", _ORDERINGS[law])
     if index is None and law is not Law.BUNDLE:
@@ -178,7 +190,7 @@ def _gate(raw: object, place: str) -> GateSpec:
         ordering=ordering,
         path_base=method.choice("path_base", {base.value: base for base in PathBase}, PathBase.BUNDLE_ROOT.value),
         exclude_filenames=frozenset(excluded),
-        authorizes_outputs=entry.names("authorizes_outputs"),
+        authorizes_outputs=entry.names("authorizes_outputs", required=True),
         upstream=entry.names("upstream_gate_dependencies"),
     )
 

@@ -326,19 +326,21 @@ def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
 
 
 def _settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:
-    """Runs whose end needs no look: no engine is configured to invoke, or there is no root to look in."""
+    """Runs whose end needs no look: no engine is invoked yet, or there is no root to look in."""
     if inputs.strategy is Strategy.FORCE_INVOKE:
         return _nothing_read(
             Outcome.FAIL,
             Refusal(
-                "the strategy is FORCE_INVOKE and no engine_command is configured",
+                "the strategy is FORCE_INVOKE and this release invokes no engine",
                 Reason.ENGINE_COMMAND_MISSING,
             ),
         )
     if not intent.engine_run_root:
         return _nothing_read(
             Outcome.FAIL,
-            Refusal("the request names no engine_run_root and no engine is configured", Reason.ENGINE_ROOT_MISSING),
+            Refusal(
+                "the request names no engine_run_root and this release invokes no engine", Reason.ENGINE_ROOT_MISSING
+            ),
         )
     return None
 

@@ -25,6 +25,7 @@ from scenario_runner.gates.verified_set import Verified, VerifiedSet, trailing
 from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
 from scenario_runner.runs.gate_evidence import GateReading, measure, prefetch, read_gate
+from scenario_runner.runs.receipt_evidence import RECEIPT_IDENTITY, check_run_receipt
 
 _SHOWN_FORMS: Final = 50
 _SHOWN_VERSIONS: Final = 1000
@@ -61,6 +62,7 @@ class _Report:
     def __init__(self) -> None:
         self.gates: list[Json] = []
         self.outputs: list[Json] = []
+        self.receipt: Json = {}
         self.worst = Outcome.PASS
         self.reason: Reason | None = None
         self.detail = ""
@@ -87,7 +89,8 @@ class _Report:
         return found
 
     def document(self) -> Json:
-        return {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
+        document: Json = {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
+        return document | ({"run_receipt": self.receipt} if self.receipt else {})
 
 
 class EvaluationMemory:
@@ -133,8 +136,8 @@ class EvaluationMemory:
 def used_tokens(
     pack: InterfacePack, tokens: Mapping[str, str], gates: Iterable[str], outputs: Iterable[str]
 ) -> tuple[tuple[str, str], ...]:
-    """The token values that the paths of these gates and outputs depend on."""
-    names: set[str] = set()
+    """The token values that the paths of these gates and outputs, or the engine's run receipt, depend on."""
+    names: set[str] = set(RECEIPT_IDENTITY)
     for gate_id in gates:
         gate = pack.gates[gate_id]
         names |= gate.flag.tokens | gate.bundle_root.tokens | (gate.index.tokens if gate.index else frozenset())
@@ -187,6 +190,12 @@ def _evaluate(
 ) -> Evaluation:
     report = _Report()
     verified = VerifiedSet(pack, gates, outputs)
+    try:
+        check_run_receipt(root, tokens)
+    except EvidenceChanged:
+        raise
+    except Refusal as refusal:
+        report.receipt = report.blame(refusal)
     _judge_gates(root, pack, tokens, frozenset(gates), verified, report)
     if verified.gates_passed:
         _digest_outputs(root, pack, tokens, outputs, verified, report)

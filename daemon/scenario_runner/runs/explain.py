@@ -80,7 +80,7 @@ def _findings(events: list[StoredEvent]) -> Json:
     for event in events:
         report = event.details.get("report")
         if report:
-            found = {"gates": report.get("gates", []), "outputs": report.get("outputs", [])}
+            found = {key: report.get(key, []) for key in ("gates", "outputs", "run_receipt") if key in report}
         if event.kind == EventKind.GATES_PASSED:
             found["gates"] = event.details["gates"]
         if event.kind == EventKind.RECEIPTS_COMMITTED:

@@ -62,7 +62,7 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
     reading = GateReading(gate, GatePaths("", "", ""))
     try:
         reading.paths = gate_paths(gate, tokens)
-        reading.members = _members(root, reading)
+        reading.members = _members(root, reading, tokens)
         _find_lone_members(root, reading, reading.members)
     except EvidenceChanged:
         raise
@@ -71,14 +71,14 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
     return reading
 
 
-def _members(root: RunRoot, reading: GateReading) -> Members:
+def _members(root: RunRoot, reading: GateReading, tokens: Mapping[str, str]) -> Members:
     gate, paths = reading.gate, reading.paths
     flag = root.read(paths.flag, MAX_FLAG_BYTES)
     listing = root.files_under(paths.bundle_root) if gate.law is Law.BUNDLE else None
     if listing is not None and paths.index and root.kind(paths.index) is Kind.ABSENT:
         reading.paths = paths = GatePaths(paths.flag, paths.bundle_root, "")  # this law is complete without one
     index = root.read(paths.index, MAX_DOCUMENT_BYTES) if paths.index else None
-    return members_of(gate, paths, flag, index, listing)
+    return members_of(gate, paths, flag, index, listing, tokens)
 
 
 def _find_lone_members(root: RunRoot, reading: GateReading, members: Members) -> None:

@@ -217,6 +217,7 @@ class FilesystemStore:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
                 return None
             try:
                 info = os.fstat(fd)
@@ -231,6 +232,11 @@ class FilesystemStore:
         if len(data) > limit:
             raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
         return StoredObject(data, version_of(data))
+
+    def _check_root(self) -> None:
+        """Nothing is absent from a store that is not there itself."""
+        if not os.path.isdir(self.root):
+            raise Unavailable(f"the folder {self.root} is not there; mount or restore it, or start the daemon once")
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:

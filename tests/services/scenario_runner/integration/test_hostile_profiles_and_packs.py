@@ -133,7 +133,8 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "an empty engine root": (wiring(engine_roots=["${SR_TEST_UNSET_ROOT:-}"]), ("wiring.yaml", "engine_roots")),
     "an engine root that is blank": (wiring(engine_roots=[" "]), ("wiring.yaml", "engine_roots")),
-    "an engine root on s3 in the local profile": (wiring(engine_roots=["s3://bucket/runs"]), ("engine_roots", "s3://")),
+    "an engine root on s3 with a bad bucket": (wiring(engine_roots=["s3://Bu_cket/runs"]), ("engine_roots", "s3://")),
+    "an engine root on s3 that climbs": (wiring(engine_roots=["s3://bucket/../runs"]), ("engine_roots", "s3://")),
     "unset variable": (
         wiring(object_store_root="${SR_TEST_UNSET_STORE}/x"),
         ("wiring.yaml", "line", "SR_TEST_UNSET_STORE"),
@@ -278,7 +279,6 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "output scope unknown": (output(scope="scope_galaxy"), ("catalogue.yaml", "outlet_catalogue", "scope")),
     "output scope without prefix": (output(scope="seed"), ("catalogue.yaml", "outlet_catalogue", "scope")),
     "output scope missing": (output(scope=None), ("catalogue.yaml", "outlet_catalogue", "scope")),
-    "availability unknown": (output(availability="sometimes"), ("catalogue.yaml", "outlet_catalogue", "availability")),
     "availability as yaml reads no": (
         output(availability=False),
         ("catalogue.yaml", "outlet_catalogue", "availability"),
