@@ -54,7 +54,7 @@ class PostgresDsn:
     def __init__(self, dsn: str, place: str) -> None:
         self.place = f"{place}, key 'authority_store_dsn'"
         try:
-            given = conninfo_to_dict(dsn)
+            given = _parsed(dsn)
         except (ProgrammingError, ValueError):
             raise ConfigurationError(
                 self.place,
@@ -81,6 +81,23 @@ class PostgresDsn:
         for secret in self._hidden:
             clean = clean.replace(secret, "***")
         return clean
+
+
+def _parsed(dsn: str) -> dict[str, Any]:
+    """The parameters of a DSN.
+
+    libpq reads a password with a bare ``@`` or ``/`` as a host, a port or a database, and tells it in its errors; such a
+    DSN is refused before anything is told.
+    """
+    scheme, _, rest = dsn.partition("://")
+    if "=" not in scheme:
+        user, at, tail = rest.partition("@")
+        if "@" in (tail if at and "/" not in user else rest).partition("?")[0]:
+            raise ValueError
+    given = conninfo_to_dict(dsn)
+    if not re.fullmatch(r"[0-9,]*", str(given.get("port", ""))):
+        raise ValueError
+    return dict(given)
 
 
 def _secrets(dsn: str, given: dict[str, Any]) -> Iterator[str]:
