@@ -86,8 +86,8 @@ class PostgresDsn:
 def _parsed(dsn: str) -> dict[str, Any]:
     """The parameters of a DSN.
 
-    libpq reads a password with a bare ``@`` or ``/`` as a host, a port or a database, and tells it in its errors; such a
-    DSN is refused before anything is told.
+    libpq reads a password with a bare ``@`` or ``/`` as a host, a port or a database, and tells it in its errors;
+    such a DSN is refused before anything is told.
     """
     scheme, _, rest = dsn.partition("://")
     if "=" not in scheme:

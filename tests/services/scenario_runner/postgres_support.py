@@ -56,7 +56,7 @@ class Schema:
     def query(self, text: str, *parameters: Any) -> list[Any]:
         """Rows of a statement, none when it returns none."""
         with self._lock:
-            cursor = self.admin.execute(text, parameters)  # type: ignore[call-overload]
+            cursor = self.admin.execute(text, parameters or None)  # type: ignore[call-overload]
             return cursor.fetchall() if cursor.description else []
 
     def use_clock(self, now_us: int) -> None:
