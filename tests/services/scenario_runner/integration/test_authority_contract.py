@@ -6,6 +6,7 @@ process. Time is a number that the test moves. What is particular to PostgreSQL 
 
 import hashlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ from scenario_runner.authority.base import (
 )
 from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.statements import load_migrations
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 
@@ -1215,6 +1218,52 @@ def test_a_database_of_a_newer_release_is_refused(path: str) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (version + 1,)
     connection.close()
+
+
+SCHEMA_FILE = Path(sqlite_module.__file__).parent / "schema/sqlite.sql"
+
+
+def schema_of(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Tables with their columns, checks, indexes and foreign keys; white space and comments do not count."""
+    found: dict[str, Any] = {}
+    for kind, name, table, text in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+        found[f"{kind} {name}"] = (
+            table,
+            re.sub(r"\s+", " ", text or "").replace(" )", ")"),
+            connection.execute("SELECT * FROM pragma_table_xinfo(?)", (name,)).fetchall(),
+            connection.execute("SELECT * FROM pragma_index_xinfo(?)", (name,)).fetchall(),
+            connection.execute("SELECT * FROM pragma_foreign_key_list(?)", (name,)).fetchall(),
+        )
+    return found
+
+
+def test_the_schema_is_the_sum_of_its_migrations(path: str) -> None:
+    SqliteAuthority(path).close()
+    with closing(sqlite3.connect(path)) as made, closing(sqlite3.connect(":memory:")) as read:
+        read.executescript(SCHEMA_FILE.read_text("utf-8"))
+        assert schema_of(made) == schema_of(read)
+        assert "table runs" in schema_of(read)
+        read.execute("DROP INDEX runs_due")
+        assert schema_of(made) != schema_of(read), "the comparison would notice an index"
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(path: str) -> None:
+    os.makedirs(os.path.dirname(path))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(load_migrations("sqlite")[0][2])
+        connection.execute(
+            "INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, "
+            "deadline_us, updated_us, due_us, event_seq) VALUES (?, 'k', 'f', '{}', '{}', 'VERIFYING', 1, 2, 3, 4, 2)",
+            (hex32("k"),),
+        )
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    authority = SqliteAuthority(path, clock=Clock())
+    settle(authority, ready(claim_one(authority)))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert run.state is RunState.READY
+    authority.close()
 
 
 @pytest.mark.parametrize(
