@@ -32,8 +32,13 @@ _SETTINGS: Final = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "10s",
     "jit": "off",
+    "enable_seqscan": "off",
 }
-"""Settings of every session; the DSN's own ``options`` come after them and win."""
+"""Settings of every session; the DSN's own ``options`` come after them and win.
+
+Every statement has an index, most of them a small one over the few rows that are due; the planner, which guesses that a
+third of all rows is, would rather read the whole table.
+"""
 
 
 class PostgresDsn:

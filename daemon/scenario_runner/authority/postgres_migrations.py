@@ -27,6 +27,7 @@ def migrate(connection: Connection, dsn: PostgresDsn) -> None:
         if _version(connection, sql) == load_migrations("postgres")[-1][0]:
             return
         with connection.transaction():
+            connection.execute(sql["unbound_migrations"])  # a migration takes the time that it takes
             connection.execute(sql["lock_migrations"])
             _apply(connection, sql, dsn)
     except _FOREIGN:

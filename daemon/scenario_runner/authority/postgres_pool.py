@@ -33,6 +33,7 @@ _TRANSIENT: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
 )
 _LASTING: Final = (
     PoolClosed,
@@ -43,6 +44,9 @@ _LASTING: Final = (
 )
 UNSTORABLE: Final = (psycopg.DataError, errors.ProgramLimitExceeded)
 """Errors that lie in a value and come again with it, whoever stores it."""
+
+_LASTING_SIGNS: Final = ("authentication failed", "no pg_hba.conf entry", "does not exist")
+"""Refusals of a connection have no code, only a text."""
 
 _HINTS: Final = (
     ("authentication failed", "check user and password of the DSN, and pg_hba.conf"),
@@ -64,7 +68,10 @@ _HINTS: Final = (
 
 def is_transient(error: BaseException) -> bool:
     """True for an error after which the same work may be tried again."""
-    return isinstance(error, _TRANSIENT) and not isinstance(error, _LASTING)
+    if not isinstance(error, _TRANSIENT) or isinstance(error, _LASTING):
+        return False
+    said = str(error)
+    return not any(sign in said for sign in _LASTING_SIGNS)
 
 
 class Connections:

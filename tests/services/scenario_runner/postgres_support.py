@@ -83,6 +83,7 @@ class Proxy:
 
     ``lose_answer()`` makes the next statement's answer vanish together with its connection, after the server has given
     it; ``cut_after_request()`` cuts as soon as the next statement has been forwarded, whatever the server is doing.
+    Connecting and disconnecting are no statements.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -95,6 +96,7 @@ class Proxy:
         self.dsn = with_parameters(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable",
                                    gssencmode="disable")  # fmt: skip
         self._armed = ""
+        self._lock = threading.Lock()
         self.lost = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -117,25 +119,35 @@ class Proxy:
                 family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
                 server = socket.socket(family, socket.SOCK_STREAM)
                 server.connect(self._upstream)
-                for source, target, way in ((client, server, "request"), (server, client, "answer")):
-                    threading.Thread(target=self._pump, args=(source, target, way), daemon=True).start()
+                doomed = threading.Event()
+                threading.Thread(target=self._requests, args=(client, server, doomed), daemon=True).start()
+                threading.Thread(target=self._answers, args=(client, server, doomed), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, way: str) -> None:
+    def _requests(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
         with suppress(OSError):
-            while data := source.recv(1 << 16):
-                lose = self._armed == way
-                if not (lose and way == "answer"):
-                    target.sendall(data)
-                if lose:
-                    self._armed = ""
-                    self.lost += 1
+            while data := client.recv(1 << 16):
+                armed = self._fire() if data[:1] in (b"P", b"B", b"Q") else ""
+                if armed == "answer":
+                    doomed.set()
+                server.sendall(data)
+                if armed == "request":
                     break
-        client = source if way == "request" else target
+        for end in (client, server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR if end is client else socket.SHUT_WR)
+
+    def _answers(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
+        with suppress(OSError):
+            while (data := server.recv(1 << 16)) and not doomed.is_set():
+                client.sendall(data)
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
-        if source is not client:
-            with suppress(OSError):
-                source.shutdown(socket.SHUT_RDWR)
+
+    def _fire(self) -> str:
+        with self._lock:
+            armed, self._armed = self._armed, ""
+            self.lost += bool(armed)
+            return armed
 
 
 class Server:

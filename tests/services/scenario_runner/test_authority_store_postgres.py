@@ -488,7 +488,7 @@ def proxy(schema: Schema) -> Iterator[Proxy]:
 @pytest.fixture
 def lossy(schema: Schema, proxy: Proxy, opened: Callable[[str], Authority]) -> Authority:
     """An authority behind the proxy, in a schema whose clock stands still."""
-    authority = opened(proxy.dsn)
+    authority = opened(with_parameters(proxy.dsn, application_name=schema.name))
     schema.use_clock(START)
     return authority
 
@@ -515,6 +515,27 @@ def test_an_outcome_whose_commit_is_unknown_is_found_applied_once(
     twin = prepare(lossy)
     settle(lossy, SETTLED[kind](twin))
     assert state_of(lossy) == applied, "as if nothing had been lost"
+
+
+def test_an_outcome_that_the_server_still_works_on_is_waited_for_and_not_taken_for_a_lost_lease(
+    schema: Schema, proxy: Proxy, lossy: Authority
+) -> None:
+    """The first try waits for a row when its connection is cut, and commits after the second has begun."""
+    claim = prepare(lossy)
+    tries = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = %s"
+
+    def waiting() -> int:
+        schema.query("SELECT pg_stat_clear_snapshot()")
+        return int(schema.query(tries, schema.name)[0][0])
+
+    with ThreadPoolExecutor(1) as pool, schema.admin.transaction():
+        schema.query("SELECT 1 FROM runs FOR UPDATE")
+        proxy.cut_after_request()
+        answer = pool.submit(lossy.settle, [ready(claim)])
+        until(lambda: waiting() == 2, 10)
+    assert answer.result(30) == [None]
+    assert len(lossy.signals(hex32("k")).rows) == 1
+    assert len(lossy.events(hex32("k"))) == 5
 
 
 @pytest.mark.parametrize("loss", LOSSES)

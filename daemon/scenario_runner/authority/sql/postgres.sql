@@ -10,6 +10,9 @@ SELECT current_setting('synchronous_commit') AS synchronous_commit,
        current_setting('server_encoding') AS server_encoding,
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only;
 
+-- name: unbound_migrations
+SELECT set_config('statement_timeout', '0', TRUE), set_config('lock_timeout', '0', TRUE);
+
 -- name: lock_migrations
 SELECT pg_advisory_xact_lock(1397900115, 1);
 
@@ -29,7 +32,8 @@ SELECT sr_now_us() AS now;
 -- name: admit_records
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 given AS MATERIALIZED (
-  SELECT g.*, row_number() OVER (PARTITION BY run_id, disposition = '' ORDER BY ord) AS nth
+  SELECT g.*, row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
+         first_value(fingerprint) OVER same_run AS first_fingerprint
   FROM unnest(%(record_key)b::text[], %(message_id)b::text[], %(kind)b::text[], %(run_id)b::text[],
               %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
               %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
@@ -39,27 +43,27 @@ given AS MATERIALIZED (
        WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
                             raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
                             planned, signal_id, signal_kind, partition_key, attributes, payload, ord)
-  WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)),
+  WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
+  WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                     updated_us, due_us, event_seq)
   SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2
   FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
   ON CONFLICT DO NOTHING
-  RETURNING run_id, run_equivalence_key, fingerprint),
-found AS (
-  SELECT run_id, run_equivalence_key, fingerprint, TRUE AS new FROM new_runs
-  UNION ALL
-  SELECT run_id, run_equivalence_key, fingerprint, FALSE FROM runs WHERE run_id = ANY (%(run_id)b::text[])),
+  RETURNING run_id),
 decided AS MATERIALIZED (
   SELECT g.*, CASE
       WHEN g.disposition <> '' THEN g.disposition
-      WHEN f.new AND g.nth = 1 THEN 'ACCEPTED'
-      WHEN f.run_equivalence_key = g.run_equivalence_key AND f.fingerprint = g.fingerprint THEN 'DUPLICATE'
-      WHEN f.run_id IS NOT NULL
-        OR EXISTS (SELECT 1 FROM runs r WHERE r.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
+      WHEN g.run_id IN (SELECT run_id FROM new_runs) THEN CASE
+        WHEN g.nth = 1 THEN 'ACCEPTED'
+        WHEN g.first_key = g.run_equivalence_key AND g.first_fingerprint = g.fingerprint THEN 'DUPLICATE'
+        ELSE 'CONFLICT' END
+      WHEN r.run_equivalence_key = g.run_equivalence_key AND r.fingerprint = g.fingerprint THEN 'DUPLICATE'
+      WHEN r.run_id IS NOT NULL
+        OR EXISTS (SELECT 1 FROM runs k WHERE k.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
     END AS became
-  FROM given g LEFT JOIN found f ON f.run_id = g.run_id),
+  FROM given g LEFT JOIN runs r ON r.run_id = g.run_id),
 new_records AS (
   INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                               raw_sha256, raw_size)
