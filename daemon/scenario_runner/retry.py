@@ -1,37 +1,38 @@
-"""The one retry policy: exponential pauses with full jitter, within a budget of seconds, then the last error."""
+"""The one retry policy: exponential backoff with full jitter inside a budget of time.
+
+Whoever retries says which errors may go away by themselves and how long its caller can wait; what is retried must be
+safe to run again. A call that succeeds at once should not come here: the policy costs more than the call.
+"""
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import tenacity
-
-FIRST_SECONDS: Final = 0.05
-MOST_SECONDS: Final = 2.0
 
 
 def policy(
     retry_on: Callable[[BaseException], bool],
     *,
     budget_seconds: float,
-    first_seconds: float = FIRST_SECONDS,
-    most_seconds: float = MOST_SECONDS,
+    first_seconds: float = 0.05,
+    most_seconds: float = 2.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> "tenacity.Retrying":
-    """A policy to call things with: ``policy(...)(function, argument)``.
+    """A policy to call something with: ``policy(...)(function, argument)``.
 
     Args:
-        retry_on: Whether an exception is worth another try.
-        budget_seconds: No new try begins that would end its pause later than this after the first.
-        first_seconds: The first pause lies between nothing and this; it doubles with every try.
-        most_seconds: No pause is longer than this.
+        retry_on: True for an error that may go away by itself.
+        budget_seconds: No further try begins when this time would have passed before it.
+        first_seconds: Longest pause after the first failure; doubled with every further one.
+        most_seconds: Longest pause of all.
         sleep: Waits some seconds.
 
     Returns:
-        A tenacity policy that raises the last exception itself once it gives up.
+        A policy that raises the last error itself when the budget is spent.
     """
-    import tenacity  # noqa: PLC0415 - the embedded default does without it
+    import tenacity  # noqa: PLC0415 - most processes never retry anything
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(retry_on),

@@ -1,7 +1,11 @@
 """The authority contract. One contract test runs over every backend.
 
 Times are microseconds since the epoch on the database's clock. Every state change names the state and the lease
-epoch it expects; zero rows means the lease was lost, never success.
+epoch it expects; zero rows means the lease was lost, never success, unless this very outcome is what the row holds.
+
+Every operation may be called again when it is not known whether it was carried out (a connection lost during a commit).
+Claims are the exception that heals itself: runs claimed by a call that was never answered are renewed by nobody, so
+their leases run out.
 """
 
 from collections.abc import Sequence
@@ -268,22 +272,37 @@ class Authority(Protocol):
         ...
 
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        """Dispose of records durably, in one transaction; a record delivered again keeps its disposition."""
+        """Dispose of records durably; a record delivered again keeps its disposition.
+
+        Everything about a record is one transaction. A batch is one too, except that an engine may split off records
+        that another process was admitting at the same moment, or that it cannot store and therefore refuses.
+        """
         ...
 
     def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
         """Lease runs that are due, oldest first."""
         ...
 
-    def renew(self, owner: str, lease_us: int) -> set[tuple[str, int]]:
-        """Extend all leases of an owner; returns the (run id, epoch) pairs that it still holds."""
+    def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
+        """Extend the leases that an owner knows to hold, no others.
+
+        Args:
+            owner: Who holds them.
+            held: (run id, epoch) pairs as claimed.
+            lease_us: Length of the lease from now.
+
+        Returns:
+            The pairs that it still holds.
+        """
         ...
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
         """Commit what came of claimed runs and give their leases back (all but those of notes).
 
-        Each outcome is decided for itself; in the place of each, None or the loss of its lease (another worker has
-        claimed the run; nothing of it was written).
+        Each outcome is decided for itself, in order; in the place of each, None or the loss of its lease (another
+        worker has claimed the run, or the claim was settled otherwise; nothing of it was written). An outcome that
+        finds no row under its guards and is exactly what the row was settled with under this epoch has been committed
+        before: None, and nothing is written twice.
         """
         ...
 
@@ -308,7 +327,7 @@ class Authority(Protocol):
         ...
 
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        """These signals are on the control bus."""
+        """These signals are on the control bus; the time of the first mark stays."""
         ...
 
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

@@ -2,14 +2,21 @@
 
 import os
 import re
-from typing import Final
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.contracts.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from scenario_runner.authority.postgres_dsn import PostgresDsn
+
 _SQLITE: Final = "sqlite:///"
 _NO_FILE: Final = re.compile(r"[?#]|^:")
 """Options and ``:memory:`` of other programs: here they would only be part of a new file's name."""
+_POSTGRES: Final = ("postgresql://", "postgres://")
+_KEY_VALUE: Final = re.compile(r"(?:^|\s)(?:dbname|host)\s*=")
+_SCHEME: Final = re.compile(r"^[a-z][a-z0-9+.-]{0,39}(?=:)")
 
 
 def sqlite_path(dsn: str) -> str | None:
@@ -20,24 +27,30 @@ def sqlite_path(dsn: str) -> str | None:
     return os.path.abspath(path)
 
 
-def check_dsn(dsn: str, place: str) -> str:
-    """The file that a DSN names.
+def is_postgres(dsn: str) -> bool:
+    """True for a URI of PostgreSQL, and for ``key=value`` text that names a database or host."""
+    return dsn.startswith(_POSTGRES) or ("://" not in dsn.partition("=")[0] and _KEY_VALUE.search(dsn) is not None)
+
+
+def check_dsn(dsn: str, place: str) -> None:
+    """Make sure that a DSN can be used, without connecting.
 
     Args:
         dsn: ``authority_store_dsn``. Never echoed: it may hold a password.
         place: The profile, for messages.
 
     Raises:
-        ConfigurationError: the scheme is not known, or no file is named.
+        ConfigurationError: the scheme is not known, nothing is named, or the driver is not installed.
     """
-    path = sqlite_path(dsn)
-    if path is None:
+    if is_postgres(dsn):
+        _postgres_dsn(dsn, place)
+    elif sqlite_path(dsn) is None:
+        scheme = _SCHEME.match(dsn)
         raise ConfigurationError(
             f"{place}, key 'authority_store_dsn'",
-            f"the scheme {dsn.partition(':')[0][:40]!r} is not served or names no file",
-            "use sqlite:///relative/file.db or sqlite:////absolute/file.db",
+            f"the scheme {scheme.group() if scheme else ''!r} is not served or names no file",
+            "use sqlite:///relative/file.db, sqlite:////absolute/file.db, or postgresql://user:password@host/database",
         )
-    return path
 
 
 def connect_authority(dsn: str, place: str) -> Authority:
@@ -47,7 +60,25 @@ def connect_authority(dsn: str, place: str) -> Authority:
         ConfigurationError: the DSN cannot be used.
         Unavailable: the authority cannot be opened.
     """
-    path = check_dsn(dsn, place)
+    check_dsn(dsn, place)
+    path = sqlite_path(dsn)
+    if path is None:
+        from scenario_runner.authority.postgres import PostgresAuthority
+
+        return PostgresAuthority(dsn, place)
     from scenario_runner.authority.sqlite import SqliteAuthority
 
     return SqliteAuthority(path)
+
+
+def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":
+    missing = [name for name in ("psycopg", "psycopg_pool", "tenacity") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{place}, key 'authority_store_dsn'",
+            f"it names PostgreSQL, and {', '.join(missing)} is not installed",
+            "pip install 'scenario-runner[postgres]'",
+        )
+    from scenario_runner.authority.postgres_dsn import PostgresDsn
+
+    return PostgresDsn(dsn, place)

@@ -36,17 +36,29 @@ from scenario_runner.authority.base import (
     Verdict,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
+from scenario_runner.authority.rows import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
+    REFUSED,
+    SETTLE_US,
+    claim_of,
+    first_events,
+    lease_lost,
+    outbox_row,
+    record_row,
+    run_row,
+    settled_as,
+    shortened,
+    stored_event,
+)
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, Unavailable
-from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.states import Disposition, EventKind, RunState
 
 T = TypeVar("T")
 _BUSY_SECONDS: Final = 15.0
 _BUSY_PAUSE_SECONDS: Final = 0.02
-_SETTLE_US: Final = 2_000_000
-_REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 
 
 def wall_clock_us() -> int:
@@ -156,7 +168,7 @@ class SqliteAuthority:
                 "received_us": now, "raw_sha256": hashlib.sha256(record.raw).hexdigest(), "raw_size": record.raw_size,
             },
         )  # fmt: skip
-        if disposition in _REFUSED:
+        if disposition in REFUSED:
             connection.execute(self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw})
             if record.refusal is not None:
                 self._owe(connection, record.refusal, record.run_id, now, 0)
@@ -172,17 +184,7 @@ class SqliteAuthority:
             },
         ).rowcount  # fmt: skip
         if inserted:
-            admitted = Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint})
-            planned = Event(
-                EventKind.PLAN_COMMITTED,
-                RunState.PLANNED,
-                {
-                    "plan_hash": run.plan_hash,
-                    "plan_ref": run.plan_ref,
-                    "interface_pack_digest": run.inputs["pack_digest"],
-                },
-            )
-            self._append(connection, run.run_id, 0, now, (admitted, planned))
+            self._append(connection, run.run_id, 0, now, first_events(run))
             return Disposition.ACCEPTED, "", ""
         row = connection.execute(
             self._sql["fingerprint_of"],
@@ -190,11 +192,7 @@ class SqliteAuthority:
         ).fetchone()
         if row is not None and row[0] == run.fingerprint:
             return Disposition.DUPLICATE, "", ""
-        return (
-            Disposition.CONFLICT,
-            Reason.EQUIV_KEY_COLLISION.value,
-            "the run equivalence key is bound to another intent; use a new key for a different request",
-        )
+        return Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL
 
     def _append(
         self, connection: sqlite3.Connection, run_id: str, after: int, ts_us: int, events: Sequence[Event]
@@ -249,16 +247,12 @@ class SqliteAuthority:
                 updated,
                 (Event(EventKind.VERIFICATION_STARTED, state, {}),),
             )
-        return Claim(
-            run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], epoch=row["lease_epoch"], owner=owner,
-            state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
-            admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated, wakes=row["wakes"],
-            retries=row["retries"], report_digest=row["report_digest"], now_us=now,
-        )  # fmt: skip
+        return claim_of(row, owner, state, updated, now)
 
-    def renew(self, owner: str, lease_us: int) -> set[tuple[str, int]]:
+    def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
         """See the contract."""
-        parameters = {"owner": owner, "now": self._clock(), "lease_us": lease_us}
+        pairs = orjson.dumps(held).decode()
+        parameters = {"owner": owner, "held": pairs, "now": self._clock(), "lease_us": lease_us}
         rows = self._write(lambda c: c.execute(self._sql["renew_leases"], parameters).fetchall())
         return {(row[0], row[1]) for row in rows}
 
@@ -268,9 +262,9 @@ class SqliteAuthority:
 
     def _settle_one(self, connection: sqlite3.Connection, outcome: Outcome) -> LeaseLostError | None:
         claim = outcome.claim
-        held = {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch}
+        held = {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "settled": settled_as(outcome)}
         if isinstance(outcome, Postponed):
-            name, change = "retry_run", {"due_us": outcome.due_us, "error": outcome.error[:2000]}
+            name, change = "retry_run", {"due_us": outcome.due_us, "error": shortened(outcome.error)}
         elif isinstance(outcome, Parked):
             name = "park_run"
             change = {
@@ -288,9 +282,8 @@ class SqliteAuthority:
             }  # fmt: skip
         row = connection.execute(self._sql[name], {**held, **change}).fetchone()
         if row is None:
-            return LeaseLostError(
-                f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now"
-            )
+            known = connection.execute(self._sql["find_settled"], held).fetchone()
+            return lease_lost(claim) if known is None else None
         if not isinstance(outcome, Postponed):
             self._append(connection, claim.run_id, row[0] - len(outcome.events), outcome.at_us, outcome.events)
         if isinstance(outcome, Verdict):
@@ -319,16 +312,16 @@ class SqliteAuthority:
 
     def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
         """See the contract."""
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "settle_us": _SETTLE_US}
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "settle_us": SETTLE_US}
 
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
             return connection.execute(self._sql["claim_behind"], {**parameters, "now": self._clock()}).fetchall()
 
         rows = self._write(operation) if self._query("any_behind")[0][0] else []
-        runs = [_run_row(row) for row in rows]
+        runs = [run_row(row) for row in rows]
         events: dict[str, list[StoredEvent]] = {run.run_id: [] for run in runs}
         for row in self._query("events_of_runs", run_ids=orjson.dumps(list(events)).decode()) if runs else ():
-            events[row["run_id"]].append(_event(row))
+            events[row["run_id"]].append(stored_event(row))
         return [Owed(run, tuple(item for item in events[run.run_id] if item.seq <= run.event_seq)) for run in runs]
 
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
@@ -350,13 +343,7 @@ class SqliteAuthority:
 
         found = self._write(operation) if self._query("any_unsent", now=self._clock())[0][0] else []
         rows = sorted(found, key=lambda row: int(row["outbox_id"]))
-        return [
-            OutboxRow(
-                row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
-                orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"],
-            )
-            for row in rows
-        ]  # fmt: skip
+        return [outbox_row(row) for row in rows]
 
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
         """See the contract."""
@@ -379,20 +366,19 @@ class SqliteAuthority:
     def run(self, run_id: str) -> RunRow | None:
         """See the contract."""
         rows = self._query("get_run", run_id=run_id)
-        return _run_row(rows[0]) if rows else None
+        return run_row(rows[0]) if rows else None
 
     def runs(self, state: str | None, limit: int) -> list[RunRow]:
         """See the contract."""
-        return [_run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
+        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
 
     def events(self, run_id: str) -> list[StoredEvent]:
         """See the contract."""
-        return [_event(row) for row in self._query("list_events", run_id=run_id)]
+        return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
 
     def records(self, run_id: str) -> list[RecordRow]:
         """See the contract."""
-        rows = self._query("list_records", run_id=run_id)
-        return [RecordRow(row[0], row[1], row[2], Disposition(row[3]), *row[4:]) for row in rows]
+        return [record_row(row) for row in self._query("list_records", run_id=run_id)]
 
     def signals(self, run_id: str) -> Signals:
         """See the contract."""
@@ -440,21 +426,6 @@ def _rollback(connection: sqlite3.Connection) -> None:
 
 def _close(connection: sqlite3.Connection) -> None:
     connection.close()
-
-
-def _event(row: sqlite3.Row) -> StoredEvent:
-    return StoredEvent(row["seq"], row["kind"], row["ts_us"], orjson.loads(row["details"]))
-
-
-def _run_row(row: sqlite3.Row) -> RunRow:
-    return RunRow(
-        run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], state=RunState(row["state"]),
-        reason_code=row["reason_code"], intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
-        admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=row["updated_us"],
-        due_us=row["due_us"], lease_owner=row["lease_owner"], lease_epoch=row["lease_epoch"],
-        lease_until_us=row["lease_until_us"], wakes=row["wakes"], retries=row["retries"], last_error=row["last_error"],
-        event_seq=row["event_seq"], projected_seq=row["projected_seq"], facts_view_digest=row["facts_view_digest"],
-    )  # fmt: skip
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

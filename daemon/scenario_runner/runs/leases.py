@@ -48,12 +48,14 @@ class Leases:
         return claims
 
     def renew(self) -> None:
-        """Renew everything that is held; called a few times per lease."""
-        if not self._valid_until:
+        """Renew everything that is held, and nothing that is not; called a few times per lease."""
+        with self._lock:
+            held = list(self._valid_until)
+        if not held:
             return
         asked = self._monotonic()
         try:
-            kept = self._authority.renew(self.owner, self.micros)
+            kept = self._authority.renew(self.owner, held, self.micros)
         except Unavailable:
             return  # the leases run out by themselves if this lasts
         with self._lock:

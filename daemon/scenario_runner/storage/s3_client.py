@@ -132,6 +132,11 @@ class S3Bucket:
     def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
         """The result of a call, tried as often as makes sense; None when there is no such object."""
         try:
+            try:
+                return function()
+            except Exception as error:
+                if not _worth_another_try(error):
+                    raise
             return self._retrying(function)
         except FileNotFoundError as error:
             if _code(error) == "NoSuchBucket":

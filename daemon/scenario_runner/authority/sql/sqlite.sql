@@ -48,37 +48,44 @@ RETURNING event_seq, updated_us;
 -- name: renew_leases
 UPDATE runs SET lease_until_us = :now + :lease_us
 WHERE due_us IS NOT NULL AND lease_owner = :owner AND lease_until_us > 0
+  AND (run_id, lease_epoch) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))
 RETURNING run_id, lease_epoch;
 
 -- name: park_run
 UPDATE runs
 SET state = 'WAITING_EVIDENCE', due_us = :due_us, lease_owner = '', lease_until_us = 0, wakes = wakes + 1,
     retries = 0, last_error = '', report_digest = :report_digest, event_seq = event_seq + :count,
-    updated_us = max(updated_us, :at_us)
+    updated_us = max(updated_us, :at_us), settled = :settled
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE')
 RETURNING event_seq;
 
 -- name: note_run
 UPDATE runs
-SET state = 'VERIFYING', report_digest = :report_digest, event_seq = event_seq + :count, updated_us = :at_us
+SET state = 'VERIFYING', report_digest = :report_digest, event_seq = event_seq + :count, updated_us = :at_us,
+    settled = :settled
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
 RETURNING event_seq;
 
 -- name: retry_run
 UPDATE runs
-SET due_us = :due_us, lease_owner = '', lease_until_us = 0, retries = retries + 1, last_error = :error
+SET due_us = :due_us, lease_owner = '', lease_until_us = 0, retries = retries + 1, last_error = :error,
+    settled = :settled
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND due_us IS NOT NULL
 RETURNING run_id;
 
 -- name: decide_run
 UPDATE runs
 SET state = :state, reason_code = :reason_code, due_us = NULL, lease_owner = '', lease_until_us = 0,
-    last_error = '', event_seq = event_seq + :count, updated_us = :at_us, facts_view_digest = :facts_view_digest
+    last_error = '', event_seq = event_seq + :count, updated_us = :at_us, facts_view_digest = :facts_view_digest,
+    settled = :settled
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
 RETURNING event_seq;
+
+-- name: find_settled
+SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :settled;
 
 -- name: wake_waiting
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= :now AND due_us > :now;
@@ -110,7 +117,8 @@ WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_i
 RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts;
 
 -- name: mark_sent
-UPDATE outbox SET sent_us = :now, lease_owner = '', lease_until_us = 0 WHERE outbox_id = :outbox_id;
+UPDATE outbox SET sent_us = :now, lease_owner = '', lease_until_us = 0
+WHERE outbox_id = :outbox_id AND sent_us IS NULL;
 
 -- name: postpone_signal
 UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0

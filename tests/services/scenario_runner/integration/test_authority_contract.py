@@ -1,11 +1,12 @@
 """The authority contract, over every backend; and what is particular to SQLite.
 
-A new backend is one more entry in ``BACKENDS``: how to open it with a clock, and the same as a script for another
-process. Time is a number that the test moves.
+A new backend is one more parameter of ``backend``: how to open it with a clock, and the same as a script for another
+process. Time is a number that the test moves. What is particular to PostgreSQL is in test_authority_store_postgres.py.
 """
 
 import hashlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,50 +14,49 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    draft,
+    event,
+    failed,
+    hex32,
+    hex64,
+    noted,
+    parked,
+    ready,
+    settle,
+    settled,
+)
+from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.base import (
     Admission,
     Authority,
     Claim,
-    Event,
-    NewRun,
     Outcome,
-    Parked,
     Postponed,
-    SignalDraft,
     Verdict,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.statements import load_migrations
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 
 pytestmark = pytest.mark.integration
-
-SECOND = 1_000_000
-START = 1_767_225_600 * SECOND
-LEASE = 30 * SECOND
-WAIT = 3600 * SECOND
-
-
-@dataclass
-class Clock:
-    """Microseconds since the epoch, moved by hand."""
-
-    now: int = START
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_seconds(self, seconds: float) -> int:
-        self.now += round(seconds * SECOND)
-        return self.now
 
 
 @dataclass
@@ -118,15 +118,35 @@ def _sqlite(folder: Path) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": _sqlite}
+def _postgres(schema: Schema) -> Backend:
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    clock = Clock()
+    clock.on_move = schema.set_clock
+
+    def open_with(clock: Callable[[], int]) -> Authority:
+        authority = PostgresAuthority(schema.dsn, "test")
+        schema.use_clock(clock())
+        return authority
+
+    return Backend(
+        open_with,
+        f"from scenario_runner.authority.postgres import PostgresAuthority\n"
+        f"def connect(clock=None):\n    return PostgresAuthority({schema.dsn!r}, 'test')\n",
+        lambda: dict(schema.query("SELECT record_key, raw FROM dead_letters")),
+        clock,
+    )
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parity)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made = BACKENDS[request.param](tmp_path)
+    schema = Schema(given_dsn()) if request.param == "postgres" else None
+    made = _postgres(schema) if schema is not None else _sqlite(tmp_path)
     yield made
     for authority in made.opened:
         authority.close()
+    if schema is not None:
+        schema.drop()
 
 
 @pytest.fixture
@@ -140,62 +160,6 @@ def clock(backend: Backend) -> Clock:
 
 
 # --- what is admitted -------------------------------------------------------------------------------------------------
-
-
-def hex32(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def hex64(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def new_run(key: str, fingerprint: str = "one", wait_us: int = WAIT) -> NewRun:
-    return NewRun(
-        run_id=hex32(key),
-        run_equivalence_key=key,
-        fingerprint=hex64(fingerprint),
-        intent={"seed": 2**64 - 1, "note": fingerprint},
-        inputs={"pack_digest": hex64("pack"), "gates": ["g"]},
-        plan_hash=hex64("plan" + fingerprint),
-        plan_ref=f"plan/{key}",
-        evidence_wait_us=wait_us,
-    )
-
-
-def draft(name: str, kind: SignalKind = SignalKind.REQUEST_REJECTED, run_id: str = "") -> SignalDraft:
-    return SignalDraft(
-        hex64(name),
-        kind,
-        run_id or "partition",
-        {"facts_view_digest": hex64("view")},
-        b'{"name":"' + name.encode() + b'"}',
-    )
-
-
-def asking(key: str, record: str = "", fingerprint: str = "one", **more: Any) -> Admission:
-    """A record that asks for a run."""
-    record = record or f"spool/{key}"
-    return Admission(
-        record,
-        "RUN_REQUEST",
-        f"message-{record}",
-        hex32(key),
-        new_run(key, fingerprint, **more),
-        None,
-        "",
-        "",
-        f"raw of {record}".encode(),
-        99,
-        draft("refusal of " + record),
-    )
-
-
-def settled(record: str, disposition: Disposition, run_id: str = "", refusal: SignalDraft | None = None) -> Admission:
-    """A record whose disposition is known already."""
-    return Admission(
-        record, "RUN_REQUEST", "", run_id, None, disposition, "RECORD_NOT_JSON", "not JSON", b"\xff raw", 5, refusal
-    )
 
 
 def snapshot(authority: Authority, key: str) -> tuple[Any, ...]:
@@ -403,53 +367,6 @@ def test_of_many_threads_that_ask_for_different_things_under_one_key_exactly_one
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def claim_one(authority: Authority, owner: str = "w1", lease_us: int = LEASE) -> Claim:
-    (claim,) = authority.claim(owner, 1, lease_us)
-    return claim
-
-
-def event(
-    kind: EventKind = EventKind.EVIDENCE_MISSING, state: RunState = RunState.WAITING_EVIDENCE, **details: Any
-) -> Event:
-    return Event(kind, state, details)
-
-
-def parked(claim: Claim, due_us: int, events: Sequence[Event] = (), digest: str = "report") -> Parked:
-    return Parked(claim, due_us, claim.updated_us + 1, tuple(events), digest)
-
-
-def ready(claim: Claim, name: str = "ready") -> Verdict:
-    events = (
-        event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),
-        event(EventKind.RUN_READY, RunState.READY),
-    )
-    return Verdict(
-        claim,
-        RunState.READY,
-        "",
-        claim.updated_us + 1,
-        events,
-        draft(name, SignalKind.READY, claim.run_id),
-        hex64("view"),
-    )
-
-
-def failed(claim: Claim, name: str = "failed") -> Verdict:
-    events = (event(EventKind.RUN_FAILED, RunState.FAILED, reason_code="GATE_FAIL"),)
-    return Verdict(
-        claim,
-        RunState.FAILED,
-        "GATE_FAIL",
-        claim.updated_us + 1,
-        events,
-        draft(name, SignalKind.TERMINAL, claim.run_id),
-    )
-
-
-def settle(authority: Authority, *outcomes: Outcome) -> None:
-    assert authority.settle(outcomes) == [None] * len(outcomes)
-
-
 def test_nothing_due_is_nothing_claimed(authority: Authority) -> None:
     assert authority.claim("w1", 10, LEASE) == []
 
@@ -563,8 +480,11 @@ def test_epochs_of_two_processes_that_steal_one_run_from_each_other_never_repeat
     backend.open().admit([asking("k")])
     outcomes = backend.in_processes(
         f"authority = connect(lambda: {START})\n"
-        "for _ in range(100):\n"
-        "    print(*[claim.epoch for claim in authority.claim(f'w{me}', 1, 0)])\n"
+        "claimed = 0\n"
+        "while claimed < 100:\n"
+        "    claims = authority.claim(f'w{me}', 1, 0)\n"  # nothing, while the other is claiming it
+        "    claimed += len(claims)\n"
+        "    print(*[claim.epoch for claim in claims])\n"
         "authority.close()\n"
     )
     epochs = [[int(text) for text in out] for out in outcomes]
@@ -710,10 +630,10 @@ def test_a_terminal_run_is_never_changed_again(
     run, events, signals, _ = snapshot(authority, "k")
     clock.pass_seconds(10_000)
     (answer,) = authority.settle([OUTCOMES[late](claim)])
-    assert isinstance(answer, LeaseLostError)
+    assert isinstance(answer, LeaseLostError) is (OUTCOMES[late] is not terminal)
     assert authority.wake_waiting() == 0
     authority.expire_owner("w1")
-    assert authority.renew("w1", LEASE) == set()
+    assert authority.renew("w1", held(claim), LEASE) == set()
     assert authority.claim("w1", 10, LEASE) == []
     assert [
         result.disposition.value
@@ -743,8 +663,61 @@ def test_a_claim_is_settled_once(authority: Authority, first: str, second: str) 
     claim = claim_one(authority)
     settle(authority, OUTCOMES[first](claim))
     before = snapshot(authority, "k")
-    assert isinstance(authority.settle([OUTCOMES[second](claim)])[0], LeaseLostError)
+    (answer,) = authority.settle([OUTCOMES[second](claim)])
+    assert isinstance(answer, LeaseLostError) is (first != second), "only the very same outcome is known to be there"
     assert snapshot(authority, "k") == before
+
+
+NEARLY: dict[str, tuple[Callable[[Claim], Outcome], Callable[[Claim], Outcome]]] = {
+    "a later time": (ready, lambda claim: replace(ready(claim), at_us=claim.updated_us + 2)),
+    "another signal": (ready, lambda claim: ready(claim, "another")),
+    "another facts view": (ready, lambda claim: replace(ready(claim), facts_view_digest=hex64("another"))),
+    "another reason": (failed, lambda claim: replace(failed(claim), reason_code="EVIDENCE_CONFLICT")),
+    "other events": (ready, lambda claim: replace(ready(claim), events=ready(claim).events[1:])),
+    "another due time": (lambda claim: parked(claim, START + WAIT), lambda claim: parked(claim, START + WAIT + 1)),
+    "another report": (lambda claim: parked(claim, START), lambda claim: parked(claim, START, digest="other")),
+    "another error": (lambda c: Postponed(c, START + WAIT, "one"), lambda c: Postponed(c, START + WAIT, "other")),
+    "another epoch": (ready, lambda claim: ready(replace(claim, epoch=claim.epoch - 1))),
+}
+
+
+@pytest.mark.parametrize("near", NEARLY)
+def test_an_outcome_that_is_nearly_the_one_that_was_committed_has_lost_the_lease(
+    authority: Authority, near: str
+) -> None:
+    authority.admit([asking("k")])
+    claim, (first, second) = claim_one(authority), NEARLY[near]
+    settle(authority, first(claim))
+    before = snapshot(authority, "k")
+    assert isinstance(authority.settle([second(claim)])[0], LeaseLostError)
+    settle(authority, first(claim))
+    assert snapshot(authority, "k") == before
+
+
+def test_a_note_keeps_the_lease_and_may_be_handed_in_again(authority: Authority) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    settle(authority, noted(claim))
+    before = snapshot(authority, "k")
+    settle(authority, noted(claim), noted(claim))
+    assert snapshot(authority, "k") == before
+    assert isinstance(authority.settle([replace(noted(claim), report_digest="other")])[0], LeaseLostError)
+    after = replace(claim, updated_us=noted(claim).at_us)
+    settle(authority, ready(after))
+    settle(authority, ready(after))
+    assert isinstance(authority.settle([noted(claim)])[0], LeaseLostError), "it has been decided since"
+    assert len(authority.events(hex32("k"))) == 6
+
+
+def test_an_outcome_that_was_committed_under_an_older_lease_is_not_taken_for_the_new_one(
+    authority: Authority, clock: Clock
+) -> None:
+    authority.admit([asking("k")])
+    old = claim_one(authority)
+    settle(authority, parked(old, clock.now))
+    new = claim_one(authority, "w2")
+    assert isinstance(authority.settle([parked(old, clock.now)])[0], LeaseLostError)
+    settle(authority, failed(new))
 
 
 def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, backend: Backend, clock: Clock) -> None:
@@ -798,14 +771,30 @@ def test_events_are_numbered_without_gaps_through_a_whole_life(authority: Author
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 
-def test_renewing_extends_all_leases_of_one_owner_and_tells_which(authority: Authority, clock: Clock) -> None:
+def held(*claims: Claim) -> list[tuple[str, int]]:
+    return [(claim.run_id, claim.epoch) for claim in claims]
+
+
+def test_renewing_extends_the_leases_that_are_named_and_tells_which(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("a"), asking("b")])
     mine, theirs = claim_one(authority, "w1"), claim_one(authority, "w2")
     clock.pass_seconds(20)
-    assert authority.renew("w1", LEASE) == {(mine.run_id, mine.epoch)}
-    assert authority.renew("nobody", LEASE) == set()
+    assert authority.renew("w1", held(mine, theirs), LEASE) == set(held(mine))
+    assert authority.renew("nobody", held(mine, theirs), LEASE) == set()
+    assert authority.renew("w1", [(mine.run_id, mine.epoch + 1), (hex32("none"), 1)], LEASE) == set()
     clock.pass_seconds(20)
     assert [claim.run_id for claim in authority.claim("w3", 10, LEASE)] == [theirs.run_id]
+
+
+def test_a_lease_that_its_owner_does_not_know_of_runs_out(authority: Authority, clock: Clock) -> None:
+    """The answer to a claim may be lost on its way: nobody drives the run, so nobody may keep it."""
+    authority.admit([asking("a"), asking("b")])
+    known, lost = authority.claim("w1", 2, LEASE)
+    clock.pass_seconds(20)
+    assert authority.renew("w1", held(known), LEASE) == set(held(known))
+    assert authority.renew("w1", [], LEASE) == set()
+    clock.pass_seconds(20)
+    assert [claim.run_id for claim in authority.claim("w2", 10, LEASE)] == [lost.run_id]
 
 
 def test_a_lease_that_somebody_took_is_not_renewed(authority: Authority, clock: Clock) -> None:
@@ -814,15 +803,16 @@ def test_a_lease_that_somebody_took_is_not_renewed(authority: Authority, clock: 
     clock.pass_seconds(31)
     taken = claim_one(authority, "w2")
     kept = second if taken.run_id == first.run_id else first
-    assert authority.renew("w1", LEASE) == {(kept.run_id, kept.epoch)}
-    assert authority.renew("w2", LEASE) == {(taken.run_id, 2)}
+    assert authority.renew("w1", held(first, second), LEASE) == set(held(kept))
+    assert authority.renew("w2", held(first, second, taken), LEASE) == set(held(taken))
 
 
 @pytest.mark.parametrize("done", OUTCOMES)
 def test_a_lease_that_was_given_back_is_not_renewed(authority: Authority, done: str) -> None:
     authority.admit([asking("k")])
-    settle(authority, OUTCOMES[done](claim_one(authority)))
-    assert authority.renew("w1", LEASE) == set()
+    claim = claim_one(authority)
+    settle(authority, OUTCOMES[done](claim))
+    assert authority.renew("w1", held(claim), LEASE) == set()
 
 
 def test_the_leases_of_a_dead_owner_can_be_let_run_out_at_once(authority: Authority, clock: Clock) -> None:
@@ -831,7 +821,7 @@ def test_the_leases_of_a_dead_owner_can_be_let_run_out_at_once(authority: Author
     assert authority.owners() == {"dead", "alive"}
     authority.expire_owner("dead")
     assert authority.owners() == {"alive"}
-    assert authority.renew("dead", LEASE) == set()
+    assert authority.renew("dead", held(dead), LEASE) == set()
     again = claim_one(authority, "w3")
     assert (again.run_id, again.epoch) == (dead.run_id, 2)
     assert isinstance(authority.settle([ready(dead)])[0], LeaseLostError)
@@ -1186,7 +1176,7 @@ def test_a_closed_authority_is_unavailable_and_does_not_hang(backend: Backend) -
     for call in (
         lambda: authority.admit([asking("k")]),
         lambda: authority.run(hex32("k")),
-        lambda: authority.renew("w1", LEASE),
+        lambda: authority.renew("w1", [], LEASE),
     ):
         with pytest.raises(Unavailable):
             call()
@@ -1230,6 +1220,52 @@ def test_a_database_of_a_newer_release_is_refused(path: str) -> None:
     connection.close()
 
 
+SCHEMA_FILE = Path(sqlite_module.__file__).parent / "schema/sqlite.sql"
+
+
+def schema_of(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Tables with their columns, checks, indexes and foreign keys; white space and comments do not count."""
+    found: dict[str, Any] = {}
+    for kind, name, table, text in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+        found[f"{kind} {name}"] = (
+            table,
+            re.sub(r"\s+", " ", text or "").replace(" )", ")"),
+            connection.execute("SELECT * FROM pragma_table_xinfo(?)", (name,)).fetchall(),
+            connection.execute("SELECT * FROM pragma_index_xinfo(?)", (name,)).fetchall(),
+            connection.execute("SELECT * FROM pragma_foreign_key_list(?)", (name,)).fetchall(),
+        )
+    return found
+
+
+def test_the_schema_is_the_sum_of_its_migrations(path: str) -> None:
+    SqliteAuthority(path).close()
+    with closing(sqlite3.connect(path)) as made, closing(sqlite3.connect(":memory:")) as read:
+        read.executescript(SCHEMA_FILE.read_text("utf-8"))
+        assert schema_of(made) == schema_of(read)
+        assert "table runs" in schema_of(read)
+        read.execute("DROP INDEX runs_due")
+        assert schema_of(made) != schema_of(read), "the comparison would notice an index"
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(path: str) -> None:
+    os.makedirs(os.path.dirname(path))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(load_migrations("sqlite")[0][2])
+        connection.execute(
+            "INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, "
+            "deadline_us, updated_us, due_us, event_seq) VALUES (?, 'k', 'f', '{}', '{}', 'VERIFYING', 1, 2, 3, 4, 2)",
+            (hex32("k"),),
+        )
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    authority = SqliteAuthority(path, clock=Clock())
+    settle(authority, ready(claim_one(authority)))
+    run = authority.run(hex32("k"))
+    assert run is not None
+    assert run.state is RunState.READY
+    authority.close()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"this is not a database, but long enough to be looked at " * 40, b"SQLite format 3\x00" + b"\xff" * 4096],
@@ -1266,7 +1302,7 @@ def test_a_locked_database_is_unavailable_and_works_again_afterwards(impatient: 
     other.execute("BEGIN IMMEDIATE")
     calls: list[Callable[[], object]] = [
         lambda: impatient.admit([asking("k")]),
-        lambda: impatient.renew("w1", LEASE),
+        lambda: impatient.renew("w1", [], LEASE),
         lambda: impatient.settle([]),
         lambda: impatient.keep_digests("a", []),
         lambda: impatient.expire_owner("x"),

@@ -1,0 +1,285 @@
+"""The production authority: PostgreSQL, any number of processes, the database's clock.
+
+Every operation is one statement in autocommit, so a commit is one round trip and no session ever idles in a
+transaction with rows locked. Every operation may be run again: that is how a connection lost at any moment, also while
+it commits, is answered.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from scenario_runner.authority.base import (
+    Admission,
+    Admitted,
+    Claim,
+    Noted,
+    OutboxRow,
+    Outcome,
+    Owed,
+    Parked,
+    Pending,
+    Postponed,
+    RecordRow,
+    RunRow,
+    Signals,
+    StoredEvent,
+    Verdict,
+)
+from scenario_runner.authority.postgres_batches import (
+    Parameters,
+    admission_parameters,
+    note_parameters,
+    park_parameters,
+    retry_parameters,
+    verdict_parameters,
+    waves,
+)
+from scenario_runner.authority.postgres_dsn import PostgresDsn
+from scenario_runner.authority.postgres_migrations import migrate
+from scenario_runner.authority.postgres_pool import UNSTORABLE, Connection, Connections
+from scenario_runner.authority.rows import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
+    SETTLE_US,
+    claim_of,
+    lease_lost,
+    outbox_row,
+    record_row,
+    run_row,
+    stored_event,
+)
+from scenario_runner.authority.statements import load_statements
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition, RunState
+
+_RACES: Final = 10
+_STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
+_CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
+_SETTLING: Final[dict[type, tuple[str, Callable[[Any], Parameters]]]] = {
+    Postponed: ("retry_runs", retry_parameters),
+    Parked: ("park_runs", park_parameters),
+    Noted: ("note_runs", note_parameters),
+    Verdict: ("decide_runs", verdict_parameters),
+}
+
+
+class PostgresAuthority:
+    """See :class:`~scenario_runner.authority.base.Authority`.
+
+    Args:
+        dsn: A PostgreSQL URI or ``key=value`` text.
+        place: The profile, for messages.
+
+    Raises:
+        ConfigurationError: the DSN is malformed, or the database cannot be used as it is set up.
+        Unavailable: the database cannot be reached.
+    """
+
+    def __init__(self, dsn: str, place: str) -> None:
+        parsed = PostgresDsn(dsn, place)
+        self._sql = {name: text.encode() for name, text in load_statements("postgres").items()}
+        self._connections = Connections(parsed, lambda connection: migrate(connection, parsed))
+
+    def _query(self, name: str, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        """Run a named statement; its rows, none when it returns none."""
+        try:
+            return self._connections.run(_running(self._sql[name], parameters))
+        except UNSTORABLE as error:
+            raise Unavailable(f"the database refuses a value: {error}") from None
+
+    def close(self) -> None:
+        """See the contract."""
+        self._connections.close()
+
+    def now_us(self) -> int:
+        """See the contract."""
+        return int(self._query("now_us")[0]["now"])
+
+    # --- intake
+
+    def admit(self, records: Sequence[Admission]) -> list[Admitted]:
+        """See the contract."""
+        first: dict[str, Admission] = {}
+        for record in records:
+            first.setdefault(record.record_key, record)
+        found = self._dispose(list(first.values()))
+        answers, seen = [], set()
+        for record in records:
+            key = record.record_key
+            answers.append(replace(found[key], repeated=True) if key in seen else found[key])
+            seen.add(key)
+        return answers
+
+    def _dispose(self, records: list[Admission]) -> dict[str, Admitted]:
+        """Admit records with different keys; one that cannot be stored is found by halving, and refused alone."""
+        if not records:
+            return {}
+        try:
+            return self._admit_together(records)
+        except _CANNOT_STORE as error:
+            if len(records) == 1:
+                return self._refuse(records[0], error)
+        half = len(records) // 2
+        return self._dispose(records[:half]) | self._dispose(records[half:])
+
+    def _admit_together(self, records: list[Admission]) -> dict[str, Admitted]:
+        """Admit a batch; what another intake was admitting at the same time is looked up in another round."""
+        found: dict[str, Admitted] = {}
+        text, left = self._sql["admit_records"], records
+        for _ in range(_RACES):
+            parameters = admission_parameters(left)
+            parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
+            for row in self._connections.run(_running(text, parameters)):
+                found[row["record_key"]] = Admitted(
+                    row["record_key"], Disposition(row["disposition"]), row["reason_code"], row["detail"],
+                    row["run_id"], repeated=row["repeated"],
+                )  # fmt: skip
+            left = [record for record in left if record.record_key not in found]
+            if not left:
+                return found
+        raise Unavailable("other processes keep admitting the same records; they stay where they are")
+
+    def _refuse(self, record: Admission, error: Exception) -> dict[str, Admitted]:
+        """Dispose of a record that no database can hold, so that it does not come back for ever."""
+        kind = type(error).__name__
+        safe = Admission(
+            _plain(record.record_key), _plain(record.kind), _plain(record.message_id), _plain(record.run_id), None,
+            Disposition.REJECTED, Reason.REQUEST_SCHEMA_INVALID.value,
+            f"the record holds a value that cannot be stored ({kind})", record.raw, len(record.raw),
+        )  # fmt: skip
+        try:
+            (answer,) = self._admit_together([safe]).values()
+        except _CANNOT_STORE:
+            raise SequenceError(f"the record {safe.record_key} can neither be stored nor refused ({kind})") from None
+        return {record.record_key: replace(answer, record_key=record.record_key)}
+
+    # --- leases
+
+    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
+        """See the contract."""
+        rows = self._query("claim_runs", owner=owner, limit=limit, lease_us=lease_us, started=_STARTED)
+        return [claim_of(row, owner, RunState(row["state"]), row["updated_us"], row["now"]) for row in rows]
+
+    def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
+        """See the contract."""
+        runs, epochs = [run_id for run_id, _ in held], [epoch for _, epoch in held]
+        rows = self._query("renew_leases", owner=owner, run_id=runs, epoch=epochs, lease_us=lease_us)
+        return {(row["run_id"], row["lease_epoch"]) for row in rows}
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
+        """See the contract."""
+        batches = []
+        for wave in waves(outcomes):
+            for kind, (name, parameters_of) in _SETTLING.items():
+                positions = [position for position in wave if type(outcomes[position]) is kind]
+                if positions:
+                    batches.append((positions, name, parameters_of([outcomes[position] for position in positions])))
+        answers: list[LeaseLostError | None] = [lease_lost(outcome.claim) for outcome in outcomes]
+        for positions, name, parameters in batches:
+            done = {row["run_id"] for row in self._query(name, **parameters)}
+            for position in positions:
+                if outcomes[position].claim.run_id in done:
+                    answers[position] = None
+        return answers
+
+    def wake_waiting(self) -> int:
+        """See the contract."""
+        return len(self._query("wake_waiting"))
+
+    def owners(self) -> set[str]:
+        """See the contract."""
+        return {row["owner"] for row in self._query("live_owners") if row["owner"]}
+
+    def expire_owner(self, owner: str) -> None:
+        """See the contract."""
+        self._query("expire_owner", owner=owner)
+
+    # --- relay
+
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
+        """See the contract."""
+        rows = self._query("claim_behind", owner=owner, limit=limit, lease_us=lease_us, settle_us=SETTLE_US)
+        runs = [run_row(row) for row in rows]
+        events: dict[str, list[StoredEvent]] = {run.run_id: [] for run in runs}
+        for row in self._query("events_of_runs", run_ids=list(events)) if runs else ():
+            events[row["run_id"]].append(stored_event(row))
+        return [Owed(run, tuple(item for item in events[run.run_id] if item.seq <= run.event_seq)) for run in runs]
+
+    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
+        """See the contract."""
+        highest: dict[str, int] = {}
+        for run_id, seq in done:
+            highest[run_id] = max(seq, highest.get(run_id, 0))
+        self._query("mark_projected", run_id=list(highest), seq=list(highest.values()))
+
+    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
+        """See the contract."""
+        self._query("postpone_projections", run_id=list(run_ids), until_us=until_us)
+
+    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
+        """See the contract."""
+        return [outbox_row(row) for row in self._query("claim_signals", owner=owner, limit=limit, lease_us=lease_us)]
+
+    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
+        """See the contract."""
+        self._query("mark_sent", outbox_id=list(outbox_ids))
+
+    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
+        """See the contract."""
+        self._query("postpone_signals", outbox_id=list(outbox_ids), due_us=due_us)
+
+    def pending(self) -> Pending:
+        """See the contract."""
+        return Pending(**self._query("any_pending")[0])
+
+    # --- reading
+
+    def run(self, run_id: str) -> RunRow | None:
+        """See the contract."""
+        rows = self._query("get_run", run_id=run_id)
+        return run_row(rows[0]) if rows else None
+
+    def runs(self, state: str | None, limit: int) -> list[RunRow]:
+        """See the contract."""
+        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """See the contract."""
+        return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
+
+    def records(self, run_id: str) -> list[RecordRow]:
+        """See the contract."""
+        return [record_row(row) for row in self._query("list_records", run_id=run_id)]
+
+    def signals(self, run_id: str) -> Signals:
+        """See the contract."""
+        rows = self._query("list_signals", run_id=run_id)
+        return Signals(tuple((row["message_id"], row["kind"], row["sent_us"]) for row in rows))
+
+    # --- digest reuse
+
+    def find_digests(self, key: str) -> list[str] | None:
+        """See the contract."""
+        rows = self._query("find_digests", digest_key=key)
+        return list(orjson.loads(rows[0]["digests"])) if rows else None
+
+    def keep_digests(self, key: str, digests: list[str]) -> None:
+        """See the contract."""
+        self._query("keep_digests", digest_key=key, digests=canonical_bytes(digests))
+
+
+def _running(text: bytes, parameters: Parameters) -> Callable[[Connection], list[dict[str, Any]]]:
+    def work(connection: Connection) -> list[dict[str, Any]]:
+        cursor = connection.execute(text, parameters, binary=True)
+        return cursor.fetchall() if cursor.description is not None else []
+
+    return work
+
+
+def _plain(text: str) -> str:
+    return ascii(text)[1:-1]

@@ -1,0 +1,128 @@
+"""Between rows and values: what every engine reads and writes the same way."""
+
+from typing import Any, Final, Protocol
+
+import orjson
+
+from scenario_runner.authority.base import (
+    Claim,
+    Event,
+    NewRun,
+    Noted,
+    OutboxRow,
+    Outcome,
+    Parked,
+    Postponed,
+    RecordRow,
+    RunRow,
+    StoredEvent,
+)
+from scenario_runner.contracts.canonical import canonical_sha256
+from scenario_runner.contracts.errors import LeaseLostError
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+
+SETTLE_US: Final = 2_000_000
+"""How long a run under lease must have been quiet before its documents are projected."""
+
+COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
+COLLISION_DETAIL: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
+REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
+_LONGEST_ERROR: Final = 2000
+
+
+class Row(Protocol):
+    """A row that is read by the names of its columns."""
+
+    def __getitem__(self, key: str, /) -> Any: ...  # noqa: ANN401 - a column holds anything
+
+
+def run_row(row: Row) -> RunRow:
+    """A run as stored."""
+    return RunRow(
+        run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], state=RunState(row["state"]),
+        reason_code=row["reason_code"], intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
+        admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=row["updated_us"],
+        due_us=row["due_us"], lease_owner=row["lease_owner"], lease_epoch=row["lease_epoch"],
+        lease_until_us=row["lease_until_us"], wakes=row["wakes"], retries=row["retries"], last_error=row["last_error"],
+        event_seq=row["event_seq"], projected_seq=row["projected_seq"], facts_view_digest=row["facts_view_digest"],
+    )  # fmt: skip
+
+
+def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int) -> Claim:
+    """A run that has just been claimed."""
+    return Claim(
+        run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], epoch=row["lease_epoch"], owner=owner,
+        state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
+        admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
+        retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
+    )  # fmt: skip
+
+
+def stored_event(row: Row) -> StoredEvent:
+    """An event; its details always tell its number, also where only the column does."""
+    return StoredEvent(row["seq"], row["kind"], row["ts_us"], {**orjson.loads(row["details"]), "seq": row["seq"]})
+
+
+def outbox_row(row: Row) -> OutboxRow:
+    """A signal to publish."""
+    return OutboxRow(
+        row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
+        orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"],
+    )  # fmt: skip
+
+
+def record_row(row: Row) -> RecordRow:
+    """The disposition of a record."""
+    return RecordRow(
+        row["record_key"], row["message_id"], row["kind"], Disposition(row["disposition"]), row["reason_code"],
+        row["detail"], row["received_us"], row["raw_sha256"], row["raw_size"],
+    )  # fmt: skip
+
+
+def first_events(run: NewRun) -> tuple[Event, Event]:
+    """The events that a new run starts with, numbers 1 and 2."""
+    plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
+    return (
+        Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint}),
+        Event(EventKind.PLAN_COMMITTED, RunState.PLANNED, plan),
+    )
+
+
+def storable(text: str) -> str:
+    """Text for a person, as every engine can hold it: no NUL and no half of a surrogate pair."""
+    if "\x00" in text or not text.isascii():
+        return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
+    return text
+
+
+def shortened(error: str) -> str:
+    """An error as it is kept beside a run."""
+    return storable(error[:_LONGEST_ERROR])
+
+
+def settled_as(outcome: Outcome) -> str:
+    """What a run's row keeps of the outcome that was applied last.
+
+    Two outcomes of one claim have the same mark only when they are the same outcome: whoever does not know whether a
+    commit succeeded settles again and is told by it.
+    """
+    mark: list[Any] = [type(outcome).__name__, outcome.claim.epoch]
+    if isinstance(outcome, Postponed):
+        mark += [outcome.due_us, shortened(outcome.error)]
+        return canonical_sha256(mark)
+    mark += [outcome.at_us, [event.kind.value for event in outcome.events]]
+    if isinstance(outcome, Parked):
+        mark += [outcome.due_us, outcome.report_digest]
+    elif isinstance(outcome, Noted):
+        mark += [outcome.report_digest]
+    else:
+        signal = outcome.signal
+        mark += [outcome.state.value, outcome.reason_code, outcome.facts_view_digest, signal.kind.value]
+        mark += [signal.message_id]
+    return canonical_sha256(mark)
+
+
+def lease_lost(claim: Claim) -> LeaseLostError:
+    """The answer to an outcome that found no row under its guards."""
+    return LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now")

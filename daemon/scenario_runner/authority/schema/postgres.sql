@@ -1,0 +1,108 @@
+-- The whole schema of the PostgreSQL authority, to be read. Databases are made by the migrations, and a test holds both
+-- against each other. Times are microseconds since the epoch on the database's clock.
+-- Details of an event are stored without its number, which is the column seq.
+
+-- Migrations that have been applied.
+CREATE TABLE schema_migrations (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    applied_us bigint NOT NULL
+);
+
+-- The one clock: microseconds since the epoch.
+CREATE FUNCTION sr_now_us() RETURNS bigint LANGUAGE sql VOLATILE
+AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
+
+-- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
+-- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
+-- documents are owed, under a lease of the relay. settled tells the last outcome from any other.
+CREATE TABLE runs (
+    run_id              text COLLATE "C" PRIMARY KEY,
+    run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
+    fingerprint         text NOT NULL,
+    intent              bytea NOT NULL,
+    inputs              bytea NOT NULL,
+    state               text NOT NULL CHECK (state IN ('PLANNED', 'EXECUTING', 'VERIFYING', 'WAITING_EVIDENCE',
+                                                       'READY', 'FAILED', 'QUARANTINED')),
+    reason_code         text NOT NULL DEFAULT '',
+    admitted_us         bigint NOT NULL,
+    deadline_us         bigint NOT NULL,
+    updated_us          bigint NOT NULL,
+    due_us              bigint,
+    lease_owner         text NOT NULL DEFAULT '',
+    lease_epoch         bigint NOT NULL DEFAULT 0,
+    lease_until_us      bigint NOT NULL DEFAULT 0,
+    relay_owner         text NOT NULL DEFAULT '',
+    relay_until_us      bigint NOT NULL DEFAULT 0,
+    wakes               integer NOT NULL DEFAULT 0,
+    retries             integer NOT NULL DEFAULT 0,
+    last_error          text NOT NULL DEFAULT '',
+    report_digest       text NOT NULL DEFAULT '',
+    event_seq           bigint NOT NULL,
+    projected_seq       bigint NOT NULL DEFAULT 0,
+    facts_view_digest   text NOT NULL DEFAULT '',
+    settled             text NOT NULL DEFAULT '',
+    CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
+);
+CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
+CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
+CREATE INDEX runs_admitted ON runs (admitted_us);
+
+-- The record of each run, numbered without gaps.
+CREATE TABLE run_events (
+    run_id  text COLLATE "C" NOT NULL,
+    seq     bigint NOT NULL,
+    kind    text NOT NULL,
+    ts_us   bigint NOT NULL,
+    details bytea NOT NULL,
+    PRIMARY KEY (run_id, seq)
+);
+
+-- Every record of the control bus that was disposed of, once.
+CREATE TABLE intake_records (
+    record_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    record_key  text COLLATE "C" NOT NULL UNIQUE,
+    message_id  text NOT NULL,
+    kind        text NOT NULL,
+    run_id      text COLLATE "C" NOT NULL,
+    disposition text NOT NULL CHECK (disposition IN ('ACCEPTED', 'DUPLICATE', 'CONFLICT', 'REJECTED', 'IGNORED')),
+    reason_code text NOT NULL,
+    detail      text NOT NULL,
+    received_us bigint NOT NULL,
+    raw_sha256  text NOT NULL,
+    raw_size    bigint NOT NULL
+);
+CREATE INDEX intake_records_run ON intake_records (run_id) WHERE run_id <> '';
+
+-- The bytes of refused records.
+CREATE TABLE dead_letters (
+    record_key text COLLATE "C" PRIMARY KEY,
+    raw        bytea NOT NULL
+);
+
+-- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq.
+CREATE TABLE outbox (
+    outbox_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    message_id     text COLLATE "C" NOT NULL UNIQUE,
+    run_id         text COLLATE "C" NOT NULL,
+    kind           text NOT NULL,
+    partition_key  text NOT NULL,
+    attributes     bytea NOT NULL,
+    payload        bytea NOT NULL,
+    created_us     bigint NOT NULL,
+    needs_seq      bigint NOT NULL,
+    due_us         bigint NOT NULL DEFAULT 0,
+    lease_owner    text NOT NULL DEFAULT '',
+    lease_until_us bigint NOT NULL DEFAULT 0,
+    attempts       integer NOT NULL DEFAULT 0,
+    sent_us        bigint
+);
+CREATE INDEX outbox_unsent ON outbox (outbox_id) WHERE sent_us IS NULL;
+CREATE INDEX outbox_run ON outbox (run_id);
+
+-- Digests of engine outputs by identity of their files.
+CREATE TABLE digest_reuse (
+    digest_key text COLLATE "C" PRIMARY KEY,
+    digests    bytea NOT NULL,
+    kept_us    bigint NOT NULL
+);

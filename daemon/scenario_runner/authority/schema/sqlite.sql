@@ -1,0 +1,97 @@
+-- The whole schema of the SQLite authority, to be read. Databases are made by the migrations, and a test holds both
+-- against each other. Times are microseconds since the epoch on the database's clock.
+-- The version is PRAGMA user_version.
+
+-- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
+-- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
+-- documents are owed, under a lease of the relay. settled tells the last outcome from any other.
+CREATE TABLE runs (
+    run_id              TEXT PRIMARY KEY,
+    run_equivalence_key TEXT NOT NULL UNIQUE,
+    fingerprint         TEXT NOT NULL,
+    intent              BLOB NOT NULL,
+    inputs              BLOB NOT NULL,
+    state               TEXT NOT NULL CHECK (state IN ('PLANNED', 'EXECUTING', 'VERIFYING', 'WAITING_EVIDENCE',
+                                                       'READY', 'FAILED', 'QUARANTINED')),
+    reason_code         TEXT NOT NULL DEFAULT '',
+    admitted_us         INTEGER NOT NULL,
+    deadline_us         INTEGER NOT NULL,
+    updated_us          INTEGER NOT NULL,
+    due_us              INTEGER,
+    lease_owner         TEXT NOT NULL DEFAULT '',
+    lease_epoch         INTEGER NOT NULL DEFAULT 0,
+    lease_until_us      INTEGER NOT NULL DEFAULT 0,
+    relay_owner         TEXT NOT NULL DEFAULT '',
+    relay_until_us      INTEGER NOT NULL DEFAULT 0,
+    wakes               INTEGER NOT NULL DEFAULT 0,
+    retries             INTEGER NOT NULL DEFAULT 0,
+    last_error          TEXT NOT NULL DEFAULT '',
+    report_digest       TEXT NOT NULL DEFAULT '',
+    event_seq           INTEGER NOT NULL,
+    projected_seq       INTEGER NOT NULL DEFAULT 0,
+    facts_view_digest   TEXT NOT NULL DEFAULT '',
+    settled             TEXT NOT NULL DEFAULT '',
+    CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
+);
+CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
+CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
+CREATE INDEX runs_admitted ON runs (admitted_us);
+
+-- The record of each run, numbered without gaps.
+CREATE TABLE run_events (
+    run_id  TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    kind    TEXT NOT NULL,
+    ts_us   INTEGER NOT NULL,
+    details BLOB NOT NULL,
+    PRIMARY KEY (run_id, seq)
+) WITHOUT ROWID;
+
+-- Every record of the control bus that was disposed of, once.
+CREATE TABLE intake_records (
+    record_id   INTEGER PRIMARY KEY,
+    record_key  TEXT NOT NULL UNIQUE,
+    message_id  TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    run_id      TEXT NOT NULL,
+    disposition TEXT NOT NULL CHECK (disposition IN ('ACCEPTED', 'DUPLICATE', 'CONFLICT', 'REJECTED', 'IGNORED')),
+    reason_code TEXT NOT NULL,
+    detail      TEXT NOT NULL,
+    received_us INTEGER NOT NULL,
+    raw_sha256  TEXT NOT NULL,
+    raw_size    INTEGER NOT NULL
+);
+CREATE INDEX intake_records_run ON intake_records (run_id) WHERE run_id <> '';
+
+-- The bytes of refused records.
+CREATE TABLE dead_letters (
+    record_key TEXT PRIMARY KEY,
+    raw        BLOB NOT NULL
+);
+
+-- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq.
+CREATE TABLE outbox (
+    outbox_id      INTEGER PRIMARY KEY,
+    message_id     TEXT NOT NULL UNIQUE,
+    run_id         TEXT NOT NULL,
+    kind           TEXT NOT NULL,
+    partition_key  TEXT NOT NULL,
+    attributes     BLOB NOT NULL,
+    payload        BLOB NOT NULL,
+    created_us     INTEGER NOT NULL,
+    needs_seq      INTEGER NOT NULL,
+    due_us         INTEGER NOT NULL,
+    lease_owner    TEXT NOT NULL DEFAULT '',
+    lease_until_us INTEGER NOT NULL DEFAULT 0,
+    attempts       INTEGER NOT NULL DEFAULT 0,
+    sent_us        INTEGER
+);
+CREATE INDEX outbox_unsent ON outbox (outbox_id) WHERE sent_us IS NULL;
+CREATE INDEX outbox_run ON outbox (run_id);
+
+-- Digests of engine outputs by identity of their files.
+CREATE TABLE digest_reuse (
+    digest_key TEXT PRIMARY KEY,
+    digests    BLOB NOT NULL,
+    kept_us    INTEGER NOT NULL
+);

