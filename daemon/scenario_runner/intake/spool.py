@@ -16,7 +16,7 @@ import structlog
 
 from scenario_runner.authority.base import Admitted, Authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, spool_store
-from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
@@ -103,9 +103,6 @@ class SpoolConsumer:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             return self._unreadable(name, path, "it is not a regular file")
-        if info.st_nlink > 1 and self._half_moved(name, info):
-            self._take_away(name, info)
-            return None
         raw = b""
         while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
             chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
@@ -114,6 +111,9 @@ class SpoolConsumer:
             raw += chunk
         if not os.path.samestat(info, os.lstat(path)):
             return None  # it was replaced meanwhile: for the next look
+        if info.st_nlink > 1 and self._half_moved(name, info) and self._authority.disposed(sha256_hex(raw)):
+            self._take_away(name, info)
+            return None
         return Record(_record_key(name, info, raw), raw, info.st_size, inode=info.st_ino)
 
     def _half_moved(self, name: str, info: os.stat_result) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from support import World
 
+from scenario_runner.cli.looking import list_runs
 from scenario_runner.contracts.ids import run_id_of
 
 pytestmark = pytest.mark.integration
@@ -829,3 +830,35 @@ def test_a_rejected_record_that_is_dropped_again_is_judged_again(tmp_path: Path)
     (world.bus / "rejected/request.json").rename(world.bus / "requests/request.json")
     assert world.serve().returncode == 0
     assert [item["payload"]["run_id"] for item in world.signals("READY")] == [made["run_id"]]
+
+
+def test_a_hard_link_whose_file_is_rewritten_after_its_admission_is_a_record_of_its_own(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    made = world.make_run("linked", outputs=["outlet_catalogue"], members=3, member_bytes=64, parts=2, part_bytes=64)
+    mine = world.root / "mine.json"
+    dropped = world.bus / "requests" / "request.json"
+    dropped.parent.mkdir(parents=True)
+    for key in ("first", "second"):
+        mine.write_text(json.dumps(made["request"] | {"run_equivalence_key": key}), "utf-8")
+        os.link(mine, dropped)
+        world.serve()
+        assert not dropped.exists()
+    assert {item["run_equivalence_key"] for item in list_runs(str(world.wiring), None, 10)} == {"first", "second"}
+
+
+@pytest.mark.parametrize("key", ["contract_version", "schema_version", "version"])
+@pytest.mark.parametrize(("value", "code"), [("9.9", 1), ("v7", 1), (99, 1), ("v0", 0), (0, 0)])
+def test_another_contract_version_is_refused_by_name(world: World, key: str, value: object, code: int) -> None:
+    made = world.make_run("versioned", outputs=["outlet_catalogue"], members=3, member_bytes=64)
+    envelope = {
+        "topic": "fp.bus.control.v1", "message_id": "m1", "published_at_utc": "2026-01-01T00:00:00Z",
+        "attributes": {"kind": "RUN_REQUEST", key: value}, "partition_key": "p", "payload": made["request"],
+    }  # fmt: skip
+    file = world.root / "envelope.json"
+    file.write_text(json.dumps(envelope), "utf-8")
+    done = world.command("submit", str(file), "--wiring", str(world.wiring))
+    assert done.returncode == code
+    assert (b"KIND_UNKNOWN" in done.stderr) is bool(code)
+    world.drop(envelope)
+    world.serve()
+    assert [item["reason_code"] for item in world.rejected()] == ["KIND_UNKNOWN"] * code
