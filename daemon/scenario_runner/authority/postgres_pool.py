@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ class Connections:
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         connection = self._pool.getconn()
+        count("postgres.statements")
         try:
             return work(connection)
         except psycopg.Error as error:

@@ -14,6 +14,7 @@ import structlog
 
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.counters import counted
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
 
@@ -72,7 +73,7 @@ class Supervisor:
         self._stop(sources, sinks)
         if self._failure is not None:
             raise self._failure
-        _log.info("stopped", role=self._role, idle=idle)
+        _log.info("stopped", role=self._role, idle=idle, counts=counted())
         return idle
 
     def _has(self, role: Role) -> bool:

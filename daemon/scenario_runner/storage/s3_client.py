@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
+from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class S3Bucket:
         mode: Any = "create" if replacing is None else {"e_tag": replacing}
 
         def attempt() -> bool:
+            count("s3.put")
             try:
                 self._obstore.put(self._bucket, key, data, mode=mode, use_multipart=False)
             except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError) as error:
@@ -203,6 +205,7 @@ class S3Bucket:
         return self._call("read", key, attempt)
 
     def _fetch(self, key: str, options: Any, limit: int) -> Fetched:  # noqa: ANN401 - the client's own type
+        count("s3.get")
         result = self._obstore.get(self._bucket, key, options=options)
         meta: Any = result.meta
         first, last = result.range
@@ -215,7 +218,12 @@ class S3Bucket:
 
     def head(self, key: str) -> Listed | None:
         """What an object is, without its bytes; None when there is none."""
-        meta: Any = self._call("look at", key, lambda: self._obstore.head(self._bucket, key))
+
+        def attempt() -> object:
+            count("s3.head")
+            return self._obstore.head(self._bucket, key)
+
+        meta: Any = self._call("look at", key, attempt)
         return None if meta is None else Listed(key, meta["e_tag"] or "", meta["size"], _micros(meta))
 
     def listing(self, prefix: str, limit: int) -> list[Listed] | None:
@@ -238,6 +246,7 @@ class S3Bucket:
         found: list[Listed] = []
         try:
             for page in self._objects(prefix):
+                count("s3.list")
                 found.extend(Listed(item["path"], item["e_tag"] or "", item["size"], _micros(item)) for item in page)
                 if len(found) > limit:
                     break
