@@ -51,6 +51,28 @@ def backoff_seconds(tries: int, most: int) -> int:
     return min(most, 1 << min(tries, 20))
 
 
+class _BatchClock:
+    """The database's clock, read once for a stage of a batch."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self._us: int | None = None
+
+    def us(self) -> int:
+        """Microseconds since the epoch, as first read in this stage."""
+        if self._us is None:
+            self._us = self._read()
+        return self._us
+
+    def after(self, claim: Claim) -> int:
+        """Now, but later than anything that is on record for the run."""
+        return max(self.us(), claim.updated_us + 1)
+
+    def next_stage(self) -> None:
+        """Time has passed: the next question reads the clock again."""
+        self._us = None
+
+
 @dataclass(slots=True)
 class _Job:
     """A claimed run on its way to an outcome.
@@ -64,6 +86,7 @@ class _Job:
     claim: Claim
     intent: Intent
     inputs: PlanInputs
+    clock: _BatchClock
     evaluation: Evaluation | None = None
     receipts: list[InstanceReceiptFile] = field(default_factory=list)
     view: FactsView | None = None
@@ -114,20 +137,24 @@ class RunDriver:
         Returns:
             Runs with more to read than ``bound``: still under lease, to be driven again without a bound.
         """
+        clock = _BatchClock(self._authority.now_us)
         jobs = [
             _Job(
                 claim,
                 intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent),
                 plan_inputs_from_document(claim.inputs),
+                clock,
             )
             for claim in claims
         ]
         self._write_plans(jobs)
         look = partial(self._evaluate_guarded, bound)
         list((self._looks.map if self._looks else map)(look, [job for job in jobs if job.open]))
+        clock.next_stage()
         self._note_passed_gates([job for job in jobs if job.open])
         self._write_receipts([job for job in jobs if job.open and job.receipts])
         self._write_facts_views([job for job in jobs if job.open])
+        clock.next_stage()
         self._commit([job for job in jobs if not job.long])
         return [job.claim for job in jobs if job.long]
 
@@ -158,11 +185,11 @@ class RunDriver:
             job.view = facts_view(job.evaluation.verified, job.intent, job.inputs, location, job.receipts)
             self._ledger.check_facts_view(job.view)
         elif job.evaluation.outcome is Outcome.MISSING:
-            job.outcome = self._wait_or_fail(job.claim, job.evaluation)
+            job.outcome = self._wait_or_fail(job, job.evaluation)
         else:
             state = RunState.FAILED if job.evaluation.outcome is Outcome.FAIL else RunState.QUARANTINED
             reason = job.evaluation.reason
-            job.outcome = self._negative(job.claim, state, reason, job.evaluation.detail, job.evaluation.report)
+            job.outcome = self._negative(job, state, reason, job.evaluation.detail, job.evaluation.report)
 
     def _look_until_still(self, job: _Job, bound: int | None) -> Evaluation | None:
         """Look at the evidence until nothing changes meanwhile; None when there is too much to read."""
@@ -210,7 +237,7 @@ class RunDriver:
             if digest != job.claim.report_digest:
                 event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, passed)
                 events = (*_resumed(job.claim), event)
-                notes.append((job, Noted(job.claim, self._now_after(job.claim), events, digest)))
+                notes.append((job, Noted(job.claim, job.clock.after(job.claim), events, digest)))
         try:
             losses = self._authority.settle([note for _, note in notes]) if notes else []
         except Unavailable as error:
@@ -261,10 +288,10 @@ class RunDriver:
             return None
         if isinstance(failure, Unavailable):
             pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
-            return Postponed(job.claim, self._authority.now_us() + pause * MICROS, failure.detail)
+            return Postponed(job.claim, job.clock.us() + pause * MICROS, failure.detail)
         if failure is not None:
             report = job.evaluation.report if job.evaluation is not None else {}
-            return self._negative(job.claim, RunState.QUARANTINED, failure.reason, failure.detail, report)
+            return self._negative(job, RunState.QUARANTINED, failure.reason, failure.detail, report)
         return job.outcome or self._ready(job)
 
     def _ready(self, job: _Job) -> Verdict:
@@ -280,32 +307,30 @@ class RunDriver:
             canonical_bytes(view.ready),
         )
         events = _ready_events(job.evaluation.report, job.receipts, view)
-        return Verdict(claim, RunState.READY, "", self._now_after(claim), events, signal, view.digest)
+        return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
 
-    def _negative(self, claim: Claim, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
+    @staticmethod
+    def _negative(job: _Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
+        claim, at_us = job.claim, job.clock.after(job.claim)
         code = (reason or Reason.INTERNAL_ERROR).value
-        at_us = self._now_after(claim)
         message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
         kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
         event = Event(kind, state, {"reason_code": code, "detail": detail[:2000], "report": report})
         signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
         return Verdict(claim, state, code, at_us, (*_resumed(claim), event), signal)
 
-    def _wait_or_fail(self, claim: Claim, evaluation: Evaluation) -> RunOutcome:
-        now = self._authority.now_us()
+    def _wait_or_fail(self, job: _Job, evaluation: Evaluation) -> RunOutcome:
+        claim, now = job.claim, job.clock.us()
         if now >= claim.deadline_us:
             reason = Reason.EVIDENCE_MISSING_DEADLINE
-            return self._negative(claim, RunState.FAILED, reason, evaluation.detail, evaluation.report)
+            return self._negative(job, RunState.FAILED, reason, evaluation.detail, evaluation.report)
         due = min(claim.deadline_us, now + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
         digest = canonical_sha256(evaluation.report)
         if digest == claim.report_digest:
             return Parked(claim, due, claim.updated_us, (), digest)
         details = {"detail": evaluation.detail, "report": evaluation.report}
         waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
-        return Parked(claim, due, self._now_after(claim), (*_resumed(claim), waiting), digest)
-
-    def _now_after(self, claim: Claim) -> int:
-        return max(self._authority.now_us(), claim.updated_us + 1)
+        return Parked(claim, due, job.clock.after(claim), (*_resumed(claim), waiting), digest)
 
 
 def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
