@@ -1,23 +1,67 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs every check that this machine can run; says plainly what it could not.
 #
-#   scripts/run_tests.sh                  lint, types, and all tests of tier 0 (no external service)
-#   scripts/run_tests.sh PYTEST_ARGS...   only pytest, with these arguments
+#   scripts/run_tests.sh                 lint, types, and all tiers
+#   scripts/run_tests.sh TIER            one tier: tier0, parity, localstack, engine_fixture, or all
+#   scripts/run_tests.sh PYTEST_ARGS...  only pytest, with these arguments
+#
+# tier0            unit and integration; no external service
+# parity           S3 + Postgres: those that SR_TEST_S3_BUCKET and SR_TEST_PG_DSN name, or a stack of its own
+# localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own
+# engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
-install dev
 
 tests=tests/services/scenario_runner
-if [ "$#" -gt 0 ]; then
-  exec python -m pytest "$@"
-fi
+not_run=()
 
-printf '== ruff\n'
-ruff check daemon tests scripts
-ruff format --check daemon tests scripts
-printf '== mypy --strict\n'
-mypy
-printf '== tier 0: unit and integration, no external service\n'
-python -m pytest "$tests" -m "not parity and not localstack and not engine_fixture" -q
-printf '\nnot run: tier 1 (parity), tier 2 (localstack), tier 3 (engine_fixture): no tests of these tiers exist yet\n'
+step() { printf '\n== %s\n' "$*"; }
+
+# run_tier NAME MARKS: pytest over one tier; a tier without a test that ran counts as not run.
+run_tier() {
+  local code=0
+  step "$1"
+  python -m pytest "$tests" -m "$2" -q || code=$?
+  [ "$code" -ne 5 ] || { not_run+=("$1: no test was found"); return 0; }
+  return "$code"
+}
+
+lint() {
+  step "ruff"
+  ruff check daemon tests scripts
+  ruff format --check daemon tests scripts
+  step "mypy --strict"
+  mypy
+}
+
+tier0() { run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture"; }
+
+parity() (
+  if [ -z "${SR_TEST_S3_BUCKET:-}" ] || [ -z "${SR_TEST_PG_DSN:-}" ]; then
+    export SR_PARITY_S3_PORT=${SR_PARITY_S3_PORT:-19000} SR_PARITY_PG_PORT=${SR_PARITY_PG_PORT:-15433}
+    export SR_PARITY_SIGNED_S3_PORT=${SR_PARITY_SIGNED_S3_PORT:-19002}
+    trap 'scripts/parity_stack.sh down' EXIT
+    scripts/parity_stack.sh up
+    eval "$(scripts/parity_stack.sh env)"
+  fi
+  run_tier "tier 1: parity, S3 and Postgres" "parity"
+)
+
+localstack() { not_run+=("tier 2 (localstack): no tests of this tier exist yet"); }
+
+engine_fixture() {
+  if ! compgen -G "runs/local_full_run-*/*/run_receipt.json" > /dev/null; then
+    python scripts/make_engine_run.py --all-outputs --run-key fixture > /dev/null
+  fi
+  run_tier "tier 3: engine fixtures, every gate of the pack" "engine_fixture"
+}
+
+all() { lint; tier0; parity; localstack; engine_fixture; }
+
+install dev
+case ${1:-all} in
+  tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
+  *) exec python -m pytest "$@" ;;
+esac
+[ "${#not_run[@]}" -eq 0 ] || printf '\nnot run: %s\n' "${not_run[@]}"

@@ -1,0 +1,107 @@
+"""Tier 3: the engine runs that lie under ``runs/local_full_run-*``, every gate of the pack over each of them.
+
+``scripts/make_engine_run.py --all-outputs`` makes one; a run of the real engine in the same layout does as well. The
+folder may be named by SR_ENGINE_FIXTURE_ROOT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PACK, REPO, World
+
+from scenario_runner.artifacts.local import LocalArtifacts
+from scenario_runner.contracts.documents import RunReceipt
+from scenario_runner.interface_pack.closure import required_gates
+from scenario_runner.interface_pack.loader import load_pack
+from scenario_runner.interface_pack.templates import TOKENS, Shape
+from scenario_runner.runs.evaluation import evaluate
+
+pytestmark = pytest.mark.engine_fixture
+
+RUNS = Path(os.environ.get("SR_ENGINE_FIXTURE_ROOT", REPO / "runs"))
+FOUND = sorted(path.parent for path in RUNS.glob("local_full_run-*/*/run_receipt.json"))
+PACK_VALUE = load_pack(str(PACK / "engine_outputs.catalogue.yaml"), str(PACK / "engine_gates.map.yaml"))
+NONE = f"there is no engine run under {RUNS}/local_full_run-*; make one: scripts/make_engine_run.py --all-outputs"
+
+
+@pytest.fixture(params=FOUND or [None], ids=lambda path: path.name if path else "none")
+def engine_run(request: pytest.FixtureRequest) -> Path:
+    if request.param is None:
+        pytest.skip(NONE)
+    path: Path = request.param
+    return path
+
+
+def identity_of(engine_run: Path) -> dict[str, Any]:
+    receipt = json.loads((engine_run / "run_receipt.json").read_bytes())
+    RunReceipt.model_validate(receipt)
+    return {key: receipt.get(key, "baseline_v1") for key in TOKENS}
+
+
+def outputs_of(engine_run: Path, identity: dict[str, Any]) -> list[str]:
+    """Outputs of the pack that a request can address and that lie in the run."""
+    tokens = {key: str(value) for key, value in identity.items()}
+    found = []
+    for output_id, spec in PACK_VALUE.outputs.items():
+        if not spec.template.tokens <= set(TOKENS):
+            continue
+        path = spec.template.render(tokens)
+        folder, name = path.rsplit("/", 1)
+        there = engine_run.joinpath(folder).glob(name) if spec.template.shape is Shape.GLOB else [engine_run / path]
+        if any(item.exists() for item in there):
+            found.append(output_id)
+    return found
+
+
+def test_every_gate_of_the_pack_passes_over_the_run(engine_run: Path) -> None:
+    identity = identity_of(engine_run)
+    tokens = {key: str(value) for key, value in identity.items()}
+    gates = [gate_id for gate_id, gate in PACK_VALUE.gates.items() if (engine_run / gate.flag.render(tokens)).exists()]
+    outputs = outputs_of(engine_run, identity)
+    assert gates == list(PACK_VALUE.gates), "a full run has all gates of the pack"
+    artifacts = LocalArtifacts([str(RUNS)], os.cpu_count() or 1, None)
+    try:
+        root = artifacts.open(str(engine_run.resolve()), lambda _read: None)
+        evaluation = evaluate(root, PACK_VALUE, tokens, tuple(sorted(gates)), tuple(sorted(outputs)))
+        root.close()
+    finally:
+        artifacts.close()
+    wrong = [item for item in (*evaluation.report["gates"], *evaluation.report["outputs"]) if item["outcome"] != "PASS"]
+    assert wrong == []
+    assert evaluation.verified is not None
+    assert {item.gate.gate_id for item in evaluation.verified.gates} == set(PACK_VALUE.gates)
+
+
+def test_a_request_for_everything_in_the_run_becomes_ready_and_verifies(engine_run: Path, tmp_path: Path) -> None:
+    world = World(tmp_path / "world", wiring_changes={"engine_roots": [str(RUNS)]})
+    identity = identity_of(engine_run)
+    outputs = [  # paths with a run id are of the engine's own run
+        item for item in outputs_of(engine_run, identity) if "run_id" not in PACK_VALUE.outputs[item].template.tokens
+    ]
+    request = {
+        "run_equivalence_key": f"fixture-{engine_run.name}",
+        **{key: identity[key] for key in ("manifest_fingerprint", "parameter_hash", "seed")},
+        "scenario": {"scenario_id": identity["scenario_id"]},
+        "window": {
+            "window_start_utc": "2026-01-01T00:00:00Z",
+            "window_end_utc": "2026-01-02T00:00:00Z",
+            "window_tz": "UTC",
+        },
+        "engine_run_root": str(engine_run.resolve()),
+        "output_ids": outputs,
+    }
+    file = world.root / "request.json"
+    file.write_text(json.dumps(request), "utf-8")
+    submitted = world.command("submit", str(file), "--wiring", str(world.wiring), "--json")
+    run_id = json.loads(submitted.stdout)["run_id"]
+    world.serve(timeout=600)
+    code, status = world.query("status", run_id)
+    assert (code, status["state"]) == (0, "READY"), world.query("explain", run_id)[1]
+    view = world.document("run_facts_view", run_id)
+    assert {item["gate_id"] for item in view["gate_receipts"]} == set(required_gates(PACK_VALUE, request["output_ids"]))
+    assert world.query("verify", run_id)[0] == 0
