@@ -30,6 +30,7 @@ def given_dsn() -> str:
     dsn = os.environ.get("SR_TEST_PG_DSN", "")
     if not dsn:
         pytest.skip("SR_TEST_PG_DSN is not set: no PostgreSQL to test against")
+    pytest.importorskip("psycopg_pool")
     return dsn
 
 

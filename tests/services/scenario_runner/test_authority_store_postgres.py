@@ -65,6 +65,7 @@ def schema() -> Iterator[Schema]:
 @pytest.fixture
 def opened() -> Iterator[Callable[[str], Authority]]:
     """Opens authorities, and closes them at the end."""
+    given_dsn()
     from scenario_runner.authority.postgres import PostgresAuthority
 
     made: list[Authority] = []
@@ -95,6 +96,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls give up after the first failure."""
+    given_dsn()
     monkeypatch.setattr("scenario_runner.authority.postgres_pool._BUDGET_SECONDS", 0.05)
     monkeypatch.setattr("scenario_runner.authority.postgres_pool._WAIT_SECONDS", 0.3)
 
@@ -153,18 +155,18 @@ def test_every_migration_is_on_record(schema: Schema, authority: Authority, open
 @pytest.mark.parametrize("name", sorted(load_statements("postgres")))
 def test_every_statement_can_be_prepared_on_the_migrated_schema(name: str, prepared: Schema) -> None:
     text = load_statements("postgres")[name]
-    names = dict.fromkeys(re.findall(r"%\(([a-z0-9_]+)\)b", text))
+    names = dict.fromkeys(re.findall(r"%\([a-z0-9_]+\)[bs]", text))
     for number, parameter in enumerate(names, 1):
-        text = text.replace(f"%({parameter})b", f"${number}")
+        text = text.replace(parameter, f"${number}")
     assert "%" not in text
     prepared.admin.execute(f"PREPARE {name} AS {text}")  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
 def prepared() -> Iterator[Schema]:
+    made = Schema(given_dsn())
     from scenario_runner.authority.postgres import PostgresAuthority
 
-    made = Schema(given_dsn())
     PostgresAuthority(made.dsn, "profile p").close()
     yield made
     made.drop()

@@ -6,7 +6,7 @@
 -- statement again: each recognises what it has already done.
 
 -- name: any_record_of
-SELECT EXISTS (SELECT 1 FROM intake_records WHERE raw_sha256 = %(raw_sha256)s) AS found;
+SELECT EXISTS (SELECT 1 FROM intake_records WHERE raw_sha256 = %(raw_sha256)b) AS found;
 
 -- name: session_facts
 SELECT current_setting('synchronous_commit') AS synchronous_commit,
