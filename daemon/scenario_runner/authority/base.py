@@ -176,6 +176,28 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """A run as the ledger already tells it, to be put in the place of rows that were made anew.
+
+    Attributes:
+        events: Numbered from 1 without gaps.
+        signal: What a finished run owes; published again with the same bytes.
+    """
+
+    claim: Claim
+    inputs: Json
+    state: RunState
+    reason_code: str
+    admitted_us: int
+    deadline_us: int
+    updated_us: int
+    events: tuple[StoredEvent, ...]
+    report_digest: str
+    facts_view_digest: str
+    signal: SignalDraft | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRow:
     """A run as the authority has it."""
 
@@ -307,6 +329,13 @@ class Authority(Protocol):
         worker has claimed the run, or the claim was settled otherwise; nothing of it was written). An outcome that
         finds no row under its guards and is exactly what the row was settled with under this epoch has been committed
         before: None, and nothing is written twice.
+        """
+        ...
+
+    def restore(self, restored: Restored) -> LeaseLostError | None:
+        """Put a claimed run's rows back as the ledger tells them, and give the lease back.
+
+        Its documents count as owed, so the relay completes whatever is missing of them.
         """
         ...
 

@@ -23,6 +23,7 @@ from scenario_runner.authority.base import (
     Pending,
     Postponed,
     RecordRow,
+    Restored,
     RunRow,
     Signals,
     StoredEvent,
@@ -33,6 +34,7 @@ from scenario_runner.authority.postgres_batches import (
     admission_parameters,
     note_parameters,
     park_parameters,
+    restore_parameters,
     retry_parameters,
     verdict_parameters,
     waves,
@@ -186,6 +188,11 @@ class PostgresAuthority:
                 if outcomes[position].claim.run_id in done:
                     answers[position] = None
         return answers
+
+    def restore(self, restored: Restored) -> LeaseLostError | None:
+        """See the contract."""
+        done = self._query("restore_run", **restore_parameters(restored))
+        return None if done else lease_lost(restored.claim)
 
     def wake_waiting(self) -> int:
         """See the contract."""

@@ -14,6 +14,7 @@ from scenario_runner.authority.base import (
     Parked,
     Postponed,
     RecordRow,
+    Restored,
     RunRow,
     StoredEvent,
 )
@@ -121,6 +122,11 @@ def settled_as(outcome: Outcome) -> str:
         mark += [outcome.state.value, outcome.reason_code, outcome.facts_view_digest, signal.kind.value]
         mark += [signal.message_id]
     return canonical_sha256(mark)
+
+
+def restored_as(restored: Restored) -> str:
+    """What a run's row keeps of having been restored; see :func:`settled_as`."""
+    return canonical_sha256([type(restored).__name__, restored.claim.epoch, restored.state.value, len(restored.events)])
 
 
 def lease_lost(claim: Claim) -> LeaseLostError:

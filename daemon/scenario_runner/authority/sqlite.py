@@ -29,6 +29,7 @@ from scenario_runner.authority.base import (
     Pending,
     Postponed,
     RecordRow,
+    Restored,
     RunRow,
     SignalDraft,
     Signals,
@@ -46,6 +47,7 @@ from scenario_runner.authority.rows import (
     lease_lost,
     outbox_row,
     record_row,
+    restored_as,
     run_row,
     settled_as,
     shortened,
@@ -54,7 +56,7 @@ from scenario_runner.authority.rows import (
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, Unavailable
-from scenario_runner.contracts.states import Disposition, EventKind, RunState
+from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState
 
 T = TypeVar("T")
 _BUSY_SECONDS: Final = 15.0
@@ -292,6 +294,38 @@ class SqliteAuthority:
             self._append(connection, claim.run_id, row[0] - len(outcome.events), outcome.at_us, outcome.events)
         if isinstance(outcome, Verdict):
             self._owe(connection, outcome.signal, claim.run_id, outcome.at_us, row[0])
+        return None
+
+    def restore(self, restored: Restored) -> LeaseLostError | None:
+        """See the contract."""
+        return self._write(lambda connection: self._restore(connection, restored))
+
+    def _restore(self, connection: sqlite3.Connection, restored: Restored) -> LeaseLostError | None:
+        claim = restored.claim
+        row = {
+            "run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "settled": restored_as(restored),
+            "state": restored.state.value, "reason_code": restored.reason_code,
+            "inputs": canonical_bytes(restored.inputs), "admitted_us": restored.admitted_us,
+            "deadline_us": restored.deadline_us, "updated_us": restored.updated_us,
+            "due_us": None if restored.state in TERMINAL else self._clock(), "event_seq": len(restored.events),
+            "report_digest": restored.report_digest, "facts_view_digest": restored.facts_view_digest,
+        }  # fmt: skip
+        if connection.execute(self._sql["restore_run"], row).fetchone() is None:
+            known = connection.execute(self._sql["find_settled"], row).fetchone()
+            return lease_lost(claim) if known is None else None
+        connection.execute(self._sql["forget_events"], row)
+        connection.executemany(
+            self._sql["insert_event"],
+            [
+                {
+                    "run_id": claim.run_id, "seq": event.seq, "kind": event.kind, "ts_us": event.ts_us,
+                    "details": canonical_bytes(event.details),
+                }
+                for event in restored.events
+            ],
+        )  # fmt: skip
+        if restored.signal is not None:
+            self._owe(connection, restored.signal, claim.run_id, restored.updated_us, len(restored.events))
         return None
 
     def wake_waiting(self) -> int:

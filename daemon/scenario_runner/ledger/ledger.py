@@ -280,9 +280,11 @@ def _record_step(stored: bytes, data: bytes) -> bool:
 
 
 def _status_step(stored: bytes, data: bytes) -> bool:
-    """True when ``data`` is the later status; ValueError when something claims to be later than the final one."""
+    """True when ``data`` is the later status; ValueError when a final one would be replaced, or comes too early."""
     if stored == data:
         return False
+    if _field(stored, "state") in TERMINAL:
+        raise ValueError("holds another final status; find out which is true, and move it away if it is ours")
     ahead = _field(stored, "updated_at_utc") < _field(data, "updated_at_utc")
     if not ahead and _field(data, "state") in TERMINAL:
         raise ValueError("holds a status that is not the run's final one; move it away")

@@ -37,6 +37,7 @@ from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
+from scenario_runner.runs.restore import published_run
 
 LOOK_AGAIN_SECONDS: Final = (0.1, 0.4)
 """Pauses before evidence that changed while it was read is looked at again; after the last it is refused."""
@@ -81,6 +82,7 @@ class _Job:
         failure: Why it cannot go on; decides the outcome.
         outcome: What is to be committed.
         long: There is more to read than a batch should wait for.
+        restored: Its rows are as the ledger tells them again, and its lease is given back.
     """
 
     claim: Claim
@@ -93,10 +95,11 @@ class _Job:
     failure: Refusal | Unavailable | LeaseLostError | None = None
     outcome: RunOutcome | None = None
     long: bool = False
+    restored: bool = False
 
     @property
     def open(self) -> bool:
-        return self.failure is None and self.outcome is None and not self.long
+        return self.failure is None and self.outcome is None and not self.long and not self.restored
 
 
 class RunDriver:
@@ -169,6 +172,20 @@ class RunDriver:
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
         for job, failure in zip(jobs, self._ledger.write_plans(documents), strict=True):
             job.failure = failure
+            if isinstance(failure, LedgerDrift) and not job.claim.report_digest:
+                self._guarded(job, partial(self._restore, job))
+
+    def _restore(self, job: _Job) -> None:
+        """The ledger has a plan of other bytes: if that is this run's, its rows were lost and are put back."""
+        restored = published_run(self._ledger.store, job.claim, job.intent, job.inputs)
+        if restored is None:
+            return
+        job.failure = self._authority.restore(restored)
+        job.restored = True
+        _log.warning(
+            "the ledger knows this run and the authority did not: its rows are restored",
+            run_id=job.claim.run_id, state=restored.state, events=len(restored.events),
+        )  # fmt: skip
 
     # --- evidence
 
@@ -292,6 +309,8 @@ class RunDriver:
         if failure is not None:
             report = job.evaluation.report if job.evaluation is not None else {}
             return self._negative(job, RunState.QUARANTINED, failure.reason, failure.detail, report)
+        if job.restored:
+            return None
         return job.outcome or self._ready(job)
 
     def _ready(self, job: _Job) -> Verdict:

@@ -235,6 +235,37 @@ owed AS (
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
 
+-- name: restore_run
+WITH held AS MATERIALIZED (
+  SELECT run_id, lease_epoch, settled FROM runs WHERE run_id = %(run_id)b FOR UPDATE),
+changed AS (
+  UPDATE runs r
+  SET state = %(state)b, reason_code = %(reason_code)b, inputs = %(inputs)b, admitted_us = %(admitted_us)b,
+      deadline_us = %(deadline_us)b, updated_us = %(updated_us)b,
+      due_us = CASE WHEN %(finished)b THEN NULL ELSE sr_now_us() END, lease_owner = '', lease_until_us = 0,
+      last_error = '', event_seq = %(event_seq)b, projected_seq = 0, report_digest = %(report_digest)b,
+      facts_view_digest = %(facts_view_digest)b, settled = %(settled)b
+  FROM held h
+  WHERE r.run_id = h.run_id AND r.lease_owner = %(owner)b AND r.lease_epoch = %(epoch)b AND r.due_us IS NOT NULL
+  RETURNING r.run_id),
+forgotten AS (
+  DELETE FROM run_events e USING changed c WHERE e.run_id = c.run_id AND e.seq > %(event_seq)b),
+kept AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT c.run_id, e.seq, e.kind, e.ts_us, e.details
+  FROM changed c, unnest(%(seq)b::bigint[], %(kind)b::text[], %(ts_us)b::bigint[], %(details)b::bytea[])
+                  AS e(seq, kind, ts_us, details)
+  ON CONFLICT (run_id, seq) DO UPDATE SET kind = excluded.kind, ts_us = excluded.ts_us, details = excluded.details),
+owed AS (
+  INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
+  SELECT s.message_id, c.run_id, s.kind, s.partition_key, s.attributes, s.payload, %(updated_us)b, %(event_seq)b
+  FROM changed c, unnest(%(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[],
+                         %(attributes)b::bytea[], %(payload)b::bytea[])
+                  AS s(message_id, kind, partition_key, attributes, payload)
+  ON CONFLICT (message_id) DO NOTHING)
+SELECT h.run_id FROM held h LEFT JOIN changed c ON c.run_id = h.run_id
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = %(epoch)b AND h.settled = %(settled)b);
+
 -- name: wake_waiting
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (

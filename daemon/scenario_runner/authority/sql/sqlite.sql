@@ -87,6 +87,18 @@ WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
 RETURNING event_seq;
 
+-- name: restore_run
+UPDATE runs
+SET state = :state, reason_code = :reason_code, inputs = :inputs, admitted_us = :admitted_us,
+    deadline_us = :deadline_us, updated_us = :updated_us, due_us = :due_us, lease_owner = '', lease_until_us = 0,
+    last_error = '', event_seq = :event_seq, projected_seq = 0, report_digest = :report_digest,
+    facts_view_digest = :facts_view_digest, settled = :settled
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND due_us IS NOT NULL
+RETURNING run_id;
+
+-- name: forget_events
+DELETE FROM run_events WHERE run_id = :run_id;
+
 -- name: find_settled
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :settled;
 
