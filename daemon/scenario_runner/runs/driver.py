@@ -4,7 +4,7 @@ The order of writes is that of architecture.md section 3; killing the process be
 when the run is driven again. Infrastructure errors end in a retry, never in a verdict.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,7 +34,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile, facts_view, instance_receipts
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import Ledger
-from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate
+from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.restore import published_run
@@ -139,7 +139,18 @@ class RunDriver:
 
         Returns:
             Runs with more to read than ``bound``: still under lease, to be driven again without a bound.
+
+        Raises:
+            Unavailable: the authority does not answer; nothing was decided, and the leases run out by themselves.
         """
+        try:
+            return self._drive(claims, bound)
+        except BaseException:
+            for claim in claims:
+                self._leases.release(claim)
+            raise
+
+    def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
         clock = _BatchClock(self._authority.now_us)
         jobs = [
             _Job(
@@ -151,8 +162,7 @@ class RunDriver:
             for claim in claims
         ]
         self._write_plans(jobs)
-        look = partial(self._evaluate_guarded, bound)
-        list((self._looks.map if self._looks else map)(look, [job for job in jobs if job.open]))
+        self._evaluate([job for job in jobs if job.open], bound)
         clock.next_stage()
         self._note_passed_gates([job for job in jobs if job.open])
         self._write_receipts([job for job in jobs if job.open and job.receipts])
@@ -189,14 +199,43 @@ class RunDriver:
 
     # --- evidence
 
-    def _evaluate_guarded(self, bound: int | None, job: _Job) -> None:
-        self._guarded(job, partial(self._evaluate, job, bound))
+    def _evaluate(self, jobs: list[_Job], bound: int | None) -> None:
+        """Look at the evidence of a batch: one look serves all runs that ask for just the same."""
+        alike: dict[Hashable, list[_Job]] = {}
+        for job in jobs:
+            alike.setdefault(self._asked(job), []).append(job)
+        list((self._looks.map if self._looks else map)(partial(self._evaluate_alike, bound), alike.values()))
+        for job in jobs:
+            if job.open:
+                self._guarded(job, partial(self._conclude, job))
 
-    def _evaluate(self, job: _Job, bound: int | None) -> None:
+    def _asked(self, job: _Job) -> Hashable:
+        """What a run asks of the evidence; runs with an equal answer get an equal evaluation."""
+        inputs = job.inputs
+        try:
+            pack = self._packs.get(inputs.pack_digest)
+        except Unavailable:
+            return job.claim.run_id
+        tokens = used_tokens(pack, job.intent.tokens(), inputs.gates, inputs.outputs)
+        return job.intent.engine_run_root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs
+
+    def _evaluate_alike(self, bound: int | None, jobs: list[_Job]) -> None:
+        """Let the first of some runs look for all; the next one when the first lost its lease meanwhile."""
+        first, *others = jobs
+        self._guarded(first, partial(self._look_for, first, bound))
+        if isinstance(first.failure, LeaseLostError) and others:
+            self._evaluate_alike(bound, others)
+            return
+        for job in others:
+            job.evaluation, job.failure, job.long = first.evaluation, first.failure, first.long
+
+    def _look_for(self, job: _Job, bound: int | None) -> None:
         job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
-        if job.evaluation is None:
-            job.long = True
-        elif job.evaluation.verified is not None:
+        job.long = job.evaluation is None
+
+    def _conclude(self, job: _Job) -> None:
+        assert job.evaluation is not None
+        if job.evaluation.verified is not None:
             location = job.intent.engine_run_root
             job.receipts = instance_receipts(job.evaluation.verified, job.intent, location)
             job.view = facts_view(job.evaluation.verified, job.intent, job.inputs, location, job.receipts)
@@ -285,8 +324,8 @@ class RunDriver:
     # --- decisions
 
     def _commit(self, jobs: list[_Job]) -> None:
-        outcomes = [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
         try:
+            outcomes = [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
             losses = self._authority.settle(outcomes) if outcomes else []
         except Unavailable as error:
             _log.warning("outcomes could not be committed; their leases will run out", detail=error.detail)

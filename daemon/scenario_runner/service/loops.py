@@ -149,6 +149,8 @@ class Supervisor:
     def _drive_long(self, claim: Claim) -> None:
         try:
             self._daemon.driver.drive([claim])
+        except Unavailable as error:
+            _log.warning("waiting for infrastructure", run_id=claim.run_id, detail=error.detail)
         except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
             self._die(error, run_id=claim.run_id)
         finally:

@@ -791,7 +791,7 @@ def test_requests_that_arrive_while_the_server_is_down_are_served_after_its_retu
             time.sleep(6)
             assert daemon.poll() is None
             server.start()
-            until(lambda: len(world.signals("READY")) == 3, 5)
+            until(lambda: len(world.signals("READY")) == 3, 30)
         finally:
             daemon.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
