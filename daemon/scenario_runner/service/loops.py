@@ -63,6 +63,8 @@ class Supervisor:
         self._expire_dead_owners()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
+        if self._has(Role.INTAKE):
+            self._daemon.intake.open()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
         sinks = [*self._start(Role.RELAY, self._relay), self._thread(Role.HOUSEKEEPING, self._housekeeping)]
         _log.info("started", role=self._role, owner=self._daemon.owner)
@@ -123,12 +125,15 @@ class Supervisor:
     # --- loops
 
     def _intake(self) -> None:
-        while not self._stopping.is_set():
-            if self._patiently(self._daemon.intake.step):
-                self._runs_wanted.set()
-                self._relay_wanted.set()
-            else:
-                self._stopping.wait(self._poll)
+        try:
+            while not self._stopping.is_set():
+                if self._patiently(self._daemon.intake.step):
+                    self._runs_wanted.set()
+                    self._relay_wanted.set()
+                else:
+                    self._stopping.wait(self._poll)
+        finally:
+            self._daemon.intake.close()
 
     def _runner(self) -> None:
         while not self._stopping.is_set():

@@ -11,11 +11,11 @@ from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
-from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPublisher
+from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
-from scenario_runner.intake.spool import SpoolConsumer
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -27,6 +27,7 @@ from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
+from scenario_runner.service.control_bus import open_intake, open_publisher
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.filesystem import FilesystemStore
 
@@ -70,21 +71,6 @@ def open_schemas(wiring: Wiring) -> Schemas:
     return Schemas(wiring.schema_root, wiring.engine_contracts_root)
 
 
-def spool_root(wiring: Wiring) -> str:
-    """The spool of a profile.
-
-    Raises:
-        ConfigurationError: the profile's control bus is not a spool.
-    """
-    if wiring.bus_kind != "spool" or wiring.control_bus_root is None:
-        raise ConfigurationError(
-            f"profile {wiring.profile_id}, key 'control_bus_kind'",
-            f"{wiring.control_bus_kind!r} is not served by this release",
-            "use 'spool' with a control_bus_root",
-        )
-    return wiring.control_bus_root
-
-
 def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> LocalArtifacts:
     """Reader of engine run roots."""
     return LocalArtifacts(allowed_roots(wiring), wiring.hash_threads, reuse)
@@ -112,7 +98,7 @@ class Daemon:
     authority: Authority
     artifacts: Artifacts
     store: FilesystemStore
-    intake: SpoolConsumer
+    intake: Intake
     leases: Leases
     driver: RunDriver
     relay: Relay
@@ -126,7 +112,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
         Unavailable: the authority or store cannot be reached.
     """
-    pack, schemas, spool = open_pack(wiring), open_schemas(wiring), spool_root(wiring)
+    pack, schemas = open_pack(wiring), open_schemas(wiring)
     check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     rules = make_rules(wiring, policy, pack)
     pool = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io")
@@ -142,16 +128,15 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     memory = EvaluationMemory() if reuse else None
-    publisher = SpoolPublisher(spool, wiring.control_bus_topic, pool)
     return Daemon(
         wiring=wiring,
         owner=owner,
         authority=authority,
         artifacts=artifacts,
         store=store,
-        intake=SpoolConsumer(spool, authority, rules),
+        intake=open_intake(wiring, policy, authority, rules),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep),
-        relay=Relay(authority, ledger, publisher, owner),
+        relay=Relay(authority, ledger, open_publisher(wiring, pool), owner),
         stopping=stopping,
     )
