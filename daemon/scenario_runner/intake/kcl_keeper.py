@@ -8,7 +8,6 @@ SIGTERM.
 
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -36,7 +35,6 @@ _LOOK_SECONDS: Final = 0.05
 _HUNG_SECONDS: Final = 300.0
 _SILENT_SECONDS: Final = 60.0
 _MARGIN_SECONDS: Final = 3.0
-_FROM_CHILD: Final = re.compile(r"Received error line from subprocess \[(.*)\] for shard (\S+)$")
 _LEVELS: Final = {"ERROR": "error", "WARN": "warning", "INFO": "debug"}
 _ENDS: Final = {
     0: "KCL gave up: it could not initialise (is DynamoDB reachable, and may its tables be created?)",
@@ -204,25 +202,27 @@ class Keeper:
                 self._relay_line(line.decode("utf-8", "replace").rstrip())
 
     def _relay_line(self, line: str) -> None:
+        if line.startswith("{"):
+            self._relay_child(line)
+            return
         level, _, rest = line.partition(" ")
         logger, _, message = rest.partition(" ")
         if level not in _LEVELS:
             if line:
                 _log.warning("KCL says", line=line[:2000])
             return
-        said = _FROM_CHILD.search(message)
-        if said is None:
-            getattr(_log, _LEVELS[level])("KCL says", logger=logger, line=message[:2000])
-            return
-        text, shard_id = said.groups()
+        at = "debug" if self._stopping.is_set() else _LEVELS[level]  # in this mode KCL stops noisily
+        getattr(_log, at)("KCL says", logger=logger, line=message[:2000])
+
+    def _relay_child(self, line: str) -> None:
         try:
-            document = json.loads(text)
+            document = json.loads(line)
             at, event = document.pop("level"), document.pop("event")
             document.pop("timestamp", None)
             log = {"critical": _log.critical, "error": _log.error, "warning": _log.warning, "info": _log.info}
             log.get(at, _log.debug)(event, **document)
         except (ValueError, KeyError, AttributeError, TypeError):
-            _log.error("a record processor says", shard_id=shard_id, line=text[:2000])
+            _log.error("a record processor says", line=line[:2000])
 
 
 class _Health:

@@ -1,8 +1,8 @@
 """Becomes the JVM, after asking the kernel for SIGTERM when the supervisor dies.
 
 Run as a plain file, with nothing imported that takes time. ``SR_KCL_COMMAND`` holds the command as JSON,
-``SR_KCL_SUPERVISOR`` the supervisor's process id. The supervisor must start this from a thread that lives as long as the JVM:
-the kernel means the thread, not the process.
+``SR_KCL_SUPERVISOR`` the supervisor's process id. The supervisor must start this from a thread that lives as long as
+the JVM: the kernel means the thread, not the process.
 """
 
 import ctypes

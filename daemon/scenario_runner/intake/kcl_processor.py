@@ -92,6 +92,7 @@ class ShardProcessor:
         self._records = 0
         self._owed: tuple[str, int] | None = None  # disposed of, and not checkpointed yet
         self._checkpointed = 0.0
+        self._ended = False
 
     # --- the calls of amazon_kclpy
 
@@ -119,7 +120,8 @@ class ShardProcessor:
     @_or_die
     def lease_lost(self, _given: Any) -> None:  # noqa: ANN401
         """Another worker has the shard: it begins at our last checkpoint, and what it sees again it knows."""
-        _log.info("lost the lease of a shard", shard_id=self._shard_id, records=self._records)
+        if not self._ended:
+            _log.info("lost the lease of a shard", shard_id=self._shard_id, records=self._records)
         self._end()
 
     @_or_die
@@ -239,6 +241,7 @@ class ShardProcessor:
         self._reporter.write(self._shard_id, doing, caught_up=caught_up, records=self._records, at=self._monotonic())
 
     def _end(self) -> None:
+        self._ended = True
         self._tell(Doing.ENDED)
 
 
