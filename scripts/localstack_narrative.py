@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 _CALL: Final = re.compile(
-    r"(?P<time>\d\d:\d\d:\d\d)?[^ ]* .*AWS (?P<service>\w+)\.(?P<operation>\w+) => (?P<status>\d+)(?: \((?P<error>\w+)\))?"
+    r"(?P<time>\d\d:\d\d:\d\d)?[^ ]* .*AWS (?P<service>\w+)\.(?P<operation>\w+)"
+    r" => (?P<status>\d+)(?: \((?P<error>\w+)\))?"
 )
 _SENTENCES: Final = {
     "kinesis.CreateStream": "A stream was asked for.",

@@ -19,6 +19,7 @@ CHILD_MODULE: Final = "scenario_runner.service.kcl_child"
 DRAIN_SECONDS: Final = 20
 """How long KCL waits for record processors when it is told to stop."""
 MAIN_CLASS: Final = "software.amazon.kinesis.multilang.MultiLangDaemon"
+_ASCII_END: Final = 0x7F
 _JVM_OPTIONS: Final = (
     "-XX:TieredStopAtLevel=1",  # half the start-up time; the JVM only moves bytes
     "-XX:+UseSerialGC",
@@ -93,7 +94,9 @@ def render(properties: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").encode("ascii", "backslashreplace").decode("ascii")
+    units = text.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
+    return "".join(chr(code) if code < _ASCII_END else f"\\u{code:04x}" for code in codes)
 
 
 def find_java(env: Mapping[str, str]) -> str:
@@ -128,10 +131,20 @@ def find_jars() -> str:
     return jars
 
 
-def command_of(java: str, jars: str, properties_file: str, logging_file: str) -> list[str]:
+def command_of(wiring: Wiring, java: str, jars: str, properties_file: str, logging_file: str) -> list[str]:
     """The command that runs the MultiLangDaemon."""
+    emulated = wiring.control_bus_endpoint_url is not None
+    no_cbor = emulated and wiring.kinesis_start_timestamp is not None  # no emulator reads Java's times in CBOR
     options = (f"-Dlogback.configurationFile={logging_file}", "-cp", os.path.join(jars, "*"))
-    return [java, *_JVM_OPTIONS, *options, MAIN_CLASS, "--properties-file", properties_file]
+    return [
+        java,
+        *_JVM_OPTIONS,
+        *(("-Daws.cborEnabled=false",) if no_cbor else ()),
+        *options,
+        MAIN_CLASS,
+        "--properties-file",
+        properties_file,
+    ]
 
 
 def jvm_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _MOST_PAUSE_SECONDS: Final = 10.0
 _HEALTHY_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.05
+_READ_SECONDS: Final = 0.25
 _HUNG_SECONDS: Final = 300.0
 _SILENT_SECONDS: Final = 60.0
 _MARGIN_SECONDS: Final = 3.0
@@ -146,7 +147,7 @@ class Keeper:
         while jvm.poll() is None and not self._stopping.wait(_LOOK_SECONDS):
             found = read_reports(self._slot.reports, self._generation) if health.due() else {}
             seen = seen or bool(found)
-            if health.hung(found):
+            if _some_died(found) or health.hung(found):
                 break
         self._failures = 0 if seen or self._stopping.is_set() else self._failures + 1
         self._end(jvm)
@@ -225,6 +226,18 @@ class Keeper:
             _log.error("a record processor says", line=line[:2000])
 
 
+def _some_died(reports: Mapping[str, Report]) -> bool:
+    """True when a record processor ended without being told to.
+
+    KCL ends then too, but only after it has waited in vain for that very processor to finish.
+    """
+    for report in reports.values():
+        if report.doing is not Doing.ENDED and not start_time(report.pid):
+            _log.error("a record processor died; KCL is started anew", shard_id=report.shard_id, pid=report.pid)
+            return True
+    return False
+
+
 class _Health:
     """Looks at reports every now and then, says when something rests too long, and tells a hung processor."""
 
@@ -233,9 +246,9 @@ class _Health:
         self._began = self._looked = self._said = time.monotonic()
 
     def due(self) -> bool:
-        """True once a second."""
+        """True a few times a second."""
         now = time.monotonic()
-        if now - self._looked < 1.0:
+        if now - self._looked < _READ_SECONDS:
             return False
         self._looked = now
         return True

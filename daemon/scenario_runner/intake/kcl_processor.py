@@ -36,6 +36,7 @@ _CHECKPOINT_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _MOST_PAUSE_SECONDS: Final = 2.0
 _CHECKPOINT_TRIES: Final = 10
+_TOLD_ONE_BY_ONE: Final = 10
 _LOST: Final = "ShutdownException"
 _REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 _log = structlog.get_logger("intake")
@@ -192,9 +193,11 @@ class ShardProcessor:
 
     def _log_admitted(self, admitted: Sequence[Admitted]) -> None:
         counts: dict[str, int] = {}
+        told = 0
         for item in admitted:
             counts[item.disposition.value] = counts.get(item.disposition.value, 0) + 1
-            if item.disposition in _REFUSED and not item.repeated:
+            if item.disposition in _REFUSED and not item.repeated and told < _TOLD_ONE_BY_ONE:
+                told += 1
                 _log.warning("record refused", record=item.record_key, run_id=item.run_id, detail=item.detail,
                              disposition=item.disposition, reason_code=item.reason_code)  # fmt: skip
         repeated = sum(item.repeated for item in admitted)

@@ -76,7 +76,7 @@ class KinesisIntake:
             slot.release()
             raise Unavailable(f"cannot write {properties}: {error.strerror}") from error
         logging = os.path.join(os.path.dirname(kcl_config.__file__), "kcl_logback.xml")
-        command = kcl_config.command_of(java, jars, properties, logging)
+        command = kcl_config.command_of(self._wiring, java, jars, properties, logging)
         recipe = Recipe(command, kcl_config.jvm_environment(os.environ), self._child)
         keeper = Keeper(slot, recipe, self._prepare)
         keeper.start()

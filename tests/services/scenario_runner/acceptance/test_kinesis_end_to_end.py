@@ -156,7 +156,7 @@ class Load(threading.Thread):
                 self.keys += self.world.put(*batch, kinesis=kinesis)
                 self.put += 1
                 self.enough.wait(self.pause)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by finish
             self.error = error
 
     def finish(self) -> list[str]:
@@ -282,7 +282,7 @@ def test_consumption_begins_where_the_profile_says(tmp_path: Path, position: str
             running.until_consuming()
             time.sleep(3)
             (late,) = world.put(b'{"late": 1}')
-        until(lambda: world.dispositions(), "a disposition", 90)
+        until(world.dispositions, "a disposition", 90)
         assert world.dispositions().keys() == {late}
         assert early != late
         running.stop()
@@ -333,8 +333,9 @@ def test_killing_the_record_processor_the_jvm_and_the_supervisor_in_turn_loses_a
         running.process.kill()
         running.process.wait()
         with daemon(world) as other:
-            progress()
+            until(lambda: other.events("KCL started"), "the next JVM starts")
             assert not group_runs(group)
+            progress()
             assert other.events("KCL started")[0]["worker_id"] == running.events("KCL started")[0]["worker_id"]
             keys = load.finish()
             settled(world, keys)
@@ -394,9 +395,7 @@ def test_splitting_and_merging_shards_under_load_loses_and_doubles_nothing(tmp_p
         running.until_consuming(3)
         children = sorted(shard["ShardId"] for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]
                           if shard["ShardId"] != parent["ShardId"])  # fmt: skip
-        world.kinesis.merge_shards(
-            StreamName=world.stream, ShardToMerge=children[0], AdjacentShardToMerge=children[1]
-        )
+        world.kinesis.merge_shards(StreamName=world.stream, ShardToMerge=children[0], AdjacentShardToMerge=children[1])
         until_active(world.stream)
         running.until_consuming(4)
         time.sleep(1)
@@ -430,5 +429,3 @@ def test_while_the_authority_is_down_the_shard_is_held_and_nothing_is_lost(tmp_p
         assert len(running.events("KCL started")) == 1
         assert running.events("lost the lease of a shard") == []
         running.stop()
-
-
