@@ -145,7 +145,9 @@ class Keeper:
         health = _Health(self._generation)
         seen = False
         while jvm.poll() is None and not self._stopping.wait(_LOOK_SECONDS):
-            found = read_reports(self._slot.reports, self._generation) if health.due() else {}
+            if not health.due():
+                continue
+            found = read_reports(self._slot.reports, self._generation)
             seen = seen or bool(found)
             if _some_died(found) or health.hung(found):
                 break

@@ -13,14 +13,16 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 ENDPOINT = os.environ.get("SR_KINESIS_ENDPOINT_URL", "")
 DYNAMODB = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "") or ENDPOINT

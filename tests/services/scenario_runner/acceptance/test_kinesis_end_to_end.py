@@ -8,12 +8,11 @@ import hashlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,15 @@ class Daemon:
 
 
 def group_runs(group: int) -> bool:
-    return bool(subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True, check=False).stdout)
+    """True while a process of the group runs; one that nobody has waited for yet runs no more."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text("ascii", "replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            return True
+    return False
 
 
 @contextmanager
@@ -267,25 +274,23 @@ def test_records_delivered_twice_and_a_replay_from_the_start_have_no_second_effe
     assert sorted(ready(world)) == sorted(run_ids(requests))
 
 
-@pytest.mark.parametrize("position", ["LATEST", "AT_TIMESTAMP"])
-def test_consumption_begins_where_the_profile_says(tmp_path: Path, position: str) -> None:
-    world = KinesisWorld(tmp_path / "world", wiring_changes={"kinesis_start_position": position})
-    (early,) = world.put(b'{"early": 1}')
-    if position == "AT_TIMESTAMP":
-        time.sleep(1.1)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
-        world.write_profiles(kinesis_start_timestamp=moment)
-        time.sleep(1.1)
-        (late,) = world.put(b'{"late": 1}')
-    with daemon(world) as running:
-        if position == "LATEST":
-            running.until_consuming()
-            time.sleep(3)
-            (late,) = world.put(b'{"late": 1}')
-        until(world.dispositions, "a disposition", 90)
-        assert world.dispositions().keys() == {late}
-        assert early != late
-        running.stop()
+def test_consumption_begins_where_the_profile_says(tmp_path: Path) -> None:
+    latest = KinesisWorld(tmp_path / "latest", wiring_changes={"kinesis_start_position": "LATEST"})
+    later = KinesisWorld(tmp_path / "later", wiring_changes={"kinesis_start_position": "AT_TIMESTAMP"})
+    latest.put(b'{"early": 1}')
+    later.put(b'{"early": 1}')
+    time.sleep(1.1)
+    later.write_profiles(kinesis_start_timestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time())))
+    time.sleep(1.1)
+    late = later.put(b'{"late": 1}')
+    with daemon(latest) as one, daemon(later) as two:
+        assert settled(later, late).keys() == set(late)
+        one.until_consuming()
+        time.sleep(3)  # the processor is told of its shard before its place in it is chosen
+        late = latest.put(b'{"late": 1}')
+        assert settled(latest, late).keys() == set(late)
+        one.stop()
+        two.stop()
 
 
 # ---------------------------------------------------------------- stopping and killing
@@ -392,6 +397,11 @@ def test_splitting_and_merging_shards_under_load_loses_and_doubles_nothing(tmp_p
             StreamName=world.stream, ShardToSplit=parent["ShardId"], NewStartingHashKey=str(1 << 127)
         )
         until_active(world.stream)
+        if parent["ShardId"] not in {
+            shard["ShardId"] for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]
+        }:
+            load.enough.set()
+            pytest.skip("this endpoint forgets the parent of a split with its records; LocalStack does not")
         running.until_consuming(3)
         children = sorted(shard["ShardId"] for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]
                           if shard["ShardId"] != parent["ShardId"])  # fmt: skip
@@ -401,31 +411,31 @@ def test_splitting_and_merging_shards_under_load_loses_and_doubles_nothing(tmp_p
         time.sleep(1)
         keys = load.finish()
         settled(world, keys)
-        until(lambda: len(set(ready(world))) == len(requests), "READY for each")
+        until(lambda: set(ready(world)) == run_ids(requests), "READY for each")
         ended = [item["shard_id"] for item in running.events("end of a shard")]
         assert sorted(ended) == sorted([parent["ShardId"], *children])
         consuming = [item["shard_id"] for item in running.events("consuming a shard")]
         assert consuming[0] == parent["ShardId"]
         assert set(consuming[1:3]) == set(children)
         running.stop()
-    assert sorted(ready(world)) == sorted(run_ids(requests))
+    assert set(ready(world)) == run_ids(requests)
 
 
 def test_while_the_authority_is_down_the_shard_is_held_and_nothing_is_lost(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     requests = requests_of(world, 3)
+    keys = world.put(*requests, b"not json")
+    away = world.database.with_suffix(".away")
     with daemon(world) as running:
-        running.until_consuming()
-        keys = world.put(requests[0])
+        running.jvm()
+        world.database.rename(away)  # the daemon has it open, its record processors do not
+        world.database.mkdir()
+        until(lambda: running.events("waiting for the authority; the shard is held, nothing is lost"), "it waits")
+        time.sleep(3)
+        world.database.rmdir()
+        away.rename(world.database)
         settled(world, keys)
-        with closing(sqlite3.connect(world.database, isolation_level=None)) as holder:
-            holder.execute("BEGIN EXCLUSIVE")
-            keys += world.put(*requests[1:], b"not json")
-            until(lambda: running.events("waiting for the authority; the shard is held, nothing is lost"), "waits", 60)
-            time.sleep(2)
-            holder.execute("ROLLBACK")
-        settled(world, keys)
-        until(lambda: len(ready(world)) == 3, "READY for each")
+        until(lambda: set(ready(world)) == run_ids(requests), "READY for each")
         assert len(running.events("KCL started")) == 1
         assert running.events("lost the lease of a shard") == []
         running.stop()
