@@ -6,10 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-_CALL: Final = re.compile(
-    r"(?P<time>\d\d:\d\d:\d\d)?[^ ]* .*AWS (?P<service>\w+)\.(?P<operation>\w+)"
-    r" => (?P<status>\d+)(?: \((?P<error>\w+)\))?"
-)
+_CALL: Final = re.compile(r"AWS (?P<service>\w+)\.(?P<operation>\w+) => (?P<status>\d+)(?: \((?P<error>\w+)\))?")
+_TIME: Final = re.compile(r"\d\d:\d\d:\d\d")
 _SENTENCES: Final = {
     "kinesis.CreateStream": "A stream was asked for.",
     "kinesis.DeleteStream": "A stream was deleted.",
@@ -53,7 +51,8 @@ def _sentence(line: str) -> tuple[str, str]:
     sentence = _SENTENCES.get(name, f"Somebody called {name}.")
     if not call["status"].startswith("2"):
         sentence = f"{sentence.rstrip('.')}, and was refused: {call['error'] or 'status ' + call['status']}."
-    return sentence, call["time"] or ""
+    at = _TIME.search(line)
+    return sentence, at[0] if at else ""
 
 
 def _told(when: str, sentence: str, count: int) -> str:

@@ -99,6 +99,7 @@ class Stream:
         region: Its region; the environment's when None.
         endpoint_url: Of an emulator; None for the service.
         connect: Makes the client; for tests.
+        budget_seconds: How long one call, or one put, is tried again.
         sleep: Pauses.
         monotonic: Seconds, never going back.
     """
@@ -107,6 +108,7 @@ class Stream:
     region: str | None = None
     endpoint_url: str | None = None
     connect: Callable[[str, str | None, str | None], Any] = client_of
+    budget_seconds: float = _BUDGET_SECONDS
     sleep: Callable[[float], None] = field(default=time.sleep)
     monotonic: Callable[[], float] = field(default=time.monotonic)
 
@@ -123,7 +125,7 @@ class Stream:
             Unavailable: no answer within the budget.
         """
         try:
-            for attempt in policy(_PassingError, budget_seconds=_BUDGET_SECONDS, sleep=self.sleep):
+            for attempt in policy(_PassingError, budget_seconds=self.budget_seconds, sleep=self.sleep):
                 with attempt:
                     return self._once(operation, arguments)
         except _PassingError as error:
@@ -211,7 +213,7 @@ class Stream:
                 raise _PassingError(answers[open_ones[0]].error)
 
         try:
-            policy(_PassingError, budget_seconds=_BUDGET_SECONDS, sleep=self.sleep)(attempt)
+            policy(_PassingError, budget_seconds=self.budget_seconds, sleep=self.sleep)(attempt)
         except (_PassingError, ConfigurationError, Unavailable) as error:
             why = str(error) if isinstance(error, _PassingError) else error.detail
             for index in open_ones:
