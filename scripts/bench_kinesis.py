@@ -199,7 +199,7 @@ class Bench:
         """Many records over two shards and two daemons while something is killed every few seconds."""
         world = self.world(shards=2)
         chance = random.Random(self.options.seed)
-        load = Load(world, total=self.options.kill_records, batch=500, pause=0.02)
+        load = Load(world, total=self.options.kill_records, batch=500, pause=0.5)
         counts = {"record_processor": 0, "jvm": 0, "supervisor": 0, "everything": 0}
         running = [Daemon(world, "--role", "intake"), Daemon(world, "--role", "intake")]
         load.start()

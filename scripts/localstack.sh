@@ -23,7 +23,9 @@ REGION=${SR_KINESIS_REGION:-us-east-1}
 
 has_docker() { [ -z "${SR_LOCALSTACK_HOST:-}" ] && command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; }
 answers() { curl -sf -o /dev/null --max-time 2 "http://127.0.0.1:$1/_localstack/health"; }
-runs() { [ -f "$STATE/$1.pid" ] && kill -0 "$(cat "$STATE/$1.pid")" 2>/dev/null; }
+runs() { # NAME: true while the process that was started runs; its number may long mean another one
+  [ -f "$STATE/$1.pid" ] && ps -p "$(cat "$STATE/$1.pid")" -o args= 2>/dev/null | grep -qF "$STATE"
+}
 
 until_answers() { # PORT WHAT LOG
   local tries=0

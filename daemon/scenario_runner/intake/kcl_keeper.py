@@ -91,7 +91,7 @@ class Keeper:
 
     @property
     def failures(self) -> int:
-        """How often in a row the JVM ended before it had handed out anything."""
+        """How often in a row the JVM could not be prepared, or ended before it had handed out anything."""
         return self._failures
 
     def reports(self) -> dict[str, Report]:
@@ -117,6 +117,7 @@ class Keeper:
     def _keep(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set() and not self._prepare():
+            self._failures += 1
             self._stopping.wait(pause)
             pause = min(_MOST_PAUSE_SECONDS, pause * 2)
         pause = _FIRST_PAUSE_SECONDS

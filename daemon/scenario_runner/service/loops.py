@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.authority.base import Claim
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
 
@@ -70,7 +70,7 @@ class Supervisor:
         _log.info("started", role=self._role, owner=self._daemon.owner)
         idle = False
         while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
-            idle = self._until_idle and self._idle()
+            idle = self._until_idle and self._looks_idle()
         self._stop(sources, sinks)
         if self._failure is not None:
             raise self._failure
@@ -192,6 +192,15 @@ class Supervisor:
             _log.info("expiring the leases of a dead process", owner=owner)
             self._daemon.authority.expire_owner(owner)
         return len(dead)
+
+    def _looks_idle(self) -> bool:
+        """True when idle; when that cannot be told, the daemon stops and says why."""
+        try:
+            return self._idle()
+        except ScenarioRunnerError as error:
+            self._failure = self._failure or error
+            self._stopping.set()
+            return False
 
     def _idle(self) -> bool:
         """True when nothing is left that this role could do now."""
