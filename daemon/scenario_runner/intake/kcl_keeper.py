@@ -21,13 +21,13 @@ from typing import IO, Any, Final
 
 import structlog
 
-from scenario_runner.intake import kcl_launch
 from scenario_runner.intake.kcl_config import DRAIN_SECONDS
 from scenario_runner.intake.kcl_reports import Doing, Report, read_reports
 from scenario_runner.intake.kcl_slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
 
 CHILD_VARIABLE: Final = "SR_KCL_CHILD"
 """Environment variable with everything that a record processor needs to know, as JSON."""
+_LAUNCHER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kcl_launch.py")
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _MOST_PAUSE_SECONDS: Final = 10.0
 _HEALTHY_SECONDS: Final = 60.0
@@ -171,7 +171,7 @@ class Keeper:
             "SR_KCL_COMMAND": json.dumps(self._recipe.command),
         }
         return subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-I", "-S", kcl_launch.__file__], env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", _LAUNCHER], env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(self._slot.lock_fd,),
         )  # fmt: skip
 
