@@ -29,6 +29,8 @@ DYNAMODB = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "") or ENDPOINT
 REGION = os.environ.get("SR_KINESIS_REGION", "us-east-1")
 WHY_NOT = "SR_KINESIS_ENDPOINT_URL is not set: scripts/localstack.sh start, then see .env.localstack.example"
 TOPIC = "fp.bus.control.v1"
+MADE: list[str] = []
+"""Streams that were made and are deleted when the test ends: an emulator allows a hundred shards."""
 for _name, _value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")):
     if ENDPOINT:
         os.environ.setdefault(_name, _value)
@@ -52,8 +54,15 @@ def make_stream(shards: int = 1, name: str | None = None) -> str:
     """A new stream, ready for use."""
     kinesis, name = client(), name or f"sr-{uuid.uuid4().hex[:12]}"
     kinesis.create_stream(StreamName=name, ShardCount=shards)
+    MADE.append(name)
     until_active(name)
     return name
+
+
+def delete_streams(names: list[str]) -> None:
+    """Delete streams, whoever still reads them."""
+    for name in names:
+        client().delete_stream(StreamName=name, EnforceConsumerDeletion=True)
 
 
 def until_active(name: str) -> None:

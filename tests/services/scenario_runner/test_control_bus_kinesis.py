@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from streaming import ENDPOINT, REGION, TOPIC, WHY_NOT, client, make_stream, records_of
+from streaming import ENDPOINT, MADE, REGION, TOPIC, WHY_NOT, client, delete_streams, make_stream, records_of
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import NotSeen, Published
@@ -19,12 +19,18 @@ from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.states import SignalKind
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 pytestmark = [pytest.mark.localstack, pytest.mark.skipif(not ENDPOINT, reason=WHY_NOT)]
 
 
 @pytest.fixture(scope="module")
-def name() -> str:
-    return make_stream(shards=3)
+def name() -> Iterator[str]:
+    made = make_stream(shards=3)
+    MADE.remove(made)  # it outlives one test
+    yield made
+    delete_streams([made])
 
 
 @pytest.fixture
