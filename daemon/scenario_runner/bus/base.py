@@ -15,6 +15,13 @@ class Published:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class NotSeen:
+    """A message could not be looked for to the end, so nobody can say whether it is on the bus; ``why`` says it."""
+
+    why: str
+
+
 class SignalPublisher(Protocol):
     """Puts signals on the control bus, at least once, always with the same message id and bytes."""
 

@@ -5,6 +5,7 @@ An outgoing one is a pure function of its outbox row, so sending it again gives 
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
+from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.states import SignalKind
 from scenario_runner.contracts.times import format_micros
 
@@ -32,3 +33,12 @@ def signal_envelope(topic: str, row: OutboxRow) -> bytes:
 def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, request: Json) -> bytes:
     """The envelope of a run request."""
     return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)
+
+
+def timeless(data: bytes) -> bytes:
+    """An envelope's bytes without the moment of its publication: all that a re-sent one may differ in."""
+    try:
+        value = parse_json(data)
+        return canonical_bytes({**value, "published_at_utc": ""}) if isinstance(value, dict) else data
+    except (ValueError, SequenceError):
+        return data

@@ -11,9 +11,8 @@ from typing import Final
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
-from scenario_runner.bus.envelope import signal_envelope
-from scenario_runner.contracts.canonical import canonical_bytes, parse_json
-from scenario_runner.contracts.errors import ScenarioRunnerError, SequenceError, Unavailable
+from scenario_runner.bus.envelope import signal_envelope, timeless
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
@@ -94,18 +93,9 @@ class SpoolPublisher:
             stored = None if made else self._store.read(key, MAX_RECORD_BYTES)
         except ScenarioRunnerError as error:
             return error.detail
-        if made or (stored is not None and _timeless(stored.data) == _timeless(data)):
+        if made or (stored is not None and timeless(stored.data) == timeless(data)):
             return ""
         return f"{self._store.locate(key)} already holds another message; move it away"
-
-
-def _timeless(data: bytes) -> bytes:
-    """An envelope's bytes without the moment of its publication: all that a re-sent one may differ in."""
-    try:
-        value = parse_json(data)
-        return canonical_bytes({**value, "published_at_utc": ""}) if isinstance(value, dict) else data
-    except (ValueError, SequenceError):
-        return data
 
 
 def drop_request(root: str, message_id: str, data: bytes) -> str:

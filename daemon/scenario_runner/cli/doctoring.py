@@ -8,20 +8,16 @@ from typing import Final
 
 from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.spool import SpoolPaths
+from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.output import Exit
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.times import MICROS
+from scenario_runner.intake.kcl_config import find_jars, find_java
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.wiring import (
-    allowed_roots,
-    open_pack,
-    open_schemas,
-    open_store,
-    s3_settings,
-    spool_root,
-)
+from scenario_runner.service.control_bus import open_stream, open_tables, spool_root
+from scenario_runner.service.wiring import allowed_roots, open_pack, open_schemas, open_store, s3_settings
 from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
 _CLOCK_TOLERANCE_SECONDS: Final = 5
@@ -119,6 +115,11 @@ def _examine_authority(exam: _Examination, wiring: Wiring) -> None:
 
 
 def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
+    exam.note("authorisation", f"auth_mode is {wiring.auth_mode}")
+    stream = open_stream(wiring)
+    if stream is not None:
+        _examine_stream(exam, wiring, stream)
+        return
     with exam.trying("control bus"):
         paths = SpoolPaths(spool_root(wiring))
         paths.make()
@@ -128,7 +129,17 @@ def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
         if denied:
             raise Unavailable(f"cannot write to {', '.join(denied)}")
         exam.note("control bus", f"the spool {paths.root} is writable")
-        exam.note("authorisation", f"auth_mode is {wiring.auth_mode}")
+
+
+def _examine_stream(exam: _Examination, wiring: Wiring, stream: Stream) -> None:
+    with exam.trying("control bus"):
+        exam.note("control bus", f"the stream {stream.name} is {stream.check()}, {len(stream.shards())} shards")
+    with exam.trying("leases"):
+        tables = open_tables(wiring)
+        exam.note("leases", f"DynamoDB answers; {len(tables.leases())} leases in table {tables.application}")
+    with exam.trying("KCL"):
+        java, jars = find_java(os.environ), find_jars()
+        exam.note("KCL", f"{java} runs the jars in {jars}")
 
 
 def _examine_roots(exam: _Examination, wiring: Wiring) -> None:

@@ -184,7 +184,7 @@ def verify(
     else:
         for check in document["checks"]:
             say(
-                f"{'ok  ' if check['ok'] else 'FAIL'}  {check['check']}"
+                f"{'n/a ' if check.get('not_possible') else 'ok  ' if check['ok'] else 'FAIL'}  {check['check']}"
                 + (f": {check['detail']}" if check.get("detail") else "")
             )
         say(f"{document['outcome']}: {document['summary']}")

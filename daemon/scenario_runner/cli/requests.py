@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from scenario_runner.bus.envelope import request_envelope
+from scenario_runner.bus.kinesis import put_request
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, drop_request
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
@@ -21,7 +22,8 @@ from scenario_runner.intake.decode import Record, decode
 from scenario_runner.intake.judge import plan_request
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.wiring import make_rules, open_pack, spool_root
+from scenario_runner.service.control_bus import open_stream, spool_root
+from scenario_runner.service.wiring import make_rules, open_pack
 
 
 def _read(file: str) -> bytes:
@@ -53,17 +55,24 @@ def submit_request(wiring_path: str, file: str) -> Json:
         RequestRefused: the document is not a valid run request; nothing was sent.
     """
     wiring = load_wiring(wiring_path)
-    root = spool_root(wiring)
     request, document = _request(file, wiring)
     run_id = run_id_of(request.run_equivalence_key)
     message_id = submission_message_id(run_id, secrets.token_hex(16))
     data = request_envelope(wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document)
-    if len(data) > MAX_RECORD_BYTES:
+    if len(data) + len(run_id) > MAX_RECORD_BYTES:  # a stream counts the partition key
         raise RequestRefused(
             f"in its envelope the request holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}",
             Reason.RECORD_TOO_LARGE,
         )
-    return {"run_id": run_id, "message_id": message_id, "record": drop_request(root, message_id, data)}
+    return {"run_id": run_id, "message_id": message_id, "record": _send(wiring, run_id, message_id, data)}
+
+
+def _send(wiring: Wiring, run_id: str, message_id: str, data: bytes) -> str:
+    """Put an envelope on the control bus; returns where it lies."""
+    stream = open_stream(wiring)
+    if stream is None:
+        return drop_request(spool_root(wiring), message_id, data)
+    return put_request(stream, run_id, data)
 
 
 def plan_file(wiring_path: str, policy_path: str, file: str) -> dict[str, Any]:

@@ -48,6 +48,12 @@ class SpoolConsumer:
         self._paths.make()
         self.sweep()
 
+    def open(self) -> None:
+        """Nothing: the folders were made when this was."""
+
+    def close(self) -> None:
+        """Nothing: a file is put away in the step that read it."""
+
     def step(self) -> int:
         """Admit one batch; returns how many records were disposed of.
 

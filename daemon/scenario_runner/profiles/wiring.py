@@ -6,6 +6,7 @@ directory.
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -23,8 +24,17 @@ from scenario_runner.contracts.documents import explain_validation
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.strict_yaml import read_yaml
+from scenario_runner.contracts.times import parse_instant
 
 _REMEDY: Final = "correct the wiring profile; README.md lists every key"
+_KINESIS_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+KINESIS_OVERRIDES: Final = {
+    "SR_KINESIS_ENDPOINT_URL": "control_bus_endpoint_url",
+    "SR_KINESIS_STREAM": "control_bus_stream",
+    "SR_KINESIS_REGION": "control_bus_region",
+    "SR_KINESIS_DYNAMODB_ENDPOINT_URL": "kinesis_dynamodb_endpoint_url",
+}
+"""Environment variables that override a profile whose control bus is a stream."""
 
 
 def _as_list(value: object) -> object:
@@ -55,6 +65,14 @@ class Wiring(BaseModel):
     control_bus_stream: OptionalText = None
     control_bus_region: OptionalText = None
     control_bus_endpoint_url: OptionalText = None
+    kinesis_application_name: OptionalText = None
+    kinesis_worker_id: OptionalText = None
+    kinesis_state_dir: Text = ".local/kinesis"
+    kinesis_dynamodb_endpoint_url: OptionalText = None
+    kinesis_start_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON"
+    kinesis_start_timestamp: OptionalText = None
+    kinesis_enhanced_fan_out: bool = False
+    kinesis_timing: Literal["production", "fast"] = "production"
     engine_catalogue_path: Text
     gate_map_path: Text
     schema_root: Text
@@ -99,12 +117,30 @@ class Wiring(BaseModel):
             raise ValueError("must be a plain name; it becomes a directory of the spool")
         return value
 
+    @field_validator("kinesis_application_name", "kinesis_worker_id")
+    @classmethod
+    def _is_a_kinesis_name(cls, value: str | None) -> str | None:
+        if value is not None and not _KINESIS_NAME.fullmatch(value):
+            raise ValueError("must be letters, digits, '.', '_' and '-', at most 128 of them")
+        return value
+
+    @field_validator("kinesis_start_timestamp")
+    @classmethod
+    def _is_a_moment(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_instant(value)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> "Wiring":
         if self.bus_kind == "spool" and not self.control_bus_root:
             raise ValueError("control_bus_root is needed when control_bus_kind is 'spool'")
         if self.bus_kind == "kinesis" and not self.control_bus_stream:
             raise ValueError("control_bus_stream is needed when control_bus_kind is 'kinesis'")
+        if (self.kinesis_start_position == "AT_TIMESTAMP") != (self.kinesis_start_timestamp is not None):
+            raise ValueError(
+                "kinesis_start_timestamp is needed with kinesis_start_position 'AT_TIMESTAMP', and only then"
+            )
         if self.auth_mode == "allowlist" and not self.auth_allowlist:
             raise ValueError("auth_allowlist is empty, so auth_mode 'allowlist' would refuse everybody")
         return self
@@ -113,6 +149,16 @@ class Wiring(BaseModel):
     def bus_kind(self) -> str:
         """``spool`` or ``kinesis``; ``file`` is the spool's older name."""
         return "spool" if self.control_bus_kind == "file" else self.control_bus_kind
+
+    @property
+    def kinesis_application(self) -> str:
+        """Name of the consumer application: its lease table in DynamoDB is called so."""
+        return self.kinesis_application_name or f"scenario-runner-{self.control_bus_stream}"
+
+    @property
+    def dynamodb_endpoint_url(self) -> str | None:
+        """Where leases and checkpoints are kept; None for the service's own address."""
+        return self.kinesis_dynamodb_endpoint_url or self.control_bus_endpoint_url
 
     @property
     def store_root(self) -> str:
@@ -155,4 +201,11 @@ def load_wiring(path: str, env: Mapping[str, str] | None = None) -> Wiring:
         ConfigurationError: names the file, the line or key, and the remedy.
     """
     document: Any = read_yaml(path, env=os.environ if env is None else env)
-    return parse_wiring(document, path)
+    return parse_wiring(_with_overrides(document, os.environ if env is None else env), path)
+
+
+def _with_overrides(document: object, env: Mapping[str, str]) -> object:
+    """A document of the kind ``kinesis`` with what the environment says about the stream, whatever the file says."""
+    if not isinstance(document, dict) or document.get("control_bus_kind") != "kinesis":
+        return document
+    return document | {key: env[name] for name, key in KINESIS_OVERRIDES.items() if env.get(name)}

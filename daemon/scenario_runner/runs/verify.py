@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
+from scenario_runner.bus.base import NotSeen
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json, sha256_hex
 from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
@@ -36,7 +37,7 @@ from scenario_runner.runs.evaluation import Evaluation, evaluate
 from scenario_runner.runs.packs import Packs
 from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
-ReadSignal = Callable[[str], bytes | None]
+ReadSignal = Callable[[str, str], bytes | NotSeen | None]
 _TRIES: Final = 3
 
 
@@ -54,10 +55,15 @@ class Findings:
         self.checks.append(entry)
         return ok
 
+    def not_possible(self, check: str, why: str) -> None:
+        """Record that a check could not be made: it is no failure of the run, and no proof either."""
+        self.checks.append({"check": check, "ok": True, "not_possible": True, "detail": f"not possible: {why}"})
+
     @property
     def ok(self) -> bool:
         """True when at least one check was made and every one held."""
-        return bool(self.checks) and all(check["ok"] for check in self.checks)
+        made = [check for check in self.checks if not check.get("not_possible")]
+        return bool(made) and all(check["ok"] for check in made)
 
 
 class Verifier:
@@ -68,7 +74,8 @@ class Verifier:
         packs: The deployed interface pack and pinned ones.
         artifacts: Reader of engine run roots, without digest reuse.
         topic: The control topic.
-        read_signal: Envelope bytes of a message id on the control bus, or None.
+        read_signal: Envelope bytes of a message id (and run id) on the control bus, None when it is not there, or why
+            that cannot be said.
         heartbeat: Called with bytes read, for progress.
     """
 
@@ -156,7 +163,10 @@ class Verifier:
             ok=_is_ready(self._read(refs.ready_signal_ref(run_id)), expected),
         )
         message_id = ready_message_id(run_id, view["bundle_hash"])
-        raw = self._read_signal(message_id)
+        raw = self._read_signal(message_id, run_id)
+        if isinstance(raw, NotSeen):
+            found.not_possible("READY is on the control bus", f"message {message_id}: {raw.why}")
+            return
         if not found.expect("READY is on the control bus", ok=raw is not None, detail=f"no message {message_id}"):
             return
         try:

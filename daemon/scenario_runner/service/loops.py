@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.authority.base import Claim
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
@@ -64,12 +64,14 @@ class Supervisor:
         self._expire_dead_owners()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
+        if self._has(Role.INTAKE):
+            self._daemon.intake.open()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
         sinks = [*self._start(Role.RELAY, self._relay), self._thread(Role.HOUSEKEEPING, self._housekeeping)]
         _log.info("started", role=self._role, owner=self._daemon.owner)
         idle = False
         while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
-            idle = self._until_idle and self._idle()
+            idle = self._until_idle and self._looks_idle()
         self._stop(sources, sinks)
         if self._failure is not None:
             raise self._failure
@@ -124,12 +126,15 @@ class Supervisor:
     # --- loops
 
     def _intake(self) -> None:
-        while not self._stopping.is_set():
-            if self._patiently(self._daemon.intake.step):
-                self._runs_wanted.set()
-                self._relay_wanted.set()
-            else:
-                self._stopping.wait(self._poll)
+        try:
+            while not self._stopping.is_set():
+                if self._patiently(self._daemon.intake.step):
+                    self._runs_wanted.set()
+                    self._relay_wanted.set()
+                else:
+                    self._stopping.wait(self._poll)
+        finally:
+            self._daemon.intake.close()
 
     def _runner(self) -> None:
         while not self._stopping.is_set():
@@ -190,6 +195,15 @@ class Supervisor:
             _log.info("expiring the leases of a dead process", owner=owner)
             self._daemon.authority.expire_owner(owner)
         return len(dead)
+
+    def _looks_idle(self) -> bool:
+        """True when idle; when that cannot be told, the daemon stops and says why."""
+        try:
+            return self._idle()
+        except ScenarioRunnerError as error:
+            self._failure = self._failure or error
+            self._stopping.set()
+            return False
 
     def _idle(self) -> bool:
         """True when nothing is left that this role could do now."""

@@ -13,11 +13,11 @@ from scenario_runner.artifacts.s3 import S3Artifacts
 from scenario_runner.artifacts.schemes import ArtifactsByScheme
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
-from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPublisher
+from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
-from scenario_runner.intake.spool import SpoolConsumer
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -29,6 +29,7 @@ from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
+from scenario_runner.service.control_bus import open_intake, open_publisher
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -100,21 +101,6 @@ def open_schemas(wiring: Wiring) -> Schemas:
     return Schemas(wiring.schema_root, wiring.engine_contracts_root)
 
 
-def spool_root(wiring: Wiring) -> str:
-    """The spool of a profile.
-
-    Raises:
-        ConfigurationError: the profile's control bus is not a spool.
-    """
-    if wiring.bus_kind != "spool" or wiring.control_bus_root is None:
-        raise ConfigurationError(
-            f"profile {wiring.profile_id}, key 'control_bus_kind'",
-            f"{wiring.control_bus_kind!r} is not served by this release",
-            "use 'spool' with a control_bus_root",
-        )
-    return wiring.control_bus_root
-
-
 def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     """Reader of engine run roots."""
     roots = allowed_roots(wiring)
@@ -149,7 +135,7 @@ class Daemon:
     authority: Authority
     artifacts: Artifacts
     store: ObjectStore
-    intake: SpoolConsumer
+    intake: Intake
     leases: Leases
     driver: RunDriver
     relay: Relay
@@ -163,7 +149,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
         Unavailable: the authority or store cannot be reached.
     """
-    pack, schemas, spool = open_pack(wiring), open_schemas(wiring), spool_root(wiring)
+    pack, schemas = open_pack(wiring), open_schemas(wiring)
     check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     rules = make_rules(wiring, policy, pack)
     on_s3 = wiring.store_root.startswith("s3://")
@@ -181,16 +167,15 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     memory = EvaluationMemory() if reuse else None
     looks = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="look") if artifacts.remote else None
-    publisher = SpoolPublisher(spool, wiring.control_bus_topic, pool)
     return Daemon(
         wiring=wiring,
         owner=owner,
         authority=authority,
         artifacts=artifacts,
         store=store,
-        intake=SpoolConsumer(spool, authority, rules),
+        intake=open_intake(wiring, policy, authority, rules),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, looks),
-        relay=Relay(authority, ledger, publisher, owner),
+        relay=Relay(authority, ledger, open_publisher(wiring, pool), owner),
         stopping=stopping,
     )

@@ -9,7 +9,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from typing import TYPE_CHECKING
+
 from support import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _streams_are_deleted() -> Iterator[None]:
+    """Streams that a test made do not outlive it."""
+    yield
+    streaming = sys.modules.get("streaming")
+    if streaming is not None and streaming.MADE:
+        made, streaming.MADE[:] = list(streaming.MADE), []
+        streaming.delete_streams(made)
 
 
 @pytest.fixture

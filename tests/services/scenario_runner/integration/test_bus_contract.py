@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streaming
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
+from streaming import make_stream
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published, SignalPublisher
 from scenario_runner.bus.envelope import request_envelope, signal_envelope
+from scenario_runner.bus.kinesis import KinesisPublisher
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, SpoolPublisher, drop_request
+from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
@@ -45,6 +49,7 @@ class Backend:
     records: Callable[[], dict[str, list[bytes]]]
     script: str
     limit: int
+    write_once: bool = True  # a stream takes whatever is put
 
 
 def _spool(folder: Path, pool: ThreadPoolExecutor) -> Backend:
@@ -63,10 +68,36 @@ def _spool(folder: Path, pool: ThreadPoolExecutor) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[Path, ThreadPoolExecutor], Backend]] = {"spool": _spool}
+def _kinesis(_folder: Path, _pool: ThreadPoolExecutor) -> Backend:
+    stream = make_stream(shards=2)
+    where = f"{stream!r}, {streaming.REGION!r}, {streaming.ENDPOINT!r}"
+
+    def records() -> dict[str, list[bytes]]:
+        found: dict[str, list[bytes]] = {}
+        for record in streaming.records_of(stream):
+            found.setdefault(json.loads(record["Data"])["message_id"], []).append(record["Data"])
+        return found
+
+    return Backend(
+        lambda: KinesisPublisher(Stream(stream, streaming.REGION, streaming.ENDPOINT), TOPIC),
+        records,
+        "from scenario_runner.bus.kinesis import KinesisPublisher\nfrom scenario_runner.bus.stream import Stream\n"
+        f"publisher = KinesisPublisher(Stream({where}), {TOPIC!r})",
+        MAX_RECORD_BYTES - 32,  # the partition key counts
+        write_once=False,
+    )
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+BACKENDS: dict[str, Callable[[Path, ThreadPoolExecutor], Backend]] = {"spool": _spool, "kinesis": _kinesis}
+NEEDS_STREAM = [
+    pytest.mark.localstack,
+    pytest.mark.skipif(not streaming.ENDPOINT, reason=streaming.WHY_NOT),
+]
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=NEEDS_STREAM if name == "kinesis" else []) for name in sorted(BACKENDS)]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     with ThreadPoolExecutor(4) as pool:
         yield BACKENDS[request.param](tmp_path, pool)
@@ -175,6 +206,8 @@ OTHER_PAYLOADS: dict[str, tuple[Any, Any]] = {
 def test_another_payload_under_the_same_id_is_reported_and_the_first_stays(
     backend: Backend, publisher: SignalPublisher, case: str
 ) -> None:
+    if not backend.write_once:
+        pytest.skip("a stream takes whatever is put; the authority has each message id once")
     first, second = OTHER_PAYLOADS[case]
     publish(publisher, row(1, first))
     before = on_the_bus(backend, row(1))

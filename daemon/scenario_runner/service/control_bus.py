@@ -1,0 +1,61 @@
+"""Which control bus a profile means: the spool of a folder, or a Kinesis stream with KCL."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from scenario_runner.authority.base import Authority
+from scenario_runner.bus.base import SignalPublisher
+from scenario_runner.bus.kinesis import KinesisPublisher
+from scenario_runner.bus.spool import SpoolPublisher
+from scenario_runner.bus.stream import Stream
+from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.intake.base import Intake
+from scenario_runner.intake.judge import Rules
+from scenario_runner.intake.kcl_tables import Tables
+from scenario_runner.intake.kinesis import KinesisIntake
+from scenario_runner.intake.spool import SpoolConsumer
+from scenario_runner.profiles.policy import Policy
+from scenario_runner.profiles.wiring import Wiring
+
+
+def spool_root(wiring: Wiring) -> str:
+    """The spool of a profile.
+
+    Raises:
+        ConfigurationError: the profile's control bus is not a spool.
+    """
+    if wiring.bus_kind != "spool" or wiring.control_bus_root is None:
+        raise ConfigurationError(
+            f"profile {wiring.profile_id}, key 'control_bus_kind'",
+            f"{wiring.control_bus_kind!r} is not a spool",
+            "use 'spool' with a control_bus_root",
+        )
+    return wiring.control_bus_root
+
+
+def open_stream(wiring: Wiring) -> Stream | None:
+    """The stream of a profile, not yet spoken to; None when its control bus is a spool."""
+    if wiring.bus_kind != "kinesis" or wiring.control_bus_stream is None:
+        return None
+    return Stream(wiring.control_bus_stream, wiring.control_bus_region, wiring.control_bus_endpoint_url)
+
+
+def open_tables(wiring: Wiring) -> Tables:
+    """Where KCL keeps the leases of a profile whose control bus is a stream."""
+    return Tables(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
+
+
+def open_publisher(wiring: Wiring, pool: ThreadPoolExecutor) -> SignalPublisher:
+    """Where signals go."""
+    stream = open_stream(wiring)
+    if stream is not None:
+        return KinesisPublisher(stream, wiring.control_bus_topic)
+    return SpoolPublisher(spool_root(wiring), wiring.control_bus_topic, pool)
+
+
+def open_intake(wiring: Wiring, policy: Policy, authority: Authority, rules: Rules) -> Intake:
+    """Where requests come from."""
+    stream = open_stream(wiring)
+    if stream is None:
+        return SpoolConsumer(spool_root(wiring), authority, rules)
+    child = {"wiring": wiring.model_dump_json(), "policy": policy.model_dump_json()}
+    return KinesisIntake(wiring, stream, open_tables(wiring), child, rules.pack.document)

@@ -1,0 +1,85 @@
+"""The process that KCL's MultiLangDaemon starts for each shard: opens the authority and the rules, then does as told.
+
+Its stdout is KCL's protocol, so the real one is put aside before anything is imported that might print, and
+descriptor 1 becomes stderr. SIGTERM is for the JVM alone, which tells us to stop in the protocol. When the JVM is gone,
+or the supervisor has been gone for longer than an orderly stop takes, this process ends too.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Final
+
+_LOOK_SECONDS: Final = 1.0
+_ORPHANED: Final = 75
+
+
+def _watch(parent: int, supervisor: str, patience: float) -> None:
+    """End this process when it has nobody to work for."""
+    from scenario_runner.intake.kcl_slots import runs
+
+    pid, _, started = supervisor.partition(" ")
+    gone_since: float | None = None
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        if os.getppid() != parent:
+            os._exit(_ORPHANED)
+        if runs(int(pid), started):
+            continue
+        gone_since = gone_since or time.monotonic()
+        if time.monotonic() - gone_since > patience:
+            os.killpg(0, signal.SIGKILL)  # the JVM did not obey; its group is ours
+
+
+def _serve(child: dict[str, Any], protocol: int) -> None:
+    from amazon_kclpy.kcl import KCLProcess
+
+    from scenario_runner.authority.connect import connect_authority
+    from scenario_runner.contracts.canonical import parse_object
+    from scenario_runner.intake.kcl_config import DRAIN_SECONDS
+    from scenario_runner.intake.kcl_processor import ShardProcessor
+    from scenario_runner.intake.kcl_reports import Reporter
+    from scenario_runner.interface_pack.loader import pack_from_document
+    from scenario_runner.profiles.policy import Policy
+    from scenario_runner.profiles.wiring import Wiring
+    from scenario_runner.service.telemetry import set_up_logging
+    from scenario_runner.service.wiring import make_rules
+
+    set_up_logging("info")
+    watch = (os.getppid(), child["supervisor"], DRAIN_SECONDS + 5.0)
+    threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
+    wiring = Wiring.model_validate_json(child["wiring"])
+    policy = Policy.model_validate_json(child["policy"])
+    with open(child["pack"], "rb") as file:
+        pack = pack_from_document(parse_object(file.read()))
+    processor = ShardProcessor(
+        wiring.control_bus_stream or "",
+        lambda: connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}"),
+        make_rules(wiring, policy, pack),
+        Reporter(child["reports"], child["generation"]),
+    )
+    KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8")).run()
+
+
+def main() -> None:
+    """Entry point; every error ends the process with a status that makes KCL hand the records out again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    protocol = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        from scenario_runner.intake.kcl_keeper import CHILD_VARIABLE
+
+        _serve(json.loads(os.environ[CHILD_VARIABLE]), protocol)
+    except BaseException as error:  # noqa: BLE001 - the last line of defence
+        from scenario_runner.intake.kcl_processor import die
+
+        die(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""A world whose control bus is a Kinesis stream of its own, on whatever endpoint the environment names.
+
+``SR_KINESIS_ENDPOINT_URL`` names Kinesis, ``SR_KINESIS_DYNAMODB_ENDPOINT_URL`` DynamoDB where that is elsewhere
+(LocalStack serves no DynamoDB without a download). Where the store and the authority are is decided in one place,
+:func:`backends`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+import uuid
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from support import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+ENDPOINT = os.environ.get("SR_KINESIS_ENDPOINT_URL", "")
+DYNAMODB = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "") or ENDPOINT
+REGION = os.environ.get("SR_KINESIS_REGION", "us-east-1")
+WHY_NOT = "SR_KINESIS_ENDPOINT_URL is not set: scripts/localstack.sh start, then see .env.localstack.example"
+TOPIC = "fp.bus.control.v1"
+MADE: list[str] = []
+"""Streams that were made and are deleted when the test ends: an emulator allows a hundred shards."""
+for _name, _value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")):
+    if ENDPOINT:
+        os.environ.setdefault(_name, _value)
+
+
+def backends(root: Path) -> dict[str, Any]:
+    """Wiring keys of the store and the authority of a world."""
+    return {
+        "object_store_root": str(root / "object-store"),
+        "authority_store_dsn": f"sqlite:///{root / 'authority.db'}",
+    }
+
+
+def client(service: str = "kinesis") -> Any:
+    import boto3
+
+    return boto3.client(service, region_name=REGION, endpoint_url=DYNAMODB if service == "dynamodb" else ENDPOINT)
+
+
+def make_stream(shards: int = 1, name: str | None = None) -> str:
+    """A new stream, ready for use."""
+    kinesis, name = client(), name or f"sr-{uuid.uuid4().hex[:12]}"
+    kinesis.create_stream(StreamName=name, ShardCount=shards)
+    MADE.append(name)
+    until_active(name)
+    return name
+
+
+def delete_streams(names: list[str]) -> None:
+    """Delete streams, whoever still reads them."""
+    for name in names:
+        client().delete_stream(StreamName=name, EnforceConsumerDeletion=True)
+
+
+def until_active(name: str) -> None:
+    kinesis = client()
+    until(lambda: kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]["StreamStatus"]
+          == "ACTIVE", f"stream {name} is active")  # fmt: skip
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 60.0, pause: float = 0.1) -> Any:
+    """Poll until something is true and return it; AssertionError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+    return found
+
+
+def records_of(stream: str, kinesis: Any = None) -> list[dict[str, Any]]:
+    """Every record on a stream, shard by shard, each with its ``ShardId``."""
+    kinesis, found = kinesis or client(), []
+    for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
+        iterator = kinesis.get_shard_iterator(
+            StreamName=stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+        )["ShardIterator"]
+        while iterator:
+            page = kinesis.get_records(ShardIterator=iterator, Limit=10_000)
+            found += [{**record, "ShardId": shard["ShardId"]} for record in page["Records"]]
+            if not page["Records"] and not page.get("MillisBehindLatest"):
+                break
+            iterator = page.get("NextShardIterator")
+    return found
+
+
+@dataclass
+class KinesisWorld(World):
+    """See the module."""
+
+    shards: int = 1
+    timing: str = "fast"
+    stream: str = ""
+    kinesis: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.kinesis = client()
+        self.stream = self.stream or make_stream(self.shards)
+        self.wiring_changes = {
+            "control_bus_kind": "kinesis",
+            "control_bus_root": None,
+            "control_bus_stream": self.stream,
+            "control_bus_region": REGION,
+            "control_bus_endpoint_url": ENDPOINT,
+            "kinesis_dynamodb_endpoint_url": DYNAMODB,
+            "kinesis_state_dir": str(self.root / "kinesis"),
+            "kinesis_timing": self.timing,
+            **backends(self.root),
+            **self.wiring_changes,
+        }
+        super().__post_init__()
+
+    @cached_property
+    def dynamodb(self) -> Any:
+        return client("dynamodb")
+
+    @property
+    def application(self) -> str:
+        return f"scenario-runner-{self.stream}"
+
+    def put(self, *documents: dict[str, Any] | bytes, kinesis: Any = None) -> list[str]:
+        """Put records by hand; returns the keys that the authority will know them by."""
+        entries = [document if isinstance(document, bytes) else json.dumps(document).encode() for document in documents]
+        keys = []
+        for start in range(0, len(entries), 500):
+            answer = (kinesis or self.kinesis).put_records(
+                StreamName=self.stream,
+                Records=[{"Data": data, "PartitionKey": hashlib.sha256(data).hexdigest()[:32]}
+                         for data in entries[start : start + 500]],
+            )  # fmt: skip
+            assert answer["FailedRecordCount"] == 0
+            keys += [f"kinesis/{self.stream}/{item['ShardId']}/{item['SequenceNumber']}" for item in answer["Records"]]
+        return keys
+
+    def signals(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Envelopes that SR published, of one kind or all; copies of one message once."""
+        found: dict[str, dict[str, Any]] = {}
+        for record in records_of(self.stream, self.kinesis):
+            try:
+                document = json.loads(record["Data"])
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(document, dict) and document.get("attributes", {}).get("kind") not in (None, "RUN_REQUEST"):
+                found[document["message_id"]] = document
+        return [item for item in found.values() if kind is None or item["attributes"]["kind"] == kind]
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows of the authority."""
+        if not self.database.exists():
+            return []
+        try:
+            with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as connection:
+                return connection.execute(statement).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+    def dispositions(self) -> dict[str, str]:
+        """Disposition of every record by its key, our own signals left out."""
+        rows = self.rows("SELECT record_key, disposition FROM intake_records WHERE disposition != 'IGNORED'")
+        return {str(key): str(disposition) for key, disposition in rows}
+
+    def leases(self) -> dict[str, str]:
+        """Owner of each shard's lease."""
+        from botocore.exceptions import ClientError
+
+        try:
+            items = self.dynamodb.scan(TableName=self.application)["Items"]
+        except ClientError:
+            return {}
+        return {item["leaseKey"]["S"]: item.get("leaseOwner", {}).get("S", "") for item in items}
+
+
+def requests_of(world: World, count: int, *, key: str = "key", worlds: int = 1) -> list[dict[str, Any]]:
+    """Requests for a few sealed engine runs, each under an equivalence key of its own."""
+    made = [world.make_run(f"{key}-world-{number}", seed=number, members=2, parts=1)["request"]
+            for number in range(worlds)]  # fmt: skip
+    return [{**made[number % worlds], "run_equivalence_key": f"{key}-{number}"} for number in range(count)]
+
+
+def run_ids(requests: Sequence[dict[str, Any]]) -> set[str]:
+    return {hashlib.sha256(f"sr_run|{item['run_equivalence_key']}".encode()).hexdigest()[:32] for item in requests}
+
+
+def seed_leases(world: KinesisWorld) -> None:
+    """Make the lease table beforehand, as KCL would: it waits for 1 to 30 s before it makes one itself."""
+    dynamodb = world.dynamodb
+    text = "S"
+    dynamodb.create_table(
+        TableName=world.application,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "leaseKey", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": text} for name in ("leaseKey", "leaseOwner")],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "LeaseOwnerToLeaseKeyIndex",
+                "KeySchema": [
+                    {"AttributeName": "leaseOwner", "KeyType": "HASH"},
+                    {"AttributeName": "leaseKey", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    )
+    for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]:
+        dynamodb.put_item(
+            TableName=world.application,
+            Item={
+                "leaseKey": {text: shard["ShardId"]},
+                "leaseCounter": {"N": "0"},
+                "checkpoint": {text: "TRIM_HORIZON"},
+                "checkpointSubSequenceNumber": {"N": "0"},
+                "ownerSwitchesSinceCheckpoint": {"N": "0"},
+                "startingHashKey": {text: shard["HashKeyRange"]["StartingHashKey"]},
+                "endingHashKey": {text: shard["HashKeyRange"]["EndingHashKey"]},
+            },
+        )

@@ -1,0 +1,244 @@
+"""Publishing to a stream whose answers are throttled, partial, lost or refused; and looking for a message on it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError, ReadTimeoutError
+
+from scenario_runner.authority.base import OutboxRow
+from scenario_runner.bus.base import NotSeen, Published
+from scenario_runner.bus.envelope import signal_envelope
+from scenario_runner.bus.kinesis import KinesisPublisher, put_request
+from scenario_runner.bus.stream import MAX_RECORD_BYTES, MAX_REQUEST_BYTES, Stream
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.states import SignalKind
+
+pytestmark = pytest.mark.unit
+
+TOPIC = "t"
+
+
+def refusal(code: str, status: int = 400) -> ClientError:
+    answer: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "PutRecords")
+
+
+@dataclass
+class FakeKinesis:
+    """A stream in memory that answers as told.
+
+    ``answers`` holds one function for each of the next requests; it gets the records and returns error codes by index,
+    or raises. ``lose`` raises after the records were taken.
+    """
+
+    answers: list[Callable[[Sequence[dict[str, Any]]], dict[int, str]]] = field(default_factory=list)
+    requests: list[list[dict[str, Any]]] = field(default_factory=list)
+    stream: list[bytes] = field(default_factory=list)
+    lose: list[Exception] = field(default_factory=list)
+    pages: list[dict[str, Any]] = field(default_factory=list)
+    retention: int = 24
+
+    def put_records(self, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        self.requests.append(Records)
+        codes = self.answers.pop(0)(Records) if self.answers else {}
+        taken = [item for index, item in enumerate(Records) if index not in codes]
+        self.stream += [item["Data"] for item in taken]
+        if self.lose:
+            raise self.lose.pop(0)
+        return {
+            "Records": [
+                {"ErrorCode": codes[index], "ErrorMessage": "slow down"}
+                if index in codes
+                else {"ShardId": "shard-0", "SequenceNumber": str(index)}
+                for index in range(len(Records))
+            ]
+        }
+
+    def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
+        return {"StreamDescriptionSummary": {"StreamStatus": "ACTIVE", "RetentionPeriodHours": self.retention}}
+
+    def list_shards(self, **_: Any) -> dict[str, Any]:
+        half = 1 << 127
+        spans = [("left", 0, half - 1), ("right", half, 2 * half - 1)]
+        return {
+            "Shards": [
+                {"ShardId": name, "HashKeyRange": {"StartingHashKey": str(low), "EndingHashKey": str(high)}}
+                for name, low, high in spans
+            ]
+        }
+
+    def get_shard_iterator(self, ShardId: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+        return {"ShardIterator": ShardId}
+
+    def get_records(self, ShardIterator: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+        self.requests.append([{"read": ShardIterator}])
+        page = self.pages.pop(0) if self.pages else {"Records": [], "MillisBehindLatest": 0}
+        return {"NextShardIterator": ShardIterator, **page}
+
+
+def stream_of(kinesis: Any, **changes: Any) -> Stream:
+    return Stream("bus", connect=lambda *_: kinesis, sleep=lambda _: None, **changes)
+
+
+def row(number: int, run: int | None = None, **changes: Any) -> OutboxRow:
+    run_id = f"{number if run is None else run:032x}"
+    made = OutboxRow(
+        outbox_id=number,
+        message_id=hashlib.sha256(str(number).encode()).hexdigest(),
+        run_id=run_id,
+        kind=SignalKind.READY,
+        partition_key=run_id,
+        attributes={},
+        payload=canonical_bytes({"n": number}),
+        created_us=number,
+        attempts=1,
+    )
+    return replace(made, **changes)
+
+
+def publish(kinesis: FakeKinesis, *rows: OutboxRow, **changes: Any) -> list[Published]:
+    return KinesisPublisher(stream_of(kinesis, **changes), TOPIC).publish(rows)
+
+
+def sent(*rows: OutboxRow) -> list[bytes]:
+    return [signal_envelope(TOPIC, item) for item in rows]
+
+
+def test_only_the_records_that_failed_are_sent_again() -> None:
+    kinesis = FakeKinesis([lambda _: {1: "ProvisionedThroughputExceededException"}, lambda _: {}])
+    rows = [row(1), row(2), row(3)]
+    assert publish(kinesis, *rows) == [Published(number, "") for number in (1, 2, 3)]
+    assert [len(request) for request in kinesis.requests] == [3, 1]
+    assert kinesis.stream == sent(rows[0], rows[2], rows[1])
+
+
+def test_a_lost_answer_is_sent_again_with_the_same_bytes() -> None:
+    kinesis = FakeKinesis(lose=[ReadTimeoutError(endpoint_url="x"), ConnectTimeoutError(endpoint_url="x")])
+    assert publish(kinesis, row(1)) == [Published(1, "")]
+    assert kinesis.stream == sent(row(1)) * 3
+
+
+@pytest.mark.parametrize("code", ["InternalFailure", "LimitExceededException", "AnythingElse"])
+def test_what_may_pass_is_tried_again(code: str) -> None:
+    kinesis = FakeKinesis(lose=[refusal(code, 503)])
+    assert publish(kinesis, row(1)) == [Published(1, "")]
+
+
+@pytest.mark.parametrize("error", [refusal("ResourceNotFoundException"), refusal("AccessDeniedException"),
+                                   refusal("ValidationException"), NoCredentialsError()])  # fmt: skip
+def test_what_will_not_pass_is_reported_at_once_for_every_signal(error: Exception) -> None:
+    kinesis = FakeKinesis(lose=[error, error])
+    results = publish(kinesis, row(1), row(2))
+    assert [bool(item.error) for item in results] == [True, True]
+    assert len(kinesis.requests) == 1
+    assert "bus" in results[0].error
+
+
+def test_throttling_that_lasts_is_reported_and_the_rest_counts_as_sent() -> None:
+    def slow(records: Sequence[dict[str, Any]]) -> dict[int, str]:
+        keys = [item["PartitionKey"] for item in records]
+        return {keys.index(row(2).partition_key): "ProvisionedThroughputExceededException"}
+
+    kinesis = FakeKinesis([slow] * 1_000_000)
+    results = publish(kinesis, row(1), row(2), row(3), budget_seconds=0.05)
+    assert [bool(item.error) for item in results] == [False, True, False]
+    assert "Provisioned" in results[1].error
+
+
+def test_no_request_holds_two_signals_of_one_run_and_they_keep_their_order() -> None:
+    kinesis = FakeKinesis()
+    rows = [row(1, run=7), row(2, run=8), row(3, run=7), row(4, run=7), row(5, run=8)]
+    assert publish(kinesis, *rows) == [Published(item.outbox_id, "") for item in rows]
+    for request in kinesis.requests:
+        keys = [item["PartitionKey"] for item in request]
+        assert len(keys) == len(set(keys))
+    assert kinesis.stream == sent(rows[0], rows[1], rows[2], rows[4], rows[3])
+
+
+def test_a_signal_that_could_not_be_sent_holds_back_the_later_ones_of_its_run() -> None:
+    kinesis = FakeKinesis(lose=[refusal("ValidationException")])
+    stuck = [row(1, run=7), row(2, run=7), row(3, run=7)]
+    results = publish(kinesis, *stuck)
+    assert [bool(item.error) for item in results] == [True, True, True]
+    assert len(kinesis.requests) == 1
+    assert "earlier signal" in results[2].error
+
+
+def test_what_is_too_large_is_never_sent() -> None:
+    kinesis = FakeKinesis()
+    large = row(1, payload=canonical_bytes({"pad": "x" * MAX_RECORD_BYTES}))
+    results = publish(kinesis, large, row(2))
+    assert [bool(item.error) for item in results] == [True, False]
+    assert kinesis.stream == sent(row(2))
+
+
+def test_requests_stay_within_what_the_service_takes() -> None:
+    kinesis = FakeKinesis()
+    rows = [row(number) for number in range(1, 1201)]
+    assert {item.error for item in publish(kinesis, *rows)} == {""}
+    assert [len(request) for request in kinesis.requests] == [500, 500, 200]
+    kinesis.requests.clear()
+    heavy = [row(number, payload=canonical_bytes({"pad": "x" * 900_000})) for number in range(1, 13)]
+    assert {item.error for item in publish(kinesis, *heavy)} == {""}
+    for request in kinesis.requests:
+        assert sum(len(item["Data"]) + len(item["PartitionKey"]) for item in request) <= MAX_REQUEST_BYTES
+
+
+def test_a_submitted_request_that_is_not_surely_on_the_stream_is_unavailable() -> None:
+    assert put_request(stream_of(FakeKinesis()), "a" * 32, b"{}") == "kinesis/bus/shard-0/0"
+    with pytest.raises(Unavailable):
+        put_request(stream_of(FakeKinesis(lose=[refusal("ValidationException")])), "a" * 32, b"{}")
+
+
+def test_a_stream_that_does_not_exist_is_a_matter_of_configuration() -> None:
+    class Absent(FakeKinesis):
+        def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
+            raise refusal("ResourceNotFoundException")
+
+    with pytest.raises(ConfigurationError, match="create it"):
+        stream_of(Absent()).check()
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+NOW_US = 1_900_000_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _at_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenario_runner.bus.stream.time.time_ns", lambda: NOW_US * 1000)
+
+
+def page(*data: bytes, behind: int = 0) -> dict[str, Any]:
+    return {"Records": [{"Data": item} for item in data], "MillisBehindLatest": behind}
+
+
+def test_a_message_is_looked_for_on_the_shard_of_its_key_through_empty_pages() -> None:
+    (data,) = sent(row(1))
+    kinesis = FakeKinesis(pages=[page(behind=9), page(b"junk", row(1).message_id.encode()), page(behind=9), page(data)])
+    assert stream_of(kinesis).find(row(1).message_id, "key", NOW_US) == data
+    shard = "left" if hashlib.md5(b"key").digest()[0] < 128 else "right"
+    assert {request[0]["read"] for request in kinesis.requests} == {shard}
+
+
+def test_a_message_that_is_not_there_is_missing_only_when_everything_was_read() -> None:
+    assert stream_of(FakeKinesis()).find("0" * 64, "key", NOW_US) is None
+    old = NOW_US - 25 * 3600 * 1_000_000
+    trimmed = stream_of(FakeKinesis()).find("0" * 64, "key", old)
+    assert isinstance(trimmed, NotSeen)
+    assert "24 h" in trimmed.why
+
+
+def test_looking_gives_up_and_says_so() -> None:
+    class Endless(FakeKinesis):
+        def get_records(self, ShardIterator: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+            return {"NextShardIterator": ShardIterator, **page(b"x", behind=1)}
+
+    clock = iter(range(10_000))
+    found = stream_of(Endless(), monotonic=lambda: float(next(clock))).find("0" * 64, "key", NOW_US)
+    assert isinstance(found, NotSeen)
+    assert "gave up" in found.why

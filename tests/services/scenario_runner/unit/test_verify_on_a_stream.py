@@ -1,0 +1,60 @@
+"""``verify`` where the control bus is a stream: found, missing, or not possible to tell."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scenario_runner.bus.base import NotSeen
+from scenario_runner.cli.verifying import _stream_reader
+from scenario_runner.contracts.times import parse_instant, to_micros
+from scenario_runner.runs.verify import Findings
+
+pytestmark = pytest.mark.unit
+
+READY_AT = "2026-01-01T00:00:00.000000Z"
+
+
+class Ledger:
+    def __init__(self, status: Any) -> None:
+        self.status = status
+
+    def read(self, *_: Any) -> Any:
+        return None if self.status is None else SimpleNamespace(data=json.dumps(self.status).encode())
+
+
+def read(status: Any, answer: Any = b"found") -> tuple[Any, list[Any]]:
+    asked: list[Any] = []
+
+    def find(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return answer
+
+    stream: Any = SimpleNamespace(find=find)
+    ledger: Any = Ledger(status)
+    return _stream_reader(stream, ledger)("message", "run"), asked
+
+
+def test_the_stream_is_read_from_when_the_run_became_ready() -> None:
+    found, asked = read({"state": "READY", "updated_at_utc": READY_AT})
+    assert found == b"found"
+    assert asked == [("message", "run", to_micros(parse_instant(READY_AT)))]
+
+
+@pytest.mark.parametrize("status", [None, {}, {"updated_at_utc": "yesterday"}, []])
+def test_without_that_moment_the_check_is_not_possible(status: Any) -> None:
+    found, asked = read(status)
+    assert isinstance(found, NotSeen)
+    assert asked == []
+
+
+def test_a_check_that_was_not_possible_is_no_failure_and_is_not_the_only_proof() -> None:
+    findings = Findings()
+    findings.not_possible("READY is on the control bus", "trimmed")
+    assert findings.checks[0]["not_possible"] is True
+    assert findings.ok is False
+    findings.expect("something that was checked", ok=True)
+    assert findings.ok is True
+    findings.expect("something else", ok=False)
+    assert findings.ok is False
