@@ -43,6 +43,10 @@ class _PassingError(Exception):
     """An answer that may be another one in a moment; ``args[0]`` says it."""
 
 
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, _PassingError)
+
+
 def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any:  # noqa: ANN401 - boto3 has no types
     """A boto3 client without retries of its own.
 
@@ -125,7 +129,7 @@ class Stream:
             Unavailable: no answer within the budget.
         """
         try:
-            for attempt in policy(_PassingError, budget_seconds=self.budget_seconds, sleep=self.sleep):
+            for attempt in policy(_passes, budget_seconds=self.budget_seconds, sleep=self.sleep):
                 with attempt:
                     return self._once(operation, arguments)
         except _PassingError as error:
@@ -213,7 +217,7 @@ class Stream:
                 raise _PassingError(answers[open_ones[0]].error)
 
         try:
-            policy(_PassingError, budget_seconds=self.budget_seconds, sleep=self.sleep)(attempt)
+            policy(_passes, budget_seconds=self.budget_seconds, sleep=self.sleep)(attempt)
         except (_PassingError, ConfigurationError, Unavailable) as error:
             why = str(error) if isinstance(error, _PassingError) else error.detail
             for index in open_ones:
