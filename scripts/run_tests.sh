@@ -2,7 +2,7 @@
 # Installs what the tests need and runs every check that this machine can run; says plainly what it could not.
 #
 #   scripts/run_tests.sh                 lint, types, and all tiers
-#   scripts/run_tests.sh TIER            one tier: tier0, parity, localstack, engine_fixture, or all
+#   scripts/run_tests.sh TIER            one tier: lint, tier0, parity, localstack, engine_fixture, or all
 #   scripts/run_tests.sh PYTEST_ARGS...  only pytest, with these arguments
 #
 # tier0            unit and integration; no external service
@@ -48,7 +48,28 @@ parity() (
   run_tier "tier 1: parity, S3 and Postgres" "parity"
 )
 
-localstack() { not_run+=("tier 2 (localstack): no tests of this tier exist yet"); }
+localstack() {
+  local name="tier 2: localstack, Kinesis through KCL" code=0
+  if ! command -v java >/dev/null 2>&1 && [ -z "${JAVA_HOME:-}" ]; then
+    not_run+=("$name: KCL needs Java 17 or newer, and there is none")
+    return 0
+  fi
+  (
+    if [ -z "${SR_KINESIS_ENDPOINT_URL:-}" ]; then
+      export SR_LOCALSTACK_PORT=${SR_LOCALSTACK_PORT:-14566} SR_LOCALSTACK_DYNAMODB_PORT=${SR_LOCALSTACK_DYNAMODB_PORT:-14567}
+      trap 'scripts/localstack.sh stop' EXIT
+      scripts/localstack.sh start || exit 90
+      set -a
+      . ./.env.localstack.example
+      set +a
+      export SR_KINESIS_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_PORT
+      export SR_KINESIS_DYNAMODB_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_DYNAMODB_PORT
+    fi
+    run_tier "$name" "localstack"
+  ) || code=$?
+  [ "$code" -ne 90 ] || { not_run+=("$name: no Kinesis endpoint could be started, see above"); return 0; }
+  return "$code"
+}
 
 engine_fixture() {
   if ! compgen -G "runs/local_full_run-*/*/run_receipt.json" > /dev/null; then
@@ -61,7 +82,7 @@ all() { lint; tier0; parity; localstack; engine_fixture; }
 
 install dev
 case ${1:-all} in
-  tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
+  lint | tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
   *) exec python -m pytest "$@" ;;
 esac
 [ "${#not_run[@]}" -eq 0 ] || printf '\nnot run: %s\n' "${not_run[@]}"
