@@ -45,7 +45,7 @@ function Get-Missing([string]$Name) {
 
 function Invoke-Tier([string]$Name) {
     Write-Host "== $Name"
-    & $Python -m pytest $Tests -m $Marks[$Name] -q
+    & $Python -m pytest $Tests -m $Marks[$Name] -q | Out-Host
     return $LASTEXITCODE
 }
 
@@ -63,7 +63,7 @@ foreach ($name in $Chosen) {
         continue
     }
     $code = Invoke-Tier $name
-    if ($code -is [array]) { $code = $code[-1] }
+
     if ($code -ne 0) { $Failed = $code }
 }
 foreach ($line in $NotRun) { Write-Host "not run: $line" }

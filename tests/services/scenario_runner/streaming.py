@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ENDPOINT = os.environ.get("SR_KINESIS_ENDPOINT_URL", "")
 DYNAMODB = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "") or ENDPOINT
 REGION = os.environ.get("SR_KINESIS_REGION", "us-east-1")
+SHARED = os.environ.pop("SR_KINESIS_STREAM", "")
+"""The stream that the environment names, taken out of it: it would override the worlds' own streams."""
 WHY_NOT = "SR_KINESIS_ENDPOINT_URL is not set: scripts/localstack.sh start, then see .env.localstack.example"
 TOPIC = "fp.bus.control.v1"
 MADE: list[str] = []
