@@ -5,8 +5,6 @@ signatures accepts them. Buckets are addressed by path. A :class:`Rule` names re
 a :class:`Fault`: what happens before a request is passed on, and to the answer afterwards.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import socket
@@ -20,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -39,7 +37,7 @@ class Request:
     headers: Headers
     body: bytes
 
-    def without(self, header: str) -> Request:
+    def without(self, header: str) -> Self:
         """The same without a header."""
         return replace(self, headers=[item for item in self.headers if item[0].lower() != header.lower()])
 
@@ -220,11 +218,12 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.log: list[tuple[str, str, int]] = []
         """Operation, key and status (0: connection reset) of every request, in the order of the answers."""
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.proxy = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def __enter__(self) -> FaultProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -291,6 +290,7 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
+    proxy: FaultProxy
 
     def shutdown_request(self, request: Any) -> None:
         """Close without a farewell where the handler asked for a reset; socketserver would say FIN first."""
@@ -306,70 +306,75 @@ def _operation(method: str, key: str, query: dict[str, list[str]]) -> str:
     return method
 
 
-def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 120
-        disable_nagle_algorithm = True
-        wbufsize = -1
+class _Handler(BaseHTTPRequestHandler):
+    """Serves one connection of a client."""
 
-        def _serve(self) -> None:
-            request = self._request()
-            try:
-                answer = self._answer(request)
-            except ResetError:
-                proxy.note(request, 0)
-                self._break(hard=True)
-                return
-            except (OSError, HTTPException):
-                answer = error_answer(502)
-            proxy.note(request, answer.status)
-            self._send(request, answer)
+    protocol_version = "HTTP/1.1"
+    timeout = 120
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815 - names of the base class
+    @property
+    def _proxy(self) -> "FaultProxy":
+        server: Any = self.server
+        found: FaultProxy = server.proxy
+        return found
 
-        def _request(self) -> Request:
-            parts = urlsplit(self.path)
-            query = parse_qs(parts.query, keep_blank_values=True)
-            key = unquote(parts.path.lstrip("/").partition("/")[2])
-            operation = _operation(self.command, key, query)
-            shown = query.get("prefix", [""])[0] if operation == "LIST" else key
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            return Request(self.command, self.path, operation, shown, list(self.headers.items()), body)
+    def _serve(self) -> None:
+        request = self._request()
+        try:
+            answer = self._answer(request)
+        except ResetError:
+            self._proxy.note(request, 0)
+            self._break(hard=True)
+            return
+        except (OSError, HTTPException):
+            answer = error_answer(502)
+        self._proxy.note(request, answer.status)
+        self._send(request, answer)
 
-        def _answer(self, request: Request) -> Answer:
-            fault = proxy.fault_for(request)
-            if fault is None:
-                return proxy.forward(request)
-            passed = fault.before(request)
-            if isinstance(passed, Answer):
-                return passed
-            answer = proxy.forward(passed)
-            changed = fault.after(answer)
-            return replace(changed, length=answer.length) if request.method == "HEAD" else changed
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815 - names of the base class
 
-        def _send(self, request: Request, answer: Answer) -> None:
-            self.send_response_only(answer.status)
-            for name, value in answer.headers:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(answer.length))
-            self.end_headers()
-            if request.method != "HEAD":
-                self.wfile.write(answer.body if answer.sent is None else answer.body[: answer.sent])
-            self.wfile.flush()
-            if request.method != "HEAD" and (answer.sent is not None or answer.length != len(answer.body)):
-                self._break(hard=answer.sent is not None)
+    def _request(self) -> Request:
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query, keep_blank_values=True)
+        key = unquote(parts.path.lstrip("/").partition("/")[2])
+        operation = _operation(self.command, key, query)
+        shown = query.get("prefix", [""])[0] if operation == "LIST" else key
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return Request(self.command, self.path, operation, shown, list(self.headers.items()), body)
 
-        def _break(self, *, hard: bool) -> None:
-            """End the connection: with a reset, or in good order."""
-            self.close_connection = True
-            with suppress(OSError):
-                if hard:
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    self.connection.shutdown(socket.SHUT_WR)
+    def _answer(self, request: Request) -> Answer:
+        fault = self._proxy.fault_for(request)
+        if fault is None:
+            return self._proxy.forward(request)
+        passed = fault.before(request)
+        if isinstance(passed, Answer):
+            return passed
+        answer = self._proxy.forward(passed)
+        changed = fault.after(answer)
+        return replace(changed, length=answer.length) if request.method == "HEAD" else changed
 
-        def log_message(self, *_: Any) -> None:
-            """Nothing is logged."""
+    def _send(self, request: Request, answer: Answer) -> None:
+        self.send_response_only(answer.status)
+        for name, value in answer.headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(answer.length))
+        self.end_headers()
+        if request.method != "HEAD":
+            self.wfile.write(answer.body if answer.sent is None else answer.body[: answer.sent])
+        self.wfile.flush()
+        if request.method != "HEAD" and (answer.sent is not None or answer.length != len(answer.body)):
+            self._break(hard=answer.sent is not None)
 
-    return Handler
+    def _break(self, *, hard: bool) -> None:
+        """End the connection: with a reset, or in good order."""
+        self.close_connection = True
+        with suppress(OSError):
+            if hard:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                self.connection.shutdown(socket.SHUT_WR)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is logged."""
