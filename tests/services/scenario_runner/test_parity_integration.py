@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -42,6 +41,9 @@ from parity_support import (
 )
 from postgres_support import Proxy, Server, given_dsn, with_parameters
 from s3_support import Spot, spot_on
+
+if TYPE_CHECKING:
+    import subprocess
 
 pytestmark = pytest.mark.parity
 
@@ -86,7 +88,8 @@ def load(spot: Spot, tmp_path_factory: pytest.TempPathFactory) -> ParityScenery:
     """Thirty requests and some duplicates over three engine runs, and what they come to without any fault."""
     folder = tmp_path_factory.mktemp("load")
     engines = EngineRuns(spot, "engine-load", folder)
-    scenery = make_parity_load(engines, worlds=3, keys=10)
+    small = ["s3_candidate_set_1A", "iso_country_reference"]
+    scenery = make_parity_load(engines, worlds=3, keys=10, outputs=small)
     with schema_in(given_dsn()) as dsn:
         world = ParityWorld(folder / "fault-free", spot, engines, dsn)
         found = fault_free(scenery, world)
@@ -323,7 +326,7 @@ def test_a_receipt_already_there_with_another_digest_quarantines_the_run(
     ours, rival = (engines.make(f"rival-{number}", data_seed=number, **options) for number in (1, 2))
     world.drop(ours["request"], "1.json")
     drained(world)
-    (receipt,) = [path for path in world.ledger.rglob("instance_receipt.json")]
+    (receipt,) = list(world.ledger.rglob("instance_receipt.json"))
     before = receipt.read_bytes()
     world.drop(rival["request"], "2.json")
     drained(world)
@@ -352,7 +355,7 @@ def test_a_ledger_object_that_somebody_changed_is_drift_and_never_overwritten(
 
 
 def test_a_small_run_costs_few_calls_of_s3(spot: Spot, engines: EngineRuns, dsn: str, tmp_path: Path) -> None:
-    """On a known world at most 8; on a new one at most 12 beyond reading each of its artifacts once."""
+    """On a known world at most 8; on a new one at most 12 beyond listing and reading its artifacts once."""
     world = ParityWorld(tmp_path / "world", spot, engines, dsn)
     known, new = (
         engines.make("cost-0", seed=20, members=6, parts=3),
@@ -367,12 +370,12 @@ def test_a_small_run_costs_few_calls_of_s3(spot: Spot, engines: EngineRuns, dsn:
                 world.drop(request, name)
                 until_sent(world, before + 1)
             engine = [key for operation, key, _ in spot.proxy.log[log:] if operation == "GET" and "/engine/" in key]
-            assert all(count == 1 for count in Counter(engine).values()), "no artifact is read twice"
-            return counts + Counter({"artifacts": len(engine), "GET": -len(engine)}) if engine else +counts
+            assert len(engine) == len(set(engine)), "no artifact is read twice"
+            return counts + Counter({"artifacts": len(engine), "GET": -len(engine)})
 
-        firsts = [cost(made["request"], f"{number}.json") for number, made in enumerate((known, new))]
-        again = [
-            cost({**known["request"], "run_equivalence_key": f"cost-0-{number}"}, f"again-{number}.json")
+        new_ones = [cost(made["request"], f"{number}.json") for number, made in enumerate((known, new))]
+        known_ones = [
+            cost({**known["request"], "run_equivalence_key": f"known-{number}"}, f"again-{number}.json")
             for number in range(5)
         ]
         before = world.published()
@@ -382,13 +385,13 @@ def test_a_small_run_costs_few_calls_of_s3(spot: Spot, engines: EngineRuns, dsn:
             until_sent(world, before + 20)
         with spot.proxy.counting() as idle:
             time.sleep(1.5)
-    print(f"\nS3 calls: new world {[dict(item) for item in firsts]}, known world {[dict(item) for item in again]}, "
-          f"20 together {dict(together)}, idle {dict(idle)}")  # fmt: skip
+    shown = {"new world": new_ones, "known world": known_ones, "20 together": [together]}
+    print("\nS3 calls", {name: [dict(item) for item in counts] for name, counts in shown.items()})
     assert not idle, "an idle daemon asks S3 for nothing"
-    for counts in firsts:
+    for counts in new_ones:
         assert counts["artifacts"] > 50
-        assert counts.total() - counts["artifacts"] <= 12, dict(counts)
-    for counts in again:
+        assert counts.total() - counts["artifacts"] - 1 <= 12, dict(counts)
+    for counts in known_ones:
         assert counts.total() <= 8, dict(counts)
     assert together.total() / 20 <= 8, dict(together)
     assert world.checked() == []
@@ -462,10 +465,15 @@ def test_s3_that_fails_at_random_during_load_loses_and_doubles_nothing(
     faults = S3_FAULTS[fault]()
     with running(world):
         rules = [
-            world.spot.proxy.add(one, "PUT" if one.name == "409" else "", key=world_keys(world), times=None,
-                                 chance=0.15 / len(faults) + 0.02)
+            world.spot.proxy.add(
+                one,
+                "PUT" if one.name == "409" else "",
+                key=world_keys(world),
+                times=20 if one.name == "403" else None,  # a denial is not tried again within a call, but as a run
+                chance=0.15 / len(faults) + 0.02,
+            )
             for one in faults
-        ]  # fmt: skip
+        ]
         load.drop(world)
         until_published(world, 10, 90)
         watch.look()
