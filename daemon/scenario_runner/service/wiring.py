@@ -191,6 +191,6 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         intake=SpoolConsumer(spool, authority, rules),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, looks),
-        relay=Relay(authority, ledger, publisher, owner),
+        relay=Relay(authority, ledger, publisher, make_owner()),
         stopping=stopping,
     )
