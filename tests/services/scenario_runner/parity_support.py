@@ -7,9 +7,8 @@ does not.
 
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -256,14 +255,6 @@ def schema_in(dsn: str) -> Iterator[str]:
             connection.execute(f"DROP SCHEMA {name} CASCADE")  # type: ignore[call-overload]
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy a run of the maker's."""
-    shutil.copytree(source, target)
-
-
 def settle_racy() -> None:
     """Let objects that were just written become old enough for their digests to be kept."""
     time.sleep(3.1)
-
-
-Act = Callable[[], object]

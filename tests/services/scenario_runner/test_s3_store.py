@@ -82,8 +82,8 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spot]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls give up after a fraction of a second."""
-    monkeypatch.setattr("scenario_runner.storage.s3_client._BUDGET_SECONDS", 0.3)
-    monkeypatch.setattr("scenario_runner.storage.s3_client._REQUEST_SECONDS", "400ms")
+    monkeypatch.setattr("scenario_runner.storage.s3_client._BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr("scenario_runner.storage.s3_client._REQUEST_SECONDS", "300ms")
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_fault_that_stays_is_unavailable_and_named(first: Spot, fault: str, ca
     if fault in OF_BODIES and operation in ("HEAD", "PUT"):
         fault = "reset before the server hears"  # these answers have no body to break off
     first.put_all({"object": BODY, "root/file": BODY})
-    stays = delay(1.0) if fault == "slow" else PASSING[fault]()
+    stays = delay(0.6) if fault == "slow" else PASSING[fault]()
     rule = first.proxy.add(stays, operation, times=None)
     with pytest.raises(Unavailable) as told:
         CALLS[call].make(first)
@@ -515,7 +515,7 @@ def test_a_root_too_large_to_list_at_once_gives_the_same_answers_and_digests(
         assert everything_about(opened(spot)) == whole, at_once
 
 
-def test_a_listing_of_several_pages_is_whole_or_unavailable(first: Spot, impatient: None) -> None:
+def test_a_listing_of_several_pages_is_whole_or_unavailable(first: Spot) -> None:
     names = [f"root/d/{number:04d}" for number in range(1105)]
     first.put_all(dict.fromkeys(names, b"x"))
     for fault in (status(503), cut_body(), short_body(), reset_after(), status(500)):
