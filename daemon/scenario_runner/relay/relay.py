@@ -34,19 +34,32 @@ class Relay:
         authority: What is owed.
         ledger: Where documents go.
         publisher: Where signals go.
-        owner: Name of this process as an owner.
+        owner: Name of this relay as an owner, of nothing else: what is leased to it is in flight here, or abandoned.
     """
 
     def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
         self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
+        self._abandoned = False
 
     def step(self) -> int:
         """Deliver one batch; returns how many documents and signals were delivered.
 
+        What an earlier pass claimed and left, because it was broken off or never heard the answer, is given back first:
+        between two passes nothing is in flight.
+
         Raises:
             Unavailable: the authority does not answer.
         """
-        return self._project() + self._publish()
+        if self._abandoned:
+            self._authority.expire_owner(self._owner)
+        self._abandoned = True
+        delivered = self._project() + self._publish()
+        self._abandoned = not delivered and self._owed()
+        return delivered
+
+    def _owed(self) -> bool:
+        pending = self._authority.pending()
+        return pending.projections or pending.signals
 
     def _project(self) -> int:
         owed = self._authority.claim_projections(self._owner, BATCH, _LEASE_US)

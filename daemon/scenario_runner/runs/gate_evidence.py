@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from scenario_runner.artifacts.base import (
     MAX_DOCUMENT_BYTES,
@@ -27,6 +28,9 @@ from scenario_runner.gates.laws import (
     members_of,
 )
 from scenario_runner.interface_pack.model import GateSpec, Law
+
+_FORMS_AT_ONCE: Final = 256
+_FORM_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -120,6 +124,7 @@ def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
         if reading.members.ordered:
             sequences.append(reading.members.ordered)
         sequences.extend(reading.alone.values())
+    root.prefetch(_read_in_two_forms(todo), _FORM_BYTES)
     results = iter(root.digest(sequences))
     for reading in todo:
         assert reading.members is not None
@@ -131,6 +136,18 @@ def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
             raise
         except Refusal as refusal:
             reading.refusal = refusal
+
+
+def _read_in_two_forms(readings: Sequence[GateReading]) -> list[str]:
+    """Members that may be listed by their canonical form, and then are digested and parsed: a bounded number."""
+    alone = [
+        path
+        for reading in readings
+        if reading.gate.law is Law.MEMBER_DIGESTS
+        for path in reading.alone
+        if path not in reading.directories
+    ]
+    return alone[:_FORMS_AT_ONCE]
 
 
 def _measurement(

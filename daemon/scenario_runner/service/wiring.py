@@ -176,6 +176,6 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         intake=open_intake(wiring, policy, authority, rules),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, looks),
-        relay=Relay(authority, ledger, open_publisher(wiring, pool), owner),
+        relay=Relay(authority, ledger, open_publisher(wiring, pool), make_owner()),
         stopping=stopping,
     )

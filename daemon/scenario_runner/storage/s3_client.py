@@ -26,6 +26,10 @@ T = TypeVar("T")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z]+)</Code>")
+_NO_BUCKET: Final = "NoSuchBucket"
+_REDIRECTED: Final = "redirect without LOCATION"
+"""What the client says of S3's 301 and 307 for a bucket of another region, without the status."""
+
 _REQUEST_SECONDS: Final = "60s"
 _CONNECT_SECONDS: Final = "5s"
 _BUDGET_SECONDS: Final = 8.0
@@ -139,11 +143,11 @@ class S3Bucket:
                 if not _worth_another_try(error):
                     raise
             return self._retrying(function)
-        except FileNotFoundError as error:
-            if _code(error) == "NoSuchBucket":
+        except (FileNotFoundError, self._obstore.exceptions.BaseError) as error:
+            if _code(error) == _NO_BUCKET:
                 raise Unavailable(f"cannot {action} {self.uri(key)}: there is no bucket {self.name}") from error
-            return None
-        except self._obstore.exceptions.BaseError as error:
+            if isinstance(error, FileNotFoundError):
+                return None
             raise Unavailable(f"cannot {action} {self.uri(key)}: {_reason(error)}") from error
 
     def uri(self, key: str) -> str:
@@ -163,8 +167,8 @@ class S3Bucket:
             try:
                 self._obstore.put(self._bucket, key, data, mode=mode, use_multipart=False)
             except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError) as error:
-                if _status(error) == HTTPStatus.CONFLICT:  # another conditional write is under way
-                    raise
+                if _status(error) == HTTPStatus.CONFLICT or _code(error) == _NO_BUCKET:
+                    raise  # another conditional write is under way; or nothing was there to have a condition
                 return False
             return True
 
@@ -217,7 +221,10 @@ class S3Bucket:
         return Fetched(data, meta["e_tag"] or "", meta["size"], _micros(meta), meta["version"] or "")
 
     def head(self, key: str) -> Listed | None:
-        """What an object is, without its bytes; None when there is none."""
+        """What an object is, without its bytes; None when there is none.
+
+        An answer to HEAD has no body, so a bucket that is not there looks the same: ask only where a listing succeeded.
+        """
 
         def attempt() -> object:
             count("s3.head")
@@ -306,6 +313,8 @@ def _micros(meta: Any) -> int:  # noqa: ANN401
 def _status(error: BaseException) -> int:
     """The HTTP status behind an error of the client; 0 when the server did not answer."""
     found = _STATUS.search(str(error))
+    if found is None and _REDIRECTED in str(error):
+        return int(HTTPStatus.MOVED_PERMANENTLY)
     return int(found.group(1)) if found else 0
 
 

@@ -303,8 +303,9 @@ def evidence(world: Any) -> dict[str, Any]:
             found["rejected"].append((payload["run_id"], payload["disposition"], payload["reason_code"]))
     found["rejected"].sort()
     found["terminal"].sort()
-    for rel in files_below(world.store / PREFIX):
-        folder, path = rel.split("/", 1)[0], world.store / PREFIX / rel
+    ledger = world.store / PREFIX  # asked for once: it may be a copy that is brought up to date
+    for rel in files_below(ledger):
+        folder, path = rel.split("/", 1)[0], ledger / rel
         if folder in ("run_facts_view", "ready_signal", "instance_receipts", "interface_pack"):
             found[rel] = sha(path.read_bytes())
         elif folder == "run_plan":

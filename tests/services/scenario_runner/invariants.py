@@ -1,7 +1,9 @@
-"""An independent checker of a world at rest: invariants I1..I15 of hardening.md section 2, for the embedded profile.
+"""An independent checker of a world at rest: invariants I1..I15 of hardening.md section 2.
 
 ``check(paths_of(world))`` reads the stream S (spool), the rows D (SQLite file), the objects O (object store) and the
 engine roots E, recomputes everything with its own code (hashlib, json, sqlite3, PyYAML), and returns what is wrong.
+Where rows, objects or engine roots are behind a network, a world gives ways to fetch them (``rows``, ``refresh``,
+``copies`` of :class:`Paths`): what is judged is then a copy of the moment.
 From ``scenario_runner`` it takes the closed list of reason codes and nothing else. ``LIVE`` stands for liveness.
 
 What cannot be seen in a final state (epochs that went back, a write-once object that had another version) is seen by a
@@ -31,7 +33,7 @@ from scenario_runner.contracts.reasons import Reason
 
 Json = dict[str, Any]
 PREFIX: Final = "fraud-platform/sr"
-MIGRATIONS: Final = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/authority/migrations/sqlite"
+MIGRATIONS: Final = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/authority/migrations"
 PARTITIONS: Final = ("manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id")
 TERMINAL: Final = frozenset({"READY", "FAILED", "QUARANTINED"})
 NEXT: Final[Mapping[str, frozenset[str]]] = {
@@ -82,7 +84,14 @@ class Violation(NamedTuple):
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a world is. ``logs`` are log files to search for secrets."""
+    """Where a world is.
+
+    Attributes:
+        logs: Log files to search for secrets.
+        rows: Reads every table of another database than the SQLite file.
+        refresh: Brings ``store`` and ``engine_roots`` up to date, where they are copies.
+        copies: Folder with the copy of an engine root, by its location.
+    """
 
     store: Path
     spool: Path
@@ -92,10 +101,27 @@ class Paths:
     gate_map: Path
     topic: str = "fp.bus.control.v1"
     logs: tuple[Path, ...] = ()
+    rows: Callable[[], dict[str, list[Json]]] | None = None
+    refresh: Callable[[], object] = lambda: None
+    copies: Mapping[str, Path] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, list[Json]]:
+        """Every row of every table."""
+        return self.rows() if self.rows is not None else _rows(self.database)
+
+    def folder_of(self, location: str) -> Path:
+        """The folder in which an engine root can be read."""
+        for root, copy in self.copies.items():
+            if location == root or location.startswith(root + "/"):
+                return copy / location.removeprefix(root).lstrip("/")
+        return Path(location)
 
 
 def paths_of(world: Any) -> Paths:
-    """The paths that a world's wiring profile names."""
+    """The paths that a world's wiring profile names; a world that is not on this machine says itself."""
+    if hasattr(world, "paths"):
+        found: Paths = world.paths()
+        return found
     wiring = yaml.safe_load(world.wiring.read_text("utf-8"))
     return Paths(
         store=Path(wiring["object_store_root"]),
@@ -296,7 +322,6 @@ def fingerprint_of(request: Json) -> str:
     scenarios = sorted(set(scenario.get("scenario_set") or ()))
     window = request["window"]
     times = {key: _utc(window[key]) for key in ("window_start_utc", "window_end_utc")}
-    root = request.get("engine_run_root") or ""
     return sha(
         canonical(
             {
@@ -308,10 +333,16 @@ def fingerprint_of(request: Json) -> str:
                 "window": times,
                 "output_ids": sorted(set(request.get("output_ids") or ())),
                 "strategy": request.get("requested_strategy") or "AUTO",
-                "engine_run_root": os.path.normpath(root.removeprefix("file://")) if root else "",
+                "engine_run_root": _root(request.get("engine_run_root") or ""),
             }
         )
     )
+
+
+def _root(text: str) -> str:
+    if text.startswith("s3://"):
+        return text.rstrip("/")
+    return os.path.normpath(text.removeprefix("file://")) if text else ""
 
 
 def _utc(text: str) -> str:
@@ -338,7 +369,8 @@ class Facts:
     def __init__(self, paths: Paths, now_us: int, secrets: Sequence[bytes], dropped: Sequence[bytes] | None,
                  *, killed: bool) -> None:  # fmt: skip
         self.paths, self.now_us, self.secrets, self.dropped, self.killed = paths, now_us, secrets, dropped, killed
-        self.tables = _rows(paths.database)
+        paths.refresh()
+        self.tables = paths.tables()
         self.rows: dict[str, Json] = {row["run_id"]: row for row in self.tables["runs"]}
         self.events: dict[str, list[Json]] = defaultdict(list)
         for row in sorted(self.tables["run_events"], key=lambda row: row["seq"]):
@@ -409,9 +441,13 @@ class Facts:
         """The intent in a run's row."""
         return dict(parse(self.rows[run_id]["intent"]))
 
+    def location_of(self, run_id: str) -> str:
+        """The engine run root of a run, as its documents name it."""
+        return str(self.intent_of(run_id)["engine_run_root"])
+
     def root_of(self, run_id: str) -> Path:
-        """The engine run root of a run."""
-        return Path(self.intent_of(run_id)["engine_run_root"])
+        """The engine run root of a run, where it can be read."""
+        return self.paths.folder_of(self.location_of(run_id))
 
     def tokens_of(self, run_id: str) -> dict[str, str]:
         """Values of the path tokens."""
@@ -478,7 +514,7 @@ def i2_every_locator_re_hashes(w: Facts) -> Iterator[str]:
 def _locator(w: Facts, run_id: str, locator: Json, pins: Json) -> Iterator[str]:
     output, root, tokens = locator["output_id"], w.root_of(run_id), w.tokens_of(run_id)
     template = w.pack_of(run_id).outputs[output]["path_template"]
-    if locator["path"] != f"{root}/{render(template, tokens)}":
+    if locator["path"] != f"{w.location_of(run_id)}/{render(template, tokens)}":
         yield f"the locator of {output} of {run_id} names {locator['path']}"
     if any(locator[key] != pins[key] for key in PARTITIONS if key in locator):
         yield f"the locator of {output} of {run_id} is not of the run's identity"
@@ -535,7 +571,7 @@ def _gate_receipt(w: Facts, run_id: str, receipt: Json) -> Iterator[str]:
         return
     if receipt["status"] != "PASS" or receipt["digest"] != {"algo": "sha256", "hex": digest}:
         yield f"the receipt of {gate_id} of {run_id} is not a PASS with the digest {digest}"
-    flag = f"{w.root_of(run_id)}/{render(w.pack_of(run_id).gates[gate_id]['passed_flag_path_template'], tokens)}"
+    flag = f"{w.location_of(run_id)}/{render(w.pack_of(run_id).gates[gate_id]['passed_flag_path_template'], tokens)}"
     if receipt["artifacts"]["passed_flag_path"] != flag:
         yield f"the receipt of {gate_id} of {run_id} names another flag"
     scope = receipt["scope"]
@@ -812,7 +848,7 @@ def _covers(whole: object, part: object) -> bool:
 def _temporary_files(w: Facts, folder: Path, private: str) -> Iterator[str]:
     for rel in files_below(folder):
         if rel.startswith(private):
-            if not re.fullmatch(r"[0-9]{2}\.lock", rel.removeprefix(private)) and not w.killed:
+            if not re.fullmatch(r"[0-9]{2}\.lock|probe-[0-9]{3}", rel.removeprefix(private)) and not w.killed:
                 yield f"{folder / rel} is a temporary file that was left behind"
         elif rel.endswith(".tmp") or any(part.startswith(".") for part in rel.split("/")):
             yield f"{folder / rel} is a temporary file within reach"
@@ -944,10 +980,12 @@ def i15_nothing_elsewhere(w: Facts) -> Iterator[str]:
     for name in sorted(os.listdir(w.paths.spool)):
         if name not in ("requests", "consumed", "rejected", ".private", w.paths.topic):
             yield f"the spool holds {name}"
-    migrations = "".join(path.read_text("utf-8") for path in MIGRATIONS.glob("*.sql"))
+    migrations = "".join(path.read_text("utf-8") for path in MIGRATIONS.glob("*/*.sql"))
     for name in set(w.tables) - set(re.findall(r"CREATE TABLE (\w+)", migrations)):
         if not name.startswith("sqlite_"):
             yield f"the database holds the table {name}"
+    told = repr(w.tables).encode()
+    yield from (f"the rows hold the secret number {n}" for n, secret in enumerate(w.secrets) if secret in told)
     if w.secrets:
         yield from (f"{path} holds a secret" for path in _searched(w) if _holds_any(path, w.secrets))
 
@@ -1029,9 +1067,11 @@ class Watch:
 
     def look(self) -> None:
         """Look once; a world that is not there yet is fine."""
+        self.paths.refresh()
         try:
-            tables = _rows(self.paths.database) if self.paths.database.exists() else {}
-        except sqlite3.OperationalError:
+            there = self.paths.rows is not None or self.paths.database.exists()
+            tables = self.paths.tables() if there else {}
+        except (sqlite3.OperationalError, ConnectionError):
             tables = {}
         if "outbox" in tables:
             self.looks += 1

@@ -51,7 +51,7 @@ class S3Place:
 
         return S3Bucket(self.bucket, S3Settings(self.endpoint, self.region, self.path_style))
 
-    def client(self) -> Any:
+    def client(self, **credentials: str) -> Any:
         """A boto3 client: another implementation than the one under test."""
         import boto3
         from botocore.config import Config
@@ -61,6 +61,7 @@ class S3Place:
             "s3",
             endpoint_url=self.endpoint or None,
             region_name=self.region or None,
+            **credentials,
             config=Config(s3={"addressing_style": style}, retries={"max_attempts": 2}),
         )
 

@@ -1,0 +1,720 @@
+"""The installed command on S3 and Postgres: the same laws as everywhere, and everything that networks and servers do.
+
+Needs ``SR_TEST_S3_BUCKET`` and ``SR_TEST_PG_DSN``. Postgres is restarted on a server of the tests' own.
+"""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from crashing import drained, evidence, log_of, start, until, until_up
+from fault_proxy import (
+    Fault,
+    cut_body,
+    delay,
+    reset_after,
+    reset_before,
+    short_body,
+    status,
+    status_after,
+)
+from invariants import PREFIX, Watch, canonical, sha
+from parity_support import (
+    EngineRuns,
+    ParityScenery,
+    ParityWorld,
+    fault_free,
+    make_parity_load,
+    schema_in,
+    settle_racy,
+)
+from postgres_support import Proxy, Server, given_dsn, with_parameters
+from s3_support import Spot, spot_on
+
+if TYPE_CHECKING:
+    import subprocess
+
+pytestmark = pytest.mark.parity
+
+SOON = 20
+"""Seconds after which, when faults have ended, everything must be delivered: less than a lease of the relay lasts."""
+
+
+@pytest.fixture(scope="module")
+def spot() -> Iterator[Spot]:
+    """A place on the first server, for all tests of this module."""
+    given_dsn()
+    with pytest.MonkeyPatch.context() as patch, spot_on("first", patch.setenv) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test starts and ends without faults."""
+    yield
+    if "spot" in request.fixturenames:
+        request.getfixturevalue("spot").proxy.clear()
+
+
+@pytest.fixture(scope="module")
+def engines(spot: Spot, tmp_path_factory: pytest.TempPathFactory) -> EngineRuns:
+    """Engine runs that tests make and share."""
+    return EngineRuns(spot, "engine", tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    """A schema of the test's own."""
+    with schema_in(given_dsn()) as made:
+        yield made
+
+
+@pytest.fixture
+def world(spot: Spot, engines: EngineRuns, dsn: str, tmp_path: Path) -> ParityWorld:
+    """A world with nothing in it."""
+    return ParityWorld(tmp_path / "world", spot, engines, dsn)
+
+
+@pytest.fixture(scope="module")
+def load(spot: Spot, tmp_path_factory: pytest.TempPathFactory) -> ParityScenery:
+    """Thirty requests and some duplicates over three engine runs, and what they come to without any fault."""
+    folder = tmp_path_factory.mktemp("load")
+    engines = EngineRuns(spot, "engine-load", folder)
+    small = ["s3_candidate_set_1A", "iso_country_reference"]
+    scenery = make_parity_load(engines, worlds=3, keys=10, outputs=small)
+    with schema_in(given_dsn()) as dsn:
+        world = ParityWorld(folder / "fault-free", spot, engines, dsn)
+        found = fault_free(scenery, world)
+    assert found.wanted() == 30
+    return found
+
+
+@contextmanager
+def running(*worlds: ParityWorld, count: int = 1) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Daemons that are up; ended by SIGTERM, which they must answer with 0, or killed when the test fails."""
+    daemons = [start(world) for world in worlds for _ in range(count)]
+    try:
+        until_up(*daemons)
+        yield daemons
+        for daemon in daemons:
+            daemon.send_signal(signal.SIGTERM)
+        assert [daemon.wait(timeout=30) for daemon in daemons] == [0] * len(daemons), log_of(worlds[0]).read_text()
+    finally:
+        for daemon in daemons:
+            if daemon.poll() is None:
+                daemon.kill()
+            daemon.wait()
+
+
+def until_published(world: ParityWorld, count: int, seconds: float = 60) -> None:
+    """Wait for so many signals; the log says why when they do not come."""
+    try:
+        until(lambda: world.published() >= count, f"{count} signals are on the stream", seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {world.published()} there; {log_of(world).read_text()[-3000:]}") from error
+
+
+def until_sent(world: ParityWorld, count: int, seconds: float = 60) -> None:
+    """Wait until so many signals are on the stream and nothing is owed any more."""
+    until_published(world, count, seconds)
+    owed = "SELECT count(*) FROM outbox WHERE sent_us IS NULL"
+    until(lambda: world.sql(owed) == [(0,)], "every signal is marked sent", seconds, pause=0.1)
+
+
+def as_if_nothing_had_happened(
+    scenery: ParityScenery, world: ParityWorld, watch: Watch | None = None, *, killed: bool = False
+) -> None:
+    """The invariants hold, nothing is lost, nothing is doubled, and every effect is that of a run without faults."""
+    assert scenery.violations(world, watch, killed=killed) == []
+    actual = evidence(world)
+    assert {key for key in actual if actual[key] != scenery.expected.get(key)} == set()
+    assert actual.keys() == scenery.expected.keys()
+    assert world.published() == scenery.wanted()
+    owed = world.sql("SELECT run_id, count(*) FROM outbox WHERE kind = 'READY' GROUP BY run_id")
+    assert Counter(count for _, count in owed) == {1: scenery.wanted()}
+    assert world.sql("SELECT count(*) FROM intake_records") == [(len(scenery.records),)]
+
+
+def scenery_world(scenery: ParityScenery, root: Path, dsn: str, own_dsn: str = "", **wiring: Any) -> ParityWorld:
+    return ParityWorld(root, scenery.engines.spot, scenery.engines, dsn, own_dsn, **wiring)
+
+
+def drop_slowly(scenery: ParityScenery, world: ParityWorld, seconds: float) -> threading.Thread:
+    """Drop every record, evenly over some time."""
+
+    def work() -> None:
+        for name, data in scenery.records.items():
+            world.drop(data, name)
+            time.sleep(seconds / len(scenery.records))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+# ---------------------------------------------------------------- the main job
+
+
+@pytest.mark.parametrize("server", ["first", "signed"])
+def test_a_request_becomes_ready_on_s3_and_postgres_and_verifies(
+    server: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spot_on(server, monkeypatch.setenv) as spot:
+        engines = EngineRuns(spot, "engine", tmp_path)
+        made = engines.make()
+        world = ParityWorld(tmp_path / "world", spot, engines, dsn)
+        world.drop(made["request"])
+        served = world.serve()
+        assert served.returncode == 0, served.stderr.decode()
+        code, told = world.query("status", made["run_id"])
+        assert (code, told["state"]) == (0, "READY")
+        assert [item["payload"]["run_id"] for item in world.signals("READY")] == [made["run_id"]]
+        code, verified = world.query("verify", made["run_id"])
+        assert (code, verified["outcome"]) == (0, "PASS"), verified
+        assert world.query("explain", made["run_id"])[0] == 0
+        view = world.document("run_facts_view", made["run_id"])
+        assert all(item["path"].startswith(made["engine_run_root"] + "/") for item in view["locators"])
+        secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+        assert world.checked(dropped=[json.dumps(made["request"]).encode()], secrets=[secret]) == []
+        examined = world.command("doctor", "--wiring", str(world.wiring), "--policy", str(world.policy), "--json")
+        assert examined.returncode == 0, examined.stdout.decode()
+
+
+def test_verify_notices_evidence_that_was_changed_on_s3_after_ready(world: ParityWorld, engines: EngineRuns) -> None:
+    made = engines.make("verified-later", seed=11)
+    world.drop(made["request"])
+    drained(world)
+    assert world.query("verify", made["run_id"])[0] == 0
+    view = world.document("run_facts_view", made["run_id"])
+    path = view["locators"][0]["path"].removeprefix(made["engine_run_root"] + "/").replace("*", "")
+    key = next(key for key in objects_of(engines, made) if key.startswith(path.rstrip("/").rpartition("/")[0]))
+    world.spot.put(engines.key(made, key), b"other bytes")
+    code, verified = world.query("verify", made["run_id"])
+    assert (code, verified["outcome"]) == (1, "FAIL")
+
+
+def objects_of(engines: EngineRuns, made: dict[str, Any]) -> list[str]:
+    """Paths of a run on S3."""
+    engines.mirror.refresh()
+    folder = engines.mirror.folder / made["engine_run_root"].removeprefix(engines.uri + "/")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_facts_view_is_a_function_of_plan_and_evidence(spot: Spot, engines: EngineRuns, tmp_path: Path) -> None:
+    """Twice on S3 and Postgres: equal bytes. On files and SQLite: equal apart from where the engine run lies."""
+    from support import World
+
+    made = engines.make("pure", seed=12)
+    views = []
+    for name in ("one", "two"):
+        with schema_in(given_dsn()) as dsn:
+            world = ParityWorld(tmp_path / name, spot, engines, dsn)
+            world.drop(made["request"])
+            drained(world)
+            views.append((world.ledger / "run_facts_view" / f"{made['run_id']}.json").read_bytes())
+    assert views[0] == views[1]
+    local = World(tmp_path / "files", {"engine_roots": [str(engines.maker.runs)]})
+    local.drop({**made["request"], "engine_run_root": str(made["local"])})
+    drained(local)
+    on_files = local.document("run_facts_view", made["run_id"])
+    on_s3 = json.loads(views[0].replace(made["engine_run_root"].encode(), str(made["local"]).encode()))
+    for view in (on_files, on_s3):
+        del view["bundle_hash"]
+        for note in list(view):
+            if note == "evidence_notes":
+                view[note] = sorted(view[note])
+    assert on_s3 == on_files
+
+
+# ---------------------------------------------------------------- evidence that is wrong, late or contradicted
+
+
+DAMAGES: dict[str, tuple[str, str]] = {
+    "flag_bit_off": ("QUARANTINED", ""),
+    "flag_empty": ("QUARANTINED", ""),
+    "flag_huge": ("QUARANTINED", ""),
+    "flag_directory": ("QUARANTINED", ""),
+    "flag_says_fail": ("FAILED", "GATE_FAIL"),
+    "flag_missing": ("FAILED", "EVIDENCE_MISSING_DEADLINE"),
+    "index_absolute_path": ("QUARANTINED", ""),
+    "index_parent_path": ("QUARANTINED", ""),
+    "index_missing_member": ("QUARANTINED", ""),
+    "index_empty_items": ("QUARANTINED", ""),
+    "index_deep_nesting": ("QUARANTINED", ""),
+    "member_tampered": ("QUARANTINED", ""),
+    "member_tampered_flag_follows": ("QUARANTINED", ""),
+    "member_missing": ("QUARANTINED", ""),
+    "member_is_directory": ("QUARANTINED", ""),
+    "member_extra_nested_flag": ("QUARANTINED", ""),
+    "bundle_empty": ("QUARANTINED", ""),
+    "concat_shift": ("QUARANTINED", ""),
+    "output_missing": ("FAILED", "EVIDENCE_MISSING_DEADLINE"),
+    "output_empty_directory": ("FAILED", "EVIDENCE_MISSING_DEADLINE"),
+    "output_part_is_directory": ("QUARANTINED", ""),
+    "root_missing": ("FAILED", "EVIDENCE_MISSING_DEADLINE"),
+}
+
+
+def test_damaged_evidence_ends_on_s3_as_it_does_on_files(
+    spot: Spot, engines: EngineRuns, dsn: str, tmp_path: Path
+) -> None:
+    from support import World
+
+    policy = {"evidence_wait_seconds": 0}
+    on_s3 = ParityWorld(tmp_path / "s3", spot, engines, dsn, policy=policy)
+    on_files = World(tmp_path / "files", {"engine_roots": [str(engines.maker.runs)]}, policy)
+    runs, dropped = {}, []
+    for number, kind in enumerate(DAMAGES):
+        run = runs[kind] = engines.make(f"damaged-{kind}", seed=100 + number, damage=kind)
+        on_s3.drop(run["request"], f"{kind}.json")
+        on_files.drop({**run["request"], "engine_run_root": str(run["local"])}, f"{kind}.json")
+        dropped.append(json.dumps(run["request"]).encode())
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(drained, [on_s3, on_files]))
+    ends: dict[str, dict[str, tuple[str, str]]] = {"s3": {}, "files": {}}
+    for name, world in (("s3", on_s3), ("files", on_files)):
+        ledger = world.ledger
+        for kind, run in runs.items():
+            told = json.loads((ledger / "run_status" / f"{run['run_id']}.json").read_bytes())
+            ends[name][kind] = told["state"], told.get("reason_code", "")
+    assert ends["s3"] == ends["files"]
+    for kind, (state, reason) in DAMAGES.items():
+        assert ends["s3"][kind][0] == state, kind
+        assert reason in ("", ends["s3"][kind][1]), kind
+    assert on_s3.checked(dropped=dropped) == []
+
+
+def test_evidence_that_appears_later_is_noticed(world: ParityWorld, engines: EngineRuns) -> None:
+    whole = engines.make("late", seed=13, upload=False)
+    flag = next(whole["local"].rglob("_passed.flag"))
+    kept = flag.read_bytes()
+    flag.unlink()
+    engines.upload(whole["local"])
+    absent = engines.make("later", seed=14, upload=False)
+    for number, made in enumerate((whole, absent)):
+        world.drop(made["request"], f"{number}.json")
+    with running(world):
+        for made in (whole, absent):
+            until(lambda made=made: state_of(world, made) == "WAITING_EVIDENCE", "it waits", 20, pause=0.1)
+        assert world.published() == 0
+        flag.write_bytes(kept)
+        world.spot.put(engines.key(whole, str(flag.relative_to(whole["local"]))), kept)
+        engines.upload(absent["local"])
+        until_sent(world, 2, 20)
+    assert [state_of(world, made) for made in (whole, absent)] == ["READY", "READY"]
+    assert world.checked() == []
+
+
+def state_of(world: ParityWorld, made: dict[str, Any]) -> str:
+    rows = world.sql(f"SELECT state FROM runs WHERE run_id = '{made['run_id']}'")
+    return rows[0][0] if rows else ""
+
+
+def test_a_receipt_already_there_with_another_digest_quarantines_the_run(
+    world: ParityWorld, engines: EngineRuns
+) -> None:
+    options = {"seed": 15, "manifest_fingerprint": "a" * 64, "parameter_hash": "b" * 64,
+               "outputs": ["s3_candidate_set_1A"]}  # fmt: skip
+    ours, rival = (engines.make(f"rival-{number}", data_seed=number, **options) for number in (1, 2))
+    world.drop(ours["request"], "1.json")
+    drained(world)
+    (receipt,) = list(world.ledger.rglob("instance_receipt.json"))
+    before = receipt.read_bytes()
+    world.drop(rival["request"], "2.json")
+    drained(world)
+    ended = world.document("run_status", rival["run_id"])
+    assert (ended["state"], ended["reason_code"]) == ("QUARANTINED", "INSTANCE_RECEIPT_DRIFT")
+    assert world.document("run_status", ours["run_id"])["state"] == "READY"
+    assert receipt.read_bytes() == before
+    assert world.checked() == []
+
+
+def test_a_ledger_object_that_somebody_changed_is_drift_and_never_overwritten(
+    world: ParityWorld, engines: EngineRuns
+) -> None:
+    made = engines.make("drift", seed=16, outputs=["s3_candidate_set_1A"])
+    key = f"{world.name}/{PREFIX}/run_facts_view/{made['run_id']}.json"
+    world.spot.put(key, b"{}")
+    world.drop(made["request"])
+    drained(world)
+    ended = world.document("run_status", made["run_id"])
+    assert (ended["state"], ended["reason_code"]) == ("QUARANTINED", "FACTS_VIEW_DRIFT")
+    assert world.spot.data(key) == b"{}"
+    assert world.signals("READY") == []
+
+
+# ---------------------------------------------------------------- how many calls a run costs
+
+
+def test_a_small_run_costs_few_calls_of_s3(spot: Spot, engines: EngineRuns, dsn: str, tmp_path: Path) -> None:
+    """On a known world at most 8; on a new one at most 12 beyond listing and reading its artifacts once."""
+    world = ParityWorld(tmp_path / "world", spot, engines, dsn)
+    known, new = (
+        engines.make("cost-0", seed=20, members=6, parts=3),
+        engines.make("cost-1", seed=21, members=6, parts=3),
+    )
+    settle_racy()
+    with running(world):
+
+        def cost(request: dict[str, Any], name: str) -> Counter[str]:
+            before, log = world.published(), len(spot.proxy.log)
+            with spot.proxy.counting() as counts:
+                world.drop(request, name)
+                until_sent(world, before + 1)
+            engine = [key for operation, key, _ in spot.proxy.log[log:] if operation == "GET" and "/engine/" in key]
+            assert len(engine) == len(set(engine)), "no artifact is read twice"
+            return counts + Counter({"artifacts": len(engine), "GET": -len(engine)})
+
+        new_ones = [cost(made["request"], f"{number}.json") for number, made in enumerate((known, new))]
+        known_ones = [
+            cost({**known["request"], "run_equivalence_key": f"known-{number}"}, f"again-{number}.json")
+            for number in range(5)
+        ]
+        before = world.published()
+        with spot.proxy.counting() as together:
+            for number in range(20):
+                world.drop({**known["request"], "run_equivalence_key": f"together-{number}"}, f"t-{number}.json")
+            until_sent(world, before + 20)
+        with spot.proxy.counting() as idle:
+            time.sleep(1.5)
+    shown = {"new world": new_ones, "known world": known_ones, "20 together": [together]}
+    print("\nS3 calls", {name: [dict(item) for item in counts] for name, counts in shown.items()})
+    assert not idle, "an idle daemon asks S3 for nothing"
+    for counts in new_ones:
+        assert counts["artifacts"] > 50
+        assert counts.total() - counts["artifacts"] - 1 <= 12, dict(counts)
+    for counts in known_ones:
+        assert counts.total() <= 8, dict(counts)
+    assert together.total() / 20 <= 8, dict(together)
+    assert world.checked() == []
+
+
+# ---------------------------------------------------------------- many daemons, and daemons that die
+
+
+def test_two_daemons_on_one_postgres_and_s3_double_nothing_and_lose_nothing(
+    load: ParityScenery, dsn: str, tmp_path: Path
+) -> None:
+    world = scenery_world(load, tmp_path / "world", dsn)
+    watch = Watch(world.paths())
+    with running(world, count=2):
+        load.drop(world)
+        until_published(world, 1)
+        watch.look()
+        until_sent(world, load.wanted())
+    as_if_nothing_had_happened(load, world, watch)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_daemon_killed_at_random_moments_publishes_what_one_without_faults_does(
+    seed: int, load: ParityScenery, dsn: str, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    world = scenery_world(load, tmp_path / "world", dsn)
+    load.drop(world)
+    watch = Watch(world.paths())
+    for _ in range(5):
+        before = progress(world)
+        with start(world) as daemon:
+            until(lambda before=before: progress(world) != before or world.published() == load.wanted(), "it works")
+            time.sleep(chance.uniform(0, 0.25))
+            daemon.kill()
+        watch.look()
+    drained(world)
+    as_if_nothing_had_happened(load, world, watch, killed=True)
+
+
+def progress(world: ParityWorld) -> tuple[Any, ...]:
+    """Grows with what is done: records, events, objects asked for, signals."""
+    with suppress(psycopg.Error):
+        return (*world.sql("SELECT count(*), coalesce(max(seq), 0) FROM run_events"), world.published())
+    return (world.published(),)
+
+
+# ---------------------------------------------------------------- S3 fails at random during load
+
+
+S3_FAULTS: dict[str, Callable[[], list[Fault]]] = {
+    "throttled: 503 SlowDown": lambda: [status(503)],
+    "internal errors: 500": lambda: [status(500)],
+    "resets before the server hears": lambda: [reset_before()],
+    "answers lost, so that retries see 412": lambda: [reset_after(), status_after(500)],
+    "bodies reset midway or shorter than announced": lambda: [cut_body(), short_body()],
+    "access denied: 403": lambda: [status(403)],
+    "conflicts of conditional writes: 409": lambda: [status(409)],
+    "slow answers": lambda: [delay(0.3)],
+    "all of them": lambda: [status(503), status(500), reset_before(), reset_after(), status_after(503), cut_body(),
+                            short_body(), status(403), delay(0.1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", S3_FAULTS)
+def test_s3_that_fails_at_random_during_load_loses_and_doubles_nothing(
+    fault: str, load: ParityScenery, dsn: str, tmp_path: Path
+) -> None:
+    world = scenery_world(load, tmp_path / "world", dsn)
+    watch = Watch(world.paths())
+    faults = S3_FAULTS[fault]()
+    with running(world):
+        rules = [
+            world.spot.proxy.add(
+                one,
+                "PUT" if one.name == "409" else "",
+                key=world_keys(world),
+                times=20 if one.name == "403" else None,  # a denial is not tried again within a call, but as a run
+                chance=0.15 / len(faults) + 0.02,
+            )
+            for one in faults
+        ]
+        load.drop(world)
+        until_published(world, 10, 90)
+        watch.look()
+        until_published(world, load.wanted() - 3, 90)
+        world.spot.proxy.clear()
+        until_sent(world, load.wanted())
+    assert sum(rule.hits for rule in rules) >= 5, [(rule.fault.name, rule.hits) for rule in rules]
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def world_keys(world: ParityWorld) -> str:
+    """Keys that daemons of a world ask for: its ledger, and its engine runs."""
+    return f"/{world.name}(/|$)|/{world.engines.name}(/|$)"
+
+
+def test_s3_that_is_away_for_a_while_is_waited_for(load: ParityScenery, dsn: str, tmp_path: Path) -> None:
+    """Every request is answered with 503 for seconds: no run ends because of it, and all go on when it is back."""
+    world = scenery_world(load, tmp_path / "world", dsn)
+    watch = Watch(world.paths())
+    with running(world):
+        dropping = drop_slowly(load, world, 3)
+        until_published(world, 1)
+        world.spot.proxy.add(status(503), key=world_keys(world), times=None)
+        time.sleep(3)
+        at_most = world.published()
+        assert at_most < load.wanted()
+        world.spot.proxy.clear()
+        dropping.join()
+        until_sent(world, load.wanted())
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def test_access_that_is_denied_for_good_is_no_outcome_of_a_run(world: ParityWorld, engines: EngineRuns) -> None:
+    made = engines.make("denied", seed=30, outputs=["s3_candidate_set_1A"])
+    with running(world):
+        world.spot.proxy.add(status(403), key=f"/{engines.name}/", times=None)
+        world.drop(made["request"])
+        until(lambda: "access is denied" in last_error(world, made), "the denial is on the run", 20, pause=0.1)
+        assert state_of(world, made) in ("PLANNED", "VERIFYING")
+        assert world.published() == 0
+        world.spot.proxy.clear()
+        until_sent(world, 1, 20)
+    assert state_of(world, made) == "READY"
+    assert world.checked() == []
+
+
+def last_error(world: ParityWorld, made: dict[str, Any]) -> str:
+    rows = world.sql(f"SELECT last_error FROM runs WHERE run_id = '{made['run_id']}'")
+    return rows[0][0] if rows else ""
+
+
+# ---------------------------------------------------------------- Postgres fails during load
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server of the tests' own, that may be stopped; only processes die here, so nothing needs to be flushed."""
+    given_dsn()
+    made = Server("fsync = off", "max_connections = 30", "superuser_reserved_connections = 3")
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[str]:
+    """A schema on the server of the tests' own."""
+    with schema_in(server.dsn) as made:
+        yield made
+
+
+def test_postgres_that_crashes_during_load_loses_and_doubles_nothing(
+    load: ParityScenery, server: Server, own: str, tmp_path: Path
+) -> None:
+    world = scenery_world(load, tmp_path / "world", own)
+    watch = Watch(world.paths())
+    with running(world):
+        dropping = drop_slowly(load, world, 4)
+        for _ in range(3):
+            done = world.published()
+            until(lambda done=done: world.published() > done, "the daemon works")
+            server.stop("immediate")
+            server.start()
+            watch.look()
+        dropping.join()
+        until_sent(world, load.wanted(), SOON)
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def test_after_an_outage_of_postgres_nothing_is_lost_and_work_resumes_within_five_seconds(
+    load: ParityScenery, server: Server, own: str, tmp_path: Path
+) -> None:
+    world = scenery_world(load, tmp_path / "world", own)
+    watch = Watch(world.paths())
+    with running(world) as (daemon,):
+        dropping = drop_slowly(load, world, 10)
+        until_published(world, 3)
+        watch.look()
+        server.stop("immediate")
+        down = world.published()
+        time.sleep(8)
+        assert daemon.poll() is None, "it waits"
+        assert world.published() < load.wanted()
+        server.start()
+        back = time.monotonic()
+        until(lambda: world.published() > down, "signals come again", 5)
+        resumed = time.monotonic() - back
+        dropping.join()
+        until_sent(world, load.wanted(), SOON)
+    print(f"\nresumed {resumed:.1f} s after the server's return")
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def test_connections_cut_during_commits_lose_and_double_nothing(load: ParityScenery, dsn: str, tmp_path: Path) -> None:
+    proxy = Proxy(dsn)
+    world = scenery_world(load, tmp_path / "world", proxy.dsn, dsn)
+    watch = Watch(world.paths())
+    chance, over = random.Random(5), threading.Event()
+
+    def cut() -> None:
+        while not over.wait(chance.uniform(0.02, 0.15)):
+            chance.choice([proxy.lose_answer, proxy.cut_after_request])()
+
+    with running(world):
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            dropping = drop_slowly(load, world, 3)
+            until_published(world, 10, 90)
+            watch.look()
+            until_published(world, load.wanted() - 2, 90)
+        finally:
+            over.set()
+            cutter.join()
+        dropping.join()
+        until_sent(world, load.wanted(), SOON)
+    proxy.close()
+    assert proxy.lost >= 10
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def test_postgres_that_is_read_only_for_a_moment_loses_and_doubles_nothing(
+    load: ParityScenery, server: Server, own: str, tmp_path: Path
+) -> None:
+    world = scenery_world(load, tmp_path / "world", own)
+    watch = Watch(world.paths())
+
+    def read_only(value: str) -> None:
+        with psycopg.connect(server.dsn, autocommit=True, options="-cdefault_transaction_read_only=off") as admin:
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")  # type: ignore[call-overload]
+            admin.execute("SELECT pg_reload_conf()")
+
+    try:
+        with running(world):
+            dropping = drop_slowly(load, world, 3)
+            until_published(world, 3)
+            read_only("on")
+            time.sleep(1)
+            stuck = world.published()
+            time.sleep(3)
+            assert world.published() <= stuck + 1, "nothing can be decided now"
+            read_only("off")
+            dropping.join()
+            until_sent(world, load.wanted(), SOON)
+    finally:
+        read_only("off")
+    as_if_nothing_had_happened(load, world, watch)
+
+
+def test_postgres_with_too_many_connections_loses_and_doubles_nothing(
+    load: ParityScenery, server: Server, own: str, tmp_path: Path
+) -> None:
+    """All connections are cut and taken by others for some seconds; those of an administrator are reserved."""
+    user = f"daemon_{os.urandom(4).hex()}"
+    with psycopg.connect(own, autocommit=True) as admin, ExitStack() as taken:
+        schema = admin.execute("SELECT current_schema()").fetchone()
+        assert schema is not None
+        admin.execute(f"CREATE ROLE {user} LOGIN")  # type: ignore[call-overload]
+        admin.execute(f"GRANT ALL ON SCHEMA {schema[0]} TO {user}")  # type: ignore[call-overload]
+        theirs = with_parameters(own, user=user)
+        world = scenery_world(load, tmp_path / "world", theirs, own)
+        watch = Watch(world.paths())
+        with running(world):
+            dropping = drop_slowly(load, world, 3)
+            until_published(world, 3)
+            ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}' "
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                admin.execute(ended + "AND application_name <> 'thief'")  # type: ignore[call-overload]
+                with suppress(psycopg.OperationalError):
+                    while True:
+                        taken.enter_context(psycopg.connect(with_parameters(theirs, application_name="thief")))
+            stuck = world.published()
+            time.sleep(2)
+            assert world.published() <= stuck + 1, "nothing can be decided now"
+            taken.close()
+            dropping.join()
+            until_sent(world, load.wanted(), SOON)
+        as_if_nothing_had_happened(load, world, watch)
+        admin.execute(f"REASSIGN OWNED BY {user} TO CURRENT_USER; DROP OWNED BY {user}; DROP ROLE {user}")  # type: ignore[call-overload]
+
+
+# ---------------------------------------------------------------- the checker reads what is there
+
+
+def test_the_invariant_checker_reads_s3_and_postgres(world: ParityWorld, engines: EngineRuns) -> None:
+    """A good final state is clean, and breaking one thing at a time turns it red."""
+    made = engines.make("checked", seed=40, outputs=["s3_candidate_set_1A"])
+    world.drop(made["request"])
+    drained(world)
+    dropped = [json.dumps(made["request"]).encode()]
+    assert world.checked(dropped=dropped) == []
+    key = f"{world.name}/{PREFIX}/run_facts_view/{made['run_id']}.json"
+    view = world.spot.data(key)
+    assert view is not None
+
+    def broken(*invariants: str) -> None:
+        found = {violation.invariant for violation in world.checked(dropped=dropped)}
+        assert found & set(invariants), found
+
+    world.spot.put(key, canonical({**json.loads(view), "bundle_hash": sha("x")}))
+    broken("I1")
+    world.spot.remove(key)
+    broken("I1")
+    world.spot.put(key, view)
+    world.spot.put(f"{world.name}/elsewhere/object", b"x")
+    broken("I15")
+    world.spot.remove(f"{world.name}/elsewhere/object")
+    member = next(path for path in objects_of(engines, made) if "s3_candidate_set" in path)
+    kept = world.spot.data(engines.key(made, member))
+    world.spot.put(engines.key(made, member), b"other")
+    broken("I2")
+    world.spot.put(engines.key(made, member), kept or b"")
+    world.sql("UPDATE outbox SET sent_us = NULL")
+    broken("I6")
+    world.sql("UPDATE outbox SET sent_us = 1")
+    world.sql("UPDATE runs SET state = 'FAILED', reason_code = 'GATE_FAIL'")
+    broken("I4")
+    world.sql("UPDATE runs SET state = 'READY', reason_code = ''")
+    assert world.checked(dropped=dropped) == []
+    assert world.checked(dropped=[*dropped, b"lost"])
+    assert world.checked(secrets=[made["run_id"].encode()])
