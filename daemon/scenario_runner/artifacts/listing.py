@@ -5,7 +5,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from scenario_runner.artifacts.base import MAX_DEPTH, MAX_FILES
 from scenario_runner.contracts.errors import EvidenceRefused
+from scenario_runner.contracts.reasons import Reason
 
 BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 """What no file name of an engine may hold: control characters, backslashes, bytes that are no text."""
@@ -28,3 +30,43 @@ def refuse_folders_for_parts(directory: str, listing: Listing, *, top: bool) -> 
     for name, is_directory in listing:
         if is_directory and os.path.splitext(name)[1] in endings:
             raise EvidenceRefused(f"{directory}/{name} is a folder named like a part", path=f"{directory}/{name}")
+
+
+def files_under(list_folder: Callable[[str], Listing], path: str, *, parts: bool) -> list[str]:
+    """Every file below a folder, in byte order; see :meth:`~scenario_runner.artifacts.base.RunRoot.files_under`.
+
+    Args:
+        list_folder: Lists one folder.
+        path: The folder.
+        parts: Refuse folders that stand where a part should be.
+    """
+    found: list[str] = []
+    pending = [path]
+    deepest = path.count("/") + MAX_DEPTH
+    while pending:
+        folder = pending.pop()
+        if folder.count("/") > deepest:
+            raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
+        listing = list_folder(folder)
+        if parts:
+            refuse_folders_for_parts(folder, listing, top=folder == path)
+        for name, is_folder in listing:
+            (pending if is_folder else found).append(f"{folder}/{name}")
+        if len(found) > MAX_FILES:
+            raise EvidenceRefused(f"{path} holds more than {MAX_FILES} files", Reason.EVIDENCE_TOO_LARGE, path=path)
+    return sorted(found)
+
+
+def files_matching(list_folder: Callable[[str], Listing], path: str) -> list[str]:
+    """Files of one folder whose names match the last segment of a path, in byte order."""
+    head, _, pattern = path.rpartition("/")
+    matches = wildcard(pattern)
+    found = []
+    for name, is_folder in list_folder(head):
+        if not matches(name):
+            continue
+        full = f"{head}/{name}" if head else name
+        if is_folder:
+            raise EvidenceRefused(f"{full} is a directory; a regular file is needed", path=full)
+        found.append(full)
+    return found

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from scenario_runner.artifacts.base import (
-    MAX_DEPTH,
     MAX_FILES,
     MAX_SEGMENTS,
     FileDigest,
@@ -25,7 +24,7 @@ from scenario_runner.artifacts.base import (
     Snapshot,
     check_bound,
 )
-from scenario_runner.artifacts.listing import BAD_NAME, Listing, refuse_folders_for_parts, wildcard
+from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -216,35 +215,11 @@ class LocalRunRoot:
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        found: list[str] = []
-        pending = [path]
-        deepest = path.count("/") + MAX_DEPTH
-        while pending:
-            directory = pending.pop()
-            if directory.count("/") > deepest:
-                raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
-            listing = self._list(directory)
-            if parts:
-                refuse_folders_for_parts(directory, listing, top=directory == path)
-            for name, is_directory in listing:
-                (pending if is_directory else found).append(f"{directory}/{name}")
-            if len(found) > MAX_FILES:
-                raise EvidenceRefused(f"{path} holds more than {MAX_FILES} files", Reason.EVIDENCE_TOO_LARGE, path=path)
-        return sorted(found)
+        return files_under(self._list, path, parts=parts)
 
     def files_matching(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        head, _, pattern = path.rpartition("/")
-        matches = wildcard(pattern)
-        found: list[str] = []
-        for name, is_directory in self._list(head):
-            if not matches(name):
-                continue
-            full = f"{head}/{name}" if head else name
-            if is_directory:
-                _refuse_type(full, stat.S_IFDIR, "a regular file")
-            found.append(full)
-        return found
+        return files_matching(self._list, path)
 
     # --- reading
 

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.artifacts.base import (
-    MAX_DEPTH,
-    MAX_FILES,
     FileDigest,
     Kind,
     SequenceDigest,
     Snapshot,
     check_bound,
 )
-from scenario_runner.artifacts.listing import Listing, refuse_folders_for_parts, wildcard
+from scenario_runner.artifacts.listing import Listing, files_matching, files_under
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
 from scenario_runner.artifacts.s3_tree import S3Tree
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
@@ -105,37 +103,13 @@ class S3RunRoot:
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        found: list[str] = []
-        pending = [path]
-        deepest = path.count("/") + MAX_DEPTH
-        while pending:
-            folder = pending.pop()
-            if folder.count("/") > deepest:
-                raise EvidenceRefused(f"{path} is nested deeper than {MAX_DEPTH}", Reason.EVIDENCE_TOO_LARGE, path=path)
-            listing = self._list(folder)
-            if not listing and folder == path and self.kind(path) is not Kind.DIRECTORY:
-                raise EvidenceMissing(f"{path} is not there", path=path)
-            if parts:
-                refuse_folders_for_parts(folder, listing, top=folder == path)
-            for name, is_folder in listing:
-                (pending if is_folder else found).append(f"{folder}/{name}")
-            if len(found) > MAX_FILES:
-                raise EvidenceRefused(f"{path} holds more than {MAX_FILES} files", Reason.EVIDENCE_TOO_LARGE, path=path)
-        return sorted(found)
+        if not self._list(path) and self.kind(path) is not Kind.DIRECTORY:
+            raise EvidenceMissing(f"{path} is not there", path=path)
+        return files_under(self._list, path, parts=parts)
 
     def files_matching(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        head, _, pattern = path.rpartition("/")
-        matches = wildcard(pattern)
-        found = []
-        for name, is_folder in self._list(head):
-            if not matches(name):
-                continue
-            full = f"{head}/{name}" if head else name
-            if is_folder:
-                raise EvidenceRefused(f"{full} is a directory; a regular file is needed", path=full)
-            found.append(full)
-        return found
+        return files_matching(self._list, path)
 
     # --- reading
 

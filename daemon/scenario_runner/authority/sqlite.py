@@ -53,9 +53,10 @@ from scenario_runner.authority.rows import (
     shortened,
     stored_event,
 )
-from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.authority.sqlite_migrations import migrate
+from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
-from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState
 
 T = TypeVar("T")
@@ -464,39 +465,3 @@ def _rollback(connection: sqlite3.Connection) -> None:
 
 def _close(connection: sqlite3.Connection) -> None:
     connection.close()
-
-
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the schema up to date under the write lock; two processes may do so at once.
-
-    Raises:
-        ConfigurationError: the database was made by a newer version.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        migrations = load_migrations("sqlite")
-        if version > migrations[-1][0]:
-            raise ConfigurationError(
-                path,
-                f"its schema is version {version}, this release knows {migrations[-1][0]}",
-                "install the newer release",
-            )
-        for number, _, text in migrations:
-            if number > version:
-                for statement in _split(text):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {number:d}")
-        connection.execute("COMMIT")
-    except BaseException:
-        _rollback(connection)
-        raise
-
-
-def _split(text: str) -> Iterator[str]:
-    statement = ""
-    for line in text.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
