@@ -6,14 +6,24 @@ when the run is driven again. Infrastructure errors end in a retry, never in a v
 
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import structlog
 
 from scenario_runner.artifacts.base import Artifacts, TooMuchToReadError
-from scenario_runner.authority.base import Authority, Claim, Event, Noted, Parked, Postponed, SignalDraft, Verdict
+from scenario_runner.authority.base import (
+    Authority,
+    Claim,
+    Event,
+    Noted,
+    Parked,
+    Postponed,
+    Restored,
+    SignalDraft,
+    Verdict,
+)
 from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
@@ -35,6 +45,7 @@ from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile, facts
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
+from scenario_runner.runs.jobs import BatchClock, Job
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.restore import published_run
@@ -50,56 +61,6 @@ _log = structlog.get_logger("runs")
 def backoff_seconds(tries: int, most: int) -> int:
     """1, 2, 4, ... seconds, at most ``most``."""
     return min(most, 1 << min(tries, 20))
-
-
-class _BatchClock:
-    """The database's clock, read once for a stage of a batch."""
-
-    def __init__(self, read: Callable[[], int]) -> None:
-        self._read = read
-        self._us: int | None = None
-
-    def us(self) -> int:
-        """Microseconds since the epoch, as first read in this stage."""
-        if self._us is None:
-            self._us = self._read()
-        return self._us
-
-    def after(self, claim: Claim) -> int:
-        """Now, but later than anything that is on record for the run."""
-        return max(self.us(), claim.updated_us + 1)
-
-    def next_stage(self) -> None:
-        """Time has passed: the next question reads the clock again."""
-        self._us = None
-
-
-@dataclass(slots=True)
-class _Job:
-    """A claimed run on its way to an outcome.
-
-    Attributes:
-        failure: Why it cannot go on; decides the outcome.
-        outcome: What is to be committed.
-        long: There is more to read than a batch should wait for.
-        restored: Its rows are as the ledger tells them again, and its lease is given back.
-    """
-
-    claim: Claim
-    intent: Intent
-    inputs: PlanInputs
-    clock: _BatchClock
-    evaluation: Evaluation | None = None
-    receipts: list[InstanceReceiptFile] = field(default_factory=list)
-    view: FactsView | None = None
-    failure: Refusal | Unavailable | LeaseLostError | None = None
-    outcome: RunOutcome | None = None
-    long: bool = False
-    restored: bool = False
-
-    @property
-    def open(self) -> bool:
-        return self.failure is None and self.outcome is None and not self.long and not self.restored
 
 
 class RunDriver:
@@ -151,9 +112,9 @@ class RunDriver:
             raise
 
     def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
-        clock = _BatchClock(self._authority.now_us)
+        clock = BatchClock(self._authority.now_us)
         jobs = [
-            _Job(
+            Job(
                 claim,
                 intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent),
                 plan_inputs_from_document(claim.inputs),
@@ -163,6 +124,8 @@ class RunDriver:
         ]
         self._write_plans(jobs)
         self._evaluate([job for job in jobs if job.open], bound)
+        for job in jobs:
+            self._guarded(job, partial(self._confirm_told, job))
         clock.next_stage()
         self._note_passed_gates([job for job in jobs if job.open])
         self._write_receipts([job for job in jobs if job.open and job.receipts])
@@ -172,24 +135,45 @@ class RunDriver:
         return [job.claim for job in jobs if job.long]
 
     @staticmethod
-    def _guarded(job: _Job, step: Callable[[], None]) -> None:
+    def _guarded(job: Job, step: Callable[[], None]) -> None:
         try:
             step()
         except (LedgerDrift, Unavailable, LeaseLostError) as failure:
             job.failure = failure
 
-    def _write_plans(self, jobs: list[_Job]) -> None:
+    def _write_plans(self, jobs: list[Job]) -> None:
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
         for job, failure in zip(jobs, self._ledger.write_plans(documents), strict=True):
             job.failure = failure
             if isinstance(failure, LedgerDrift) and not job.claim.report_digest:
                 self._guarded(job, partial(self._restore, job))
 
-    def _restore(self, job: _Job) -> None:
+    def _restore(self, job: Job) -> None:
         """The ledger has a plan of other bytes: if that is this run's, its rows were lost and are put back."""
         restored = published_run(self._ledger.store, job.claim, job.intent, job.inputs)
         if restored is None:
             return
+        if restored.state is RunState.READY:  # believed only when the evidence gives the same facts view again
+            job.failure, job.told = None, restored
+            job.inputs = plan_inputs_from_document(restored.inputs)
+        else:
+            self._put_back(job, restored)
+
+    def _confirm_told(self, job: Job) -> None:
+        """READY that the ledger tells of is put back after the same verification that a new one needs."""
+        told = job.told
+        if told is None or job.long or job.failure is not None:
+            return
+        job.outcome = None
+        if job.view is None or job.view.digest != told.facts_view_digest:
+            detail = job.evaluation.detail if job.evaluation is not None else ""
+            raise Unavailable(
+                "the ledger says READY, but the evidence does not give that facts view (any more); restore the "
+                f"evidence, or the authority from its backup {detail}".rstrip()
+            )
+        self._put_back(job, told)
+
+    def _put_back(self, job: Job, restored: Restored) -> None:
         job.failure = self._authority.restore(restored)
         job.restored = True
         _log.warning(
@@ -199,9 +183,9 @@ class RunDriver:
 
     # --- evidence
 
-    def _evaluate(self, jobs: list[_Job], bound: int | None) -> None:
+    def _evaluate(self, jobs: list[Job], bound: int | None) -> None:
         """Look at the evidence of a batch: one look serves all runs that ask for just the same."""
-        alike: dict[Hashable, list[_Job]] = {}
+        alike: dict[Hashable, list[Job]] = {}
         for job in jobs:
             alike.setdefault(self._asked(job), []).append(job)
         list((self._looks.map if self._looks else map)(partial(self._evaluate_alike, bound), alike.values()))
@@ -209,7 +193,7 @@ class RunDriver:
             if job.open:
                 self._guarded(job, partial(self._conclude, job))
 
-    def _asked(self, job: _Job) -> Hashable:
+    def _asked(self, job: Job) -> Hashable:
         """What a run asks of the evidence; runs with an equal answer get an equal evaluation."""
         inputs = job.inputs
         try:
@@ -219,7 +203,7 @@ class RunDriver:
         tokens = used_tokens(pack, job.intent.tokens(), inputs.gates, inputs.outputs)
         return job.intent.engine_run_root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs
 
-    def _evaluate_alike(self, bound: int | None, jobs: list[_Job]) -> None:
+    def _evaluate_alike(self, bound: int | None, jobs: list[Job]) -> None:
         """Let the first of some runs look for all; the next one when the first lost its lease meanwhile."""
         first, *others = jobs
         self._guarded(first, partial(self._look_for, first, bound))
@@ -229,11 +213,11 @@ class RunDriver:
         for job in others:
             job.evaluation, job.failure, job.long = first.evaluation, first.failure, first.long
 
-    def _look_for(self, job: _Job, bound: int | None) -> None:
+    def _look_for(self, job: Job, bound: int | None) -> None:
         job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
         job.long = job.evaluation is None
 
-    def _conclude(self, job: _Job) -> None:
+    def _conclude(self, job: Job) -> None:
         assert job.evaluation is not None
         if job.evaluation.verified is not None:
             location = job.intent.engine_run_root
@@ -247,7 +231,7 @@ class RunDriver:
             reason = job.evaluation.reason
             job.outcome = self._negative(job, state, reason, job.evaluation.detail, job.evaluation.report)
 
-    def _look_until_still(self, job: _Job, bound: int | None) -> Evaluation | None:
+    def _look_until_still(self, job: Job, bound: int | None) -> Evaluation | None:
         """Look at the evidence until nothing changes meanwhile; None when there is too much to read."""
         for pause in (*LOOK_AGAIN_SECONDS, None):
             try:
@@ -262,7 +246,7 @@ class RunDriver:
                 self._sleep(pause)
         raise AssertionError
 
-    def _look(self, job: _Job, bound: int | None) -> Evaluation:
+    def _look(self, job: Job, bound: int | None) -> Evaluation:
         pack = self._packs.get(job.inputs.pack_digest)
         try:
             root = self._artifacts.open(job.intent.engine_run_root, lambda _read: self._leases.check(job.claim), bound)
@@ -277,12 +261,12 @@ class RunDriver:
 
     # --- documents of a READY run
 
-    def _note_passed_gates(self, jobs: list[_Job]) -> None:
+    def _note_passed_gates(self, jobs: list[Job]) -> None:
         """Put the gates' passes, and the receipts that may now follow, on record before any receipt is written.
 
         Once, also when the run is driven again.
         """
-        notes: list[tuple[_Job, Noted]] = []
+        notes: list[tuple[Job, Noted]] = []
         for job in jobs:
             assert job.evaluation is not None
             passed = {
@@ -304,7 +288,7 @@ class RunDriver:
             job.failure = lost
             job.claim = replace(job.claim, state=RunState.VERIFYING, updated_us=note.at_us)
 
-    def _write_receipts(self, jobs: list[_Job]) -> None:
+    def _write_receipts(self, jobs: list[Job]) -> None:
         for job in jobs:
             self._guarded(job, partial(self._leases.check, job.claim))
         jobs = [job for job in jobs if job.open]
@@ -313,7 +297,7 @@ class RunDriver:
             for failure in [next(failures) for _ in job.receipts]:
                 job.failure = job.failure or failure
 
-    def _write_facts_views(self, jobs: list[_Job]) -> None:
+    def _write_facts_views(self, jobs: list[Job]) -> None:
         for job in jobs:
             self._guarded(job, partial(self._leases.check, job.claim))
         jobs = [job for job in jobs if job.open]
@@ -323,7 +307,7 @@ class RunDriver:
 
     # --- decisions
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, jobs: list[Job]) -> None:
         try:
             outcomes = [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
             losses = self._authority.settle(outcomes) if outcomes else []
@@ -336,7 +320,7 @@ class RunDriver:
             for job in jobs:
                 self._leases.release(job.claim)
 
-    def _outcome(self, job: _Job) -> RunOutcome | None:
+    def _outcome(self, job: Job) -> RunOutcome | None:
         """What is to be committed for a job; None when its lease is gone."""
         failure = job.failure
         if isinstance(failure, LeaseLostError):
@@ -352,7 +336,7 @@ class RunDriver:
             return None
         return job.outcome or self._ready(job)
 
-    def _ready(self, job: _Job) -> Verdict:
+    def _ready(self, job: Job) -> Verdict:
         """READY: only from a finished verified set whose facts view is in the ledger."""
         assert job.view is not None
         assert job.evaluation is not None
@@ -368,7 +352,7 @@ class RunDriver:
         return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
 
     @staticmethod
-    def _negative(job: _Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
+    def _negative(job: Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
         claim, at_us = job.claim, job.clock.after(job.claim)
         code = (reason or Reason.INTERNAL_ERROR).value
         message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
@@ -377,7 +361,7 @@ class RunDriver:
         signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
         return Verdict(claim, state, code, at_us, (*_resumed(claim), event), signal)
 
-    def _wait_or_fail(self, job: _Job, evaluation: Evaluation) -> RunOutcome:
+    def _wait_or_fail(self, job: Job, evaluation: Evaluation) -> RunOutcome:
         claim, now = job.claim, job.clock.us()
         if now >= claim.deadline_us:
             reason = Reason.EVIDENCE_MISSING_DEADLINE

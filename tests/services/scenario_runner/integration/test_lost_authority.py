@@ -156,3 +156,32 @@ def test_ready_whose_facts_view_is_gone_is_not_restored_but_waited_for(world: Wo
         connection.execute("UPDATE runs SET due_us = 1")
     world.serve()
     assert world.query("status", made["run_id"])[1]["state"] == "READY"
+
+
+@pytest.mark.parametrize("change", ["gone", "other bytes"])
+def test_ready_is_not_put_back_on_the_word_of_a_document_alone(world: World, change: str) -> None:
+    made = make(world, "unproven")
+    world.drop(made["request"])
+    world.serve()
+    root = Path(made["engine_run_root"])
+    part = next(path for path in sorted(root.rglob("*")) if "outlet_catalogue" in str(path) and path.is_file())
+    kept = part.read_bytes()
+    if change == "gone":
+        part.unlink()
+    else:
+        part.write_bytes(kept + b"x")
+    lose_the_authority(world)
+    before = published(world)
+    world.drop(made["request"])
+    world.serve()
+    code, explained = world.query("explain", made["run_id"])
+    assert code == 3
+    assert "the ledger says READY" in explained["last_infrastructure_error"]
+    assert explained["signals"] == []
+    assert published(world) == before
+    part.write_bytes(kept)
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("UPDATE runs SET due_us = 1")
+    world.serve()
+    assert world.query("status", made["run_id"])[1]["state"] == "READY"
+    assert published(world) == before
