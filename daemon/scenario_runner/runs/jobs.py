@@ -61,4 +61,5 @@ class Job:
 
     @property
     def open(self) -> bool:
+        """True while it goes on from stage to stage."""
         return self.failure is None and self.outcome is None and not self.long and not self.restored
