@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -72,12 +72,17 @@ class World:
 
     @classmethod
     def make(cls, root: Path, options: argparse.Namespace, runs: Path | None = None) -> "World":
-        """Write both profiles and the folders."""
+        """A world, ready to serve in."""
         world = cls(root, runs or root / "runs", options.command, options.timeout)
-        for folder in (world.runs, world.requests):
-            folder.mkdir(parents=True, exist_ok=True)
-        world._write_profiles()
+        world.prepare()
         return world
+
+    def prepare(self) -> None:
+        """Write both profiles and the folders."""
+        for folder in (self.runs, self.requests):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, document in (("wiring", self.wiring()), ("policy", self.policy())):
+            (self.root / f"{name}.yaml").write_text(yaml.safe_dump(document), "utf-8")
 
     @property
     def requests(self) -> Path:
@@ -94,8 +99,14 @@ class World:
         """The object store."""
         return self.root / "object-store"
 
-    def _write_profiles(self) -> None:
-        wiring = {
+    @property
+    def log(self) -> Path:
+        """What the daemon logs."""
+        return self.root / "serve.log"
+
+    def wiring(self) -> Json:
+        """The wiring profile."""
+        return {
             "profile_id": "bench",
             "object_store_root": str(self.store),
             "authority_store_dsn": f"sqlite:///{self.root / 'authority.db'}",
@@ -109,6 +120,10 @@ class World:
             "engine_roots": [str(self.runs)],
             "auth_mode": "disabled",
         }
+
+    @staticmethod
+    def policy() -> Json:
+        """The policy profile."""
         policy: Json = {
             "policy_id": "bench",
             "revision": "v0",
@@ -118,9 +133,7 @@ class World:
             "traffic_output_ids": list(make_engine_run.DEFAULT_OUTPUTS),
         }
         canonical = json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        policy["content_digest"] = hashlib.sha256(canonical.encode()).hexdigest()
-        for name, document in (("wiring", wiring), ("policy", policy)):
-            (self.root / f"{name}.yaml").write_text(yaml.safe_dump(document), "utf-8")
+        return policy | {"content_digest": hashlib.sha256(canonical.encode()).hexdigest()}
 
     def drop(self, request: Mapping[str, Any], key: str) -> str:
         """Drop a request under a run equivalence key; returns the run id it will have."""
@@ -134,13 +147,13 @@ class World:
         """Start the daemon; its log goes to a file in the world."""
         arguments = [self.command, "serve", "--wiring", str(self.root / "wiring.yaml")]
         arguments += ["--policy", str(self.root / "policy.yaml"), *more]
-        with (self.root / "serve.log").open("ab") as log:
+        with self.log.open("ab") as log:
             started = time.perf_counter()
             return Served(subprocess.Popen(arguments, stdout=log, stderr=log), started, self.timeout)
 
     def drain(self) -> "Usage":
         """Run ``serve --until-idle`` to its end."""
-        return self.serve("--until-idle").finish(self.root / "serve.log")
+        return self.serve("--until-idle").finish(self.log)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of the authority, read only; none when there is no database."""
@@ -170,6 +183,10 @@ class World:
         ledger = sum(1 for path in self.store.rglob("*") if path.is_file() and ".private" not in path.parts)
         return ledger + sum(1 for _ in self.signals.glob("*.json"))
 
+    def contents(self, refs: Sequence[str]) -> Iterator[bytes]:
+        """The bytes of documents that SR wrote."""
+        return ((self.store / ref).read_bytes() for ref in refs)
+
     def check(self, run_ids: Sequence[str]) -> None:
         """Exactly these runs are READY, once each, and every facts view has the promised digest.
 
@@ -182,11 +199,11 @@ class World:
             missing, extra = len(set(run_ids) - set(found)), len(found) - len(set(found) & set(run_ids))
             raise CheckFailedError(
                 f"{len(run_ids)} READY expected, {len(found)} found: {missing} missing, {extra} doubled or unasked; "
-                f"{log_tail(self.root / 'serve.log')}"
+                f"{log_tail(self.log)}"
             )
-        for item in envelopes:
-            view = self.store / str(item["payload"]["facts_view_ref"])
-            if hashlib.sha256(view.read_bytes()).hexdigest() != item["attributes"]["facts_view_digest"]:
+        views = [str(item["payload"]["facts_view_ref"]) for item in envelopes]
+        for item, view, data in zip(envelopes, views, self.contents(views), strict=True):
+            if hashlib.sha256(data).hexdigest() != item["attributes"]["facts_view_digest"]:
                 raise CheckFailedError(f"{view} does not have the digest that READY promises")
 
 
@@ -490,7 +507,7 @@ def look(world: World, request: Json, key: str, served: Served) -> Look:
     run_id = world.drop(request, key)
     while not set(os.listdir(world.signals) if world.signals.is_dir() else ()) - before:
         if served.process.poll() is not None or time.perf_counter() - started > world.timeout:
-            raise CheckFailedError(f"no READY for {key}; {log_tail(world.root / 'serve.log')}")
+            raise CheckFailedError(f"no READY for {key}; {log_tail(world.log)}")
         time.sleep(0.002)
     seen = time.perf_counter() - started
     row: list[tuple[Any, ...]] = []
@@ -520,7 +537,7 @@ def large_round(world: World, request: Json, files: Sequence[Path], warm: int) -
         CheckFailedError: a READY is missing.
     """
     before = openssl_seconds(files)
-    log = world.root / "serve.log"
+    log = world.log
     with serving(world) as served:
         wait_for_start(world, served)
         cold = look(world, request, "cold", served)
@@ -538,7 +555,7 @@ def large_round(world: World, request: Json, files: Sequence[Path], warm: int) -
 
 def wait_for_start(world: World, served: Served) -> None:
     """Wait until the daemon has logged that it started."""
-    log, size = world.root / "serve.log", 0
+    log, size = world.log, 0
     deadline = time.perf_counter() + 30
     while time.perf_counter() < deadline and served.process.poll() is None:
         text = log.read_text("utf-8", "replace")
@@ -637,7 +654,8 @@ def timed(command: Sequence[str]) -> float:
 
 # ---------------------------------------------------------------- the report
 
-MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace, Path], list[Json]]]] = {
+Measurement = Callable[[argparse.Namespace, Path], list[Json]]
+MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "one_world": one_world,
     "own_worlds": own_worlds,
     "drain": drain,
@@ -646,7 +664,12 @@ MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace, Path], list[Json]
 }
 
 
-def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Json]:
+FAILURES: Final = (CheckFailedError, OSError, subprocess.SubprocessError, sqlite3.Error)
+
+
+def measure(
+    take: Measurement, name: str, options: argparse.Namespace, folder: Path, failures: tuple[type[Exception], ...]
+) -> list[Json]:
     """One measurement in a folder of its own.
 
     Nothing is removed before the last measurement: some file systems (ext4 without a journal) create files more
@@ -654,8 +677,8 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Json]:
     """
     note(name)
     try:
-        return MEASUREMENTS[name](options, folder)
-    except (CheckFailedError, OSError, subprocess.SubprocessError, sqlite3.Error) as error:
+        return take(options, folder)
+    except failures as error:
         note(f"{name} FAILED: {error}")
         return [{"name": name, "value": None, "met": False, "error": str(error)}]
 
@@ -684,6 +707,17 @@ def at_least_one(text: str) -> int:
     return value
 
 
+def add_arguments(parser: argparse.ArgumentParser, measurements: Iterable[str]) -> None:
+    """The options that every bench has."""
+    add = parser.add_argument
+    add("--only", action="append", choices=list(measurements), help="take only this measurement (repeatable)")
+    add("--dir", type=Path, help="where worlds are made (default: the system's temporary folder)")
+    add("--json", type=Path, metavar="FILE", help="also write the report there")
+    add("--keep", action="store_true", help="do not remove the worlds")
+    add("--command", default=find_command(), help="the command to measure")
+    add("--timeout", type=float, default=900, metavar="S", help="seconds before a daemon counts as stuck")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -693,13 +727,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
+    add_arguments(parser, MEASUREMENTS)
     add = parser.add_argument
-    add("--only", action="append", choices=list(MEASUREMENTS), help="take only this measurement (repeatable)")
-    add("--dir", type=Path, help="where worlds are made (default: the system's temporary folder)")
-    add("--json", type=Path, metavar="FILE", help="also write the report there")
-    add("--keep", action="store_true", help="do not remove the worlds")
-    add("--command", default=find_command(), help="the command to measure")
-    add("--timeout", type=float, default=900, metavar="S", help="seconds before a daemon counts as stuck")
     for name, default, text in (
         ("one-world-runs", 2000, "small runs on one engine run"),
         ("own-worlds-runs", 400, "small runs with an engine run each"),
@@ -714,12 +743,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the measurements; returns 0 when all checks held, else 1."""
-    options = build_parser().parse_args(argv)
+    return run(build_parser().parse_args(argv), MEASUREMENTS, FAILURES)
+
+
+def run(
+    options: argparse.Namespace, measurements: Mapping[str, Measurement], failures: tuple[type[Exception], ...]
+) -> int:
+    """Take the measurements that were asked for, and print the report; 0 when all checks held, else 1."""
     if options.dir:
         options.dir.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="sr-bench-", dir=options.dir)).resolve()
+    report: Json = {"machine": machine(), "command": options.command, "results": []}
     try:
-        report = measure_all(options, root)
+        for name in dict.fromkeys(options.only or measurements):
+            report["results"] += measure(measurements[name], name, options, root / name, failures)
+        report["checks_failed"] = [item["name"] for item in report["results"] if "error" in item]
         text = json.dumps(report, indent=2)
         print(text, flush=True)
         if options.json:
@@ -729,15 +767,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             note("removing the worlds")
             shutil.rmtree(root, ignore_errors=True)
     return 1 if report["checks_failed"] else 0
-
-
-def measure_all(options: argparse.Namespace, root: Path) -> Json:
-    """The report: every measurement asked for, one after the other."""
-    report: Json = {"machine": machine(), "command": options.command, "results": []}
-    for name in dict.fromkeys(options.only or MEASUREMENTS):
-        report["results"] += measure(name, options, root / name)
-    report["checks_failed"] = [item["name"] for item in report["results"] if "error" in item]
-    return report
 
 
 if __name__ == "__main__":
