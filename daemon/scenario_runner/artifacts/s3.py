@@ -27,7 +27,7 @@ from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, E
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import ChangedError, Fetched, Listed, S3Bucket, S3Settings, split_s3_uri
 
-_BLOCK: Final = 8 << 20
+_BLOCK: Final = 4 << 20
 _AHEAD_BYTES: Final = 2 * _BLOCK
 _AHEAD_BLOCKS: Final = 16
 _REQUESTS: Final = 32

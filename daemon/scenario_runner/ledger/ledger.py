@@ -27,6 +27,9 @@ Step = Callable[[bytes, bytes], bool]
 WriteOnce = tuple[str, bytes, Reason]
 """An object to write once: key, bytes, and the reason code when other bytes are there."""
 
+Projection = tuple[str, bytes, bool]
+"""A document that follows the rows: key, bytes, and whether an earlier one was written before."""
+
 Failure = LedgerDrift | Unavailable
 _MET_KEPT: Final = 50_000
 
@@ -209,6 +212,7 @@ class Ledger:
                 (
                     refs.record_ref(item.run.run_id),
                     record_bytes(item.run.run_id, item.events, item.run.inputs["policy_rev"]),
+                    item.run.projected_seq > 0,
                 )
                 for item in owed
             ],
@@ -221,7 +225,7 @@ class Ledger:
             run = item.run
             document = status_document(run.run_id, run.state, run.reason_code, run.updated_us)
             self._schemas.check("run_status", document)
-            documents.append((refs.status_ref(run.run_id), canonical_bytes(document)))
+            documents.append((refs.status_ref(run.run_id), canonical_bytes(document), run.projected_seq > 0))
         return self._move_forward(documents, _status_step)
 
     def _project_finals(self, owed: Sequence[Owed]) -> list[Failure | None]:
@@ -240,10 +244,12 @@ class Ledger:
             results[place] = failure
         return results
 
-    def _move_forward(self, items: Sequence[tuple[str, bytes]], step: Step) -> list[Failure | None]:
+    def _move_forward(self, items: Sequence[Projection], step: Step) -> list[Failure | None]:
         """Write projections: create those that are new, replace those that the new bytes are ahead of."""
         results: list[Failure | None] = []
-        for (key, data), made in zip(items, self.store.create_many(items), strict=True):
+        creations = iter(self.store.create_many([(key, data) for key, data, there in items if not there]))
+        for key, data, there in items:
+            made = False if there else next(creations)
             try:
                 if isinstance(made, Unavailable):
                     raise made
@@ -262,7 +268,9 @@ class Ledger:
             except ObjectTooLargeError as error:
                 raise LedgerDrift(error.detail, Reason.RECORD_DRIFT) from error
             if stored is None:
-                raise Unavailable(f"{self.store.locate(key)} disappeared while it was being written")
+                if self.store.create(key, data):
+                    return  # it was removed since; it is there again
+                raise Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
             try:
                 ahead = step(stored.data, data)
             except ValueError as error:
