@@ -191,6 +191,7 @@ def test_each_of_many_files_is_there_before_the_next(tmp_path: Path) -> None:
     """Whoever sees the last of a batch sees all that came before it: signals appear in order."""
     root = str(tmp_path / "store")
     writer, reader = FilesystemStore(root, PRIVATE), FilesystemStore(root, PRIVATE)
+    writer.create("there", b"")
     keys = [f"batch/{number:02d}/object.json" for number in range(12)]
     done = threading.Event()
     gaps: list[list[bool]] = []
