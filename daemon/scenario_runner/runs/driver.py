@@ -255,7 +255,8 @@ class RunDriver:
         except EvidenceRefused as refused:
             return _nothing_read(Outcome.CONFLICT, refused)
         try:
-            return evaluate(root, pack, job.intent.tokens(), job.inputs.gates, job.inputs.outputs, self._memory)
+            tokens, inputs = job.intent.tokens(), job.inputs
+            return evaluate(root, pack, tokens, inputs.gates, inputs.outputs, self._memory, wait=bound is None)
         finally:
             root.close()
 

@@ -6,12 +6,13 @@ per gate and output, what was found where.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot
+from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot, TooMuchToReadError
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -28,6 +29,7 @@ from scenario_runner.runs.gate_evidence import GateReading, measure, prefetch, r
 from scenario_runner.runs.receipt_evidence import RECEIPT_IDENTITY, check_run_receipt
 
 _SHOWN_FORMS: Final = 50
+_LOOKING_KEPT: Final = 10_000
 _SHOWN_VERSIONS: Final = 1000
 
 
@@ -104,7 +106,26 @@ class EvaluationMemory:
     def __init__(self, max_files: int = 50_000) -> None:
         self._max_files, self._files = max_files, 0
         self._kept: OrderedDict[Hashable, tuple[Snapshot, Evaluation]] = OrderedDict()
+        self._looking: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self, key: Hashable, *, wait: bool) -> Iterator[None]:
+        """Look under a key while nobody else of this process does: who comes later finds what the first one kept.
+
+        Raises:
+            TooMuchToReadError: somebody looks just now, and the caller does not want to wait.
+        """
+        with self._lock:
+            if len(self._looking) > _LOOKING_KEPT:
+                self._looking = {key: lock for key, lock in self._looking.items() if lock.locked()}
+            lock = self._looking.setdefault(key, threading.Lock())
+        if not lock.acquire(blocking=wait):
+            raise TooMuchToReadError("the same evidence is being read just now")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def recall(self, key: Hashable, root: RunRoot) -> Evaluation | None:
         """The evaluation kept under a key, if all it looked at is still the same."""
@@ -153,6 +174,8 @@ def evaluate(
     gates: tuple[str, ...],
     outputs: tuple[str, ...],
     memory: EvaluationMemory | None = None,
+    *,
+    wait: bool = True,
 ) -> Evaluation:
     """Look at all evidence of a run once.
 
@@ -163,6 +186,7 @@ def evaluate(
         gates: Required gates.
         outputs: Intended outputs.
         memory: Evaluations that may be believed again; None judges everything afresh.
+        wait: Wait while somebody else looks at the same.
 
     Raises:
         EvidenceChanged: something changed during the look; look again.
@@ -170,15 +194,24 @@ def evaluate(
         Unavailable: something could not be read.
     """
     key = (root.location, pack.digest, used_tokens(pack, tokens, gates, outputs), gates, outputs)
-    recalled = memory.recall(key, root) if memory is not None else None
-    if recalled is not None:
-        return recalled
+    if memory is None:
+        return _look(root, pack, tokens, gates, outputs)[0]
+    with memory.alone(key, wait=wait):
+        recalled = memory.recall(key, root)
+        if recalled is not None:
+            return recalled
+        evaluation, snapshot = _look(root, pack, tokens, gates, outputs)
+        memory.keep(key, snapshot, evaluation)
+        return evaluation
+
+
+def _look(
+    root: RunRoot, pack: InterfacePack, tokens: Mapping[str, str], gates: tuple[str, ...], outputs: tuple[str, ...]
+) -> tuple[Evaluation, Snapshot]:
     evaluation = _evaluate(root, pack, tokens, gates, outputs)
     snapshot = root.snapshot()
     root.confirm(snapshot)
-    if memory is not None:
-        memory.keep(key, snapshot, evaluation)
-    return evaluation
+    return evaluation, snapshot
 
 
 def _evaluate(
