@@ -36,7 +36,7 @@ from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
 from scenario_runner.storage.s3_client import S3Bucket, S3Settings, split_s3_uri
 
-_IO_THREADS = 4
+_IO_THREADS = 8
 _S3_IO_THREADS = 32
 _S3_READERS = 4
 _REMEMBER_SECONDS = 60.0
