@@ -7,7 +7,7 @@
 #
 # tier0            unit and integration; no external service
 # parity           S3 + Postgres: those that SR_TEST_S3_BUCKET and SR_TEST_PG_DSN name, or a stack of its own
-# localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own
+# localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own; S3 and Postgres as above
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,14 +37,18 @@ lint() {
 
 tier0() { run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture"; }
 
+# S3 and Postgres for this subshell, on ports of their own unless the environment names others; down when it ends.
+with_parity_stack() {
+  if [ -n "${SR_TEST_S3_BUCKET:-}" ] && [ -n "${SR_TEST_PG_DSN:-}" ]; then return; fi
+  export SR_PARITY_S3_PORT=${SR_PARITY_S3_PORT:-19000} SR_PARITY_PG_PORT=${SR_PARITY_PG_PORT:-15433}
+  export SR_PARITY_SIGNED_S3_PORT=${SR_PARITY_SIGNED_S3_PORT:-19002}
+  trap 'scripts/parity_stack.sh down' EXIT
+  scripts/parity_stack.sh up
+  eval "$(scripts/parity_stack.sh env)"
+}
+
 parity() (
-  if [ -z "${SR_TEST_S3_BUCKET:-}" ] || [ -z "${SR_TEST_PG_DSN:-}" ]; then
-    export SR_PARITY_S3_PORT=${SR_PARITY_S3_PORT:-19000} SR_PARITY_PG_PORT=${SR_PARITY_PG_PORT:-15433}
-    export SR_PARITY_SIGNED_S3_PORT=${SR_PARITY_SIGNED_S3_PORT:-19002}
-    trap 'scripts/parity_stack.sh down' EXIT
-    scripts/parity_stack.sh up
-    eval "$(scripts/parity_stack.sh env)"
-  fi
+  with_parity_stack
   run_tier "tier 1: parity, S3 and Postgres" "parity"
 )
 
@@ -55,14 +59,13 @@ localstack() {
     return 0
   fi
   (
+    with_parity_stack
     if [ -z "${SR_KINESIS_ENDPOINT_URL:-}" ]; then
       export SR_LOCALSTACK_PORT=${SR_LOCALSTACK_PORT:-14566} SR_LOCALSTACK_DYNAMODB_PORT=${SR_LOCALSTACK_DYNAMODB_PORT:-14567}
-      trap 'scripts/localstack.sh stop' EXIT
+      trap 'scripts/localstack.sh stop; [ -z "${SR_PARITY_S3_PORT:-}" ] || scripts/parity_stack.sh down' EXIT
       scripts/localstack.sh start || exit 90
-      set -a
-      . ./.env.localstack.example
-      set +a
-      export SR_KINESIS_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_PORT
+      export AWS_ACCESS_KEY_ID=${AWS_ACCESS_KEY_ID:-test} AWS_SECRET_ACCESS_KEY=${AWS_SECRET_ACCESS_KEY:-test}
+      export SR_KINESIS_REGION=us-east-1 SR_KINESIS_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_PORT
       export SR_KINESIS_DYNAMODB_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_DYNAMODB_PORT
     fi
     run_tier "$name" "localstack"
