@@ -389,11 +389,11 @@ class LocalRunRoot:
             for path, identity in snapshot.files.items():
                 if self._identity(path) != identity:
                     raise EvidenceChanged(f"{path} changed after it was read", path=path)
-        except EvidenceMissing as error:
-            raise EvidenceChanged(f"{error.path} disappeared after it was read", path=error.path) from error
-        for path, kind in snapshot.kinds.items():
-            if self._kind(path) is not kind:
-                raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
+            for path, kind in snapshot.kinds.items():
+                if self._kind(path) is not kind:
+                    raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
+        except (EvidenceMissing, EvidenceRefused) as error:
+            raise EvidenceChanged(f"it changed after it was read: {error.detail}", path=error.path) from error
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""

@@ -22,7 +22,7 @@ from scenario_runner.artifacts.base import (
 )
 from scenario_runner.artifacts.listing import Listing, files_matching, files_under
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
-from scenario_runner.artifacts.s3_tree import S3Tree
+from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import ChangedError, Fetched, Listed, S3Bucket, S3Settings, split_s3_uri
@@ -37,9 +37,10 @@ _FILES_KEPT: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class _Readers:
-    """Threads: some hash, and for each of them some wait for the network."""
+    """Threads: some hash, and for each of them some wait for the network. Small looks never queue behind large ones."""
 
     hashing: ThreadPoolExecutor
+    small: ThreadPoolExecutor
     requests: ThreadPoolExecutor
 
 
@@ -75,7 +76,7 @@ class S3RunRoot:
         reuse: DigestReuse | None,
         heartbeat: Callable[[int], None],
         bound: int | None,
-        files: dict[Listed, bool],
+        files: Files,
     ) -> None:
         self.location = location
         self._bucket, self._prefix, self._readers = bucket, prefix, readers
@@ -184,7 +185,8 @@ class S3RunRoot:
 
     def _hash_all(self, work: list[_Unread]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
         work.sort(key=lambda item: -item.size)  # the largest first keeps the threads busy to the end
-        futures = [(item.place, self._readers.hashing.submit(self._hash, item)) for item in work]
+        pool = self._readers.hashing if self._bound is None else self._readers.small
+        futures = [(item.place, pool.submit(self._hash, item)) for item in work]
         try:
             for place, future in futures:
                 try:
@@ -252,11 +254,11 @@ class S3RunRoot:
             for path, identity in snapshot.files.items():
                 if _identity(self._bucket, tree.entry(path)) != identity:
                     raise EvidenceChanged(f"{path} changed after it was read", path=path)
-        except EvidenceMissing as error:
-            raise EvidenceChanged(f"{error.path} disappeared after it was read", path=error.path) from error
-        for path, kind in snapshot.kinds.items():
-            if tree.kind(path) is not kind:
-                raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
+            for path, kind in snapshot.kinds.items():
+                if tree.kind(path) is not kind:
+                    raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
+        except (EvidenceMissing, EvidenceRefused) as error:
+            raise EvidenceChanged(f"it changed after it was read: {error.detail}", path=error.path) from error
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
@@ -341,10 +343,11 @@ class S3Artifacts:
         self._settings, self._reuse = settings, reuse
         self._readers = _Readers(
             ThreadPoolExecutor(threads, thread_name_prefix="hash"),
+            ThreadPoolExecutor(threads, thread_name_prefix="hash-small"),
             ThreadPoolExecutor(_REQUESTS, thread_name_prefix="s3"),
         )
         self._buckets: dict[str, S3Bucket] = {}
-        self._files: dict[Listed, bool] = {}
+        self._files: Files = {}
         self._lock = threading.Lock()
 
     def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> S3RunRoot:
@@ -368,4 +371,5 @@ class S3Artifacts:
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         self._readers.hashing.shutdown(wait=True, cancel_futures=True)
+        self._readers.small.shutdown(wait=True, cancel_futures=True)
         self._readers.requests.shutdown(wait=True, cancel_futures=True)

@@ -15,6 +15,9 @@ from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import BadKeyError, Listed, S3Bucket
 
+Files = dict[tuple[str, Listed], bool]
+"""Empty objects by bucket, and whether each is a file rather than the marker of a folder."""
+
 AT_ONCE: Final = 2000
 """A folder with at most so many objects is listed whole when one of them is asked about: two requests."""
 
@@ -47,7 +50,7 @@ class S3Tree:
         files: ETags and times of empty objects known to be files, not folder markers: shared by all looks.
     """
 
-    def __init__(self, bucket: S3Bucket, prefix: str, files: dict[Listed, bool]) -> None:
+    def __init__(self, bucket: S3Bucket, prefix: str, files: Files) -> None:
         self._bucket, self._prefix, self._files = bucket, prefix, files
         self._folders: dict[str, _Folder] = {}
         self._not_at_once: set[str] = set()
@@ -149,7 +152,10 @@ class S3Tree:
     def _ask(self, path: str) -> tuple[Kind, Listed | None]:
         """Ask the server about one path of a folder that is too large to list."""
         found = self._bucket.head(self.key(path))
-        below = self._bucket.listing(self.key(path), 0) is None
+        try:
+            below = self._bucket.listing(self.key(path), 0) is None
+        except BadKeyError as error:
+            _refuse(path, f"holds a key that is not a normalised path: {error}")
         return self._judge(path, found, is_folder=below)
 
     @staticmethod
@@ -164,9 +170,10 @@ class S3Tree:
         """False for the empty object that marks a folder: a listing shows both alike."""
         if found.size:
             return True
-        if found not in self._files:
-            self._files[found] = self._bucket.head(found.key) is not None
-        return self._files[found]
+        known = self._bucket.name, found
+        if known not in self._files:
+            self._files[known] = self._bucket.head(found.key) is not None
+        return self._files[known]
 
     def listing(self, folder: str) -> Listing:
         """Names in a folder; empty when nothing is there.
@@ -181,8 +188,8 @@ class S3Tree:
             rest = path[skip:]
             self._check(folder, rest)
             name, slash, _ = rest.partition("/")
-            names[name] = names.get(name, False) or bool(slash) or not self._is_file(whole.entries[path])
-            if slash and not names[name]:
+            is_folder = bool(slash) or not self._is_file(whole.entries[path])
+            if names.setdefault(name, is_folder) is not is_folder:
                 _refuse(f"{folder}/{name}", "is an object and a folder at the same time")
         return tuple(sorted(names.items()))
 

@@ -45,11 +45,11 @@ class SpoolConsumer:
         self._store = spool_store(root)
         self._authority, self._rules = authority, rules
         self._names: deque[str] = deque()
-        self._paths.make()
-        self.sweep()
 
     def open(self) -> None:
-        """Nothing: the folders were made when this was."""
+        """See :class:`~scenario_runner.intake.base.Intake`: makes the folders, and finishes what was begun."""
+        self._paths.make()
+        self.sweep()
 
     def close(self) -> None:
         """Nothing: a file is put away in the step that read it."""

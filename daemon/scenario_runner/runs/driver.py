@@ -34,6 +34,7 @@ from scenario_runner.contracts.errors import (
     LeaseLostError,
     LedgerDrift,
     Refusal,
+    SequenceError,
     Unavailable,
 )
 from scenario_runner.contracts.intent import Intent, intent_from_document
@@ -136,10 +137,16 @@ class RunDriver:
 
     @staticmethod
     def _guarded(job: Job, step: Callable[[], None]) -> None:
+        """Let a step fail for its own run only; an order of steps that is wrong still stops the worker."""
         try:
             step()
-        except (LedgerDrift, Unavailable, LeaseLostError) as failure:
+        except (Refusal, Unavailable, LeaseLostError) as failure:
             job.failure = failure
+        except SequenceError:
+            raise
+        except Exception as defect:  # noqa: BLE001 - one bad run must not end the daemon, nor its batch
+            _log.critical("a defect while driving a run; please report it", run_id=job.claim.run_id, exc_info=defect)
+            job.failure = Unavailable(f"a defect, please report it: {type(defect).__name__}: {defect}")
 
     def _write_plans(self, jobs: list[Job]) -> None:
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
@@ -165,11 +172,11 @@ class RunDriver:
         if told is None or job.long or job.failure is not None:
             return
         job.outcome = None
-        if job.view is None or job.view.digest != told.facts_view_digest:
+        if job.view is None or not _is_ready_of(told, job.view):
             detail = job.evaluation.detail if job.evaluation is not None else ""
             raise Unavailable(
-                "the ledger says READY, but the evidence does not give that facts view (any more); restore the "
-                f"evidence, or the authority from its backup {detail}".rstrip()
+                "the ledger says READY, but the evidence does not give that facts view and signal (any more); restore "
+                f"the evidence, or the authority from its backup {detail}".rstrip()
             )
         self._put_back(job, told)
 
@@ -184,11 +191,17 @@ class RunDriver:
     # --- evidence
 
     def _evaluate(self, jobs: list[Job], bound: int | None) -> None:
-        """Look at the evidence of a batch: one look serves all runs that ask for just the same."""
+        """Look at the evidence of a batch: one look serves all runs that ask for just the same.
+
+        The clock is read before: evidence that arrives while others are looked at is not too late.
+        """
+        if jobs:
+            jobs[0].clock.us()
         alike: dict[Hashable, list[Job]] = {}
         for job in jobs:
             alike.setdefault(self._asked(job), []).append(job)
-        list((self._looks.map if self._looks else map)(partial(self._evaluate_alike, bound), alike.values()))
+        together = self._looks.map if self._looks is not None and bound is not None else map
+        list(together(partial(self._evaluate_alike, bound), alike.values()))
         for job in jobs:
             if job.open:
                 self._guarded(job, partial(self._conclude, job))
@@ -374,6 +387,16 @@ class RunDriver:
         details = {"detail": evaluation.detail, "report": evaluation.report}
         waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
         return Parked(claim, due, job.clock.after(claim), (*_resumed(claim), waiting), digest)
+
+
+def _is_ready_of(told: Restored, view: FactsView) -> bool:
+    """True when the ledger tells of just the READY that this facts view gives, signal and all."""
+    signal = told.signal
+    return (
+        signal is not None
+        and (signal.message_id, signal.payload) == (view.message_id, canonical_bytes(view.ready))
+        and told.facts_view_digest == view.digest
+    )
 
 
 def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:

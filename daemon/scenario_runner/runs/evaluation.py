@@ -157,10 +157,11 @@ class EvaluationMemory:
 def used_tokens(
     pack: InterfacePack, tokens: Mapping[str, str], gates: Iterable[str], outputs: Iterable[str]
 ) -> tuple[tuple[str, str], ...]:
-    """The token values that the paths of these gates and outputs, or the engine's run receipt, depend on."""
+    """The token values that the verdict on these gates and outputs, or the engine's run receipt, depends on."""
     names: set[str] = set(RECEIPT_IDENTITY)
     for gate_id in gates:
         gate = pack.gates[gate_id]
+        names |= set(gate.scope)  # a flag may name the identity that its gate is about
         names |= gate.flag.tokens | gate.bundle_root.tokens | (gate.index.tokens if gate.index else frozenset())
     for output_id in outputs:
         names |= pack.outputs[output_id].template.tokens

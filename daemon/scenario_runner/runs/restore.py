@@ -6,6 +6,7 @@ is no ground to restore anything.
 
 from typing import Any, Final
 
+import structlog
 from pydantic import ValidationError
 
 from scenario_runner.authority.base import Claim, Restored, SignalDraft, StoredEvent
@@ -22,6 +23,7 @@ from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import MAX_DOCUMENT
 from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
+_log = structlog.get_logger("runs")
 _FIRST: Final = (EventKind.RUN_ADMITTED, EventKind.PLAN_COMMITTED)
 
 
@@ -35,17 +37,24 @@ def published_run(store: ObjectStore, claim: Claim, intent: Intent, inputs: Plan
         inputs: What admission pinned just now.
 
     Returns:
-        None when the ledger holds no whole plan and record of the same intent.
+        None when the ledger holds no whole plan and record of the same intent. A plan without any record is one of
+        which nothing was published yet: the run goes on from its admission.
 
     Raises:
         Unavailable: the ledger says READY and its facts view is not the one that READY named.
     """
     try:
-        plan = RunPlan.model_validate(parse_json(_read(store, refs.plan_ref(claim.run_id))))
-        events = _events(claim.run_id, _read(store, refs.record_ref(claim.run_id)))
-    except (ValidationError, ValueError, KeyError, TypeError):
+        return _published(store, claim, intent, inputs)
+    except (ValidationError, ValueError, KeyError, TypeError, StopIteration, ObjectTooLargeError) as error:
+        _log.warning("the ledger does not tell this run whole", run_id=claim.run_id, why=f"{error!r}"[:300])
         return None
-    if not events or events[0].details["fingerprint"] != intent.fingerprint():
+
+
+def _published(store: ObjectStore, claim: Claim, intent: Intent, inputs: PlanInputs) -> Restored | None:
+    plan = RunPlan.model_validate(parse_json(_read(store, refs.plan_ref(claim.run_id))))
+    record = store.read(refs.record_ref(claim.run_id), MAX_DOCUMENT)
+    events = _events(claim.run_id, record.data) if record is not None else _first(intent, inputs, plan)
+    if events[0].details["fingerprint"] != intent.fingerprint():
         return None
     pinned = _pinned(store, intent, plan, inputs, events)
     if pinned is None:
@@ -65,6 +74,21 @@ def published_run(store: ObjectStore, claim: Claim, intent: Intent, inputs: Plan
         report_digest=_report_digest(last),
         facts_view_digest=found[1],
         signal=found[0],
+    )
+
+
+def _first(intent: Intent, inputs: PlanInputs, plan: RunPlan) -> tuple[StoredEvent, ...]:
+    """The events of an admission at the moment that the plan tells."""
+    at_us = to_micros(plan.created_at_utc)
+    planned = {
+        "plan_hash": plan.plan_hash,
+        "plan_ref": refs.plan_ref(intent.run_id),
+        "interface_pack_digest": inputs.pack_digest,
+    }
+    admitted = {"fingerprint": intent.fingerprint(), "seq": 1, "state": RunState.OPEN.value}
+    return (
+        StoredEvent(1, EventKind.RUN_ADMITTED.value, at_us, admitted),
+        StoredEvent(2, EventKind.PLAN_COMMITTED.value, at_us, {**planned, "seq": 2, "state": RunState.PLANNED.value}),
     )
 
 

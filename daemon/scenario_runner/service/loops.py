@@ -67,7 +67,11 @@ class Supervisor:
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
-        sinks = [*self._start(Role.RELAY, self._relay), self._thread(Role.HOUSEKEEPING, self._housekeeping)]
+        sinks = [
+            *self._start(Role.RELAY, self._relay),
+            self._thread(Role.HOUSEKEEPING, self._renewing),
+            self._thread(Role.HOUSEKEEPING, self._housekeeping),
+        ]
         _log.info("started", role=self._role, owner=self._daemon.owner)
         idle = False
         while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
@@ -179,10 +183,13 @@ class Supervisor:
         pending = self._daemon.authority.pending()
         return 0 if pending.projections or pending.signals else 1
 
-    def _housekeeping(self) -> None:
-        pause = self._daemon.leases.seconds / 3
-        while not self._drained.wait(pause):
+    def _renewing(self) -> None:
+        """Renews what is held, and does nothing else that could keep it from that."""
+        while not self._drained.wait(self._daemon.leases.seconds / 3):
             self._daemon.leases.renew()
+
+    def _housekeeping(self) -> None:
+        while not self._drained.wait(self._daemon.leases.seconds / 3):
             if not self._stopping.is_set():
                 self._patiently(self._expire_dead_owners)
                 self._patiently(self._daemon.store.sweep)

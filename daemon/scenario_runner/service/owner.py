@@ -50,4 +50,23 @@ def is_dead(owner: str) -> bool:
     parts = owner.split("|")
     if len(parts) != _PARTS or parts[1] != _machine() or _UNKNOWN in parts[1] or not parts[2].isdigit():
         return False
-    return _start_time(int(parts[2])) != parts[3] and _start_time(os.getpid()) != _UNKNOWN
+    if _start_time(int(parts[2])) == parts[3] or _start_time(os.getpid()) == _UNKNOWN:
+        return False
+    return _start_time(int(parts[2])) != _UNKNOWN or not _exists(int(parts[2]))
+
+
+def _exists(pid: int) -> bool:
+    """True unless the kernel knows no such process; ``/proc`` may hide those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _state(pid) not in ("Z", "X")
+
+
+def _state(pid: int) -> str:
+    """A process's state letter; empty when it cannot be told."""
+    text = _read(f"/proc/{pid}/stat")
+    return "" if text == _UNKNOWN else text.rpartition(")")[2].split()[0]

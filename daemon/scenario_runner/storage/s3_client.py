@@ -149,6 +149,8 @@ class S3Bucket:
             if isinstance(error, FileNotFoundError):
                 return None
             raise Unavailable(f"cannot {action} {self.uri(key)}: {_reason(error)}") from error
+        except _ShortError as error:
+            raise Unavailable(f"cannot {action} {self.uri(key)}: {error}") from error
 
     def uri(self, key: str) -> str:
         """Where an object is, for a person."""
@@ -198,7 +200,7 @@ class S3Bucket:
         def attempt() -> Fetched:
             try:
                 found = self._fetch(key, options, max(end - start, 0))
-            except self._obstore.exceptions.PreconditionError as error:
+            except (self._obstore.exceptions.PreconditionError, TooLargeError) as error:
                 raise ChangedError from error
             if found.etag != etag:
                 raise ChangedError

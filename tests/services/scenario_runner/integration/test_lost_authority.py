@@ -117,7 +117,7 @@ def test_another_intent_under_a_published_key_restores_nothing_and_publishes_not
     assert len(world.signals("TERMINAL")) == 0
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "of another run", "out of order"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "of another run", "out of order", "without its last detail"])
 def test_a_record_that_is_not_whole_is_no_ground_to_restore_anything(world: World, damage: str) -> None:
     made, other = make(world, "broken"), make(world, "other")
     for item in (made, other):
@@ -127,7 +127,8 @@ def test_a_record_that_is_not_whole_is_no_ground_to_restore_anything(world: Worl
     lines = record.read_bytes().splitlines(keepends=True)
     record.write_bytes(
         {
-            "gone": b"",
+            "empty": b"",
+            "without its last detail": b"".join([*lines[:-1], lines[-1].replace(b'"ready":', b'"rxady":')]),
             "cut": b"".join(lines)[:-40],
             "of another run": (record.with_name(f"{other['run_id']}.jsonl")).read_bytes(),
             "out of order": b"".join([lines[0], *lines[2:]]),
@@ -185,3 +186,35 @@ def test_ready_is_not_put_back_on_the_word_of_a_document_alone(world: World, cha
     world.serve()
     assert world.query("status", made["run_id"])[1]["state"] == "READY"
     assert published(world) == before
+
+
+def test_a_run_of_which_nothing_was_published_yet_goes_on_from_its_plan(world: World) -> None:
+    made = make(world, "in flight")
+    world.drop(made["request"])
+    world.serve()
+    plan = (world.ledger / "run_plan" / f"{made['run_id']}.json").read_bytes()
+    for path in [*world.ledger.rglob(f"{made['run_id']}.*"), *world.signals_folder.glob("*.json")]:
+        if path.parent.name != "run_plan":
+            path.unlink()
+    lose_the_authority(world)
+    ask_again(world, made)
+    assert world.query("status", made["run_id"])[1]["state"] == "READY"
+    assert (world.ledger / "run_plan" / f"{made['run_id']}.json").read_bytes() == plan
+    assert world.query("verify", made["run_id"])[0] == 0
+    assert violations(world) == []
+
+
+def test_a_damaged_last_line_publishes_no_other_ready(world: World) -> None:
+    made = make(world, "damaged")
+    world.drop(made["request"])
+    world.serve()
+    before = world.signals("READY")
+    record = world.ledger / "run_record" / f"{made['run_id']}.jsonl"
+    lines = record.read_bytes().splitlines(keepends=True)
+    message_id = before[0]["message_id"].encode()
+    record.write_bytes(b"".join([*lines[:-1], lines[-1].replace(message_id, b"e" * 64)]))
+    lose_the_authority(world)
+    world.drop(made["request"])
+    world.serve()
+    assert world.signals("READY") == before
+    assert "the ledger says READY" in world.query("explain", made["run_id"])[1]["last_infrastructure_error"]
