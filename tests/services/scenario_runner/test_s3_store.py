@@ -423,6 +423,28 @@ def test_folder_markers_are_folders_and_empty_files_are_files(
 
 
 @pytest.mark.parametrize("at_once", [2000, 1])
+@pytest.mark.parametrize("parts", [True, False])
+def test_a_folder_that_holds_an_object_which_is_also_a_folder_is_refused_whole(
+    spot: Spot, monkeypatch: pytest.MonkeyPatch, at_once: int, parts: bool
+) -> None:
+    """Bytes that a listing by folders would hide are bytes that nobody hashed."""
+    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    spot.put_all({"root/d/evil": b"payload", "root/d/evil/part-0.txt": b"y", "root/d/part-0.txt": b"z"})
+    with pytest.raises(EvidenceRefused, match="at the same time"):
+        opened(spot).files_under("d", parts=parts)
+
+
+def test_a_key_with_an_empty_segment_below_a_folder_that_is_too_large_to_list_is_refused(
+    spot: Spot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_tree, "AT_ONCE", 1)
+    spot.put_all({"root/a": b"x", "root/b": b"x"})
+    spot.client.put_object(Bucket=spot.bucket_name, Key=f"{spot.prefix}/root/d//x", Body=b"1")
+    with pytest.raises(EvidenceRefused, match="normalised"):
+        opened(spot).kind("d")
+
+
+@pytest.mark.parametrize("at_once", [2000, 1])
 def test_an_object_that_is_also_a_folder_is_refused(spot: Spot, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
     spot.put_all({"root/a": b"x", "root/a/b": b"y", "root/c": b"z"})
