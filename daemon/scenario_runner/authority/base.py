@@ -266,12 +266,14 @@ class Pending:
 
     Attributes:
         undelivered: True while any document or signal of a finished run is still owed, due or not.
+        postponed: True while infrastructure keeps a run from being driven, whenever it is tried again.
     """
 
     runs: bool
     projections: bool
     signals: bool
     undelivered: bool
+    postponed: bool
 
     @property
     def nothing(self) -> bool:

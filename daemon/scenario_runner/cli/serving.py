@@ -33,8 +33,11 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
     daemon = wire_daemon(load_wiring(wiring_path), load_policy(policy_path))
     _answer_signals(daemon)
     idle = Supervisor(daemon, Role(role), until_idle=until_idle).run()
-    if idle and role in (Role.ALL, Role.RELAY) and daemon.authority.pending().undelivered:
+    pending = daemon.authority.pending()
+    if idle and role in (Role.ALL, Role.RELAY) and pending.undelivered:
         raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
+    if idle and role in (Role.ALL, Role.RUNNER) and pending.postponed:
+        raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
     daemon.authority.close()
 
 

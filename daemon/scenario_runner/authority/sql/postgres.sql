@@ -361,7 +361,8 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= now) AS runs,
                WHERE o.sent_us IS NULL AND o.due_us <= now
                  AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)) AS signals,
        EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
-       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL) AS undelivered
+       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL) AS undelivered,
+       EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND retries > 0) AS postponed
 FROM clock;
 
 -- name: get_run

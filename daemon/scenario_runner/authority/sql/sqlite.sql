@@ -170,7 +170,8 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now),
                WHERE o.sent_us IS NULL AND o.due_us <= :now
                  AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)),
        EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
-       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL);
+       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL),
+       EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND retries > 0);
 
 -- name: get_run
 SELECT * FROM runs WHERE run_id = :run_id;
