@@ -169,10 +169,11 @@ class RunDriver:
     def _confirm_told(self, job: Job) -> None:
         """READY that the ledger tells of is put back after the same verification that a new one needs."""
         told = job.told
-        if told is None or job.long or job.failure is not None:
+        if told is None or job.long or isinstance(job.failure, Unavailable | LeaseLostError):
             return
-        job.outcome = None
-        if job.view is None or not _is_ready_of(told, job.view):
+        proven = job.failure is None and job.view is not None and _is_ready_of(told, job.view)
+        job.outcome = job.failure = None  # whatever else was found, the published verdict is not taken back
+        if not proven:
             detail = job.evaluation.detail if job.evaluation is not None else ""
             raise Unavailable(
                 "the ledger says READY, but the evidence does not give that facts view and signal (any more); restore "
