@@ -681,7 +681,7 @@ class Load:
     """Intake and two workers that go on through everything, and remember what they were promised."""
 
     def __init__(self, authority: Authority) -> None:
-        self._authority, self._stop = authority, threading.Event()
+        self._authority, self._stop, self._all_in = authority, threading.Event(), threading.Event()
         self.promised: dict[str, Disposition] = {}
         self.decided: dict[str, list[str]] = {}
         self.last_success = 0.0
@@ -714,9 +714,10 @@ class Load:
             number += len(batch)
             for item in self._patiently(partial(self._authority.admit, batch)):
                 self.promised[item.run_id] = item.disposition
+        self._all_in.set()
 
     def _decide(self, owner: str) -> None:
-        while not (self._stop.is_set() and len(self.decided) == len(self.promised)):
+        while not (self._all_in.is_set() and len(self.decided) == len(self.promised)):
             claims = self._patiently(partial(self._authority.claim, owner, 8, 2 * SECOND))
             outcomes = [ready(claim, f"ready {claim.run_id}") for claim in claims]
             answers = self._patiently(partial(self._authority.settle, outcomes))

@@ -724,7 +724,7 @@ def test_a_large_object_is_digested_in_blocks_in_bounded_memory(first: Spot, tmp
     assert done.returncode == 0, done.stderr.decode()
     digest, seen, grown, block, read = json.loads(done.stdout)
     assert (digest, seen, read) == (sha(data), size, size)
-    assert block == 8 << 20
+    assert block == 4 << 20
     assert counts["GET"] == 1 + size // block
     assert grown < 64 << 20, f"{grown} bytes more than before, of an object of {size}"
 
