@@ -1,0 +1,81 @@
+"""What is away is told as away: never as absent, never as done, and never by ending the daemon."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from authority_support import START, WAIT, Clock, asking, claim_one, settle
+from support import ForkedWorld
+
+from scenario_runner.authority.base import Postponed
+from scenario_runner.authority.connect import sqlite_path
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.contracts.errors import EvidenceRefused, SequenceError, Unavailable
+from scenario_runner.runs.driver import RunDriver
+from scenario_runner.service import owner
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("tail", ["/x/a.db?mode=ro", "/x/a.db#one", ":memory:", "", "/x/"])
+def test_a_dsn_that_would_name_a_new_empty_file_names_none(tail: str) -> None:
+    assert sqlite_path(f"sqlite:///{tail}") is None
+    assert sqlite_path("sqlite:////x/a.db") == "/x/a.db"
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a file"])
+def test_a_store_that_is_gone_is_unavailable_and_not_a_run_that_nobody_knows(tmp_path: Path, instead: str) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    made = world.make_run("one", outputs=["outlet_catalogue"], members=3, member_bytes=64)
+    world.drop(made["request"])
+    world.serve()
+    assert world.query("verify", made["run_id"])[0] == 0
+    shutil.move(world.store, tmp_path / "elsewhere")
+    if instead == "a file":
+        world.store.write_bytes(b"")
+    assert world.query("verify", made["run_id"])[0] == 5
+
+
+def test_a_run_that_is_put_off_by_an_outage_is_pending_whenever_it_is_due(tmp_path: Path) -> None:
+    authority = SqliteAuthority(str(tmp_path / "a.db"), Clock())
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    assert authority.pending().postponed is False
+    settle(authority, Postponed(claim, START + WAIT, "the store is away"))
+    assert (authority.pending().runs, authority.pending().postponed) == (False, True)
+    authority.close()
+
+
+def fail(error: Exception) -> Any:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+def test_a_defect_in_one_run_puts_that_run_off_and_a_wrong_order_of_steps_stops_the_worker() -> None:
+    job: Any = SimpleNamespace(claim=SimpleNamespace(run_id="r"), failure=None)
+    RunDriver._guarded(job, fail(KeyError("missing")))
+    assert isinstance(job.failure, Unavailable)
+    assert "KeyError" in job.failure.detail
+    RunDriver._guarded(job, fail(EvidenceRefused("bad")))
+    assert isinstance(job.failure, EvidenceRefused)
+    with pytest.raises(SequenceError):
+        RunDriver._guarded(job, fail(SequenceError("ours")))
+
+
+def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        name = f"host|{owner._machine()}|{other.pid}|{owner._start_time(other.pid)}|token"
+        real = owner._read
+        with monkeypatch.context() as hidden:
+            hidden.setattr(owner, "_read", lambda path: "?" if f"/{other.pid}/" in path else real(path))
+            assert owner.is_dead(name) is False
+        assert owner.is_dead(name) is False
+        other.kill()
+        other.wait()
+        assert owner.is_dead(name) is True
