@@ -25,7 +25,7 @@ def _check(value: object) -> None:
     while pending:
         item = pending.pop()
         kind = type(item)
-        if kind is str or kind is bool or item is None:
+        if kind is str or kind is bool or item is None or kind is orjson.Fragment:
             continue
         if kind is dict:
             for key in item:
@@ -42,7 +42,7 @@ def _check(value: object) -> None:
 
 
 def canonical_bytes(value: object) -> bytes:
-    """Canonical JSON of a value made of dict, list, tuple, str, int, bool and None.
+    """Canonical JSON of a value made of dict, list, tuple, str, int, bool, None and :func:`canonical_part`.
 
     Raises:
         SequenceError: the value holds a float, an integer out of range, or a foreign type.
@@ -52,6 +52,15 @@ def canonical_bytes(value: object) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # a lone surrogate in a string
         raise SequenceError(f"value has no canonical JSON form: {error}") from error
+
+
+def canonical_part(value: object) -> orjson.Fragment:
+    """Canonical JSON of a value that many documents hold, written once; :func:`canonical_bytes` takes it as it is.
+
+    Raises:
+        SequenceError: as :func:`canonical_bytes`.
+    """
+    return orjson.Fragment(canonical_bytes(value))
 
 
 def sha256_hex(data: bytes) -> str:

@@ -3,10 +3,11 @@
 The bytes are a function of plan and evidence: no clock, no host, no order of discovery.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256, sha256_hex
+from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_part, canonical_sha256, sha256_hex
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
@@ -42,6 +43,22 @@ class FactsView:
     bundle_hash: str
     ready: Json
     message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What a finished verified set attests of every run that is :func:`alike`: a facts view but for the run's own.
+
+    Attributes:
+        receipts: Instance receipts, in order of the output id.
+        shared: The fields of the facts view.
+        rendered: The same fields, each written as canonical JSON.
+    """
+
+    receipts: list[InstanceReceiptFile]
+    bundle_hash: str
+    shared: Json
+    rendered: Json
 
 
 def _at(location: str, path: str) -> str:
@@ -122,37 +139,49 @@ def bundle_hash_of(locators: list[Json], receipts: list[Json], instances: list[J
     return canonical_sha256(content)
 
 
-def facts_view(
-    verified: Verified,
-    intent: Intent,
-    inputs: PlanInputs,
-    location: str,
-    instances: list[InstanceReceiptFile],
-) -> FactsView:
-    """The facts view and the READY signal that points at it."""
-    run_id = intent.run_id
+def alike(verified: Verified, intent: Intent, inputs: PlanInputs) -> Hashable:
+    """What of a run goes into an :class:`Attested`, beside the evidence: runs with equal answers share one."""
+    names = {name for passed in verified.gates for name in passed.gate.scope}
+    names |= {name for evidence in verified.outputs for name in evidence.spec.scope}
+    identity = intent.identity()
+    named = tuple(identity[name] for name in sorted(names | {"manifest_fingerprint"}))
+    return named, inputs.outputs, inputs.traffic, canonical_bytes(inputs.policy_rev)
+
+
+def attest(verified: Verified, intent: Intent, inputs: PlanInputs, location: str) -> Attested:
+    """Everything of a facts view that is not the run's own."""
     locators = [locator(item, intent, location) for item in verified.outputs]
     receipts = [gate_receipt(passed, intent, location) for passed in verified.gates]
+    instances = instance_receipts(verified, intent, location)
     proofs = [item.document for item in instances]
     bundle_hash = bundle_hash_of(locators, receipts, proofs, inputs.policy_rev)
-    document: Json = {
-        "run_id": run_id,
-        "pins": intent.identity(),
+    shared: Json = {
         "locators": locators,
         "gate_receipts": receipts,
         "instance_receipts": proofs,
         "policy_rev": inputs.policy_rev,
         "bundle_hash": bundle_hash,
-        "plan_ref": refs.plan_ref(run_id),
-        "record_ref": refs.record_ref(run_id),
-        "status_ref": refs.status_ref(run_id),
         "intended_outputs": list(inputs.outputs),
         "output_roles": {
             output: "business_traffic" if output in inputs.traffic else "non_traffic" for output in inputs.outputs
         },
     }
     if verified.absent:
-        document["evidence_notes"] = [ABSENT_NOTE + output for output in verified.absent]
-    data = canonical_bytes(document)
+        shared["evidence_notes"] = [ABSENT_NOTE + output for output in verified.absent]
+    return Attested(instances, bundle_hash, shared, {key: canonical_part(value) for key, value in shared.items()})
+
+
+def facts_view(attested: Attested, intent: Intent) -> FactsView:
+    """The facts view of a run, and the READY signal that points at it."""
+    run_id, bundle_hash = intent.run_id, attested.bundle_hash
+    own: Json = {
+        "run_id": run_id,
+        "pins": intent.identity(),
+        "plan_ref": refs.plan_ref(run_id),
+        "record_ref": refs.record_ref(run_id),
+        "status_ref": refs.status_ref(run_id),
+    }
+    data = canonical_bytes(own | attested.rendered)
     ready = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": bundle_hash}
-    return FactsView(document, data, sha256_hex(data), bundle_hash, ready, ready_message_id(run_id, bundle_hash))
+    message_id = ready_message_id(run_id, bundle_hash)
+    return FactsView(own | attested.shared, data, sha256_hex(data), bundle_hash, ready, message_id)

@@ -42,11 +42,12 @@ from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_input
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
 from scenario_runner.contracts.times import MICROS
-from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile, facts_view, instance_receipts
+from scenario_runner.gates.receipts import FactsView, alike, attest, facts_view
+from scenario_runner.gates.verified_set import Verified
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
-from scenario_runner.runs.jobs import BatchClock, Job
+from scenario_runner.runs.jobs import BatchClock, Job, Proof, proof_of
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.restore import published_run
@@ -113,7 +114,7 @@ class RunDriver:
             raise
 
     def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
-        clock = BatchClock(self._authority.now_us)
+        clock = BatchClock(self._authority.now_us, max((claim.now_us for claim in claims), default=0))
         jobs = [
             Job(
                 claim,
@@ -194,18 +195,19 @@ class RunDriver:
     def _evaluate(self, jobs: list[Job], bound: int | None) -> None:
         """Look at the evidence of a batch: one look serves all runs that ask for just the same.
 
-        The clock is read before: evidence that arrives while others are looked at is not too late.
+        A deadline is compared with the clock of the claim: evidence that arrives while others are looked at is not too
+        late.
         """
-        if jobs:
-            jobs[0].clock.us()
-        alike: dict[Hashable, list[Job]] = {}
+        asking: dict[Hashable, list[Job]] = {}
         for job in jobs:
-            alike.setdefault(self._asked(job), []).append(job)
+            asking.setdefault(self._asked(job), []).append(job)
         together = self._looks.map if self._looks is not None and bound is not None else map
-        list(together(partial(self._evaluate_alike, bound), alike.values()))
-        for job in jobs:
-            if job.open:
-                self._guarded(job, partial(self._conclude, job))
+        list(together(partial(self._evaluate_alike, bound), asking.values()))
+        for group in asking.values():
+            proofs: dict[Hashable, Proof] = {}
+            for job in group:
+                if job.open:
+                    self._guarded(job, partial(self._conclude, job, proofs))
 
     def _asked(self, job: Job) -> Hashable:
         """What a run asks of the evidence; runs with an equal answer get an equal evaluation."""
@@ -231,19 +233,28 @@ class RunDriver:
         job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
         job.long = job.evaluation is None
 
-    def _conclude(self, job: Job) -> None:
+    def _conclude(self, job: Job, proofs: dict[Hashable, Proof]) -> None:
+        """What the look means for a run; ``proofs`` are those of runs with the same evidence, and grow."""
         assert job.evaluation is not None
         if job.evaluation.verified is not None:
-            location = job.intent.engine_run_root
-            job.receipts = instance_receipts(job.evaluation.verified, job.intent, location)
-            job.view = facts_view(job.evaluation.verified, job.intent, job.inputs, location, job.receipts)
-            self._ledger.check_facts_view(job.view)
+            self._prove(job, job.evaluation.verified, job.evaluation.report, proofs)
         elif job.evaluation.outcome is Outcome.MISSING:
             job.outcome = self._wait_or_fail(job, job.evaluation)
         else:
             state = RunState.FAILED if job.evaluation.outcome is Outcome.FAIL else RunState.QUARANTINED
             reason = job.evaluation.reason
             job.outcome = self._negative(job, state, reason, job.evaluation.detail, job.evaluation.report)
+
+    def _prove(self, job: Job, verified: Verified, report: Json, proofs: dict[Hashable, Proof]) -> None:
+        key = alike(verified, job.intent, job.inputs)
+        proof = proofs.get(key)
+        if proof is not None:
+            job.proof, job.view = proof, facts_view(proof.attested, job.intent)
+            return
+        attested = attest(verified, job.intent, job.inputs, job.intent.engine_run_root)
+        job.view = facts_view(attested, job.intent)
+        self._ledger.check_facts_view(job.view)  # for all that share it: they differ in their run ids
+        job.proof = proofs[key] = proof_of(attested, report)
 
     def _look_until_still(self, job: Job, bound: int | None) -> Evaluation | None:
         """Look at the evidence until nothing changes meanwhile; None when there is too much to read."""
@@ -283,14 +294,10 @@ class RunDriver:
         """
         notes: list[tuple[Job, Noted]] = []
         for job in jobs:
-            assert job.evaluation is not None
-            passed = {
-                "gates": job.evaluation.report["gates"],
-                "receipts": {item.output_id: item.ref for item in job.receipts},
-            }
-            digest = canonical_sha256(passed)
+            assert job.proof is not None
+            digest = job.proof.passed_digest
             if digest != job.claim.report_digest:
-                event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, passed)
+                event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, job.proof.passed)
                 events = (*_resumed(job.claim), event)
                 notes.append((job, Noted(job.claim, job.clock.after(job.claim), events, digest)))
         try:
@@ -354,7 +361,7 @@ class RunDriver:
     def _ready(self, job: Job) -> Verdict:
         """READY: only from a finished verified set whose facts view is in the ledger."""
         assert job.view is not None
-        assert job.evaluation is not None
+        assert job.proof is not None
         view, claim = job.view, job.claim
         signal = SignalDraft(
             view.message_id,
@@ -363,7 +370,7 @@ class RunDriver:
             {"facts_view_digest": view.digest},
             canonical_bytes(view.ready),
         )
-        events = _ready_events(job.evaluation.report, job.receipts, view)
+        events = _ready_events(job.proof, view)
         return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
 
     @staticmethod
@@ -454,15 +461,11 @@ def _resumed(claim: Claim) -> tuple[Event, ...]:
     return ()
 
 
-def _ready_events(report: Json, receipts: list[InstanceReceiptFile], view: FactsView) -> tuple[Event, ...]:
+def _ready_events(proof: Proof, view: FactsView) -> tuple[Event, ...]:
     run_id = view.document["run_id"]
     state = RunState.VERIFYING
     return (
-        Event(
-            EventKind.RECEIPTS_COMMITTED,
-            state,
-            {"outputs": report["outputs"], "receipts": {item.output_id: item.ref for item in receipts}},
-        ),
+        Event(EventKind.RECEIPTS_COMMITTED, state, proof.committed),
         Event(
             EventKind.FACTS_VIEW_COMMITTED,
             state,

@@ -1,26 +1,32 @@
 """A claimed run on its way through a batch, and the clock that the batch shares."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scenario_runner.authority.base import Claim, Restored
 from scenario_runner.authority.base import Outcome as RunOutcome
+from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, Refusal, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
-from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
+from scenario_runner.gates.receipts import Attested, FactsView, InstanceReceiptFile
 from scenario_runner.runs.evaluation import Evaluation
 
 
 class BatchClock:
-    """The database's clock, read once for a stage of a batch."""
+    """The database's clock, read once for a stage of a batch.
 
-    def __init__(self, read: Callable[[], int]) -> None:
+    Args:
+        read: Reads it.
+        claimed_us: What it showed when the batch was claimed: the clock of the first stage.
+    """
+
+    def __init__(self, read: Callable[[], int], claimed_us: int) -> None:
         self._read = read
-        self._us: int | None = None
+        self._us: int | None = claimed_us
 
     def us(self) -> int:
-        """Microseconds since the epoch, as first read in this stage."""
+        """Microseconds since the epoch in this stage."""
         if self._us is None:
             self._us = self._read()
         return self._us
@@ -32,6 +38,29 @@ class BatchClock:
     def next_stage(self) -> None:
         """Time has passed: the next question reads the clock again."""
         self._us = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What runs with the same evidence put on record alike, made once for all of a batch.
+
+    Attributes:
+        passed: Details of GATES_PASSED; ``passed_digest`` is theirs.
+        committed: Details of RECEIPTS_COMMITTED.
+    """
+
+    attested: Attested
+    passed: Json
+    passed_digest: str
+    committed: Json
+
+
+def proof_of(attested: Attested, report: Json) -> Proof:
+    """The proof that an evaluation's report and what it attests give."""
+    receipts = canonical_part({item.output_id: item.ref for item in attested.receipts})
+    passed = {"gates": canonical_part(report["gates"]), "receipts": receipts}
+    committed = {"outputs": canonical_part(report["outputs"]), "receipts": receipts}
+    return Proof(attested, passed, canonical_sha256(passed), committed)
 
 
 @dataclass(slots=True)
@@ -51,13 +80,18 @@ class Job:
     inputs: PlanInputs
     clock: BatchClock
     evaluation: Evaluation | None = None
-    receipts: list[InstanceReceiptFile] = field(default_factory=list)
+    proof: Proof | None = None
     view: FactsView | None = None
     failure: Refusal | Unavailable | LeaseLostError | None = None
     outcome: RunOutcome | None = None
     long: bool = False
     told: Restored | None = None
     restored: bool = False
+
+    @property
+    def receipts(self) -> list[InstanceReceiptFile]:
+        """Instance receipts of a run whose evidence passed."""
+        return self.proof.attested.receipts if self.proof is not None else []
 
     @property
     def open(self) -> bool:
