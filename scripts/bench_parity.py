@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,13 +40,12 @@ from parity_world import (
 )
 
 T = TypeVar("T")
-CALL_BYTES: Final = 2048
 RANGE: Final = 8 << 20
 AROUND_SECONDS: Final = 3
 S3_CALLS: Final = ("s3.put", "s3.get", "s3.head", "s3.list")
 BARE: Final = (
-    f"no SR: the same number and mix of S3 calls (PUT-if-absent of {CALL_BYTES} bytes, GET and HEAD of artifacts, LIST \
-of a run root) by a plain obstore client from {THREADS} threads; the faster of two"
+    f"no SR: the same number and mix of S3 calls (PUT-if-absent of objects as large as SR's own, GET and HEAD of \
+artifacts, LIST of a run root) by a plain obstore client from {THREADS} threads; the faster of two"
 )
 EACH: Final = "every statement is a transaction of its own (autocommit), so both figures are the same by construction"
 
@@ -76,12 +76,14 @@ class Bare:
 
     Attributes:
         counts: How many of each kind.
+        sizes: Bytes of what is put, taken in turn.
         ledger: Where objects are put.
         engine: Where artifacts are.
         roots: Artifact keys by run root.
     """
 
     counts: Mapping[str, int]
+    sizes: Sequence[int]
     ledger: Folder
     engine: Folder
     roots: Mapping[str, Sequence[str]]
@@ -98,14 +100,15 @@ class Bare:
         keys, roots = [key for root in self.roots.values() for key in root], list(self.roots)
         numbers = range(self.counts.get(kind, 0))
         if kind == "s3.put":
-            return [partial(self._put, self.ledger.key("bare", name, str(number))) for number in numbers]
+            sizes = cycle(self.sizes)
+            return [partial(self._put, self.ledger.key("bare", name, str(number)), next(sizes)) for number in numbers]
         if kind == "s3.list":
             return [partial(self._list, roots[number % len(roots)]) for number in numbers]
         call = self._get if kind == "s3.get" else self._head
         return [partial(call, keys[number % len(keys)]) for number in numbers]
 
-    def _put(self, key: str) -> None:
-        obstore.put(self.ledger.store, key, bytes(CALL_BYTES), mode="create", use_multipart=False)
+    def _put(self, key: str, size: int) -> None:
+        obstore.put(self.ledger.store, key, bytes(size), mode="create", use_multipart=False)
 
     def _get(self, key: str) -> None:
         obstore.get(self.engine.store, key).bytes()
@@ -125,7 +128,7 @@ def small_figures(
     times, counts = world.times(), world.told()
     driving = {name: max(0, number - start.get(name, 0)) for name, number in counts.items()}
     span = (times[-1][1] - min(admitted for admitted, _ in times)) / MICROS
-    bare = Bare(counts, world.ledger, world.engine, roots)
+    bare = Bare(counts, world.ledger.sizes(), world.ledger, world.engine, roots)
     taken = [bare.take(f"round-{number}") for number in range(2)]
     fastest = min(taken)[0]
     statements = round(driving.get("postgres.statements", 0) / count, 3)
@@ -159,25 +162,35 @@ def small_figures(
 
 
 def known_world(options: argparse.Namespace, folder: Path) -> list[Json]:
-    """Small runs that all look at the same engine run."""
+    """Small runs that all look at the same engine run, some rounds of it; the one with the median ratio is told."""
+    rounds = [known_round(options, folder / f"{folder.name}-{number}") for number in range(options.known_rounds)]
+    rounds.sort(key=lambda more: float(more["ratio_to_reference"]))
+    more = rounds[(len(rounds) - 1) // 2]
+    ratios = [more["ratio_to_reference"] for more in rounds]
+    how = f"{options.known_runs} requests for one engine run ({bench.SMALL}) lay in the spool; {bench.RATE}"
+    ratio, calls, cpu = (float(more[key]) for key in ("ratio_to_reference", "s3_calls_per_run", "cpu_ms_per_run"))
+    value = f"value: bare over steady seconds, median of {len(rounds)} rounds"
+    return [
+        result("known_world", ratio, "of bare calls", ">= 0.7", f"{how}; {value}", met=ratio >= 0.7, ratios=ratios,
+               **more),
+        result("known_world_calls", calls, "S3 calls per run", "<= 8", "the daemon's own count, less a start's",
+               met=calls <= 8),
+        result("known_world_cpu", cpu, "ms per run", "<= 8", "user and system time of the whole process over runs",
+               met=cpu <= 8),
+    ]  # fmt: skip
+
+
+def known_round(options: argparse.Namespace, folder: Path) -> Json:
+    """One round of :func:`known_world`, in a world of its own, with its own reference."""
     count = options.known_runs
+    folder.mkdir(parents=True)
     with parity_world(options, folder) as world:
         start = start_counts(world)
         request, keys = world.engine_run("known", 0)
         run_ids = [world.drop(request, f"known-{number}") for number in range(count)]
         note(f"known_world: draining {count} requests")
         usage = bench.drained(world, run_ids)
-        more = small_figures(world, usage, count, {root_of(request, world): list(keys)}, start)
-    how = f"{count} requests for one engine run ({bench.SMALL}) lay in the spool; {bench.RATE}"
-    ratio, calls, cpu = (float(more[key]) for key in ("ratio_to_reference", "s3_calls_per_run", "cpu_ms_per_run"))
-    return [
-        result("known_world", ratio, "of bare calls", ">= 0.7", f"{how}; value: bare over steady seconds",
-               met=ratio >= 0.7, **more),
-        result("known_world_calls", calls, "S3 calls per run", "<= 8", "the daemon's own count, less a start's",
-               met=calls <= 8),
-        result("known_world_cpu", cpu, "ms per run", "<= 8", "user and system time of the whole process over runs",
-               met=cpu <= 8),
-    ]  # fmt: skip
+        return small_figures(world, usage, count, {root_of(request, world): list(keys)}, start)
 
 
 def root_of(request: Json, world: ParityWorld) -> str:
@@ -475,7 +488,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_arguments(parser, MEASUREMENTS)
     add = parser.add_argument
     for name, default, text in (
-        ("known-runs", 1000, "requests of known_world"),
+        ("known-runs", 2500, "requests of a round of known_world"),
+        ("known-rounds", 3, "rounds of known_world"),
         ("new-worlds-runs", 150, "engine runs of new_worlds"),
         ("stream-rounds", 3, "times that the large run is read"),
         ("readers", max(bench.cores(), 4), "readers of the references of streaming; SR hashes with as many"),

@@ -109,6 +109,10 @@ class Folder:
         """The same as a URI."""
         return f"s3://{self.bucket}/{self.key(*parts)}".rstrip("/")
 
+    def sizes(self) -> list[int]:
+        """Bytes of every object below it."""
+        return [item["size"] for page in obstore.list(self.store, self.prefix or None) for item in page]
+
     def empty(self) -> None:
         """Remove every object below it."""
         for page in obstore.list(self.store, self.prefix or None):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import orjson
+from psycopg.errors import UniqueViolation
 
 from scenario_runner.authority.base import (
     Admission,
@@ -60,6 +61,7 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, RunState
 
 _RACES: Final = 10
+_RECORDS: Final = "intake_records"
 _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 _SETTLING: Final[dict[type, tuple[str, Callable[[Any], Parameters]]]] = {
@@ -130,13 +132,11 @@ class PostgresAuthority:
         return self._dispose(records[:half]) | self._dispose(records[half:])
 
     def _admit_together(self, records: list[Admission]) -> dict[str, Admitted]:
-        """Admit a batch; what another intake was admitting at the same time is looked up in another round."""
+        """Admit a batch; what another intake was disposing of at the same time is looked up in another round."""
         found: dict[str, Admitted] = {}
-        text, left = self._sql["admit_records"], records
+        left = records
         for _ in range(_RACES):
-            parameters = admission_parameters(left)
-            parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
-            for row in self._connections.run(_running(text, parameters)):
+            for row in self._admit_once(left):
                 found[row["record_key"]] = Admitted(
                     row["record_key"], Disposition(row["disposition"]), row["reason_code"], row["detail"],
                     row["run_id"], repeated=row["repeated"],
@@ -145,6 +145,17 @@ class PostgresAuthority:
             if not left:
                 return found
         raise Unavailable("other processes keep admitting the same records; they stay where they are")
+
+    def _admit_once(self, records: list[Admission]) -> list[dict[str, Any]]:
+        """One round; no rows when another intake has just disposed of one of the records otherwise."""
+        parameters = admission_parameters(records)
+        parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
+        try:
+            return self._connections.run(_running(self._sql["admit_records"], parameters), (UniqueViolation,))
+        except UniqueViolation as error:
+            if error.diag.table_name != _RECORDS:
+                raise Unavailable(f"the database holds what it should not: {error.diag.message_primary}") from None
+            return []
 
     def _refuse(self, record: Admission, error: Exception) -> dict[str, Admitted]:
         """Dispose of a record that no database can hold, so that it does not come back for ever."""

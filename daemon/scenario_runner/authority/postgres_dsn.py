@@ -33,6 +33,7 @@ _SETTINGS: Final = {
     "idle_in_transaction_session_timeout": "10s",
     "jit": "off",
     "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 """Settings of every session; the DSN's own ``options`` come after them and win.
 

@@ -102,23 +102,29 @@ class Connections:
             open=True,
         )
 
-    def run(self, work: Callable[[Connection], T]) -> T:
+    def run(self, work: Callable[[Connection], T], raising: tuple[type[psycopg.Error], ...] = ()) -> T:
         """Run work on a connection, again when the connection or the server fails meanwhile.
 
         Args:
             work: Safe to run again, also when it has been committed already.
+            raising: More errors that the caller has an answer to.
 
         Raises:
-            psycopg.Error: a value cannot be stored, by anybody: one of ``UNSTORABLE``.
+            psycopg.Error: a value cannot be stored, by anybody (one of ``UNSTORABLE``), or one of ``raising``.
             Unavailable: the database does not answer, or refuses for another reason.
         """
-        return self._patiently(self._once, work)
+        return self._patiently(self._once, work, raising)
 
     def close(self) -> None:
         """Close all connections; what is asked for afterwards is ``Unavailable``."""
         self._pool.close()
 
-    def _patiently(self, call: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
+    def _patiently(
+        self,
+        call: Callable[[Callable[[Connection], T]], T],
+        work: Callable[[Connection], T],
+        raising: tuple[type[psycopg.Error], ...] = (),
+    ) -> T:
         try:
             try:
                 return call(work)  # without the policy, which costs more than most statements
@@ -126,9 +132,9 @@ class Connections:
                 if not is_transient(error):
                     raise
             return policy(is_transient, budget_seconds=_BUDGET_SECONDS, most_seconds=0.5)(call, work)
-        except UNSTORABLE:
-            raise
         except psycopg.Error as error:
+            if isinstance(error, UNSTORABLE + raising):
+                raise
             raise self._told(error) from None
 
     def _once(self, work: Callable[[Connection], T]) -> T:

@@ -54,6 +54,11 @@ def canonical_bytes(value: object) -> bytes:
         raise SequenceError(f"value has no canonical JSON form: {error}") from error
 
 
+def rendered_again(value: object) -> bytes:
+    """Canonical JSON of a value whose parts came from canonical JSON or are plain strings: not checked again."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
 def canonical_part(value: object) -> orjson.Fragment:
     """Canonical JSON of a value that many documents hold, written once; :func:`canonical_bytes` takes it as it is.
 

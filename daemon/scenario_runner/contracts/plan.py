@@ -4,16 +4,19 @@ Nothing in it reads a clock, so a retry, another worker or another year gives th
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
+import orjson
+
+from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_part, canonical_sha256
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import MICROS, format_micros
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlanInputs:
-    """What admission pins for a run.
+    """What admission pins for a run; runs that ask for the same may share one.
 
     Attributes:
         pack_digest: Interface pack that the run is verified under, whatever is deployed later.
@@ -47,6 +50,11 @@ class PlanInputs:
             "attempt_limit": self.attempt_limit,
         }
 
+    @cached_property
+    def rendered(self) -> orjson.Fragment:
+        """Canonical JSON of :meth:`document`."""
+        return canonical_part(self.document())
+
 
 def plan_inputs_from_document(document: Json) -> PlanInputs:
     """The inverse of :meth:`PlanInputs.document`."""
@@ -64,7 +72,7 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
 
 def plan_hash(intent: Intent, inputs: PlanInputs) -> str:
     """hex64 over what shapes the run; no times, so re-planning gives the same hash."""
-    return canonical_sha256({"intent": intent.document(), "inputs": inputs.document(), "run_id": intent.run_id})
+    return canonical_sha256({"intent": intent.document(), "inputs": inputs.rendered, "run_id": intent.run_id})
 
 
 def plan_document(intent: Intent, inputs: PlanInputs, admitted_us: int) -> Json:

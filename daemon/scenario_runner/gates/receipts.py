@@ -18,11 +18,12 @@ ABSENT_NOTE = "OPTIONAL_OUTPUT_ABSENT:"
 
 @dataclass(frozen=True, slots=True)
 class InstanceReceiptFile:
-    """An instance receipt and its bundle manifest, ready to be written once."""
+    """An instance receipt (``data`` is the document's bytes) and its bundle manifest, ready to be written once."""
 
     output_id: str
     ref: str
     document: Json
+    data: bytes
     manifest_ref: str
     manifest: bytes
 
@@ -120,7 +121,9 @@ def instance_receipt(evidence: OutputEvidence, intent: Intent, location: str) ->
     }
     if manifest_ref:
         document["bundle_manifest_ref"] = manifest_ref
-    return InstanceReceiptFile(spec.output_id, ref, document, manifest_ref, evidence.manifest)
+    return InstanceReceiptFile(
+        spec.output_id, ref, document, canonical_bytes(document), manifest_ref, evidence.manifest
+    )
 
 
 def instance_receipts(verified: Verified, intent: Intent, location: str) -> list[InstanceReceiptFile]:

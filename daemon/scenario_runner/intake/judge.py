@@ -1,7 +1,8 @@
 """Judging a record: a pure function of its bytes, the profile, the policy and the interface pack."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from scenario_runner.authority.base import Admission, NewRun, SignalDraft
 from scenario_runner.contracts import refs
@@ -19,6 +20,8 @@ from scenario_runner.intake.roots import normalise_root
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.profiles.policy import Policy
+
+_PLANNED_KEPT: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,42 @@ class Rules:
     cwd: str
     policy: Policy
     pack: InterfacePack
+    _planned: dict[tuple[tuple[str, ...], Strategy], PlanInputs] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def plan_inputs(self, output_ids: tuple[str, ...], asked: Strategy) -> PlanInputs:
+        """What is pinned for a request; the same for all that ask for the same.
+
+        Args:
+            output_ids: As asked for, sorted; empty for the policy's default.
+            asked: The strategy that was asked for.
+
+        Raises:
+            RequestRefused: outputs that cannot be planned, or a strategy that the policy does not allow.
+        """
+        key = (output_ids, asked)
+        found = self._planned.get(key)
+        if found is None:
+            found = self._plan_inputs(output_ids, asked)
+            if len(self._planned) >= _PLANNED_KEPT:
+                self._planned.clear()
+            self._planned[key] = found
+        return found
+
+    def _plan_inputs(self, output_ids: tuple[str, ...], asked: Strategy) -> PlanInputs:
+        traffic = frozenset(self.policy.traffic_output_ids)
+        outputs = output_ids or tuple(sorted(traffic))
+        return PlanInputs(
+            pack_digest=self.pack.digest,
+            policy_rev=self.policy.rev().wire(),
+            gates=required_gates(self.pack, outputs),
+            strategy=_strategy(asked, self.policy),
+            outputs=outputs,
+            traffic=tuple(output for output in outputs if output in traffic),
+            evidence_wait_seconds=self.policy.evidence_wait_seconds,
+            attempt_limit=self.policy.attempt_limit,
+        )
 
 
 def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]:
@@ -55,20 +94,7 @@ def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]
         )
     root = normalise_root(request.engine_run_root, rules.engine_roots, rules.cwd) if request.engine_run_root else ""
     intent = intent_of(request, root)
-    outputs = intent.output_ids or tuple(sorted(set(rules.policy.traffic_output_ids)))
-    gates = required_gates(rules.pack, outputs)
-    traffic = frozenset(rules.policy.traffic_output_ids)
-    inputs = PlanInputs(
-        pack_digest=rules.pack.digest,
-        policy_rev=rules.policy.rev().wire(),
-        strategy=_strategy(intent.strategy, rules.policy),
-        outputs=outputs,
-        gates=gates,
-        traffic=tuple(output for output in outputs if output in traffic),
-        evidence_wait_seconds=rules.policy.evidence_wait_seconds,
-        attempt_limit=rules.policy.attempt_limit,
-    )
-    return intent, inputs
+    return intent, rules.plan_inputs(intent.output_ids, intent.strategy)
 
 
 def _strategy(asked: Strategy, policy: Policy) -> Strategy:

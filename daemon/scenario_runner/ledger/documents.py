@@ -2,7 +2,7 @@
 
 from scenario_runner.authority.base import RunRow, StoredEvent
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes
+from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.ids import event_id_of, terminal_message_id
 from scenario_runner.contracts.states import RunState
 from scenario_runner.contracts.times import format_micros
@@ -26,7 +26,7 @@ def status_document(run_id: str, state: RunState, reason_code: str, updated_us: 
 def record_bytes(run_id: str, events: tuple[StoredEvent, ...], policy_rev: Json) -> bytes:
     """All lines of a run_record."""
     return b"".join(
-        canonical_bytes(
+        rendered_again(
             {
                 "event_id": event_id_of(run_id, event.seq),
                 "event_kind": event.kind,

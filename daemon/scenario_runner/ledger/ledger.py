@@ -181,13 +181,19 @@ class Ledger:
         for place, failure in zip(manifests, self.write_many_once(list(manifests.values())), strict=True):
             results[place] = failure
         attested = {
-            place: (item.ref, canonical_bytes(item.document), drift)
-            for place, item in enumerate(receipts)
-            if results[place] is None
+            place: (item.ref, item.data, drift) for place, item in enumerate(receipts) if results[place] is None
         }
         for place, failure in zip(attested, self.write_many_once(list(attested.values()), _same_receipt), strict=True):
             results[place] = failure
         return results
+
+    def remembers(self, receipts: Sequence[InstanceReceiptFile]) -> bool:
+        """True when just these receipts were seen in place a moment ago: there is nothing to write."""
+        return all(
+            self._remembered(item.ref, item.data)
+            and (not item.manifest_ref or self._remembered(item.manifest_ref, item.manifest))
+            for item in receipts
+        )
 
     def write_facts_views(self, views: Sequence[FactsView]) -> list[Failure | None]:
         """Write run_facts_view documents once; drift is ``FACTS_VIEW_DRIFT``."""

@@ -1,5 +1,9 @@
-"""One pass of the relay. Every step may be repeated: projections move forward only, signals keep id and bytes."""
+"""The relay: one lane brings documents up to their rows, another publishes the signals whose documents are written.
 
+Every step may be repeated: projections move forward only, signals keep id and bytes. Any number of lanes may run.
+"""
+
+from abc import ABC, abstractmethod
 from typing import Final
 
 import structlog
@@ -10,7 +14,7 @@ from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.ledger.ledger import Ledger
 
-BATCH: Final = 64
+BATCH: Final = 128
 _LEASE_US: Final = 30 * MICROS
 _MAX_BACKOFF_SECONDS: Final = 60
 _PROJECTION_PAUSE_SECONDS: Final = 5
@@ -27,22 +31,20 @@ def _report(run_id: str, failure: LedgerDrift | Unavailable) -> None:
         _log.warning("documents could not be written; they stay owed", run_id=run_id, detail=failure.detail)
 
 
-class Relay:
-    """Projects runs and publishes signals.
+class Lane(ABC):
+    """A lane of the relay: delivers what it claims.
 
     Args:
         authority: What is owed.
-        ledger: Where documents go.
-        publisher: Where signals go.
-        owner: Name of this relay as an owner, of nothing else: what is leased to it is in flight here, or abandoned.
+        owner: Name of this lane as an owner, of nothing else: what is leased to it is in flight here, or abandoned.
     """
 
-    def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
-        self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
+    def __init__(self, authority: Authority, owner: str) -> None:
+        self._authority, self._owner = authority, owner
         self._abandoned = False
 
     def step(self) -> int:
-        """Deliver one batch; returns how many documents and signals were delivered.
+        """Deliver one batch; returns how many documents or signals were delivered.
 
         What an earlier pass claimed and left, because it was broken off or never heard the answer, is given back first:
         between two passes nothing is in flight.
@@ -53,15 +55,34 @@ class Relay:
         if self._abandoned:
             self._authority.expire_owner(self._owner)
         self._abandoned = True
-        delivered = self._project() + self._publish()
-        self._abandoned = not delivered and self._owed()
+        delivered = self._deliver()
+        self._abandoned = not delivered and self.owed()
         return delivered
 
-    def _owed(self) -> bool:
-        pending = self._authority.pending()
-        return pending.projections or pending.signals
+    @abstractmethod
+    def owed(self) -> bool:
+        """True when there is something to deliver, by this lane or another."""
 
-    def _project(self) -> int:
+    @abstractmethod
+    def _deliver(self) -> int: ...
+
+
+class Projections(Lane):
+    """Brings documents up to their rows.
+
+    Args:
+        ledger: Where documents go.
+    """
+
+    def __init__(self, authority: Authority, ledger: Ledger, owner: str) -> None:
+        super().__init__(authority, owner)
+        self._ledger = ledger
+
+    def owed(self) -> bool:
+        """See :meth:`Lane.owed`."""
+        return self._authority.pending().projections
+
+    def _deliver(self) -> int:
         owed = self._authority.claim_projections(self._owner, BATCH, _LEASE_US)
         if not owed:
             return 0
@@ -78,7 +99,23 @@ class Relay:
                 _report(item.run.run_id, failure)
         return len(done)
 
-    def _publish(self) -> int:
+
+class Publications(Lane):
+    """Publishes signals.
+
+    Args:
+        publisher: Where signals go.
+    """
+
+    def __init__(self, authority: Authority, publisher: SignalPublisher, owner: str) -> None:
+        super().__init__(authority, owner)
+        self._publisher = publisher
+
+    def owed(self) -> bool:
+        """See :meth:`Lane.owed`."""
+        return self._authority.pending().signals
+
+    def _deliver(self) -> int:
         rows = self._authority.claim_signals(self._owner, BATCH, _LEASE_US)
         if not rows:
             return 0

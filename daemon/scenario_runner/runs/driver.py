@@ -4,7 +4,7 @@ The order of writes is that of architecture.md section 3; killing the process be
 when the run is driven again. Infrastructure errors end in a retry, never in a verdict.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -45,7 +45,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.gates.receipts import FactsView, alike, attest, facts_view
 from scenario_runner.gates.verified_set import Verified
 from scenario_runner.ledger.documents import terminal_signal
-from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.ledger import Failure, Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
 from scenario_runner.runs.jobs import BatchClock, Job, Proof, proof_of
 from scenario_runner.runs.leases import Leases
@@ -76,6 +76,7 @@ class RunDriver:
         leases: Leases of this process.
         memory: Evaluations that may be believed again; None judges everything afresh.
         sleep: Waits some seconds before a second look.
+        beside: Threads that write plan objects while the evidence is looked at.
         looks: Threads that look at the evidence of several runs at the same time, where it lies behind a network.
     """
 
@@ -88,9 +89,11 @@ class RunDriver:
         leases: Leases,
         memory: EvaluationMemory | None,
         sleep: Callable[[float], None],
+        beside: ThreadPoolExecutor,
         looks: ThreadPoolExecutor | None = None,
     ) -> None:
-        self._authority, self._ledger, self._artifacts, self._looks = authority, ledger, artifacts, looks
+        self._authority, self._ledger, self._artifacts = authority, ledger, artifacts
+        self._beside, self._looks = beside, looks
         self._packs, self._leases, self._memory, self._sleep = packs, leases, memory, sleep
 
     def drive(self, claims: Sequence[Claim], bound: int | None = None) -> list[Claim]:
@@ -115,22 +118,17 @@ class RunDriver:
 
     def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
         clock = BatchClock(self._authority.now_us, max((claim.now_us for claim in claims), default=0))
+        inputs = _inputs_of(claims)
         jobs = [
-            Job(
-                claim,
-                intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent),
-                plan_inputs_from_document(claim.inputs),
-                clock,
-            )
-            for claim in claims
+            Job(claim, intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent), pinned, clock)
+            for claim, pinned in zip(claims, inputs, strict=True)
         ]
-        self._write_plans(jobs)
-        self._evaluate([job for job in jobs if job.open], bound)
-        for job in jobs:
-            self._guarded(job, partial(self._confirm_told, job))
+        documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
+        planning = self._beside.submit(self._ledger.write_plans, documents)
+        self._evaluate(jobs, bound)
+        self._heed_plans(jobs, planning.result(), bound)
         clock.next_stage()
-        self._note_passed_gates([job for job in jobs if job.open])
-        self._write_receipts([job for job in jobs if job.open and job.receipts])
+        self._put_receipts_in_place([job for job in jobs if job.open])
         self._write_facts_views([job for job in jobs if job.open])
         clock.next_stage()
         self._commit([job for job in jobs if not job.long])
@@ -149,12 +147,18 @@ class RunDriver:
             _log.critical("a defect while driving a run; please report it", run_id=job.claim.run_id, exc_info=defect)
             job.failure = Unavailable(f"a defect, please report it: {type(defect).__name__}: {defect}")
 
-    def _write_plans(self, jobs: list[Job]) -> None:
-        documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
-        for job, failure in zip(jobs, self._ledger.write_plans(documents), strict=True):
-            job.failure = failure
+    def _heed_plans(self, jobs: list[Job], failures: Sequence[Failure | None], bound: int | None) -> None:
+        """Nothing of a run goes on before its plan object is in place."""
+        for job, failure in zip(jobs, failures, strict=True):
+            if failure is None or isinstance(job.failure, LeaseLostError):
+                continue
+            job.forget(failure)
             if isinstance(failure, LedgerDrift) and not job.claim.report_digest:
                 self._guarded(job, partial(self._restore, job))
+        told = [job for job in jobs if job.told is not None]
+        self._evaluate([job for job in told if job.open], bound)
+        for job in told:
+            self._guarded(job, partial(self._confirm_told, job))
 
     def _restore(self, job: Job) -> None:
         """The ledger has a plan of other bytes: if that is this run's, its rows were lost and are put back."""
@@ -162,7 +166,8 @@ class RunDriver:
         if restored is None:
             return
         if restored.state is RunState.READY:  # believed only when the evidence gives the same facts view again
-            job.failure, job.told = None, restored
+            job.forget(None)
+            job.told = restored
             job.inputs = plan_inputs_from_document(restored.inputs)
         else:
             self._put_back(job, restored)
@@ -287,19 +292,20 @@ class RunDriver:
 
     # --- documents of a READY run
 
-    def _note_passed_gates(self, jobs: list[Job]) -> None:
-        """Put the gates' passes, and the receipts that may now follow, on record before any receipt is written.
+    def _put_receipts_in_place(self, jobs: list[Job]) -> None:
+        """Write the receipts that are not in place; before the first, the passes that allow it go on record."""
+        jobs = [job for job in jobs if job.receipts and not self._ledger.remembers(job.receipts)]
+        self._note_passed_gates(jobs)
+        self._write_receipts([job for job in jobs if job.open])
 
-        Once, also when the run is driven again.
-        """
+    def _note_passed_gates(self, jobs: list[Job]) -> None:
+        """Put the gates' passes, and the receipts that may now follow, on record: once, also when driven again."""
         notes: list[tuple[Job, Noted]] = []
         for job in jobs:
-            assert job.proof is not None
-            digest = job.proof.passed_digest
-            if digest != job.claim.report_digest:
-                event = Event(EventKind.GATES_PASSED, RunState.VERIFYING, job.proof.passed)
-                events = (*_resumed(job.claim), event)
-                notes.append((job, Noted(job.claim, job.clock.after(job.claim), events, digest)))
+            if not job.noted:
+                assert job.proof is not None
+                at_us, events = job.clock.after(job.claim), (*_resumed(job.claim), _gates_passed(job.proof))
+                notes.append((job, Noted(job.claim, at_us, events, job.proof.passed_digest)))
         try:
             losses = self._authority.settle([note for _, note in notes]) if notes else []
         except Unavailable as error:
@@ -308,7 +314,9 @@ class RunDriver:
             return
         for (job, note), lost in zip(notes, losses, strict=True):
             job.failure = lost
-            job.claim = replace(job.claim, state=RunState.VERIFYING, updated_us=note.at_us)
+            job.claim = replace(
+                job.claim, state=RunState.VERIFYING, updated_us=note.at_us, report_digest=note.report_digest
+            )
 
     def _write_receipts(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -370,7 +378,8 @@ class RunDriver:
             {"facts_view_digest": view.digest},
             canonical_bytes(view.ready),
         )
-        events = _ready_events(job.proof, view)
+        unnoted = () if job.noted else (*_resumed(claim), _gates_passed(job.proof))
+        events = (*unnoted, *_ready_events(job.proof, view))
         return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
 
     @staticmethod
@@ -395,6 +404,15 @@ class RunDriver:
         details = {"detail": evaluation.detail, "report": evaluation.report}
         waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
         return Parked(claim, due, job.clock.after(claim), (*_resumed(claim), waiting), digest)
+
+
+def _inputs_of(claims: Sequence[Claim]) -> Iterator[PlanInputs]:
+    """Plan inputs of claims; neighbours that have the same share one."""
+    document, inputs = None, None
+    for claim in claims:
+        if inputs is None or claim.inputs != document:
+            document, inputs = claim.inputs, plan_inputs_from_document(claim.inputs)
+        yield inputs
 
 
 def _is_ready_of(told: Restored, view: FactsView) -> bool:
@@ -459,6 +477,10 @@ def _resumed(claim: Claim) -> tuple[Event, ...]:
     if claim.state is RunState.WAITING_EVIDENCE:
         return (Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {}),)
     return ()
+
+
+def _gates_passed(proof: Proof) -> Event:
+    return Event(EventKind.GATES_PASSED, RunState.VERIFYING, proof.passed)
 
 
 def _ready_events(proof: Proof, view: FactsView) -> tuple[Event, ...]:

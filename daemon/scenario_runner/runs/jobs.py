@@ -12,6 +12,8 @@ from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.gates.receipts import Attested, FactsView, InstanceReceiptFile
 from scenario_runner.runs.evaluation import Evaluation
 
+Failed = Refusal | Unavailable | LeaseLostError
+
 
 class BatchClock:
     """The database's clock, read once for a stage of a batch.
@@ -82,7 +84,7 @@ class Job:
     evaluation: Evaluation | None = None
     proof: Proof | None = None
     view: FactsView | None = None
-    failure: Refusal | Unavailable | LeaseLostError | None = None
+    failure: Failed | None = None
     outcome: RunOutcome | None = None
     long: bool = False
     told: Restored | None = None
@@ -92,6 +94,16 @@ class Job:
     def receipts(self) -> list[InstanceReceiptFile]:
         """Instance receipts of a run whose evidence passed."""
         return self.proof.attested.receipts if self.proof is not None else []
+
+    @property
+    def noted(self) -> bool:
+        """True when the passes of its gates are on record already."""
+        return self.proof is not None and self.proof.passed_digest == self.claim.report_digest
+
+    def forget(self, failure: Failed | None) -> None:
+        """Take back what a look at the evidence came to."""
+        self.evaluation = self.proof = self.view = self.outcome = None
+        self.failure, self.long = failure, False
 
     @property
     def open(self) -> bool:

@@ -1,13 +1,14 @@
-"""The four loops of a daemon, as threads. Each can be killed at any instant; each does nothing twice.
+"""The loops of a daemon, as threads. Each can be killed at any instant; each does nothing twice.
 
 A loop that dies of a defect stops the daemon: half a daemon is worse than none. Infrastructure that does not answer is
 waited for.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,13 +16,14 @@ import structlog
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
+from scenario_runner.relay.relay import Lane
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
 
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0
 _IDLE_POLL_SECONDS: Final = 0.05
-BATCH: Final = 32
+BATCH: Final = 64
 _BATCH_BOUND: Final = 8 << 20
 """Most bytes that a batch reads for one run; more is read on the long lane."""
 _log = structlog.get_logger("service")
@@ -37,6 +39,19 @@ class Role(StrEnum):
     HOUSEKEEPING = "housekeeping"
 
 
+class _LaneOfRelay:
+    """A lane of the relay with its signals: there is something to do; deliver what is owed now, and end."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.wanted, self.last = threading.Event(), threading.Event()
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+
+
 class Supervisor:
     """Runs the loops of a role until told to stop, or until nothing is left to do.
 
@@ -50,7 +65,8 @@ class Supervisor:
         self._daemon, self._role, self._until_idle = daemon, role, until_idle
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
-        self._runs_wanted, self._relay_wanted = threading.Event(), threading.Event()
+        self._runs_wanted = threading.Event()
+        self._lanes = [_LaneOfRelay(lane) for lane in daemon.relay]
         self._drained = threading.Event()
         self._poll = daemon.wiring.poll_seconds
         self._workers = ThreadPoolExecutor(daemon.wiring.runner_workers, thread_name_prefix="run")
@@ -67,8 +83,8 @@ class Supervisor:
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
-        sinks = [
-            *self._start(Role.RELAY, self._relay),
+        lanes = [self._start(Role.RELAY, partial(self._relay, lane)) for lane in self._lanes]
+        keepers = [
             self._thread(Role.HOUSEKEEPING, self._renewing),
             self._thread(Role.HOUSEKEEPING, self._housekeeping),
         ]
@@ -76,7 +92,7 @@ class Supervisor:
         idle = False
         while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
             idle = self._until_idle and self._looks_idle()
-        self._stop(sources, sinks)
+        self._stop(sources, lanes, keepers)
         if self._failure is not None:
             raise self._failure
         _log.info("stopped", role=self._role, idle=idle, counts=counted())
@@ -93,17 +109,20 @@ class Supervisor:
         thread.start()
         return thread
 
-    def _stop(self, sources: list[threading.Thread], sinks: list[threading.Thread]) -> None:
+    def _stop(
+        self, sources: list[threading.Thread], lanes: list[list[threading.Thread]], keepers: list[threading.Thread]
+    ) -> None:
         """What makes work stops first, what delivers it last; leases are renewed to the end."""
         self._stopping.set()
         self._runs_wanted.set()
-        for thread in sources:
-            thread.join()
+        _join(sources)
         self._workers.shutdown(wait=True, cancel_futures=True)  # what has not begun is left to the next start
+        for lane, threads in zip(self._lanes, lanes, strict=True):
+            lane.last.set()
+            lane.wanted.set()
+            _join(threads)
         self._drained.set()
-        self._relay_wanted.set()
-        for thread in sinks:
-            thread.join()
+        _join(keepers)
 
     def _guarded(self, role: Role, loop: Callable[[], None]) -> None:
         try:
@@ -134,7 +153,7 @@ class Supervisor:
             while not self._stopping.is_set():
                 if self._patiently(self._daemon.intake.step):
                     self._runs_wanted.set()
-                    self._relay_wanted.set()
+                    self._wake_relay()
                 else:
                     self._stopping.wait(self._poll)
         finally:
@@ -144,7 +163,7 @@ class Supervisor:
         while not self._stopping.is_set():
             self._runs_wanted.clear()
             if self._patiently(self._drive_batch):
-                self._relay_wanted.set()
+                self._wake_relay()
             else:
                 self._runs_wanted.wait(self._poll)
 
@@ -163,25 +182,26 @@ class Supervisor:
         except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
             self._die(error, run_id=claim.run_id)
         finally:
-            self._relay_wanted.set()
+            self._wake_relay()
 
-    def _relay(self) -> None:
+    def _wake_relay(self) -> None:
+        for lane in self._lanes:
+            lane.wanted.set()
+
+    def _relay(self, lane: "_LaneOfRelay") -> None:
         quiet = 0.0
         while True:
-            stopping = self._drained.is_set()
-            self._relay_wanted.clear()
-            if quiet >= _RELAY_SWEEP_SECONDS or stopping or not self._patiently(self._nothing_to_relay):
+            last = lane.last.is_set()
+            lane.wanted.clear()
+            if last or quiet >= _RELAY_SWEEP_SECONDS or self._patiently(lane.lane.owed):
                 quiet = 0.0
-                if self._patiently(self._daemon.relay.step):
+                if self._patiently(lane.lane.step):
+                    self._wake_relay()
                     continue
-            if stopping:
+            if last:
                 return
-            self._relay_wanted.wait(self._poll)
+            lane.wanted.wait(self._poll)
             quiet += self._poll
-
-    def _nothing_to_relay(self) -> int:
-        pending = self._daemon.authority.pending()
-        return 0 if pending.projections or pending.signals else 1
 
     def _renewing(self) -> None:
         """Renews what is held, and does nothing else that could keep it from that."""

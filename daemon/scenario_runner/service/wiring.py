@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.relay.relay import Relay
+from scenario_runner.relay.relay import Lane, Projections, Publications
 from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
@@ -138,7 +139,7 @@ class Daemon:
     intake: Intake
     leases: Leases
     driver: RunDriver
-    relay: Relay
+    relay: Sequence[Lane]
     stopping: threading.Event
 
 
@@ -166,6 +167,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     memory = EvaluationMemory() if reuse else None
+    beside = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plans")
     looks = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="look") if artifacts.remote else None
     return Daemon(
         wiring=wiring,
@@ -175,7 +177,10 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         store=store,
         intake=open_intake(wiring, policy, authority, rules),
         leases=leases,
-        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, looks),
-        relay=Relay(authority, ledger, open_publisher(wiring, pool), make_owner()),
+        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, beside, looks),
+        relay=[
+            Projections(authority, ledger, make_owner()),
+            Publications(authority, open_publisher(wiring, pool), make_owner()),
+        ],
         stopping=stopping,
     )

@@ -15,6 +15,7 @@ from scenario_runner.storage.s3_client import BadKeyError, S3Bucket, TooLargeErr
 _MAX_LISTED: Final = 10_000_000
 _PROBES: Final = 5
 _SLOTS: Final = 256
+_LANES: Final = 16
 _NO_ETAG: Final = '"00000000000000000000000000000000"'
 
 
@@ -59,7 +60,7 @@ class S3Store:
         for place, (key, _) in enumerate(items):
             first.setdefault(key, place)
         places = list(first.values())
-        made = dict(zip(places, self._map(self._create_one, [items[place] for place in places]), strict=True))
+        made = dict(zip(places, self._create_all([items[place] for place in places]), strict=True))
         return [made[place] if place in made else self._create_one(item) for place, item in enumerate(items)]
 
     def _create_one(self, item: tuple[str, bytes]) -> bool | Unavailable:
@@ -68,12 +69,19 @@ class S3Store:
         except Unavailable as error:
             return error
 
-    def _map(
-        self, function: Callable[[tuple[str, bytes]], bool | Unavailable], items: Sequence[tuple[str, bytes]]
-    ) -> list[bool | Unavailable]:
-        if self._pool is None or len(items) <= 1:
-            return [function(item) for item in items]
-        return list(self._pool.map(function, items))
+    def _create_all(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
+        """Create objects, in parallel where there are threads: each takes every n-th, so that few hands touch many."""
+        lanes = min(_LANES, len(items))
+        if self._pool is None or lanes <= 1:
+            return [self._create_one(item) for item in items]
+        made: list[bool | Unavailable] = [False] * len(items)
+
+        def some(first: int) -> None:
+            for place in range(first, len(items), lanes):
+                made[place] = self._create_one(items[place])
+
+        list(self._pool.map(some, range(lanes)))
+        return made
 
     def read(self, key: str, limit: int) -> StoredObject | None:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""

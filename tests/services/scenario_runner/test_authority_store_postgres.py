@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from authority_support import (
     LEASE,
@@ -402,6 +403,40 @@ def test_batches_that_meet_in_any_order_wait_for_each_other_and_do_not_die(
         futures = [pool.submit(admit, first, keys, "one"), pool.submit(admit, second, keys[::-1], "two")]
         answers = [future.result(60) for future in futures]
     assert sorted(answers[0] + answers[1]) == ["ACCEPTED"] * 200 + ["DUPLICATE"] * 200
+
+
+REFUSE = """
+    INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
+                                raw_sha256, raw_size)
+    VALUES (%s, '', 'RUN_REQUEST', '', 'REJECTED', 'UNKNOWN_OUTPUT_ID', 'by other rules', 1, '', 1)"""
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_no_run_stays_beside_a_record_that_an_intake_with_other_rules_refuses_at_the_same_time(
+    schema: Schema, authority: Authority, end: str
+) -> None:
+    """A rolling deploy: both read the same record, and one of them knows an output that the other does not."""
+    batch = [asking("before"), asking("k"), asking("k", "again"), asking("after")]
+    schema.query("BEGIN")
+    schema.query(REFUSE, batch[1].record_key)
+    with psycopg.connect(schema.dsn, autocommit=True) as looking, ThreadPoolExecutor(1) as pool:
+        admitting = pool.submit(authority.admit, batch)
+        deadline = time.monotonic() + 10
+        while not looking.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            assert time.monotonic() < deadline, "nobody waits for the other intake"
+            time.sleep(0.02)
+        schema.query(end)
+        answers = admitting.result(30)
+    found = [(item.disposition.value, item.repeated) for item in answers]
+    if end == "ROLLBACK":
+        assert found == [("ACCEPTED", False)] * 2 + [("DUPLICATE", False), ("ACCEPTED", False)]
+    else:  # the other record that asks for the run is judged by itself
+        assert found == [("ACCEPTED", False), ("REJECTED", True), ("ACCEPTED", False), ("ACCEPTED", False)]
+        assert answers[1].detail == "by other rules"
+    stray = """SELECT run_id FROM runs r WHERE NOT EXISTS
+               (SELECT 1 FROM intake_records i WHERE i.run_id = r.run_id AND i.disposition = 'ACCEPTED')"""
+    assert schema.query(stray) == []
+    assert schema.query("SELECT count(*) FROM run_events") == [(6,)]
 
 
 # --- what cannot be stored --------------------------------------------------------------------------------------------

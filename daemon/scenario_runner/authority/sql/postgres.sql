@@ -67,16 +67,26 @@ decided AS MATERIALIZED (
         OR EXISTS (SELECT 1 FROM runs k WHERE k.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
     END AS became
   FROM given g LEFT JOIN runs r ON r.run_id = g.run_id),
-new_records AS (
+judged AS MATERIALIZED (
+  SELECT record_key, message_id, kind, run_id, became AS disposition,
+         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_code)b ELSE reason_code END AS reason_code,
+         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END AS detail,
+         now AS received_us, raw_sha256, raw_size, ord
+  FROM decided, clock WHERE became IS NOT NULL),
+accepted AS (  -- without ON CONFLICT: a run never stays beside a record that another intake refuses just now
   INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                               raw_sha256, raw_size)
-  SELECT record_key, message_id, kind, run_id, became,
-         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_code)b ELSE reason_code END,
-         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END,
-         now, raw_sha256, raw_size
-  FROM decided, clock WHERE became IS NOT NULL ORDER BY ord
+  SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+  FROM judged WHERE disposition = 'ACCEPTED' ORDER BY ord
+  RETURNING record_key, disposition, reason_code, detail, run_id),
+others AS (
+  INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
+                              raw_sha256, raw_size)
+  SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+  FROM judged WHERE disposition <> 'ACCEPTED' ORDER BY ord
   ON CONFLICT DO NOTHING
   RETURNING record_key, disposition, reason_code, detail, run_id),
+new_records AS (SELECT * FROM accepted UNION ALL SELECT * FROM others),
 new_events AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, e.seq, e.kind, c.now, e.details

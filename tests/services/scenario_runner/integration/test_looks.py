@@ -1,14 +1,17 @@
 """What a look at the evidence may be shared by, and what it notices when it looks again."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scenario_runner.artifacts.base import TooMuchToReadError
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.contracts.errors import EvidenceChanged
 from scenario_runner.interface_pack.loader import build_pack
-from scenario_runner.runs.evaluation import used_tokens
+from scenario_runner.runs.evaluation import EvaluationMemory, used_tokens
 
 pytestmark = pytest.mark.integration
 
@@ -58,3 +61,25 @@ def test_whatever_stands_in_the_place_of_a_file_that_was_read_is_a_change(tmp_pa
         root.confirm(snapshot)
     root.close()
     artifacts.close()
+
+
+def test_a_batch_does_not_wait_for_a_look_that_the_long_lane_has_begun_and_the_long_lane_does() -> None:
+    memory = EvaluationMemory()
+    with memory.alone("run", wait=True):
+        with pytest.raises(TooMuchToReadError), memory.alone("run", wait=False):
+            pass
+        with memory.alone("another run", wait=False):
+            pass
+        pool = ThreadPoolExecutor(1)
+        waiting = pool.submit(_look_alone, memory)
+        time.sleep(0.05)
+        assert not waiting.done()
+    assert waiting.result(10) == "looked"
+    pool.shutdown()
+    with memory.alone("run", wait=False):
+        pass
+
+
+def _look_alone(memory: EvaluationMemory) -> str:
+    with memory.alone("run", wait=True):
+        return "looked"

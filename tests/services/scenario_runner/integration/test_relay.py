@@ -10,7 +10,7 @@ from authority_support import asking, claim_one, hex32, ready, settle
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.base import Published
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.relay.relay import Relay
+from scenario_runner.relay.relay import Lane, Projections, Publications
 
 pytestmark = pytest.mark.integration
 
@@ -66,19 +66,28 @@ def authority(tmp_path: Path) -> Iterator[SqliteAuthority]:
     made.close()
 
 
+def lanes_of(authority: Any, sink: Sink) -> list[Lane]:
+    """Both lanes of a relay."""
+    return [
+        Projections(authority, sink, "projections"),  # type: ignore[arg-type]
+        Publications(authority, sink, "publications"),
+    ]
+
+
 @pytest.mark.parametrize("how", ["before", "after", "unheard"])
 @pytest.mark.parametrize("call", ["claim_projections", "mark_projected", "claim_signals", "mark_sent", "expire_owner"])
 def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_waiting_for_a_lease(
     authority: SqliteAuthority, call: str, how: str
 ) -> None:
     flaky, sink = Flaky(authority), Sink()
-    relay = Relay(flaky, sink, sink, "relay")  # type: ignore[arg-type]
+    lanes = lanes_of(flaky, sink)
     flaky.fault = (call, how)
     if call == "expire_owner":
-        relay._abandoned = True
-    for _ in range(4):
+        for lane in lanes:
+            lane._abandoned = True
+    for lane in lanes * 4:
         try:
-            relay.step()
+            lane.step()
         except Unavailable:
             continue
     assert authority.pending().nothing
@@ -90,6 +99,16 @@ def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_wa
 def test_what_another_relay_has_claimed_is_left_to_it(authority: SqliteAuthority) -> None:
     assert len(authority.claim_projections("other", 10, 60_000_000)) == 2
     sink = Sink()
-    relay = Relay(authority, sink, sink, "relay")  # type: ignore[arg-type]
-    assert [relay.step() for _ in range(3)] == [0, 0, 0]
-    assert sink.projected == []
+    assert [lane.step() for lane in lanes_of(authority, sink) * 3] == [0] * 6
+    assert (sink.projected, sink.sent) == ([], [])
+
+
+def test_a_lane_is_owed_only_what_it_can_deliver(authority: SqliteAuthority) -> None:
+    sink = Sink()
+    projections, publications = lanes_of(authority, sink)
+    assert (projections.owed(), publications.owed()) == (True, False)
+    assert publications.step() == 0, "a signal was published before its documents were written"
+    assert projections.step() == 2
+    assert (projections.owed(), publications.owed()) == (False, True)
+    assert publications.step() == 2
+    assert (projections.owed(), publications.owed()) == (False, False)

@@ -1,0 +1,129 @@
+"""Driving a batch: what is compared with which clock, and what a drain that cannot deliver everything says."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from authority_support import LEASE, SECOND, Clock
+from support import ForkedWorld, World
+
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.contracts.errors import EvidenceMissing
+from scenario_runner.contracts.states import RunState
+from scenario_runner.intake.decode import Record
+from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.runs.driver import RunDriver
+from scenario_runner.runs.leases import Leases
+from scenario_runner.runs.packs import Packs
+from scenario_runner.service.wiring import make_rules, open_pack, open_schemas
+from scenario_runner.storage.filesystem import FilesystemStore
+
+pytestmark = pytest.mark.integration
+
+
+class Slow:
+    """Engine runs that are not there, and a look at them that takes a while."""
+
+    remote = False
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.seconds, self.looks = clock, 0.0, 0
+
+    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> Any:
+        self.looks += 1
+        self.clock.pass_seconds(self.seconds)
+        raise EvidenceMissing(f"{engine_run_root} is not there", path=engine_run_root)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return ForkedWorld(tmp_path / "world")
+
+
+class Bench:
+    """A driver with a clock that is moved by hand."""
+
+    def __init__(self, world: World) -> None:
+        world.write_profiles()
+        wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
+        pack = open_pack(wiring)
+        self.rules: Rules = make_rules(wiring, policy, pack)
+        self.clock = Clock()
+        self.artifacts = Slow(self.clock)
+        self.authority = SqliteAuthority(str(world.root / "own.db"), self.clock)
+        store = FilesystemStore(str(world.root / "own-store"), ".private")
+        ledger = Ledger(store, open_schemas(wiring))
+        self.leases = Leases(self.authority, "w", LEASE / SECOND, lambda: 0.0)
+        self.beside = ThreadPoolExecutor(1)
+        packs = Packs(pack, ledger)
+        self.driver = RunDriver(
+            self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
+        )
+
+    def drive(self) -> None:
+        self.driver.drive(self.leases.claim(10), 1 << 20)
+
+
+@pytest.fixture
+def bench(world: World) -> Iterator[Bench]:
+    made = Bench(world)
+    yield made
+    made.authority.close()
+    made.beside.shutdown()
+
+
+def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_takes(
+    world: World, bench: Bench
+) -> None:
+    """Evidence may have arrived while others were looked at: only a look that began after the deadline ends the run."""
+    made = world.make_run("slow")
+    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    run_id = admitted.run_id
+    wait = bench.rules.policy.evidence_wait_seconds
+    bench.clock.pass_seconds(wait - 1)
+    bench.artifacts.seconds = 3600.0
+    bench.drive()
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert (found.state, bench.artifacts.looks) == (RunState.WAITING_EVIDENCE, 1)
+    assert found.due_us == found.deadline_us
+    bench.drive()
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert (found.state, found.reason_code) == (RunState.FAILED, "EVIDENCE_MISSING_DEADLINE")
+
+
+def test_a_drain_that_cannot_deliver_what_is_owed_exits_5_and_the_next_one_delivers(world: World) -> None:
+    made = world.make_run("owed")
+    world.drop(made["request"])
+    somebodys = world.ledger / "run_record" / f"{made['run_id']}.jsonl"
+    somebodys.parent.mkdir(parents=True)
+    somebodys.write_bytes(b"not ours\n")
+    served = world.serve()
+    assert served.returncode == 5, served.stderr.decode()[-2000:]
+    assert b"RECORD_DRIFT" in served.stderr
+    assert not list(world.signals_folder.glob("*.json")), "READY was published without its record"
+    assert world.query("status", made["run_id"])[1]["state"] == "READY"
+    somebodys.unlink()
+    deliver(world)
+    assert [path for path in world.signals_folder.glob("*.json") if b'"READY"' in path.read_bytes()]
+
+
+def deliver(world: World) -> None:
+    """Serve until what is owed and put off for some seconds is delivered."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if world.serve().returncode == 0:
+            return
+        time.sleep(0.5)
+    raise AssertionError("what is owed is never delivered")
