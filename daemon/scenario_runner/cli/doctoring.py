@@ -13,7 +13,7 @@ from scenario_runner.cli.output import Exit
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.times import MICROS
-from scenario_runner.intake.kcl_config import find_jars, find_java
+from scenario_runner.intake.kcl.config import find_jars, find_java
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root

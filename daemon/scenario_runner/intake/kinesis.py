@@ -1,8 +1,8 @@
 """Consuming a Kinesis stream with KCL 3: this process supervises a JVM, whose record processors admit the records.
 
 Leases, resharding, hand-over and checkpoints are KCL's. What is ours: records are disposed of before they are
-checkpointed (``kcl_processor``), worker ids are stable and unique (``kcl_slots``), the JVM runs while it is wanted and
-not longer (``kcl_keeper``).
+checkpointed (``kcl.processor``), worker ids are stable and unique (``kcl.slots``), the JVM runs while it is wanted and
+not longer (``kcl.keeper``).
 """
 
 import os
@@ -16,11 +16,11 @@ import structlog
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
-from scenario_runner.intake import kcl_config
-from scenario_runner.intake.kcl_keeper import Keeper, Recipe
-from scenario_runner.intake.kcl_reports import Doing, Report
-from scenario_runner.intake.kcl_slots import Slot, take_slot
-from scenario_runner.intake.kcl_tables import Lease, Tables
+from scenario_runner.intake.kcl import config as kcl_config
+from scenario_runner.intake.kcl.keeper import Keeper, Recipe
+from scenario_runner.intake.kcl.reports import Doing, Report
+from scenario_runner.intake.kcl.slots import Slot, take_slot
+from scenario_runner.intake.kcl.tables import Lease, Tables
 from scenario_runner.profiles.wiring import Wiring
 
 _GIVE_UP_AFTER: Final = 3
@@ -82,7 +82,7 @@ class KinesisIntake:
         except OSError as error:
             slot.release()
             raise Unavailable(f"cannot write to {slot.folder}: {error.strerror}") from error
-        logging = os.path.join(os.path.dirname(kcl_config.__file__), "kcl_logback.xml")
+        logging = os.path.join(os.path.dirname(kcl_config.__file__), "logback.xml")
         command = kcl_config.command_of(self._wiring, java, jars, properties, logging)
         recipe = Recipe(command, kcl_config.jvm_environment(os.environ), {**self._child, "pack": pack})
         keeper = Keeper(slot, recipe, self._prepare)

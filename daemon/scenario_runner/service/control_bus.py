@@ -10,7 +10,7 @@ from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
-from scenario_runner.intake.kcl_tables import Tables
+from scenario_runner.intake.kcl.tables import Tables
 from scenario_runner.intake.kinesis import KinesisIntake
 from scenario_runner.intake.spool import SpoolConsumer
 from scenario_runner.profiles.policy import Policy

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.intake import kcl_keeper
-from scenario_runner.intake.kcl_keeper import CHILD_VARIABLE, Keeper, Recipe
-from scenario_runner.intake.kcl_reports import Doing, Reporter, read_reports
-from scenario_runner.intake.kcl_slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time, take_slot
+from scenario_runner.intake.kcl import keeper as kcl_keeper
+from scenario_runner.intake.kcl.keeper import CHILD_VARIABLE, Keeper, Recipe
+from scenario_runner.intake.kcl.reports import Doing, Reporter, read_reports
+from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time, take_slot
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ time.sleep(30)
 """
 CHILD = f"""
 import json, os, signal, sys, time
-from scenario_runner.intake.kcl_reports import Doing, Reporter
+from scenario_runner.intake.kcl.reports import Doing, Reporter
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = json.loads(os.environ[{CHILD_VARIABLE!r}])
 reporter = Reporter(child["reports"], child["generation"])
@@ -107,7 +107,7 @@ def test_a_slot_is_not_free_while_the_jvm_of_a_dead_supervisor_runs_and_that_jvm
     home = str(tmp_path / "state")
     script = (
         "import subprocess, sys, time, os\n"
-        "from scenario_runner.intake.kcl_slots import SLOT_VARIABLE, take_slot\n"
+        "from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, take_slot\n"
         f"slot = take_slot({home!r}, 'app', 'worker')\n"
         "jvm = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=(slot.lock_fd,),\n"
         "                       env={**os.environ, SLOT_VARIABLE: slot.folder}, start_new_session=True)\n"
@@ -228,8 +228,8 @@ def test_the_jvm_gets_sigterm_when_the_supervisor_is_killed(tmp_path: Path) -> N
     )
     script = (
         "import os, sys, time\n"
-        "from scenario_runner.intake.kcl_keeper import Keeper, Recipe\n"
-        "from scenario_runner.intake.kcl_slots import take_slot\n"
+        "from scenario_runner.intake.kcl.keeper import Keeper, Recipe\n"
+        "from scenario_runner.intake.kcl.slots import take_slot\n"
         f"slot = take_slot({home!r}, 'app', 'worker')\n"
         f"Keeper(slot, Recipe([sys.executable, '-c', {program!r}], os.environ, {{}}), lambda: True).start()\n"
         "time.sleep(60)\n"

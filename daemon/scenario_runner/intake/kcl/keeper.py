@@ -21,13 +21,13 @@ from typing import IO, Any, Final
 
 import structlog
 
-from scenario_runner.intake.kcl_config import DRAIN_SECONDS
-from scenario_runner.intake.kcl_reports import Doing, Report, read_reports
-from scenario_runner.intake.kcl_slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
+from scenario_runner.intake.kcl.config import DRAIN_SECONDS
+from scenario_runner.intake.kcl.reports import Doing, Report, read_reports
+from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
 
 CHILD_VARIABLE: Final = "SR_KCL_CHILD"
 """Environment variable with everything that a record processor needs to know, as JSON."""
-_LAUNCHER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kcl_launch.py")
+_LAUNCHER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _MOST_PAUSE_SECONDS: Final = 10.0
 _HEALTHY_SECONDS: Final = 60.0
