@@ -60,6 +60,7 @@ _HINTS: Final = (
     ("lock timeout", "another session holds locks for long; look for it in pg_stat_activity"),
     ("starting up", "wait until the server has started"),
     ("shutting down", "wait until the server has restarted"),
+    ("does not support SSL", "check sslmode of the DSN, and whether the server has TLS switched on"),
     ("certificate", "check sslmode and sslrootcert of the DSN"),
     ("does not exist", "correct the DSN, or make what it names; tables that were dropped come back with a backup only"),
     ("Connection refused", "check that the server runs, and host and port of the DSN"),

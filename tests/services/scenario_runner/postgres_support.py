@@ -6,8 +6,11 @@ import importlib.util
 import os
 import pwd
 import secrets
+import select
 import shutil
 import socket
+import ssl
+import struct
 import subprocess
 import tempfile
 import threading
@@ -149,6 +152,82 @@ class Proxy:
             armed, self._armed = self._armed, ""
             self.lost += bool(armed)
             return armed
+
+
+class TlsDoor:
+    """A door in front of a server that has no TLS: it speaks TLS to clients that ask for it, as PostgreSQL does.
+
+    Args:
+        dsn: The server behind it.
+        folder: For its certificate.
+        name: Whom the certificate is for.
+    """
+
+    _ASKED = struct.pack("!ii", 8, 80877103)
+
+    def __init__(self, dsn: str, folder: Path, name: str = "127.0.0.1") -> None:
+        from psycopg.conninfo import conninfo_to_dict
+
+        given = conninfo_to_dict(dsn)
+        host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self.certificate = make_certificate(folder, name)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.certificate, folder / "key.pem")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.dsn = with_parameters(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], gssencmode="disable")
+        self.encrypted = self.plain = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError):
+            if client.recv(8, socket.MSG_PEEK) != self._ASKED:
+                self.plain += 1
+                client.close()
+                return
+            client.recv(8)
+            client.sendall(b"S")
+            secret = self._context.wrap_socket(client, server_side=True)
+            self.encrypted += 1
+            family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
+            server = socket.socket(family, socket.SOCK_STREAM)
+            server.connect(self._upstream)
+            self._pump(secret, server)
+
+    @staticmethod
+    def _pump(secret: ssl.SSLSocket, server: socket.socket) -> None:
+        """Both ways in one thread: a TLS connection is not for two."""
+        while True:
+            ready = [secret] if secret.pending() else select.select([secret, server], [], [])[0]
+            for end in ready:
+                data = end.recv(1 << 16)
+                if not data:
+                    secret.close()
+                    server.close()
+                    return
+                (server if end is secret else secret).sendall(data)
+
+
+def make_certificate(folder: Path, name: str) -> Path:
+    """A certificate that signs itself, with its key beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = "IP" if name.replace(".", "").isdigit() else "DNS"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext",
+         f"subjectAltName={kind}:{name}", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder / "certificate.pem"
 
 
 class Server:

@@ -41,7 +41,7 @@ from authority_support import (
     settle,
     settled,
 )
-from postgres_support import Proxy, Schema, Server, given_dsn, with_parameters
+from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
 from scenario_runner.authority.base import Authority, Claim, Postponed
@@ -326,6 +326,51 @@ def test_a_wrong_password_is_unavailable_and_told_to_nobody(
         opened(dsn)
     told = "".join(traceback.format_exception(refused.value)) + caplog.text
     assert "secret" not in told
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def door(schema: Schema, tmp_path: Path) -> Iterator[TlsDoor]:
+    made = TlsDoor(schema.dsn, tmp_path / "door")
+    yield made
+    made.close()
+
+
+def test_a_dsn_that_asks_for_tls_gets_it_for_every_connection(
+    door: TlsDoor, opened: Callable[[str], Authority]
+) -> None:
+    authority = opened(with_parameters(door.dsn, sslmode="verify-full", sslrootcert=str(door.certificate)))
+    authority.admit([asking("k")])
+    assert [claim.run_id for claim in authority.claim("w", 1, LEASE)] == [hex32("k")]
+    assert door.encrypted >= 2
+    assert door.plain == 0
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("wrong", ["certificate", "name"])
+def test_a_server_that_is_not_the_one_that_the_dsn_trusts_is_unavailable_and_gets_nothing(
+    schema: Schema, door: TlsDoor, opened: Callable[[str], Authority], tmp_path: Path, wrong: str
+) -> None:
+    if wrong == "name":
+        other = TlsDoor(schema.dsn, tmp_path / "other", "db.example.org")
+        dsn, trusted = other.dsn, other.certificate
+    else:
+        dsn, trusted = door.dsn, make_certificate(tmp_path / "other", "127.0.0.1")
+    with pytest.raises(Unavailable, match=r"certificate.*check sslmode and sslrootcert of the DSN"):
+        opened(with_parameters(dsn, sslmode="verify-full", sslrootcert=str(trusted)))
+    assert schema.query("SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema()") == [
+        (0,)
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_without_tls_is_refused_when_the_dsn_asks_for_it(
+    schema: Schema, opened: Callable[[str], Authority]
+) -> None:
+    with pytest.raises(Unavailable, match=r"does not support SSL.*check sslmode"):
+        opened(with_parameters(schema.dsn, sslmode="require"))
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
