@@ -14,7 +14,10 @@ from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.ledger.ledger import Ledger
 
-BATCH: Final = 128
+_PROJECTED: Final = 64
+_PUBLISHED: Final = 128
+"""A batch takes far less than a lease, also where every document of it has to be read and replaced one by one."""
+
 _LEASE_US: Final = 30 * MICROS
 _MAX_BACKOFF_SECONDS: Final = 60
 _PROJECTION_PAUSE_SECONDS: Final = 5
@@ -83,7 +86,7 @@ class Projections(Lane):
         return self._authority.pending().projections
 
     def _deliver(self) -> int:
-        owed = self._authority.claim_projections(self._owner, BATCH, _LEASE_US)
+        owed = self._authority.claim_projections(self._owner, _PROJECTED, _LEASE_US)
         if not owed:
             return 0
         results = list(zip(owed, self._ledger.project_many(owed), strict=True))
@@ -116,7 +119,7 @@ class Publications(Lane):
         return self._authority.pending().signals
 
     def _deliver(self) -> int:
-        rows = self._authority.claim_signals(self._owner, BATCH, _LEASE_US)
+        rows = self._authority.claim_signals(self._owner, _PUBLISHED, _LEASE_US)
         if not rows:
             return 0
         results = self._publisher.publish(rows)

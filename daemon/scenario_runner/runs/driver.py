@@ -117,7 +117,7 @@ class RunDriver:
             raise
 
     def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
-        clock = BatchClock(self._authority.now_us, max((claim.now_us for claim in claims), default=0))
+        clock = BatchClock(self._authority.now_us, self._began_us(claims, bound))
         inputs = _inputs_of(claims)
         jobs = [
             Job(claim, intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent), pinned, clock)
@@ -133,6 +133,10 @@ class RunDriver:
         clock.next_stage()
         self._commit([job for job in jobs if not job.long])
         return [job.claim for job in jobs if job.long]
+
+    def _began_us(self, claims: Sequence[Claim], bound: int | None) -> int:
+        """When the look began: a batch is looked at when it is claimed, the long lane may keep a run waiting."""
+        return self._authority.now_us() if bound is None else max((claim.now_us for claim in claims), default=0)
 
     @staticmethod
     def _guarded(job: Job, step: Callable[[], None]) -> None:
@@ -200,7 +204,7 @@ class RunDriver:
     def _evaluate(self, jobs: list[Job], bound: int | None) -> None:
         """Look at the evidence of a batch: one look serves all runs that ask for just the same.
 
-        A deadline is compared with the clock of the claim: evidence that arrives while others are looked at is not too
+        A deadline is compared with the clock before that: evidence that arrives while others are looked at is not too
         late.
         """
         asking: dict[Hashable, list[Job]] = {}
@@ -294,9 +298,9 @@ class RunDriver:
 
     def _put_receipts_in_place(self, jobs: list[Job]) -> None:
         """Write the receipts that are not in place; before the first, the passes that allow it go on record."""
-        jobs = [job for job in jobs if job.receipts and not self._ledger.remembers(job.receipts)]
+        jobs = [job for job in jobs if not job.receipts or not self._ledger.remembers(job.receipts)]
         self._note_passed_gates(jobs)
-        self._write_receipts([job for job in jobs if job.open])
+        self._write_receipts([job for job in jobs if job.open and job.receipts])
 
     def _note_passed_gates(self, jobs: list[Job]) -> None:
         """Put the gates' passes, and the receipts that may now follow, on record: once, also when driven again."""

@@ -20,12 +20,12 @@ class BatchClock:
 
     Args:
         read: Reads it.
-        claimed_us: What it showed when the batch was claimed: the clock of the first stage.
+        began_us: What it showed when the batch began: the clock of the first stage.
     """
 
-    def __init__(self, read: Callable[[], int], claimed_us: int) -> None:
+    def __init__(self, read: Callable[[], int], began_us: int) -> None:
         self._read = read
-        self._us: int | None = claimed_us
+        self._us: int | None = began_us
 
     def us(self) -> int:
         """Microseconds since the epoch in this stage."""

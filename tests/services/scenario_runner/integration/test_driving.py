@@ -70,8 +70,10 @@ class Bench:
             self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
         )
 
-    def drive(self) -> None:
-        self.driver.drive(self.leases.claim(10), 1 << 20)
+    def drive(self, bound: int | None = 1 << 20, waiting: float = 0.0) -> None:
+        claims = self.leases.claim(10)
+        self.clock.pass_seconds(waiting)
+        self.driver.drive(claims, bound)
 
 
 @pytest.fixture
@@ -101,6 +103,23 @@ def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_t
     found = bench.authority.run(run_id)
     assert found is not None
     assert (found.state, found.reason_code) == (RunState.FAILED, "EVIDENCE_MISSING_DEADLINE")
+
+
+def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_when_its_look_began(
+    world: World, bench: Bench
+) -> None:
+    made = world.make_run("queued")
+    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.drive(bound=None, waiting=100.0)
+    found = bench.authority.run(admitted.run_id)
+    assert found is not None
+    assert found.updated_us == bench.clock.now
+    assert found.due_us == bench.clock.now + SECOND, "the pause is not over before it began"
+    bench.clock.now = found.due_us
+    bench.drive(bound=None, waiting=(found.deadline_us - found.due_us) / SECOND)
+    found = bench.authority.run(admitted.run_id)
+    assert found is not None
+    assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"
 
 
 def test_a_drain_that_cannot_deliver_what_is_owed_exits_5_and_the_next_one_delivers(world: World) -> None:
