@@ -1,5 +1,6 @@
 """Between rows and values: what every engine reads and writes the same way."""
 
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
@@ -18,7 +19,7 @@ from scenario_runner.authority.base import (
     RunRow,
     StoredEvent,
 )
-from scenario_runner.contracts.canonical import canonical_sha256
+from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
@@ -62,7 +63,13 @@ def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int
 
 def stored_event(row: Row) -> StoredEvent:
     """An event; its details always tell its number, also where only the column does."""
-    return StoredEvent(row["seq"], row["kind"], row["ts_us"], {**orjson.loads(row["details"]), "seq": row["seq"]})
+    return StoredEvent(row["seq"], row["kind"], row["ts_us"], {**_parsed(row["details"]), "seq": row["seq"]})
+
+
+@lru_cache(maxsize=256)
+def _parsed(details: bytes) -> Json:
+    """Details as stored; runs with the same evidence have large ones in common. Not to be changed by anybody."""
+    return dict(orjson.loads(details))
 
 
 def outbox_row(row: Row) -> OutboxRow:

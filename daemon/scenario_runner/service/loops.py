@@ -189,13 +189,14 @@ class Supervisor:
             lane.wanted.set()
 
     def _relay(self, lane: "_LaneOfRelay") -> None:
-        quiet = 0.0
+        """Deliver as long as something is delivered; then look whether something is owed, which costs less."""
+        quiet, busy = 0.0, False
         while True:
             last = lane.last.is_set()
             lane.wanted.clear()
-            if last or quiet >= _RELAY_SWEEP_SECONDS or self._patiently(lane.lane.owed):
-                quiet = 0.0
-                if self._patiently(lane.lane.step):
+            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._patiently(lane.lane.owed):
+                quiet, busy = 0.0, self._patiently(lane.lane.step) > 0
+                if busy:
                     self._wake_relay()
                     continue
             if last:
@@ -235,6 +236,8 @@ class Supervisor:
     def _idle(self) -> bool:
         """True when nothing is left that this role could do now."""
         if self._has(Role.INTAKE) and not self._daemon.intake.empty():
+            return False
+        if self._has(Role.RUNNER) and self._daemon.leases.held:
             return False
         pending = self._daemon.authority.pending()
         if self._has(Role.RUNNER) and (pending.runs or self._daemon.leases.held):
