@@ -5,6 +5,7 @@ waited for.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -23,7 +24,9 @@ from scenario_runner.service.wiring import Daemon
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0
 _IDLE_POLL_SECONDS: Final = 0.05
-BATCH: Final = 64
+_FIRST_BATCH: Final = 32
+_LEAST_BATCH, _MOST_BATCH = 8, 64
+_QUICK_SECONDS, _SLOW_SECONDS = 0.25, 1.0
 _BATCH_BOUND: Final = 8 << 20
 """Most bytes that a batch reads for one run; more is read on the long lane."""
 _log = structlog.get_logger("service")
@@ -37,6 +40,15 @@ class Role(StrEnum):
     RUNNER = "runner"
     RELAY = "relay"
     HOUSEKEEPING = "housekeeping"
+
+
+def next_batch(size: int, driven: int, seconds: float) -> int:
+    """How many runs to claim next: large batches share more, but every run of a batch waits for all of it."""
+    if seconds > _SLOW_SECONDS:
+        return max(_LEAST_BATCH, size // 2)
+    if driven == size and seconds < _QUICK_SECONDS:
+        return min(_MOST_BATCH, size * 2)
+    return size
 
 
 class _LaneOfRelay:
@@ -66,6 +78,7 @@ class Supervisor:
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
         self._runs_wanted = threading.Event()
+        self._batch = _FIRST_BATCH
         self._lanes = [_LaneOfRelay(lane) for lane in daemon.relay]
         self._drained = threading.Event()
         self._poll = daemon.wiring.poll_seconds
@@ -169,9 +182,10 @@ class Supervisor:
 
     def _drive_batch(self) -> int:
         """Drive one batch here; runs with much to read go to the long lane, which is never waited for."""
-        claims = self._daemon.leases.claim(BATCH)
+        claims, began = self._daemon.leases.claim(self._batch), time.monotonic()
         for claim in self._daemon.driver.drive(claims, _BATCH_BOUND):
             self._workers.submit(self._drive_long, claim)
+        self._batch = next_batch(self._batch, len(claims), time.monotonic() - began)
         return len(claims)
 
     def _drive_long(self, claim: Claim) -> None:

@@ -22,6 +22,7 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
+from scenario_runner.service.loops import next_batch
 from scenario_runner.service.wiring import make_rules, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
 
@@ -120,6 +121,18 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"
+
+
+def test_a_batch_grows_while_it_is_quick_and_shrinks_when_those_in_it_wait_for_each_other() -> None:
+    assert next_batch(32, 32, 0.1) == 64
+    assert next_batch(64, 64, 0.1) == 64
+    assert next_batch(32, 5, 0.1) == 32, "a batch that is not full says nothing about a larger one"
+    assert next_batch(32, 32, 0.5) == 32
+    assert next_batch(32, 7, 3.0) == 16
+    sizes = [64]
+    for _ in range(9):
+        sizes.append(next_batch(sizes[-1], sizes[-1], 60.0))
+    assert sizes[-1] == 8
 
 
 def test_a_drain_that_cannot_deliver_what_is_owed_exits_5_and_the_next_one_delivers(world: World) -> None:
