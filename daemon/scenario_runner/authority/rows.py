@@ -66,9 +66,12 @@ def stored_event(row: Row) -> StoredEvent:
     return StoredEvent(row["seq"], row["kind"], row["ts_us"], {**_parsed(row["details"]), "seq": row["seq"]})
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def _parsed(details: bytes) -> Json:
-    """Details as stored; runs with the same evidence have large ones in common. Not to be changed by anybody."""
+    """Details as stored; runs with the same evidence have large ones in common. Not to be changed by anybody.
+
+    A few are enough: the events of such runs come one run after the other, and details may be large.
+    """
     return dict(orjson.loads(details))
 
 

@@ -16,17 +16,13 @@ from scenario_runner.artifacts.base import Artifacts, TooMuchToReadError
 from scenario_runner.authority.base import (
     Authority,
     Claim,
-    Event,
     Noted,
     Parked,
     Postponed,
     Restored,
-    SignalDraft,
-    Verdict,
 )
 from scenario_runner.authority.base import Outcome as RunOutcome
-from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
+from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     EvidenceMissing,
@@ -37,32 +33,32 @@ from scenario_runner.contracts.errors import (
     SequenceError,
     Unavailable,
 )
-from scenario_runner.contracts.intent import Intent, intent_from_document
+from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_inputs_from_document
-from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
-from scenario_runner.contracts.times import MICROS
-from scenario_runner.gates.receipts import FactsView, alike, attest, facts_view
+from scenario_runner.contracts.states import RunState
+from scenario_runner.gates.receipts import alike, attest, facts_view
 from scenario_runner.gates.verified_set import Verified
-from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.ledger.ledger import Failure, Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
 from scenario_runner.runs.jobs import BatchClock, Job, Proof, proof_of
 from scenario_runner.runs.leases import Leases
+from scenario_runner.runs.outcomes import (
+    gates_passed,
+    is_ready_of,
+    negative,
+    nothing_read,
+    outcome_of,
+    resumed,
+    settled_without_evidence,
+    wait_or_fail,
+)
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.restore import published_run
 
 LOOK_AGAIN_SECONDS: Final = (0.1, 0.4)
 """Pauses before evidence that changed while it was read is looked at again; after the last it is refused."""
 
-_MAX_WAIT_SECONDS: Final = 60
-_MAX_RETRY_SECONDS: Final = 30
 _log = structlog.get_logger("runs")
-
-
-def backoff_seconds(tries: int, most: int) -> int:
-    """1, 2, 4, ... seconds, at most ``most``."""
-    return min(most, 1 << min(tries, 20))
 
 
 class RunDriver:
@@ -181,7 +177,7 @@ class RunDriver:
         told = job.told
         if told is None or job.long or isinstance(job.failure, Unavailable | LeaseLostError):
             return
-        proven = job.failure is None and job.view is not None and _is_ready_of(told, job.view)
+        proven = job.failure is None and job.view is not None and is_ready_of(told, job.view)
         job.outcome = job.failure = None  # whatever else was found, the published verdict is not taken back
         if not proven:
             detail = job.evaluation.detail if job.evaluation is not None else ""
@@ -239,7 +235,7 @@ class RunDriver:
             job.evaluation, job.failure, job.long = first.evaluation, first.failure, first.long
 
     def _look_for(self, job: Job, bound: int | None) -> None:
-        job.evaluation = _settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
+        job.evaluation = settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
         job.long = job.evaluation is None
 
     def _conclude(self, job: Job, proofs: dict[Hashable, Proof]) -> None:
@@ -248,11 +244,11 @@ class RunDriver:
         if job.evaluation.verified is not None:
             self._prove(job, job.evaluation.verified, job.evaluation.report, proofs)
         elif job.evaluation.outcome is Outcome.MISSING:
-            job.outcome = self._wait_or_fail(job, job.evaluation)
+            job.outcome = wait_or_fail(job, job.evaluation)
         else:
             state = RunState.FAILED if job.evaluation.outcome is Outcome.FAIL else RunState.QUARANTINED
             reason = job.evaluation.reason
-            job.outcome = self._negative(job, state, reason, job.evaluation.detail, job.evaluation.report)
+            job.outcome = negative(job, state, reason, job.evaluation.detail, job.evaluation.report)
 
     def _prove(self, job: Job, verified: Verified, report: Json, proofs: dict[Hashable, Proof]) -> None:
         key = alike(verified, job.intent, job.inputs)
@@ -274,7 +270,7 @@ class RunDriver:
                 return None
             except EvidenceChanged as changed:
                 if pause is None:
-                    return _nothing_read(Outcome.CONFLICT, changed)
+                    return nothing_read(Outcome.CONFLICT, changed)
                 if bound is not None:
                     return None  # the pauses are not the batch's to wait for
                 self._sleep(pause)
@@ -285,9 +281,9 @@ class RunDriver:
         try:
             root = self._artifacts.open(job.intent.engine_run_root, lambda _read: self._leases.check(job.claim), bound)
         except EvidenceMissing as missing:
-            return _nothing_read(Outcome.MISSING, missing)
+            return nothing_read(Outcome.MISSING, missing)
         except EvidenceRefused as refused:
-            return _nothing_read(Outcome.CONFLICT, refused)
+            return nothing_read(Outcome.CONFLICT, refused)
         try:
             tokens, inputs = job.intent.tokens(), job.inputs
             return evaluate(root, pack, tokens, inputs.gates, inputs.outputs, self._memory, wait=bound is None)
@@ -308,7 +304,7 @@ class RunDriver:
         for job in jobs:
             if not job.noted:
                 assert job.proof is not None
-                at_us, events = job.clock.after(job.claim), (*_resumed(job.claim), _gates_passed(job.proof))
+                at_us, events = job.clock.after(job.claim), (*resumed(job.claim), gates_passed(job.proof))
                 notes.append((job, Noted(job.claim, at_us, events, job.proof.passed_digest)))
         try:
             losses = self._authority.settle([note for _, note in notes]) if notes else []
@@ -343,7 +339,7 @@ class RunDriver:
 
     def _commit(self, jobs: list[Job]) -> None:
         try:
-            outcomes = [outcome for job in jobs if (outcome := self._outcome(job)) is not None]
+            outcomes = [outcome for job in jobs if (outcome := outcome_of(job)) is not None]
             losses = self._authority.settle(outcomes) if outcomes else []
         except Unavailable as error:
             _log.warning("outcomes could not be committed; their leases will run out", detail=error.detail)
@@ -354,61 +350,6 @@ class RunDriver:
             for job in jobs:
                 self._leases.release(job.claim)
 
-    def _outcome(self, job: Job) -> RunOutcome | None:
-        """What is to be committed for a job; None when its lease is gone."""
-        failure = job.failure
-        if isinstance(failure, LeaseLostError):
-            _log.warning("lease lost", run_id=job.claim.run_id, detail=failure.detail)
-            return None
-        if isinstance(failure, Unavailable):
-            pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
-            return Postponed(job.claim, job.clock.us() + pause * MICROS, failure.detail)
-        if failure is not None:
-            report = job.evaluation.report if job.evaluation is not None else {}
-            return self._negative(job, RunState.QUARANTINED, failure.reason, failure.detail, report)
-        if job.restored:
-            return None
-        return job.outcome or self._ready(job)
-
-    def _ready(self, job: Job) -> Verdict:
-        """READY: only from a finished verified set whose facts view is in the ledger."""
-        assert job.view is not None
-        assert job.proof is not None
-        view, claim = job.view, job.claim
-        signal = SignalDraft(
-            view.message_id,
-            SignalKind.READY,
-            claim.run_id,
-            {"facts_view_digest": view.digest},
-            canonical_bytes(view.ready),
-        )
-        unnoted = () if job.noted else (*_resumed(claim), _gates_passed(job.proof))
-        events = (*unnoted, *_ready_events(job.proof, view))
-        return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
-
-    @staticmethod
-    def _negative(job: Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
-        claim, at_us = job.claim, job.clock.after(job.claim)
-        code = (reason or Reason.INTERNAL_ERROR).value
-        message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
-        kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
-        event = Event(kind, state, {"reason_code": code, "detail": detail[:2000], "report": report})
-        signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
-        return Verdict(claim, state, code, at_us, (*_resumed(claim), event), signal)
-
-    def _wait_or_fail(self, job: Job, evaluation: Evaluation) -> RunOutcome:
-        claim, now = job.claim, job.clock.us()
-        if now >= claim.deadline_us:
-            reason = Reason.EVIDENCE_MISSING_DEADLINE
-            return self._negative(job, RunState.FAILED, reason, evaluation.detail, evaluation.report)
-        due = min(claim.deadline_us, now + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
-        digest = canonical_sha256(evaluation.report)
-        if digest == claim.report_digest:
-            return Parked(claim, due, claim.updated_us, (), digest)
-        details = {"detail": evaluation.detail, "report": evaluation.report}
-        waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
-        return Parked(claim, due, job.clock.after(claim), (*_resumed(claim), waiting), digest)
-
 
 def _inputs_of(claims: Sequence[Claim]) -> Iterator[PlanInputs]:
     """Plan inputs of claims; neighbours that have the same share one."""
@@ -417,16 +358,6 @@ def _inputs_of(claims: Sequence[Claim]) -> Iterator[PlanInputs]:
         if inputs is None or claim.inputs != document:
             document, inputs = claim.inputs, plan_inputs_from_document(claim.inputs)
         yield inputs
-
-
-def _is_ready_of(told: Restored, view: FactsView) -> bool:
-    """True when the ledger tells of just the READY that this facts view gives, signal and all."""
-    signal = told.signal
-    return (
-        signal is not None
-        and (signal.message_id, signal.payload) == (view.message_id, canonical_bytes(view.ready))
-        and told.facts_view_digest == view.digest
-    )
 
 
 def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
@@ -444,58 +375,3 @@ def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
     else:
         detail = outcome.events[-1].details["detail"]
         log.warning("run ended", state=outcome.state, reason_code=outcome.reason_code, detail=detail)
-
-
-def _settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:
-    """Runs whose end needs no look: no engine is invoked yet, or there is no root to look in."""
-    if inputs.strategy is Strategy.FORCE_INVOKE:
-        return _nothing_read(
-            Outcome.FAIL,
-            Refusal(
-                "the strategy is FORCE_INVOKE and this release invokes no engine",
-                Reason.ENGINE_COMMAND_MISSING,
-            ),
-        )
-    if not intent.engine_run_root:
-        return _nothing_read(
-            Outcome.FAIL,
-            Refusal(
-                "the request names no engine_run_root and this release invokes no engine", Reason.ENGINE_ROOT_MISSING
-            ),
-        )
-    return None
-
-
-def _nothing_read(outcome: Outcome, refusal: Refusal) -> Evaluation:
-    report: Json = {
-        "outcome": outcome.value,
-        "reason_code": refusal.reason.value,
-        "detail": refusal.detail,
-        "gates": [],
-        "outputs": [],
-    }
-    return Evaluation(outcome, refusal.reason, refusal.detail, report, None)
-
-
-def _resumed(claim: Claim) -> tuple[Event, ...]:
-    if claim.state is RunState.WAITING_EVIDENCE:
-        return (Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {}),)
-    return ()
-
-
-def _gates_passed(proof: Proof) -> Event:
-    return Event(EventKind.GATES_PASSED, RunState.VERIFYING, proof.passed)
-
-
-def _ready_events(proof: Proof, view: FactsView) -> tuple[Event, ...]:
-    run_id = view.document["run_id"]
-    state = RunState.VERIFYING
-    return (
-        Event(EventKind.RECEIPTS_COMMITTED, state, proof.committed),
-        Event(
-            EventKind.FACTS_VIEW_COMMITTED,
-            state,
-            {"ref": refs.facts_view_ref(run_id), "digest": view.digest, "bundle_hash": view.bundle_hash},
-        ),
-        Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
-    )

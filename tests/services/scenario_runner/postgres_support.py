@@ -44,6 +44,19 @@ def with_parameters(dsn: str, **parameters: Any) -> str:
     return make_conninfo(dsn, **parameters)
 
 
+def dial(dsn: str) -> socket.socket:
+    """A plain connection to the server of a DSN."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    given = conninfo_to_dict(dsn)
+    host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+    if not host.startswith("/"):
+        return socket.create_connection((host, port))
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.connect(f"{host}/.s.PGSQL.{port}")
+    return server
+
+
 class Schema:
     """A schema of its own in a database, dropped at the end."""
 
@@ -91,11 +104,7 @@ class Proxy:
     """
 
     def __init__(self, dsn: str) -> None:
-        from psycopg.conninfo import conninfo_to_dict
-
-        given = conninfo_to_dict(dsn)
-        host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
-        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._dsn = dsn
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.dsn = with_parameters(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable",
                                    gssencmode="disable")  # fmt: skip
@@ -120,9 +129,7 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
-                server = socket.socket(family, socket.SOCK_STREAM)
-                server.connect(self._upstream)
+                server = dial(self._dsn)
                 doomed = threading.Event()
                 threading.Thread(target=self._requests, args=(client, server, doomed), daemon=True).start()
                 threading.Thread(target=self._answers, args=(client, server, doomed), daemon=True).start()
@@ -166,11 +173,7 @@ class TlsDoor:
     _ASKED = struct.pack("!ii", 8, 80877103)
 
     def __init__(self, dsn: str, folder: Path, name: str = "127.0.0.1") -> None:
-        from psycopg.conninfo import conninfo_to_dict
-
-        given = conninfo_to_dict(dsn)
-        host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
-        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._dsn = dsn
         self.certificate = make_certificate(folder, name)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, folder / "key.pem")
@@ -199,9 +202,7 @@ class TlsDoor:
             client.sendall(b"S")
             secret = self._context.wrap_socket(client, server_side=True)
             self.encrypted += 1
-            family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
-            server = socket.socket(family, socket.SOCK_STREAM)
-            server.connect(self._upstream)
+            server = dial(self._dsn)
             self._pump(secret, server)
 
     @staticmethod
