@@ -40,6 +40,7 @@ class NewRun:
     plan_hash: str
     plan_ref: str
     evidence_wait_us: int
+    invoker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Claim:
     retries: int
     report_digest: str
     now_us: int
+    invoker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +409,22 @@ class Authority(Protocol):
 
     def keep_digests(self, key: str, digests: list[str]) -> None:
         """See :class:`~scenario_runner.artifacts.reuse.DigestStore`."""
+        ...
+
+    def identity(self, name: str, proposed: str) -> str:
+        """The identity of a store as this authority knows it.
+
+        Args:
+            name: Which store: ``object_store``, ``spool``, ``stream/NAME``.
+            proposed: Kept, and returned, when the authority knows none under this name; empty to keep nothing.
+
+        Returns:
+            The identity that is known now; empty when there is none.
+        """
+        ...
+
+    def adopt_identity(self, name: str, identity: str) -> None:
+        """Know a store by another identity from now on: an operator's act."""
         ...
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class PostgresAuthority:
         self._sql = {name: text.encode() for name, text in load_statements("postgres").items()}
         self._connections = Connections(parsed, lambda connection: migrate(connection, parsed))
 
-    def _query(self, name: str, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    def _query(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Run a named statement; its rows, none when it returns none."""
         try:
             return self._connections.run(_running(self._sql[name], parameters))
@@ -293,6 +293,19 @@ class PostgresAuthority:
     def keep_digests(self, key: str, digests: list[str]) -> None:
         """See the contract."""
         self._query("keep_digests", digest_key=key, digests=canonical_bytes(digests))
+
+    # --- stores
+
+    def identity(self, name: str, proposed: str) -> str:
+        """See the contract."""
+        if proposed:
+            self._query("note_identity", name=name, identity=proposed)
+        rows = self._query("get_identity", name=name)
+        return str(rows[0]["identity"]) if rows else ""
+
+    def adopt_identity(self, name: str, identity: str) -> None:
+        """See the contract."""
+        self._query("adopt_identity", name=name, identity=identity)
 
 
 def _running(text: bytes, parameters: Parameters) -> Callable[[Connection], list[dict[str, Any]]]:

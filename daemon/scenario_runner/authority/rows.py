@@ -58,6 +58,7 @@ def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int
         state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
         admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
         retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
+        invoker=row["invoker"],
     )  # fmt: skip
 
 

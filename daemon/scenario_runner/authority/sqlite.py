@@ -132,7 +132,7 @@ class SqliteAuthority:
                 self._readers.append(connection)
         return connection
 
-    def _query(self, name: str, **parameters: Any) -> list[sqlite3.Row]:  # noqa: ANN401
+    def _query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:  # noqa: ANN401
         with _reported(self._path):
             return self._reader().execute(self._sql[name], parameters).fetchall()
 
@@ -187,7 +187,7 @@ class SqliteAuthority:
             {
                 "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
                 "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "now": now,
-                "evidence_wait_us": run.evidence_wait_us,
+                "evidence_wait_us": run.evidence_wait_us, "invoker": run.invoker,
             },
         ).rowcount  # fmt: skip
         if inserted:
@@ -434,6 +434,21 @@ class SqliteAuthority:
         """See the contract."""
         parameters = {"digest_key": key, "digests": canonical_bytes(digests), "now": self._clock()}
         self._write(lambda c: c.execute(self._sql["keep_digests"], parameters).rowcount)
+
+    # --- stores
+
+    def identity(self, name: str, proposed: str) -> str:
+        """See the contract."""
+        if proposed:
+            parameters = {"name": name, "identity": proposed, "now": self._clock()}
+            self._write(lambda c: c.execute(self._sql["note_identity"], parameters).rowcount)
+        rows = self._query("get_identity", name=name)
+        return str(rows[0][0]) if rows else ""
+
+    def adopt_identity(self, name: str, identity: str) -> None:
+        """See the contract."""
+        parameters = {"name": name, "identity": identity, "now": self._clock()}
+        self._write(lambda c: c.execute(self._sql["adopt_identity"], parameters).rowcount)
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:

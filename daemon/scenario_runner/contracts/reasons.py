@@ -57,6 +57,9 @@ class Reason(StrEnum):
     READY_SIGNAL_DRIFT = "READY_SIGNAL_DRIFT"
     QUARANTINE_DRIFT = "QUARANTINE_DRIFT"
     RECORD_DRIFT = "RECORD_DRIFT"
+    EVIDENCE_MISSING = "EVIDENCE_MISSING"
+    OUTPUT_OF_ANOTHER_RUN = "OUTPUT_OF_ANOTHER_RUN"
+    PACK_DRIFT = "PACK_DRIFT"
 
     # Commands and start-up.
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
@@ -111,6 +114,9 @@ SENTENCES: dict[Reason, str] = {
     Reason.READY_SIGNAL_DRIFT: "A ready signal already exists for the run with other bytes.",
     Reason.QUARANTINE_DRIFT: "A quarantine object already exists for the run with other bytes.",
     Reason.RECORD_DRIFT: "The run record in the object store is not a prefix of the run's events.",
+    Reason.EVIDENCE_MISSING: "Evidence is not there yet; the run waits for it until its evidence deadline.",
+    Reason.OUTPUT_OF_ANOTHER_RUN: "An output's path needs the run id, and the engine run at the root has another one.",
+    Reason.PACK_DRIFT: "The pinned interface pack in the object store is not the one that the run was admitted with.",
     Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",

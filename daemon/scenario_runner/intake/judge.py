@@ -131,6 +131,7 @@ def judge(record: Record, rules: Rules) -> Admission:
         plan_hash=plan_hash(intent, inputs),
         plan_ref=refs.plan_ref(intent.run_id),
         evidence_wait_us=inputs.evidence_wait_seconds * MICROS,
+        invoker=request.invoker or "",
     )
     collision = "the run equivalence key is bound to another intent; use a new key for a different request"
     return Admission(

@@ -42,6 +42,9 @@ CREATE TABLE runs (
     projected_seq       bigint NOT NULL DEFAULT 0,
     facts_view_digest   text NOT NULL DEFAULT '',
     settled             text NOT NULL DEFAULT '',
+    invoker             text NOT NULL DEFAULT '',
+    relay_retries       integer NOT NULL DEFAULT 0,
+    relay_error         text NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -105,4 +108,11 @@ CREATE TABLE digest_reuse (
     digest_key text COLLATE "C" PRIMARY KEY,
     digests    bytea NOT NULL,
     kept_us    bigint NOT NULL
+);
+
+-- What the daemons stand on: the object store, the spool, the stream, each by a name and the identity found there first.
+CREATE TABLE store_identities (
+    name     text COLLATE "C" PRIMARY KEY,
+    identity text NOT NULL,
+    noted_us bigint NOT NULL
 );

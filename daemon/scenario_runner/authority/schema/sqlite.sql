@@ -31,6 +31,9 @@ CREATE TABLE runs (
     projected_seq       INTEGER NOT NULL DEFAULT 0,
     facts_view_digest   TEXT NOT NULL DEFAULT '',
     settled             TEXT NOT NULL DEFAULT '',
+    invoker             TEXT NOT NULL DEFAULT '',
+    relay_retries       INTEGER NOT NULL DEFAULT 0,
+    relay_error         TEXT NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -94,4 +97,11 @@ CREATE TABLE digest_reuse (
     digest_key TEXT PRIMARY KEY,
     digests    BLOB NOT NULL,
     kept_us    INTEGER NOT NULL
+);
+
+-- What the daemons stand on: the object store, the spool, the stream, each by a name and the identity found there first.
+CREATE TABLE store_identities (
+    name     TEXT PRIMARY KEY,
+    identity TEXT NOT NULL,
+    noted_us INTEGER NOT NULL
 );

@@ -41,17 +41,18 @@ given AS MATERIALIZED (
               %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
               %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
               %(fingerprint)b::text[], %(intent)b::bytea[], %(inputs)b::bytea[], %(evidence_wait_us)b::bigint[],
-              %(admitted)b::bytea[], %(planned)b::bytea[], %(signal_id)b::text[], %(signal_kind)b::text[],
-              %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
+              %(admitted)b::bytea[], %(planned)b::bytea[], %(invoker)b::text[],
+              %(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
        WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
                             raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
-                            planned, signal_id, signal_kind, partition_key, attributes, payload, ord)
+                            planned, invoker, signal_id, signal_kind, partition_key, attributes, payload, ord)
   WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
   WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                    updated_us, due_us, event_seq)
-  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2
+                    updated_us, due_us, event_seq, invoker)
+  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2,
+         invoker
   FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
   ON CONFLICT DO NOTHING
   RETURNING run_id),
@@ -122,12 +123,12 @@ claimed AS (
   FROM due d, clock c
   WHERE r.run_id = d.run_id
   RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
-            r.updated_us, r.wakes, r.retries, r.report_digest, r.event_seq, d.was, c.now),
+            r.updated_us, r.wakes, r.retries, r.report_digest, r.event_seq, r.invoker, d.was, c.now),
 started AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE was = 'PLANNED')
 SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
-       retries, report_digest, now
+       retries, report_digest, invoker, now
 FROM claimed ORDER BY admitted_us;
 
 -- name: renew_leases
@@ -407,3 +408,14 @@ SELECT digests FROM digest_reuse WHERE digest_key = %(digest_key)b;
 -- name: keep_digests
 INSERT INTO digest_reuse (digest_key, digests, kept_us) VALUES (%(digest_key)b, %(digests)b, sr_now_us())
 ON CONFLICT (digest_key) DO NOTHING;
+
+-- name: note_identity
+INSERT INTO store_identities (name, identity, noted_us) VALUES (%(name)b, %(identity)b, sr_now_us())
+ON CONFLICT (name) DO NOTHING;
+
+-- name: adopt_identity
+INSERT INTO store_identities (name, identity, noted_us) VALUES (%(name)b, %(identity)b, sr_now_us())
+ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us;
+
+-- name: get_identity
+SELECT identity FROM store_identities WHERE name = %(name)b;

@@ -17,9 +17,9 @@ INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
 
 -- name: insert_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                  updated_us, due_us, event_seq)
+                  updated_us, due_us, event_seq, invoker)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
-        :now, :now, 2)
+        :now, :now, 2, :invoker)
 ON CONFLICT DO NOTHING;
 
 -- name: fingerprint_of
@@ -40,7 +40,7 @@ WHERE run_id IN (SELECT run_id FROM runs
                  WHERE due_us <= :now AND lease_until_us <= :now
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, report_digest, event_seq;
+          wakes, retries, report_digest, event_seq, invoker;
 
 -- name: start_verifying
 UPDATE runs
@@ -199,3 +199,13 @@ SELECT digests FROM digest_reuse WHERE digest_key = :digest_key;
 -- name: keep_digests
 INSERT INTO digest_reuse (digest_key, digests, kept_us) VALUES (:digest_key, :digests, :now)
 ON CONFLICT (digest_key) DO NOTHING;
+
+-- name: note_identity
+INSERT INTO store_identities (name, identity, noted_us) VALUES (:name, :identity, :now) ON CONFLICT (name) DO NOTHING;
+
+-- name: adopt_identity
+INSERT INTO store_identities (name, identity, noted_us) VALUES (:name, :identity, :now)
+ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us;
+
+-- name: get_identity
+SELECT identity FROM store_identities WHERE name = :name;

@@ -1483,3 +1483,31 @@ def test_closing_finishes_what_was_handed_in_and_takes_nothing_more() -> None:
     with pytest.raises(Unavailable):
         group.run(adds("late"))
     assert ledger.committed == [str(n) for n in range(5)]
+
+
+# --- stores
+
+
+def test_a_store_keeps_the_identity_it_was_first_known_by(backend: Backend) -> None:
+    first, second = backend.open(), backend.open()
+    assert first.identity("object_store", "") == ""
+    assert first.identity("object_store", "one") == "one"
+    assert second.identity("object_store", "two") == "one"
+    assert second.identity("spool", "three") == "three"
+    assert first.identity("object_store", "") == "one"
+
+
+def test_an_operator_makes_a_store_known_by_another_identity(backend: Backend) -> None:
+    authority = backend.open()
+    authority.identity("object_store", "one")
+    authority.adopt_identity("object_store", "two")
+    authority.adopt_identity("spool", "three")
+    assert (authority.identity("object_store", "one"), authority.identity("spool", "")) == ("two", "three")
+
+
+def test_a_claim_says_who_asked_for_the_run(backend: Backend) -> None:
+    authority = backend.open()
+    admission = asking("k1")
+    assert admission.run is not None
+    authority.admit([replace(admission, run=replace(admission.run, invoker="team-a"))])
+    assert claim_one(authority).invoker == "team-a"

@@ -1,0 +1,8 @@
+CREATE TABLE store_identities (
+    name     TEXT PRIMARY KEY,
+    identity TEXT NOT NULL,
+    noted_us INTEGER NOT NULL
+);
+ALTER TABLE runs ADD COLUMN invoker TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN relay_retries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN relay_error TEXT NOT NULL DEFAULT '';
