@@ -15,11 +15,11 @@ from scenario_runner.contracts.errors import RequestRefused, UsageError
 from scenario_runner.contracts.ids import run_id_of, submission_message_id
 from scenario_runner.contracts.plan import plan_hash
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.states import SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.verified_set import trailing
 from scenario_runner.intake.decode import Record, decode
-from scenario_runner.intake.judge import plan_request
+from scenario_runner.intake.judge import plan_request, refuse_without_engine
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, spool_root
@@ -52,10 +52,11 @@ def submit_request(wiring_path: str, file: str) -> Json:
         ``{run_id, message_id, record}``.
 
     Raises:
-        RequestRefused: the document is not a valid run request; nothing was sent.
+        RequestRefused: the document is not a valid run request, or needs an engine; nothing was sent.
     """
     wiring = load_wiring(wiring_path)
     request, document = _request(file, wiring)
+    refuse_without_engine(Strategy(request.requested_strategy or Strategy.AUTO), request.engine_run_root)
     run_id = run_id_of(request.run_equivalence_key)
     message_id = submission_message_id(run_id, secrets.token_hex(16))
     data = request_envelope(wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document)

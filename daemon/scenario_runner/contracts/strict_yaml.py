@@ -105,7 +105,23 @@ class _Builder:
                     f"set {name}, or give a default: ${{{name}:-value}}",
                 )
             return default
+        problem = _problem_of(value)
+        if problem:
+            raise ConfigurationError(
+                _place(self.source, node), f"the environment variable {name} {problem}", f"set {name} without them"
+            )
         return value
+
+
+def _problem_of(value: str) -> str:
+    """What a variable's value holds by mistake of the file it was read from; empty when nothing."""
+    if "\r" in value:
+        return "holds carriage returns, as from a file with CRLF line ends"
+    if not value.isprintable():
+        return "holds control characters"
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return "is wrapped in quotes that are part of it, as docker --env-file keeps them"
+    return ""
 
 
 def _check_depth(text: str, source: str) -> None:

@@ -22,6 +22,7 @@ from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.profiles.policy import Policy
 
 _PLANNED_KEPT: Final = 1000
+_ASKED: Final = "requested_strategy is"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]
     """Intent and plan inputs of a validated request, without side effects.
 
     Raises:
-        RequestRefused: not authorised, a root that is not allowed, or outputs that cannot be planned.
+        RequestRefused: not authorised, a root that is not allowed, outputs that cannot be planned, or an engine would
+            be needed.
     """
     if rules.allowlist is not None and (request.invoker is None or request.invoker not in rules.allowlist):
         raise RequestRefused(
@@ -94,7 +96,36 @@ def plan_request(request: RunRequest, rules: Rules) -> tuple[Intent, PlanInputs]
         )
     root = normalise_root(request.engine_run_root, rules.engine_roots, rules.cwd) if request.engine_run_root else ""
     intent = intent_of(request, root)
-    return intent, rules.plan_inputs(intent.output_ids, intent.strategy)
+    inputs = rules.plan_inputs(intent.output_ids, intent.strategy)
+    forced = inputs.strategy is not intent.strategy
+    because = f"policy {rules.policy.policy_id} has reuse_policy DENY, so the strategy is" if forced else _ASKED
+    refuse_without_engine(inputs.strategy, root, because)
+    return intent, inputs
+
+
+def refuse_without_engine(strategy: Strategy, engine_run_root: str | None, because: str = _ASKED) -> None:
+    """Refuse what no engine is there for: this release invokes none. No run is made of it, so its key stays free.
+
+    Args:
+        strategy: What the run would be driven by.
+        engine_run_root: Where its evidence lies, in any form; empty or None when the request names no root.
+        because: Who wants the strategy: the begin of the message.
+
+    Raises:
+        RequestRefused: ``ENGINE_COMMAND_MISSING``: the engine must be invoked; ``ENGINE_ROOT_MISSING``: there is
+            nothing to verify unless it is.
+    """
+    if strategy is Strategy.FORCE_INVOKE:
+        raise RequestRefused(
+            f"{because} FORCE_INVOKE and no engine is configured; run the engine, then ask for AUTO or FORCE_REUSE of "
+            "its engine_run_root",
+            Reason.ENGINE_COMMAND_MISSING,
+        )
+    if not engine_run_root:
+        raise RequestRefused(
+            "the request names no engine_run_root and no engine is configured; name the root of a finished engine run",
+            Reason.ENGINE_ROOT_MISSING,
+        )
 
 
 def _strategy(asked: Strategy, policy: Policy) -> Strategy:

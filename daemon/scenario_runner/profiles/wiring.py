@@ -6,15 +6,16 @@ directory.
 
 import os
 import posixpath
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -25,16 +26,18 @@ from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.contracts.times import parse_instant
+from scenario_runner.profiles import values
+from scenario_runner.profiles.environment import from_environment
 
 _REMEDY: Final = "correct the wiring profile; README.md lists every key"
-_KINESIS_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-KINESIS_OVERRIDES: Final = {
-    "SR_KINESIS_ENDPOINT_URL": "control_bus_endpoint_url",
-    "SR_KINESIS_STREAM": "control_bus_stream",
-    "SR_KINESIS_REGION": "control_bus_region",
-    "SR_KINESIS_DYNAMODB_ENDPOINT_URL": "kinesis_dynamodb_endpoint_url",
-}
-"""Environment variables that override a profile whose control bus is a stream."""
+_NOT_SERVED: Final = frozenset(
+    {
+        "engine_command", "engine_command_cwd", "engine_command_timeout_seconds", "reemit_allowlist",
+        "reemit_rate_limit_max", "reemit_rate_limit_window_seconds",
+    }
+)  # fmt: skip
+"""Keys of things that this release does not do: accepted, they would promise it."""
+_SQLITE: Final = "sqlite:///"
 
 
 def _as_list(value: object) -> object:
@@ -47,9 +50,35 @@ def _blank(value: object) -> object:
     return None if value == "" else value
 
 
-Text = Annotated[str, Field(min_length=1)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank)]
-Texts = Annotated[list[str], BeforeValidator(_as_list)]
+def _dsn(value: str) -> str:
+    if value.startswith(_SQLITE):
+        values.location(value.removeprefix(_SQLITE))
+    return values.unquoted(values.one_line(value))
+
+
+def _each(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda items: [check(item) for item in items])
+
+
+def _if_given(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda value: None if value is None else check(value))
+
+
+def _entry(value: str) -> str:
+    if not value.strip():
+        raise ValueError("an entry is blank")
+    return values.one_line(value)
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(values.one_line)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(values.location)]
+OptionalText = Annotated[str | None, BeforeValidator(_blank), _if_given(values.one_line)]
+OptionalLocation = Annotated[str | None, BeforeValidator(_blank), _if_given(values.location)]
+OptionalEndpoint = Annotated[str | None, BeforeValidator(_blank), _if_given(values.endpoint)]
+OptionalRegion = Annotated[str | None, BeforeValidator(_blank), _if_given(values.region)]
+OptionalName = Annotated[str | None, BeforeValidator(_blank), _if_given(values.stream_name)]
+Texts = Annotated[list[str], BeforeValidator(_as_list), _each(_entry)]
+Locations = Annotated[list[str], BeforeValidator(_as_list), _each(_entry), _each(values.location)]
 
 
 class Wiring(BaseModel):
@@ -58,70 +87,45 @@ class Wiring(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     profile_id: Text
-    object_store_root: Text
+    object_store_root: Location
     control_bus_topic: Text = "fp.bus.control.v1"
     control_bus_kind: Literal["spool", "file", "kinesis"] = "spool"
-    control_bus_root: OptionalText = None
-    control_bus_stream: OptionalText = None
-    control_bus_region: OptionalText = None
-    control_bus_endpoint_url: OptionalText = None
-    kinesis_application_name: OptionalText = None
-    kinesis_worker_id: OptionalText = None
-    kinesis_state_dir: Text = ".local/kinesis"
-    kinesis_dynamodb_endpoint_url: OptionalText = None
+    control_bus_root: OptionalLocation = None
+    control_bus_stream: OptionalName = None
+    control_bus_region: OptionalRegion = None
+    control_bus_endpoint_url: OptionalEndpoint = None
+    kinesis_application_name: OptionalName = None
+    kinesis_worker_id: OptionalName = None
+    kinesis_state_dir: Location = ".local/kinesis"
+    kinesis_dynamodb_endpoint_url: OptionalEndpoint = None
     kinesis_start_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON"
     kinesis_start_timestamp: OptionalText = None
     kinesis_enhanced_fan_out: bool = False
     kinesis_timing: Literal["production", "fast"] = "production"
-    engine_catalogue_path: Text
-    gate_map_path: Text
-    schema_root: Text
-    engine_contracts_root: Text
-    engine_roots: Texts = []
-    engine_command: Annotated[list[str] | None, BeforeValidator(_blank)] = None
-    engine_command_cwd: OptionalText = None
-    engine_command_timeout_seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600
-    authority_store_dsn: Text
-    s3_endpoint_url: OptionalText = None
-    s3_region: OptionalText = None
+    engine_catalogue_path: Location
+    gate_map_path: Location
+    schema_root: Location
+    engine_contracts_root: Location
+    engine_roots: Locations = []
+    authority_store_dsn: Annotated[str, Field(min_length=1), AfterValidator(_dsn)]
+    s3_endpoint_url: OptionalEndpoint = None
+    s3_region: OptionalRegion = None
     s3_path_style: bool | None = None
     auth_mode: Literal["disabled", "allowlist"]
     auth_allowlist: Texts = []
-    reemit_allowlist: Texts = []
-    reemit_rate_limit_max: Annotated[int, Field(ge=1)] = 3
-    reemit_rate_limit_window_seconds: Annotated[int, Field(ge=1)] = 3600
     digest_reuse: Literal["version", "off"] = "version"
     runner_workers: Annotated[int, Field(ge=1, le=256)] = 8
     hash_workers: Annotated[int | None, Field(ge=1, le=256)] = None
     lease_seconds: Annotated[int, Field(ge=2, le=3600)] = 30
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.2
 
-    @field_validator("profile_id", "object_store_root", "control_bus_topic", "authority_store_dsn")
-    @classmethod
-    def _one_line(cls, value: str) -> str:
-        if value != value.strip() or not value.isprintable():
-            raise ValueError("must be one line without surrounding white space")
-        return value
-
-    @field_validator("auth_allowlist", "reemit_allowlist", "engine_roots")
-    @classmethod
-    def _no_blank_entries(cls, value: list[str]) -> list[str]:
-        if any(not item.strip() or not item.isprintable() for item in value):
-            raise ValueError("an entry is blank")
-        return value
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("control_bus_topic")
     @classmethod
     def _topic_is_a_name(cls, value: str) -> str:
         if "/" in value or value.startswith(".") or value in ("requests", "consumed", "rejected"):
             raise ValueError("must be a plain name; it becomes a directory of the spool")
-        return value
-
-    @field_validator("kinesis_application_name", "kinesis_worker_id")
-    @classmethod
-    def _is_a_kinesis_name(cls, value: str | None) -> str | None:
-        if value is not None and not _KINESIS_NAME.fullmatch(value):
-            raise ValueError("must be letters, digits, '.', '_' and '-', at most 128 of them")
         return value
 
     @field_validator("kinesis_start_timestamp")
@@ -145,6 +149,15 @@ class Wiring(BaseModel):
             raise ValueError("auth_allowlist is empty, so auth_mode 'allowlist' would refuse everybody")
         return self
 
+    def origin(self, key: str) -> str:
+        """Where the value of a key comes from: an environment variable, or the profile."""
+        return self._origins.get(key, f"key {key}")
+
+    @property
+    def on_s3(self) -> bool:
+        """True when the object store or an engine root lies on S3."""
+        return any(root.startswith("s3://") for root in (self.object_store_root, *self.engine_roots))
+
     @property
     def bus_kind(self) -> str:
         """``spool`` or ``kinesis``; ``file`` is the spool's older name."""
@@ -157,8 +170,13 @@ class Wiring(BaseModel):
 
     @property
     def dynamodb_endpoint_url(self) -> str | None:
-        """Where leases and checkpoints are kept; None for the service's own address."""
-        return self.kinesis_dynamodb_endpoint_url or self.control_bus_endpoint_url
+        """Where leases and checkpoints are kept; None for the service's own address.
+
+        ``AWS_ENDPOINT_URL_KINESIS`` is about Kinesis alone.
+        """
+        if self.kinesis_dynamodb_endpoint_url or self.origin("control_bus_endpoint_url") == "AWS_ENDPOINT_URL_KINESIS":
+            return self.kinesis_dynamodb_endpoint_url
+        return self.control_bus_endpoint_url
 
     @property
     def store_root(self) -> str:
@@ -184,6 +202,10 @@ def parse_wiring(document: object, source: str) -> Wiring:
     if not isinstance(document, dict):
         raise ConfigurationError(source, "an object with the wiring keys is needed", _REMEDY)
     given = {key: value for key, value in document.items() if value is not None}
+    unserved = sorted(_NOT_SERVED & given.keys())
+    if unserved:
+        keys = ", ".join(unserved)
+        raise ConfigurationError(source, f"{keys}: not served by this release", "remove it from the profile")
     try:
         return Wiring.model_validate(given)
     except ValidationError as error:
@@ -191,21 +213,18 @@ def parse_wiring(document: object, source: str) -> Wiring:
 
 
 def load_wiring(path: str, env: Mapping[str, str] | None = None) -> Wiring:
-    """Load a wiring profile.
+    """Load a wiring profile, completed from the environment (:mod:`scenario_runner.profiles.environment`).
 
     Args:
         path: The YAML file.
         env: Environment for ``${NAME}``; the process's own by default.
 
     Raises:
-        ConfigurationError: names the file, the line or key, and the remedy.
+        ConfigurationError: names the file, the line or key, or the variable, and the remedy.
     """
-    document: Any = read_yaml(path, env=os.environ if env is None else env)
-    return parse_wiring(_with_overrides(document, os.environ if env is None else env), path)
-
-
-def _with_overrides(document: object, env: Mapping[str, str]) -> object:
-    """A document of the kind ``kinesis`` with what the environment says about the stream, whatever the file says."""
-    if not isinstance(document, dict) or document.get("control_bus_kind") != "kinesis":
-        return document
-    return document | {key: env[name] for name, key in KINESIS_OVERRIDES.items() if env.get(name)}
+    env = os.environ if env is None else env
+    document: Any = read_yaml(path, env=env)
+    found = from_environment(document, env) if isinstance(document, dict) else {}
+    wiring = parse_wiring({**document, **{key: item.value for key, item in found.items()}} if found else document, path)
+    wiring._origins.update({key: item.variable for key, item in found.items()})  # noqa: SLF001 - our own
+    return wiring

@@ -100,7 +100,11 @@ def is_ready_of(told: Restored, view: FactsView) -> bool:
 
 
 def settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:
-    """Runs whose end needs no look: no engine is invoked yet, or there is no root to look in."""
+    """The end of a run that an engine would be needed for; None for every other.
+
+    Intake refuses such requests; earlier releases admitted them. Evidence that lies there already must not make a run
+    READY whose policy does not allow reuse.
+    """
     if inputs.strategy is Strategy.FORCE_INVOKE:
         return nothing_read(
             Outcome.FAIL,

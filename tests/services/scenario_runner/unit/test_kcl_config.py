@@ -10,7 +10,8 @@ from test_wiring_profile import VALID
 
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.intake.kcl import config as kcl_config
-from scenario_runner.profiles.wiring import KINESIS_OVERRIDES, Wiring, load_wiring, parse_wiring
+from scenario_runner.profiles.environment import KINESIS_OVERRIDES
+from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
 
 pytestmark = pytest.mark.unit
 
@@ -143,11 +144,11 @@ def test_the_profile_for_aws_takes_everything_from_the_environment_and_overrides
 def test_the_environment_overrides_a_profile_with_a_stream_and_no_other(tmp_path: Path) -> None:
     import yaml
 
-    env = {name: f"http://{name.lower().replace('_', '-')}" for name in KINESIS_OVERRIDES}
+    env = dict.fromkeys(KINESIS_OVERRIDES, "name-1") | {n: "http://h:1" for n in KINESIS_OVERRIDES if n.endswith("URL")}
     path = tmp_path / "wiring.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in STREAM.items() if v is not None}), "utf-8")
     found = load_wiring(str(path), env=env)
-    assert {name: getattr(found, key) for name, key in KINESIS_OVERRIDES.items()} == env
+    assert {name: getattr(found, key) for name, (key, _) in KINESIS_OVERRIDES.items()} == env
     assert load_wiring(str(path), env=dict.fromkeys(env, "")) == load_wiring(str(path), env={})
     path.write_text(yaml.safe_dump(VALID), "utf-8")
     assert load_wiring(str(path), env=env) == load_wiring(str(path), env={})

@@ -299,18 +299,27 @@ def test_variables_expand_typed_when_plain_and_as_text_when_quoted(
         "{a: 1}",
         "[1, 2]",
         "a: b",
-        "x\nauth_mode: disabled",
         "*alias",
         "&a b",
         "# c",
         "${OTHER}",
         "!!set {a}",
-        "'quoted'",
+        "'a'b",
     ],
 )
 def test_a_variable_brings_in_a_value_and_never_structure(hostile: str) -> None:
     loaded = load_yaml(b"a: ${X}\nb: 2\n", "x", env={"X": hostile, "OTHER": "other"})
     assert loaded == {"a": hostile, "b": 2}
+
+
+@pytest.mark.parametrize(
+    "hostile", ["x\nauth_mode: disabled", "http://localhost:9000\r", "a\tb", "'sr-local'", '"sr-local"', "a\u202eb"]
+)
+def test_a_variable_that_was_read_wrongly_from_a_file_is_refused_by_its_name(hostile: str) -> None:
+    error = refusal("a: 1\nb: ${GIVEN}/x\n", {"GIVEN": hostile})
+    assert error.place == "profile.yaml, line 2"
+    assert "GIVEN" in error.problem
+    assert hostile not in str(error)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_an_allowlist_without_names_is_refused_instead_of_refusing_everybody_lat
         ("lease_seconds", True), ("lease_seconds", 3601), ("runner_workers", 0), ("runner_workers", -1),
         ("runner_workers", 257), ("hash_workers", 0), ("hash_workers", "four"), ("poll_seconds", 0),
         ("poll_seconds", -1), ("poll_seconds", float("nan")), ("poll_seconds", float("inf")), ("poll_seconds", "0.2"),
-        ("poll_seconds", True), ("reemit_rate_limit_max", 0), ("engine_command_timeout_seconds", 0),
+        ("poll_seconds", True),
         ("engine_roots", {"a": 1}), ("engine_roots", [1]), ("engine_roots", [None]), ("s3_path_style", "yes"),
         ("control_bus_topic", "a/b"), ("control_bus_topic", ".."), ("control_bus_topic", ".private"),
         ("control_bus_topic", "requests"), ("control_bus_topic", "consumed"), ("control_bus_topic", "rejected"),
@@ -187,7 +187,7 @@ def test_a_null_key_is_the_same_as_a_missing_one() -> None:
 )
 def test_lists_may_be_written_as_text_with_commas(given: object, read: list[str]) -> None:
     assert wiring(engine_roots=given).engine_roots == read
-    assert wiring(reemit_allowlist=given).reemit_allowlist == read
+    assert wiring(auth_allowlist=given).auth_allowlist == read
 
 
 def test_the_older_name_of_the_spool_is_understood() -> None:
