@@ -5,7 +5,6 @@ is first spoken to. Its own retries are off: a put is tried again by the one pol
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.retry import policy
+from scenario_runner.storage.aws import sdk_client
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """Data and partition key of one record."""
@@ -54,14 +54,12 @@ def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any
         ConfigurationError: boto3 is not installed, or nothing names a region.
     """
     try:
-        import boto3  # noqa: PLC0415 - 0.3 s that only users of a stream pay
-        from botocore.config import Config  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415 - slow to import, and an extra
     except ImportError as error:
         raise ConfigurationError(
             "control_bus_kind 'kinesis'", "boto3 is not installed", "install scenario-runner[kinesis]"
         ) from error
-    where = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not where:
+    if not region:
         raise ConfigurationError(
             "key 'control_bus_region'", "no region is named", "set control_bus_region, SR_KINESIS_REGION or AWS_REGION"
         )
@@ -69,7 +67,7 @@ def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any
         connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1},
         max_pool_connections=8,
     )  # fmt: skip
-    return boto3.client(service, region_name=where, endpoint_url=endpoint_url, config=config)
+    return sdk_client(service, region, endpoint_url, config)
 
 
 def failure_of(error: Exception) -> tuple[str, str, bool]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,7 +17,15 @@ from scenario_runner.intake.kcl.config import find_jars, find_java
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root
-from scenario_runner.service.wiring import allowed_roots, open_pack, open_schemas, open_store, s3_settings
+from scenario_runner.service.wiring import (
+    allowed_roots,
+    check_profile,
+    open_pack,
+    open_schemas,
+    open_store,
+    s3_settings,
+)
+from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
 _CLOCK_TOLERANCE_SECONDS: Final = 5
@@ -55,24 +63,50 @@ class _Examination:
 def examine(wiring_path: str, policy_path: str | None) -> list[Json]:
     """Every check as ``{check, ok, detail}``, with ``remedy`` and ``exit`` where it failed."""
     exam = _Examination()
+    policy = None
+    if policy_path is not None:
+        with exam.trying("policy profile"):
+            policy = load_policy(policy_path)
+            exam.note("policy profile", f"{policy.policy_id} revision {policy.revision} is valid")
     with exam.trying("wiring profile"):
         wiring = load_wiring(wiring_path)
+        check_profile(wiring)
         exam.note("wiring profile", f"{wiring.profile_id} is valid")
-        policy = None
-        if policy_path is not None:
-            with exam.trying("policy profile"):
-                policy = load_policy(policy_path)
-                exam.note("policy profile", f"{policy.policy_id} revision {policy.revision} is valid")
-        checks: list[Callable[[], None]] = [
-            lambda: _examine_pack(exam, wiring, policy),
-            lambda: _examine_store(exam, wiring),
-            lambda: _examine_authority(exam, wiring),
-            lambda: _examine_bus(exam, wiring),
-            lambda: _examine_roots(exam, wiring),
-        ]
-        for check in checks:
-            check()
+        _examine_aws(exam, wiring)
+        _examine_pack(exam, wiring, policy)
+        _examine_store(exam, wiring)
+        _examine_authority(exam, wiring)
+        _examine_bus(exam, wiring)
+        _examine_roots(exam, wiring)
     return exam.findings
+
+
+def _examine_aws(exam: _Examination, wiring: Wiring) -> None:
+    """Which endpoints and credentials are in effect, where they come from, and what of the environment is ignored."""
+    if not wiring.on_s3 and wiring.bus_kind != "kinesis":
+        return
+    with exam.trying("AWS"):
+        ignored = foreign_variables(os.environ)
+        exam.note("AWS", f"credentials come from {Credentials().source}")
+        if wiring.on_s3:
+            exam.note("AWS", f"S3: {_in_effect(wiring, 's3_endpoint_url', 's3_region')}")
+        if wiring.bus_kind == "kinesis":
+            exam.note("AWS", f"Kinesis: {_in_effect(wiring, 'control_bus_endpoint_url', 'control_bus_region')}")
+            at = wiring.dynamodb_endpoint_url
+            key = (
+                "kinesis_dynamodb_endpoint_url"
+                if at == wiring.kinesis_dynamodb_endpoint_url
+                else "control_bus_endpoint_url"
+            )
+            exam.note("AWS", f"DynamoDB: {_in_effect(wiring, key, 'control_bus_region')}")
+        if ignored:
+            exam.note("AWS", f"variables that SR does not honour and ignores: {', '.join(ignored)}")
+
+
+def _in_effect(wiring: Wiring, endpoint_key: str, region_key: str) -> str:
+    endpoint, region = getattr(wiring, endpoint_key), getattr(wiring, region_key)
+    where = f"{endpoint} ({wiring.origin(endpoint_key)})" if endpoint else "the service of AWS"
+    return where + (f", region {region} ({wiring.origin(region_key)})" if region else "")
 
 
 def _examine_pack(exam: _Examination, wiring: Wiring, policy: Policy | None) -> None:

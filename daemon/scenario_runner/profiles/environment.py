@@ -42,8 +42,9 @@ def from_environment(document: Mapping[str, Any], env: Mapping[str, str]) -> dic
     found: dict[str, Setting] = {}
 
     def fill(key: str, variables: tuple[str, ...], check: Check) -> None:
-        if key not in found and document.get(key) in (None, ""):
-            found.update({key: _setting(name, env, check) for name in variables[::-1] if env.get(name)})
+        variable = next((name for name in variables if env.get(name)), None)
+        if variable is not None and key not in found and document.get(key) in (None, ""):
+            found[key] = _setting(variable, env, check)
 
     if document.get("control_bus_kind") == "kinesis":
         for variable, (key, check) in KINESIS_OVERRIDES.items():
@@ -75,7 +76,9 @@ def _setting(variable: str, env: Mapping[str, str], check: Check) -> Setting:
     try:
         return Setting(variable, check(env[variable]))
     except ValueError as error:
-        raise ConfigurationError(f"environment variable {variable}", str(error), f"correct {variable}, or unset it") from error
+        raise ConfigurationError(
+            f"environment variable {variable}", str(error), f"correct {variable}, or unset it"
+        ) from error
 
 
 def _on_s3(document: Mapping[str, Any]) -> bool:

@@ -22,7 +22,9 @@ def one_line(value: str) -> str:
     if "\r" in value:
         raise ValueError("holds a carriage return: the file it comes from has CRLF line ends, save it with LF")
     if not value.isprintable():
-        raise ValueError(r"must be one line without control characters; inside double quotes YAML reads \t and \b as such")
+        raise ValueError(
+            r"must be one line without control characters; inside double quotes YAML reads \t and \b as such"
+        )
     if value != value.strip():
         raise ValueError("must be one line without surrounding white space")
     return value

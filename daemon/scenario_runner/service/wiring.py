@@ -32,6 +32,7 @@ from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.service.control_bus import open_intake, open_publisher
 from scenario_runner.service.owner import make_owner
+from scenario_runner.storage.aws import keys_of
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
@@ -77,19 +78,39 @@ def s3_settings(wiring: Wiring) -> S3Settings:
     return S3Settings(wiring.s3_endpoint_url or "", wiring.s3_region or "", wiring.s3_path_style)
 
 
-def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> ObjectStore:
-    """The object store of a profile."""
+def check_profile(wiring: Wiring) -> None:
+    """Check all of a profile that its own values do not tell, without making, opening or asking anything.
+
+    Raises:
+        ConfigurationError: a location or DSN that is not served, or credentials that cannot be right.
+    """
+    allowed_roots(wiring)
+    check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+    _store_place(wiring)
+    if wiring.on_s3 or wiring.bus_kind == "kinesis":
+        keys_of(os.environ)
+
+
+def _store_place(wiring: Wiring) -> tuple[str, str]:
+    """The object store's bucket and prefix; an empty bucket and a folder when it is on this machine."""
     root = wiring.store_root.removeprefix("file://")
     if root.startswith("s3://"):
-        name, prefix = _bucket_and_prefix(wiring, "object_store_root", root)
-        return S3Store(S3Bucket(name, s3_settings(wiring)), prefix, refs.PRIVATE, pool)
+        return _bucket_and_prefix(wiring, "object_store_root", root)
     if "://" in root:
         raise ConfigurationError(
             f"profile {wiring.profile_id}, key 'object_store_root'",
             f"the scheme of {wiring.store_root!r} is not served by this release",
             "name a folder, or s3://bucket/prefix",
         )
-    return FilesystemStore(root, refs.PRIVATE, pool)
+    return "", root
+
+
+def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> ObjectStore:
+    """The object store of a profile."""
+    bucket, path = _store_place(wiring)
+    if bucket:
+        return S3Store(S3Bucket(bucket, s3_settings(wiring)), path, refs.PRIVATE, pool)
+    return FilesystemStore(path, refs.PRIVATE, pool)
 
 
 def open_pack(wiring: Wiring) -> InterfacePack:
@@ -150,8 +171,8 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
         Unavailable: the authority or store cannot be reached.
     """
+    check_profile(wiring)
     pack, schemas = open_pack(wiring), open_schemas(wiring)
-    check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     rules = make_rules(wiring, policy, pack)
     on_s3 = wiring.store_root.startswith("s3://")
     pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")

@@ -5,7 +5,6 @@ Absent (404) is told apart from everything else: a bucket that is not there, a d
 tried again within a budget of seconds.
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
 from scenario_runner.counters import count
 from scenario_runner.retry import policy
+from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_provider
 
 if TYPE_CHECKING:
     from obstore import Bytes as Buffer
@@ -34,6 +34,7 @@ _REQUEST_SECONDS: Final = "60s"
 _CONNECT_SECONDS: Final = "5s"
 _BUDGET_SECONDS: Final = 8.0
 _PAGE: Final = 1000
+_DEFAULT_REGION: Final = "us-east-1"
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -43,7 +44,7 @@ class S3Settings:
 
     Attributes:
         endpoint_url: Of an S3-compatible server; empty for AWS.
-        region: Empty to take it from the environment.
+        region: Empty to take it from the AWS configuration file.
         path_style: ``endpoint/bucket/key`` rather than ``bucket.endpoint/key``; None: whenever an endpoint is given.
     """
 
@@ -131,25 +132,33 @@ class S3Bucket:
             ) from error
         self.name = name
         self._obstore = obstore
-        self._bucket: Bucket = backends.S3Store(name, **_options(settings))
+        drop_foreign_variables()
+        options = _options(settings)
+        try:
+            self._bucket: Bucket = _panics_told(lambda: backends.S3Store(name, **options))
+        except (obstore.exceptions.BaseError, _PanicError) as error:
+            raise ConfigurationError(
+                f"s3://{name}", f"the S3 client refuses its settings: {_reason(error)}",
+                "check the bucket's name, s3_endpoint_url and s3_region",
+            ) from error  # fmt: skip
         self._retrying = policy(_worth_another_try, budget_seconds=_BUDGET_SECONDS, sleep=sleep)
 
     def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
         """The result of a call, tried as often as makes sense; None when there is no such object."""
         try:
             try:
-                return function()
+                return _panics_told(function)
             except Exception as error:
                 if not _worth_another_try(error):
                     raise
-            return self._retrying(function)
+            return self._retrying(lambda: _panics_told(function))
         except (FileNotFoundError, self._obstore.exceptions.BaseError) as error:
             if _code(error) == _NO_BUCKET:
                 raise Unavailable(f"cannot {action} {self.uri(key)}: there is no bucket {self.name}") from error
             if isinstance(error, FileNotFoundError):
                 return None
             raise Unavailable(f"cannot {action} {self.uri(key)}: {_reason(error)}") from error
-        except _ShortError as error:
+        except (_ShortError, _PanicError) as error:
             raise Unavailable(f"cannot {action} {self.uri(key)}: {error}") from error
 
     def uri(self, key: str) -> str:
@@ -271,41 +280,35 @@ class _ShortError(OSError):
     """Fewer bytes came than were announced."""
 
 
+class _PanicError(Exception):
+    """The native client broke off: a defect of its own, or of what it was given."""
+
+
+def _panics_told(function: Callable[[], T]) -> T:
+    """Call the native client. Its panics derive from BaseException: uncaught, they would end the process."""
+    try:
+        return function()
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise _PanicError(f"the S3 client broke off: {one_line(str(error))}") from error
+        raise
+
+
 def _options(settings: S3Settings) -> dict[str, Any]:
+    """All that the native client is to know; what it would read of the environment itself is given or dropped."""
+    credentials = Credentials()
+    path_style = bool(settings.endpoint_url) if settings.path_style is None else settings.path_style
     options: dict[str, Any] = {
         "retry_config": {"max_retries": 0},
         "client_options": {"timeout": _REQUEST_SECONDS, "connect_timeout": _CONNECT_SECONDS},
+        "virtual_hosted_style_request": not path_style,
+        "credential_provider": native_provider(credentials),
+        "region": settings.region or credentials.region() or _DEFAULT_REGION,
     }
     if settings.endpoint_url:
         options["endpoint"] = settings.endpoint_url
         options["client_options"]["allow_http"] = settings.endpoint_url.startswith("http://")
-    region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    path_style = bool(settings.endpoint_url) if settings.path_style is None else settings.path_style
-    options["virtual_hosted_style_request"] = not path_style
-    credentials = _credentials()
-    if credentials is not None:
-        options["credential_provider"] = credentials
-        region = region or credentials.config.get("region")
-    options["region"] = region or "us-east-1"
     return options
-
-
-def _credentials() -> Any:  # noqa: ANN401 - a provider of an untyped library
-    """The AWS SDK's default chain; None where the environment names keys, which the client reads itself."""
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        return None
-    try:
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - slow to import, rarely needed
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
-    except ImportError:
-        return None
-    try:
-        return Boto3CredentialProvider()
-    except (BotoCoreError, ValueError) as error:
-        raise Unavailable(
-            f"no AWS credentials were found ({one_line(str(error))}); set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, a profile, or a role"
-        ) from error
 
 
 def _micros(meta: Any) -> int:  # noqa: ANN401

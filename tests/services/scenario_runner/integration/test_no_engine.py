@@ -40,6 +40,10 @@ REFUSED = {
     ("DENY", "AUTO", False): COMMAND,
     ("DENY", "FORCE_INVOKE", True): COMMAND,
 }
+NOT_SERVED = (
+    "engine_command", "engine_command_cwd", "engine_command_timeout_seconds", "reemit_allowlist",
+    "reemit_rate_limit_max", "reemit_rate_limit_window_seconds",
+)  # fmt: skip
 BY_POLICY = {key for key in REFUSED if key[0] == "DENY" and key[2] and key[1] != "FORCE_INVOKE"}
 
 
@@ -53,7 +57,9 @@ def rows(world: World, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()
 
 
-@pytest.fixture(params=sorted(REFUSED, key=repr), ids=lambda key: f"{key[0]}-{key[1]}-{'root' if key[2] else 'no root'}")
+@pytest.fixture(
+    params=sorted(REFUSED, key=repr), ids=lambda key: f"{key[0]}-{key[1]}-{'root' if key[2] else 'no root'}"
+)
 def case(request: pytest.FixtureRequest) -> tuple[str, str | None, bool]:
     return request.param  # type: ignore[no-any-return]
 
@@ -107,7 +113,9 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     world = ForkedWorld(tmp_path / "w")
     made = world.make_run(**SMALL)
     wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
-    admission = judge(Record("r", json.dumps(made["request"]).encode(), 1), make_rules(wiring, policy, open_pack(wiring)))
+    admission = judge(
+        Record("r", json.dumps(made["request"]).encode(), 1), make_rules(wiring, policy, open_pack(wiring))
+    )
     run = admission.run
     assert run is not None
     inputs = replace(plan_inputs_from_document(run.inputs), strategy=Strategy.FORCE_INVOKE)
@@ -122,8 +130,7 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     assert world.signals("READY") == []
 
 
-@pytest.mark.parametrize("key", ["engine_command", "engine_command_cwd", "engine_command_timeout_seconds",
-                                 "reemit_allowlist", "reemit_rate_limit_max", "reemit_rate_limit_window_seconds"])  # fmt: skip
+@pytest.mark.parametrize("key", NOT_SERVED)
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_a_wiring_key_that_nothing_reads_is_refused(tmp_path: Path, key: str, command: str) -> None:
     value = {"engine_command": ["engine"], "engine_command_cwd": "/", "reemit_allowlist": ["ops"]}.get(key, 5)
