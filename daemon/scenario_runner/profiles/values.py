@@ -4,9 +4,10 @@ Each returns the value in its normal form or raises ``ValueError`` with what is 
 it may hold a secret.
 """
 
-import os
 import re
 from typing import Final
+
+from scenario_runner.posix import WINDOWS
 
 _ENDPOINT: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9._-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?",
                               re.ASCII | re.IGNORECASE)  # fmt: skip
@@ -72,7 +73,7 @@ def location(value: str) -> str:
         return value
     if _UNEXPANDED.match(path):
         raise ValueError("would be taken literally: only ${NAME} is expanded; write the path out, or ${HOME}/...")
-    if os.name != "nt":
+    if not WINDOWS:
         _not_of_windows(path)
     return value
 

@@ -6,6 +6,7 @@ Needs ``SR_TEST_S3_BUCKET``; half of it ``SR_TEST_S3_SIGNED_ENDPOINT_URL``, a se
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,49 @@ def test_an_unknown_key_id_is_unavailable_with_a_hint(signed: Spot, monkeypatch:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
     with pytest.raises(Unavailable, match="check the credentials"):
         signed.store().read("object", MANY)
+
+
+def test_a_session_token_that_is_set_and_empty_is_none(signed: Spot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "")
+    signed.store().probe()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_SKIP_SIGNATURE", "true"), ("AWS_SKIP_SIGNATURE", "perhaps"), ("AWS_ENDPOINT", "http://localhost:1"),
+        ("AWS_CONDITIONAL_PUT", "disabled"), ("AWS_CHECKSUM_ALGORITHM", "none"), ("AWS_S3_EXPRESS", "true"),
+        ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"), ("AWS_UNSIGNED_PAYLOAD", "true"), ("AWS_TIMEOUT", "soon"),
+        ("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms"), ("AWS_PROXY_URL", "http://localhost:1"),
+    ],
+)  # fmt: skip
+def test_no_other_setting_of_the_environment_reaches_the_client(
+    signed: Spot, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    signed.store().probe()
+
+
+def test_a_credentials_file_that_is_rotated_is_read_again_while_the_store_is_open(
+    signed: Spot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("scenario_runner.storage.aws._ASK_EVERY", timedelta(seconds=0.1))
+    path = tmp_path / "credentials"
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    good = {name.lower(): os.environ[name] for name in names}
+    for keys in ({**good, "aws_secret_access_key": "wrong-secret-of-ours"}, good):
+        lines = "".join(f"{name} = {value}\n" for name, value in keys.items())
+        path.with_suffix(".new").write_text(f"[default]\n{lines}", "utf-8")
+        path.with_suffix(".new").replace(path)
+        if keys is not good:
+            for name in names:
+                monkeypatch.delenv(name)
+            monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+            store = signed.store()
+            with pytest.raises(Unavailable, match="check the credentials"):
+                store.probe()
+    time.sleep(0.3)
+    store.probe()
 
 
 @pytest.mark.usefixtures("impatient")
