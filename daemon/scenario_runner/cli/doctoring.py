@@ -111,8 +111,9 @@ def _in_effect(wiring: Wiring, endpoint_key: str, region_key: str) -> str:
 
 def _examine_pack(exam: _Examination, wiring: Wiring, policy: Policy | None) -> None:
     with exam.trying("schemas"):
-        open_schemas(wiring)
-        exam.note("schemas", f"{wiring.schema_root} and {wiring.engine_contracts_root} are complete")
+        ours = open_schemas(wiring).from_package
+        more = f"; of the package: {', '.join(ours)}" if ours else ""
+        exam.note("schemas", f"{wiring.schema_root} and {wiring.engine_contracts_root} are complete{more}")
     with exam.trying("interface pack"):
         pack = open_pack(wiring)
         exam.note("interface pack", f"{len(pack.outputs)} outputs, {len(pack.gates)} gates, digest {pack.digest}")

@@ -388,6 +388,11 @@ BOUNDARY_DOCUMENTS: dict[str, type[WireModel]] = {
 }
 """Schema name (file ``NAME.schema.yaml`` under ``engine_contracts_root``) to model: the engine boundary."""
 
+OWN_DOCUMENTS: frozenset[str] = frozenset(
+    {"control_bus_envelope", "quarantine_record", "request_rejected", "bundle_manifest_entry"}
+)
+"""Documents that only SR writes and reads: packs of others do not bring their schemas."""
+
 
 def explain_validation(error: ValidationError, limit: int = 5) -> str:
     """One line for a person: which fields, what is wrong. Input values are never echoed."""
