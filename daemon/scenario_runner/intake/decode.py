@@ -26,14 +26,12 @@ class Record:
         raw: Its bytes, at most the bus's limit.
         size: Its full size in bytes; larger than ``len(raw)`` when it is over the limit.
         unreadable: Why it could not be read at all, or empty.
-        inode: Of the file it came in, where it came in one.
     """
 
     key: str
     raw: bytes
     size: int
     unreadable: str = ""
-    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
