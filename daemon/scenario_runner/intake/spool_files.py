@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.bus.spool import FOLDER_MODE, MAX_RECORD_BYTES, SpoolPaths
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable
-from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, printable
 from scenario_runner.storage import renames
 
 QUIET_SECONDS: Final = 2.0
@@ -188,7 +187,6 @@ def _check_same_mount(root: str, name: str, fd: int, claimed: int) -> None:
             os.path.join(root, name),
             f"files cannot be renamed between it and {root}: {error.strerror}",
             "put all folders of the spool on one file system, under one mount",
-            Reason.STORE_UNSAFE,
         ) from error
 
 
@@ -211,7 +209,6 @@ def _check_rename(paths: SpoolPaths, folders: Folders) -> None:
             paths.root,
             f"files cannot be renamed from folder to folder, or folders not made durable: {error.strerror}",
             "use a file system that can (ext4, xfs, btrfs, NFS)",
-            Reason.STORE_UNSAFE,
         ) from error
 
 
@@ -402,6 +399,18 @@ def obstacle(folders: Folders, name: str) -> str:
     ):
         return f"it is a folder of uid {info.st_uid} that the daemon's user (uid {user}) may not move: remove it"
     return ""
+
+
+def left_lying(files: SpoolFiles) -> dict[str, str]:
+    """Names in ``requests/`` that no daemon of this user takes, with what to do.
+
+    Raises:
+        Unavailable: the spool is not there.
+    """
+    with files.folders() as folders:
+        taken, others = dropped(folders)
+        stuck = {name: why for name in taken if (why := obstacle(folders, name))}
+        return {printable(name): why for name, why in {**stuck, **overlooked(folders, others)}.items()}
 
 
 def overlooked(folders: Folders, names: Iterable[str]) -> dict[str, str]:
