@@ -119,7 +119,8 @@ class SpoolConsumer:
 
     def sweep(self) -> int:
         """Remove temporary files that killed processes left behind; returns how many."""
-        return self._store.sweep()
+        with self._files.folders() as folders:
+            return spool_files.sweep(folders) + self._store.sweep()
 
     # --- claiming
 
@@ -146,7 +147,7 @@ class SpoolConsumer:
         now = self._monotonic()
         self._stuck = {name: due for name in names if (due := self._stuck.get(name)) is not None}
         self._names.extend(name for name in names if self._stuck.get(name, now) <= now)
-        self._said.intersection_update(self._stuck, others)
+        self._said.intersection_update({*self._stuck, *others})
         unsaid = [name for name in others if name not in self._said]
         for name, why in spool_files.overlooked(folders, unsaid).items():
             self._say("a file in requests/ is not taken", name, why)

@@ -11,7 +11,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,8 @@ QUIET_SECONDS: Final = 2.0
 """A file that was not written to for so long is taken to be complete."""
 _FORGOTTEN_SECONDS: Final = 300.0
 """Temporary names (hidden, ``.tmp``, ``.part`` ...) are a producer's own for so long."""
+_PROBE: Final = "probe-"
+_STALE_SECONDS: Final = 3600.0
 _TEMPORARY: Final = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".swp", "~")
 _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -192,16 +194,12 @@ def _check_same_mount(root: str, name: str, fd: int, claimed: int) -> None:
 
 def _check_rename(paths: SpoolPaths, folders: Folders) -> None:
     """Make, rename and remove a file within the private folder, and make names durable in every folder."""
-    probe = f"probe-{secrets.token_hex(8)}"
-    lot = _make_lot(folders)
-    moved = os.path.join(paths.private, probe)
+    name = f"{_PROBE}{secrets.token_hex(8)}"
+    made = os.path.join(paths.private, name)
     try:
-        try:
-            os.close(os.open(f"{lot}/{probe}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folders.claimed))
-            os.rename(f"{lot}/{probe}", moved, src_dir_fd=folders.claimed)
-            os.unlink(moved)
-        finally:
-            os.rmdir(lot, dir_fd=folders.claimed)
+        os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.rename(made, name, dst_dir_fd=folders.claimed)
+        os.unlink(name, dir_fd=folders.claimed)
         for fd in (folders.requests, folders.claimed, folders.consumed, folders.rejected):
             os.fsync(fd)
     except OSError as error:
@@ -210,6 +208,16 @@ def _check_rename(paths: SpoolPaths, folders: Folders) -> None:
             f"files cannot be renamed from folder to folder, or folders not made durable: {error.strerror}",
             "use a file system that can (ext4, xfs, btrfs, NFS)",
         ) from error
+
+
+def sweep(folders: Folders) -> int:
+    """Remove what probes of killed processes left; returns how many files."""
+    left = [name for name in os.listdir(folders.claimed) if name.startswith(_PROBE)]
+    stale = [name for name in left if _age(folders.claimed, name) > _STALE_SECONDS]
+    for name in stale:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folders.claimed)
+    return len(stale)
 
 
 # ---------------------------------------------------------------- taking
@@ -418,7 +426,7 @@ def overlooked(folders: Folders, names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         if name.startswith(".") or name.lower().endswith(_TEMPORARY):
-            if _age(folders, name) < _FORGOTTEN_SECONDS:
+            if _age(folders.requests, name) < _FORGOTTEN_SECONDS:
                 continue
             found[name] = "it has a temporary name and nobody has renamed it; rename it to *.json, or remove it"
         else:
@@ -426,8 +434,8 @@ def overlooked(folders: Folders, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _age(folders: Folders, name: str) -> float:
+def _age(folder: int, name: str) -> float:
     try:
-        return time.time() - os.stat(name, dir_fd=folders.requests, follow_symlinks=False).st_mtime
+        return time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
     except FileNotFoundError:
         return 0.0
