@@ -305,10 +305,6 @@ class Authority(Protocol):
         """
         ...
 
-    def disposed(self, raw_sha256: str) -> bool:
-        """Whether a record of just these bytes (hex64 of their sha256) was ever disposed of."""
-        ...
-
     def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
         """Lease runs that are due, oldest first."""
         ...

@@ -270,10 +270,6 @@ class PostgresAuthority:
         """See the contract."""
         return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
 
-    def disposed(self, raw_sha256: str) -> bool:
-        """See the contract."""
-        return bool(self._query("any_record_of", raw_sha256=raw_sha256)[0]["found"])
-
     def records(self, run_id: str) -> list[RecordRow]:
         """See the contract."""
         return [record_row(row) for row in self._query("list_records", run_id=run_id)]

@@ -154,10 +154,6 @@ class SqliteAuthority:
         """See the contract."""
         return self._write(lambda connection: [self._admit_one(connection, record) for record in records])
 
-    def disposed(self, raw_sha256: str) -> bool:
-        """See the contract."""
-        return bool(self._query("any_record_of", raw_sha256=raw_sha256)[0][0])
-
     def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
         known = connection.execute(self._sql["find_record"], {"record_key": record.record_key}).fetchone()
         if known is not None:

@@ -1,11 +1,13 @@
 """The embedded control bus: a spool directory.
 
-``requests/*.json`` in, ``consumed/`` and ``rejected/`` once disposed of, ``{topic}/{message_id}.json`` out.
+``requests/*.json`` in, ``consumed/`` and ``rejected/`` once disposed of, ``{topic}/{message_id}.json`` out. On
+its way a request lies in ``.private/claimed/``.
 """
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +15,12 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
-from scenario_runner.storage.filesystem import FilesystemStore
+from scenario_runner.storage.filesystem import FilesystemStore, fsync_directory
 
 PRIVATE: Final = ".private"
+CLAIMED: Final = f"{PRIVATE}/claimed"
+FOLDER_MODE: Final = 0o700
+"""Of folders that SR makes in a spool; one that is there keeps its mode."""
 MAX_RECORD_BYTES: Final = 1 << 20
 """A record of the control bus holds at most 1 MiB, as on Kinesis."""
 
@@ -46,13 +51,26 @@ class SpoolPaths:
         """Files on their way."""
         return os.path.join(self.root, PRIVATE)
 
+    @property
+    def claimed(self) -> str:
+        """Requests that an intake has taken and not put away yet, each lot in a folder of its own."""
+        return os.path.join(self.root, CLAIMED)
+
     def make(self) -> None:
-        """Create what is missing."""
-        for folder in (self.requests, self.consumed, self.rejected, self.private):
-            try:
-                os.makedirs(folder, exist_ok=True)
-            except OSError as error:
-                raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
+        """Create what is missing.
+
+        Raises:
+            Unavailable: a folder cannot be made.
+        """
+        for folder in (self.root, self.requests, self.consumed, self.rejected, self.private, self.claimed):
+            _make_folder(folder)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, FOLDER_MODE, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
 
 
 def spool_store(root: str, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
@@ -99,13 +117,33 @@ class SpoolPublisher:
 
 
 def drop_request(root: str, message_id: str, data: bytes) -> str:
-    """Drop a request durably into the spool.
+    """Drop a request durably into the spool: written under a hidden name, then renamed into place.
+
+    Whoever may write to ``requests/`` may do so; the caller's umask decides who may read the file.
 
     Returns:
         Where it lies.
+
+    Raises:
+        Unavailable: it could not be written; nothing was dropped.
     """
-    SpoolPaths(root).make()
-    store = spool_store(root)
-    key = f"requests/{message_id}.json"
-    store.create(key, data)
-    return store.locate(key)
+    folder = SpoolPaths(root).requests
+    _make_folder(root)
+    _make_folder(folder)
+    path, hidden = os.path.join(folder, f"{message_id}.json"), os.path.join(folder, f".{message_id}.tmp")
+    try:
+        try:
+            with open(hidden, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(hidden, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(hidden)
+            raise
+        for made in (folder, root):
+            fsync_directory(made)
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+    return path

@@ -14,6 +14,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.kcl.config import find_jars, find_java
+from scenario_runner.intake.spool_files import SpoolFiles, left_lying
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root
@@ -156,14 +157,13 @@ def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
         _examine_stream(exam, wiring, stream)
         return
     with exam.trying("control bus"):
-        paths = SpoolPaths(spool_root(wiring))
-        paths.make()
-        denied = [
-            folder for folder in (paths.requests, paths.consumed, paths.rejected) if not os.access(folder, os.W_OK)
-        ]
-        if denied:
-            raise Unavailable(f"cannot write to {', '.join(denied)}")
-        exam.note("control bus", f"the spool {paths.root} is writable")
+        spool = SpoolFiles(SpoolPaths(spool_root(wiring)))
+        spool.paths.make()
+        spool.open()
+        spool.probe()
+        exam.note("control bus", f"the spool {spool.paths.root} is writable, files can be renamed between its folders")
+        for name, why in left_lying(spool).items():
+            exam.note("requests that nobody takes", name, ok=False, remedy=why)
 
 
 def _examine_stream(exam: _Examination, wiring: Wiring, stream: Stream) -> None:

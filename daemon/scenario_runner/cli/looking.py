@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
@@ -11,11 +11,18 @@ from scenario_runner.cli.output import say, say_fields
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import checked_run_id
-from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import RunState
 from scenario_runner.contracts.times import format_micros
+from scenario_runner.intake.submitted import find_submitted
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.runs.explain import explain_run, status_of
+from scenario_runner.runs.explain import REJECTED, explain_run, status_of
+from scenario_runner.service.control_bus import spool_root
+
+SUBMITTED: Final = "SUBMITTED"
+"""State shown for a run id whose request lies on the control bus; no run exists yet."""
+NOT_SEEN: Final = "NOT_SEEN"
+"""State shown for a run id that nobody knows, where the control bus cannot be searched."""
 
 
 def never_started(wiring: Wiring) -> bool:
@@ -39,20 +46,57 @@ def _authority(wiring_path: str) -> Iterator[Authority | None]:
 
 
 def look_at_run(wiring_path: str, run_id: str, *, whole: bool) -> Json:
-    """What is known about a run.
+    """What is known about a run, or that a request for it lies, or may lie, on the control bus.
 
     Raises:
         UsageError: not a run id, or ``RUN_NOT_FOUND``.
     """
     checked_run_id(run_id)
-    with _authority(wiring_path) as authority:
-        document = (explain_run if whole else status_of)(authority, run_id) if authority is not None else None
+    document = _known(wiring_path, run_id, whole=whole)
+    if document is not None and document["state"] != REJECTED:
+        return document
+    on_bus = _on_bus(load_wiring(wiring_path), run_id, refused=document is not None)
+    if on_bus is not None and on_bus["state"] == SUBMITTED:
+        return on_bus
+    document = _known(wiring_path, run_id, whole=whole) or on_bus  # it may have been taken between the two looks
     if document is None:
         raise UsageError(
-            f"no run and no refused request is known as {run_id}; has the daemon consumed the request yet?",
+            f"no run and no refused request is known as {run_id}, and no request for it lies in the spool",
             Reason.RUN_NOT_FOUND,
         )
     return document
+
+
+def _known(wiring_path: str, run_id: str, *, whole: bool) -> Json | None:
+    """What the authority knows about a run or its refused requests."""
+    with _authority(wiring_path) as authority:
+        return (explain_run if whole else status_of)(authority, run_id) if authority is not None else None
+
+
+def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:
+    """A request that waits on the control bus; None when none does."""
+    if wiring.bus_kind != "spool":
+        return None if refused else _not_seen(run_id, "a stream cannot be asked for it; look again in a while")
+    found = find_submitted(spool_root(wiring), wiring.control_bus_topic, run_id)
+    if found.name:
+        return {
+            "run_id": run_id,
+            "state": SUBMITTED,
+            "detail": f"its request lies in the spool: {found.name}",
+            "updated_at_utc": format_micros(found.dropped_us),
+            "next_action": "wait: the daemon has not taken it yet; when it stays so, see whether the daemon runs",
+        }
+    return None if found.looked_at_all or refused else _not_seen(run_id, found.detail)
+
+
+def _not_seen(run_id: str, detail: str) -> Json:
+    return {
+        "run_id": run_id,
+        "state": NOT_SEEN,
+        "reason_code": Reason.RUN_NOT_SEEN.value,
+        "sentence": SENTENCES[Reason.RUN_NOT_SEEN],
+        "detail": detail,
+    }
 
 
 def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:

@@ -114,7 +114,8 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
         say(f"  output {item['output_id']}  ({item['role']}{', optional' if item['optional'] else ''})")
         say(f"         {item['path']}")
     for item in result["gates"]:
-        say(f"  gate   {item['gate_id']}  ({item['law']})\n         {item['flag']}")
+        say(f"  gate   {item['gate_id']}  ({item['law']})")
+        say(f"         {item['flag']}")
 
 
 def _look(wiring: Path, run_id: str, *, whole: bool, as_json: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from scenario_runner.contracts.errors import (
     ScenarioRunnerError,
     Unavailable,
     UsageError,
+    printable,
 )
 
 
@@ -83,13 +84,13 @@ def emit(document: Any) -> None:  # noqa: ANN401
 
 
 def say(text: str = "") -> None:
-    """One line for a person on stdout."""
-    sys.stdout.write(text + "\n")
+    """One line for a person on stdout; what is not printable in it is shown escaped."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def note(text: str) -> None:
-    """One line of progress or diagnostics on stderr."""
-    sys.stderr.write(text + "\n")
+    """One line of progress or diagnostics on stderr; what is not printable in it is shown escaped."""
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 

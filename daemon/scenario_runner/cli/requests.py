@@ -40,6 +40,11 @@ def _request(file: str, wiring: Wiring) -> tuple[RunRequest, Json]:
     """The request in a file, bare or in an envelope, checked."""
     raw = _read(file)
     decoded = decode(Record(file, raw, len(raw)), wiring.control_bus_topic, MAX_RECORD_BYTES)
+    if decoded.foreign:
+        raise RequestRefused(
+            f"the envelope's topic is {decoded.foreign!r}; this profile serves {wiring.control_bus_topic!r}",
+            Reason.KIND_UNKNOWN,
+        )
     if decoded.kind != SignalKind.RUN_REQUEST:
         raise RequestRefused(f"the document is a {decoded.kind}, a run request is needed", Reason.KIND_NOT_SERVED)
     return parse_run_request(decoded.document), decoded.document

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.times import zones
 from scenario_runner.contracts.types import (
     Hex32,
     Hex64,
@@ -55,7 +56,7 @@ class ScenarioBinding(WireModel):
 
 
 class Window(WireModel):
-    """The event-time window; start before end."""
+    """The event-time window; start before end, compared in microseconds."""
 
     window_start_utc: Instant
     window_end_utc: Instant
@@ -405,12 +406,18 @@ def explain_validation(error: ValidationError, limit: int = 5) -> str:
 
 
 def parse_run_request(document: Json) -> RunRequest:
-    """Validate a run request.
+    """Validate a run request; its zone must be one of the tz database, which no schema can say.
 
     Raises:
         RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
     """
     try:
-        return RunRequest.model_validate(document)
+        request = RunRequest.model_validate(document)
     except ValidationError as error:
         raise RequestRefused(f"run request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+    if request.window.window_tz not in zones():
+        raise RequestRefused(
+            "run request: window.window_tz: is not a zone of the tz database, e.g. UTC or Europe/London",
+            Reason.REQUEST_SCHEMA_INVALID,
+        )
+    return request

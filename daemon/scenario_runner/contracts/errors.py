@@ -17,6 +17,11 @@ def one_line(text: str) -> str:
     """Text from outside as it may be stored, logged and shown: valid UTF-8, nothing unprintable."""
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}... ({len(text)} characters)"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that is not a printable character: controls, line ends, bidirectional marks."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

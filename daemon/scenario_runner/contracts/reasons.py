@@ -65,6 +65,7 @@ class Reason(StrEnum):
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
     USAGE = "USAGE"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
+    RUN_NOT_SEEN = "RUN_NOT_SEEN"
     UNAVAILABLE = "UNAVAILABLE"
     STORE_UNSAFE = "STORE_UNSAFE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
@@ -120,6 +121,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",
+    Reason.RUN_NOT_SEEN: "No run is known under this id yet; a request for it may still lie on the control bus.",
     Reason.UNAVAILABLE: "A store, database or stream could not be reached; nothing was decided.",
     Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",

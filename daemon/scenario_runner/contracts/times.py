@@ -1,14 +1,24 @@
-"""RFC 3339 instants: parsed strictly with an offset, held as microseconds since the epoch, written in UTC."""
+"""RFC 3339 instants: parsed strictly with an offset, held as microseconds since the epoch, written in UTC.
+
+Senders write up to nine digits of a second (.NET seven, Java nine). What is finer than a microsecond is cut off, before
+anything is compared or hashed.
+"""
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
+from zoneinfo import available_timezones
 
 PATTERN: Final = (
     r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(\.[0-9]{1,6}0{0,3})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+    r"(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 _PARTS = re.compile(PATTERN.rstrip("$"), re.ASCII)
+_FINE = re.compile(r"\.([0-9]+)")
+_MOST_DIGITS: Final = 9
+_LEAP_SECOND = re.compile(r"[Tt][0-9]{2}:[0-9]{2}:60")
+_TO_MICROSECONDS: Final = len("2026-01-01T00:00:00.000000")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROS: Final = 1_000_000
 _FIRST_YEAR: Final = 1000
@@ -16,17 +26,18 @@ _LAST_YEAR: Final = 2999
 
 
 def parse_instant(text: str) -> datetime:
-    """Parse an RFC 3339 instant with an offset, exact to the microsecond (zeros may follow).
+    """Parse an RFC 3339 instant with an offset and at most nine digits of a second, cut to the microsecond.
 
     Returns:
         The instant as an aware datetime in UTC.
 
     Raises:
-        ValueError: naive, malformed, or not a calendar date.
+        ValueError: naive, malformed, a leap second, or not a calendar date.
     """
     if _PARTS.fullmatch(text) is None:
-        raise ValueError("needs an RFC 3339 time with an offset, e.g. 2026-01-01T00:00:00Z")
+        raise ValueError(_why_not(text))
     stamp, zone = (text[:-1], "Z") if text.endswith(("Z", "z")) else (text[:-6], text[-6:])
+    stamp = stamp[:_TO_MICROSECONDS]
     moment = datetime.fromisoformat(stamp).replace(tzinfo=UTC)
     if zone != "Z":
         offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
@@ -34,6 +45,16 @@ def parse_instant(text: str) -> datetime:
     if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
         raise ValueError(f"is not between the years {_FIRST_YEAR} and {_LAST_YEAR} in UTC")
     return moment
+
+
+def _why_not(text: str) -> str:
+    """What keeps a text from being a time, for a person."""
+    digits = _FINE.search(text)
+    if digits is not None and len(digits[1]) > _MOST_DIGITS:
+        return f"has {len(digits[1])} digits of a second; at most {_MOST_DIGITS} are taken"
+    if _LEAP_SECOND.search(text):
+        return "is a leap second (:60), which is not taken; write :59 or the next minute"
+    return "needs an RFC 3339 time with an offset, e.g. 2026-01-01T00:00:00Z"
 
 
 def format_instant(moment: datetime) -> str:
@@ -44,6 +65,12 @@ def format_instant(moment: datetime) -> str:
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970-01-01T00:00:00Z, exact."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+@cache
+def zones() -> frozenset[str]:
+    """Names of the tz database; ``localtime`` is a file of this machine and not one of them."""
+    return frozenset(available_timezones() - {"localtime"})
 
 
 def from_micros(micros: int) -> datetime:

@@ -21,7 +21,8 @@ KEY_MAX_LENGTH: Final = 512
 NAME_MAX_LENGTH: Final = 128
 NAME_PATTERN: Final = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 SCENARIO_PATTERN: Final = r"^[A-Za-z0-9_:+@~-]+(\.[A-Za-z0-9_:+@~-]+)*$"
-TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f]*$"
+TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+"""No control characters (C0, DEL, C1), no line separators, and nothing that turns the direction of the text around."""
 ZONE_PATTERN: Final = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
 
 
@@ -47,7 +48,7 @@ Instant = Annotated[
     PlainSerializer(format_instant, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": PATTERN, "maxLength": 35}),
 ]
-"""An RFC 3339 time with offset; an aware UTC ``datetime`` in Python."""
+"""An RFC 3339 time with offset, cut to microseconds; an aware UTC ``datetime`` in Python."""
 
 
 class WireModel(BaseModel):

@@ -144,6 +144,8 @@ def judge(record: Record, rules: Rules) -> Admission:
     decoded = Decoded("", "", {})
     try:
         decoded = decode(record, rules.topic, rules.record_limit)
+        if decoded.foreign:
+            return _settled(record, decoded, "", Disposition.IGNORED, "", f"of the topic {decoded.foreign}, not ours")
         if decoded.kind in OWN_SIGNALS:
             return _settled(record, decoded, "", Disposition.IGNORED, "", "one of our own signals")
         if decoded.kind != SignalKind.RUN_REQUEST:

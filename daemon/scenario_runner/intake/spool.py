@@ -1,34 +1,63 @@
-"""Consuming the spool: read, judge, admit in one transaction, and only then move the files away.
+"""Consuming the spool: claim by rename, read, judge, admit in one transaction, and only then move the files on.
 
-A kill between the commit and the move delivers the record again; its key is known then and nothing happens twice.
+A kill at any step leaves a file where it was dropped, claimed, or put away. What lies claimed is judged again by the
+next start, or by another daemon after a while; its key is the same then, so nothing happens twice.
 """
 
-import errno
 import hashlib
 import os
-import secrets
-import stat
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Admitted, Authority
-from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, spool_store
-from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
+from scenario_runner.authority.base import Admission, Admitted, Authority
+from scenario_runner.bus.spool import SpoolPaths, spool_store
+from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
+from scenario_runner.intake import spool_files
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
 
 BATCH: Final = 128
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_TAKEN: Final = ".taken"
-_TAKEN_SECONDS: Final = 2.0
+TAKE_OVER_SECONDS: Final = 3.0
+"""What another process has claimed and not put away for so long is judged here too; doing it twice does no harm."""
+_LOOK_FOR_OTHERS_SECONDS: Final = 1.0
+_LONGEST_COPY_SECONDS: Final = 60.0
+"""A file that is still being written to after so long is judged as it is."""
+_LOOK_AGAIN_SECONDS: Final = 0.25
+_TRY_AGAIN_SECONDS: Final = 5.0
+_INCOMPLETE: Final = (
+    "If the file was still being written (an incomplete copy): write it under a hidden name, then rename it into "
+    "requests/"
+)
 _REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 _log = structlog.get_logger("intake")
+
+
+@dataclass(frozen=True, slots=True)
+class _Growing:
+    """A claimed file that may still be being written to; times are of the monotonic clock."""
+
+    stamp: tuple[int, int, int]
+    first_seen: float
+    changed: float
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A claimed file whose bytes are judged."""
+
+    file: ClaimedFile
+    stamp: tuple[int, int, int]
+    admission: Admission
 
 
 class SpoolConsumer:
@@ -38,218 +67,198 @@ class SpoolConsumer:
         root: The spool's root.
         authority: Where records are admitted.
         rules: What they are judged by.
+        monotonic: Seconds, never going back.
     """
 
-    def __init__(self, root: str, authority: Authority, rules: Rules) -> None:
-        self._paths = SpoolPaths(root)
+    def __init__(
+        self, root: str, authority: Authority, rules: Rules, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._files = SpoolFiles(SpoolPaths(root))
         self._store = spool_store(root)
-        self._authority, self._rules = authority, rules
+        self._authority, self._rules, self._monotonic = authority, rules, monotonic
         self._names: deque[str] = deque()
+        self._claimed: dict[ClaimedFile, _Growing | None] = {}
+        self._others: dict[str, float] = {}  # lots of other processes, and when they were first seen
+        self._stuck: dict[str, float] = {}  # names that nobody can take, and when to try again
+        self._said: set[str] = set()
+        self._looked = 0.0
 
     def open(self) -> None:
         """See :class:`~scenario_runner.intake.base.Intake`: makes the folders, and finishes what was begun."""
-        self._paths.make()
+        self._files.paths.make()
+        self._files.open()
+        self._files.probe()
         self.sweep()
+        with self._files.folders() as folders:
+            self._take_over(folders, after=0.0)
 
     def close(self) -> None:
-        """Nothing: a file is put away in the step that read it."""
+        """Nothing: what is claimed and not put away is judged again by the next start."""
 
     def step(self) -> int:
-        """Admit one batch; returns how many records were disposed of.
+        """Claim and admit one batch; returns how many records were disposed of, or at least claimed.
 
         Raises:
-            Unavailable: the authority or the spool does not answer; nothing was moved.
+            Unavailable: the authority or the spool does not answer; what was claimed stays so.
         """
-        if not self._names:
-            self._names.extend(self._waiting())
-        names = [self._names.popleft() for _ in range(min(BATCH, len(self._names)))]
-        found = [(name, record) for name in names if (record := self._read(name)) is not None]
-        if not found:
-            return 0
-        try:
-            admitted = self._authority.admit([judge(record, self._rules) for _, record in found])
-        except Unavailable:
-            self._names.clear()
-            raise
-        for (name, record), result in zip(found, admitted, strict=True):
-            self._put_away(name, record, result)
-        return len(found)
+        with self._files.folders() as folders:
+            self._take_over(folders, TAKE_OVER_SECONDS)
+            waiting = self._due()[: BATCH // 2]  # so that files that grow never hold up others
+            claimed = self._claim(folders, BATCH - len(waiting))
+            judged = [item for file in [*waiting, *claimed] if (item := self._judge(folders, file)) is not None]
+            if judged:
+                self._put_away(folders, judged, self._authority.admit([item.admission for item in judged]))
+        return max(len(judged), len(claimed))
 
     def empty(self) -> bool:
-        """True when no request waits in the spool."""
-        return not self._names and not self._waiting()
-
-    def _waiting(self) -> list[str]:
-        try:
-            names = os.listdir(self._paths.requests)
-        except OSError as error:
-            raise Unavailable(f"cannot list {self._paths.requests}: {error.strerror}") from error
-        return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
-
-    def _read(self, name: str) -> Record | None:
-        path = os.path.join(self._paths.requests, name)
-        try:
-            fd = os.open(path, _FLAGS)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE):
-                raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-            return self._unreadable(name, path, error.strerror or "cannot be opened")
-        try:
-            return self._read_open(fd, name, path)
-        except FileNotFoundError:
-            return None  # another intake process has put it away
-        except OSError as error:
-            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-        finally:
-            os.close(fd)
-
-    def _read_open(self, fd: int, name: str, path: str) -> Record | None:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            return self._unreadable(name, path, "it is not a regular file")
-        raw = b""
-        while len(raw) < min(info.st_size, MAX_RECORD_BYTES):
-            chunk = os.read(fd, MAX_RECORD_BYTES - len(raw))
-            if not chunk:
-                break
-            raw += chunk
-        if not os.path.samestat(info, os.lstat(path)):
-            return None  # it was replaced meanwhile: for the next look
-        if info.st_nlink > 1 and self._half_moved(name, info) and self._authority.disposed(sha256_hex(raw)):
-            self._take_away(name, info)
-            return None
-        return Record(_record_key(name, info, raw), raw, info.st_size, inode=info.st_ino)
-
-    def _half_moved(self, name: str, info: os.stat_result) -> bool:
-        """True when a killed process had given the file its new name and not yet taken the old one."""
-        for folder in (self._paths.consumed, self._paths.rejected):
-            for target in _targets(name, info):
-                try:
-                    if os.path.samestat(info, os.lstat(os.path.join(folder, target))):
-                        return True
-                except OSError:
-                    continue
-        return False
-
-    def _unreadable(self, name: str, path: str, why: str) -> Record | None:
-        try:
-            info = os.lstat(path)
-        except FileNotFoundError:
-            return None
-        return Record(_record_key(name, info, b""), b"", 0, f"{name}: {why}", info.st_ino)
-
-    def _put_away(self, name: str, record: Record, result: Admitted) -> None:
-        refused = result.disposition in _REFUSED
-        folder = self._paths.rejected if refused else self._paths.consumed
-        _log.info("record disposed of", record=name, run_id=result.run_id, disposition=result.disposition,
-                  reason_code=result.reason_code, repeated=result.repeated)  # fmt: skip
-        try:
-            if refused:
-                self._explain(name, result)
-            self._move(name, folder, record)
-        except FileNotFoundError:
-            return  # another intake process moved it
-        except OSError as error:
-            raise Unavailable(f"cannot move {name} to {folder}: {error.strerror}") from error
-
-    def _move(self, name: str, folder: str, record: Record) -> None:
-        """Move the admitted file, and no other that was dropped under its name since, overwriting nothing."""
-        source = os.path.join(self._paths.requests, name)
-        info = os.lstat(source)
-        if info.st_ino != record.inode:  # it was replaced: a record of its own, for the next look
-            self._keep(folder, name, record)
-            return
-        for target in _targets(name, info):
-            path = os.path.join(folder, target)
-            if stat.S_ISDIR(info.st_mode):
-                if not os.path.lexists(path):
-                    os.rename(source, path)
-                    return
-                continue
-            try:
-                os.link(source, path, follow_symlinks=False)
-            except FileExistsError:
-                if not os.path.samestat(info, os.lstat(path)):
-                    continue  # another file; else another process is moving this one
-            if os.lstat(path).st_ino != record.inode:  # the same, between the look and the link
-                os.unlink(path)
-                self._keep(folder, name, record)
-                return
-            self._take_away(name, info)
-            return
-        raise FileExistsError(errno.EEXIST, "both names for it are taken", source)
-
-    def _keep(self, folder: str, name: str, record: Record) -> None:
-        """Keep the bytes of an admitted record whose file was overwritten before it could be put away."""
-        suffix = hashlib.sha256(record.key.encode()).hexdigest()[:16]
-        self._store.create(
-            f"{os.path.basename(folder)}/{_safe(name.removesuffix('.json'))[:100]}.{suffix}.json", record.raw
-        )
-
-    def _take_away(self, name: str, info: os.stat_result) -> None:
-        """Remove a request that has its new name; what was dropped in its place meanwhile is put back."""
-        source = os.path.join(self._paths.requests, name)
-        taken = os.path.join(self._paths.private, f"{secrets.token_hex(8)}{_TAKEN}")
-        os.rename(source, taken)
-        if os.lstat(taken).st_ino == info.st_ino:
-            os.unlink(taken)
-        else:
-            self._put_back(taken)
-
-    def _put_back(self, taken: str) -> None:
-        token = os.path.basename(taken).removesuffix(_TAKEN)
-        os.rename(taken, os.path.join(self._paths.requests, f"put-back-{token}.json"))
-
-    def _recover(self) -> None:
-        """Finish what a killed process had begun to take away."""
-        for name in os.listdir(self._paths.private):
-            path = os.path.join(self._paths.private, name)
-            if not name.endswith(_TAKEN) or time.time() - (info := os.lstat(path)).st_ctime <= _TAKEN_SECONDS:
-                continue
-            if info.st_nlink > 1:
-                os.unlink(path)
-            else:
-                self._put_back(path)
+        """True when no request waits that can be taken, and none lies claimed."""
+        with self._files.folders() as folders:
+            names, _ = spool_files.dropped(folders)
+            waiting = any(name not in self._stuck for name in names)
+            return not waiting and not any(spool_files.claimed_lots(folders).values())
 
     def sweep(self) -> int:
-        """Finish and remove what killed processes left behind; returns how many temporary files were removed."""
-        try:
-            self._recover()
-        except FileNotFoundError:
-            return 0  # another process was quicker
-        except OSError as error:
-            raise Unavailable(f"cannot recover {self._paths.private}: {error.strerror}") from error
-        return self._store.sweep()
+        """Remove temporary files that killed processes left behind; returns how many."""
+        with self._files.folders() as folders:
+            return spool_files.sweep(folders) + self._store.sweep()
 
-    def _explain(self, name: str, result: Admitted) -> None:
-        """Write the reason file that stands beside a refused request."""
-        reason = Reason(result.reason_code)
-        document = {
-            "disposition": result.disposition.value,
-            "reason_code": reason.value,
-            "sentence": SENTENCES[reason],
-            "detail": result.detail,
-            "record": ascii(name)[1:-1],
-            "record_key": result.record_key,
-            "run_id": result.run_id,
-        }
-        suffix = hashlib.sha256(result.record_key.encode()).hexdigest()[:8]
-        self._store.create(f"rejected/{_safe(name)}.{suffix}.reason.json", canonical_bytes(document))
+    # --- claiming
+
+    def _due(self) -> list[ClaimedFile]:
+        now = self._monotonic()
+        return [file for file, growing in self._claimed.items() if growing is None or growing.due <= now]
+
+    def _claim(self, folders: Folders, count: int) -> list[ClaimedFile]:
+        if not self._names:
+            self._list(folders)
+        names = [self._names.popleft() for _ in range(min(count, len(self._names)))]
+        if not names:
+            return []
+        claimed, refused = spool_files.claim(folders, names)
+        self._claimed.update(dict.fromkeys(claimed))
+        for name, error in refused.items():
+            self._stuck[name] = self._monotonic() + _TRY_AGAIN_SECONDS
+            why = spool_files.obstacle(folders, name) or f"{error.strerror}; check its owner and mode"
+            self._say("a request cannot be taken; it is left where it lies, the others are served", name, why)
+        return claimed
+
+    def _list(self, folders: Folders) -> None:
+        names, others = spool_files.dropped(folders)
+        now = self._monotonic()
+        self._stuck = {name: due for name in names if (due := self._stuck.get(name)) is not None}
+        self._names.extend(name for name in names if self._stuck.get(name, now) <= now)
+        self._said.intersection_update({*self._stuck, *others})
+        unsaid = [name for name in others if name not in self._said]
+        for name, why in spool_files.overlooked(folders, unsaid).items():
+            self._say("a file in requests/ is not taken", name, why)
+
+    def _say(self, event: str, name: str, why: str) -> None:
+        """Once for each name, as long as it lies there."""
+        if name not in self._said:
+            self._said.add(name)
+            _log.warning(event, file=_safe(name), detail=why)
+
+    def _take_over(self, folders: Folders, after: float) -> None:
+        """Judge what others claimed so long ago, and have not put away: they may be dead."""
+        now = self._monotonic()
+        if after and now - self._looked < _LOOK_FOR_OTHERS_SECONDS:
+            return
+        self._looked = now
+        lots = spool_files.claimed_lots(folders)
+        ours = {file.lot for file in self._claimed}
+        self._others = {lot: self._others.get(lot, now) for lot in lots if lot not in ours}
+        for lot, seen in self._others.items():
+            if now - seen >= after:
+                self._claimed.update(dict.fromkeys(ClaimedFile(lot, name) for name in lots[lot]))
+                spool_files.leave_lots(folders, [] if lots[lot] else [lot])
+
+    # --- judging
+
+    def _judge(self, folders: Folders, file: ClaimedFile) -> _Judged | None:
+        """What a claimed file asks for; None when it is gone, or may still be being written to."""
+        contents = spool_files.read(folders, file)
+        if contents is None:
+            self._forget(folders, [file])
+            return None
+        admission = judge(_record(file, contents), self._rules)
+        if admission.reason_code in (Reason.RECORD_NOT_JSON, Reason.RECORD_UNREADABLE):
+            growing = self._still_growing(file, contents)
+            if growing is not None:
+                self._claimed[file] = growing
+                return None
+        if admission.reason_code == Reason.RECORD_NOT_JSON:
+            admission = replace(admission, detail=f"{admission.detail}. {_INCOMPLETE}")
+        return _Judged(file, contents.stamp, admission)
+
+    def _still_growing(self, file: ClaimedFile, contents: Contents) -> _Growing | None:
+        """How long to wait for the rest of a file; None when it is to be judged as it is."""
+        now, before = self._monotonic(), self._claimed[file]
+        if contents.quiet:
+            return None
+        if before is None:
+            return _Growing(contents.stamp, now, now, now + _LOOK_AGAIN_SECONDS)
+        changed = before.changed if before.stamp == contents.stamp else now
+        if now - changed >= QUIET_SECONDS or now - before.first_seen >= _LONGEST_COPY_SECONDS:
+            return None
+        return _Growing(contents.stamp, before.first_seen, changed, now + _LOOK_AGAIN_SECONDS)
+
+    # --- putting away
+
+    def _put_away(self, folders: Folders, judged: list[_Judged], results: list[Admitted]) -> None:
+        disposed = list(zip(judged, results, strict=True))
+        self._explain([(item.file.name, result) for item, result in disposed if result.disposition in _REFUSED])
+        self._forget(folders, [item.file for item, result in disposed if self._move(folders, item, result)])
+
+    def _move(self, folders: Folders, item: _Judged, result: Admitted) -> bool:
+        """Put an admitted file where its disposition says; false when it holds another record by now."""
+        name = _safe(item.file.name)
+        _log.info("record disposed of", record=name, run_id=result.run_id, disposition=result.disposition,
+                  reason_code=result.reason_code, repeated=result.repeated)  # fmt: skip
+        into = folders.rejected if result.disposition in _REFUSED else folders.consumed
+        other_name = f"{name.removesuffix('.json')[:100]}.{_short(result.record_key, 16)}.json"
+        return spool_files.put_away(folders, item.file, item.stamp, into, other_name)
+
+    def _explain(self, refused: list[tuple[str, Admitted]]) -> None:
+        """Write the reason files that stand beside refused requests."""
+        if not refused:
+            return
+        for made in self._store.create_many([_reason_file(name, result) for name, result in refused]):
+            if isinstance(made, Unavailable):
+                raise made
+
+    def _forget(self, folders: Folders, files: list[ClaimedFile]) -> None:
+        for file in files:
+            self._claimed.pop(file, None)
+        ours = {file.lot for file in self._claimed}
+        spool_files.leave_lots(folders, {file.lot for file in files} - ours)
+
+
+def _record(file: ClaimedFile, contents: Contents) -> Record:
+    """The same drop with the same bytes has the same key, however often it is judged; no other drop has it."""
+    identity = f"{file.lot}/".encode() + os.fsencode(file.name) + b"\0" + contents.raw
+    key = f"spool/{_safe(file.name)}#{hashlib.sha256(identity).hexdigest()[:32]}"
+    return Record(key, contents.raw, contents.size, contents.unreadable)
+
+
+def _reason_file(name: str, result: Admitted) -> tuple[str, bytes]:
+    """Key and bytes of the file that says why a request was refused."""
+    reason = Reason(result.reason_code)
+    document = {
+        "disposition": result.disposition.value,
+        "reason_code": reason.value,
+        "sentence": SENTENCES[reason],
+        "detail": result.detail,
+        "record": ascii(name)[1:-1],
+        "record_key": result.record_key,
+        "run_id": result.run_id,
+    }
+    return f"rejected/{_safe(name)}.{_short(result.record_key, 8)}.reason.json", canonical_bytes(document)
+
+
+def _short(record_key: str, length: int) -> str:
+    return hashlib.sha256(record_key.encode()).hexdigest()[:length]
 
 
 def _safe(name: str) -> str:
     text = name.encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in text)[:120]
-
-
-def _record_key(name: str, info: os.stat_result, raw: bytes) -> str:
-    """The same drop has the same key, however often it is delivered; dropping the file again makes another record."""
-    identity = (os.fsencode(name), info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, raw)
-    return f"spool/{_safe(name)}#{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}"
-
-
-def _targets(name: str, info: os.stat_result) -> tuple[str, str]:
-    """Names for a file that is put away: its own, or one that no other file has."""
-    return name, f"{_safe(name.removesuffix('.json'))[:100]}.{info.st_ino}.{info.st_mtime_ns}.json"

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -23,6 +23,7 @@ from scenario_runner.contracts.errors import ConfigurationError, SequenceError, 
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
+from scenario_runner.storage.renames import AT_CWD, rename_new
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -32,6 +33,7 @@ _SLICES: Final = 8
 _ALONE: Final = 2
 _OPEN_AT_ONCE: Final = 128
 _NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
@@ -70,7 +72,7 @@ def write_unnamed(folder: str, data: bytes) -> int:
 
     Three times as fast as a temporary name when several threads write: they do not wait for the folder.
     """
-    fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
+    fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
     try:
         _fill(fd, data)
     except BaseException:
@@ -81,24 +83,45 @@ def write_unnamed(folder: str, data: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A file that is durable and waits for its name: an open one without any, or a temporary one."""
+    """A file that is durable and waits for its name.
+
+    Attributes:
+        fd: The open file, which has no name; -1 for a temporary one.
+        path: Its temporary name, or the one that it could have.
+    """
 
     fd: int
     path: str
 
     def give_name(self, path: str) -> None:
-        """Link it; raises ``FileExistsError`` when the name is taken."""
-        if self.fd < 0:
-            os.link(self.path, path)
-        else:  # a descriptor for the source makes Python follow the link that /proc shows
-            os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
+        """Link it, or rename it where there are no hard links; raises ``FileExistsError`` when the name is taken."""
+        try:
+            if self.fd < 0:
+                os.link(self.path, path)
+            else:  # a descriptor for the source makes Python follow the link that /proc shows
+                os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS or not self._rename(path):
+                raise
+
+    def _rename(self, path: str) -> bool:
+        if self.fd >= 0:
+            write_durably(self.path, os.pread(self.fd, os.fstat(self.fd).st_size, 0))
+        if rename_new(AT_CWD, self.path, AT_CWD, path):
+            return True
+        if self.fd >= 0:
+            os.unlink(self.path)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        return False
 
     def let_go(self) -> None:
         """Close or remove what was waiting; a name that was given stays."""
-        if self.fd < 0:
-            os.unlink(self.path)
-        else:
+        if self.fd >= 0:
             os.close(self.fd)
+            return
+        with suppress(FileNotFoundError):  # it was renamed
+            os.unlink(self.path)
 
 
 def version_of(data: bytes) -> str:
@@ -237,7 +260,7 @@ class FilesystemStore:
                 self._make_private()
                 if self._unnamed:
                     try:
-                        return _Written(write_unnamed(self._private, data), "")
+                        return _Written(write_unnamed(self._private, data), path)
                     except OSError as error:
                         if error.errno not in _NO_UNNAMED_FILES:
                             raise

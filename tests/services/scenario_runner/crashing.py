@@ -3,7 +3,7 @@
 As a program it is the ``scenario-runner`` command with one call wrapped, chosen by the environment:
 
 ``SR_CRASH_AT``     ``module:name`` or ``module:Class.name``, or ``durable`` for every call that makes something durable
-                    (fsync, link, rename, unlink, mkdir, commit of the authority)
+                    (fsync, link, rename, unlink, mkdir, rmdir, commit of the authority)
 ``SR_CRASH_WHEN``   ``before`` or ``after`` the call
 ``SR_CRASH_NTH``    the how-manieth matching call, from 1
 ``SR_CRASH_MATCH``  only calls with this text in an argument, or made while the store writes an object whose path has it
@@ -33,8 +33,8 @@ from typing import Any, Final
 NO_SUCH_POINT: Final = 99
 KILLED: Final = -signal.SIGKILL
 STORE: Final = "scenario_runner.storage.filesystem:FilesystemStore"
-DURABLE: Final = ("os:fsync", "os:link", "os:rename", "os:replace", "os:unlink", "os:mkdir",
-                  "scenario_runner.authority.sqlite:_commit")  # fmt: skip
+DURABLE: Final = ("os:fsync", "os:link", "os:rename", "os:replace", "os:unlink", "os:mkdir", "os:rmdir",
+                  "scenario_runner.storage.renames:rename_new", "scenario_runner.authority.sqlite:_commit")  # fmt: skip
 
 
 # ---------------------------------------------------------------- the program
@@ -93,7 +93,7 @@ class Crash:
             self._keys.key = before
 
     def _around(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        text = f"{original.__name__} {getattr(self._keys, 'key', '')} {self._said(args)}"
+        text = f"{original.__name__} {getattr(self._keys, 'key', '')} {self._said((*args, *kwargs.values()))}"
         matches = self.match in text
         if matches and self.when == "before":
             self._count(text)

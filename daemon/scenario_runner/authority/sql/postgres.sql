@@ -5,9 +5,6 @@
 -- for each other instead of dying of each other. What a lost connection leaves unknown is found by running the
 -- statement again: each recognises what it has already done.
 
--- name: any_record_of
-SELECT EXISTS (SELECT 1 FROM intake_records WHERE raw_sha256 = %(raw_sha256)b) AS found;
-
 -- name: session_facts
 SELECT current_setting('synchronous_commit') AS synchronous_commit,
        current_setting('server_encoding') AS server_encoding,

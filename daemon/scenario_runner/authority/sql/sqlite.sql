@@ -3,9 +3,6 @@
 -- name: find_record
 SELECT disposition, reason_code, detail, run_id FROM intake_records WHERE record_key = :record_key;
 
--- name: any_record_of
-SELECT EXISTS (SELECT 1 FROM intake_records WHERE raw_sha256 = :raw_sha256);
-
 -- name: insert_record
 INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                             raw_sha256, raw_size)

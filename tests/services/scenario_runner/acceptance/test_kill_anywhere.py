@@ -37,6 +37,7 @@ from support import World
 pytestmark = pytest.mark.integration
 
 INTAKE, AUTHORITY = "scenario_runner.intake.spool:", "scenario_runner.authority.sqlite:"
+SPOOL = "scenario_runner.intake.spool_files:"
 ROWS, LEDGER = AUTHORITY + "SqliteAuthority.", "scenario_runner.ledger.ledger:Ledger."
 DRIVER, EVALUATION = "scenario_runner.runs.driver:RunDriver.", "scenario_runner.runs.evaluation:"
 FILES = "scenario_runner.storage.filesystem:"
@@ -45,13 +46,17 @@ POINTS: dict[str, Moment] = {
     "store probed": Moment(STORE + ".probe"),
     "schema migrated": Moment(AUTHORITY + "migrate"),
     "interface pack pinned": Moment(LEDGER + "write_pack"),
-    "record received": Moment(INTAKE + "SpoolConsumer._read", nth=4),
+    "record claimed": Moment("os:rename", match="c-quarantined.json"),
+    "claims made durable": Moment(SPOOL + "_make_durable"),
+    "record read": Moment(SPOOL + "read", nth=4),
     "run row inserted": Moment(ROWS + "_admit_run", nth=2),
     "dead letter inserted": Moment(ROWS + "_admit_one", match="e-torn"),
     "intake rows committed": Moment(ROWS + "admit"),
-    "reason file written": Moment(INTAKE + "SpoolConsumer._explain", nth=2),
+    "reason files written": Moment(INTAKE + "SpoolConsumer._explain"),
     "record moved, the spool's checkpoint": Moment(INTAKE + "SpoolConsumer._move", nth=2),
-    "record linked to consumed": Moment("os:link", match="/consumed/", nth=3),
+    "record renamed into consumed": Moment("scenario_runner.storage.renames:rename_new", match="/consumed", nth=3),
+    "record renamed into rejected": Moment("scenario_runner.storage.renames:rename_new", match="/rejected"),
+    "lot of claims removed": Moment(SPOOL + "leave_lots"),
     "run claimed, before the commit": Moment(ROWS + "_claimed", nth=2),
     "runs claimed": Moment(ROWS + "claim", after_result=True),
     "plan objects written": Moment(LEDGER + "write_plans", match="run_id"),

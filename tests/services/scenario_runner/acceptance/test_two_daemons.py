@@ -31,6 +31,7 @@ from support import COMMAND, World
 
 pytestmark = pytest.mark.integration
 
+SPOOL = "scenario_runner.intake.spool_files:"
 INTAKE, ROWS = "scenario_runner.intake.spool:", "scenario_runner.authority.sqlite:SqliteAuthority."
 LEDGER, DRIVER = "scenario_runner.ledger.ledger:Ledger.", "scenario_runner.runs.driver:RunDriver."
 PUBLISHER = "scenario_runner.bus.spool:SpoolPublisher."
@@ -198,11 +199,12 @@ def test_two_intakes_that_put_one_record_away_at_once_leave_it_once(
     one = launch(world, Moment(INTAKE + "SpoolConsumer._move"), "--until-idle", action="stop")
     with ended(one):
         until(lambda: is_stopped(one), "one has admitted the record")
-        other = launch(world, Moment("os:link", "after", match="/consumed/"), "--until-idle", action="stop")
+        moment = Moment("scenario_runner.storage.renames:rename_new", match="/consumed")
+        other = launch(world, moment, "--until-idle", action="stop")
         with ended(other):
-            until(lambda: is_stopped(other), "the other has given it its new name, and not yet taken the old one")
+            until(lambda: is_stopped(other), "the other has taken it over, knows it, and is about to move it")
             one.send_signal(signal.SIGCONT)
-            until(lambda: not (world.bus / "requests/request.json").exists(), "the first one takes the old name")
+            until((world.bus / "consumed/request.json").exists, "the first one moves it")
             other.send_signal(signal.SIGCONT)
             assert [one.wait(timeout=60), other.wait(timeout=60)] == [0, 0]
     assert check(paths_of(world), dropped=[data]) == []
@@ -214,7 +216,7 @@ def test_an_intake_that_opened_a_record_while_another_put_it_away_does_not_count
     scenery, _ = few
     world, data = scenery.world(tmp_path / "world"), list(scenery.records.values())[1]
     world.drop(data, "request.json")
-    late = launch(world, Moment("os:fstat", match="/requests/request.json"), "--until-idle", action="stop")
+    late = launch(world, Moment("os:fstat", match="/request.json"), "--until-idle", action="stop")
     with ended(late):
         until(lambda: is_stopped(late), "one has opened the record")
         drained(world)
@@ -287,7 +289,9 @@ def test_another_daemon_takes_over_from_one_killed_at(
 
 
 STOPPED: dict[str, tuple[Moment, bool]] = {  # the moment, and whether another daemon drives the runs once more
-    "before it reads a record": (Moment(INTAKE + "SpoolConsumer._read"), False),
+    "before it claims records": (Moment(SPOOL + "claim"), False),
+    "after it claimed records": (Moment(SPOOL + "claim", "after"), False),
+    "before it reads a record": (Moment(SPOOL + "read"), False),
     "before it puts a record away": (Moment(INTAKE + "SpoolConsumer._move"), False),
     "after it put a record away": (Moment(INTAKE + "SpoolConsumer._move", "after"), False),
     "before it writes plans": (Moment(LEDGER + "write_plans", match="run_id"), True),

@@ -92,12 +92,3 @@ def test_whoever_lost_the_lease_restores_nothing(authority: Authority, clock: Cl
     before = authority.run(hex32("k")), authority.events(hex32("k")), authority.signals(hex32("k"))
     assert isinstance(authority.restore(finished(other)), LeaseLostError)
     assert (authority.run(hex32("k")), authority.events(hex32("k")), authority.signals(hex32("k"))) == before
-
-
-def test_bytes_are_known_as_disposed_of_once_they_are(authority: Authority) -> None:  # noqa: F811
-    record = asking("k")
-    digest = hex64(record.raw.decode())
-    assert authority.disposed(digest) is False
-    authority.admit([record])
-    assert authority.disposed(digest) is True
-    assert authority.disposed(hex64("other")) is False

@@ -220,12 +220,38 @@ def test_an_instant_is_the_same_in_every_offset(moment: datetime, minutes: int) 
         "",
         "now",
         "2026-01-01T00:00:60Z",
-        "2026-01-01T00:00:00.0000001Z",
+        "2026-01-01T00:00:00.0000000001Z",
         "٢٠٢٦-01-01T00:00:00Z",
     ],
 )
 def test_a_time_that_is_not_exactly_one_instant_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
+        parse_instant(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("2026-01-01T00:00:00.1234567Z", "2026-01-01T00:00:00.123456Z"),  # .NET
+        ("2026-01-01T01:00:00.123456789+01:00", "2026-01-01T00:00:00.123456Z"),  # Java
+        ("2025-12-31T23:59:59.999999999Z", "2025-12-31T23:59:59.999999Z"),
+        ("2026-01-01T00:00:00.5Z", "2026-01-01T00:00:00.500000Z"),
+    ],
+)
+def test_what_is_finer_than_a_microsecond_is_cut_off(text: str, cut: str) -> None:
+    assert format_instant(parse_instant(text)) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("2026-01-01T00:00:00.0000000001Z", "10 digits"),
+        ("2016-12-31T23:59:60Z", "leap second"),
+        ("2026-01-01T00:00:00", "offset"),
+    ],
+)
+def test_a_time_that_is_refused_says_why(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
         parse_instant(text)
 
 

@@ -1,0 +1,97 @@
+"""Searching a spool for a request that no daemon has disposed of yet; nothing is moved or made."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
+from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.states import SignalKind
+from scenario_runner.intake.decode import Record, decode, run_id_hint
+from scenario_runner.intake.spool_files import is_request
+
+_MOST_FILES: Final = 10_000
+_MOST_BYTES: Final = 64 << 20
+_READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search came to.
+
+    Attributes:
+        name: Of the file that asks for the run; empty when none was found.
+        dropped_us: When it was last written to, in microseconds since the epoch.
+        looked_at_all: False when not everything that waits could be read.
+        detail: Why not.
+    """
+
+    name: str = ""
+    dropped_us: int = 0
+    looked_at_all: bool = True
+    detail: str = ""
+
+
+def find_submitted(root: str, topic: str, run_id: str) -> Search:
+    """Search ``requests/`` and what is claimed for a request of a run, the newest first.
+
+    Args:
+        root: The spool's root; one that is not there holds nothing.
+        topic: The control topic.
+        run_id: The run.
+    """
+    paths, unreadable = SpoolPaths(root), ""
+    left_files, left_bytes = _MOST_FILES, _MOST_BYTES
+    for folder in (paths.requests, paths.claimed):  # in this order: a file that is claimed meanwhile is met again
+        try:
+            waiting = sorted(_files(folder, deep=folder == paths.claimed), reverse=True)
+        except OSError as error:
+            unreadable = f"{folder} cannot be listed: {error.strerror}"
+            continue
+        for modified_ns, path, size in waiting:
+            left_files, left_bytes = left_files - 1, left_bytes - size
+            if left_files < 0 or left_bytes < 0:
+                return Search(looked_at_all=False, detail=f"more requests wait in {root} than are searched")
+            try:
+                asks = _run_id_in(path, size, topic)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                unreadable = f"{path} cannot be read: {error.strerror}"
+                continue
+            if asks == run_id:
+                return Search(os.path.basename(path), modified_ns // 1000)
+    return Search(looked_at_all=not unreadable, detail=unreadable)
+
+
+def _files(folder: str, *, deep: bool) -> Iterator[tuple[int, str, int]]:
+    """Requests in a folder, or in the folders in it: when last written to, path, size."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if deep:
+            yield from _files(entry.path, deep=False)
+            continue
+        try:
+            info = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if is_request(entry.name) and stat.S_ISREG(info.st_mode) and info.st_size <= MAX_RECORD_BYTES:
+            yield info.st_mtime_ns, entry.path, info.st_size
+
+
+def _run_id_in(path: str, size: int, topic: str) -> str:
+    """The run id that a file asks for, as intake would decode it; empty when it asks for none."""
+    fd = os.open(path, _READ)
+    with open(fd, "rb") as file:
+        raw = file.read(MAX_RECORD_BYTES)
+    record = Record(path, raw, size)
+    try:
+        decoded = decode(record, topic, MAX_RECORD_BYTES)
+    except RequestRefused:
+        return run_id_hint(record)
+    return run_id_hint(record) if decoded.kind == SignalKind.RUN_REQUEST and not decoded.foreign else ""

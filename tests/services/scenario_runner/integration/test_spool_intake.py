@@ -1,0 +1,448 @@
+"""The intake of a spool, step by step and on a clock of the test: what is claimed, waited for, refused, put away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from support import REPO, World
+
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.intake import spool_files
+from scenario_runner.intake.spool import TAKE_OVER_SECONDS, SpoolConsumer
+from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles, left_lying
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.wiring import make_rules, open_pack
+from scenario_runner.storage import renames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from scenario_runner.authority.base import Admission, Admitted
+
+pytestmark = pytest.mark.integration
+
+OLD = (1_700_000_000, 1_700_000_000)
+
+
+@dataclass
+class Spool:
+    """A spool with its intake, an authority, and a clock that only the test moves."""
+
+    world: World
+    rules: Any
+    now: float = 0.0
+    during: Callable[[], object] = lambda: None
+    others: list[SqliteAuthority] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.authority = SqliteAuthority(str(self.world.database))
+        self.intake = self.another()
+
+    def another(self) -> SpoolConsumer:
+        """One more intake on this spool, opened."""
+        made = SpoolConsumer(str(self.world.bus), self, self.rules, lambda: self.now)  # type: ignore[arg-type]
+        made.open()
+        return made
+
+    def admit(self, records: Sequence[Admission]) -> list[Admitted]:
+        """The authority's, with something that happens just before."""
+        self.during()
+        return self.authority.admit(records)
+
+    def request(self, key: str, **changes: Any) -> dict[str, Any]:
+        hex64 = "a" * 64
+        return {
+            "run_equivalence_key": key, "manifest_fingerprint": hex64, "parameter_hash": hex64, "seed": 7,
+            "scenario": {"scenario_id": "baseline"}, "engine_run_root": str(self.world.runs / "run"),
+            "window": {"window_start_utc": "2026-01-01T00:00:00Z", "window_end_utc": "2026-01-02T00:00:00Z",
+                       "window_tz": "UTC"},
+            **changes,
+        }  # fmt: skip
+
+    def drop(self, key: str, name: str = "request.json") -> None:
+        self.world.drop(self.request(key), name)
+
+    def path(self, *parts: str) -> Path:
+        return self.world.bus.joinpath(*parts)
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(path.name for path in self.path(folder).iterdir() if not path.name.endswith(".reason.json"))
+
+    def claimed(self) -> list[str]:
+        return sorted(path.name for path in self.path(".private/claimed").rglob("*") if path.is_file())
+
+    def records(self) -> list[tuple[str, str]]:
+        """(name, disposition) of every record."""
+        with closing(sqlite3.connect(self.world.database)) as connection:
+            rows = connection.execute("SELECT record_key, disposition FROM intake_records ORDER BY received_us, 1")
+            return [(key.removeprefix("spool/").partition("#")[0], disposition) for key, disposition in rows]
+
+    def keys(self) -> set[str]:
+        return {run.run_equivalence_key for run in self.authority.runs(None, 100)}
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    world = World(tmp_path_factory.mktemp("rules"))
+    wiring = load_wiring(str(world.wiring))
+    made = make_rules(wiring, load_policy(str(world.policy)), open_pack(wiring))
+    object.__setattr__(made, "engine_roots", ["/"])
+    return made
+
+
+@pytest.fixture
+def spool(world: World, rules: Any) -> Iterator[Spool]:
+    made = Spool(world, rules)
+    yield made
+    made.authority.close()
+
+
+def unavailable() -> None:
+    raise Unavailable("the authority is away")
+
+
+# ---------------------------------------------------------------- one name, many drops
+
+
+def again_by_rename(spool: Spool) -> None:
+    spool.drop("second")
+    spool.drop("third")
+
+
+def again_by_removal(spool: Spool) -> None:
+    for key in ("second", "third"):
+        spool.path("requests/request.json").unlink(missing_ok=True)
+        spool.path("requests/request.json").write_text(json.dumps(spool.request(key)))
+
+
+@pytest.mark.parametrize("again", [again_by_rename, again_by_removal])
+def test_what_is_dropped_under_the_name_of_a_request_that_is_being_admitted_is_admitted_next(
+    spool: Spool, again: Callable[[Spool], None]
+) -> None:
+    """Whatever inode number it gets: on ext4 it is often the very one that has just become free."""
+    spool.drop("first")
+    spool.during = lambda: again(spool)
+    assert spool.intake.step() == 1
+    assert spool.names("requests") == ["request.json"]
+    spool.during = lambda: None
+    assert spool.intake.step() == 1
+    assert spool.keys() == {"first", "third"}
+    assert len(spool.names("consumed")) == 2
+    assert spool.claimed() == []
+
+
+def test_the_same_bytes_under_the_same_name_are_a_record_for_each_drop(spool: Spool) -> None:
+    for _ in range(3):
+        spool.drop("only")
+        os.utime(spool.path("requests/request.json"), OLD)
+        spool.intake.step()
+    assert sorted(spool.records()) == [("request.json", "ACCEPTED")] + [("request.json", "DUPLICATE")] * 2
+    assert len(spool.names("consumed")) == 3
+
+
+def test_where_a_rename_may_replace_no_name_is_used_that_another_file_could_have(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renames, "_renameat2", lambda: None)
+    for key in ("first", "second"):
+        spool.drop(key)
+        spool.intake.step()
+    assert spool.keys() == {"first", "second"}
+    assert len(spool.names("consumed")) == 2
+    assert "request.json" not in spool.names("consumed")
+
+
+def test_a_file_that_is_changed_between_reading_and_admission_is_read_again(spool: Spool) -> None:
+    spool.drop("first")
+    with spool.path("requests/request.json").open("r+b") as file:
+
+        def change() -> None:
+            file.truncate(0)
+            file.write(json.dumps(spool.request("second in its place")).encode())
+            file.flush()
+
+        spool.during = change
+        spool.intake.step()
+        spool.during = lambda: None
+    assert spool.claimed() == ["request.json"]
+    spool.intake.step()
+    assert spool.keys() == {"first", "second in its place"}
+    assert spool.claimed() == []
+
+
+# ---------------------------------------------------------------- a kill, an outage, another daemon
+
+
+def test_what_was_claimed_before_a_kill_is_admitted_by_the_next_start(spool: Spool) -> None:
+    spool.drop("one")
+    spool.during = unavailable
+    with pytest.raises(Unavailable):
+        spool.intake.step()
+    assert (spool.names("requests"), spool.claimed()) == ([], ["request.json"])
+    assert spool.intake.empty() is False
+    spool.during = lambda: None
+    after = spool.another()
+    assert after.step() == 1
+    assert (spool.keys(), spool.names("consumed"), spool.claimed()) == ({"one"}, ["request.json"], [])
+    assert after.empty() is True
+    assert os.listdir(spool.path(".private/claimed")) == []
+
+
+def test_a_record_that_was_admitted_before_a_kill_keeps_its_disposition(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.drop("one")
+    with monkeypatch.context() as killed:
+        killed.setattr(SpoolConsumer, "_put_away", lambda *_: None)
+        spool.intake.step()
+    assert spool.records() == [("request.json", "ACCEPTED")]
+    spool.another().step()
+    assert spool.records() == [("request.json", "ACCEPTED")]
+    assert spool.names("consumed") == ["request.json"]
+
+
+def test_what_another_daemon_has_claimed_is_left_to_it_for_a_while_and_then_taken_over(spool: Spool) -> None:
+    other = spool.another()
+    spool.drop("one")
+    spool.during = unavailable
+    with pytest.raises(Unavailable):
+        other.step()
+    spool.during = lambda: None
+    spool.pass_seconds(1)
+    spool.intake.step()  # sees it
+    spool.pass_seconds(TAKE_OVER_SECONDS - 1)
+    assert spool.intake.step() == 0
+    assert spool.claimed() == ["request.json"]
+    spool.pass_seconds(1.1)
+    assert spool.intake.step() == 1
+    other.step()  # goes on, and finds nothing left to do
+    assert spool.records() == [("request.json", "ACCEPTED")]
+    assert spool.names("consumed") == ["request.json"]
+
+
+def test_two_daemons_that_have_judged_one_file_dispose_of_it_once(spool: Spool) -> None:
+    other = spool.another()
+    spool.world.drop(b"not json", "bad.json")
+    os.utime(spool.path("requests/bad.json"), OLD)
+    spool.during = unavailable
+    with pytest.raises(Unavailable):
+        other.step()
+    taker = spool.another()
+
+    def meanwhile() -> None:
+        spool.during = lambda: None
+        other.step()
+
+    spool.during = meanwhile
+    taker.step()
+    assert spool.records() == [("bad.json", "REJECTED")]
+    assert spool.names("rejected") == ["bad.json"]
+    assert len(spool.world.rejected()) == 1
+
+
+# ---------------------------------------------------------------- files that are still being written
+
+
+def test_a_slow_copy_is_waited_for_while_it_grows_and_holds_up_nobody(spool: Spool) -> None:
+    data = json.dumps(spool.request("slow")).encode()
+    with spool.path("requests/slow.json").open("wb", 0) as file:
+        spool.drop("quick", "zz.json")
+        for start in range(0, len(data), 60):
+            file.write(data[start : start + 60])
+            spool.intake.step()
+            spool.pass_seconds(QUIET_SECONDS - 0.1)
+            assert spool.keys() >= {"quick"}
+    spool.intake.step()
+    assert spool.keys() == {"quick", "slow"}
+    assert spool.world.rejected() == []
+
+
+@pytest.mark.parametrize("data", [b"", b'{"run_equivalence_key": "cut o'])
+def test_what_stays_incomplete_is_refused_after_a_quiet_while_and_the_reason_says_how_to_drop(
+    spool: Spool, data: bytes
+) -> None:
+    spool.world.drop(data, "torn.json")
+    spool.intake.step()
+    spool.pass_seconds(QUIET_SECONDS - 0.1)
+    spool.intake.step()
+    assert spool.records() == []
+    assert spool.intake.empty() is False
+    spool.pass_seconds(0.5)
+    spool.intake.step()
+    (reason,) = spool.world.rejected()
+    assert reason["reason_code"] == "RECORD_NOT_JSON"
+    assert "rename" in reason["detail"]
+    assert spool.path("rejected/torn.json").read_bytes() == data
+
+
+def test_what_nobody_has_written_to_for_a_while_is_refused_at_once(spool: Spool) -> None:
+    spool.world.drop(b"{", "torn.json")
+    os.utime(spool.path("requests/torn.json"), OLD)
+    assert spool.intake.step() == 1
+    assert spool.names("rejected") == ["torn.json"]
+
+
+def test_a_file_that_is_touched_for_ever_is_not_waited_for_for_ever(spool: Spool) -> None:
+    with spool.path("requests/endless.json").open("wb", 0) as file:
+        for _ in range(70):
+            file.write(b"x")
+            spool.intake.step()
+            spool.pass_seconds(1)
+    assert spool.names("rejected") == ["endless.json"]
+
+
+def test_many_incomplete_files_do_not_keep_a_good_one_waiting(spool: Spool) -> None:
+    for number in range(300):
+        (spool.path("requests") / f"{number:03d}.json").write_bytes(b"{")
+    spool.drop("good", "zz.json")
+    for _ in range(4):
+        spool.intake.step()
+        spool.pass_seconds(0.3)  # by now the first ones are due again
+    assert spool.keys() == {"good"}
+
+
+# ---------------------------------------------------------------- the spool itself
+
+
+def test_a_spool_that_another_folder_stands_in_the_place_of_is_unavailable_and_nothing_is_moved(spool: Spool) -> None:
+    spool.drop("one")
+    bus, away = spool.world.bus, spool.world.root / "away"
+    bus.rename(away)
+    SpoolPaths(str(bus)).make()
+    for call in (spool.intake.step, spool.intake.empty):
+        with pytest.raises(Unavailable, match="not the folder"):
+            call()
+    assert os.listdir(bus / ".private/claimed") == []
+    shutil.rmtree(bus)
+    with pytest.raises(Unavailable):
+        spool.intake.step()
+    assert not bus.exists()
+    away.rename(bus)
+    assert spool.intake.step() == 1
+
+
+def test_a_requests_folder_that_was_made_anew_is_read(spool: Spool) -> None:
+    shutil.rmtree(spool.path("requests"))
+    with pytest.raises(Unavailable, match="requests"):
+        spool.intake.step()
+    spool.drop("one")
+    assert spool.intake.step() == 1
+
+
+def test_a_folder_on_another_mount_is_refused_at_start_with_its_name(world: World) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    SpoolPaths(str(world.bus)).make()
+    command = Path(sys.executable).parent / "scenario-runner"
+    script = (
+        f"mount -t tmpfs none {world.bus}/requests && exec {command} serve --wiring {world.wiring} "
+        f"--policy {world.policy} --until-idle"
+    )
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if "permitted" in done.stderr or "denied" in done.stderr:
+        pytest.skip("this machine does not let root mount")
+    assert done.returncode == 2, done.stderr
+    assert "control-bus/requests: files cannot be renamed" in done.stderr
+    assert "one file system" in done.stderr
+
+
+def test_a_folder_that_may_not_be_changed_is_refused_at_start_with_its_name(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        spool_files, "_may_change", lambda fd: not os.readlink(f"/proc/self/fd/{fd}").endswith("consumed")
+    )
+    with pytest.raises(ConfigurationError, match="control-bus/consumed"):
+        spool.another()
+
+
+def test_the_whole_way_to_ready_needs_no_hard_links(world: World) -> None:
+    made = world.make_run("one", outputs=["outlet_catalogue"], members=2, member_bytes=64, parts=2, part_bytes=64)
+    world.drop(made["request"])
+    world.drop(b"[]", "bad.json")
+    program = (
+        "import os, errno\n"
+        "def link(*_, **__): raise PermissionError(errno.EPERM, 'no hard links here')\n"
+        "os.link = link\n"
+        "from scenario_runner.cli.main import main\n"
+        "main()\n"
+    )
+    arguments = ["serve", "--wiring", str(world.wiring), "--policy", str(world.policy), "--until-idle"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, cwd=REPO, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert [item["payload"]["run_id"] for item in world.signals("READY")] == [made["run_id"]]
+    assert [item["record"] for item in world.rejected()] == ["bad.json"]
+    assert world.query("verify", made["run_id"])[0] == 0
+    left = [path for path in world.root.rglob(".private/**/*") if path.is_file() and path.suffix == ".tmp"]
+    assert left == []
+
+
+# ---------------------------------------------------------------- what nobody takes
+
+
+def test_files_that_nobody_takes_are_named_once_in_the_log_and_by_doctor(spool: Spool) -> None:
+    folder = spool.path("requests")
+    for name in ("UPPER.JSON", "request.json.txt", "many.jsonl", "being-written.json.tmp", ".hidden.json", ".old.json"):
+        (folder / name).write_text("{}")
+    os.utime(folder / ".old.json", OLD)
+    (folder / "sub").mkdir()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            spool.intake.step()
+    expected = [".old.json", "UPPER.JSON", "many.jsonl", "request.json.txt", "sub"]
+    assert sorted(line["file"] for line in logs if "file" in line) == expected
+    assert spool.intake.empty() is True
+    files = SpoolFiles(SpoolPaths(str(spool.world.bus)))
+    files.open()
+    assert sorted(left_lying(files)) == expected
+    done = spool.world.command("doctor", "--wiring", str(spool.world.wiring))
+    assert done.returncode == 2
+    assert b"requests that nobody takes: UPPER.JSON" in done.stdout
+    assert b"rename it to *.json" in done.stderr
+
+
+def test_a_request_that_cannot_be_renamed_is_said_once_tried_again_and_holds_up_nobody(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(source: str, target: str, **more: Any) -> None:
+        if source == "aa.json":
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target, **more)
+
+    spool.drop("stuck", "aa.json")
+    spool.drop("good", "zz.json")
+    with monkeypatch.context() as forbidden, structlog.testing.capture_logs() as logs:
+        forbidden.setattr(os, "rename", rename)
+        for _ in range(4):
+            spool.intake.step()
+            spool.pass_seconds(6)
+        assert spool.keys() == {"good"}
+        assert spool.intake.empty() is True
+    assert [line["file"] for line in logs if "cannot be taken" in line["event"]] == ["aa.json"]
+    spool.intake.step()
+    assert spool.keys() == {"good", "stuck"}
+
+
+def test_a_record_larger_than_the_bus_takes_is_refused_at_once_though_it_may_still_grow(spool: Spool) -> None:
+    spool.world.drop(b"x" * (MAX_RECORD_BYTES + 1), "large.json")
+    assert spool.intake.step() == 1
+    assert [item["reason_code"] for item in spool.world.rejected()] == ["RECORD_TOO_LARGE"]
