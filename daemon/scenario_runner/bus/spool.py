@@ -15,7 +15,8 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
-from scenario_runner.storage.filesystem import FilesystemStore, fsync_directory
+from scenario_runner.storage.anchored import fsync_directory
+from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
 CLAIMED: Final = f"{PRIVATE}/claimed"

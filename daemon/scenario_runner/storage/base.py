@@ -64,6 +64,25 @@ class ObjectStore(Protocol):
         """Where the object is, for a person: a path or URI."""
         ...
 
+    def identity(self) -> str:
+        """The id in the store's marker, read now; empty when there is none.
+
+        Raises:
+            Unavailable: also when what is there is not a marker.
+        """
+        ...
+
+    def leave_identity(self, proposed: str) -> str:
+        """Leave a marker with this id unless one is there; returns the id that is there now."""
+        ...
+
+    def expect(self, identity: str) -> None:
+        """From now on every method proves that the store still has this id, and raises ``Unavailable`` otherwise.
+
+        A file system is looked at before and after each call, an object store on a network every few seconds.
+        """
+        ...
+
     def probe(self) -> None:
         """Check that conditional creates and guarded replaces are honoured.
 

@@ -4,10 +4,11 @@ A new object is written to a file without a name, fsynced, linked into place (wh
 conditional create) and its directory fsynced. Where the file system has no unnamed files, temporary ones do. A replace
 takes a lock, compares the version, and renames a temporary file. Those live in one folder of their own that no listing
 reaches; old ones are swept at start-up.
+
+All of it happens relative to the open root, which is proven to be the store before and after (``anchored.py``).
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -22,13 +23,17 @@ from typing import Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage.anchored import Anchor, AnchoredRoot, fsync_directory
 from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
-from scenario_runner.storage.renames import AT_CWD, rename_new
+from scenario_runner.storage.identity import MARKER, marker_bytes
+from scenario_runner.storage.locks import BoundedLocks
+from scenario_runner.storage.renames import rename_new
 
 A = TypeVar("A")
 B = TypeVar("B")
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_LOCKS: Final = 64
+_LOCKS: Final = range(64, 96)
+"""Numbers of the lock files. Those below were readable by every user in earlier releases, and so could be locked."""
+
 _SLICES: Final = 8
 _ALONE: Final = 2
 _OPEN_AT_ONCE: Final = 128
@@ -38,15 +43,6 @@ _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
 
-def fsync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, _DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _fill(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
@@ -54,25 +50,25 @@ def _fill(fd: int, data: bytes) -> None:
     os.fsync(fd)
 
 
-def write_durably(path: str, data: bytes) -> None:
+def write_durably(key: str, data: bytes, mode: int, root: int) -> None:
     """Write a new file and fsync it; it must not exist. A file that could not be written whole is removed again."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    fd = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=root)
     try:
         try:
             _fill(fd, data)
         finally:
             os.close(fd)
     except BaseException:
-        os.unlink(path)
+        os.unlink(key, dir_fd=root)
         raise
 
 
-def write_unnamed(folder: str, data: bytes) -> int:
+def write_unnamed(folder: str, data: bytes, mode: int, root: int) -> int:
     """Write a file that has no name and fsync it; it is gone when its descriptor, the result, is closed.
 
     Three times as fast as a temporary name when several threads write: they do not wait for the folder.
     """
-    fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
+    fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=root)
     try:
         _fill(fd, data)
     except BaseException:
@@ -87,32 +83,36 @@ class _Written:
 
     Attributes:
         fd: The open file, which has no name; -1 for a temporary one.
-        path: Its temporary name, or the one that it could have.
+        key: Its temporary name, or the one that it could have, relative to the root.
+        root: Descriptor of the root.
     """
 
     fd: int
-    path: str
+    key: str
+    root: int
 
-    def give_name(self, path: str) -> None:
+    def give_name(self, key: str) -> None:
         """Link it, or rename it where there are no hard links; raises ``FileExistsError`` when the name is taken."""
         try:
             if self.fd < 0:
-                os.link(self.path, path)
+                os.link(self.key, key, src_dir_fd=self.root, dst_dir_fd=self.root)
             else:  # a descriptor for the source makes Python follow the link that /proc shows
-                os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
+                source = f"/proc/self/fd/{self.fd}"
+                os.link(source, key, src_dir_fd=self.fd, dst_dir_fd=self.root, follow_symlinks=True)
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS or not self._rename(path):
+            if error.errno not in _NO_HARD_LINKS or not self._rename(key):
                 raise
 
-    def _rename(self, path: str) -> bool:
+    def _rename(self, key: str) -> bool:
         if self.fd >= 0:
-            write_durably(self.path, os.pread(self.fd, os.fstat(self.fd).st_size, 0))
-        if rename_new(AT_CWD, self.path, AT_CWD, path):
+            info = os.fstat(self.fd)
+            write_durably(self.key, os.pread(self.fd, info.st_size, 0), info.st_mode & 0o777, self.root)
+        if rename_new(self.root, self.key, self.root, key):
             return True
         if self.fd >= 0:
-            os.unlink(self.path)
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            os.unlink(self.key, dir_fd=self.root)
+        if _lexists(key, self.root):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         return False
 
     def let_go(self) -> None:
@@ -121,7 +121,15 @@ class _Written:
             os.close(self.fd)
             return
         with suppress(FileNotFoundError):  # it was renamed
-            os.unlink(self.path)
+            os.unlink(self.key, dir_fd=self.root)
+
+
+def _lexists(key: str, root: int) -> bool:
+    try:
+        os.lstat(key, dir_fd=root)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def version_of(data: bytes) -> str:
@@ -143,37 +151,31 @@ def _reported(action: str, path: str) -> Iterator[None]:
         raise Unavailable(f"cannot {action} {path}: {hint}") from error
 
 
-def _sync_names(folder: str) -> Unavailable | None:
-    try:
-        with _reported("fsync", folder):
-            fsync_directory(folder)
-    except Unavailable as error:
-        return error
-    return None
-
-
 class FilesystemStore:
     """Objects as files under a root directory.
 
     Args:
-        root: The object-store root; created when absent.
-        private: Folder under the root, as a key, for temporary files and locks.
+        root: The object-store root; created when absent, unless the identity of the store is known.
+        private: Folder under the root, as a key, for temporary files, locks and the store's marker.
         pool: Threads that write many objects at once; one after the other without.
         token: Source of random names.
     """
 
     def __init__(
         self,
-        root: str,
+        root: str | AnchoredRoot,
         private: str,
         pool: ThreadPoolExecutor | None = None,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._pool = pool
-        self.root = os.path.abspath(root)
-        self._private = os.path.join(self.root, private)
+        self._root = AnchoredRoot(root) if isinstance(root, str) else root
+        self.root = self._root.path
+        self._modes = self._root.modes
+        self._private = private
         self._token = token
         self._synced: set[str] = set()
+        self._locks = BoundedLocks()
         self._unnamed = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 
     def _path(self, key: str) -> str:
@@ -184,27 +186,46 @@ class FilesystemStore:
             raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
         return os.path.join(self.root, key)
 
-    def _make_folder(self, folder: str) -> list[str]:
+    # --- identity
+
+    @property
+    def _marker(self) -> str:
+        return f"{self._private}/{MARKER}"
+
+    def identity(self) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        return self._root.identity(self._marker)
+
+    def leave_identity(self, proposed: str) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        self.create(self._marker, marker_bytes(proposed))
+        return self.identity()
+
+    def expect(self, identity: str) -> None:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        self._root.expect(self._marker, identity)
+
+    # --- writing
+
+    def _make_folder(self, anchor: Anchor, folder: str) -> list[str]:
         """Make a folder below the root; returns the folders whose new names are not durable yet.
 
         What this process has not seen made durable counts as new, whoever made it.
         """
         unsynced = []
-        while folder not in self._synced and folder.startswith(self.root):
+        while folder and folder not in self._synced:
             unsynced.append(folder)
             folder = os.path.dirname(folder)
-        for path in reversed(unsynced):
+        for key in reversed(unsynced):
             try:
-                os.mkdir(path, 0o755)
+                os.mkdir(key, self._modes.folder, dir_fd=anchor.fd)
             except FileExistsError:
                 continue
-            except FileNotFoundError:  # above the root
-                os.makedirs(path, 0o755, exist_ok=True)
         return unsynced
 
-    def _make_private(self) -> None:
+    def _make_private(self, anchor: Anchor) -> None:
         if self._private not in self._synced:
-            self._make_folder(self._private)
+            self._make_folder(anchor, self._private)
             self._synced.add(self._private)  # temporary files need no durable names
 
     def create(self, key: str, data: bytes) -> bool:
@@ -220,28 +241,65 @@ class FilesystemStore:
         Files are written and fsynced in parallel, then linked in the order given; each directory that gained names is
         fsynced once.
         """
-        paths = [self._path(key) for key, _ in items]
+        for key, _ in items:
+            self._path(key)
+        try:
+            anchor = self._root.make()
+            results, made = self._link_all(anchor, items)
+            self._make_durable(anchor, items, results, made)
+            self._root.prove(anchor)
+        except Unavailable as error:
+            self._synced.clear()
+            return [error] * len(items)
+        return results
+
+    def _link_all(
+        self, anchor: Anchor, items: Sequence[tuple[str, bytes]]
+    ) -> tuple[list[bool | Unavailable], dict[str, None]]:
+        """Write files and give them their names; also returns the folders that were made on the way."""
         made: dict[str, None] = {}
         results: list[bool | Unavailable] = []
         for start in range(0, len(items), _OPEN_AT_ONCE):
-            written = self._map(self._write, [data for _, data in items[start : start + _OPEN_AT_ONCE]])
-            for path, file in zip(paths[start:], written, strict=False):
-                results.append(file if isinstance(file, Unavailable) else self._link(path, file, made))
+            some = items[start : start + _OPEN_AT_ONCE]
+            written = self._map(lambda item: self._write(anchor, item[1]), some)
+            for (key, _), file in zip(some, written, strict=True):
+                path = os.path.join(self.root, key)
+                results.append(file if isinstance(file, Unavailable) else self._link(path, key, file, anchor, made))
+        return results, made
+
+    def _make_durable(
+        self,
+        anchor: Anchor,
+        items: Sequence[tuple[str, bytes]],
+        results: Sequence[bool | Unavailable],
+        made: dict[str, None],
+    ) -> None:
+        """Fsync every directory that gained a name.
+
+        Raises:
+            Unavailable: one could not be synced, so nothing of the batch is promised.
+        """
         # a name that somebody else gave may not be durable yet either
-        gained = {
-            os.path.dirname(path): None
-            for path, result in zip(paths, results, strict=True)
+        gained = [
+            os.path.dirname(key)
+            for (key, _), result in zip(items, results, strict=True)
             if not isinstance(result, Unavailable)
-        }
+        ]
         unsynced = list(dict.fromkeys([*gained, *map(os.path.dirname, made)]))
-        broken = dict(zip(unsynced, self._map(_sync_names, unsynced), strict=True))
-        failure = next((error for error in broken.values() if error is not None), None)
-        if failure is not None:
-            return [result if isinstance(result, Unavailable) else failure for result in results]
+        for failure in self._map(lambda folder: self._sync_names(anchor, folder), unsynced):
+            if failure is not None:
+                raise failure
         if len(self._synced) > _SYNCED_KEPT:
             self._synced.clear()
         self._synced.update(made)
-        return results
+
+    def _sync_names(self, anchor: Anchor, folder: str) -> Unavailable | None:
+        try:
+            with _reported("fsync", os.path.join(self.root, folder)):
+                fsync_directory(folder or ".", anchor.fd)
+        except Unavailable as error:
+            return error
+        return None
 
     def _map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """Apply a function in parallel: one slice for each thread, since a hand-over costs more than a file."""
@@ -253,33 +311,34 @@ class FilesystemStore:
             result for part in self._pool.map(lambda part: [function(item) for item in part], slices) for result in part
         ]
 
-    def _write(self, data: bytes) -> _Written | Unavailable:
-        path = os.path.join(self._private, f"{self._token()}.tmp")
+    def _write(self, anchor: Anchor, data: bytes) -> _Written | Unavailable:
+        key = f"{self._private}/{self._token()}.tmp"
         try:
-            with _reported("write", path):
-                self._make_private()
+            with _reported("write", os.path.join(self.root, key)):
+                self._make_private(anchor)
                 if self._unnamed:
                     try:
-                        return _Written(write_unnamed(self._private, data), path)
+                        fd = write_unnamed(self._private, data, self._modes.file, anchor.fd)
+                        return _Written(fd, key, anchor.fd)
                     except OSError as error:
                         if error.errno not in _NO_UNNAMED_FILES:
                             raise
                         self._unnamed = False
-                write_durably(path, data)
+                write_durably(key, data, self._modes.file, anchor.fd)
         except Unavailable as error:
             self._synced.clear()  # somebody may have removed what we had made
             return error
-        return _Written(-1, path)
+        return _Written(-1, key, anchor.fd)
 
-    def _link(self, path: str, file: _Written, made: dict[str, None]) -> bool | Unavailable:
+    def _link(self, path: str, key: str, file: _Written, anchor: Anchor, made: dict[str, None]) -> bool | Unavailable:
         """Give a written file its name, unless the name is taken; adds the folders that were made to ``made``."""
         try:
             with _reported("link", path):
                 try:
-                    folder = os.path.dirname(path)
+                    folder = os.path.dirname(key)
                     if folder not in made:
-                        made.update(dict.fromkeys(self._make_folder(folder)))
-                    file.give_name(path)
+                        made.update(dict.fromkeys(self._make_folder(anchor, folder)))
+                    file.give_name(key)
                 except FileExistsError:
                     return False
                 finally:
@@ -289,14 +348,50 @@ class FilesystemStore:
             return error
         return True
 
+    @contextmanager
+    def _locked(self, anchor: Anchor, key: str) -> Iterator[None]:
+        slot = _LOCKS[int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % len(_LOCKS)]
+        name = f"{self._private}/{slot:02d}.lock"
+        self._make_private(anchor)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(name, flags, self._modes.file, dir_fd=anchor.fd)
+        try:
+            self._locks.acquire(fd, os.path.join(self.root, name))
+            yield
+        finally:
+            os.close(fd)
+
+    def replace(self, key: str, data: bytes, version: str) -> bool:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        path = self._path(key)
+        anchor = self._root.make()
+        with _reported("replace", path), self._locked(anchor, key):
+            current = self.read(key, 1 << 30)
+            if current is None or current.version != version:
+                return False
+            temporary = f"{self._private}/{self._token()}.tmp"
+            write_durably(temporary, data, self._modes.file, anchor.fd)
+            try:
+                os.rename(temporary, key, src_dir_fd=anchor.fd, dst_dir_fd=anchor.fd)
+            except BaseException:
+                os.unlink(temporary, dir_fd=anchor.fd)
+                raise
+            fsync_directory(os.path.dirname(key) or ".", anchor.fd)
+        self._root.prove(anchor)
+        return True
+
+    # --- reading
+
     def read(self, key: str, limit: int) -> StoredObject | None:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         path = self._path(key)
+        anchor = self._root.proven()
         with _reported("read", path):
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                fd = os.open(key, flags, dir_fd=anchor.fd)
             except (FileNotFoundError, NotADirectoryError):
-                self._check_root()
+                self._root.prove(anchor)  # nothing is absent from a store that is not there itself
                 return None
             try:
                 info = os.fstat(fd)
@@ -312,44 +407,14 @@ class FilesystemStore:
             raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
         return StoredObject(data, version_of(data))
 
-    def _check_root(self) -> None:
-        """Nothing is absent from a store that is not there itself."""
-        if not os.path.isdir(self.root):
-            raise Unavailable(f"the folder {self.root} is not there; mount or restore it, or start the daemon once")
-
-    @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        slot = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % _LOCKS
-        path = os.path.join(self._private, f"{slot:02d}.lock")
-        self._make_private()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
-
-    def replace(self, key: str, data: bytes, version: str) -> bool:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        path = self._path(key)
-        with _reported("replace", path), self._locked(key):
-            current = self.read(key, 1 << 30)
-            if current is None or current.version != version:
-                return False
-            temporary = os.path.join(self._private, f"{self._token()}.tmp")
-            write_durably(temporary, data)
-            try:
-                os.rename(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            fsync_directory(os.path.dirname(path))
-        return True
-
     def keys(self, prefix: str) -> list[str]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self._path(prefix.removesuffix("/") if prefix else "all")  # a prefix is the beginning of a key
+        anchor = self._root.anchor_if_there()
+        if anchor is None:
+            return []
         found: list[str] = []
+        private = os.path.join(self.root, self._private)
         pending = [os.path.join(self.root, os.path.dirname(prefix))]
         while pending:
             folder = pending.pop()
@@ -360,9 +425,10 @@ class FilesystemStore:
                     continue
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    pending.extend([] if entry.path == self._private else [entry.path])
+                    pending.extend([] if entry.path == private else [entry.path])
                 else:
                     found.append(os.path.relpath(entry.path, self.root))
+        self._root.prove(anchor)
         return sorted(key for key in found if key.startswith(prefix))
 
     def locate(self, key: str) -> str:
@@ -371,13 +437,13 @@ class FilesystemStore:
 
     def probe(self) -> None:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        key = os.path.relpath(os.path.join(self._private, f"probe-{self._token()}"), self.root)
+        key = f"{self._private}/probe-{self._token()}"
         first, second = b"first", b"second"
         honoured = self.create(key, first) and not self.create(key, second) and self._holds(key, first)
         honoured = honoured and not self.replace(key, second, version_of(second)) and self._holds(key, first)
         honoured = honoured and self.replace(key, second, version_of(first)) and self._holds(key, second)
-        with _reported("remove", key):
-            os.unlink(self._path(key))
+        with _reported("remove", self._path(key)):
+            os.unlink(key, dir_fd=self._root.proven().fd)
         if not honoured:
             raise ConfigurationError(
                 self.root,
@@ -392,24 +458,34 @@ class FilesystemStore:
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left behind; returns how many."""
+        anchor = self._root.anchor_if_there()
+        if anchor is None:
+            return 0
         removed = 0
-        with _reported("sweep", self._private):
+        with _reported("sweep", os.path.join(self.root, self._private)):
             try:
-                names = [
-                    name for name in os.listdir(self._private) if name.endswith(".tmp") or name.startswith("probe-")
-                ]
+                names = _names_in(self._private, anchor)
             except FileNotFoundError:
                 return 0
             for name in names:
-                removed += self._sweep_one(os.path.join(self._private, name))
+                if name.endswith(".tmp") or name.startswith("probe-"):
+                    removed += _sweep_one(f"{self._private}/{name}", anchor)
         return removed
 
-    @staticmethod
-    def _sweep_one(path: str) -> int:
-        try:
-            if time.time() - os.lstat(path).st_mtime <= _STALE_SECONDS:
-                return 0
-            os.unlink(path)
-        except FileNotFoundError:
-            return 0  # its writer has just finished
-        return 1
+
+def _names_in(folder: str, anchor: Anchor) -> list[str]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=anchor.fd)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def _sweep_one(key: str, anchor: Anchor) -> int:
+    try:
+        if time.time() - os.stat(key, dir_fd=anchor.fd, follow_symlinks=False).st_mtime <= _STALE_SECONDS:
+            return 0
+        os.unlink(key, dir_fd=anchor.fd)
+    except FileNotFoundError:
+        return 0  # its writer has just finished
+    return 1

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-AT_CWD: Final = -100
-"""In the place of an open folder: paths are absolute, or relative to the working directory."""
 _NOREPLACE: Final = 1
 _TAKEN_OR_NOT_OFFERED: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 

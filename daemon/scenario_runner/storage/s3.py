@@ -2,6 +2,8 @@
 
 import hashlib
 import secrets
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -10,12 +12,15 @@ from scenario_runner.contracts.errors import ConfigurationError, SequenceError, 
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
+from scenario_runner.storage.identity import MARKER, MAX_MARKER, another_store, marker_bytes, parse_marker
 from scenario_runner.storage.s3_client import BadKeyError, S3Bucket, TooLargeError
 
 _MAX_LISTED: Final = 10_000_000
 _PROBES: Final = 5
 _SLOTS: Final = 256
 _LANES: Final = 16
+#: A proof costs a request, and a batch of writes takes about a tenth of this.
+_PROOF_SECONDS: Final = 2.0
 _NO_ETAG: Final = '"00000000000000000000000000000000"'
 
 
@@ -25,9 +30,10 @@ class S3Store:
     Args:
         bucket: The bucket.
         prefix: Key prefix of the root, without slashes at its ends; may be empty.
-        private: Folder under the root, as a key, for probes.
+        private: Folder under the root, as a key, for probes and the store's marker.
         pool: Threads that write many objects at once; one after the other without.
         token: Source of random words.
+        monotonic: Seconds, never going back.
     """
 
     def __init__(
@@ -37,8 +43,13 @@ class S3Store:
         private: str,
         pool: ThreadPoolExecutor | None = None,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bucket, self._prefix, self._private, self._pool, self._token = bucket, prefix, private, pool, token
+        self._monotonic = monotonic
+        self._expected = ""
+        self._found, self._proof_due = "", 0.0
+        self._proving = threading.Lock()
 
     def _key(self, key: str) -> str:
         try:
@@ -48,14 +59,62 @@ class S3Store:
             raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
         return f"{self._prefix}/{key}" if self._prefix else key
 
+    # --- identity
+
+    @property
+    def _marker(self) -> str:
+        return f"{self._private}/{MARKER}"
+
+    def identity(self) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        where = self.locate(self._marker)
+        try:
+            found = self._bucket.get(self._key(self._marker), MAX_MARKER)
+        except TooLargeError:
+            return parse_marker(b"", where)
+        return "" if found is None else parse_marker(bytes(found.data), where)
+
+    def leave_identity(self, proposed: str) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        self._bucket.put(self._key(self._marker), marker_bytes(proposed))
+        return self.identity()
+
+    def expect(self, identity: str) -> None:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        with self._proving:
+            self._expected, self._proof_due = identity, 0.0
+
+    def _prove(self) -> None:
+        """Read the marker, unless that was a moment ago.
+
+        Raises:
+            Unavailable: this is another bucket, or an emptied one.
+        """
+        if not self._expected:
+            return
+        with self._proving:
+            if self._monotonic() >= self._proof_due:
+                self._found = self.identity()
+                self._proof_due = self._monotonic() + _PROOF_SECONDS
+        if self._found != self._expected:
+            raise another_store(self._bucket.uri(self._prefix), self._expected, self._found)
+
+    # --- objects
+
     def create(self, key: str, data: bytes) -> bool:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        return self._bucket.put(self._key(key), data)
+        path = self._key(key)
+        self._prove()
+        return self._bucket.put(path, data)
 
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`. Objects are written in parallel."""
         for key, _ in items:
             self._key(key)
+        try:
+            self._prove()
+        except Unavailable as error:
+            return [error] * len(items)
         first: dict[str, int] = {}
         for place, (key, _) in enumerate(items):
             first.setdefault(key, place)
@@ -85,8 +144,10 @@ class S3Store:
 
     def read(self, key: str, limit: int) -> StoredObject | None:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        path = self._key(key)
+        self._prove()  # nothing is absent from a store that is not there itself
         try:
-            found = self._bucket.get(self._key(key), limit)
+            found = self._bucket.get(path, limit)
         except TooLargeError as error:
             raise ObjectTooLargeError(
                 f"{self.locate(key)} holds {error.size} bytes, at most {limit} are read"
@@ -95,12 +156,14 @@ class S3Store:
 
     def replace(self, key: str, data: bytes, version: str) -> bool:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        self._prove()
         return self._bucket.put(self._key(key), data, replacing=version or _NO_ETAG)
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         if prefix:
             self._key(prefix.removesuffix("/"))
+        self._prove()
         folder = prefix.rpartition("/")[0]
         try:
             found = self._bucket.listing("/".join(filter(None, (self._prefix, folder))), _MAX_LISTED)

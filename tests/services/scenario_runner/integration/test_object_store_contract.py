@@ -500,6 +500,12 @@ class Calls:
         return len(self.log) - 1 - self.log[::-1].index((entry[0], entry[1]))
 
 
+def _resolved(path: str, options: dict[str, Any]) -> str:
+    """A path that is relative to an open folder, whole."""
+    fd = options.get("dst_dir_fd", options.get("dir_fd"))
+    return path if fd is None else os.path.join(os.readlink(f"/proc/self/fd/{fd}"), path)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     recorded = Calls([])
@@ -507,7 +513,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def record(name: str, describe: Callable[..., str]) -> None:
         def wrapper(*arguments: Any, **options: Any) -> Any:
-            text = describe(*arguments)
+            text = _resolved(describe(*arguments), options)
             result = real[name](*arguments, **options)
             recorded.log.append((name, text))
             return result
@@ -680,11 +686,10 @@ def test_what_may_not_be_read_is_never_absent(
     files: FilesystemStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     files.create("a/object", b"x")
-    path = files.locate("a/object")
-    monkeypatch.setattr(os, "open", _failing(os.open, code, lambda name, *_: name == path))
+    monkeypatch.setattr(os, "open", _failing(os.open, code, lambda name, *_: name == "a/object"))
     with pytest.raises(Unavailable) as refused:
         files.read("a/object", MANY)
-    assert path in refused.value.detail
+    assert files.locate("a/object") in refused.value.detail
     with pytest.raises(Unavailable):
         files.replace("a/object", b"y", "v")
 
@@ -830,9 +835,9 @@ def test_two_processes_may_sweep_at_once(
     """The other one is faster: each file is gone when this one comes to remove it."""
     real = os.unlink
 
-    def slower(path: str) -> None:
-        real(path)
-        real(path)
+    def slower(path: str, **options: Any) -> None:
+        real(path, **options)
+        real(path, **options)
 
     monkeypatch.setattr(os, "unlink", slower)
     files.sweep()

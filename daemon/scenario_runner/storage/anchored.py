@@ -1,0 +1,189 @@
+"""A root folder that is held open, and proven to be the same store as before whenever something is done in it.
+
+What is done relative to the descriptor can never land in what took the folder's place: a bare mount point, another
+volume, a folder that was moved there. The proof tells whether anything did.
+"""
+
+import os
+import threading
+from contextlib import suppress
+from typing import Final
+
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.storage.identity import MAX_MARKER, another_store, parse_marker
+from scenario_runner.storage.modes import PRIVATE, Modes
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MARKER: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_Place = tuple[int, int]
+
+
+def fsync_directory(path: str, dir_fd: int | None = None) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, _DIRECTORY, dir_fd=dir_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _place(info: os.stat_result) -> _Place:
+    return info.st_dev, info.st_ino
+
+
+class Anchor:
+    """A root folder that is open until nobody refers to this object any more.
+
+    Attributes:
+        fd: For ``dir_fd``.
+        place: Device and inode of the folder.
+        marker: Device and inode of the marker in it, once that was read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, _DIRECTORY)
+        self.place = _place(os.fstat(self.fd))
+        self.marker: _Place | None = None
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self.fd)
+
+    def read_marker(self, name: str, where: str) -> str:
+        """The id of the store; empty when it has none.
+
+        Raises:
+            Unavailable: the marker cannot be read, or is none.
+        """
+        try:
+            fd = os.open(name, _MARKER, dir_fd=self.fd)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise Unavailable(f"cannot read {where}: {error.strerror}") from error
+        try:
+            data, info = os.read(fd, MAX_MARKER), os.fstat(fd)
+        except OSError as error:
+            raise Unavailable(f"cannot read {where}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+        self.marker = _place(info)
+        return parse_marker(data, where)
+
+
+class AnchoredRoot:
+    """The root folder of a store.
+
+    Args:
+        path: Where it is.
+        modes: Of what is created there.
+    """
+
+    def __init__(self, path: str, modes: Modes = PRIVATE) -> None:
+        self.path, self.modes = os.path.abspath(path), modes
+        self._anchor: Anchor | None = None
+        self._marker, self._identity = "", ""
+        self._lock = threading.Lock()
+        self._durable = False
+
+    def identity(self, marker: str) -> str:
+        """The id of the store that is there now; empty when there is none, or no folder at all.
+
+        Args:
+            marker: The marker, relative to the root.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """
+        try:
+            return Anchor(self.path).read_marker(marker, os.path.join(self.path, marker))
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise Unavailable(f"the folder {self.path} cannot be opened: {error.strerror}") from error
+
+    def expect(self, marker: str, identity: str) -> None:
+        """From now on only the store with this identity is worked in; a missing folder is never made.
+
+        Args:
+            marker: The marker, relative to the root.
+            identity: Its id.
+        """
+        with self._lock:
+            self._marker, self._identity, self._anchor = marker, identity, None
+
+    def proven(self) -> Anchor:
+        """The folder, now that its path was seen to lead there: one or two calls of ``stat``.
+
+        Raises:
+            Unavailable: it leads nowhere, or to another store.
+        """
+        anchor = self._anchor
+        return anchor if anchor is not None and self._leads_to(anchor) else self._open()
+
+    def prove(self, anchor: Anchor) -> None:
+        """Prove that what was done since ``anchor`` was taken was done in the store.
+
+        Raises:
+            Unavailable: the path leads elsewhere by now: what was done may not be there, or not any more.
+        """
+        if self.proven() is not anchor:
+            raise Unavailable(f"{self.path} was mounted anew in the middle of a write; it is tried again")
+
+    def anchor_if_there(self) -> Anchor | None:
+        """Like :meth:`proven`; None when there is no folder and no identity is known that says there should be one."""
+        return None if not self._identity and not os.path.lexists(self.path) else self.proven()
+
+    def make(self) -> Anchor:
+        """Like :meth:`proven`, but a root that no identity is known of is made when it is missing.
+
+        Raises:
+            Unavailable: it cannot be made, or see :meth:`proven`.
+        """
+        if not self._durable and not self._identity:
+            try:
+                _make_durably(self.path, self.modes.folder)
+            except OSError as error:
+                raise Unavailable(f"cannot make the folder {self.path}: {error.strerror}") from error
+            self._durable = True
+        return self.proven()
+
+    def _leads_to(self, anchor: Anchor) -> bool:
+        try:
+            if _place(os.stat(self.path)) != anchor.place:
+                return False
+            return not self._marker or _place(os.lstat(f"{self.path}/{self._marker}")) == anchor.marker
+        except OSError:
+            return False
+
+    def _open(self) -> Anchor:
+        with self._lock:
+            if self._anchor is not None and self._leads_to(self._anchor):
+                return self._anchor  # another thread was quicker
+            try:
+                anchor = Anchor(self.path)
+            except OSError as error:
+                raise Unavailable(
+                    f"the folder {self.path} cannot be opened: {error.strerror}; mount or restore it, or, if it was "
+                    "never used, start the daemon once"
+                ) from error
+            if self._identity:
+                found = anchor.read_marker(self._marker, os.path.join(self.path, self._marker))
+                if found != self._identity:
+                    raise another_store(self.path, self._identity, found)
+            elif self._anchor is not None:
+                raise Unavailable(f"another folder has taken the place of {self.path}; put the first one back")
+            self._anchor = anchor
+            return anchor
+
+
+def _make_durably(path: str, mode: int) -> None:
+    """Make a folder and its parents where they are missing, and their names durable, whoever made them."""
+    made = [path]
+    while not os.path.isdir(os.path.dirname(made[-1])):
+        made.append(os.path.dirname(made[-1]))
+    for folder in reversed(made):
+        with suppress(FileExistsError):
+            os.mkdir(folder, mode)
+        with suppress(PermissionError):  # a parent that we may not read was not made by us
+            fsync_directory(os.path.dirname(folder))
