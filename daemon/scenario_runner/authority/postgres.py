@@ -42,7 +42,8 @@ from scenario_runner.authority.postgres_batches import (
 )
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
-from scenario_runner.authority.postgres_pool import UNSTORABLE, Connection, Connections
+from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
+from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
     COLLISION_DETAIL,

@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from scenario_runner.contracts.errors import ConfigurationError
 
+_OPTION: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=")
 _SECRETS: Final = ("password", "sslpassword")
 _URI_PASSWORD: Final = re.compile(r"://[^/?#]*?:(.*)@", re.DOTALL)
 _DEFAULTS: Final = {
@@ -27,7 +28,7 @@ _DEFAULTS: Final = {
 }
 _SETTINGS: Final = {
     "synchronous_commit": "on",
-    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_isolation": "read committed",
     "statement_timeout": "15s",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "10s",
@@ -35,7 +36,8 @@ _SETTINGS: Final = {
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-"""Settings of every session; the DSN's own ``options`` come after them and win.
+"""Settings of every session; the DSN's own ``options`` win. They are set once a connection is there, not asked for with
+it: poolers that keep sessions do not pass ``options`` on. Values are written as the server shows them.
 
 Every statement has an index, most of them a small one over the few rows that are due; the planner, which guesses that a
 third of all rows is, would rather read the whole table.
@@ -50,8 +52,11 @@ class PostgresDsn:
         place: The profile, for messages.
 
     Attributes:
+        place: The key of the profile, for messages.
         name: What is connected to, without user and password.
         parameters: libpq parameters of every connection.
+        settings: What is set in every session, by name.
+        option_names: Settings that the DSN's own ``options`` name.
 
     Raises:
         ConfigurationError: it cannot be parsed.
@@ -70,13 +75,11 @@ class PostgresDsn:
             ) from None
         self._hidden = sorted({text for text in _secrets(dsn, given) if text}, key=len, reverse=True)
         options = given.get("options") or os.environ.get("PGOPTIONS", "")
-        ours = " ".join(f"-c {key}={value}" for key, value in _SETTINGS.items())
-        self.parameters: dict[str, Any] = {
-            **_DEFAULTS,
-            **given,
-            "options": f"{ours} {options}".strip(),
-            "client_encoding": "utf8",
-        }
+        self.option_names = [name.replace("-", "_").lower() for name in _OPTION.findall(options)]
+        self.settings = {name: value for name, value in _SETTINGS.items() if name not in self.option_names}
+        self.parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8"}
+        if options:
+            self.parameters["options"] = options
         host = given.get("host") or given.get("hostaddr") or "the default host"
         port = f":{given['port']}" if given.get("port") else ""
         self.name = self.redacted(f"the PostgreSQL authority at {host}{port}, database {given.get('dbname', '')!r},")

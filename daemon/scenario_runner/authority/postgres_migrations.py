@@ -5,7 +5,7 @@ from typing import Final
 from psycopg import errors
 
 from scenario_runner.authority.postgres_dsn import PostgresDsn
-from scenario_runner.authority.postgres_pool import Connection
+from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError
 

@@ -15,13 +15,20 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from scenario_runner.authority.postgres_dsn import PostgresDsn
-from scenario_runner.authority.statements import load_statements
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.authority.postgres_session import (
+    POOLER_REFUSALS,
+    SESSION_LOST,
+    Connection,
+    Session,
+    not_a_session,
+    open_session,
+    proven_session,
+)
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
 T = TypeVar("T")
-Connection = psycopg.Connection[dict[str, Any]]
 _MOST_CONNECTIONS: Final = 8
 _WAIT_SECONDS: Final = 2.0
 _BUDGET_SECONDS: Final = 3.0
@@ -46,7 +53,12 @@ _LASTING: Final = (
 UNSTORABLE: Final = (psycopg.DataError, errors.ProgramLimitExceeded)
 """Errors that lie in a value and come again with it, whoever stores it."""
 
-_LASTING_SIGNS: Final = ("authentication failed", "no pg_hba.conf entry", "does not exist")
+_LASTING_SIGNS: Final = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    *(sign for sign, _ in POOLER_REFUSALS),
+)
 """Refusals of a connection have no code, only a text."""
 
 _HINTS: Final = (
@@ -62,6 +74,8 @@ _HINTS: Final = (
     ("shutting down", "wait until the server has restarted"),
     ("does not support SSL", "check sslmode of the DSN, and whether the server has TLS switched on"),
     ("certificate", "check sslmode and sslrootcert of the DSN"),
+    ("query_wait_timeout", "the pooler has no server connection left: allow at least 8 for each process of SR"),
+    ("max_client_conn", "the pooler takes no more clients: raise max_client_conn, each process takes up to 8"),
     ("does not exist", "correct the DSN, or make what it names; tables that were dropped come back with a backup only"),
     ("Connection refused", "check that the server runs, and host and port of the DSN"),
     ("could not translate host name", "check the host of the DSN"),
@@ -90,6 +104,8 @@ class Connections:
 
     def __init__(self, dsn: PostgresDsn, prepare: Callable[[Connection], None]) -> None:
         self._dsn = dsn
+        self._refused: ConfigurationError | None = None
+        self._sessions: list[Session] = []
         _quiet_driver()
         self._patiently(self._first, prepare)
         self._pool = ConnectionPool(
@@ -100,6 +116,7 @@ class Connections:
             timeout=_WAIT_SECONDS,
             reconnect_timeout=_RECONNECT_SECONDS,
             num_workers=1,
+            configure=self._configure,
             open=True,
         )
 
@@ -112,6 +129,7 @@ class Connections:
 
         Raises:
             psycopg.Error: a value cannot be stored, by anybody (one of ``UNSTORABLE``), or one of ``raising``.
+            ConfigurationError: sessions are not ours any more: a pooler was put in the way, or set up otherwise.
             Unavailable: the database does not answer, or refuses for another reason.
         """
         return self._patiently(self._once, work, raising)
@@ -136,9 +154,13 @@ class Connections:
         except psycopg.Error as error:
             if isinstance(error, UNSTORABLE + raising):
                 raise
-            raise self._told(error) from None
+            if isinstance(error, SESSION_LOST):
+                self._refused = not_a_session(self._dsn)
+            raise self._refused or self._told(error) from None
 
     def _once(self, work: Callable[[Connection], T]) -> T:
+        if self._refused is not None:
+            raise self._refused
         connection = self._pool.getconn()
         count("postgres.statements")
         try:
@@ -161,20 +183,28 @@ class Connections:
         return psycopg.connect(**self._arguments())
 
     def _first(self, prepare: Callable[[Connection], None]) -> None:
-        connection = self._connect()
-        try:
-            self._check(connection)
-            prepare(connection)
-        finally:
-            connection.close()
+        with proven_session(self._connect, self._dsn) as session:
+            self._check(session)
+            prepare(session.connection)
 
-    def _check(self, connection: Connection) -> None:
+    def _configure(self, connection: Connection) -> None:
+        """Make a session of a new connection of the pool, and sure that it is none of the others."""
+        self._sessions = [session for session in self._sessions if not session.connection.closed]
+        try:
+            session = open_session(connection, self._dsn)
+            if any(other.backend == session.backend for other in self._sessions):
+                raise not_a_session(self._dsn)
+        except ConfigurationError as error:
+            self._refused = error
+            raise
+        self._sessions.append(session)
+
+    def _check(self, session: Session) -> None:
         """Refuse a server on which a commit would be no promise, or whose texts are not ours."""
+        connection, facts = session.connection, session.check()
         version = connection.info.server_version
         if version < _OLDEST_SERVER:
             raise ConfigurationError(self._dsn.place, f"the server is version {version}", "use PostgreSQL 13 or newer")
-        facts = connection.execute(load_statements("postgres")["session_facts"].encode()).fetchone()
-        assert facts is not None
         if facts["synchronous_commit"] not in _DURABLE:
             raise ConfigurationError(
                 self._dsn.place,
@@ -192,12 +222,15 @@ class Connections:
 
     # --- telling
 
-    def _told(self, error: psycopg.Error) -> Unavailable:
+    def _told(self, error: psycopg.Error) -> ScenarioRunnerError:
         if isinstance(error, PoolClosed):
             return Unavailable("the authority is closed")
         if isinstance(error, PoolTimeout):
             error = self._why_none() or error
         said = self._dsn.redacted(error).strip() or type(error).__name__
+        remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in said), "")
+        if remedy:
+            return ConfigurationError(self._dsn.place, f"a pooler refuses what SR needs: {said}", remedy)
         hint = _hint(said)
         return Unavailable(f"{self._dsn.name} does not answer: {said}" + (f"; {hint}" if hint else ""))
 

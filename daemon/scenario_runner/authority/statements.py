@@ -1,12 +1,14 @@
 """Named SQL statements, one file per engine: no SQL text lives in Python."""
 
 import re
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
 _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 
+@cache
 def load_statements(engine: str) -> dict[str, str]:
     """Statements by name for ``sqlite`` or ``postgres``."""
     text = files("scenario_runner.authority").joinpath("sql", f"{engine}.sql").read_text(encoding="utf-8")

@@ -165,6 +165,16 @@ class Stream:
             raise Unavailable(f"stream {self.name} is {status}")
         return status
 
+    def identity(self) -> str:
+        """The stream's ARN and when it was created, in milliseconds: another stream of its name has another one.
+
+        Raises:
+            ConfigurationError: it does not exist, or may not be described.
+            Unavailable: it does not answer.
+        """
+        summary = self._summary()
+        return f"{summary['StreamARN']}@{round(summary['StreamCreationTimestamp'].timestamp() * 1000)}"
+
     def _summary(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.ask("describe_stream_summary", StreamName=self.name)["StreamDescriptionSummary"]
         return answer

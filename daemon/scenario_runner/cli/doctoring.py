@@ -15,6 +15,7 @@ from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerE
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.kcl.config import find_jars, find_java
 from scenario_runner.intake.spool_files import SpoolFiles, left_lying
+from scenario_runner.intake.kcl.identity import check as check_leases
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root
@@ -171,7 +172,8 @@ def _examine_stream(exam: _Examination, wiring: Wiring, stream: Stream) -> None:
         exam.note("control bus", f"the stream {stream.name} is {stream.check()}, {len(stream.shards())} shards")
     with exam.trying("leases"):
         tables = open_tables(wiring)
-        exam.note("leases", f"DynamoDB answers; {len(tables.leases())} leases in table {tables.application}")
+        state = check_leases(stream, tables)
+        exam.note("leases", f"DynamoDB answers; {len(state.leases)} leases in table {tables.application}")
     with exam.trying("KCL"):
         java, jars = find_java(os.environ), find_jars()
         exam.note("KCL", f"{java} runs the jars in {jars}")

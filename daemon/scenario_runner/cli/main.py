@@ -24,9 +24,11 @@ app = typer.Typer(
 runs_app = typer.Typer(help="Look at many runs.", no_args_is_help=True, rich_markup_mode=None)
 policy_app = typer.Typer(help="Work with policy profiles.", no_args_is_help=True, rich_markup_mode=None)
 contracts_app = typer.Typer(help="Work with the wire contracts.", no_args_is_help=True, rich_markup_mode=None)
+stream_app = typer.Typer(help="Work with the control stream.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 app.add_typer(policy_app, name="policy")
 app.add_typer(contracts_app, name="contracts")
+app.add_typer(stream_app, name="stream")
 
 WiringOption = Annotated[Path, typer.Option("--wiring", help="Wiring profile (YAML).", show_default=False)]
 PolicyOption = Annotated[Path, typer.Option("--policy", help="Policy profile (YAML).", show_default=False)]
@@ -225,6 +227,22 @@ def contracts_export(
     else:
         for path in written:
             say(path)
+
+
+@stream_app.command("adopt")
+def stream_adopt(wiring: WiringOption, as_json: JsonOption = False) -> None:
+    """Read a stream that was deleted and made anew: forgets the leases that are about the former one.
+
+    Stop every daemon of the application first. Nothing is done when the leases are about the stream as it is.
+    """
+    from scenario_runner.cli.streams import adopt_stream
+
+    with reporting(as_json=as_json):
+        document = adopt_stream(str(wiring))
+    if as_json:
+        emit(document)
+    else:
+        say_fields(document, ("stream", "former_stream", "lease_table", "leases_forgotten", "begins_at", "outcome"))
 
 
 @app.command()

@@ -8,6 +8,7 @@ not longer (``kcl.keeper``).
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,8 +16,9 @@ import structlog
 
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import Json, canonical_bytes
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.intake.kcl import config as kcl_config
+from scenario_runner.intake.kcl import identity
 from scenario_runner.intake.kcl.keeper import Keeper, Recipe
 from scenario_runner.intake.kcl.reports import Doing, Report
 from scenario_runner.intake.kcl.slots import Slot, take_slot
@@ -25,6 +27,8 @@ from scenario_runner.profiles.wiring import Wiring
 
 _GIVE_UP_AFTER: Final = 3
 _LOOK_SECONDS: Final = 0.5
+_SAME_STREAM_SECONDS: Final = {"production": 30.0, "fast": 3.0}
+"""By ``kinesis_timing``: how often a running daemon makes sure that its stream was not made anew."""
 _log = structlog.get_logger("intake")
 
 
@@ -64,11 +68,15 @@ class KinesisIntake:
         self._counted: dict[tuple[str, int], int] = {}
         self._seen: dict[str, Lease] = {}
         self._monotonic, self._look_again = monotonic, 0.0
+        self._identity, self._same_until = "", 0.0
 
     def open(self) -> None:
-        """See :class:`~scenario_runner.intake.base.Intake`: Java, the jars and the stream must be there."""
+        """See :class:`~scenario_runner.intake.base.Intake`: Java, the jars and the leases' stream must be there."""
         java, jars = kcl_config.find_java(os.environ), kcl_config.find_jars()
         self._stream.check()
+        self._identity = self._stream.identity()
+        with suppress(Unavailable):  # DynamoDB may come later, and the same is asked then
+            identity.check(self._stream, self._tables)
         slot = take_slot(
             self._wiring.kinesis_state_dir, self._wiring.kinesis_application, self._wiring.kinesis_worker_id
         )
@@ -92,6 +100,9 @@ class KinesisIntake:
     def _prepare(self) -> bool:
         try:
             self._tables.make_leaderless()
+            identity.note(self._stream, self._tables)
+        except ConfigurationError:
+            raise
         except ScenarioRunnerError as error:
             _log.warning("waiting for DynamoDB, where KCL keeps its leases", detail=error.detail)
             return False
@@ -101,10 +112,13 @@ class KinesisIntake:
         """How many records were disposed of since the last call.
 
         Raises:
+            ConfigurationError: the stream was made anew.
             Unavailable: KCL ended several times in a row without handing out anything.
         """
         if self._parts is None:
             return 0
+        if self._monotonic() >= self._same_until:
+            self._look_at_stream()
         disposed = 0
         for report in self._parts.keeper.reports().values():
             key = (report.shard_id, report.pid)
@@ -114,8 +128,28 @@ class KinesisIntake:
             raise Unavailable("KCL does not come up; the log says why")
         return disposed
 
+    def _look_at_stream(self) -> None:
+        """Make sure that the stream is still the one that was opened; one that is away may come back."""
+        self._same_until = self._monotonic() + _SAME_STREAM_SECONDS[self._wiring.kinesis_timing]
+        try:
+            found = self._stream.identity()
+        except (ConfigurationError, Unavailable) as error:
+            _log.error("the stream is away; its records are waited for", detail=error.detail)
+        else:
+            self._check_same(found)
+
+    def _check_same(self, found: str) -> None:
+        if found != self._identity:
+            problem = f"it was {self._identity} when the daemon started, and is {found}"
+            raise identity.made_anew(self._stream.name, self._tables.application, problem)
+
     def empty(self) -> bool:
-        """True when every open shard is consumed to its tip by us, or in the hands of another worker that lives."""
+        """True when every open shard is consumed to its tip by us, or in the hands of another worker that lives.
+
+        Raises:
+            ConfigurationError: the leases are not about this stream, so nobody can say.
+            Unavailable: the stream or DynamoDB does not answer.
+        """
         if self._parts is None:
             return True
         now = self._monotonic()
@@ -124,13 +158,15 @@ class KinesisIntake:
         if busy or now < self._look_again:
             return False
         self._look_again = now + _LOOK_SECONDS
-        leases = self._tables.leases()
+        state = identity.check(self._stream, self._tables)
+        self._check_same(state.stream)
+        leases = state.leases
         worker, settled = self._parts.slot.worker_id, True
         for shard_id, lease in leases.items():
             ours = lease.owner in ("", worker)
             lives = self._moves(shard_id, lease)
             settled &= lease.ended or (_caught_up(reports.get(shard_id)) if ours else lives)
-        return settled and all(shard["ShardId"] in leases for shard in self._stream.shards() if _is_open(shard))
+        return settled and all(shard_id in leases for shard_id in state.open_shards)
 
     def _moves(self, shard_id: str, lease: Lease) -> bool:
         """True when the owner of a lease was seen to renew it."""
@@ -151,10 +187,6 @@ class KinesisIntake:
         self._parts.keeper.stop()
         self._parts.slot.release()
         self._parts = None
-
-
-def _is_open(shard: Mapping[str, Any]) -> bool:
-    return "EndingSequenceNumber" not in shard["SequenceNumberRange"]
 
 
 def _caught_up(report: Report | None) -> bool:

@@ -273,9 +273,9 @@ def test_a_primary_that_became_a_standby_is_left_for_the_new_one(authority: Any)
 
 @pytest.fixture
 def role(schema: Schema) -> Iterator[str]:
-    """A user that may use the schema over one connection at a time."""
+    """A user that may use the schema over three connections at a time, which is what a start takes."""
     name = f"{schema.name}_user"
-    schema.query(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1 PASSWORD 'p@ss:w0rd/%'")
+    schema.query(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 3 PASSWORD 'p@ss:w0rd/%'")
     schema.query(f"GRANT ALL ON SCHEMA {schema.name} TO {name}")
     yield name
     schema.query(f"DROP OWNED BY {name}")
@@ -293,7 +293,7 @@ def test_too_many_connections_are_unavailable_and_say_what_to_do(
         opened(dsn)
     assert "p@ss" not in refused.value.detail
     with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(lambda _: first.now_us(), range(40)))) == 40, "one connection serves them all"
+        assert len(list(pool.map(lambda _: first.now_us(), range(40)))) == 40, "few connections serve them all"
 
 
 @pytest.mark.usefixtures("impatient")

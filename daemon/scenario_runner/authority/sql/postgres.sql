@@ -5,10 +5,24 @@
 -- for each other instead of dying of each other. What a lost connection leaves unknown is found by running the
 -- statement again: each recognises what it has already done.
 
+-- name: begin_session
+SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
+       (SELECT count(set_config(s.name, s.value, FALSE)) FROM unnest(%(names)b::text[], %(values)b::text[])
+          AS s(name, value)) AS settings,
+       (SELECT a.pid || ' since ' || a.backend_start FROM pg_stat_get_activity(pg_backend_pid()) a) AS backend;
+
 -- name: session_facts
-SELECT current_setting('synchronous_commit') AS synchronous_commit,
+SELECT current_setting('sr.session', TRUE) AS marker,
+       (SELECT a.pid || ' since ' || a.backend_start FROM pg_stat_get_activity(pg_backend_pid()) a) AS backend,
+       EXISTS (SELECT 1 FROM unnest(%(names)b::text[], %(values)b::text[]) AS s(name, value)
+               WHERE current_setting(s.name) <> s.value) AS lost,
+       current_setting('synchronous_commit') AS synchronous_commit,
        current_setting('server_encoding') AS server_encoding,
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only;
+
+-- name: dropped_options
+SELECT array_agg(s.name ORDER BY s.name) AS dropped FROM pg_settings s
+WHERE s.name = ANY (%(names)b::text[]) AND s.source NOT IN ('client', 'session');
 
 -- name: unbound_migrations
 SELECT set_config('statement_timeout', '0', TRUE), set_config('lock_timeout', '0', TRUE);

@@ -6,7 +6,7 @@ rolled back (``CLIENT_VERSION_2X``). That state is written here, once, before th
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -17,6 +17,8 @@ from scenario_runner.bus.stream import client_of, failure_of
 from scenario_runner.contracts.errors import Unavailable
 
 _STATE_KEY: Final = "Migration3.0"
+_STREAM_KEY: Final = "ScenarioRunnerStream"
+"""A row of our own in the coordinator table, of which KCL reads rows by key only."""
 _LEADERLESS: Final = "CLIENT_VERSION_2X"
 _ACTIVE_SECONDS: Final = 60.0
 _log = structlog.get_logger("intake")
@@ -102,6 +104,36 @@ class Tables:
         if version != _LEADERLESS:
             _log.warning("this application elects a leader; when the leader is killed its shards rest for two minutes",
                          table=table, state=version)  # fmt: skip
+
+    def stream_identity(self) -> str:
+        """Identity of the stream that the leases are about; empty when it was never kept.
+
+        Raises:
+            Unavailable: DynamoDB does not answer.
+        """
+        found = self._ask(
+            "get_item", "ResourceNotFoundException", TableName=f"{self.application}-CoordinatorState",
+            Key={"key": {"S": _STREAM_KEY}}, ConsistentRead=True,
+        )  # fmt: skip
+        return str((found or {}).get("Item", {}).get("stream", {}).get("S", ""))
+
+    def keep_stream_identity(self, identity: str) -> None:
+        """Keep the identity of the stream that the leases are about from now on.
+
+        Raises:
+            Unavailable: DynamoDB does not answer, or has no coordinator table.
+        """
+        item = {"key": {"S": _STREAM_KEY}, "stream": {"S": identity}}
+        self._ask("put_item", TableName=f"{self.application}-CoordinatorState", Item=item)
+
+    def forget_leases(self, shard_ids: Iterable[str]) -> None:
+        """Delete leases, so that KCL makes them anew from the start position.
+
+        Raises:
+            Unavailable: DynamoDB does not answer.
+        """
+        for shard_id in shard_ids:
+            self._ask("delete_item", TableName=self.application, Key={"leaseKey": {"S": shard_id}})
 
     def _until_active(self, table: str) -> None:
         deadline = time.monotonic() + _ACTIVE_SECONDS

@@ -153,13 +153,22 @@ def test_what_the_dsn_sets_wins_over_what_is_added() -> None:
     pytest.importorskip("psycopg")
     from scenario_runner.authority.postgres_dsn import PostgresDsn
 
-    plain = PostgresDsn("dbname=d", "p").parameters
-    assert plain["application_name"] == "scenario-runner"
-    assert "-c synchronous_commit=on" in plain["options"]
-    assert "-c statement_timeout=" in plain["options"]
+    plain = PostgresDsn("dbname=d", "p")
+    assert plain.parameters["application_name"] == "scenario-runner"
+    assert "options" not in plain.parameters, "poolers that keep sessions do not pass them on"
+    assert plain.settings["synchronous_commit"] == "on"
+    assert plain.settings["statement_timeout"] == "15s"
     own = PostgresDsn(
-        "postgresql://h/d?application_name=mine&options=-cstatement_timeout%3D1s&sslmode=verify-full&sslrootcert=/ca.pem",
+        "postgresql://h/d?application_name=mine&options=-cstatement_timeout%3D1s%20--lock-timeout%3D2s&sslmode=verify-full"
+        "&sslrootcert=/ca.pem",
         "p",
-    ).parameters
-    assert (own["application_name"], own["sslmode"], own["sslrootcert"]) == ("mine", "verify-full", "/ca.pem")
-    assert own["options"].endswith(" -cstatement_timeout=1s")
+    )
+    parameters = own.parameters
+    assert (parameters["application_name"], parameters["sslmode"], parameters["sslrootcert"]) == (
+        "mine",
+        "verify-full",
+        "/ca.pem",
+    )
+    assert parameters["options"] == "-cstatement_timeout=1s --lock-timeout=2s"
+    assert own.option_names == ["statement_timeout", "lock_timeout"]
+    assert not {"statement_timeout", "lock_timeout"} & set(own.settings)

@@ -43,6 +43,8 @@ def test_what_may_go_away_by_itself_is_tried_again(error: psycopg.Error) -> None
         PoolClosed("closed"),
         psycopg.OperationalError('FATAL:  password authentication failed for user "x"'),
         psycopg.OperationalError('FATAL:  database "x" does not exist'),
+        psycopg.OperationalError("FATAL:  unsupported startup parameter: options"),
+        errors.ProtocolViolation("transaction blocks not allowed in statement pooling mode"),
         errors.QueryCanceled("canceling statement due to statement timeout"),
         errors.UndefinedTable("relation does not exist"),
         errors.SyntaxError(),

@@ -1,0 +1,38 @@
+"""``stream adopt``: an operator's word that a stream that was made anew is to be read."""
+
+import time
+
+from scenario_runner.cli.output import note
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import UsageError
+from scenario_runner.intake.kcl.identity import adopt
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.control_bus import open_stream, open_tables
+
+
+def adopt_stream(wiring_path: str) -> Json:
+    """Adopt the stream of a profile.
+
+    Returns:
+        ``{stream, former_stream, lease_table, leases_forgotten, begins_at, outcome}``.
+
+    Raises:
+        UsageError: the profile's control bus is no stream, or a daemon of the application runs.
+        ConfigurationError: the profile is not valid, or the stream does not exist.
+        Unavailable: the stream or DynamoDB does not answer.
+    """
+    wiring = load_wiring(wiring_path)
+    stream, tables = open_stream(wiring), open_tables(wiring)
+    if stream is None:
+        raise UsageError(f"the control bus of profile {wiring.profile_id} is not a stream")
+    note(f"looking whether a daemon of {tables.application} runs")
+    state = adopt(stream, tables, time.sleep)
+    adopted = bool(state.problem)
+    return {
+        "stream": state.stream,
+        "former_stream": state.noted if adopted else "",
+        "lease_table": tables.application,
+        "leases_forgotten": len(state.leases) if adopted else 0,
+        "begins_at": (wiring.kinesis_start_timestamp or wiring.kinesis_start_position) if adopted else "",
+        "outcome": "adopted: start the daemons again" if adopted else "nothing to do: the leases are about this stream",
+    }

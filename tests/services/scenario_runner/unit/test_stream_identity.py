@@ -1,0 +1,221 @@
+"""A stream that was deleted and made anew is not read under the leases of the former one, and somebody is told."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scenario_runner.bus.stream import Stream
+from scenario_runner.cli.output import _exit_for_error
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
+from scenario_runner.intake.kcl.identity import adopt, check, note, read_state
+from scenario_runner.intake.kcl.keeper import Keeper
+from scenario_runner.intake.kcl.reports import Doing, Report
+from scenario_runner.intake.kcl.tables import Lease, Tables
+from scenario_runner.intake.kinesis import KinesisIntake, _Parts
+
+pytestmark = pytest.mark.unit
+
+MONDAY, TUESDAY = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, 0, 0, 0, 1000, tzinfo=UTC)
+OPEN, CLOSED = {"StartingSequenceNumber": "1"}, {"StartingSequenceNumber": "1", "EndingSequenceNumber": "2"}
+
+
+@dataclass
+class Kinesis:
+    created: datetime = MONDAY
+    shards: dict[str, Any] = field(default_factory=lambda: {"shard-0": OPEN})
+    gone: bool = False
+
+    def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
+        if self.gone:
+            error: Any = Exception("gone")
+            error.response = {"Error": {"Code": "ResourceNotFoundException", "Message": "no such stream"}}
+            raise error
+        return {
+            "StreamDescriptionSummary": {
+                "StreamARN": "arn:stream/bus", "StreamStatus": "ACTIVE", "StreamCreationTimestamp": self.created,
+            }
+        }  # fmt: skip
+
+    def list_shards(self, **_: Any) -> dict[str, Any]:
+        return {"Shards": [{"ShardId": name, "SequenceNumberRange": span} for name, span in self.shards.items()]}
+
+
+class MemoryTables(Tables):
+    """KCL's tables in memory."""
+
+    def __init__(self, **leases: Lease) -> None:
+        super().__init__("app", None, None)
+        self.__dict__.update(kept="", held={name.replace("_", "-"): lease for name, lease in leases.items()}, beats=0)
+
+    def make_leaderless(self) -> None:
+        pass
+
+    def stream_identity(self) -> str:
+        return str(self.__dict__["kept"])
+
+    def keep_stream_identity(self, identity: str) -> None:
+        self.__dict__["kept"] = identity
+
+    def leases(self) -> dict[str, Lease]:
+        return dict(self.__dict__["held"])
+
+    def forget_leases(self, shard_ids: Any) -> None:
+        for shard_id in shard_ids:
+            del self.__dict__["held"][shard_id]
+
+
+READING, ENDED = Lease("worker", "7", ended=False), Lease("worker", "7", ended=True)
+
+
+def stream_of(kinesis: Kinesis) -> Stream:
+    return Stream("bus", connect=lambda *_: kinesis, sleep=lambda _: None)
+
+
+def test_the_identity_of_a_stream_is_its_arn_and_the_moment_of_its_creation() -> None:
+    first, second = stream_of(Kinesis()).identity(), stream_of(Kinesis(TUESDAY)).identity()
+    assert first == stream_of(Kinesis()).identity() == "arn:stream/bus@1767571200000"
+    assert second == "arn:stream/bus@1767657600001"
+
+
+@pytest.mark.parametrize("lease", [READING, ENDED])
+def test_leases_about_a_former_stream_are_refused(lease: Lease) -> None:
+    kinesis, tables = Kinesis(shards={"shard-0": CLOSED, "shard-1": OPEN}), MemoryTables(shard_0=lease)
+    stream = stream_of(kinesis)
+    note(stream, tables)
+    assert check(stream, tables).problem == ""
+    kinesis.created = TUESDAY
+    for ask in (check, note):
+        with pytest.raises(ConfigurationError, match="made anew") as refused:
+            ask(stream, tables)
+        assert "stream adopt" in refused.value.remedy
+        assert "kinesis_application_name" in refused.value.remedy
+    assert _exit_for_error(refused.value) == 2
+
+
+def test_an_ended_lease_of_an_open_shard_is_another_streams_also_where_nothing_was_noted() -> None:
+    with pytest.raises(ConfigurationError, match="shard-0 ended by its lease and is open"):
+        check(stream_of(Kinesis()), MemoryTables(shard_0=ENDED))
+    assert check(stream_of(Kinesis(shards={"shard-0": CLOSED})), MemoryTables(shard_0=ENDED)).problem == ""
+
+
+def test_without_leases_there_is_nothing_to_decide_and_the_new_stream_is_noted() -> None:
+    kinesis, tables = Kinesis(), MemoryTables()
+    stream = stream_of(kinesis)
+    note(stream, tables)
+    kinesis.created = TUESDAY
+    note(stream, tables)
+    assert tables.stream_identity() == stream.identity()
+
+
+def test_adopting_forgets_the_leases_and_knows_the_new_stream() -> None:
+    kinesis, tables = Kinesis(), MemoryTables(shard_0=ENDED, shard_1=READING)
+    stream, waited = stream_of(kinesis), list[float]()
+    assert adopt(stream, tables, waited.append).problem
+    assert waited, "running daemons are looked for"
+    assert (tables.leases(), tables.stream_identity()) == ({}, stream.identity())
+    assert adopt(stream, tables, waited.append).problem == ""
+    assert len(waited) == 1
+
+
+def test_a_sound_state_is_left_alone() -> None:
+    tables = MemoryTables(shard_0=READING)
+    assert adopt(stream_of(Kinesis()), tables, lambda _: None).problem == ""
+    assert tables.leases() == {"shard-0": READING}
+
+
+def test_nothing_is_adopted_under_a_running_daemon() -> None:
+    kinesis, tables = Kinesis(), MemoryTables(shard_0=ENDED, shard_1=READING)
+
+    def renew(_seconds: float) -> None:
+        tables.__dict__["held"]["shard-1"] = Lease("worker", "8", ended=False)
+
+    with pytest.raises(UsageError, match="worker"):
+        adopt(stream_of(kinesis), tables, renew)
+    assert len(tables.leases()) == 2
+
+
+# --- while a daemon serves --------------------------------------------------------------------------------------------
+
+
+def opened(kinesis: Kinesis, tables: Tables, clock: list[float]) -> KinesisIntake:
+    """An intake that is open, as far as the stream and the leases go: without a JVM."""
+    made: Any = KinesisIntake(
+        SimpleNamespace(kinesis_timing="production"), stream_of(kinesis), tables, {}, {}, lambda: clock[0]
+    )  # type: ignore[arg-type]
+    report = Report("g", "shard-0", 1, Doing.IDLE, caught_up=True, records=0, at=0.0)
+    keeper: Any = SimpleNamespace(reports=lambda: {"shard-0": report}, failures=0)
+    slot: Any = SimpleNamespace(worker_id="worker")
+    made._parts = _Parts(slot, keeper)
+    made._identity, made._same_until = made._stream.identity(), 30.0
+    return made  # type: ignore[no-any-return]
+
+
+def test_a_stream_that_is_made_anew_under_a_running_daemon_stops_it() -> None:
+    kinesis, clock = Kinesis(), [0.0]
+    intake = opened(kinesis, MemoryTables(shard_0=READING), clock)
+    assert intake.step() == 0
+    kinesis.gone, clock[0] = True, 31.0
+    assert intake.step() == 0, "a stream that is away may come back"
+    kinesis.gone, kinesis.created, clock[0] = False, TUESDAY, 62.0
+    with pytest.raises(ConfigurationError, match="made anew"):
+        intake.step()
+
+
+def test_the_stream_is_asked_now_and_then_only() -> None:
+    kinesis, clock = Kinesis(), [0.0]
+    intake = opened(kinesis, MemoryTables(shard_0=READING), clock)
+    kinesis.created, clock[0] = TUESDAY, 29.0
+    assert intake.step() == 0
+
+
+@pytest.mark.parametrize("change", ["the stream", "the lease"])
+def test_nobody_says_that_everything_was_read_of_another_stream(change: str) -> None:
+    kinesis, tables = Kinesis(), MemoryTables(shard_0=READING)
+    intake = opened(kinesis, tables, [1.0])
+    assert intake.empty()
+    if change == "the stream":
+        kinesis.created = TUESDAY
+    else:
+        tables.__dict__["held"]["shard-0"] = ENDED
+    again = opened(kinesis, tables, [1.0])
+    again._identity = intake._identity
+    with pytest.raises(ConfigurationError, match="made anew"):
+        again.empty()
+
+
+def test_dynamodb_that_comes_late_is_waited_for_and_then_asked_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = MemoryTables(shard_0=ENDED)
+    intake = opened(Kinesis(), tables, [0.0])
+
+    def away(_self: Tables) -> None:
+        raise Unavailable("not yet")
+
+    monkeypatch.setattr(MemoryTables, "make_leaderless", away)
+    assert intake._prepare() is False
+    monkeypatch.undo()
+    slot: Any = SimpleNamespace(folder="/nowhere", reports="/nowhere", worker_id="w", lock_fd=-1)
+    keeper = Keeper(slot, SimpleNamespace(), intake._prepare)  # type: ignore[arg-type]
+    keeper.start()
+    keeper._thread.join(10)
+    with pytest.raises(ConfigurationError, match="made anew"):
+        keeper.reports()
+
+
+def test_the_state_is_read_leases_first_so_a_shard_that_ends_meanwhile_is_no_contradiction() -> None:
+    order: list[str] = []
+
+    class Ordered(MemoryTables):
+        def leases(self) -> dict[str, Lease]:
+            order.append("leases")
+            return super().leases()
+
+    class Shards(Kinesis):
+        def list_shards(self, **_: Any) -> dict[str, Any]:
+            order.append("shards")
+            return super().list_shards()
+
+    read_state(stream_of(Shards()), Ordered())
+    assert order == ["leases", "shards"]
