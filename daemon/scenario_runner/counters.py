@@ -1,10 +1,11 @@
-"""What this process asked of the world, counted by name: requests to S3, statements to a database."""
+"""What this process asked of the world, counted by name: requests to S3, statements, log lines dropped."""
 
 import threading
 from collections import Counter
 
 _counts: Counter[str] = Counter()
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Reentrant: a signal handler that interrupts a count may log, and a line that is dropped is counted."""
 
 
 def count(name: str) -> None:

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from scenario_runner.cli.output import Exit, emit, exit_for_state, note, reporting, say, say_fields
+from scenario_runner.cli.output import (
+    Exit,
+    emit,
+    exit_for_state,
+    note,
+    open_standard_streams,
+    reporting,
+    say,
+    say_fields,
+)
 
 _EXIT_CODES = (
     "Exit codes: 0 done or passed; 1 the verdict is negative; 2 usage or configuration; 3 still waiting; "
@@ -39,6 +48,7 @@ FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A run request
 
 def main() -> None:
     """Entry point of the ``scenario-runner`` command."""
+    open_standard_streams()
     app()
 
 

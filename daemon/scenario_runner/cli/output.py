@@ -1,9 +1,10 @@
 """How commands speak: JSON or text on stdout, diagnostics on stderr, one exit code per kind of outcome."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Final
 
@@ -44,7 +45,8 @@ def exit_for_state(state: str) -> Exit:
     return _BY_STATE.get(state, Exit.WAITING)
 
 
-def _exit_for_error(error: ScenarioRunnerError) -> Exit:
+def exit_for_error(error: BaseException) -> Exit:
+    """Exit code that stands for an error."""
     if isinstance(error, ConfigurationError | UsageError):
         return Exit.USAGE
     if isinstance(error, Unavailable):
@@ -60,7 +62,7 @@ def reporting(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except ScenarioRunnerError as error:
-        sys.stderr.write(f"error: {error.reason}: {error.detail}\n")
+        note(f"error: {error.reason}: {error.detail}")
         if as_json:
             emit(
                 {
@@ -71,7 +73,7 @@ def reporting(*, as_json: bool) -> Iterator[None]:
                     }
                 }
             )
-        raise typer.Exit(_exit_for_error(error)) from error
+        raise typer.Exit(exit_for_error(error)) from error
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(Exit.DONE) from None
@@ -89,9 +91,22 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """One line of progress or diagnostics on stderr; what is not printable in it is shown escaped."""
-    sys.stderr.write(printable(text) + "\n")
-    sys.stderr.flush()
+    """One line of progress or diagnostics on stderr; what is not printable in it is shown escaped.
+
+    Nothing depends on whether it can be written.
+    """
+    with suppress(OSError, ValueError):
+        sys.stderr.write(printable(text) + "\n")
+
+
+def open_standard_streams() -> None:
+    """Put ``/dev/null`` where standard streams were closed: else the next file that is opened gets their number."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end
 
 
 def say_fields(document: dict[str, Any], keys: tuple[str, ...]) -> None:

@@ -1,24 +1,30 @@
 """``serve``: wire the daemon, answer signals, run the loops of a role."""
 
-import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
+from typing import Final
 
-from scenario_runner.cli.output import note
-from scenario_runner.contracts.errors import Unavailable, UsageError
+import structlog
+
+from scenario_runner.cli.output import Exit, exit_for_error, note
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.loops import Role, Supervisor
-from scenario_runner.service.telemetry import set_up_logging
+from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.wiring import Daemon, wire_daemon
 
 _SWITCH_INTERVAL_SECONDS = 0.001
+_LAST_RESORT_SECONDS: Final = 30.0
+"""How long after a stop began the process ends whatever still hangs: an orderly stop takes less."""
+_log = structlog.get_logger("service")
 
 
 def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
-    """Run until stopped, or until idle.
+    """Run until stopped, or until idle. A defect of SR ends the process here (70).
 
     Raises:
         ConfigurationError: a profile, schema or pack is not valid.
@@ -30,9 +36,19 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         raise UsageError(f"--log-level {log_level!r} is not one of debug, info, warning, error")
     set_up_logging(log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    daemon = wire_daemon(load_wiring(wiring_path), load_policy(policy_path))
+    try:
+        _serve(wire_daemon(load_wiring(wiring_path), load_policy(policy_path)), Role(role), until_idle=until_idle)
+    except ScenarioRunnerError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - threads may still run: nothing is left to chance
+        end_process(Exit.DEFECT, error)
+
+
+def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
+    supervisor = Supervisor(daemon, role, until_idle=until_idle)
+    threading.Thread(target=_end_what_hangs, args=(daemon, supervisor), name="last-resort", daemon=True).start()
     _answer_signals(daemon)
-    idle = Supervisor(daemon, Role(role), until_idle=until_idle).run()
+    idle = supervisor.run()
     pending = daemon.authority.pending()
     if idle and role in (Role.ALL, Role.RELAY) and pending.undelivered:
         raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
@@ -41,16 +57,25 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
     daemon.authority.close()
 
 
+def _end_what_hangs(daemon: Daemon, supervisor: Supervisor) -> None:
+    """End the process when a stop takes too long: leases of threads that hang are given up by the next start."""
+    daemon.stopping.wait()
+    time.sleep(_LAST_RESORT_SECONDS)
+    threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
+    _log.critical("the stop takes too long; the process ends without what still hangs", threads=threads)
+    end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)
+
+
 def _answer_signals(daemon: Daemon) -> None:
     asked = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         if asked.is_set():
             note("second signal: stopping at once; leases will be given up by the next start")
-            os._exit(143)
-        note("stopping: what is in flight will finish; signal again to stop at once")
+            end_process(128 + signal.SIGTERM)
         asked.set()
         daemon.stopping.set()
+        note("stopping: what is in flight will finish; signal again to stop at once")
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

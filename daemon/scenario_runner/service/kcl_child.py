@@ -49,6 +49,7 @@ def _serve(child: dict[str, Any], protocol: int) -> None:
     from scenario_runner.service.wiring import make_rules
 
     set_up_logging("info")
+    sys.stdout = sys.stderr
     watch = (os.getppid(), child["supervisor"], DRAIN_SECONDS + 5.0)
     threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
     wiring = Wiring.model_validate_json(child["wiring"])
@@ -61,7 +62,7 @@ def _serve(child: dict[str, Any], protocol: int) -> None:
         make_rules(wiring, policy, pack),
         Reporter(child["reports"], child["generation"]),
     )
-    KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8")).run()
+    KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8"), sys.stderr).run()
 
 
 def main() -> None:

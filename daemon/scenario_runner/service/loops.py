@@ -111,6 +111,11 @@ class Supervisor:
         _log.info("stopped", role=self._role, idle=idle, counts=counted())
         return idle
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What killed a loop, if anything did."""
+        return self._failure
+
     def _has(self, role: Role) -> bool:
         return self._role in (Role.ALL, role)
 
@@ -144,9 +149,9 @@ class Supervisor:
             self._die(error, role=role)
 
     def _die(self, error: BaseException, **facts: str) -> None:
-        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
         self._failure = self._failure or error
-        self._stopping.set()
+        self._stopping.set()  # first: the stop does not hang on what can be logged
+        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
 
     def _patiently(self, step: Callable[[], int]) -> int:
         """One step; infrastructure that does not answer is waited for, not died of."""

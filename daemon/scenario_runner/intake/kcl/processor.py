@@ -44,10 +44,12 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def die(error: BaseException) -> None:
-    """End this process at once, saying why on stderr."""
-    traceback.print_exception(error, file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(FATAL)
+    """End this process at once, saying why on stderr if that can be written."""
+    try:
+        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.flush()
+    finally:
+        os._exit(FATAL)
 
 
 def _or_die(method: F) -> F:

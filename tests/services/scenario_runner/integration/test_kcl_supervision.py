@@ -249,3 +249,35 @@ def test_reports_of_another_generation_and_torn_ones_are_left_out(tmp_path: Path
     assert set(found) == {"b"}
     assert (found["b"].doing, found["b"].pid) == (Doing.WAITING, os.getpid())
     assert read_reports(str(tmp_path / "absent"), "two") == {}
+
+
+# --- logs -----------------------------------------------------------------------------------------------------------
+
+
+class _BrokenLog:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def fail(*_given: object, **_named: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        return fail
+
+
+def test_what_the_jvm_says_is_read_to_its_end_even_when_it_cannot_be_logged(
+    slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(slot, Recipe([], {}, {}), lambda: True)
+    monkeypatch.setattr(kcl_keeper, "_log", _BrokenLog())
+    said = b"INFO Test much\nno level\n" + b'{"event": "e", "level": "info"}\n' * 100
+    (tmp_path / "said").write_bytes(said)
+    with (tmp_path / "said").open("rb") as lines:
+        keeper._pump(lines)
+        assert lines.tell() == len(said)
+
+
+def test_a_record_processor_that_cannot_say_why_it_ends_still_ends(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "from scenario_runner.intake.kcl.processor import die; die(ValueError('a defect'))"
+    done = subprocess.run([sys.executable, "-c", program], stderr=writer, check=False, timeout=30)
+    os.close(writer)
+    assert done.returncode == 70
