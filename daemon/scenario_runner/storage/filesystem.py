@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
+from scenario_runner.storage.base import NotAnObjectError, ObjectTooLargeError, StoredObject
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -32,6 +32,9 @@ _SLICES: Final = 8
 _ALONE: Final = 2
 _OPEN_AT_ONCE: Final = 128
 _NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+_NOT_A_FILE: Final = (errno.ELOOP, errno.ENXIO)
+"""What opening a symbolic link (not followed), or a socket, fails with."""
+
 _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
@@ -275,10 +278,14 @@ class FilesystemStore:
             except (FileNotFoundError, NotADirectoryError):
                 self._check_root()
                 return None
+            except OSError as error:
+                if error.errno in _NOT_A_FILE:
+                    raise NotAnObjectError(f"{path} is not a regular file; move it away") from error
+                raise
             try:
                 info = os.fstat(fd)
                 if not stat.S_ISREG(info.st_mode):
-                    raise Unavailable(f"{path} is not a regular file; move it away")
+                    raise NotAnObjectError(f"{path} is not a regular file; move it away")
                 if info.st_size > limit:
                     raise ObjectTooLargeError(f"{path} holds {info.st_size} bytes, at most {limit} are read")
                 with os.fdopen(os.dup(fd), "rb") as file:
