@@ -10,7 +10,7 @@ their leases run out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import LeaseLostError
@@ -178,28 +178,6 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """A run as the ledger already tells it, to be put in the place of rows that were made anew.
-
-    Attributes:
-        events: Numbered from 1 without gaps.
-        signal: What a finished run owes; published again with the same bytes.
-    """
-
-    claim: Claim
-    inputs: Json
-    state: RunState
-    reason_code: str
-    admitted_us: int
-    deadline_us: int
-    updated_us: int
-    events: tuple[StoredEvent, ...]
-    report_digest: str
-    facts_view_digest: str
-    signal: SignalDraft | None
-
-
-@dataclass(frozen=True, slots=True)
 class RunRow:
     """A run as the authority has it."""
 
@@ -222,6 +200,14 @@ class RunRow:
     event_seq: int
     projected_seq: int
     facts_view_digest: str
+    relay_retries: int = 0
+    relay_error: str = ""
+    relay_since_us: int = 0
+    relay_until_us: int = 0
+
+
+UNTIL_RESTART: Final = 1 << 62
+"""A due time that no clock reaches: not tried again before :meth:`Authority.resume_deliveries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +216,19 @@ class Owed:
 
     run: RunRow
     events: tuple[StoredEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionFailure:
+    """Why a run's documents could not be written, and when they are tried again.
+
+    Attributes:
+        until_us: ``UNTIL_RESTART`` to leave them until a daemon starts.
+    """
+
+    run_id: str
+    until_us: int
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,13 +331,6 @@ class Authority(Protocol):
         """
         ...
 
-    def restore(self, restored: Restored) -> LeaseLostError | None:
-        """Put a claimed run's rows back as the ledger tells them, and give the lease back.
-
-        Its documents count as owed, so the relay completes whatever is missing of them.
-        """
-        ...
-
     def wake_waiting(self) -> int:
         """Make every waiting run due now; returns how many."""
         ...
@@ -348,11 +340,15 @@ class Authority(Protocol):
         ...
 
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        """(run id, sequence number) pairs whose documents are in the ledger."""
+        """(run id, sequence number) pairs whose documents are in the ledger; what failed before is forgotten."""
         ...
 
-    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
-        """Documents could not be written; try these runs again at ``until_us``."""
+    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
+        """Documents could not be written: count it, keep why and since when, and try again at ``until_us``."""
+        ...
+
+    def resume_deliveries(self) -> int:
+        """Make documents and signals that were put off due now, and count their failures anew; returns how many."""
         ...
 
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:

@@ -23,8 +23,8 @@ from scenario_runner.authority.base import (
     Parked,
     Pending,
     Postponed,
+    ProjectionFailure,
     RecordRow,
-    Restored,
     RunRow,
     Signals,
     StoredEvent,
@@ -33,9 +33,9 @@ from scenario_runner.authority.base import (
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     admission_parameters,
+    failure_parameters,
     note_parameters,
     park_parameters,
-    restore_parameters,
     retry_parameters,
     verdict_parameters,
     waves,
@@ -201,11 +201,6 @@ class PostgresAuthority:
                     answers[position] = None
         return answers
 
-    def restore(self, restored: Restored) -> LeaseLostError | None:
-        """See the contract."""
-        done = self._query("restore_run", **restore_parameters(restored))
-        return None if done else lease_lost(restored.claim)
-
     def wake_waiting(self) -> int:
         """See the contract."""
         return len(self._query("wake_waiting"))
@@ -236,9 +231,13 @@ class PostgresAuthority:
             highest[run_id] = max(seq, highest.get(run_id, 0))
         self._query("mark_projected", run_id=list(highest), seq=list(highest.values()))
 
-    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
+    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
         """See the contract."""
-        self._query("postpone_projections", run_id=list(run_ids), until_us=until_us)
+        self._query("postpone_projections", **failure_parameters(failures))
+
+    def resume_deliveries(self) -> int:
+        """See the contract."""
+        return len(self._query("resume_deliveries"))
 
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
         """See the contract."""

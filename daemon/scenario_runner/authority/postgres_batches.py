@@ -6,10 +6,18 @@ from typing import Any
 
 from psycopg.types.numeric import Int8
 
-from scenario_runner.authority.base import Admission, Event, Noted, Outcome, Parked, Postponed, Restored, Verdict
-from scenario_runner.authority.rows import first_events, restored_as, settled_as, shortened, storable
-from scenario_runner.contracts.canonical import Json, canonical_bytes
-from scenario_runner.contracts.states import TERMINAL
+from scenario_runner.authority.base import (
+    Admission,
+    Event,
+    Noted,
+    Outcome,
+    Parked,
+    Postponed,
+    ProjectionFailure,
+    Verdict,
+)
+from scenario_runner.authority.rows import first_events, settled_as, shortened, storable
+from scenario_runner.contracts.canonical import canonical_bytes
 
 Parameters = dict[str, Any]
 
@@ -85,43 +93,6 @@ def waves(outcomes: Sequence[Outcome]) -> Iterator[list[int]]:
         left = later
 
 
-def _unnumbered(details: Json) -> Json:
-    return {key: value for key, value in details.items() if key != "seq"}
-
-
-def restore_parameters(restored: Restored) -> Parameters:
-    """For ``restore_run``."""
-    claim, signal = restored.claim, restored.signal
-    events = [
-        (Int8(item.seq), item.kind, Int8(item.ts_us), canonical_bytes(_unnumbered(item.details)))
-        for item in restored.events
-    ]
-    signals = (
-        [
-            (
-                signal.message_id,
-                signal.kind.value,
-                signal.partition_key,
-                canonical_bytes(signal.attributes),
-                signal.payload,
-            )
-        ]
-        if signal
-        else []
-    )
-    names = "signal_id signal_kind partition_key attributes payload"
-    return {
-        "run_id": claim.run_id, "owner": claim.owner, "epoch": Int8(claim.epoch), "settled": restored_as(restored),
-        "state": restored.state.value, "reason_code": restored.reason_code,
-        "inputs": canonical_bytes(restored.inputs), "admitted_us": Int8(restored.admitted_us),
-        "deadline_us": Int8(restored.deadline_us), "updated_us": Int8(restored.updated_us),
-        "finished": restored.state in TERMINAL, "event_seq": Int8(len(restored.events)),
-        "report_digest": restored.report_digest, "facts_view_digest": restored.facts_view_digest,
-        **_columns("seq kind ts_us details", events),
-        **(_columns(names, signals) if signals else {name: [] for name in names.split()}),
-    }  # fmt: skip
-
-
 _HELD = "run_id owner epoch settled"
 
 
@@ -138,6 +109,13 @@ def _events(outcomes: Sequence[Verdict | Parked | Noted]) -> Parameters:
     ]
     names = "event_run_id event_nth event_kind event_details"
     return _columns(names, rows) if rows else {name: [] for name in names.split()}
+
+
+def failure_parameters(failures: Sequence[ProjectionFailure]) -> Parameters:
+    """For ``postpone_projections``; of one run the last counts."""
+    latest = {item.run_id: item for item in failures}
+    rows = ((item.run_id, Int8(item.until_us), shortened(item.error)) for item in latest.values())
+    return _columns("run_id until_us error", rows)
 
 
 def retry_parameters(outcomes: Sequence[Postponed]) -> Parameters:

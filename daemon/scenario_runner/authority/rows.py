@@ -15,7 +15,6 @@ from scenario_runner.authority.base import (
     Parked,
     Postponed,
     RecordRow,
-    Restored,
     RunRow,
     StoredEvent,
 )
@@ -48,6 +47,8 @@ def run_row(row: Row) -> RunRow:
         due_us=row["due_us"], lease_owner=row["lease_owner"], lease_epoch=row["lease_epoch"],
         lease_until_us=row["lease_until_us"], wakes=row["wakes"], retries=row["retries"], last_error=row["last_error"],
         event_seq=row["event_seq"], projected_seq=row["projected_seq"], facts_view_digest=row["facts_view_digest"],
+        relay_retries=row["relay_retries"], relay_error=row["relay_error"], relay_since_us=row["relay_since_us"],
+        relay_until_us=row["relay_until_us"],
     )  # fmt: skip
 
 
@@ -133,11 +134,6 @@ def settled_as(outcome: Outcome) -> str:
         mark += [outcome.state.value, outcome.reason_code, outcome.facts_view_digest, signal.kind.value]
         mark += [signal.message_id]
     return canonical_sha256(mark)
-
-
-def restored_as(restored: Restored) -> str:
-    """What a run's row keeps of having been restored; see :func:`settled_as`."""
-    return canonical_sha256([type(restored).__name__, restored.claim.epoch, restored.state.value, len(restored.events)])
 
 
 def lease_lost(claim: Claim) -> LeaseLostError:

@@ -28,8 +28,8 @@ from scenario_runner.authority.base import (
     Parked,
     Pending,
     Postponed,
+    ProjectionFailure,
     RecordRow,
-    Restored,
     RunRow,
     SignalDraft,
     Signals,
@@ -47,7 +47,6 @@ from scenario_runner.authority.rows import (
     lease_lost,
     outbox_row,
     record_row,
-    restored_as,
     run_row,
     settled_as,
     shortened,
@@ -57,7 +56,7 @@ from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
-from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState
+from scenario_runner.contracts.states import Disposition, EventKind, RunState
 
 T = TypeVar("T")
 _BUSY_SECONDS: Final = 15.0
@@ -293,38 +292,6 @@ class SqliteAuthority:
             self._owe(connection, outcome.signal, claim.run_id, outcome.at_us, row[0])
         return None
 
-    def restore(self, restored: Restored) -> LeaseLostError | None:
-        """See the contract."""
-        return self._write(lambda connection: self._restore(connection, restored))
-
-    def _restore(self, connection: sqlite3.Connection, restored: Restored) -> LeaseLostError | None:
-        claim = restored.claim
-        row = {
-            "run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "settled": restored_as(restored),
-            "state": restored.state.value, "reason_code": restored.reason_code,
-            "inputs": canonical_bytes(restored.inputs), "admitted_us": restored.admitted_us,
-            "deadline_us": restored.deadline_us, "updated_us": restored.updated_us,
-            "due_us": None if restored.state in TERMINAL else self._clock(), "event_seq": len(restored.events),
-            "report_digest": restored.report_digest, "facts_view_digest": restored.facts_view_digest,
-        }  # fmt: skip
-        if connection.execute(self._sql["restore_run"], row).fetchone() is None:
-            known = connection.execute(self._sql["find_settled"], row).fetchone()
-            return lease_lost(claim) if known is None else None
-        connection.execute(self._sql["forget_events"], row)
-        connection.executemany(
-            self._sql["insert_event"],
-            [
-                {
-                    "run_id": claim.run_id, "seq": event.seq, "kind": event.kind, "ts_us": event.ts_us,
-                    "details": canonical_bytes(event.details),
-                }
-                for event in restored.events
-            ],
-        )  # fmt: skip
-        if restored.signal is not None:
-            self._owe(connection, restored.signal, claim.run_id, restored.updated_us, len(restored.events))
-        return None
-
     def wake_waiting(self) -> int:
         """See the contract."""
         now = self._clock()
@@ -364,10 +331,21 @@ class SqliteAuthority:
         rows = [{"run_id": run_id, "seq": seq} for run_id, seq in done]
         self._write(lambda c: c.executemany(self._sql["mark_projected"], rows).rowcount)
 
-    def postpone_projections(self, run_ids: Sequence[str], until_us: int) -> None:
+    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
         """See the contract."""
-        rows = [{"run_id": run_id, "until_us": until_us} for run_id in run_ids]
+        now = self._clock()
+        rows = [
+            {"run_id": item.run_id, "until_us": item.until_us, "error": shortened(item.error), "now": now}
+            for item in failures
+        ]
         self._write(lambda c: c.executemany(self._sql["postpone_projection"], rows).rowcount)
+
+    def resume_deliveries(self) -> int:
+        """See the contract."""
+        parameters = {"now": self._clock()}
+        return self._write(
+            lambda c: sum(c.execute(self._sql[name], parameters).rowcount for name in ("resume_runs", "resume_signals"))
+        )
 
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
         """See the contract."""

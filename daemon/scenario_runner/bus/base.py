@@ -9,10 +9,16 @@ from scenario_runner.authority.base import OutboxRow
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of one signal: ``error`` is empty when it is durably on the bus."""
+    """What became of one signal.
+
+    Attributes:
+        error: Empty when it is durably on the bus.
+        lasting: Trying again fails again until somebody acts.
+    """
 
     outbox_id: int
     error: str
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

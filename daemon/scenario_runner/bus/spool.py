@@ -16,6 +16,7 @@ from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.storage.anchored import fsync_directory
+from scenario_runner.storage.base import UnreadableObjectError
 from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
@@ -98,23 +99,28 @@ class SpoolPublisher:
         fitting = [item for item in envelopes if len(item[1]) <= MAX_RECORD_BYTES]
         made = dict(zip((key for key, _ in fitting), self._store.create_many(fitting), strict=True))
         return [
-            Published(row.outbox_id, self._error(key, data, made.get(key)))
+            self._published(row.outbox_id, key, data, made.get(key))
             for row, (key, data) in zip(rows, envelopes, strict=True)
         ]
 
-    def _error(self, key: str, data: bytes, made: object) -> str:
-        """Empty when the signal is durably on the bus."""
+    def _published(self, outbox_id: int, key: str, data: bytes, made: object) -> Published:
+        """What became of a signal; ``made`` is what its create gave, None when it was too large to be tried."""
         if made is None:
-            return f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
+            problem = f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
+            return Published(outbox_id, problem, lasting=True)
         if isinstance(made, Unavailable):
-            return made.detail
+            return Published(outbox_id, made.detail)
         try:
             stored = None if made else self._store.read(key, MAX_RECORD_BYTES)
+        except UnreadableObjectError as error:
+            return Published(outbox_id, error.detail, lasting=True)
         except ScenarioRunnerError as error:
-            return error.detail
+            return Published(outbox_id, error.detail)
         if made or (stored is not None and timeless(stored.data) == timeless(data)):
-            return ""
-        return f"{self._store.locate(key)} already holds another message; move it away"
+            return Published(outbox_id, "")
+        return Published(
+            outbox_id, f"{self._store.locate(key)} already holds another message; move it away", lasting=True
+        )
 
 
 def drop_request(root: str, message_id: str, data: bytes) -> str:

@@ -132,7 +132,7 @@ class EvidenceMissing(Refusal):
         path: What is missing, relative to the engine run root.
     """
 
-    default_reason = Reason.EVIDENCE_MISSING_DEADLINE
+    default_reason = Reason.EVIDENCE_MISSING
 
     def __init__(self, detail: str, *, path: str) -> None:
         super().__init__(detail)
@@ -150,6 +150,30 @@ class EvidenceChanged(Refusal):
 
 
 class LedgerDrift(Refusal):
-    """A write-once document of our own already exists with other content (QUARANTINED)."""
+    """An object of our own is not what we wrote, or are to write (QUARANTINED where a verdict depends on it).
+
+    Attributes:
+        place: Path or URI of the object; empty when the refusal is about no object.
+        expected: sha256 of what belongs there.
+        actual: sha256 of what is there; empty when no bytes could be read (no regular file, or too large).
+    """
 
     default_reason = Reason.FACTS_VIEW_DRIFT
+
+    def __init__(
+        self,
+        detail: str,
+        reason: Reason | None = None,
+        *,
+        place: str = "",
+        expected: str = "",
+        actual: str = "",
+    ) -> None:
+        super().__init__(detail, reason)
+        self.place, self.expected, self.actual = one_line(place), expected, actual
+
+    def facts(self) -> dict[str, str]:
+        """``{object, expected, actual}`` for a report; empty when the refusal is about no object."""
+        if not self.place:
+            return {}
+        return {"object": self.place, "expected": self.expected, "actual": self.actual}

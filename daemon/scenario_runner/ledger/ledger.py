@@ -11,15 +11,21 @@ from typing import Any, Final
 from scenario_runner.authority.base import Owed
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
-from scenario_runner.contracts.errors import LedgerDrift, Unavailable
+from scenario_runner.contracts.documents import RunStatus
+from scenario_runner.contracts.errors import LedgerDrift, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import TERMINAL, RunState
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
 from scenario_runner.ledger.documents import quarantine_document, ready_payload, record_bytes, status_document
 from scenario_runner.ledger.schemas import Schemas
-from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 MAX_DOCUMENT: Final = 64 << 20
+"""Most bytes that are read of a document of our own: far more than any holds, and little enough for memory."""
+
+_REPLACE_TRIES: Final = 20
+"""How often a replace may find that another writer was faster; more than the relays that share one ledger."""
+
 Same = Callable[[Any, Any], bool]
 Step = Callable[[bytes, bytes], bool]
 
@@ -118,35 +124,47 @@ class Ledger:
             stored = self.store.read(key, MAX_DOCUMENT)
             if stored is None and self.store.create(key, data):
                 return None  # it was removed since; it is there again
-        except ObjectTooLargeError as error:
-            return LedgerDrift(error.detail, drift)
+        except UnreadableObjectError as error:
+            return self._drift(key, drift, sha256_hex(data), "", error.detail)
         except Unavailable as error:
             return error
         if stored is None:
             return Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
         if not same(stored.data, data):
-            return LedgerDrift(f"{self.store.locate(key)} already exists with other content", drift)
+            return self._drift(key, drift, sha256_hex(data), sha256_hex(stored.data), "already exists with other bytes")
         return None
 
+    def _drift(self, key: str, reason: Reason, expected: str, actual: str, problem: str) -> LedgerDrift:
+        """What is wrong with an object of ours, naming it and both digests."""
+        place = self.store.locate(key)
+        found = f"sha256 {actual} is there" if actual else "no readable object is there"
+        detail = f"{place}: {problem.removeprefix(place).strip()}; {found}, sha256 {expected} belongs there"
+        return LedgerDrift(detail, reason, place=place, expected=expected, actual=actual)
+
     def write_pack(self, digest: str, document: Json) -> None:
-        """Keep the interface pack that plans are pinned to."""
-        self.write_once(refs.pack_ref(digest), canonical_bytes(document), Reason.PLAN_DRIFT)
+        """Keep the interface pack that plans are pinned to; drift is ``PACK_DRIFT``."""
+        self.write_once(refs.pack_ref(digest), canonical_bytes(document), Reason.PACK_DRIFT)
 
     def read_pack(self, digest: str) -> Json | None:
-        """A pinned interface pack; None when it was never kept.
+        """A pinned interface pack; None when it is not there.
+
+        Args:
+            digest: sha256 of the pack's bytes. Nothing else makes an object that pack.
 
         Raises:
-            Unavailable: what is there is not a pack.
+            LedgerDrift: ``PACK_DRIFT``: something else is there.
         """
         key = refs.pack_ref(digest)
         try:
             stored = self.store.read(key, MAX_DOCUMENT)
-            document = parse_json(stored.data) if stored is not None else None
-        except (ValueError, ObjectTooLargeError) as error:
-            raise Unavailable(f"{self.store.locate(key)} is damaged; restore it: {error}") from error
-        if document is not None and not isinstance(document, dict):
-            raise Unavailable(f"{self.store.locate(key)} is damaged; restore it: an object is needed")
-        return document
+        except UnreadableObjectError as error:
+            raise self._drift(key, Reason.PACK_DRIFT, digest, "", error.detail) from error
+        if stored is None:
+            return None
+        actual = sha256_hex(stored.data)
+        if actual != digest:
+            raise self._drift(key, Reason.PACK_DRIFT, digest, actual, "is not the interface pack of its name")
+        return dict(parse_json(stored.data))
 
     def write_plans(self, documents: Sequence[Json]) -> list[Failure | None]:
         """Write run_plan documents once; drift is ``PLAN_DRIFT``."""
@@ -183,7 +201,7 @@ class Ledger:
         attested = {
             place: (item.ref, item.data, drift) for place, item in enumerate(receipts) if results[place] is None
         }
-        for place, failure in zip(attested, self.write_many_once(list(attested.values()), _same_receipt), strict=True):
+        for place, failure in zip(attested, self.write_many_once(list(attested.values()), same_receipt), strict=True):
             results[place] = failure
         return results
 
@@ -267,21 +285,25 @@ class Ledger:
         return results
 
     def _replace_older(self, key: str, data: bytes, step: Step) -> None:
-        replaced = False
-        while not replaced:
+        for _ in range(_REPLACE_TRIES):
             try:
                 stored = self.store.read(key, MAX_DOCUMENT)
-            except ObjectTooLargeError as error:
-                raise LedgerDrift(error.detail, Reason.RECORD_DRIFT) from error
-            if stored is None:
-                if self.store.create(key, data):
-                    return  # it was removed since; it is there again
-                raise Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
-            try:
-                ahead = step(stored.data, data)
-            except ValueError as error:
-                raise LedgerDrift(f"{self.store.locate(key)} {error}", Reason.RECORD_DRIFT) from error
-            replaced = not ahead or self.store.replace(key, data, stored.version)
+                if stored is None:
+                    if self.store.create(key, data):
+                        return  # it was removed since; it is there again
+                    raise Unavailable(f"{self.store.locate(key)} exists for a create but not for a read")
+                if not self._ahead(key, stored.data, data, step) or self.store.replace(key, data, stored.version):
+                    return
+            except UnreadableObjectError as error:
+                raise self._drift(key, Reason.RECORD_DRIFT, sha256_hex(data), "", error.detail) from error
+        raise Unavailable(f"{self.store.locate(key)} was changed by others at each of {_REPLACE_TRIES} tries")
+
+    def _ahead(self, key: str, stored: bytes, data: bytes, step: Step) -> bool:
+        try:
+            return step(stored, data)
+        except ValueError as error:
+            actual = sha256_hex(stored)
+            raise self._drift(key, Reason.RECORD_DRIFT, sha256_hex(data), actual, str(error)) from error
 
 
 def _record_step(stored: bytes, data: bytes) -> bool:
@@ -297,28 +319,38 @@ def _status_step(stored: bytes, data: bytes) -> bool:
     """True when ``data`` is the later status; ValueError when a final one would be replaced, or comes too early."""
     if stored == data:
         return False
-    if _field(stored, "state") in TERMINAL:
+    new = RunStatus.model_validate(parse_json(data))
+    try:
+        old = RunStatus.model_validate(parse_json(stored))
+    except ValueError:
+        old = None
+    if old is None or old.run_id != new.run_id:
+        raise ValueError("is no status of this run; move it away")
+    if old.state in TERMINAL:
         raise ValueError("holds another final status; find out which is true, and move it away if it is ours")
-    ahead = _field(stored, "updated_at_utc") < _field(data, "updated_at_utc")
-    if not ahead and _field(data, "state") in TERMINAL:
+    ahead = old.updated_at_utc < new.updated_at_utc
+    if not ahead and new.state in TERMINAL:
         raise ValueError("holds a status that is not the run's final one; move it away")
     return ahead
 
 
-def _same_receipt(stored: bytes, data: bytes) -> bool:
-    return stored == data or (_without_path(stored) is not None and _without_path(stored) == _without_path(data))
+def same_receipt(stored: bytes, data: bytes) -> bool:
+    """True when a stored instance receipt has the given bytes, or would have but for the path of its target.
+
+    Args:
+        stored: What lies in the store: anything.
+        data: A receipt of ours.
+    """
+    return stored == data or _with_path_of(stored, data) == data
 
 
-def _without_path(data: bytes) -> object:
+def _with_path_of(stored: bytes, data: bytes) -> bytes:
+    """A stored receipt in our form with our path; empty when it is not canonical, or no receipt."""
+    path = parse_json(data)["target_ref"]["path"]
     try:
-        document = parse_json(data)
-        return {**document, "target_ref": {**document["target_ref"], "path": ""}}
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _field(data: bytes, key: str) -> str:
-    try:
-        return str(parse_json(data)[key])
-    except (ValueError, TypeError, KeyError):
-        return ""
+        document = parse_json(stored)
+        if canonical_bytes(document) != stored or not isinstance(document["target_ref"]["path"], str):
+            return b""
+        return canonical_bytes({**document, "target_ref": {**document["target_ref"], "path": path}})
+    except (ValueError, TypeError, KeyError, SequenceError):
+        return b""

@@ -1,6 +1,10 @@
 """The relay: one lane brings documents up to their rows, another publishes the signals whose documents are written.
 
 Every step may be repeated: projections move forward only, signals keep id and bytes. Any number of lanes may run.
+
+What cannot be delivered is tried again, later each time, and delays nothing else. An outage is waited for without end.
+What somebody must put right (an object that is not ours in the place of one of ours) is tried for a day, and then again
+when a daemon starts.
 """
 
 from abc import ABC, abstractmethod
@@ -8,10 +12,11 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Authority
-from scenario_runner.bus.base import SignalPublisher
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, OutboxRow, Owed, ProjectionFailure
+from scenario_runner.bus.base import Published, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
+from scenario_runner.counters import count
 from scenario_runner.ledger.ledger import Ledger
 
 _PROJECTED: Final = 64
@@ -19,19 +24,49 @@ _PUBLISHED: Final = 128
 """A batch takes far less than a lease, also where every document of it has to be read and replaced one by one."""
 
 _LEASE_US: Final = 30 * MICROS
-_MAX_BACKOFF_SECONDS: Final = 60
-_PROJECTION_PAUSE_SECONDS: Final = 5
+_FIRST_PAUSE_SECONDS: Final = 5
+_OUTAGE_PAUSE_SECONDS: Final = 30
+"""Longest pause between tries while the store is away: about a lease, so that little is late when it is back."""
+
+_DRIFT_PAUSE_SECONDS: Final = 15 * 60
+"""Longest pause between tries where somebody must act: seldom enough to cost nothing, soon enough to be noticed."""
+
+_SIGNAL_PAUSE_SECONDS: Final = 60
+_DRIFT_TRIED_US: Final = 24 * 3600 * MICROS
+"""How long drift is tried by itself: a day, in which whoever is on call has seen it, or will not."""
+
 _log = structlog.get_logger("relay")
 
 
-def _report(run_id: str, failure: LedgerDrift | Unavailable) -> None:
+def _doubled(retries: int, most_seconds: int) -> int:
+    """Microseconds to wait after so many earlier failures."""
+    return min(most_seconds, _FIRST_PAUSE_SECONDS << min(retries, 10)) * MICROS
+
+
+def _drift_until(retries: int, since_us: int, now_us: int) -> int:
+    """When something that a person must put right is tried again."""
+    if now_us - since_us > _DRIFT_TRIED_US:
+        return UNTIL_RESTART
+    return now_us + _doubled(retries, _DRIFT_PAUSE_SECONDS)
+
+
+def _failed(owed: Owed, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:
+    """Count and report why documents were not written, and say when they are tried again."""
+    run = owed.run
+    log = _log.bind(run_id=run.run_id, tries=run.relay_retries + 1, detail=failure.detail)
     if isinstance(failure, LedgerDrift):
-        _log.error(
-            "the ledger was changed by somebody else; nothing is published for this run until it is restored",
-            run_id=run_id, reason_code=failure.reason, detail=failure.detail,
+        count("relay.drift")
+        until_us = _drift_until(run.relay_retries, run.relay_since_us if run.relay_retries else now_us, now_us)
+        log.error(
+            "something else lies in the place of this run's documents; nothing is published for it until that is moved "
+            "away",
+            reason_code=failure.reason, tried_again=until_us != UNTIL_RESTART,
         )  # fmt: skip
     else:
-        _log.warning("documents could not be written; they stay owed", run_id=run_id, detail=failure.detail)
+        count("relay.unavailable")
+        until_us = now_us + _doubled(run.relay_retries, _OUTAGE_PAUSE_SECONDS)
+        log.warning("documents could not be written; they stay owed")
+    return ProjectionFailure(run.run_id, until_us, f"{failure.reason}: {failure.detail}")
 
 
 class Lane(ABC):
@@ -93,13 +128,10 @@ class Projections(Lane):
         done = [(item.run.run_id, item.run.event_seq) for item, failure in results if failure is None]
         if done:
             self._authority.mark_projected(done)
-        failed = [item.run.run_id for item, failure in results if failure is not None]
+        failed = [(item, failure) for item, failure in results if failure is not None]
         if failed:
-            until_us = self._authority.now_us() + _PROJECTION_PAUSE_SECONDS * MICROS
-            self._authority.postpone_projections(failed, until_us)
-        for item, failure in results:
-            if failure is not None:
-                _report(item.run.run_id, failure)
+            now_us = self._authority.now_us()
+            self._authority.postpone_projections([_failed(item, failure, now_us) for item, failure in failed])
         return len(done)
 
 
@@ -126,12 +158,21 @@ class Publications(Lane):
         sent = [result.outbox_id for result in results if not result.error]
         if sent:
             self._authority.mark_sent(sent)
-        failed = [result for result in results if result.error]
+        failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.error]
         if failed:
-            attempts = max(row.attempts for row in rows)
-            pause = min(_MAX_BACKOFF_SECONDS, 2 ** min(attempts, 10))
-            _log.warning("signals could not be published; they stay owed", count=len(failed), detail=failed[0].error)
-            self._authority.postpone_signals(
-                [result.outbox_id for result in failed], self._authority.now_us() + pause * MICROS
-            )
+            self._postpone(failed)
         return len(sent)
+
+    def _postpone(self, failed: list[tuple[OutboxRow, Published]]) -> None:
+        """Put signals off, each by how often it failed."""
+        _log.warning("signals could not be published; they stay owed", count=len(failed), detail=failed[0][1].error)
+        now_us = self._authority.now_us()
+        due: dict[int, list[int]] = {}
+        for row, result in failed:
+            count("relay.signal_drift" if result.lasting else "relay.signal_unavailable")
+            until_us = now_us + min(_SIGNAL_PAUSE_SECONDS, 2 ** min(row.attempts, 10)) * MICROS
+            if result.lasting:
+                until_us = _drift_until(row.attempts - 1, row.created_us, now_us)
+            due.setdefault(until_us, []).append(row.outbox_id)
+        for until_us, outbox_ids in due.items():
+            self._authority.postpone_signals(outbox_ids, until_us)

@@ -19,7 +19,6 @@ from scenario_runner.authority.base import (
     Noted,
     Parked,
     Postponed,
-    Restored,
 )
 from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts.canonical import Json
@@ -36,6 +35,7 @@ from scenario_runner.contracts.errors import (
 from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_inputs_from_document
 from scenario_runner.contracts.states import RunState
+from scenario_runner.counters import count
 from scenario_runner.gates.receipts import alike, attest, facts_view
 from scenario_runner.gates.verified_set import Verified
 from scenario_runner.ledger.ledger import Failure, Ledger
@@ -44,7 +44,6 @@ from scenario_runner.runs.jobs import BatchClock, Job, Proof, proof_of
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.outcomes import (
     gates_passed,
-    is_ready_of,
     negative,
     nothing_read,
     outcome_of,
@@ -53,7 +52,6 @@ from scenario_runner.runs.outcomes import (
     wait_or_fail,
 )
 from scenario_runner.runs.packs import Packs
-from scenario_runner.runs.restore import published_run
 
 LOOK_AGAIN_SECONDS: Final = (0.1, 0.4)
 """Pauses before evidence that changed while it was read is looked at again; after the last it is refused."""
@@ -121,9 +119,10 @@ class RunDriver:
         ]
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
         planning = self._beside.submit(self._ledger.write_plans, documents)
-        self._evaluate(jobs, bound)
-        self._heed_plans(jobs, planning.result(), bound)
-        clock.next_stage()
+        groups = self._examine(jobs, bound)
+        self._require_plans(jobs, planning.result())
+        for group in groups:
+            self._conclude([job for job in group if job.open])
         self._put_receipts_in_place([job for job in jobs if job.open])
         self._write_facts_views([job for job in jobs if job.open])
         clock.next_stage()
@@ -147,79 +146,29 @@ class RunDriver:
             _log.critical("a defect while driving a run; please report it", run_id=job.claim.run_id, exc_info=defect)
             job.failure = Unavailable(f"a defect, please report it: {type(defect).__name__}: {defect}")
 
-    def _heed_plans(self, jobs: list[Job], failures: Sequence[Failure | None], bound: int | None) -> None:
-        """Nothing of a run goes on before its plan object is in place."""
+    def _require_plans(self, jobs: list[Job], failures: Sequence[Failure | None]) -> None:
+        """Nothing of a run goes on before its plan object is in place; another plan there ends it, whatever else."""
         for job, failure in zip(jobs, failures, strict=True):
-            if failure is None or isinstance(job.failure, LeaseLostError):
-                continue
-            job.forget(failure)
-            if isinstance(failure, LedgerDrift) and not job.claim.report_digest:
-                self._guarded(job, partial(self._restore, job))
-        told = [job for job in jobs if job.told is not None]
-        self._evaluate([job for job in told if job.open], bound)
-        for job in told:
-            self._guarded(job, partial(self._confirm_told, job))
-
-    def _restore(self, job: Job) -> None:
-        """The ledger has a plan of other bytes: if that is this run's, its rows were lost and are put back."""
-        restored = published_run(self._ledger.store, job.claim, job.intent, job.inputs)
-        if restored is None:
-            return
-        if restored.state is RunState.READY:  # believed only when the evidence gives the same facts view again
-            job.forget(None)
-            job.told = restored
-            job.inputs = plan_inputs_from_document(restored.inputs)
-        else:
-            self._put_back(job, restored)
-
-    def _confirm_told(self, job: Job) -> None:
-        """READY that the ledger tells of is put back after the same verification that a new one needs."""
-        told = job.told
-        if told is None or job.long or isinstance(job.failure, Unavailable | LeaseLostError):
-            return
-        proven = job.failure is None and job.view is not None and is_ready_of(told, job.view)
-        job.outcome = job.failure = None  # whatever else was found, the published verdict is not taken back
-        if not proven:
-            detail = job.evaluation.detail if job.evaluation is not None else ""
-            raise Unavailable(
-                "the ledger says READY, but the evidence does not give that facts view and signal (any more); restore "
-                f"the evidence, or the authority from its backup {detail}".rstrip()
-            )
-        self._put_back(job, told)
-
-    def _put_back(self, job: Job, restored: Restored) -> None:
-        job.failure = self._authority.restore(restored)
-        job.restored = True
-        _log.warning(
-            "the ledger knows this run and the authority did not: its rows are restored",
-            run_id=job.claim.run_id, state=restored.state, events=len(restored.events),
-        )  # fmt: skip
+            if failure is not None and not isinstance(job.failure, LeaseLostError):
+                job.fail(failure)
 
     # --- evidence
 
-    def _evaluate(self, jobs: list[Job], bound: int | None) -> None:
-        """Look at the evidence of a batch: one look serves all runs that ask for just the same.
-
-        A deadline is compared with the clock before that: evidence that arrives while others are looked at is not too
-        late.
-        """
+    def _examine(self, jobs: list[Job], bound: int | None) -> list[list[Job]]:
+        """Look at the evidence of a batch; returns the runs grouped by what they ask for: one look serves a group."""
         asking: dict[Hashable, list[Job]] = {}
         for job in jobs:
             asking.setdefault(self._asked(job), []).append(job)
         together = self._looks.map if self._looks is not None and bound is not None else map
         list(together(partial(self._evaluate_alike, bound), asking.values()))
-        for group in asking.values():
-            proofs: dict[Hashable, Proof] = {}
-            for job in group:
-                if job.open:
-                    self._guarded(job, partial(self._conclude, job, proofs))
+        return list(asking.values())
 
     def _asked(self, job: Job) -> Hashable:
         """What a run asks of the evidence; runs with an equal answer get an equal evaluation."""
         inputs = job.inputs
         try:
             pack = self._packs.get(inputs.pack_digest)
-        except Unavailable:
+        except (LedgerDrift, Unavailable):
             return job.claim.run_id
         tokens = used_tokens(pack, job.intent.tokens(), inputs.gates, inputs.outputs)
         return job.intent.engine_run_root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs
@@ -238,8 +187,14 @@ class RunDriver:
         job.evaluation = settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
         job.long = job.evaluation is None
 
-    def _conclude(self, job: Job, proofs: dict[Hashable, Proof]) -> None:
-        """What the look means for a run; ``proofs`` are those of runs with the same evidence, and grow."""
+    def _conclude(self, jobs: list[Job]) -> None:
+        """Say what the evidence means for each run of a group: verified, waiting, or a negative verdict dated now."""
+        proofs: dict[Hashable, Proof] = {}
+        for job in jobs:
+            self._guarded(job, partial(self._conclude_one, job, proofs))
+
+    def _conclude_one(self, job: Job, proofs: dict[Hashable, Proof]) -> None:
+        """Conclude for one run; ``proofs`` are those of its group, and a new one is added to them."""
         assert job.evaluation is not None
         if job.evaluation.verified is not None:
             self._prove(job, job.evaluation.verified, job.evaluation.report, proofs)
@@ -365,11 +320,14 @@ def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
     if lost is not None:
         log.warning("lease lost", detail=lost.detail)
     elif isinstance(outcome, Postponed):
-        log.warning("infrastructure failed; the run will be tried again", detail=outcome.error)
+        count("runs.postponed")
+        log.warning(
+            "infrastructure failed; the run will be tried again", detail=outcome.error, tries=outcome.claim.retries + 1
+        )
     elif isinstance(outcome, Noted):
         pass
     elif isinstance(outcome, Parked):
-        log.info("run waits for evidence", new_findings=bool(outcome.events))
+        (log.info if outcome.events else log.debug)("run waits for evidence", new_findings=bool(outcome.events))
     elif outcome.state is RunState.READY:
         log.info("run is READY")
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scenario_runner.authority.base import Claim, Restored
+from scenario_runner.authority.base import Claim
 from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, Refusal, Unavailable
@@ -16,16 +16,19 @@ Failed = Refusal | Unavailable | LeaseLostError
 
 
 class BatchClock:
-    """The database's clock, read once for a stage of a batch.
+    """The database's clock: when the examination of a batch began, and what it shows later, read once for each stage.
+
+    Deadlines are compared with ``began_us``; what is put on record carries a time that was read after the examination.
 
     Args:
         read: Reads it.
-        began_us: What it showed when the batch began: the clock of the first stage.
+        began_us: When the examination began, microseconds since the epoch.
     """
 
     def __init__(self, read: Callable[[], int], began_us: int) -> None:
         self._read = read
-        self._us: int | None = began_us
+        self.began_us = began_us
+        self._us: int | None = None
 
     def us(self) -> int:
         """Microseconds since the epoch in this stage."""
@@ -73,8 +76,6 @@ class Job:
         failure: Why it cannot go on; decides the outcome.
         outcome: What is to be committed.
         long: There is more to read than a batch should wait for.
-        told: READY as the ledger tells of it, when the rows were lost.
-        restored: Its rows are as the ledger tells them again, and its lease is given back.
     """
 
     claim: Claim
@@ -87,8 +88,6 @@ class Job:
     failure: Failed | None = None
     outcome: RunOutcome | None = None
     long: bool = False
-    told: Restored | None = None
-    restored: bool = False
 
     @property
     def receipts(self) -> list[InstanceReceiptFile]:
@@ -100,12 +99,12 @@ class Job:
         """True when the passes of its gates are on record already."""
         return self.proof is not None and self.proof.passed_digest == self.claim.report_digest
 
-    def forget(self, failure: Failed | None) -> None:
-        """Take back what a look at the evidence came to."""
-        self.evaluation = self.proof = self.view = self.outcome = None
+    def fail(self, failure: Failed) -> None:
+        """Let a failure decide, whatever the evidence came to."""
+        self.evaluation = None
         self.failure, self.long = failure, False
 
     @property
     def open(self) -> bool:
         """True while it goes on from stage to stage."""
-        return self.failure is None and self.outcome is None and not self.long and not self.restored
+        return self.failure is None and self.outcome is None and not self.long

@@ -4,11 +4,11 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Claim, Event, Parked, Postponed, Restored, SignalDraft, Verdict
+from scenario_runner.authority.base import Claim, Event, Parked, Postponed, SignalDraft, Verdict
 from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
-from scenario_runner.contracts.errors import LeaseLostError, Refusal, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, LedgerDrift, Refusal, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
@@ -39,11 +39,15 @@ def outcome_of(job: Job) -> RunOutcome | None:
         pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
         return Postponed(job.claim, job.clock.us() + pause * MICROS, failure.detail)
     if failure is not None:
-        report = job.evaluation.report if job.evaluation is not None else {}
-        return negative(job, RunState.QUARANTINED, failure.reason, failure.detail, report)
-    if job.restored:
-        return None
+        return negative(job, RunState.QUARANTINED, failure.reason, failure.detail, _report_of(job, failure))
     return job.outcome or _ready(job)
+
+
+def _report_of(job: Job, failure: Refusal) -> Json:
+    """What was found of the evidence, and of the object of ours that is not what it should be."""
+    report = job.evaluation.report if job.evaluation is not None else {}
+    drift = failure.facts() if isinstance(failure, LedgerDrift) else {}
+    return {**report, "drift": drift} if drift else report
 
 
 def _ready(job: Job) -> Verdict:
@@ -75,28 +79,19 @@ def negative(job: Job, state: RunState, reason: Reason | None, detail: str, repo
 
 
 def wait_or_fail(job: Job, evaluation: Evaluation) -> RunOutcome:
-    """Evidence is missing: look again later, or give up when the deadline had passed before this look."""
-    claim, now = job.claim, job.clock.us()
-    if now >= claim.deadline_us:
+    """Evidence is missing: look again later, or give up when the deadline had passed before this look began."""
+    claim = job.claim
+    if job.clock.began_us >= claim.deadline_us:
         reason = Reason.EVIDENCE_MISSING_DEADLINE
         return negative(job, RunState.FAILED, reason, evaluation.detail, evaluation.report)
-    due = min(claim.deadline_us, now + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
+    due = min(claim.deadline_us, job.clock.us() + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
     digest = canonical_sha256(evaluation.report)
     if digest == claim.report_digest:
         return Parked(claim, due, claim.updated_us, (), digest)
-    details = {"detail": evaluation.detail, "report": evaluation.report}
+    code = (evaluation.reason or Reason.EVIDENCE_MISSING).value
+    details = {"reason_code": code, "detail": evaluation.detail, "report": evaluation.report}
     waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
     return Parked(claim, due, job.clock.after(claim), (*resumed(claim), waiting), digest)
-
-
-def is_ready_of(told: Restored, view: FactsView) -> bool:
-    """True when the ledger tells of just the READY that this facts view gives, signal and all."""
-    signal = told.signal
-    return (
-        signal is not None
-        and (signal.message_id, signal.payload) == (view.message_id, canonical_bytes(view.ready))
-        and told.facts_view_digest == view.digest
-    )
 
 
 def settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:

@@ -31,17 +31,20 @@ class Packs:
         """The pack with this digest.
 
         Raises:
-            Unavailable: it is not in the ledger, or what is there is not it.
+            LedgerDrift: ``PACK_DRIFT``: the ledger holds something else in its place.
+            Unavailable: it is not in the ledger, or this release cannot read it.
         """
         known = self._known.get(digest)
         if known is not None:
             return known
         document = self._ledger.read_pack(digest)
-        try:
-            pack = pack_from_document(document) if document is not None else None
-        except ConfigurationError as error:
-            raise Unavailable(f"the pinned interface pack {digest} is damaged: {error.detail}") from error
-        if pack is None or pack.digest != digest:
+        if document is None:
             raise Unavailable(f"the pinned interface pack {digest} is not in the ledger; restore it there")
+        try:
+            pack = pack_from_document(document)
+        except ConfigurationError as error:
+            raise Unavailable(f"this release cannot read the pinned interface pack {digest}: {error.detail}") from error
+        if pack.digest != digest:
+            raise Unavailable(f"the interface pack {digest} was pinned by another release, which must drive its runs")
         self._known[digest] = pack
         return pack

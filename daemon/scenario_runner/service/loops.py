@@ -91,6 +91,8 @@ class Supervisor:
             BaseException: whatever killed a loop.
         """
         self._expire_dead_owners()
+        if self._has(Role.RELAY):
+            self._daemon.authority.resume_deliveries()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
         if self._has(Role.INTAKE):

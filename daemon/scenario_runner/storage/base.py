@@ -21,10 +21,20 @@ class StoredObject:
     version: str
 
 
-class ObjectTooLargeError(ScenarioRunnerError):
+class UnreadableObjectError(ScenarioRunnerError):
+    """Something lies at a key that cannot be read as an object of ours: neither absent nor an outage."""
+
+    default_reason = Reason.EVIDENCE_MALFORMED
+
+
+class ObjectTooLargeError(UnreadableObjectError):
     """An object is larger than the bound of the read."""
 
     default_reason = Reason.EVIDENCE_TOO_LARGE
+
+
+class NotAnObjectError(UnreadableObjectError):
+    """A folder, link, FIFO or device lies at the key."""
 
 
 class ObjectStore(Protocol):
@@ -49,6 +59,7 @@ class ObjectStore(Protocol):
 
         Raises:
             ObjectTooLargeError: larger than ``limit`` bytes.
+            NotAnObjectError: it is no regular file.
         """
         ...
 

@@ -24,7 +24,7 @@ from scenario_runner.contracts.errors import ConfigurationError, SequenceError, 
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.anchored import Anchor, AnchoredRoot, fsync_directory
-from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
+from scenario_runner.storage.base import NotAnObjectError, ObjectTooLargeError, StoredObject
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
 from scenario_runner.storage.renames import rename_new
@@ -39,6 +39,9 @@ _ALONE: Final = 2
 _OPEN_AT_ONCE: Final = 128
 _NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_NOT_A_FILE: Final = (errno.ELOOP, errno.ENXIO)
+"""What opening a symbolic link (not followed), or a socket, fails with."""
+
 _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
@@ -393,10 +396,14 @@ class FilesystemStore:
             except (FileNotFoundError, NotADirectoryError):
                 self._root.prove(anchor)  # nothing is absent from a store that is not there itself
                 return None
+            except OSError as error:
+                if error.errno in _NOT_A_FILE:
+                    raise NotAnObjectError(f"{path} is not a regular file; move it away") from error
+                raise
             try:
                 info = os.fstat(fd)
                 if not stat.S_ISREG(info.st_mode):
-                    raise Unavailable(f"{path} is not a regular file; move it away")
+                    raise NotAnObjectError(f"{path} is not a regular file; move it away")
                 if info.st_size > limit:
                     raise ObjectTooLargeError(f"{path} holds {info.st_size} bytes, at most {limit} are read")
                 with os.fdopen(os.dup(fd), "rb") as file:

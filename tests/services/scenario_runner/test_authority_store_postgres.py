@@ -44,7 +44,7 @@ from authority_support import (
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
-from scenario_runner.authority.base import Authority, Claim, Postponed
+from scenario_runner.authority.base import Authority, Claim, Postponed, ProjectionFailure
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, RunState
@@ -672,7 +672,7 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     assert cut(lossy.owners) == {"relay"}
     cut(lambda: lossy.expire_owner("relay"))
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
-    cut(lambda: lossy.postpone_projections([owed.run.run_id], START))
+    cut(lambda: lossy.postpone_projections([ProjectionFailure(owed.run.run_id, START, "why")]))
     cut(lambda: lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)]))
     assert cut(lossy.pending).signals
     cut(lambda: lossy.claim_signals("p", 10, LEASE))

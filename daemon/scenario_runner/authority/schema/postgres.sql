@@ -15,7 +15,8 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
--- documents are owed, under a lease of the relay. settled tells the last outcome from any other.
+-- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
+-- settled tells the last outcome from any other.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -45,6 +46,7 @@ CREATE TABLE runs (
     invoker             text NOT NULL DEFAULT '',
     relay_retries       integer NOT NULL DEFAULT 0,
     relay_error         text NOT NULL DEFAULT '',
+    relay_since_us      bigint NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;

@@ -4,7 +4,8 @@
 
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
--- documents are owed, under a lease of the relay. settled tells the last outcome from any other.
+-- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
+-- settled tells the last outcome from any other.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -34,6 +35,7 @@ CREATE TABLE runs (
     invoker             TEXT NOT NULL DEFAULT '',
     relay_retries       INTEGER NOT NULL DEFAULT 0,
     relay_error         TEXT NOT NULL DEFAULT '',
+    relay_since_us      INTEGER NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;

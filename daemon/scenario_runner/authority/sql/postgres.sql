@@ -257,37 +257,6 @@ owed AS (
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
 
--- name: restore_run
-WITH held AS MATERIALIZED (
-  SELECT run_id, lease_epoch, settled FROM runs WHERE run_id = %(run_id)b FOR UPDATE),
-changed AS (
-  UPDATE runs r
-  SET state = %(state)b, reason_code = %(reason_code)b, inputs = %(inputs)b, admitted_us = %(admitted_us)b,
-      deadline_us = %(deadline_us)b, updated_us = %(updated_us)b,
-      due_us = CASE WHEN %(finished)b THEN NULL ELSE sr_now_us() END, lease_owner = '', lease_until_us = 0,
-      last_error = '', event_seq = %(event_seq)b, projected_seq = 0, report_digest = %(report_digest)b,
-      facts_view_digest = %(facts_view_digest)b, settled = %(settled)b
-  FROM held h
-  WHERE r.run_id = h.run_id AND r.lease_owner = %(owner)b AND r.lease_epoch = %(epoch)b AND r.due_us IS NOT NULL
-  RETURNING r.run_id),
-forgotten AS (
-  DELETE FROM run_events e USING changed c WHERE e.run_id = c.run_id AND e.seq > %(event_seq)b),
-kept AS (
-  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
-  SELECT c.run_id, e.seq, e.kind, e.ts_us, e.details
-  FROM changed c, unnest(%(seq)b::bigint[], %(kind)b::text[], %(ts_us)b::bigint[], %(details)b::bytea[])
-                  AS e(seq, kind, ts_us, details)
-  ON CONFLICT (run_id, seq) DO UPDATE SET kind = excluded.kind, ts_us = excluded.ts_us, details = excluded.details),
-owed AS (
-  INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
-  SELECT s.message_id, c.run_id, s.kind, s.partition_key, s.attributes, s.payload, %(updated_us)b, %(event_seq)b
-  FROM changed c, unnest(%(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[],
-                         %(attributes)b::bytea[], %(payload)b::bytea[])
-                  AS s(message_id, kind, partition_key, attributes, payload)
-  ON CONFLICT (message_id) DO NOTHING)
-SELECT h.run_id FROM held h LEFT JOIN changed c ON c.run_id = h.run_id
-WHERE c.run_id IS NOT NULL OR (h.lease_epoch = %(epoch)b AND h.settled = %(settled)b);
-
 -- name: wake_waiting
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (
@@ -309,20 +278,46 @@ UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b
 FROM behind b, clock c WHERE r.run_id = b.run_id
 RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.inputs, r.admitted_us, r.deadline_us,
           r.updated_us, r.due_us, r.lease_owner, r.lease_epoch, r.lease_until_us, r.wakes, r.retries, r.last_error,
-          r.event_seq, r.projected_seq, r.facts_view_digest;
+          r.event_seq, r.projected_seq, r.facts_view_digest, r.relay_retries, r.relay_error, r.relay_since_us,
+          r.relay_until_us;
 
 -- name: mark_projected
 WITH done AS MATERIALIZED (
   SELECT r.run_id, g.seq FROM runs r
   JOIN unnest(%(run_id)b::text[], %(seq)b::bigint[]) AS g(run_id, seq) ON g.run_id = r.run_id
   ORDER BY r.run_id FOR UPDATE OF r)
-UPDATE runs r SET projected_seq = greatest(r.projected_seq, d.seq), relay_owner = '', relay_until_us = 0
+UPDATE runs r
+SET projected_seq = greatest(r.projected_seq, d.seq), relay_owner = '', relay_until_us = 0, relay_retries = 0,
+    relay_error = '', relay_since_us = 0
 FROM done d WHERE r.run_id = d.run_id;
 
 -- name: postpone_projections
-WITH failed AS MATERIALIZED (
-  SELECT run_id FROM runs WHERE run_id = ANY (%(run_id)b::text[]) ORDER BY run_id FOR UPDATE)
-UPDATE runs r SET relay_owner = '', relay_until_us = %(until_us)b FROM failed f WHERE r.run_id = f.run_id;
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+failed AS MATERIALIZED (
+  SELECT r.run_id, g.until_us, g.error FROM runs r
+  JOIN unnest(%(run_id)b::text[], %(until_us)b::bigint[], %(error)b::text[]) AS g(run_id, until_us, error)
+    ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r)
+UPDATE runs r
+SET relay_owner = '', relay_until_us = f.until_us, relay_retries = r.relay_retries + 1, relay_error = f.error,
+    relay_since_us = CASE WHEN r.relay_retries = 0 THEN c.now ELSE r.relay_since_us END
+FROM failed f, clock c WHERE r.run_id = f.run_id;
+
+-- name: resume_deliveries
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+behind AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE event_seq > projected_seq AND relay_owner = '' AND relay_until_us > (SELECT now FROM clock)
+  ORDER BY run_id FOR UPDATE SKIP LOCKED),
+unsent AS MATERIALIZED (
+  SELECT outbox_id FROM outbox WHERE sent_us IS NULL AND due_us > (SELECT now FROM clock)
+  ORDER BY outbox_id FOR UPDATE SKIP LOCKED),
+runs_resumed AS (
+  UPDATE runs r SET relay_until_us = 0, relay_retries = 0 FROM behind b WHERE r.run_id = b.run_id
+  RETURNING r.run_id AS name),
+signals_resumed AS (
+  UPDATE outbox o SET due_us = 0 FROM unsent u WHERE o.outbox_id = u.outbox_id RETURNING o.message_id AS name)
+SELECT name FROM runs_resumed UNION ALL SELECT name FROM signals_resumed;
 
 -- name: claim_signals
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
@@ -390,13 +385,13 @@ FROM clock;
 -- name: get_run
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
 FROM runs WHERE run_id = %(run_id)b;
 
 -- name: list_runs
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
 FROM runs WHERE %(state)b::text IS NULL OR state = %(state)b ORDER BY admitted_us DESC LIMIT %(limit)b;
 
 -- name: list_events

@@ -84,18 +84,6 @@ WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
   AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
 RETURNING event_seq;
 
--- name: restore_run
-UPDATE runs
-SET state = :state, reason_code = :reason_code, inputs = :inputs, admitted_us = :admitted_us,
-    deadline_us = :deadline_us, updated_us = :updated_us, due_us = :due_us, lease_owner = '', lease_until_us = 0,
-    last_error = '', event_seq = :event_seq, projected_seq = 0, report_digest = :report_digest,
-    facts_view_digest = :facts_view_digest, settled = :settled
-WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND due_us IS NOT NULL
-RETURNING run_id;
-
--- name: forget_events
-DELETE FROM run_events WHERE run_id = :run_id;
-
 -- name: find_settled
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :settled;
 
@@ -113,11 +101,23 @@ WHERE run_id IN (SELECT run_id FROM runs
 RETURNING *;
 
 -- name: mark_projected
-UPDATE runs SET projected_seq = max(projected_seq, :seq), relay_owner = '', relay_until_us = 0
+UPDATE runs
+SET projected_seq = max(projected_seq, :seq), relay_owner = '', relay_until_us = 0, relay_retries = 0,
+    relay_error = '', relay_since_us = 0
 WHERE run_id = :run_id;
 
 -- name: postpone_projection
-UPDATE runs SET relay_owner = '', relay_until_us = :until_us WHERE run_id = :run_id;
+UPDATE runs
+SET relay_owner = '', relay_until_us = :until_us, relay_retries = relay_retries + 1, relay_error = :error,
+    relay_since_us = CASE WHEN relay_retries = 0 THEN :now ELSE relay_since_us END
+WHERE run_id = :run_id;
+
+-- name: resume_runs
+UPDATE runs SET relay_until_us = 0, relay_retries = 0
+WHERE event_seq > projected_seq AND relay_owner = '' AND relay_until_us > :now;
+
+-- name: resume_signals
+UPDATE outbox SET due_us = 0 WHERE sent_us IS NULL AND due_us > :now;
 
 -- name: claim_signals
 UPDATE outbox

@@ -43,11 +43,14 @@ from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.base import (
+    UNTIL_RESTART,
     Admission,
     Authority,
     Claim,
     Outcome,
     Postponed,
+    ProjectionFailure,
+    RunRow,
     Verdict,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
@@ -910,11 +913,72 @@ def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Author
     authority.admit([asking("k")])
     settle(authority, ready(claim_one(authority)))
     authority.claim_projections("relay", 10, LEASE)
-    authority.postpone_projections([hex32("k")], clock.now + 5 * SECOND)
+    authority.postpone_projections([ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, "why")])
     clock.pass_seconds(4.9)
     assert authority.claim_projections("relay", 10, LEASE) == []
     clock.pass_seconds(0.1)
     assert len(authority.claim_projections("relay", 10, LEASE)) == 1
+
+
+def row_of(authority: Authority, key: str = "k") -> RunRow:
+    run = authority.run(hex32(key))
+    assert run is not None
+    return run
+
+
+def test_failures_of_projections_are_counted_with_why_and_since_when_until_one_succeeds(
+    authority: Authority, clock: Clock
+) -> None:
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    for number in range(1, 4):
+        authority.claim_projections("relay", 10, LEASE)
+        failure = ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, f"RECORD_DRIFT: {number} \x00 {'x' * 3000}")
+        authority.postpone_projections([failure])
+        run = row_of(authority)
+        assert (run.relay_retries, run.relay_until_us) == (number, failure.until_us)
+        assert run.relay_error.startswith(f"RECORD_DRIFT: {number} ")
+        assert len(run.relay_error) < 2010
+        assert run.relay_since_us <= clock.now - (number - 1) * 5 * SECOND, "the first failure is when it began"
+        clock.pass_seconds(5)
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    assert (owed.run.relay_retries, owed.run.relay_since_us) == (3, run.relay_since_us)
+    authority.mark_projected([(hex32("k"), owed.run.event_seq)])
+    run = row_of(authority)
+    assert (run.relay_retries, run.relay_error, run.relay_since_us, run.relay_until_us) == (0, "", 0, 0)
+
+
+def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_what_is_in_flight_stays_so(
+    authority: Authority, clock: Clock
+) -> None:
+    for key in ("parked", "claimed", "signal"):
+        authority.admit([asking(key)])
+        settle(authority, ready(claim_one(authority), key))
+    authority.claim_projections("relay", 1, LEASE)
+    authority.postpone_projections([ProjectionFailure(hex32("parked"), UNTIL_RESTART, "drift")])
+    (claimed,) = authority.claim_projections("relay", 1, 3 * LEASE)
+    (signal,) = authority.claim_projections("relay", 1, LEASE)
+    assert (claimed.run.run_id, signal.run.run_id) == (hex32("claimed"), hex32("signal"))
+    authority.mark_projected([(hex32("signal"), signal.run.event_seq)])
+    (row,) = authority.claim_signals("relay", 10, LEASE)
+    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    clock.pass_seconds(LEASE / SECOND + 1)
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    assert authority.claim_signals("relay", 10, LEASE) == []
+    assert authority.resume_deliveries() == 2
+    assert [owed.run.run_id for owed in authority.claim_projections("relay", 10, LEASE)] == [hex32("parked")]
+    assert [item.outbox_id for item in authority.claim_signals("relay", 10, LEASE)] == [row.outbox_id]
+    assert (row_of(authority, "parked").relay_retries, row_of(authority, "parked").relay_error) == (0, "drift")
+    assert authority.resume_deliveries() == 0
+
+
+def test_bytes_are_known_as_disposed_of_once_they_are(authority: Authority) -> None:
+    record = asking("k")
+    digest = hex64(record.raw.decode())
+    assert authority.disposed(digest) is False
+    authority.admit([record])
+    assert authority.disposed(digest) is True
+    assert authority.disposed(hex64("other")) is False
 
 
 def test_projections_are_claimed_up_to_a_limit_and_by_one_relay_each(authority: Authority, backend: Backend) -> None:

@@ -6,3 +6,4 @@ CREATE TABLE store_identities (
 ALTER TABLE runs ADD COLUMN invoker text NOT NULL DEFAULT '';
 ALTER TABLE runs ADD COLUMN relay_retries integer NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN relay_error text NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN relay_since_us bigint NOT NULL DEFAULT 0;
