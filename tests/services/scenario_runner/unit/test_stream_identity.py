@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.output import _exit_for_error
+from scenario_runner.cli.output import exit_for_error
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
 from scenario_runner.intake.kcl.identity import adopt, check, note, read_state
 from scenario_runner.intake.kcl.keeper import Keeper
@@ -92,7 +92,7 @@ def test_leases_about_a_former_stream_are_refused(lease: Lease) -> None:
             ask(stream, tables)
         assert "stream adopt" in refused.value.remedy
         assert "kinesis_application_name" in refused.value.remedy
-    assert _exit_for_error(refused.value) == 2
+    assert exit_for_error(refused.value) == 2
 
 
 def test_an_ended_lease_of_an_open_shard_is_another_streams_also_where_nothing_was_noted() -> None:
