@@ -6,8 +6,9 @@ import sys
 import threading
 from types import FrameType
 
+from scenario_runner import posix
 from scenario_runner.cli.output import note
-from scenario_runner.contracts.errors import Unavailable, UsageError
+from scenario_runner.contracts.errors import Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.loops import Role, Supervisor
@@ -24,6 +25,8 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         ConfigurationError: a profile, schema or pack is not valid.
         Unavailable: infrastructure does not answer at start-up, or what is owed could not be delivered.
     """
+    if not posix.AVAILABLE:
+        raise needs_posix("serve", "the daemon")
     if role not in set(Role):
         raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
     if log_level not in ("debug", "info", "warning", "error"):

@@ -22,9 +22,10 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK
 
 BATCH: Final = 128
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FLAGS: Final = os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
 _TAKEN: Final = ".taken"
 _TAKEN_SECONDS: Final = 2.0
 _REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)

@@ -7,7 +7,6 @@ reaches; old ones are swept at start-up.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -22,11 +21,12 @@ from typing import Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, fcntl
 from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
 
 A = TypeVar("A")
 B = TypeVar("B")
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
 _LOCKS: Final = 64
 _SLICES: Final = 8
 _ALONE: Final = 2

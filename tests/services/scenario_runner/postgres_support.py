@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import secrets
 import select
 import shutil
@@ -292,5 +291,7 @@ def _server_user() -> int | None:
         return None
     for name in ("postgres", "pgserver", "nobody"):
         with suppress(KeyError):
+            import pwd  # Windows has none
+
             return pwd.getpwnam(name).pw_uid
     pytest.skip("PostgreSQL does not run as root, and there is no other user")
