@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import need_posix
 
 CLOCK_SQL = """
 CREATE TABLE IF NOT EXISTS sr_test_clock (now_us bigint NOT NULL);
@@ -287,6 +288,7 @@ def _programs() -> Path:
 
 def _server_user() -> int | None:
     """The user that a server runs as; PostgreSQL refuses root."""
+    need_posix()
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "pgserver", "nobody"):

@@ -26,9 +26,9 @@ LACKING = {
     os: {
         "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_TMPFILE", "O_NOATIME", "O_PATH", "O_SYNC", "O_DSYNC",
         "O_NOCTTY", "O_DIRECT", "O_ASYNC", "O_NDELAY", "O_RSYNC", "O_LARGEFILE", "O_ACCMODE", "O_FSYNC", "O_EXLOCK",
-        "fork", "forkpty", "setsid", "setpgid", "getpgid", "getpgrp", "setpgrp", "getsid", "killpg", "getuid", "geteuid",
-        "getgid", "getegid", "getgroups", "setuid", "setgid", "seteuid", "setegid", "setgroups", "initgroups", "chown",
-        "fchown", "lchown", "chroot", "mkfifo", "mknod", "makedev", "major", "minor", "nice", "getpriority",
+        "fork", "forkpty", "setsid", "setpgid", "getpgid", "getpgrp", "setpgrp", "getsid", "killpg", "getuid",
+        "geteuid", "getgid", "getegid", "getgroups", "setuid", "setgid", "seteuid", "setegid", "setgroups",
+        "initgroups", "chown", "fchown", "lchown", "chroot", "mkfifo", "mknod", "makedev", "major", "minor", "nice", "getpriority",
         "setpriority", "wait", "waitid", "wait3", "wait4", "WNOHANG", "WEXITED", "WNOWAIT", "WSTOPPED", "WCONTINUED",
         "WUNTRACED", "P_PID", "P_PGID", "P_ALL", "pread", "pwrite", "preadv", "pwritev", "readv", "writev", "sendfile",
         "posix_fadvise", "posix_fallocate", "posix_spawn", "posix_spawnp", "fdatasync", "sync", "fwalk", "statvfs",
