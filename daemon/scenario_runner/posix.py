@@ -1,30 +1,27 @@
 """What of POSIX this platform has.
 
 The daemon, the folder store, the spool and engine runs in folders need POSIX; the commands that ask S3, PostgreSQL and
-Kinesis run on Windows too. Whoever needs a module or flag that Windows lacks takes it from here, so that importing it
-never fails; whoever cannot work without POSIX says so with :data:`NEEDS_POSIX`.
+Kinesis run on Windows too. What Windows lacks and a module needs at its top is taken from here, so that importing it
+never fails; the composition root refuses what cannot work without.
 """
 
 import os
-from types import ModuleType
+import signal
 from typing import Final
 
-fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 WINDOWS: Final = os.name == "nt"
 """True where paths have drive letters and backslashes."""
-AVAILABLE: Final = fcntl is not None and hasattr(os, "O_DIRECTORY") and hasattr(os, "O_NOFOLLOW")
-"""True where files can be locked, made durable and opened without following links."""
-NEEDS_POSIX: Final = "needs a POSIX system, which Windows is not"
-REMEDY: Final = "run it in WSL2 (Ubuntu on Windows), in a container, or on Linux"
-
 O_CLOEXEC: Final[int] = getattr(os, "O_CLOEXEC", 0)
 O_DIRECTORY: Final[int] = getattr(os, "O_DIRECTORY", 0)
 O_NOFOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 O_NONBLOCK: Final[int] = getattr(os, "O_NONBLOCK", 0)
-O_TMPFILE: Final[int] = getattr(os, "O_TMPFILE", 0)
-SIGKILL: Final[int] = 9
+SIGKILL: Final[int] = getattr(signal, "SIGKILL", 9)
+AVAILABLE: Final = bool(getattr(fcntl, "flock", None) and O_DIRECTORY and O_NOFOLLOW)
+"""True where files can be locked, made durable, and opened without following links."""
+
+__all__ = ["AVAILABLE", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "SIGKILL", "WINDOWS", "fcntl"]

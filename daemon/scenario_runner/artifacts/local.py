@@ -34,10 +34,11 @@ from scenario_runner.contracts.errors import (
     Unavailable,
 )
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
 Identity = tuple[int, int, int, int, int]
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
 _BUFFER: Final = 1 << 20
 _NO_FILE: Final = (errno.ENXIO, errno.ENODEV)
 _KEPT_OPEN: Final = 64

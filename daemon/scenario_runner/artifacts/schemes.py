@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
+from scenario_runner.contracts.errors import needs_posix
 
 
 class ArtifactsByScheme:
     """See :class:`~scenario_runner.artifacts.base.Artifacts`.
 
     Args:
-        readers: By scheme (``s3``); the empty scheme is the file system.
+        readers: By scheme (``s3``); the empty scheme is the file system, which Windows has no reader of.
     """
 
     def __init__(self, readers: Mapping[str, Artifacts]) -> None:
@@ -19,7 +20,10 @@ class ArtifactsByScheme:
     def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> RunRoot:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""
-        return self._readers[scheme if scheme in self._readers else ""].open(engine_run_root, heartbeat, bound)
+        reader = self._readers.get(scheme) or self._readers.get("")
+        if reader is None:
+            raise needs_posix(engine_run_root, "an engine run in a folder")
+        return reader.open(engine_run_root, heartbeat, bound)
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""

@@ -24,7 +24,7 @@ def export_contracts(directory: str) -> list[str]:
         path = os.path.join(directory, name)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "w", encoding="utf-8") as file:
+            with open(path, "w", encoding="utf-8", newline="\n") as file:
                 file.write(render_schema(schema))
         except OSError as error:
             raise Unavailable(f"cannot write {path}: {error.strerror}") from error

@@ -1,5 +1,7 @@
 """The commands. Each imports what it needs when it runs, so ``--help`` is quick."""
 
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +51,9 @@ FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A run request
 def main() -> None:
     """Entry point of the ``scenario-runner`` command."""
     open_standard_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a Windows console shows few of the characters there are
     app()
 
 

@@ -1,6 +1,6 @@
 """``submit`` and ``plan``: working with a run request that a person holds in a file."""
 
-import os
+import posixpath
 import secrets
 import sys
 import time
@@ -98,7 +98,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> dict[str, Any]:
         outputs.append(
             {
                 "output_id": output_id,
-                "path": os.path.join(intent.engine_run_root, trailing(spec, spec.template.render(tokens))),
+                "path": posixpath.join(intent.engine_run_root, trailing(spec, spec.template.render(tokens))),
                 "optional": spec.optional,
                 "role": "business_traffic" if output_id in inputs.traffic else "non_traffic",
             }
@@ -107,7 +107,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> dict[str, Any]:
         {
             "gate_id": gate.gate_id,
             "law": gate.law.value,
-            "flag": os.path.join(intent.engine_run_root, gate_paths(gate, tokens).flag),
+            "flag": posixpath.join(intent.engine_run_root, gate_paths(gate, tokens).flag),
             "upstream": list(gate.upstream),
         }
         for gate in pack.gates.values()

@@ -9,8 +9,9 @@ from typing import Final
 
 import structlog
 
+from scenario_runner import posix
 from scenario_runner.cli.output import Exit, exit_for_error, note
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.loops import Role, Supervisor
@@ -30,6 +31,8 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         ConfigurationError: a profile, schema or pack is not valid.
         Unavailable: infrastructure does not answer at start-up, or what is owed could not be delivered.
     """
+    if not posix.AVAILABLE:
+        raise needs_posix("serve", "the daemon")
     if role not in set(Role):
         raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
     if log_level not in ("debug", "info", "warning", "error"):

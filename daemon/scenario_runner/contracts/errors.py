@@ -77,6 +77,14 @@ class ConfigurationError(ScenarioRunnerError):
         super().__init__(f"{place}: {problem}. Remedy: {remedy}", reason)
 
 
+def needs_posix(place: str, what: str) -> ConfigurationError:
+    """The refusal of something that Windows cannot do."""
+    return ConfigurationError(
+        place, f"{what} needs a POSIX system, which Windows is not",
+        "run it in WSL2 (a Linux under Windows), in a container, or on Linux",
+    )  # fmt: skip
+
+
 class Unavailable(ScenarioRunnerError):  # noqa: N818 - the field's word for it
     """A store, database or stream did not answer. Nothing was decided; try again (exit 5)."""
 

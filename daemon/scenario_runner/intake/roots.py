@@ -1,6 +1,6 @@
 """Which engine run roots a request may name. Prefixes are whole folders: ``run1`` does not allow ``run10``."""
 
-import os
+import posixpath
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,7 +34,7 @@ def normalise_root(text: str, allowed: Sequence[str], cwd: str) -> str:
         raise _refused(text, "its scheme is not served; name a folder, or s3://bucket/prefix")
     if ".." in path.split("/") or "\\" in path or "*" in path:
         raise _refused(text, "it holds '..', a backslash or a wildcard")
-    location = os.path.normpath(os.path.join(cwd, path))
+    location = posixpath.normpath(posixpath.join(cwd, path))
     return _under("/" + location.lstrip("/"), allowed, text)
 
 

@@ -2,12 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from scenario_runner import posix
 from scenario_runner.authority.base import Authority
 from scenario_runner.bus.base import SignalPublisher
 from scenario_runner.bus.kinesis import KinesisPublisher
 from scenario_runner.bus.spool import SpoolPublisher
 from scenario_runner.bus.stream import Stream
-from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.contracts.errors import ConfigurationError, needs_posix
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
 from scenario_runner.intake.kcl.tables import Tables
@@ -21,7 +22,7 @@ def spool_root(wiring: Wiring) -> str:
     """The spool of a profile.
 
     Raises:
-        ConfigurationError: the profile's control bus is not a spool.
+        ConfigurationError: the profile's control bus is not a spool, or this platform has none.
     """
     if wiring.bus_kind != "spool" or wiring.control_bus_root is None:
         raise ConfigurationError(
@@ -29,6 +30,8 @@ def spool_root(wiring: Wiring) -> str:
             f"{wiring.control_bus_kind!r} is not a spool",
             "use 'spool' with a control_bus_root",
         )
+    if not posix.AVAILABLE:
+        raise needs_posix(f"profile {wiring.profile_id}, key 'control_bus_kind'", "a spool as control bus")
     return wiring.control_bus_root
 
 

@@ -20,6 +20,7 @@ _ORPHANED: Final = 75
 def _watch(parent: int, supervisor: str, patience: float) -> None:
     """End this process when it has nobody to work for."""
     from scenario_runner.intake.kcl.slots import runs
+    from scenario_runner.posix import SIGKILL
 
     pid, _, started = supervisor.partition(" ")
     gone_since: float | None = None
@@ -31,7 +32,7 @@ def _watch(parent: int, supervisor: str, patience: float) -> None:
             continue
         gone_since = gone_since or time.monotonic()
         if time.monotonic() - gone_since > patience:
-            os.killpg(0, signal.SIGKILL)  # the JVM did not obey; its group is ours
+            os.killpg(0, SIGKILL)  # the JVM did not obey; its group is ours
 
 
 def _serve(child: dict[str, Any], protocol: int) -> None:

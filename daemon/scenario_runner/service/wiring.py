@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from scenario_runner import posix
 from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
@@ -16,7 +17,7 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.contracts.errors import ConfigurationError, needs_posix
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
 from scenario_runner.interface_pack.loader import load_pack
@@ -110,6 +111,8 @@ def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> Object
     bucket, path = _store_place(wiring)
     if bucket:
         return S3Store(S3Bucket(bucket, s3_settings(wiring)), path, refs.PRIVATE, pool)
+    if not posix.AVAILABLE:
+        raise needs_posix(f"profile {wiring.profile_id}, key 'object_store_root'", "a folder as object store")
     return FilesystemStore(path, refs.PRIVATE, pool)
 
 
@@ -128,11 +131,12 @@ def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     roots = allowed_roots(wiring)
     folders = [root for root in roots if not root.startswith("s3://")]
     prefixes = [root for root in roots if root.startswith("s3://")]
-    local = LocalArtifacts(folders, wiring.hash_threads, reuse)
-    if not prefixes:
-        return local
-    remote = S3Artifacts(prefixes, s3_settings(wiring), max(wiring.hash_threads, _S3_READERS), reuse)
-    return ArtifactsByScheme({"": local, "s3": remote})
+    readers: dict[str, Artifacts] = {}
+    if posix.AVAILABLE:
+        readers[""] = LocalArtifacts(folders, wiring.hash_threads, reuse)
+    if prefixes:
+        readers["s3"] = S3Artifacts(prefixes, s3_settings(wiring), max(wiring.hash_threads, _S3_READERS), reuse)
+    return ArtifactsByScheme(readers)
 
 
 def make_rules(wiring: Wiring, policy: Policy, pack: InterfacePack) -> Rules:

@@ -11,10 +11,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from typing import TYPE_CHECKING
 
-from support import World
+from support import NEEDS_POSIX, World
+
+from scenario_runner import posix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On Windows the tests of the daemon are skipped by name; what asks S3, Postgres or Kinesis is tried."""
+    if posix.AVAILABLE:
+        return
+    for item in items:
+        if item.path.parent.name in ("integration", "acceptance"):
+            item.add_marker(pytest.mark.skip(reason=NEEDS_POSIX))
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 NO_SUCH_POINT: Final = 99
-KILLED: Final = -signal.SIGKILL
+KILLED: Final = -9
 STORE: Final = "scenario_runner.storage.filesystem:FilesystemStore"
 DURABLE: Final = ("os:fsync", "os:link", "os:rename", "os:replace", "os:unlink", "os:mkdir", "os:rmdir",
                   "scenario_runner.storage.renames:rename_new", "scenario_runner.authority.sqlite:_commit")  # fmt: skip

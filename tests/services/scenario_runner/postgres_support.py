@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import secrets
 import select
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import need_posix
 
 CLOCK_SQL = """
 CREATE TABLE IF NOT EXISTS sr_test_clock (now_us bigint NOT NULL);
@@ -288,9 +288,12 @@ def _programs() -> Path:
 
 def _server_user() -> int | None:
     """The user that a server runs as; PostgreSQL refuses root."""
+    need_posix()
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "pgserver", "nobody"):
         with suppress(KeyError):
+            import pwd  # Windows has none
+
             return pwd.getpwnam(name).pw_uid
     pytest.skip("PostgreSQL does not run as root, and there is no other user")

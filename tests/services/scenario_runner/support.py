@@ -20,6 +20,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parents[3]
 PACK = REPO / "config/engine/interface_pack"
+NEEDS_POSIX = "needs a POSIX system, as the daemon does: run it in WSL2"
 COMMAND = str(Path(sys.executable).parent / "scenario-runner")
 
 
@@ -79,6 +80,14 @@ def s3_place() -> S3Place:
         os.environ.get("SR_TEST_S3_REGION", ""),
         None if not style else style.lower() in ("1", "true", "yes"),
     )
+
+
+def need_posix() -> None:
+    """Skip the test, saying so, where the daemon does not run."""
+    from scenario_runner import posix
+
+    if not posix.AVAILABLE:
+        pytest.skip(NEEDS_POSIX)
 
 
 @dataclass
@@ -187,11 +196,13 @@ class World:
 
     def serve(self, *more: str, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
         """Drain with ``serve --until-idle``."""
+        need_posix()
         return self.command("serve", "--wiring", str(self.wiring), "--policy", str(self.policy), "--until-idle", *more,
                             timeout=timeout)  # fmt: skip
 
     def start(self, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start the daemon in a process group of its own."""
+        need_posix()
         arguments = [COMMAND, "serve", "--wiring", str(self.wiring), "--policy", str(self.policy), *more]
         return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
                                 env={**os.environ, **(env or {})})  # fmt: skip
@@ -232,6 +243,7 @@ class ForkedWorld(World):
     ) -> subprocess.CompletedProcess[bytes]:
         from scenario_runner.cli.main import main
 
+        need_posix()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin or b"")
             given.seek(0)

@@ -9,7 +9,6 @@ SIGTERM.
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import structlog
 from scenario_runner.intake.kcl.config import DRAIN_SECONDS
 from scenario_runner.intake.kcl.reports import Doing, Report, read_reports
 from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
+from scenario_runner.posix import SIGKILL
 
 CHILD_VARIABLE: Final = "SR_KCL_CHILD"
 """Environment variable with everything that a record processor needs to know, as JSON."""
@@ -42,7 +42,7 @@ _ENDS: Final = {
     1: "a record processor ended or KCL failed; records that were not checkpointed come again",
     3: "the JVM ran out of memory",
     143: "it was told to stop by somebody else",
-    -signal.SIGKILL: "it was killed",
+    -SIGKILL: "it was killed",
 }
 _log = structlog.get_logger("intake")
 
@@ -192,7 +192,7 @@ class Keeper:
                 _log.warning("record processors did not finish in time and are killed; their records come again",
                              processes=len(left))  # fmt: skip
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(jvm.pid, signal.SIGKILL)
+            os.killpg(jvm.pid, SIGKILL)
         jvm.wait()
         kill_processes(self._slot.folder)
 

@@ -7,11 +7,9 @@ The slot is a lock that the JVM inherits, so it is free only when the supervisor
 outlived its supervisor is killed by the next daemon that wants the slot.
 """
 
-import fcntl
 import hashlib
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.posix import SIGKILL, fcntl
 
 SLOT_VARIABLE: Final = "SR_KCL_SLOT"
 """Set in the environment of a JVM and of its record processors, so that leftovers can be told from other processes."""
@@ -156,6 +155,6 @@ def kill_processes(folder: str) -> int:
     killed = 0
     for pid in processes_of(folder):
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             killed += 1
     return killed

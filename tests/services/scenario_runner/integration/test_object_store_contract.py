@@ -735,7 +735,11 @@ def _folder(path: str) -> None:
     os.mkdir(path)
 
 
-@pytest.mark.parametrize("make", [_link, _folder, os.mkfifo], ids=["a symbolic link", "a folder", "a pipe"])
+def _pipe(path: str) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_link, _folder, _pipe], ids=["a symbolic link", "a folder", "a pipe"])
 def test_what_is_no_regular_file_is_neither_read_nor_absent(
     files: FilesystemStore, make: Callable[[str], None]
 ) -> None:

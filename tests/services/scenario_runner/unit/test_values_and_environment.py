@@ -43,6 +43,11 @@ def refusal(document: dict[str, Any]) -> ConfigurationError:
     return refused.value
 
 
+@pytest.fixture(autouse=True)
+def _not_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "WINDOWS", False)
+
+
 # --- endpoints --------------------------------------------------------------------------------------------------------
 
 
