@@ -8,7 +8,7 @@ from scenario_runner.authority.base import Admission, NewRun, SignalDraft
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
-from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.ids import rejected_message_id
 from scenario_runner.contracts.intent import Intent, intent_of
 from scenario_runner.contracts.plan import PlanInputs, plan_hash
@@ -171,6 +171,12 @@ def judge(record: Record, rules: Rules) -> Admission:
         record.key, decoded.kind, decoded.message_id, intent.run_id, run, None, "", "", record.raw, record.size,
         _refusal(record, decoded, intent.run_id, Disposition.CONFLICT, Reason.EQUIV_KEY_COLLISION.value, collision),
     )  # fmt: skip
+
+
+def dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
+    """A record that broke us, of which nothing is believed but its bytes: it must not block those after it."""
+    detail = one_line(f"this record broke Scenario Runner: {type(error).__name__}: {error}")
+    return Admission(key, "", "", "", None, Disposition.REJECTED, Reason.INTERNAL_ERROR.value, detail, raw, size)
 
 
 def _settled(

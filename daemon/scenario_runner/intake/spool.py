@@ -22,7 +22,7 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake import spool_files
 from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.intake.judge import Rules, dead_letter, judge
 from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
 
 BATCH: Final = 128
@@ -180,7 +180,7 @@ class SpoolConsumer:
         if contents is None:
             self._forget(folders, [file])
             return None
-        admission = judge(_record(file, contents), self._rules)
+        admission = self._admission(_record(file, contents))
         if admission.reason_code in (Reason.RECORD_NOT_JSON, Reason.RECORD_UNREADABLE):
             growing = self._still_growing(file, contents)
             if growing is not None:
@@ -189,6 +189,15 @@ class SpoolConsumer:
         if admission.reason_code == Reason.RECORD_NOT_JSON:
             admission = replace(admission, detail=f"{admission.detail}. {_INCOMPLETE}")
         return _Judged(file, contents.stamp, admission)
+
+    def _admission(self, record: Record) -> Admission:
+        try:
+            return judge(record, self._rules)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a record that breaks the judge must not block those after it
+            _log.critical("a record broke the judge; it is kept as a dead letter", record=record.key, exc_info=error)
+            return dead_letter(record.key, record.raw, record.size, error)
 
     def _still_growing(self, file: ClaimedFile, contents: Contents) -> _Growing | None:
         """How long to wait for the rest of a file; None when it is to be judged as it is."""

@@ -20,11 +20,11 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from scenario_runner.authority.base import Admission, Admitted, Authority
-from scenario_runner.contracts.errors import Unavailable, one_line
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.intake.judge import Rules, dead_letter, judge
 from scenario_runner.intake.kcl.reports import Doing, Reporter
 
 FATAL: Final = 70
@@ -167,7 +167,7 @@ class ShardProcessor:
             raise
         except Exception as error:  # noqa: BLE001 - a record that breaks the judge must not block those after it
             _log.critical("a record broke the judge; it is kept as a dead letter", record=record.key, exc_info=error)
-            return _dead_letter(record.key, record.raw, record.size, error)
+            return dead_letter(record.key, record.raw, record.size, error)
 
     def _admit(self, admissions: list[Admission]) -> None:
         """Dispose of records durably, however long the authority needs; bad ones are singled out."""
@@ -188,7 +188,7 @@ class ShardProcessor:
                 raise
             _log.critical("a record broke the authority; it is kept as a dead letter", record=only.record_key,
                           exc_info=error)  # fmt: skip
-            self._admit([_dead_letter(only.record_key, only.raw, only.raw_size, error)])
+            self._admit([dead_letter(only.record_key, only.raw, only.raw_size, error)])
             return
         self._records += len(admitted)
         self._log_admitted(admitted)
@@ -248,12 +248,6 @@ class ShardProcessor:
     def _end(self) -> None:
         self._ended = True
         self._tell(Doing.ENDED)
-
-
-def _dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
-    """A record of which nothing is believed but its bytes."""
-    detail = one_line(f"this record broke Scenario Runner: {type(error).__name__}: {error}")
-    return Admission(key, "", "", "", None, Disposition.REJECTED, Reason.INTERNAL_ERROR.value, detail, raw, size)
 
 
 def _batches(

@@ -224,9 +224,85 @@ def test_submit_drops_an_envelope_that_becomes_ready(world: World) -> None:
     assert envelope["message_id"] == document["message_id"]
     assert envelope["partition_key"] == run["run_id"]
     assert envelope["payload"] == run["request"]
-    assert world.query("status", run["run_id"])[0] == 2  # not consumed yet
+    for command in ("status", "explain"):
+        code, found = world.query(command, run["run_id"])
+        assert (code, found["state"]) == (3, "SUBMITTED")
+        assert dropped.name in found["detail"]
+    assert not world.database.exists()
     assert world.serve().returncode == 0
     assert world.query("status", run["run_id"])[0] == 0
+
+
+def test_a_request_that_a_killed_daemon_had_claimed_is_still_submitted(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    run = world.make_run(**SMALL)
+    world.drop(run["request"])
+    lot = world.bus / ".private/claimed/0123456789abcdef"
+    lot.mkdir(parents=True)
+    (world.bus / "requests/request.json").rename(lot / "request.json")
+    assert world.query("status", run["run_id"])[1]["state"] == "SUBMITTED"
+    assert world.query("status", UNKNOWN)[0] == 2
+    assert world.serve().returncode == 0
+    assert world.query("status", run["run_id"])[0] == 0
+    assert not lot.exists()
+
+
+def test_a_corrected_request_that_was_submitted_again_is_submitted_and_no_longer_rejected(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    run = world.make_run(**SMALL)
+    world.drop(run["request"] | {"seed": "7"})
+    assert world.serve().returncode == 0
+    assert world.query("status", run["run_id"])[1]["state"] == "REJECTED"
+    world.drop(run["request"])
+    assert world.query("status", run["run_id"])[1]["state"] == "SUBMITTED"
+    assert world.serve().returncode == 0
+    assert world.query("status", run["run_id"])[1]["state"] == "READY"
+
+
+def test_a_run_is_looked_for_in_requests_of_our_topic_and_in_nothing_else(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    request = world.make_run(**SMALL)
+    envelope = {
+        "topic": "orders.v1", "message_id": "m", "published_at_utc": "2026-01-01T00:00:00Z",
+        "attributes": {"kind": "RUN_REQUEST"}, "partition_key": "p", "payload": request["request"],
+    }  # fmt: skip
+    world.drop(envelope, "foreign.json")
+    world.drop(request["request"], "request.json.txt")
+    world.drop(request["request"], "folder.json").rename(world.root / "elsewhere.json")
+    (world.bus / "requests/link.json").symlink_to(world.root / "elsewhere.json")
+    os.mkfifo(world.bus / "requests/fifo.json")
+    assert world.query("status", request["run_id"])[0] == 2
+    world.drop(envelope | {"topic": "fp.bus.control.v1"}, "ours.json")
+    assert world.query("status", request["run_id"])[0] == 3
+
+
+@pytest.mark.parametrize("command", ["status", "explain"])
+def test_on_a_stream_an_unknown_run_is_one_that_was_not_seen_yet(tmp_path: Path, command: str) -> None:
+    world = ForkedWorld(
+        tmp_path / "world",
+        {"control_bus_kind": "kinesis", "control_bus_root": None, "control_bus_stream": "s",
+         "control_bus_region": "eu-west-2"},
+    )  # fmt: skip
+    code, found = world.query(command, UNKNOWN)
+    assert (code, found["state"], found["reason_code"]) == (3, "NOT_SEEN", "RUN_NOT_SEEN")
+    assert found["sentence"]
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    run = world.make_run(**SMALL)
+    root = str(world.runs / "nobody\u202etxt.exe\x9b31m\u2028")
+    world.drop(run["request"] | {"engine_run_root": root, "run_equivalence_key": "k\u202e"}, "\u202eno\x9b.json")
+    served = world.serve()
+    shown = world.command("status", run_id_of("k\u202e"), "--wiring", str(world.wiring))
+    explained = world.command("explain", run_id_of("k\u202e"), "--wiring", str(world.wiring))
+    world.drop(run["request"], "\u2066left\u2069.JSON")
+    doctor = world.command("doctor", "--wiring", str(world.wiring))
+    for text in (served.stderr, shown.stdout, explained.stdout, doctor.stdout, doctor.stderr):
+        assert text
+        assert not re.search("[\x80-\x9f\u200e\u200f\u061c\u2028-\u202e\u2066-\u2069]", text.decode())
+    assert [item["reason_code"] for item in world.rejected()] == ["REQUEST_SCHEMA_INVALID"]
+    assert b"\\u2066left" in doctor.stdout
 
 
 def test_submit_reads_standard_input_and_prints_both_ids_for_people(world: World) -> None:

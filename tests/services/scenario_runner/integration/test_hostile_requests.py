@@ -5,6 +5,8 @@ All records of one table are dropped into one world and drained by one ``serve``
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import socket
@@ -104,10 +106,20 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
     "trailing comma": (lambda r: encoded(r)[:-1] + b",}", NOT_JSON, ""),
     "comment": (lambda r: b"// please\n" + encoded(r), NOT_JSON, ""),
     "nul after": (lambda r: encoded(r) + b"\0", NOT_JSON, ""),
-    "utf-16": (lambda r: json.dumps(r).encode("utf-16"), NOT_JSON, "UTF-8"),
-    "utf-16 without mark": (lambda r: json.dumps(r).encode("utf-16-le"), NOT_JSON, ""),
-    "utf-32": (lambda r: json.dumps(r).encode("utf-32"), NOT_JSON, ""),
-    "byte order mark": (lambda r: b"\xef\xbb\xbf" + encoded(r), NOT_JSON, ""),
+    "utf-16": (lambda r: json.dumps(r).encode("utf-16"), NOT_JSON, "UTF-16 byte order mark; send UTF-8"),
+    "utf-16 big end": (lambda r: b"\xfe\xff" + json.dumps(r).encode("utf-16-be"), NOT_JSON, "UTF-16 byte order mark"),
+    "utf-16 without mark": (lambda r: json.dumps(r).encode("utf-16-le"), NOT_JSON, "UTF-16"),
+    "utf-32": (lambda r: json.dumps(r).encode("utf-32"), NOT_JSON, "UTF-32 byte order mark; send UTF-8"),
+    "byte order mark": (lambda r: b"\xef\xbb\xbf" + encoded(r), NOT_JSON, "UTF-8 byte order mark; send UTF-8 without"),
+    "base64": (lambda r: base64.b64encode(encoded(r)), NOT_JSON, "base64 of JSON; send the JSON itself"),
+    "base64 in lines": (lambda r: base64.encodebytes(encoded(r)), NOT_JSON, "base64 of JSON"),
+    "base64 as a string": (lambda r: encoded(base64.b64encode(encoded(r)).decode()), NOT_JSON, "base64 of JSON"),
+    "base64 for urls": (
+        lambda r: base64.urlsafe_b64encode(encoded(r | {"notes": "??>>~~"})).rstrip(b"="),
+        NOT_JSON,
+        "base64 of JSON",
+    ),
+    "gzip": (lambda r: gzip.compress(encoded(r)), NOT_JSON, "gzip; send the JSON itself"),
     "latin-1": (
         lambda r: json.dumps(r | {"notes": "caf\xe9"}, ensure_ascii=False).encode("latin-1"),
         NOT_JSON,
@@ -204,10 +216,19 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
     "window of dates": (window("2026-01-01", "2026-01-02"), SCHEMA, "window_start_utc"),
     "window of numbers": (window(1, 2), SCHEMA, "window_start_utc"),
     "window on no day": (window("2026-02-30T00:00:00Z", "2026-03-01T00:00:00Z"), SCHEMA, "window_start_utc"),
-    "window with a leap second": (window("2026-01-01T23:59:60Z", "2026-01-03T00:00:00Z"), SCHEMA, "window_start_utc"),
+    "window with a leap second": (window("2026-01-01T23:59:60Z", "2026-01-03T00:00:00Z"), SCHEMA, "leap second"),
     "window with spaces": (window("2026-01-01 00:00:00Z", "2026-01-03T00:00:00Z"), SCHEMA, "window_start_utc"),
     "window with a newline": (window("2026-01-01T00:00:00Z\n", "2026-01-03T00:00:00Z"), SCHEMA, "window_start_utc"),
-    "window with nanoseconds": (window("2026-01-01T00:00:00.123456789Z", "2026-01-03T00:00:00Z"), SCHEMA, "window"),
+    "window with ten digits of a second": (
+        window("2026-01-01T00:00:00.1234567890Z", "2026-01-03T00:00:00Z"),
+        SCHEMA,
+        "at most 9",
+    ),
+    "window within a microsecond": (
+        window("2026-01-01T00:00:00.1234567Z", "2026-01-01T00:00:00.1234568Z"),
+        SCHEMA,
+        "before",
+    ),
     "window in arabic digits": (
         window("\u0662026-01-01T00:00:00Z", "2026-01-03T00:00:00Z"),
         SCHEMA,
@@ -225,6 +246,19 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
         SCHEMA,
         "window_tz",
     ),
+    **{
+        f"window in the zone {zone}": (
+            window("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", window_tz=zone),
+            SCHEMA,
+            "tz database",
+        )
+        for zone in ("Mars/Olympus", "utc", "europe/london", "Europe", "localtime", "posixrules", "UTC+1")
+    },
+    **{
+        f"{key} with {ord(char):04x}": (changed(**{key: f"a{char}b"}), SCHEMA, key)
+        for key in ("run_equivalence_key", "invoker", "request_id", "engine_run_root")
+        for char in "\x7f\x80\x85\x9b\x9f\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
+    },
     **{
         f"scenario id {value!r}": (scenario({"scenario_id": value}), SCHEMA, "scenario_id")
         for value in (
@@ -351,7 +385,13 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
         "message_id",
     ),
     "envelope with a naive time": (enveloped(published_at_utc="2026-01-01T00:00:00"), ENVELOPE, "published_at_utc"),
-    "envelope of another topic": (enveloped(topic="fp.bus.control.v2"), KIND, "fp.bus.control.v2"),
+    "envelope of another topic without a message id": (
+        enveloped(topic="orders.v1", leave_out="message_id"),
+        ENVELOPE,
+        "message_id",
+    ),
+    "envelope of another topic with one more field": (enveloped(topic="orders.v1", x=1), ENVELOPE, "x"),
+    "envelope of a topic that is a number": (enveloped(topic=7), ENVELOPE, "topic"),
     "envelope of no kind": (enveloped(attributes={}), KIND, "kind"),
     "envelope of an unknown kind": (enveloped(attributes={"kind": "RUN_REQUEST_V2"}), KIND, "RUN_REQUEST_V2"),
     "envelope of a kind in lower case": (enveloped(attributes={"kind": "run_request"}), KIND, "run_request"),
@@ -372,6 +412,12 @@ IGNORED: dict[str, Make] = {
 } | {
     "READY with the payload of a request": enveloped(attributes={"kind": "READY"}),
     "READY with a list as message id": enveloped(attributes={"kind": "READY"}, message_id=[1]),
+    "another topic": enveloped(topic="fp.bus.control.v2"),
+    "another topic and kind": enveloped(topic="orders.v1", attributes={"kind": "ORDER_PLACED"}, payload={"order": 7}),
+    "another topic without a kind": enveloped(topic="orders.v1", attributes={}, payload={}),
+    "another topic in another version": enveloped(
+        topic="orders.v1", attributes={"kind": "RUN_REQUEST", "contract_version": "9"}
+    ),
 }
 
 
@@ -465,9 +511,13 @@ def test_a_hostile_record_is_rejected_with_its_reason_and_kept(drained: Drained,
 
 
 @pytest.mark.parametrize("case", IGNORED)
-def test_a_signal_of_our_own_is_ignored_and_counted(drained: Drained, case: str) -> None:
-    name = name_of(case)
-    assert drained.record(name)["disposition"] == "IGNORED"
+def test_what_is_not_for_us_is_ignored_counted_and_not_kept(drained: Drained, case: str) -> None:
+    name, record = name_of(case), drained.record(name_of(case))
+    assert (record["disposition"], record["run_id"], record["reason_code"]) == ("IGNORED", "", "")
+    key = record["record_key"]
+    assert rows(drained.world, "SELECT * FROM dead_letters WHERE record_key = ?", key) == []
+    refusals = drained.world.signals("REQUEST_REJECTED")
+    assert key not in {item["payload"]["record_key"] for item in refusals}
     assert (drained.world.bus / "consumed" / name).read_bytes() == drained.sent[name]
     assert name not in {item["record"] for item in drained.world.rejected()}
 
@@ -531,7 +581,7 @@ def test_a_refused_record_that_names_a_run_id_is_told_on_the_bus_once(drained: D
 def test_unusual_but_valid_requests_become_ready(world: World) -> None:
     seeds = world.make_run("seed", seed=2**64 - 1, data_seed=1, **SMALL)
     padded = world.make_run("padded", data_seed=2, **SMALL)
-    keyed = world.make_run("ключ \u2028 \U0001f600", data_seed=3, **SMALL)
+    keyed = world.make_run("ключ \u00a0 \U0001f600", data_seed=3, **SMALL)
     place = world.make_run("place", data_seed=4, **SMALL)
     wrapped = world.make_run("wrapped", data_seed=5, **SMALL)
     world.drop(seeds["request"], "seed.json")

@@ -20,6 +20,7 @@ from support import REPO, World
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.intake import spool as intake_of_spool
 from scenario_runner.intake import spool_files
 from scenario_runner.intake.spool import TAKE_OVER_SECONDS, SpoolConsumer
 from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles, left_lying
@@ -392,6 +393,25 @@ def test_the_whole_way_to_ready_needs_no_hard_links(world: World) -> None:
     assert world.query("verify", made["run_id"])[0] == 0
     left = [path for path in world.root.rglob(".private/**/*") if path.is_file() and path.suffix == ".tmp"]
     assert left == []
+
+
+def test_a_record_that_breaks_the_judge_is_kept_and_holds_up_nobody(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = intake_of_spool.judge
+
+    def judge(record: Any, rules: Any) -> Admission:
+        if b"poison" in record.raw:
+            raise KeyError("a defect of ours")
+        return real(record, rules)
+
+    monkeypatch.setattr(intake_of_spool, "judge", judge)
+    spool.drop("poison", "aa.json")
+    spool.drop("good", "zz.json")
+    assert spool.intake.step() == 2
+    assert spool.keys() == {"good"}
+    assert [item["reason_code"] for item in spool.world.rejected()] == ["INTERNAL_ERROR"]
+    assert spool.names("rejected") == ["aa.json"]
 
 
 # ---------------------------------------------------------------- what nobody takes
