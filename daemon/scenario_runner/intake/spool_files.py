@@ -17,6 +17,7 @@ from typing import Final
 
 from scenario_runner.bus.spool import FOLDER_MODE, MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, printable
+from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 from scenario_runner.storage import renames
 
 QUIET_SECONDS: Final = 2.0
@@ -26,8 +27,8 @@ _FORGOTTEN_SECONDS: Final = 300.0
 _PROBE: Final = "probe-"
 _STALE_SECONDS: Final = 3600.0
 _TEMPORARY: Final = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".swp", "~")
-_DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
+_READ: Final = os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
 _OUTAGES: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
      errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN}
@@ -297,7 +298,7 @@ def claimed_lots(folders: Folders) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for lot in sorted(os.listdir(folders.claimed)):
         try:
-            fd = os.open(lot, _DIRECTORY | getattr(os, "O_NOFOLLOW", 0), dir_fd=folders.claimed)
+            fd = os.open(lot, _DIRECTORY | O_NOFOLLOW, dir_fd=folders.claimed)
         except (FileNotFoundError, NotADirectoryError):
             continue
         try:

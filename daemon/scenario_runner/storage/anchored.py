@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import Final
 
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 from scenario_runner.storage.identity import MAX_MARKER, another_store, parse_marker
 from scenario_runner.storage.modes import PRIVATE, Modes
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_MARKER: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
+_MARKER: Final = os.O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
 _Place = tuple[int, int]
 
 

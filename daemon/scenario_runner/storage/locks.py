@@ -1,12 +1,12 @@
 """File locks whose waiting is bounded: whoever may open a lock file can keep it, for a moment or for ever."""
 
-import fcntl
 import time
 from collections.abc import Callable
 from typing import Final
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.counters import count
+from scenario_runner.posix import fcntl
 
 #: A holder of ours reads, writes and fsyncs one object; nobody who keeps a lock for longer is one of us at work.
 _WAIT_SECONDS: Final = 3.0
