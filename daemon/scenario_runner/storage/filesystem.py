@@ -279,7 +279,7 @@ class FilesystemStore:
                 self._check_root()
                 return None
             except OSError as error:
-                if error.errno in _NOT_A_FILE:
+                if error.errno in _NOT_A_FILE and not stat.S_ISREG(os.lstat(path).st_mode):
                     raise NotAnObjectError(f"{path} is not a regular file; move it away") from error
                 raise
             try:
