@@ -131,9 +131,13 @@ def say_explanation(document: Json) -> None:
         document,
         (
             "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc",
-            "next_look_utc", "next_action", "engine_run_root", "strategy", "last_infrastructure_error",
+            "next_look_utc", "next_action", "engine_run_root", "strategy", "infrastructure_retries",
+            "last_infrastructure_error",
         ),
     )  # fmt: skip
+    for name in ("drift", "documents_owed"):
+        for key, value in document.get(name, {}).items():
+            say(f"{name.replace('_', ' ')} {key + ':':12} {value}")
     for item in document.get("gates", []):
         say(f"gate   {item['gate_id']}: {item['outcome']}  ({item['law']})")
         _say_finding(item, ("flag", "index", "bundle_root"))

@@ -150,7 +150,8 @@ def status(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = Fals
         emit(document)
     else:
         say_fields(document, ("run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc",
-                              "evidence_deadline_utc", "next_look_utc", "next_action"))  # fmt: skip
+                              "evidence_deadline_utc", "next_look_utc", "next_action", "infrastructure_retries",
+                              "last_infrastructure_error", "documents_owed"))  # fmt: skip
     raise typer.Exit(exit_for_state(document["state"]))
 
 
@@ -190,13 +191,27 @@ def runs_list(
 def verify(
     target: Annotated[str, typer.Argument(metavar="RUN_ID|FACTS_VIEW_PATH", help="A run id, or a facts view file.")],
     wiring: WiringOption,
+    catalogue: Annotated[
+        Path | None, typer.Option("--catalogue", help="Output catalogue to verify under.", show_default=False)
+    ] = None,
+    gate_map: Annotated[
+        Path | None, typer.Option("--gate-map", help="Gate map to verify under.", show_default=False)
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Policy that the run must have had.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a READY run as a careful downstream reader would: digests, receipts, gates and outputs, all re-hashed."""
-    from scenario_runner.cli.verifying import verify_target
+    """Check a READY run as a careful downstream reader would: digests, receipts, gates and outputs, all re-hashed.
 
+    It is verified under the interface pack that is named here, or that the authority pinned for it, or that the profile
+    names; the answer says which. A pack that only the ledger vouches for does not pass.
+    """
+    from scenario_runner.cli.verifying import NamedFiles, verify_target
+
+    files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))
     with reporting(as_json=as_json):
-        document, code = verify_target(str(wiring), target)
+        document, code = verify_target(str(wiring), target, files)
     if as_json:
         emit(document)
     else:
@@ -205,6 +220,9 @@ def verify(
                 f"{'n/a ' if check.get('not_possible') else 'ok  ' if check['ok'] else 'FAIL'}  {check['check']}"
                 + (f": {check['detail']}" if check.get("detail") else "")
             )
+        for name in ("pack", "policy"):
+            if document.get(name):
+                say(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
         say(f"{document['outcome']}: {document['summary']}")
     raise typer.Exit(code)
 

@@ -2,7 +2,10 @@
 
 import os
 import time
+from dataclasses import dataclass
 
+from scenario_runner.authority.base import RunRow
+from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
@@ -10,17 +13,20 @@ from scenario_runner.cli.looking import never_started
 from scenario_runner.cli.output import Exit, exit_for_state, note
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
-from scenario_runner.contracts.errors import Unavailable, UsageError
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
 from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import parse_instant, to_micros
+from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT, Ledger
+from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.packs import Packs
+from scenario_runner.runs.requirements import Known, Named, Unknown
 from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store
-from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 _PROGRESS_SECONDS = 1.0
 
@@ -57,47 +63,90 @@ def _facts_view(target: str, store: ObjectStore) -> tuple[str, bytes | None]:
 
 def _status_of(run_id: str, store: ObjectStore, key: str) -> str:
     """A value of a run's status, or empty."""
-    stored = store.read(refs.status_ref(run_id), MAX_DOCUMENT)
-    if stored is None:
-        return ""
     try:
-        return str(parse_json(stored.data)[key])
-    except (ValueError, TypeError, KeyError):
+        stored = store.read(refs.status_ref(run_id), MAX_DOCUMENT)
+        return str(parse_json(stored.data)[key]) if stored is not None else ""
+    except (ValueError, TypeError, KeyError, UnreadableObjectError):
         return ""
 
 
-def _not_ready(run_id: str, store: ObjectStore) -> tuple[Json, Exit]:
-    state = _status_of(run_id, store, "state")
+def _failed(run_id: str, check: str, detail: str) -> Json:
+    checks = [{"check": check, "ok": False, "detail": detail}]
+    return {"run_id": run_id, "outcome": "FAIL", "summary": detail, "checks": checks}
+
+
+def _not_ready(run_id: str, store: ObjectStore, known: Known) -> tuple[Json, Exit]:
+    row = known(run_id)
+    state = _status_of(run_id, store, "state") if isinstance(row, Unknown) else row.state.value
     if not state:
-        raise UsageError(f"the ledger knows no run {run_id}", Reason.RUN_NOT_FOUND)
-    check = {
-        "check": "facts view is there",
-        "ok": False,
-        "detail": f"the run is {state}; {refs.facts_view_ref(run_id)} is absent",
-    }
-    code = Exit.NEGATIVE if state == "READY" else exit_for_state(state)
-    return {"run_id": run_id, "outcome": "FAIL", "summary": check["detail"], "checks": [check]}, code
+        raise UsageError(f"neither the authority nor the ledger knows a run {run_id}", Reason.RUN_NOT_FOUND)
+    detail = f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"
+    return _failed(run_id, "facts view is there", detail), (
+        Exit.NEGATIVE if state == "READY" else exit_for_state(state)
+    )
 
 
-def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
+def _known_by(wiring: Wiring, wiring_path: str) -> Known:
+    """What the profile's authority knows of runs; that it cannot be read is no error, since readers may not be let."""
+
+    def known(run_id: str) -> RunRow | Unknown:
+        if never_started(wiring):
+            return Unknown("the profile's authority was never started")
+        try:
+            authority = connect_authority(wiring.authority_store_dsn, wiring_path)
+            try:
+                return authority.run(run_id) or Unknown("the profile's authority does not know the run")
+            finally:
+                authority.close()
+        except (ConfigurationError, Unavailable) as error:
+            return Unknown(f"the profile's authority cannot be read: {error.detail}")
+
+    return known
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFiles:
+    """Files that ``verify`` was given beside the profile; empty when it was not."""
+
+    catalogue: str = ""
+    gate_map: str = ""
+    policy: str = ""
+
+    def check(self) -> None:
+        """Refuse half an interface pack.
+
+        Raises:
+            UsageError: only one of its two files is named.
+        """
+        if bool(self.catalogue) is not bool(self.gate_map):
+            raise UsageError("an interface pack is two files: give both --catalogue and --gate-map")
+
+
+def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Json, Exit]:
     """Verify a run.
 
     Returns:
-        ``{run_id, outcome, summary, checks}`` and the exit code.
+        ``{run_id, outcome, summary, checks, pack, policy}`` and the exit code.
     """
+    files.check()
     wiring = load_wiring(wiring_path)
+    pack = load_pack(files.catalogue, files.gate_map) if files.catalogue else open_pack(wiring)
+    policy_rev = load_policy(files.policy).rev().wire() if files.policy else None
+    named = Named(pack=bool(files.catalogue), policy_rev=policy_rev)
     if HEX32.fullmatch(target) and never_started(wiring):
         raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
-    store = open_store(wiring)
-    run_id, data = _facts_view(target, store)
+    store, known = open_store(wiring), _known_by(wiring, wiring_path)
+    try:
+        run_id, data = _facts_view(target, store)
+    except UnreadableObjectError as error:
+        return _failed(target, "facts view is well formed", error.detail), Exit.NEGATIVE
     if data is None:
-        return _not_ready(run_id, store)
-    packs = Packs(open_pack(wiring), Ledger(store, open_schemas(wiring)))
+        return _not_ready(run_id, store, known)
+    packs = Packs(pack, Ledger(store, open_schemas(wiring)))
     artifacts = open_artifacts(wiring, None)
     try:
-        verifier = Verifier(
-            store, packs, artifacts, wiring.control_bus_topic, _signal_reader(wiring, store), _Progress()
-        )
+        read_signal = _signal_reader(wiring, store)
+        verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, read_signal, _Progress(), known, named)
         found_id, findings = verifier.verify(data)
     finally:
         artifacts.close()
@@ -108,6 +157,8 @@ def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
         "outcome": "PASS" if findings.ok else "FAIL",
         "summary": f"{len(findings.checks)} checks, {failed} failed" + (f", {missed} not possible" if missed else ""),
         "checks": findings.checks,
+        "pack": findings.pack,
+        "policy": findings.policy,
     }
     return document, Exit.DONE if findings.ok else Exit.NEGATIVE
 
@@ -121,8 +172,8 @@ def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     def read(message_id: str, _run_id: str) -> bytes | None:
         try:
             stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
-        except ObjectTooLargeError:
-            return b""  # larger than any message of ours: there, and malformed
+        except UnreadableObjectError:
+            return b""  # there, and no message of ours
         return stored.data if stored else None
 
     return read

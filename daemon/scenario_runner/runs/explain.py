@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scenario_runner.authority.base import Authority, RunRow, StoredEvent
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, RunRow, StoredEvent
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import EventKind, RunState
@@ -23,7 +23,28 @@ _NEXT: Final = {
 
 
 def _reason(code: str) -> Json:
-    return {"reason_code": code, "sentence": SENTENCES[Reason(code)]} if code else {}
+    if not code:
+        return {}
+    known = SENTENCES[Reason(code)] if code in set(Reason) else "This release does not know this code."
+    return {"reason_code": code, "sentence": known}
+
+
+def _owed(run: RunRow) -> Json:
+    """Why the run's documents are not in the ledger, when they were tried and failed."""
+    if not run.relay_error or run.projected_seq >= run.event_seq:
+        return {}
+    found: Json = {"error": run.relay_error, "tries": run.relay_retries}
+    if run.relay_retries:
+        found["since_utc"] = format_micros(run.relay_since_us)
+    if run.relay_until_us >= UNTIL_RESTART:
+        found["next_try"] = "when a daemon starts"
+    else:
+        found["next_try"] = format_micros(run.relay_until_us) if run.relay_until_us else "now"
+    found["next_action"] = (
+        "clear what the error names; the documents, and after them the signal, are then delivered by themselves at the "
+        "next try, or when a daemon starts"
+    )
+    return {"documents_owed": found}
 
 
 def status_of(authority: Authority, run_id: str) -> Json | None:
@@ -40,7 +61,9 @@ def status_of(authority: Authority, run_id: str) -> Json | None:
     }
     if run.due_us is not None:
         document["next_look_utc"] = format_micros(run.due_us)
-    return document
+    if run.last_error:
+        document |= {"infrastructure_retries": run.retries, "last_infrastructure_error": run.last_error}
+    return document | _owed(run)
 
 
 def _refused(authority: Authority, run_id: str) -> Json | None:
@@ -80,7 +103,7 @@ def _findings(events: list[StoredEvent]) -> Json:
     for event in events:
         report = event.details.get("report")
         if report:
-            found = {key: report.get(key, []) for key in ("gates", "outputs", "run_receipt") if key in report}
+            found = {key: report.get(key, []) for key in ("gates", "outputs", "run_receipt", "drift") if key in report}
         if event.kind == EventKind.GATES_PASSED:
             found["gates"] = event.details["gates"]
         if event.kind == EventKind.RECEIPTS_COMMITTED:

@@ -1,6 +1,7 @@
 """What a careful downstream reader does with a READY run: believe nothing, recompute everything.
 
-It uses the object store, the control bus and the engine's files, never the authority and never reused digests.
+It uses the object store, the control bus and the engine's files, and never reused digests. What was required of the run
+is told by the operator or by the rows of the authority, never by the ledger alone.
 """
 
 from collections.abc import Callable
@@ -10,18 +11,21 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
+from scenario_runner.authority.base import RunRow
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, parse_json, sha256_hex
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
+    LedgerDrift,
     Refusal,
     RequestRefused,
+    SequenceError,
 )
-from scenario_runner.contracts.ids import ready_message_id
+from scenario_runner.contracts.ids import HEX64, ready_message_id
 from scenario_runner.contracts.intent import Intent
-from scenario_runner.contracts.states import EventKind, SignalKind, Strategy
+from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.receipts import (
     ABSENT_NOTE,
@@ -32,10 +36,11 @@ from scenario_runner.gates.receipts import (
 )
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
-from scenario_runner.ledger.ledger import MAX_DOCUMENT
+from scenario_runner.ledger.ledger import MAX_DOCUMENT, same_receipt
 from scenario_runner.runs.evaluation import Evaluation, evaluate
 from scenario_runner.runs.packs import Packs
-from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
+from scenario_runner.runs.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 ReadSignal = Callable[[str, str], bytes | NotSeen | None]
 _TRIES: Final = 3
@@ -43,9 +48,16 @@ _TRIES: Final = 3
 
 @dataclass
 class Findings:
-    """Checks that were made, in order."""
+    """Checks that were made, in order.
+
+    Attributes:
+        pack: ``{origin, digest}`` of the interface pack that was verified under; empty when it did not come to that.
+        policy: ``{origin, policy_id, revision, content_digest}``.
+    """
 
     checks: list[Json] = field(default_factory=list)
+    pack: Json = field(default_factory=dict)
+    policy: Json = field(default_factory=dict)
 
     def expect(self, check: str, *, ok: bool, detail: str = "", **facts: Any) -> bool:  # noqa: ANN401
         """Record one check; returns whether it held."""
@@ -77,6 +89,8 @@ class Verifier:
         read_signal: Envelope bytes of a message id (and run id) on the control bus, None when it is not there, or why
             that cannot be said.
         heartbeat: Called with bytes read, for progress.
+        known: What the authority knows of a run.
+        named: What the operator named.
     """
 
     def __init__(
@@ -87,9 +101,12 @@ class Verifier:
         topic: str,
         read_signal: ReadSignal,
         heartbeat: Callable[[int], None],
+        known: Known,
+        named: Named,
     ) -> None:
         self._store, self._packs, self._artifacts, self._topic = store, packs, artifacts, topic
         self._read_signal, self._heartbeat = read_signal, heartbeat
+        self._known, self._named = known, named
 
     def verify(self, data: bytes) -> tuple[str, Findings]:
         """Verify the bytes of a facts view; returns its run id (or empty) and the checks."""
@@ -97,32 +114,41 @@ class Verifier:
         try:
             document = parse_json(data)
             RunFactsView.model_validate(document)
+            canonical = canonical_bytes(document)
         except ValidationError as error:
             found.expect("facts view is well formed", ok=False, detail=explain_validation(error))
             return "", found
-        except ValueError as error:
+        except (ValueError, SequenceError) as error:
             found.expect("facts view is well formed", ok=False, detail=str(error))
             return "", found
         found.expect("facts view is well formed", ok=True)
+        found.expect("facts view is canonical", ok=canonical == data, detail="its bytes are not those that SR writes")
         run_id = document["run_id"]
+        row = self._known(run_id)
         self._check_identity(document, found)
         self._check_ready(document, data, found)
-        pack = self._check_plan(document, found)
-        if pack is not None:
-            self._check_evidence(document, pack, found)
+        self._check_row(row, document, data, found)
+        self._check_policy(row, document, found)
+        pack = self._pack_of(run_id, row, found)
+        gates = self._check_plan(document, pack, found) if pack is not None else None
+        if pack is not None and gates is not None:
+            self._check_evidence(document, pack, gates, found)
         return run_id, found
 
     # --- documents
 
-    def _read(self, ref: str) -> Any:  # noqa: ANN401
+    def _bytes(self, ref: str) -> bytes | None:
+        """An object; None when there is none that can be read as one."""
         try:
             stored = self._store.read(ref, MAX_DOCUMENT)
-        except ObjectTooLargeError:
+        except UnreadableObjectError:
             return None
-        if stored is None:
-            return None
+        return None if stored is None else stored.data
+
+    def _read(self, ref: str) -> Any:  # noqa: ANN401
+        data = self._bytes(ref)
         try:
-            return parse_json(stored.data)
+            return None if data is None else parse_json(data)
         except ValueError:
             return None
 
@@ -190,9 +216,100 @@ class Verifier:
         status = self._read(refs.status_ref(run_id))
         found.expect("run_status is READY", ok=isinstance(status, dict) and status.get("state") == "READY")
 
-    def _check_plan(self, view: Json, found: Findings) -> InterfacePack | None:
-        run_id = view["run_id"]
-        plan = self._read(refs.plan_ref(run_id))
+    # --- what was required
+
+    def _check_row(self, row: RunRow | Unknown, view: Json, data: bytes, found: Findings) -> None:
+        """Compare the facts view and the plan with what the authority pinned at admission."""
+        if isinstance(row, Unknown):
+            found.not_possible("run is as the authority pinned it", row.why)
+            return
+        inputs = pinned_inputs(row)
+        found.expect(
+            "authority says READY",
+            ok=row.state is RunState.READY,
+            expected=RunState.READY.value,
+            actual=row.state.value,
+        )
+        announced, digest = row.facts_view_digest, sha256_hex(data)
+        found.expect(
+            "facts view is the one that the authority announced",
+            ok=announced == digest, expected=announced, actual=digest,
+        )  # fmt: skip
+        wanted, there = sha256_hex(pinned_plan(row)), self._bytes(refs.plan_ref(row.run_id))
+        actual = sha256_hex(there) if there is not None else ""
+        found.expect(
+            "run_plan is the one that the authority pinned", ok=actual == wanted, expected=wanted, actual=actual
+        )
+        gates = sorted(item["gate_id"] for item in view["gate_receipts"])
+        found.expect(
+            "required gates are those that the authority pinned",
+            ok=gates == list(inputs.gates), expected=list(inputs.gates), actual=gates,
+        )  # fmt: skip
+        outputs = view.get("intended_outputs", [])
+        found.expect(
+            "outputs are those that the authority pinned",
+            ok=outputs == list(inputs.outputs), expected=list(inputs.outputs), actual=outputs,
+        )  # fmt: skip
+
+    def _check_policy(self, row: RunRow | Unknown, view: Json, found: Findings) -> None:
+        check, actual = "policy is named by the operator or pinned by the authority", view["policy_rev"]
+        if self._named.policy_rev is not None:
+            origin, wanted = Origin.OPERATOR, self._named.policy_rev
+        elif not isinstance(row, Unknown):
+            origin, wanted = Origin.AUTHORITY, row.inputs["policy_rev"]
+        else:
+            origin, wanted = Origin.LEDGER, actual
+        found.policy = {"origin": origin.value, **wanted}
+        if origin is Origin.LEDGER:
+            found.not_possible(check, f"it is {origin}; name it with --policy")
+        else:
+            found.expect(check, ok=wanted == actual, origin=origin.value, expected=wanted, actual=actual)
+
+    def _pack_of(self, run_id: str, row: RunRow | Unknown, found: Findings) -> InterfacePack | None:
+        """The pack to verify under; a check of its own says who vouches for it."""
+        at_hand = self._packs.current.digest
+        if not isinstance(row, Unknown):
+            origin, digest = Origin.AUTHORITY, str(row.inputs["pack_digest"])
+        else:
+            digest = self._recorded_digest(run_id) or at_hand
+            origin = Origin.OPERATOR if digest == at_hand else Origin.LEDGER
+        if self._named.pack:
+            pinned = digest if origin is Origin.AUTHORITY else at_hand
+            found.expect(
+                "interface pack that was named is the one that the authority pinned",
+                ok=pinned == at_hand, expected=pinned, actual=at_hand,
+            )  # fmt: skip
+            origin, digest = Origin.OPERATOR, at_hand
+        try:
+            pack = self._packs.get(digest)
+        except LedgerDrift as drift:
+            found.expect("interface pack is intact", ok=False, detail=drift.detail, **drift.facts())
+            return None
+        found.pack = {"origin": origin.value, "digest": digest}
+        found.expect(
+            "interface pack is named by the operator or pinned by the authority",
+            ok=origin is not Origin.LEDGER,
+            detail=f"it is {origin}, and whoever can write there could have put it there; name the run's pack with "
+            "--catalogue and --gate-map, or verify where the authority that admitted the run can be read",
+            **found.pack,
+        )
+        return pack
+
+    def _recorded_digest(self, run_id: str) -> str:
+        """Digest of the pack that the ledger's run_record names; empty when it names none."""
+        for line in (self._bytes(refs.record_ref(run_id)) or b"").splitlines():
+            try:
+                event = parse_json(line)
+                if event["event_kind"] == EventKind.PLAN_COMMITTED:
+                    named = str(event["details"]["interface_pack_digest"])
+                    return named if HEX64.fullmatch(named) else ""
+            except (ValueError, TypeError, KeyError):
+                continue
+        return ""
+
+    def _check_plan(self, view: Json, pack: InterfacePack, found: Findings) -> tuple[str, ...] | None:
+        """Compare the plan in the ledger with the facts view; the gates that the pack requires, or None."""
+        plan = self._read(refs.plan_ref(view["run_id"]))
         if not found.expect("run_plan is there", ok=isinstance(plan, dict)):
             return None
         gates = sorted(item["gate_id"] for item in view["gate_receipts"])
@@ -202,49 +319,38 @@ class Verifier:
             ok=plan.get("intended_outputs") == view.get("intended_outputs"),
         )
         found.expect("gates of plan and facts view agree", ok=plan.get("required_gates") == gates)
+        check = "required gates recompute from the pinned pack"
         try:
-            pack = self._packs.get(self._pinned_digest(run_id))
-            wanted = list(required_gates(pack, view.get("intended_outputs", [])))
+            wanted = required_gates(pack, view.get("intended_outputs", []))
         except RequestRefused as refused:
-            found.expect("required gates recompute from the pinned pack", ok=False, detail=refused.detail)
+            found.expect(check, ok=False, detail=refused.detail)
             return None
-        found.expect("required gates recompute from the pinned pack", ok=wanted == gates, expected=wanted, actual=gates)
-        return pack
-
-    def _pinned_digest(self, run_id: str) -> str:
-        """Digest of the pack that the run's record says it was planned with; the deployed one when it does not say."""
-        stored = self._store.read(refs.record_ref(run_id), MAX_DOCUMENT)
-        for line in (stored.data if stored else b"").splitlines():
-            try:
-                event = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and event.get("event_kind") == EventKind.PLAN_COMMITTED:
-                return str(event.get("details", {}).get("interface_pack_digest", self._packs.current.digest))
-        return self._packs.current.digest
+        found.expect(check, ok=list(wanted) == gates, expected=list(wanted), actual=gates)
+        return wanted
 
     # --- evidence
 
-    def _check_evidence(self, view: Json, pack: InterfacePack, found: Findings) -> None:
+    def _check_evidence(self, view: Json, pack: InterfacePack, gates: tuple[str, ...], found: Findings) -> None:
         intent = _intent_of(view)
         location = _location(view, pack, intent)
         if not found.expect("all evidence lies under one run root", ok=location is not None):
             return
         assert location is not None
         try:
-            evaluation = self._look(location, pack, intent, view)
+            evaluation = self._evaluate(location, pack, intent, gates, tuple(view["intended_outputs"]))
         except Refusal as refusal:
             found.expect("the engine run can be read", ok=False, detail=refusal.detail)
             return
         self._compare_gates(view, evaluation, intent, location, found)
         self._compare_outputs(view, evaluation, intent, location, found)
 
-    def _look(self, location: str, pack: InterfacePack, intent: Intent, view: Json) -> Evaluation:
-        gates = tuple(sorted(item["gate_id"] for item in view["gate_receipts"]))
+    def _evaluate(
+        self, location: str, pack: InterfacePack, intent: Intent, gates: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> Evaluation:
         for last in (False,) * (_TRIES - 1) + (True,):
             root: RunRoot = self._artifacts.open(location, self._heartbeat)
             try:
-                return evaluate(root, pack, intent.tokens(), gates, tuple(view["intended_outputs"]))
+                return evaluate(root, pack, intent.tokens(), gates, outputs)
             except EvidenceChanged:
                 if last:
                     raise
@@ -301,13 +407,12 @@ class Verifier:
             ok=[item.document for item in proofs] == view.get("instance_receipts", []),
         )
         for proof in proofs:
-            stored = self._read(proof.ref)
-            found.expect(f"instance receipt of {proof.output_id} is stored", ok=_same_receipt(stored, proof.document))
+            stored = self._bytes(proof.ref) or b""
+            found.expect(f"instance receipt of {proof.output_id} is stored", ok=same_receipt(stored, proof.data))
             if proof.manifest_ref:
-                manifest = self._store.read(proof.manifest_ref, MAX_DOCUMENT)
                 found.expect(
                     f"bundle manifest of {proof.output_id} is stored",
-                    ok=manifest is not None and manifest.data == proof.manifest,
+                    ok=self._bytes(proof.manifest_ref) == proof.manifest,
                 )
 
 
@@ -317,13 +422,6 @@ def _is_ready(document: object, expected: Json) -> bool:
     except ValidationError:
         return False
     return {key: getattr(signal, key) for key in expected} == expected
-
-
-def _same_receipt(stored: object, expected: Json) -> bool:
-    if not isinstance(stored, dict) or not isinstance(stored.get("target_ref"), dict):
-        return False
-    target = {**stored["target_ref"], "path": expected["target_ref"]["path"]}
-    return {**stored, "target_ref": target} == expected
 
 
 def _intent_of(view: Json) -> Intent:

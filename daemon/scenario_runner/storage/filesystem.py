@@ -397,7 +397,7 @@ class FilesystemStore:
                 self._root.prove(anchor)  # nothing is absent from a store that is not there itself
                 return None
             except OSError as error:
-                if error.errno in _NOT_A_FILE:
+                if error.errno in _NOT_A_FILE and not stat.S_ISREG(os.lstat(path).st_mode):
                     raise NotAnObjectError(f"{path} is not a regular file; move it away") from error
                 raise
             try:

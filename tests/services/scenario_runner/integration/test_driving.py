@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 from authority_support import LEASE, SECOND, Clock
+from structlog.testing import capture_logs
 from support import ForkedWorld, World
 
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.contracts.errors import EvidenceMissing
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.canonical import parse_json
+from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
+from scenario_runner.contracts.ids import terminal_message_id
+from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.ledger.documents import status_document
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
@@ -36,10 +40,13 @@ class Slow:
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.seconds, self.looks = clock, 0.0, 0
+        self.refusal: Refusal | None = None
 
     def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> Any:
         self.looks += 1
         self.clock.pass_seconds(self.seconds)
+        if self.refusal is not None:
+            raise self.refusal
         raise EvidenceMissing(f"{engine_run_root} is not there", path=engine_run_root)
 
     def close(self) -> None:
@@ -121,6 +128,104 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"
+
+
+def admit(world: World, bench: Bench, key: str) -> str:
+    made = world.make_run(key)
+    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    return admitted.run_id
+
+
+@pytest.mark.parametrize("bound", [1 << 20, None], ids=["in a batch", "on the long lane"])
+@pytest.mark.parametrize("state", ["QUARANTINED", "FAILED", "WAITING_EVIDENCE"])
+def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is_compared_with_its_begin(
+    world: World, bench: Bench, state: str, bound: int | None
+) -> None:
+    """contracts.md section 6, two clocks in a verdict."""
+    run_id = admit(world, bench, "slow")
+    wait = bench.rules.policy.evidence_wait_seconds
+    bench.artifacts.seconds = 6.5
+    bench.artifacts.refusal = EvidenceRefused("it contradicts itself") if state == "QUARANTINED" else None
+    bench.clock.pass_seconds(wait if state == "FAILED" else wait - 1)
+    began = bench.clock.now
+    bench.drive(bound)
+    ended = began + round(6.5 * SECOND)
+    found, last = bench.authority.run(run_id), bench.authority.events(run_id)[-1]
+    assert found is not None
+    assert (found.state, found.updated_us, last.ts_us) == (RunState(state), ended, ended)
+    if state == "WAITING_EVIDENCE":
+        return
+    ((message_id, _, _),) = bench.authority.signals(run_id).rows
+    status = status_document(run_id, found.state, found.reason_code, ended)
+    assert message_id == terminal_message_id(run_id, state, status)
+    bench.authority.mark_projected([(run_id, found.event_seq)])
+    (signal,) = bench.authority.claim_signals("relay", 1, LEASE)
+    assert (signal.created_us, parse_json(signal.payload)["reemit_key"]) == (ended, message_id)
+
+
+@pytest.mark.parametrize("fault", ["before the commit", "after the commit"])
+def test_a_verdict_whose_commit_was_not_heard_of_has_one_signal_with_the_time_of_what_is_on_record(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    run_id = admit(world, bench, "unheard")
+    bench.artifacts.seconds, bench.artifacts.refusal = 2.0, EvidenceRefused("it contradicts itself")
+    settle = bench.authority.settle
+
+    def lost(outcomes: Any) -> list[LeaseLostError | None]:
+        if fault == "after the commit":
+            settle(outcomes)
+        raise Unavailable("the answer was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.authority, "settle", lost)
+        bench.drive()
+    bench.clock.pass_seconds(LEASE / SECOND + 1)
+    bench.drive()
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert found.state is RunState.QUARANTINED
+    ((message_id, _, _),) = bench.authority.signals(run_id).rows
+    status = status_document(run_id, found.state, found.reason_code, found.updated_us)
+    assert message_id == terminal_message_id(run_id, "QUARANTINED", status)
+    kinds = [event.kind for event in bench.authority.events(run_id)]
+    assert kinds.count(EventKind.RUN_QUARANTINED) == 1
+
+
+def test_what_is_missing_carries_a_code_of_its_own_until_the_deadline_and_news_alone_are_told_at_info(
+    world: World, bench: Bench
+) -> None:
+    run_id = admit(world, bench, "missing")
+    with capture_logs() as logs:
+        bench.drive()
+        for _ in range(3):
+            run = bench.authority.run(run_id)
+            assert run is not None
+            assert run.due_us is not None
+            bench.clock.now = run.due_us
+            bench.drive()
+    waits = [(item["log_level"], item["new_findings"]) for item in logs if item["event"] == "run waits for evidence"]
+    assert waits == [("info", True), *[("debug", False)] * 3]
+    last = bench.authority.events(run_id)[-1]
+    assert (last.kind, last.details["reason_code"]) == (EventKind.EVIDENCE_MISSING, "EVIDENCE_MISSING")
+    assert last.details["report"]["reason_code"] == "EVIDENCE_MISSING"
+    bench.clock.pass_seconds(bench.rules.policy.evidence_wait_seconds)
+    bench.drive()
+    run, last = bench.authority.run(run_id), bench.authority.events(run_id)[-1]
+    assert run is not None
+    assert (run.state, run.reason_code) == (RunState.FAILED, "EVIDENCE_MISSING_DEADLINE")
+    assert last.details["reason_code"] == "EVIDENCE_MISSING_DEADLINE"
+
+
+def test_a_gate_and_an_output_that_wait_say_so_with_their_own_code(world: World) -> None:
+    made = world.make_run("gate", outputs=["outlet_catalogue"], damage="flag_missing", members=3, member_bytes=64)
+    other = world.make_run("out", outputs=["outlet_catalogue"], damage="output_missing", members=3, data_seed=3)
+    for item in (made, other):
+        world.drop(item["request"], f"{item['run_id']}.json")
+    world.serve()
+    gates = world.query("explain", made["run_id"])[1]["gates"]
+    outputs = world.query("explain", other["run_id"])[1]["outputs"]
+    for found in (gates, outputs):
+        assert {item["reason_code"] for item in found if item["outcome"] == "MISSING"} == {"EVIDENCE_MISSING"}
 
 
 def test_a_batch_grows_while_it_is_quick_and_shrinks_when_those_in_it_wait_for_each_other() -> None:

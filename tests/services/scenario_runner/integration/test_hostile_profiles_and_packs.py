@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -403,21 +404,45 @@ def test_a_pinned_pack_that_was_tampered_with_refuses_start_up(world: World, jun
     assert pinned.read_bytes() == junk
 
 
-@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
-def test_a_run_whose_pinned_pack_was_tampered_with_waits_and_harms_no_other(world: World, junk: bytes) -> None:
+def admitted_under_an_older_pack(world: World) -> tuple[dict[str, Any], Path]:
+    """A run that was admitted before another pack was deployed, and its pinned pack in the ledger."""
     made = world.make_run("old", outputs=["outlet_catalogue"], data_seed=1)
     world.drop(made["request"])
     assert world.serve("--role", "intake").returncode == 0
     pinned = next((world.ledger / "interface_pack").iterdir())
-    right = pinned.read_bytes()
-    pinned.write_bytes(junk)
     gate(1, authorizes_outputs=[])(world)  # now another pack is deployed, and the pinned one is needed
+    return made, pinned
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+def test_a_run_whose_pinned_pack_was_tampered_with_is_quarantined_with_both_digests_and_harms_no_other(
+    world: World, junk: bytes
+) -> None:
+    made, pinned = admitted_under_an_older_pack(world)
+    pinned.write_bytes(junk)
     good = world.make_run("new", outputs=["outlet_catalogue"], data_seed=2)
     world.drop(good["request"])
     served = world.serve(timeout=20)
-    assert b"Traceback" not in served.stderr, served.stderr.decode()[-1500:]
+    assert served.returncode == 0, served.stderr.decode()[-1500:]
+    assert b"Traceback" not in served.stderr
     assert [item["payload"]["run_id"] for item in world.signals("READY")] == [good["run_id"]]
-    assert world.query("status", made["run_id"])[0] == 3
+    code, explained = world.query("explain", made["run_id"])
+    assert (code, explained["state"], explained["reason_code"]) == (4, "QUARANTINED", "PACK_DRIFT")
+    drift = {"object": str(pinned), "expected": pinned.stem, "actual": hashlib.sha256(junk).hexdigest()}
+    assert explained["drift"] == drift
+    assert world.document("quarantine", made["run_id"])["report"]["drift"] == drift
+    assert pinned.read_bytes() == junk
+
+
+def test_a_run_whose_pinned_pack_is_absent_waits_for_it(world: World) -> None:
+    made, pinned = admitted_under_an_older_pack(world)
+    right = pinned.read_bytes()
+    pinned.unlink()
+    assert world.serve(timeout=20).returncode == 5
+    code, explained = world.query("explain", made["run_id"])
+    assert code == 3
+    assert pinned.stem in explained["last_infrastructure_error"]
+    assert explained["infrastructure_retries"] >= 1
     pinned.write_bytes(right)
     deadline = time.monotonic() + 20
     while world.query("status", made["run_id"])[0] == 3 and time.monotonic() < deadline:

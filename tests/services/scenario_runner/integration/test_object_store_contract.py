@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
+from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
 
@@ -739,14 +740,23 @@ def _pipe(path: str) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("make", [_link, _folder, _pipe], ids=["a symbolic link", "a folder", "a pipe"])
-def test_what_is_no_regular_file_is_neither_read_nor_absent(
+def _socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+
+
+@pytest.mark.parametrize(
+    "make", [_link, _folder, _pipe, _socket], ids=["a symbolic link", "a folder", "a pipe", "a socket"]
+)
+def test_what_is_no_regular_file_is_neither_read_nor_absent_nor_an_outage(
     files: FilesystemStore, make: Callable[[str], None]
 ) -> None:
     files.create("a/beside", b"x")
     make(files.locate("a/object"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotAnObjectError, match="not a regular file"):
         files.read("a/object", MANY)
+    with pytest.raises(NotAnObjectError):
+        files.replace("a/object", b"y", "v")
     assert files.create("a/object", b"x") is False
 
 

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authority_support import asking, claim_one, hex32, ready, settle
+from authority_support import SECOND, START, Clock, asking, claim_one, hex32, ready, settle
 
+from scenario_runner.authority.base import UNTIL_RESTART
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.base import Published
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import LedgerDrift, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.times import format_micros
+from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane, Projections, Publications
+from scenario_runner.runs.explain import status_of
 
 pytestmark = pytest.mark.integration
 
@@ -45,14 +50,21 @@ class Sink:
     def __init__(self) -> None:
         self.projected: list[str] = []
         self.sent: list[str] = []
+        self.failures: dict[str, LedgerDrift | Unavailable] = {}
 
-    def project_many(self, owed: Any) -> list[None]:
+    def project_many(self, owed: Any) -> list[LedgerDrift | Unavailable | None]:
         self.projected += [item.run.run_id for item in owed]
-        return [None for _ in owed]
+        return [self.failures.get(item.run.run_id) for item in owed]
 
     def publish(self, rows: Any) -> list[Published]:
         self.sent += [row.message_id for row in rows]
-        return [Published(row.outbox_id, "") for row in rows]
+        refused = {row.outbox_id for row in rows if row.run_id in self.failures}
+        return [
+            Published(row.outbox_id, "taken", lasting=True)
+            if row.outbox_id in refused
+            else Published(row.outbox_id, "")
+            for row in rows
+        ]
 
 
 @pytest.fixture
@@ -112,3 +124,118 @@ def test_a_lane_is_owed_only_what_it_can_deliver(authority: SqliteAuthority) -> 
     assert (projections.owed(), publications.owed()) == (False, True)
     assert publications.step() == 2
     assert (projections.owed(), publications.owed()) == (False, False)
+
+
+# --- what cannot be delivered
+
+HOUR = 3600
+DRIFT = LedgerDrift("/ledger/run_record/a.jsonl: is not ours; move it away", Reason.RECORD_DRIFT)
+OUTAGE = Unavailable("the bucket does not answer")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(tmp_path: Path, clock: Clock) -> Iterator[SqliteAuthority]:
+    """Two READY runs on a clock that is moved by hand."""
+    made = SqliteAuthority(str(tmp_path / "timed.db"), clock)
+    for key in ("a", "b"):
+        made.admit([asking(key)])
+        settle(made, ready(claim_one(made), f"ready {key}"))
+    yield made
+    made.close()
+
+
+def pauses(authority: SqliteAuthority, clock: Clock, lane: Lane, tries: int) -> list[float]:
+    """Step a lane whenever the run ``a`` is due; the pauses in seconds after each of some tries."""
+    found = []
+    for _ in range(tries):
+        lane.step()
+        run = authority.run(hex32("a"))
+        assert run is not None
+        found.append((run.relay_until_us - clock.now) / SECOND)
+        clock.now = run.relay_until_us
+    return found
+
+
+def test_documents_that_drifted_are_tried_later_each_time_while_those_of_other_runs_are_delivered(
+    timed: SqliteAuthority, clock: Clock
+) -> None:
+    sink, before = Sink(), counted().get("relay.drift", 0)
+    sink.failures[hex32("a")] = DRIFT
+    (lane, _) = lanes_of(timed, sink)
+    assert pauses(timed, clock, lane, 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    assert sink.projected.count(hex32("b")) == 1
+    assert counted()["relay.drift"] == before + 10
+    explained = status_of(timed, hex32("a")) or {}
+    owed = explained["documents_owed"]
+    assert owed["error"] == f"RECORD_DRIFT: {DRIFT.detail}"
+    assert (owed["tries"], owed["since_utc"]) == (10, format_micros(START))
+    assert owed["next_try"] == format_micros(clock.now)
+    del sink.failures[hex32("a")]
+    assert lane.step() == 1
+    assert "documents_owed" not in (status_of(timed, hex32("a")) or {})
+
+
+def test_documents_that_drifted_for_a_day_wait_for_a_daemon_to_start(timed: SqliteAuthority, clock: Clock) -> None:
+    sink = Sink()
+    sink.failures[hex32("a")] = DRIFT
+    (lane, _) = lanes_of(timed, sink)
+    run = timed.run(hex32("a"))
+    for _ in range(200):
+        lane.step()
+        run = timed.run(hex32("a"))
+        assert run is not None
+        if run.relay_until_us == UNTIL_RESTART:
+            break
+        clock.now = run.relay_until_us
+    assert 24 * HOUR <= (clock.now - START) / SECOND <= 25 * HOUR
+    assert run is not None
+    assert 100 <= run.relay_retries <= 110
+    assert (status_of(timed, hex32("a")) or {})["documents_owed"]["next_try"] == "when a daemon starts"
+    assert timed.pending().undelivered
+    assert not timed.pending().projections, "a drain would never end"
+    clock.pass_seconds(1000 * HOUR)
+    assert lane.step() == 0
+    del sink.failures[hex32("a")]
+    assert lane.step() == 0
+    assert timed.resume_deliveries() == 1
+    assert lane.step() == 1
+
+
+def test_an_outage_is_waited_for_without_end_and_noticed_soon_when_it_is_over(
+    timed: SqliteAuthority, clock: Clock
+) -> None:
+    sink, before = Sink(), counted().get("relay.unavailable", 0)
+    sink.failures[hex32("a")] = OUTAGE
+    (lane, _) = lanes_of(timed, sink)
+    assert pauses(timed, clock, lane, 5) == [5, 10, 20, 30, 30]
+    clock.pass_seconds(100 * HOUR)
+    assert pauses(timed, clock, lane, 1) == [30]
+    assert counted()["relay.unavailable"] == before + 6
+    assert (status_of(timed, hex32("a")) or {})["documents_owed"]["error"] == f"UNAVAILABLE: {OUTAGE.detail}"
+
+
+def test_a_signal_whose_place_is_taken_is_put_off_by_itself_and_in_the_end_until_a_daemon_starts(
+    timed: SqliteAuthority, clock: Clock
+) -> None:
+    sink = Sink()
+    projections, publications = lanes_of(timed, sink)
+    assert projections.step() == 2
+    sink.failures[hex32("a")] = DRIFT
+    assert publications.step() == 1, "the other run's signal"
+    for seconds in (5, 10, 20):
+        clock.pass_seconds(seconds - 0.1)
+        assert len(timed.claim_signals("probe", 10, 1)) == 0
+        clock.pass_seconds(0.1)
+        assert publications.step() == 0
+    clock.pass_seconds(25 * HOUR)
+    publications.step()
+    clock.pass_seconds(25 * HOUR)
+    assert timed.claim_signals("probe", 10, 1) == []
+    assert timed.resume_deliveries() == 1
+    sink.failures.clear()
+    assert publications.step() == 1
