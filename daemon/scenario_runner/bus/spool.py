@@ -13,6 +13,7 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.storage.anchored import AnchoredRoot, anchored
 from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
@@ -46,16 +47,26 @@ class SpoolPaths:
         """Files on their way."""
         return os.path.join(self.root, PRIVATE)
 
-    def make(self) -> None:
-        """Create what is missing."""
+    def make(self, root: AnchoredRoot | None = None) -> None:
+        """Create what is missing below the root; the root itself only where no identity of it is known.
+
+        Args:
+            root: The root, where it is open already.
+
+        Raises:
+            Unavailable: the root is not the known one, or a folder cannot be created.
+        """
+        root = root or AnchoredRoot(self.root)
+        anchor = root.make()
         for folder in (self.requests, self.consumed, self.rejected, self.private):
             try:
-                os.makedirs(folder, exist_ok=True)
+                os.mkdir(os.path.relpath(folder, self.root), root.modes.folder, dir_fd=anchor.fd)
             except OSError as error:
-                raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
+                if not os.path.isdir(folder):
+                    raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
 
 
-def spool_store(root: str, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
+def spool_store(root: str | AnchoredRoot, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
     """The spool as an object store: durable conditional creates."""
     return FilesystemStore(root, PRIVATE, pool)
 
@@ -69,7 +80,7 @@ class SpoolPublisher:
         pool: Threads that write.
     """
 
-    def __init__(self, root: str, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
+    def __init__(self, root: str | AnchoredRoot, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
         self._store = spool_store(root, pool)
         self._topic = topic
 
@@ -98,13 +109,14 @@ class SpoolPublisher:
         return f"{self._store.locate(key)} already holds another message; move it away"
 
 
-def drop_request(root: str, message_id: str, data: bytes) -> str:
+def drop_request(spool: str | AnchoredRoot, message_id: str, data: bytes) -> str:
     """Drop a request durably into the spool.
 
     Returns:
         Where it lies.
     """
-    SpoolPaths(root).make()
+    root = anchored(spool)
+    SpoolPaths(root.path).make(root)
     store = spool_store(root)
     key = f"requests/{message_id}.json"
     store.create(key, data)

@@ -10,6 +10,7 @@ from scenario_runner.cli.output import note
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.telemetry import set_up_logging
 from scenario_runner.service.wiring import Daemon, wire_daemon
@@ -30,15 +31,23 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         raise UsageError(f"--log-level {log_level!r} is not one of debug, info, warning, error")
     set_up_logging(log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    daemon = wire_daemon(load_wiring(wiring_path), load_policy(policy_path))
+    wiring = load_wiring(wiring_path)
+    os.umask(state_modes(wiring).umask)
+    daemon = wire_daemon(wiring, load_policy(policy_path))
     _answer_signals(daemon)
     idle = Supervisor(daemon, Role(role), until_idle=until_idle).run()
-    pending = daemon.authority.pending()
-    if idle and role in (Role.ALL, Role.RELAY) and pending.undelivered:
-        raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
-    if idle and role in (Role.ALL, Role.RUNNER) and pending.postponed:
-        raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
+    if idle:
+        _check_nothing_is_left(daemon, role)
     daemon.authority.close()
+
+
+def _check_nothing_is_left(daemon: Daemon, role: str) -> None:
+    """Idle is not done: what infrastructure kept from being done is left to the next start."""
+    pending = daemon.authority.pending()
+    if role in (Role.ALL, Role.RELAY) and pending.undelivered:
+        raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
+    if role in (Role.ALL, Role.RUNNER) and pending.postponed:
+        raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
 
 
 def _answer_signals(daemon: Daemon) -> None:

@@ -6,7 +6,7 @@ import time
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.looking import never_started
+from scenario_runner.cli.looking import never_started, require_marked
 from scenario_runner.cli.output import Exit, exit_for_state, note
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
@@ -19,6 +19,7 @@ from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.control_bus import open_stream, spool_root
+from scenario_runner.service.identity import NamedStore
 from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store
 from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError
 
@@ -89,6 +90,7 @@ def verify_target(wiring_path: str, target: str) -> tuple[Json, Exit]:
     if HEX32.fullmatch(target) and never_started(wiring):
         raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
     store = open_store(wiring)
+    require_marked(wiring, NamedStore("object_store", store.where, store))
     run_id, data = _facts_view(target, store)
     if data is None:
         return _not_ready(run_id, store)

@@ -22,6 +22,7 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.storage.anchored import AnchoredRoot, anchored
 
 BATCH: Final = 128
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,15 +41,16 @@ class SpoolConsumer:
         rules: What they are judged by.
     """
 
-    def __init__(self, root: str, authority: Authority, rules: Rules) -> None:
-        self._paths = SpoolPaths(root)
-        self._store = spool_store(root)
+    def __init__(self, root: str | AnchoredRoot, authority: Authority, rules: Rules) -> None:
+        self._root = anchored(root)
+        self._paths = SpoolPaths(self._root.path)
+        self._store = spool_store(self._root)
         self._authority, self._rules = authority, rules
         self._names: deque[str] = deque()
 
     def open(self) -> None:
         """See :class:`~scenario_runner.intake.base.Intake`: makes the folders, and finishes what was begun."""
-        self._paths.make()
+        self._paths.make(self._root)
         self.sweep()
 
     def close(self) -> None:
@@ -60,6 +62,7 @@ class SpoolConsumer:
         Raises:
             Unavailable: the authority or the spool does not answer; nothing was moved.
         """
+        self._root.proven()
         if not self._names:
             self._names.extend(self._waiting())
         names = [self._names.popleft() for _ in range(min(BATCH, len(self._names)))]
@@ -77,6 +80,7 @@ class SpoolConsumer:
 
     def empty(self) -> bool:
         """True when no request waits in the spool."""
+        self._root.proven()
         return not self._names and not self._waiting()
 
     def _waiting(self) -> list[str]:

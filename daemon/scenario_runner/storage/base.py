@@ -64,6 +64,11 @@ class ObjectStore(Protocol):
         """Where the object is, for a person: a path or URI."""
         ...
 
+    @property
+    def where(self) -> str:
+        """The root of the store, for a person and as its name: an absolute path, or a URI."""
+        ...
+
     def identity(self) -> str:
         """The id in the store's marker, read now; empty when there is none.
 

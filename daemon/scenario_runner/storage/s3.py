@@ -65,6 +65,11 @@ class S3Store:
     def _marker(self) -> str:
         return f"{self._private}/{MARKER}"
 
+    @property
+    def where(self) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        return self._bucket.uri(self._prefix).rstrip("/")
+
     def identity(self) -> str:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         where = self.locate(self._marker)
@@ -97,7 +102,7 @@ class S3Store:
                 self._found = self.identity()
                 self._proof_due = self._monotonic() + _PROOF_SECONDS
         if self._found != self._expected:
-            raise another_store(self._bucket.uri(self._prefix), self._expected, self._found)
+            raise another_store(self.where, self._expected, self._found)
 
     # --- objects
 
