@@ -116,9 +116,13 @@ class AnchoredRoot:
         Args:
             marker: The marker, relative to the root.
             identity: Its id.
+
+        Raises:
+            Unavailable: that store is not there now.
         """
         with self._lock:
             self._marker, self._identity, self._anchor = marker, identity, None
+        self.proven()
 
     def proven(self) -> Anchor:
         """The folder, now that its path was seen to lead there: one or two calls of ``stat``.

@@ -82,9 +82,9 @@ class ObjectStore(Protocol):
         ...
 
     def expect(self, identity: str) -> None:
-        """From now on every method proves that the store still has this id, and raises ``Unavailable`` otherwise.
+        """Prove now, and with every method from now on, that the store has this id; raises ``Unavailable`` otherwise.
 
-        A file system is looked at before and after each call, an object store on a network every few seconds.
+        A file system is looked at before and after each call, an object store on a network once a second at most.
         """
         ...
 

@@ -221,6 +221,8 @@ class FilesystemStore:
         """
         for key, _ in items:
             self._path(key)
+        if not items:
+            return []
         try:
             anchor = self._root.make()
             results, made = self._link_all(anchor, items)
