@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.storage.modes import PRIVATE, Modes
 
 if TYPE_CHECKING:
     from scenario_runner.authority.postgres_dsn import PostgresDsn
@@ -53,8 +54,13 @@ def check_dsn(dsn: str, place: str) -> None:
         )
 
 
-def connect_authority(dsn: str, place: str) -> Authority:
-    """Open the authority that a profile names; see :func:`check_dsn` for the arguments.
+def connect_authority(dsn: str, place: str, modes: Modes = PRIVATE) -> Authority:
+    """Open the authority that a profile names; see :func:`check_dsn` for the first arguments.
+
+    Args:
+        dsn: ``authority_store_dsn``.
+        place: The profile, for messages.
+        modes: Of the files of an embedded one that does not exist yet.
 
     Raises:
         ConfigurationError: the DSN cannot be used.
@@ -68,7 +74,7 @@ def connect_authority(dsn: str, place: str) -> Authority:
         return PostgresAuthority(dsn, place)
     from scenario_runner.authority.sqlite import SqliteAuthority
 
-    return SqliteAuthority(path)
+    return SqliteAuthority(path, modes=modes)
 
 
 def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":

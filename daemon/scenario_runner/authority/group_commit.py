@@ -1,7 +1,8 @@
 """Group commit: operations of many threads share one transaction, and with it one fsync.
 
 An operation gets its result only after the commit that holds it is durable. If one of a group fails, the group is
-rolled back and each is run alone, so a fault never takes its neighbours along.
+rolled back and each is run alone, so a fault never takes its neighbours along; a transaction that cannot even begin
+fails for all.
 """
 
 import queue
@@ -98,6 +99,12 @@ class GroupCommitter(Generic[C]):
     def _together(self, connection: C, group: list[tuple[Callable[[C], Any], Future[Any]]]) -> bool:
         try:
             self._begin(connection)
+        except BaseException as error:  # noqa: BLE001 - no fault of an operation; each alone would wait as long
+            self._undo(connection)
+            for _, future in group:
+                future.set_exception(error)
+            return True
+        try:
             results = [operation(connection) for operation, _ in group]
             self._commit(connection)
         except BaseException:  # noqa: BLE001 - each is run alone and reports for itself

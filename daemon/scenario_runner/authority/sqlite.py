@@ -5,7 +5,6 @@ share the file: every write transaction takes the lock at its start.
 """
 
 import hashlib
-import os
 import sqlite3
 import threading
 import time
@@ -52,14 +51,19 @@ from scenario_runner.authority.rows import (
     shortened,
     stored_event,
 )
+from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState
+from scenario_runner.counters import count
+from scenario_runner.storage.modes import PRIVATE, Modes
 
 T = TypeVar("T")
-_BUSY_SECONDS: Final = 15.0
+#: A transaction of ours takes milliseconds; whoever keeps the lock for longer may keep it for ever.
+_BUSY_SECONDS: Final = 5.0
+_LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BUSY_PAUSE_SECONDS: Final = 0.02
 
 
@@ -73,7 +77,14 @@ def _reported(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise Unavailable(f"the authority {path} does not answer: {error}") from error
+        hint = ""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED:
+            hint = (
+                f" for {_BUSY_SECONDS:g} s by another process; end that process (lslocks or fuser shows it), and let "
+                "nobody but the daemon's user open the file"
+            )
+            count("sqlite.locked_by_others")
+        raise Unavailable(f"the authority {path} does not answer: {error}{hint}") from error
 
 
 class SqliteAuthority:
@@ -82,41 +93,55 @@ class SqliteAuthority:
     Args:
         path: The database file; its directory is created.
         clock: Microseconds since the epoch.
+        modes: Of files that are created.
     """
 
-    def __init__(self, path: str, clock: Callable[[], int] = wall_clock_us) -> None:
+    def __init__(self, path: str, clock: Callable[[], int] = wall_clock_us, modes: Modes = PRIVATE) -> None:
         self._path = path
         self._clock = clock
         self._sql = load_statements("sqlite")
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
-        try:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"cannot create the directory of {path}: {error.strerror}") from error
+        self._files = DatabaseFiles(path, modes)
+        self._files.create()
         with _reported(path):
             self._writer: GroupCommitter[sqlite3.Connection] = GroupCommitter(
-                self._open_migrated, _begin, _commit, _rollback, _close
+                self._open_migrated, self._begin, self._commit, _rollback, _close
             )
 
     # --- connections
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        _enter_wal(connection)
-        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.row_factory = sqlite3.Row
+            _enter_wal(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            self._files.check_database()  # it may have been replaced just before it was opened
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _open_migrated(self) -> sqlite3.Connection:
         connection = self._open()
         try:
             migrate(connection, self._path)
+            self._files.remember_beside()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        self._files.check()
+        _begin(connection)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        """Commit; nobody is told so unless the files are still where everybody else finds them."""
+        _commit(connection)
+        self._files.check()
 
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         with _reported(self._path):
@@ -132,6 +157,7 @@ class SqliteAuthority:
         return connection
 
     def _query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:  # noqa: ANN401
+        self._files.check_database()
         with _reported(self._path):
             return self._reader().execute(self._sql[name], parameters).fetchall()
 

@@ -15,14 +15,13 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
-from scenario_runner.storage.anchored import fsync_directory
+from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY
+from scenario_runner.storage.anchored import AnchoredRoot, anchored, fsync_directory
 from scenario_runner.storage.base import UnreadableObjectError
 from scenario_runner.storage.filesystem import FilesystemStore
 
 PRIVATE: Final = ".private"
 CLAIMED: Final = f"{PRIVATE}/claimed"
-FOLDER_MODE: Final = 0o700
-"""Of folders that SR makes in a spool; one that is there keeps its mode."""
 MAX_RECORD_BYTES: Final = 1 << 20
 """A record of the control bus holds at most 1 MiB, as on Kinesis."""
 
@@ -58,24 +57,27 @@ class SpoolPaths:
         """Requests that an intake has taken and not put away yet, each lot in a folder of its own."""
         return os.path.join(self.root, CLAIMED)
 
-    def make(self) -> None:
-        """Create what is missing.
+    def make(self, root: AnchoredRoot | None = None) -> None:
+        """Create what is missing below the root; the root itself only where no identity of it is known.
+
+        Args:
+            root: The root, where it is open already.
 
         Raises:
-            Unavailable: a folder cannot be made.
+            Unavailable: the root is not the known one, or a folder cannot be created.
         """
-        for folder in (self.root, self.requests, self.consumed, self.rejected, self.private, self.claimed):
-            _make_folder(folder)
+        root = root or AnchoredRoot(self.root)
+        anchor = root.make()
+        for folder in (self.requests, self.consumed, self.rejected, self.private, self.claimed):
+            try:
+                os.mkdir(os.path.relpath(folder, self.root), root.modes.folder, dir_fd=anchor.fd)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
 
 
-def _make_folder(folder: str) -> None:
-    try:
-        os.makedirs(folder, FOLDER_MODE, exist_ok=True)
-    except OSError as error:
-        raise Unavailable(f"cannot create the spool folder {folder}: {error.strerror}") from error
-
-
-def spool_store(root: str, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
+def spool_store(root: str | AnchoredRoot, pool: ThreadPoolExecutor | None = None) -> FilesystemStore:
     """The spool as an object store: durable conditional creates."""
     return FilesystemStore(root, PRIVATE, pool)
 
@@ -89,7 +91,7 @@ class SpoolPublisher:
         pool: Threads that write.
     """
 
-    def __init__(self, root: str, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
+    def __init__(self, root: str | AnchoredRoot, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
         self._store = spool_store(root, pool)
         self._topic = topic
 
@@ -123,7 +125,7 @@ class SpoolPublisher:
         )
 
 
-def drop_request(root: str, message_id: str, data: bytes) -> str:
+def drop_request(spool: str | AnchoredRoot, message_id: str, data: bytes) -> str:
     """Drop a request durably into the spool: written under a hidden name, then renamed into place.
 
     Whoever may write to ``requests/`` may do so; the caller's umask decides who may read the file.
@@ -134,23 +136,35 @@ def drop_request(root: str, message_id: str, data: bytes) -> str:
     Raises:
         Unavailable: it could not be written; nothing was dropped.
     """
-    folder = SpoolPaths(root).requests
-    _make_folder(root)
-    _make_folder(folder)
-    path, hidden = os.path.join(folder, f"{message_id}.json"), os.path.join(folder, f".{message_id}.tmp")
+    root = anchored(spool)
+    folder = SpoolPaths(root.path).requests
+    path = os.path.join(folder, f"{message_id}.json")
+    anchor = root.make()
     try:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.basename(folder), root.modes.folder, dir_fd=anchor.fd)
+        fd = os.open(os.path.basename(folder), os.O_RDONLY | O_DIRECTORY | O_CLOEXEC, dir_fd=anchor.fd)
         try:
-            with open(hidden, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(hidden, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(hidden)
-            raise
-        for made in (folder, root):
-            fsync_directory(made)
+            _drop(fd, f"{message_id}.json", f".{message_id}.tmp", data)
+        finally:
+            os.close(fd)
+        fsync_directory(".", anchor.fd)
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+    root.prove(anchor)
     return path
+
+
+def _drop(folder: int, name: str, hidden: str, data: bytes) -> None:
+    fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_CLOEXEC, 0o666, dir_fd=folder)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(hidden, dir_fd=folder)
+        raise
+    os.fsync(folder)

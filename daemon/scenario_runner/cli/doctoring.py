@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from scenario_runner.authority.connect import connect_authority
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.connect import connect_authority, sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.output import Exit
+from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.times import MICROS
@@ -18,7 +20,8 @@ from scenario_runner.intake.kcl.identity import check as check_leases
 from scenario_runner.intake.spool_files import SpoolFiles, left_lying
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.control_bus import open_stream, open_tables, spool_root
+from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
+from scenario_runner.service.identity import NamedStore, named_spool, require_known
 from scenario_runner.service.wiring import (
     allowed_roots,
     check_profile,
@@ -27,6 +30,7 @@ from scenario_runner.service.wiring import (
     open_store,
     s3_settings,
 )
+from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
@@ -74,11 +78,10 @@ def examine(wiring_path: str, policy_path: str | None) -> list[Json]:
         wiring = load_wiring(wiring_path)
         check_profile(wiring)
         exam.note("wiring profile", f"{wiring.profile_id} is valid")
+        os.umask(state_modes(wiring).umask)
         _examine_aws(exam, wiring)
         _examine_pack(exam, wiring, policy)
-        _examine_store(exam, wiring)
-        _examine_authority(exam, wiring)
-        _examine_bus(exam, wiring)
+        _examine_state(exam, wiring)
         _examine_roots(exam, wiring)
     return exam.findings
 
@@ -127,44 +130,103 @@ def _examine_pack(exam: _Examination, wiring: Wiring, policy: Policy | None) -> 
             )  # fmt: skip
 
 
-def _examine_store(exam: _Examination, wiring: Wiring) -> None:
+def _examine_state(exam: _Examination, wiring: Wiring) -> None:
+    """The authority first: it alone knows which stores are ours, and nothing is written to another one."""
+    authority = None
+    with exam.trying("authority"):
+        authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+    try:
+        if authority is not None:
+            with exam.trying("authority"):
+                _examine_authority(exam, authority)
+        _examine_store(exam, wiring, authority)
+        _examine_bus(exam, wiring, authority)
+    finally:
+        if authority is not None:
+            authority.close()
+    with exam.trying("private state"):
+        _examine_modes(exam, wiring)
+
+
+def _examine_authority(exam: _Examination, authority: Authority) -> None:
+    skew = abs(authority.now_us() / MICROS - time.time())
+    exam.note("authority", "reachable, its schema is up to date")
+    sane = skew <= _CLOCK_TOLERANCE_SECONDS and time.time() > _EARLIEST_SANE_CLOCK
+    exam.note(
+        "clock", f"the authority's clock differs by {skew:.3f} s", ok=sane, remedy="synchronise the clocks"
+    )  # fmt: skip
+
+
+def _examine_store(exam: _Examination, wiring: Wiring, authority: Authority | None) -> None:
     with exam.trying("object store"):
         store = open_store(wiring)
+        known = _known(NamedStore("object_store", store.where, store), authority)
         store.probe()
-        exam.note("object store", f"{wiring.store_root} honours conditional creates")
+        exam.note("object store", f"{wiring.store_root} honours conditional creates; {known}")
 
 
-def _examine_authority(exam: _Examination, wiring: Wiring) -> None:
-    with exam.trying("authority"):
-        authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
-        try:
-            skew = abs(authority.now_us() / MICROS - time.time())
-        finally:
-            authority.close()
-        exam.note("authority", "reachable, its schema is up to date")
-        sane = skew <= _CLOCK_TOLERANCE_SECONDS and time.time() > _EARLIEST_SANE_CLOCK
-        exam.note(
-            "clock",
-            f"the authority's clock differs by {skew:.3f} s",
-            ok=sane,
-            remedy="synchronise the clocks",
+def _known(item: NamedStore, authority: Authority | None) -> str:
+    """What is known of a store, for a person.
+
+    Raises:
+        Unavailable: it is not the known one, or nobody can tell.
+    """
+    if authority is None:
+        raise Unavailable(
+            f"nothing is written to the {item.kind} {item.where}: the authority, which knows whether it is the right "
+            "one, does not answer"
         )
+    identity = require_known(item, authority)
+    return f"its identity is {identity}" if identity else "the first start leaves its identity there"
 
 
-def _examine_bus(exam: _Examination, wiring: Wiring) -> None:
+def _examine_bus(exam: _Examination, wiring: Wiring, authority: Authority | None) -> None:
     exam.note("authorisation", f"auth_mode is {wiring.auth_mode}")
     stream = open_stream(wiring)
     if stream is not None:
         _examine_stream(exam, wiring, stream)
         return
     with exam.trying("control bus"):
-        spool = SpoolFiles(SpoolPaths(spool_root(wiring)))
-        spool.paths.make()
+        root = AnchoredRoot(spool_root(wiring), state_modes(wiring))
+        known = _known(named_spool(root), authority)
+        spool = SpoolFiles(root)
         spool.open()
         spool.probe()
-        exam.note("control bus", f"the spool {spool.paths.root} is writable, files can be renamed between its folders")
+        exam.note(
+            "control bus",
+            f"the spool {root.path} is writable, files can be renamed between its folders; {known}",
+        )
         for name, why in left_lying(spool).items():
             exam.note("requests that nobody takes", name, ok=False, remedy=why)
+
+
+def _examine_modes(exam: _Examination, wiring: Wiring) -> None:
+    """Whether others may look at the state of SR. What is there keeps its mode: an administrator may have meant it."""
+    beyond = 0o777 & ~state_modes(wiring).folder
+    wide = [path for path in _state_of(wiring) if os.path.exists(path) and os.stat(path).st_mode & beyond]
+    if wide:
+        exam.note(
+            "private state", f"warning: state_mode is {wiring.state_mode}, and others may use {', '.join(wide)}; "
+            f"unless that is meant: chmod {'o-rwx' if wiring.state_mode == 'group' else 'go-rwx'}",
+        )  # fmt: skip
+    else:
+        exam.note("private state", f"state_mode is {wiring.state_mode}; nobody else may use what is there")
+
+
+def _state_of(wiring: Wiring) -> list[str]:
+    """Folders and files of the profile on this machine, but for the folder where producers drop requests."""
+    found = []
+    store = open_store(wiring)
+    if os.path.isabs(store.where):
+        found += [store.where, *(os.path.join(store.where, key) for key in (refs.PREFIX, refs.PRIVATE))]
+    if open_stream(wiring) is None:
+        paths = SpoolPaths(os.path.abspath(spool_root(wiring)))
+        topic = os.path.join(paths.root, wiring.control_bus_topic)
+        found += [paths.root, paths.consumed, paths.rejected, paths.private, topic]
+    else:
+        found.append(os.path.abspath(wiring.kinesis_state_dir))
+    database = sqlite_path(wiring.authority_store_dsn)
+    return found if database is None else [*found, database, f"{database}-wal", f"{database}-shm"]
 
 
 def _examine_stream(exam: _Examination, wiring: Wiring, stream: Stream) -> None:

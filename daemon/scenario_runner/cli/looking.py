@@ -18,6 +18,7 @@ from scenario_runner.intake.submitted import find_submitted
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.explain import REJECTED, explain_run, status_of
 from scenario_runner.service.control_bus import spool_root
+from scenario_runner.service.identity import NamedStore, require_known
 
 SUBMITTED: Final = "SUBMITTED"
 """State shown for a run id whose request lies on the control bus; no run exists yet."""
@@ -29,6 +30,21 @@ def never_started(wiring: Wiring) -> bool:
     """True when the profile's embedded authority does not exist yet: looking at it must not create it."""
     path = sqlite_path(wiring.authority_store_dsn)
     return path is not None and not os.path.exists(path)
+
+
+def require_marked(wiring: Wiring, item: NamedStore) -> None:
+    """Refuse a bare mount point. The authority is asked only about a store that has no identity.
+
+    Raises:
+        Unavailable: the authority knows a store at this place, and this is not it.
+    """
+    if item.store.identity() or never_started(wiring):
+        return
+    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+    try:
+        require_known(item, authority)
+    finally:
+        authority.close()
 
 
 @contextmanager

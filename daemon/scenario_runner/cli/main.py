@@ -36,7 +36,9 @@ runs_app = typer.Typer(help="Look at many runs.", no_args_is_help=True, rich_mar
 policy_app = typer.Typer(help="Work with policy profiles.", no_args_is_help=True, rich_markup_mode=None)
 contracts_app = typer.Typer(help="Work with the wire contracts.", no_args_is_help=True, rich_markup_mode=None)
 stream_app = typer.Typer(help="Work with the control stream.", no_args_is_help=True, rich_markup_mode=None)
+stores_app = typer.Typer(help="Work with the stores of a profile.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
+app.add_typer(stores_app, name="stores")
 app.add_typer(policy_app, name="policy")
 app.add_typer(contracts_app, name="contracts")
 app.add_typer(stream_app, name="stream")
@@ -225,6 +227,30 @@ def verify(
                 say(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
         say(f"{document['outcome']}: {document['summary']}")
     raise typer.Exit(code)
+
+
+@stores_app.command("adopt")
+def stores_adopt(
+    wiring: WiringOption,
+    only: Annotated[str | None, typer.Option(help="Only this one: object_store or spool.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the object store and the spool that are there now the known ones, after they were really replaced.
+
+    A store has an identity: a marker in it, which the authority knows too. Another store in its place is refused, since
+    that is mostly a missing mount or a wrong bucket: mount the right one instead of adopting what is there. Signals and
+    documents that the old store held are not in the new one; running daemons must be restarted.
+    """
+    from scenario_runner.cli.stores import adopt_stores
+
+    with reporting(as_json=as_json):
+        found = adopt_stores(str(wiring), only)
+    if as_json:
+        emit({"stores": found})
+        return
+    for item in found:
+        say(f"{item['store']}  {item['where']}\n  known until now: {item['old'] or 'none'}")
+        say(f"  known from now on: {item['new']}" if item["adopted"] else "  unchanged: nothing else is there")
 
 
 @policy_app.command("digest")

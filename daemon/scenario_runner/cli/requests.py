@@ -9,6 +9,7 @@ from typing import Any
 from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.bus.kinesis import put_request
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, drop_request
+from scenario_runner.cli.looking import require_marked
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, UsageError
@@ -22,8 +23,10 @@ from scenario_runner.intake.decode import Record, decode
 from scenario_runner.intake.judge import plan_request, refuse_without_engine
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.control_bus import open_stream, spool_root
+from scenario_runner.service.control_bus import open_stream, spool_root, state_modes
+from scenario_runner.service.identity import named_spool
 from scenario_runner.service.wiring import make_rules, open_pack
+from scenario_runner.storage.anchored import AnchoredRoot
 
 
 def _read(file: str) -> bytes:
@@ -76,9 +79,11 @@ def submit_request(wiring_path: str, file: str) -> Json:
 def _send(wiring: Wiring, run_id: str, message_id: str, data: bytes) -> str:
     """Put an envelope on the control bus; returns where it lies."""
     stream = open_stream(wiring)
-    if stream is None:
-        return drop_request(spool_root(wiring), message_id, data)
-    return put_request(stream, run_id, data)
+    if stream is not None:
+        return put_request(stream, run_id, data)
+    spool = AnchoredRoot(spool_root(wiring), state_modes(wiring))
+    require_marked(wiring, named_spool(spool))
+    return drop_request(spool, message_id, data)
 
 
 def plan_file(wiring_path: str, policy_path: str, file: str) -> dict[str, Any]:

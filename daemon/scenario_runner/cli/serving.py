@@ -1,5 +1,6 @@
 """``serve``: wire the daemon, answer signals, run the loops of a role."""
 
+import os
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from scenario_runner.cli.output import Exit, exit_for_error, note
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.wiring import Daemon, wire_daemon
@@ -39,8 +41,10 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         raise UsageError(f"--log-level {log_level!r} is not one of debug, info, warning, error")
     set_up_logging(log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    wiring = load_wiring(wiring_path)
+    os.umask(state_modes(wiring).umask)
     try:
-        _serve(wire_daemon(load_wiring(wiring_path), load_policy(policy_path)), Role(role), until_idle=until_idle)
+        _serve(wire_daemon(wiring, load_policy(policy_path)), Role(role), until_idle=until_idle)
     except ScenarioRunnerError:
         raise
     except BaseException as error:  # noqa: BLE001 - threads may still run: nothing is left to chance
@@ -51,12 +55,8 @@ def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
     threading.Thread(target=_end_what_hangs, args=(daemon, supervisor), name="last-resort", daemon=True).start()
     _answer_signals(daemon)
-    idle = supervisor.run()
-    pending = daemon.authority.pending()
-    if idle and role in (Role.ALL, Role.RELAY) and pending.undelivered:
-        raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
-    if idle and role in (Role.ALL, Role.RUNNER) and pending.postponed:
-        raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
+    if supervisor.run():
+        _check_nothing_is_left(daemon, role)
     daemon.authority.close()
 
 
@@ -67,6 +67,15 @@ def _end_what_hangs(daemon: Daemon, supervisor: Supervisor) -> None:
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
     _log.critical("the stop takes too long; the process ends without what still hangs", threads=threads)
     end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)
+
+
+def _check_nothing_is_left(daemon: Daemon, role: Role) -> None:
+    """Idle is not done: what infrastructure kept from being done is left to the next start."""
+    pending = daemon.authority.pending()
+    if role in (Role.ALL, Role.RELAY) and pending.undelivered:
+        raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
+    if role in (Role.ALL, Role.RUNNER) and pending.postponed:
+        raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
 
 
 def _answer_signals(daemon: Daemon) -> None:

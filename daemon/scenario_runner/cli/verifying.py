@@ -9,7 +9,7 @@ from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.looking import never_started
+from scenario_runner.cli.looking import never_started, require_marked
 from scenario_runner.cli.output import Exit, exit_for_state, note
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
@@ -25,6 +25,7 @@ from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.requirements import Known, Named, Unknown
 from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.control_bus import open_stream, spool_root
+from scenario_runner.service.identity import NamedStore
 from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
@@ -136,6 +137,7 @@ def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Jso
     if HEX32.fullmatch(target) and never_started(wiring):
         raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
     store, known = open_store(wiring), _known_by(wiring, wiring_path)
+    require_marked(wiring, NamedStore("object_store", store.where, store))
     try:
         run_id, data = _facts_view(target, store)
     except UnreadableObjectError as error:

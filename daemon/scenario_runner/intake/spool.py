@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.authority.base import Admission, Admitted, Authority
-from scenario_runner.bus.spool import SpoolPaths, spool_store
+from scenario_runner.bus.spool import spool_store
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import SENTENCES, Reason
@@ -24,6 +24,7 @@ from scenario_runner.intake import spool_files
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, dead_letter, judge
 from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
+from scenario_runner.storage.anchored import AnchoredRoot, anchored
 
 BATCH: Final = 128
 TAKE_OVER_SECONDS: Final = 3.0
@@ -71,10 +72,15 @@ class SpoolConsumer:
     """
 
     def __init__(
-        self, root: str, authority: Authority, rules: Rules, monotonic: Callable[[], float] = time.monotonic
+        self,
+        root: str | AnchoredRoot,
+        authority: Authority,
+        rules: Rules,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files = SpoolFiles(SpoolPaths(root))
-        self._store = spool_store(root)
+        spool = anchored(root)
+        self._files = SpoolFiles(spool)
+        self._store = spool_store(spool)
         self._authority, self._rules, self._monotonic = authority, rules, monotonic
         self._names: deque[str] = deque()
         self._claimed: dict[ClaimedFile, _Growing | None] = {}
@@ -85,7 +91,6 @@ class SpoolConsumer:
 
     def open(self) -> None:
         """See :class:`~scenario_runner.intake.base.Intake`: makes the folders, and finishes what was begun."""
-        self._files.paths.make()
         self._files.open()
         self._files.probe()
         self.sweep()

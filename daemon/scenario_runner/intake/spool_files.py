@@ -15,10 +15,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from scenario_runner.bus.spool import FOLDER_MODE, MAX_RECORD_BYTES, SpoolPaths
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, printable
 from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 from scenario_runner.storage import renames
+from scenario_runner.storage.anchored import Anchor, AnchoredRoot
 
 QUIET_SECONDS: Final = 2.0
 """A file that was not written to for so long is taken to be complete."""
@@ -75,51 +76,36 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Descriptors of a spool's folders."""
+    """Descriptors of a spool's folders.
+
+    Attributes:
+        mode: Of folders that are made in them.
+    """
 
     requests: int
     claimed: int
     consumed: int
     rejected: int
+    mode: int
 
 
 class SpoolFiles:
     """A spool, as its intake moves files through it.
 
     Args:
-        paths: Where it is.
+        root: Its root folder.
     """
 
-    def __init__(self, paths: SpoolPaths) -> None:
-        self.paths = paths
-        self._root = -1
+    def __init__(self, root: AnchoredRoot) -> None:
+        self.root, self.paths = root, SpoolPaths(root.path)
 
     def open(self) -> None:
-        """Hold the root by a descriptor, so that what is mounted in its place later is not taken for it.
+        """Make the folders that are missing.
 
         Raises:
-            Unavailable: it cannot be opened.
+            Unavailable: the root is not the known one, or a folder cannot be made.
         """
-        try:
-            self._root = os.open(self.paths.root, _DIRECTORY)
-        except OSError as error:
-            raise Unavailable(f"cannot open the spool {self.paths.root}: {error.strerror}") from error
-
-    def check(self) -> None:
-        """Prove that the root's path still leads to the folder that was opened.
-
-        Raises:
-            Unavailable: it does not: it was unmounted, removed or replaced.
-        """
-        try:
-            if os.path.samestat(os.fstat(self._root), os.stat(self.paths.root)):
-                return
-            why = "another folder is there now"
-        except OSError as error:
-            why = error.strerror or "it cannot be looked at"
-        raise Unavailable(
-            f"the spool {self.paths.root} is not the folder that was opened at start: {why}; mount it again"
-        )
+        self.paths.make(self.root)
 
     @contextmanager
     def folders(self) -> Iterator[Folders]:
@@ -130,15 +116,15 @@ class SpoolFiles:
         """
         with ExitStack() as opened:
             try:
-                self.check()
-                fds = [self._opened(path, opened) for path in _ways(self.paths)]
-                yield Folders(*fds)
+                anchor = self.root.proven()
+                fds = [self._opened(anchor, path, opened) for path in _ways(self.paths)]
+                yield Folders(*fds, mode=self.root.modes.folder)
             except OSError as error:
                 where = f": {error.filename!a}" if error.filename else ""
                 raise Unavailable(f"the spool {self.paths.root}: {error.strerror}{where}") from error
 
-    def _opened(self, path: str, opened: ExitStack) -> int:
-        fd = os.open(os.path.relpath(path, self.paths.root), _DIRECTORY, dir_fd=self._root)
+    def _opened(self, anchor: Anchor, path: str, opened: ExitStack) -> int:
+        fd = os.open(os.path.relpath(path, self.paths.root), _DIRECTORY, dir_fd=anchor.fd)
         opened.callback(os.close, fd)
         return fd
 
@@ -266,7 +252,7 @@ def claim(folders: Folders, names: Sequence[str]) -> tuple[list[ClaimedFile], di
 
 def _make_lot(folders: Folders) -> str:
     lot = secrets.token_hex(8)
-    os.mkdir(lot, FOLDER_MODE, dir_fd=folders.claimed)
+    os.mkdir(lot, folders.mode, dir_fd=folders.claimed)
     return lot
 
 

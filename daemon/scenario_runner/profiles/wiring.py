@@ -88,6 +88,7 @@ class Wiring(BaseModel):
 
     profile_id: Text
     object_store_root: Location
+    state_mode: Literal["private", "group"] = "private"
     control_bus_topic: Text = "fp.bus.control.v1"
     control_bus_kind: Literal["spool", "file", "kinesis"] = "spool"
     control_bus_root: OptionalLocation = None

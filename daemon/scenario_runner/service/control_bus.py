@@ -16,6 +16,8 @@ from scenario_runner.intake.kinesis import KinesisIntake
 from scenario_runner.intake.spool import SpoolConsumer
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.storage.anchored import AnchoredRoot
+from scenario_runner.storage.modes import GROUP, PRIVATE, Modes
 
 
 def spool_root(wiring: Wiring) -> str:
@@ -35,6 +37,16 @@ def spool_root(wiring: Wiring) -> str:
     return wiring.control_bus_root
 
 
+def state_modes(wiring: Wiring) -> Modes:
+    """Modes of what SR creates."""
+    return GROUP if wiring.state_mode == "group" else PRIVATE
+
+
+def open_spool(wiring: Wiring) -> AnchoredRoot | None:
+    """The spool's root folder, shared by whoever works in it; None when the control bus of a profile is a stream."""
+    return AnchoredRoot(spool_root(wiring), state_modes(wiring)) if wiring.bus_kind == "spool" else None
+
+
 def open_stream(wiring: Wiring) -> Stream | None:
     """The stream of a profile, not yet spoken to; None when its control bus is a spool."""
     if wiring.bus_kind != "kinesis" or wiring.control_bus_stream is None:
@@ -47,18 +59,20 @@ def open_tables(wiring: Wiring) -> Tables:
     return Tables(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
 
 
-def open_publisher(wiring: Wiring, pool: ThreadPoolExecutor) -> SignalPublisher:
+def open_publisher(wiring: Wiring, spool: AnchoredRoot | None, pool: ThreadPoolExecutor) -> SignalPublisher:
     """Where signals go."""
     stream = open_stream(wiring)
     if stream is not None:
         return KinesisPublisher(stream, wiring.control_bus_topic)
-    return SpoolPublisher(spool_root(wiring), wiring.control_bus_topic, pool)
+    return SpoolPublisher(spool or spool_root(wiring), wiring.control_bus_topic, pool)
 
 
-def open_intake(wiring: Wiring, policy: Policy, authority: Authority, rules: Rules) -> Intake:
+def open_intake(
+    wiring: Wiring, policy: Policy, authority: Authority, rules: Rules, spool: AnchoredRoot | None
+) -> Intake:
     """Where requests come from."""
     stream = open_stream(wiring)
     if stream is None:
-        return SpoolConsumer(spool_root(wiring), authority, rules)
+        return SpoolConsumer(spool or spool_root(wiring), authority, rules)
     child = {"wiring": wiring.model_dump_json(), "policy": policy.model_dump_json()}
     return KinesisIntake(wiring, stream, open_tables(wiring), child, rules.pack.document)

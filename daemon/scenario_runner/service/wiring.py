@@ -31,8 +31,10 @@ from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
-from scenario_runner.service.control_bus import open_intake, open_publisher
+from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
+from scenario_runner.service.identity import named_stores, settle_identities
 from scenario_runner.service.owner import make_owner
+from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import keys_of
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -113,7 +115,7 @@ def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> Object
         return S3Store(S3Bucket(bucket, s3_settings(wiring)), path, refs.PRIVATE, pool)
     if not posix.AVAILABLE:
         raise needs_posix(f"profile {wiring.profile_id}, key 'object_store_root'", "a folder as object store")
-    return FilesystemStore(path, refs.PRIVATE, pool)
+    return FilesystemStore(AnchoredRoot(path, state_modes(wiring)), refs.PRIVATE, pool)
 
 
 def open_pack(wiring: Wiring) -> InterfacePack:
@@ -181,8 +183,10 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     on_s3 = wiring.store_root.startswith("s3://")
     pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
     store = open_store(wiring, pool)
+    spool = open_spool(wiring)
+    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+    settle_identities(named_stores(store, spool), authority)
     store.probe()
-    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     ledger = Ledger(store, schemas, _REMEMBER_SECONDS if on_s3 else 0.0, time.monotonic)
     packs = Packs(pack, ledger)
     packs.pin()
@@ -200,12 +204,12 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         authority=authority,
         artifacts=artifacts,
         store=store,
-        intake=open_intake(wiring, policy, authority, rules),
+        intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, beside, looks),
         relay=[
             Projections(authority, ledger, make_owner()),
-            Publications(authority, open_publisher(wiring, pool), make_owner()),
+            Publications(authority, open_publisher(wiring, spool, pool), make_owner()),
         ],
         stopping=stopping,
     )

@@ -16,7 +16,7 @@ from scenario_runner.storage.modes import PRIVATE, Modes
 
 _DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
 _MARKER: Final = os.O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
-_Place = tuple[int, int]
+_Place = tuple[int, ...]
 
 
 def fsync_directory(path: str, dir_fd: int | None = None) -> None:
@@ -32,23 +32,31 @@ def _place(info: os.stat_result) -> _Place:
     return info.st_dev, info.st_ino
 
 
+def _state(info: os.stat_result) -> _Place:
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
 class Anchor:
-    """A root folder that is open until nobody refers to this object any more.
+    """A root folder that is open until nobody refers to this object any more, and with it the marker.
+
+    What is open is not freed, so nothing else gets its inode number.
 
     Attributes:
         fd: For ``dir_fd``.
         place: Device and inode of the folder.
-        marker: Device and inode of the marker in it, once that was read.
+        marker: Which file the marker is, and in which state, once it was read.
     """
 
     def __init__(self, path: str) -> None:
+        self.marker: _Place | None = None
+        self._marker_fd = -1
         self.fd = os.open(path, _DIRECTORY)
         self.place = _place(os.fstat(self.fd))
-        self.marker: _Place | None = None
 
     def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self.fd)
+        for fd in (getattr(self, "fd", -1), self._marker_fd):
+            if fd >= 0:
+                os.close(fd)
 
     def read_marker(self, name: str, where: str) -> str:
         """The id of the store; empty when it has none.
@@ -57,19 +65,19 @@ class Anchor:
             Unavailable: the marker cannot be read, or is none.
         """
         try:
-            fd = os.open(name, _MARKER, dir_fd=self.fd)
+            self._marker_fd = os.open(name, _MARKER, dir_fd=self.fd)
+            self.marker = _state(os.fstat(self._marker_fd))
+            data = os.read(self._marker_fd, MAX_MARKER)
         except FileNotFoundError:
             return ""
         except OSError as error:
             raise Unavailable(f"cannot read {where}: {error.strerror}") from error
-        try:
-            data, info = os.read(fd, MAX_MARKER), os.fstat(fd)
-        except OSError as error:
-            raise Unavailable(f"cannot read {where}: {error.strerror}") from error
-        finally:
-            os.close(fd)
-        self.marker = _place(info)
         return parse_marker(data, where)
+
+
+def anchored(root: "str | AnchoredRoot") -> "AnchoredRoot":
+    """A root folder by its path, or as it is."""
+    return AnchoredRoot(root) if isinstance(root, str) else root
 
 
 class AnchoredRoot:
@@ -109,9 +117,13 @@ class AnchoredRoot:
         Args:
             marker: The marker, relative to the root.
             identity: Its id.
+
+        Raises:
+            Unavailable: that store is not there now.
         """
         with self._lock:
             self._marker, self._identity, self._anchor = marker, identity, None
+        self.proven()
 
     def proven(self) -> Anchor:
         """The folder, now that its path was seen to lead there: one or two calls of ``stat``.
@@ -143,7 +155,7 @@ class AnchoredRoot:
         """
         if not self._durable and not self._identity:
             try:
-                _make_durably(self.path, self.modes.folder)
+                make_folder_durably(self.path, self.modes.folder)
             except OSError as error:
                 raise Unavailable(f"cannot make the folder {self.path}: {error.strerror}") from error
             self._durable = True
@@ -153,7 +165,7 @@ class AnchoredRoot:
         try:
             if _place(os.stat(self.path)) != anchor.place:
                 return False
-            return not self._marker or _place(os.lstat(f"{self.path}/{self._marker}")) == anchor.marker
+            return not self._marker or _state(os.lstat(f"{self.path}/{self._marker}")) == anchor.marker
         except OSError:
             return False
 
@@ -178,8 +190,16 @@ class AnchoredRoot:
             return anchor
 
 
-def _make_durably(path: str, mode: int) -> None:
-    """Make a folder and its parents where they are missing, and their names durable, whoever made them."""
+def make_folder_durably(path: str, mode: int) -> None:
+    """Make a folder and its parents where they are missing, and their names durable, whoever made them.
+
+    Args:
+        path: Absolute.
+        mode: Of what is made.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     made = [path]
     while not os.path.isdir(os.path.dirname(made[-1])):
         made.append(os.path.dirname(made[-1]))

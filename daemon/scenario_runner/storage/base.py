@@ -75,6 +75,11 @@ class ObjectStore(Protocol):
         """Where the object is, for a person: a path or URI."""
         ...
 
+    @property
+    def where(self) -> str:
+        """The root of the store, for a person and as its name: an absolute path, or a URI."""
+        ...
+
     def identity(self) -> str:
         """The id in the store's marker, read now; empty when there is none.
 
@@ -88,9 +93,9 @@ class ObjectStore(Protocol):
         ...
 
     def expect(self, identity: str) -> None:
-        """From now on every method proves that the store still has this id, and raises ``Unavailable`` otherwise.
+        """Prove now, and with every method from now on, that the store has this id; raises ``Unavailable`` otherwise.
 
-        A file system is looked at before and after each call, an object store on a network every few seconds.
+        A file system is looked at before and after each call, an object store on a network once a second at most.
         """
         ...
 

@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.anchored import Anchor, AnchoredRoot, fsync_directory
+from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsync_directory
 from scenario_runner.storage.base import NotAnObjectError, ObjectTooLargeError, StoredObject
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
@@ -172,7 +172,7 @@ class FilesystemStore:
         token: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._pool = pool
-        self._root = AnchoredRoot(root) if isinstance(root, str) else root
+        self._root = anchored(root)
         self.root = self._root.path
         self._modes = self._root.modes
         self._private = private
@@ -194,6 +194,11 @@ class FilesystemStore:
     @property
     def _marker(self) -> str:
         return f"{self._private}/{MARKER}"
+
+    @property
+    def where(self) -> str:
+        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
+        return self.root
 
     def identity(self) -> str:
         """See :class:`~scenario_runner.storage.base.ObjectStore`."""
@@ -246,6 +251,8 @@ class FilesystemStore:
         """
         for key, _ in items:
             self._path(key)
+        if not items:
+            return []
         try:
             anchor = self._root.make()
             results, made = self._link_all(anchor, items)

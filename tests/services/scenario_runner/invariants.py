@@ -848,7 +848,10 @@ def _covers(whole: object, part: object) -> bool:
 def _temporary_files(w: Facts, folder: Path, private: str) -> Iterator[str]:
     for rel in files_below(folder):
         if rel.startswith(private):
-            if not re.fullmatch(r"[0-9]{2}\.lock|probe-[0-9]{3}", rel.removeprefix(private)) and not w.killed:
+            if (
+                not re.fullmatch(r"store\.json|[0-9]{2}\.lock|probe-[0-9]{3}", rel.removeprefix(private))
+                and not w.killed
+            ):
                 yield f"{folder / rel} is a temporary file that was left behind"
         elif rel.endswith(".tmp") or any(part.startswith(".") for part in rel.split("/")):
             yield f"{folder / rel} is a temporary file within reach"
