@@ -363,6 +363,16 @@ class Authority(Protocol):
         """Publishing failed; try these again at ``due_us``."""
         ...
 
+    def pull_in_times(self) -> int:
+        """Correct times that lie further ahead than anything is ever put off or leased for: the clock was set back.
+
+        Such runs, documents and signals are due now, and such leases have run out, unless their owner renews them.
+
+        Returns:
+            How many rows were corrected.
+        """
+        ...
+
     def owners(self) -> set[str]:
         """Owners of leases that have not run out."""
         ...

@@ -47,6 +47,9 @@ from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
     COLLISION_DETAIL,
+    LEASE_HORIZON_US,
+    RELAY_HORIZON_US,
+    RUN_HORIZON_US,
     SETTLE_US,
     claim_of,
     lease_lost,
@@ -204,6 +207,14 @@ class PostgresAuthority:
     def wake_waiting(self) -> int:
         """See the contract."""
         return len(self._query("wake_waiting"))
+
+    def pull_in_times(self) -> int:
+        """See the contract."""
+        rows = self._query(
+            "pull_in_times", run_horizon_us=RUN_HORIZON_US, lease_horizon_us=LEASE_HORIZON_US,
+            relay_horizon_us=RELAY_HORIZON_US,
+        )  # fmt: skip
+        return int(rows[0]["corrected"])
 
     def owners(self) -> set[str]:
         """See the contract."""

@@ -22,9 +22,19 @@ from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.times import MICROS
 
 SETTLE_US: Final = 2_000_000
 """How long a run under lease must have been quiet before its documents are projected."""
+
+RUN_HORIZON_US: Final = 120 * MICROS
+"""Twice the longest time that a run is put off for: 60 s until evidence is looked for again."""
+
+RELAY_HORIZON_US: Final = 1800 * MICROS
+"""Twice the longest time that a document or signal is put off for, and more than the relay's leases last."""
+
+LEASE_HORIZON_US: Final = 3660 * MICROS
+"""More than the longest lease of a run: ``lease_seconds`` is 3600 at most."""
 
 COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
 COLLISION_DETAIL: Final = "the run equivalence key is bound to another intent; use a new key for a different request"

@@ -39,7 +39,10 @@ from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
     COLLISION_DETAIL,
+    LEASE_HORIZON_US,
     REFUSED,
+    RELAY_HORIZON_US,
+    RUN_HORIZON_US,
     SETTLE_US,
     claim_of,
     first_events,
@@ -322,6 +325,16 @@ class SqliteAuthority:
         """See the contract."""
         now = self._clock()
         return self._write(lambda c: c.execute(self._sql["wake_waiting"], {"now": now}).rowcount)
+
+    def pull_in_times(self) -> int:
+        """See the contract."""
+        now = self._clock()
+        bounds = {"now": now, "run_bound": now + RUN_HORIZON_US, "lease_bound": now + LEASE_HORIZON_US}
+        bounds["relay_bound"] = now + RELAY_HORIZON_US
+        if not self._query("any_ahead", **bounds)[0][0]:
+            return 0
+        names = ("pull_in_runs", "pull_in_signals")
+        return self._write(lambda c: sum(c.execute(self._sql[name], bounds).rowcount for name in names))
 
     def owners(self) -> set[str]:
         """See the contract."""

@@ -35,7 +35,12 @@ _PASSING: Final = frozenset(
 )  # fmt: skip
 _LOOK_RECORDS: Final = 200_000
 _LOOK_SECONDS: Final = 30.0
-_LOOK_MARGIN_US: Final = 300 * MICROS
+_NEAR_MARGIN_US: Final = 300 * MICROS
+"""Where a search begins, before the moment on our clock: records carry the stream's."""
+
+_FAR_MARGIN_US: Final = 7200 * MICROS
+"""Where it begins anew when nothing was found: the stream's clock may be an hour or two behind ours."""
+
 _READS_PAUSE_SECONDS: Final = 0.2
 
 
@@ -104,6 +109,7 @@ class Stream:
         budget_seconds: How long one call, or one put, is tried again.
         sleep: Pauses.
         monotonic: Seconds, never going back.
+        now_us: Microseconds since the epoch on our clock.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Stream:
     budget_seconds: float = _BUDGET_SECONDS
     sleep: Callable[[float], None] = field(default=time.sleep)
     monotonic: Callable[[], float] = field(default=time.monotonic)
+    now_us: Callable[[], int] = field(default=lambda: time.time_ns() // 1000)
 
     @cached_property
     def client(self) -> Any:  # noqa: ANN401 - boto3 has no types
@@ -235,39 +242,47 @@ class Stream:
     # --- looking
 
     def find(self, message_id: str, partition_key: str, since_us: int) -> bytes | NotSeen | None:
-        """Look for a message from shortly before a moment (microseconds since the epoch) to the tip of the stream.
+        """Look for a message from a moment (microseconds since the epoch) to the tip of the stream.
+
+        The moment is one of our clock, the stream's may differ: what is not found from shortly before the moment is
+        looked for in the two hours before as well.
 
         Returns:
             The record's data, None when it is certainly not there, or why that cannot be said.
         """
         hours = int(self._summary()["RetentionPeriodHours"])
-        since_us -= _LOOK_MARGIN_US
-        trimmed = since_us < time.time_ns() // 1000 - hours * 3600 * MICROS
+        near_us, far_us = since_us - _NEAR_MARGIN_US, since_us - _FAR_MARGIN_US
         hashed = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
+        spans = [(shard["ShardId"], shard["HashKeyRange"]) for shard in self.shards()]
+        shards = [name for name, span in spans if int(span["StartingHashKey"]) <= hashed <= int(span["EndingHashKey"])]
         deadline, budget = self.monotonic() + _LOOK_SECONDS, _LOOK_RECORDS
-        for shard in self.shards():
-            span = shard["HashKeyRange"]
-            if not int(span["StartingHashKey"]) <= hashed <= int(span["EndingHashKey"]):
-                continue
-            for data in self._read(shard["ShardId"], since_us / MICROS):
+        for begin_us, end_us in ((near_us, None), (far_us, near_us)):
+            for data in (data for shard_id in shards for data in self._read(shard_id, begin_us, end_us)):
                 if message_id.encode() in data and _message_id(data) == message_id:
                     return data
                 budget -= 1
                 if budget <= 0 or self.monotonic() > deadline:
-                    return NotSeen(f"not among the first {_LOOK_RECORDS - budget} records since it was due; gave up")
-        if trimmed:
+                    return NotSeen(f"not among the {_LOOK_RECORDS - budget} records that were looked at; gave up")
+        if far_us < self.now_us() - hours * 3600 * MICROS:
             return NotSeen(f"the stream keeps records for {hours} h and the signal is older")
         return None
 
-    def _read(self, shard_id: str, since_seconds: float) -> Iterator[bytes]:
-        """Data of a shard's records from a moment to its end or tip; an empty one for each empty answer."""
-        iterator = self.ask(
-            "get_shard_iterator", StreamName=self.name, ShardId=shard_id, ShardIteratorType="AT_TIMESTAMP",
-            Timestamp=since_seconds,
-        )["ShardIterator"]  # fmt: skip
+    def _read(self, shard_id: str, begin_us: int, end_us: int | None) -> Iterator[bytes]:
+        """Data of a shard's records from a moment to another, or to its end or tip; empty for each empty answer."""
+        try:
+            iterator = self.ask(
+                "get_shard_iterator", StreamName=self.name, ShardId=shard_id, ShardIteratorType="AT_TIMESTAMP",
+                Timestamp=begin_us / MICROS,
+            )["ShardIterator"]  # fmt: skip
+        except Unavailable as error:
+            if end_us is None and "InvalidArgumentException" in error.detail:
+                return  # on the stream's clock the moment has not come yet, so nothing arrived after it
+            raise
         while iterator:
             page = self.ask("get_records", ShardIterator=iterator, Limit=10_000)
             for record in page["Records"]:
+                if end_us is not None and _arrived_us(record) > end_us:
+                    return
                 yield record["Data"]
             if not page["Records"]:
                 if not page.get("MillisBehindLatest"):
@@ -275,6 +290,11 @@ class Stream:
                 yield b""
                 self.sleep(_READS_PAUSE_SECONDS)
             iterator = page.get("NextShardIterator")
+
+
+def _arrived_us(record: dict[str, Any]) -> int:
+    arrived = record.get("ApproximateArrivalTimestamp")
+    return round(arrived.timestamp() * MICROS) if arrived is not None else 0
 
 
 def _message_id(data: bytes) -> object:

@@ -118,7 +118,8 @@ class SpoolFiles:
             try:
                 anchor = self.root.proven()
                 fds = [self._opened(anchor, path, opened) for path in _ways(self.paths)]
-                yield Folders(*fds, mode=self.root.modes.folder)
+                requests, claimed, consumed, rejected = fds
+                yield Folders(requests, claimed, consumed, rejected, self.root.modes.folder)
             except OSError as error:
                 where = f": {error.filename!a}" if error.filename else ""
                 raise Unavailable(f"the spool {self.paths.root}: {error.strerror}{where}") from error

@@ -93,6 +93,7 @@ class Supervisor:
         self._expire_dead_owners()
         if self._has(Role.RELAY):
             self._daemon.authority.resume_deliveries()
+        self._pull_in_times()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
         if self._has(Role.INTAKE):
@@ -234,6 +235,7 @@ class Supervisor:
         while not self._drained.wait(self._daemon.leases.seconds / 3):
             if not self._stopping.is_set():
                 self._patiently(self._expire_dead_owners)
+                self._patiently(self._pull_in_times)
                 self._patiently(self._daemon.store.sweep)
                 self._patiently(self._daemon.intake.sweep)
 
@@ -244,6 +246,13 @@ class Supervisor:
             _log.info("expiring the leases of a dead process", owner=owner)
             self._daemon.authority.expire_owner(owner)
         return len(dead)
+
+    def _pull_in_times(self) -> int:
+        """A clock that was set back does not keep anything waiting for longer than it is ever put off."""
+        corrected = self._daemon.authority.pull_in_times()
+        if corrected:
+            _log.warning("the authority's clock was set back; what seemed due far ahead is due now", rows=corrected)
+        return corrected
 
     def _looks_idle(self) -> bool:
         """True when idle; when that cannot be told, the daemon stops and says why."""

@@ -197,13 +197,11 @@ def run_ids(requests: Sequence[dict[str, Any]]) -> set[str]:
 
 def seed_leases(world: KinesisWorld) -> None:
     """Make the lease table beforehand, as KCL would: it waits for 1 to 30 s before it makes one itself."""
-    dynamodb = world.dynamodb
-    text = "S"
-    dynamodb.create_table(
+    world.dynamodb.create_table(
         TableName=world.application,
         BillingMode="PAY_PER_REQUEST",
         KeySchema=[{"AttributeName": "leaseKey", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": text} for name in ("leaseKey", "leaseOwner")],
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("leaseKey", "leaseOwner")],
         GlobalSecondaryIndexes=[
             {
                 "IndexName": "LeaseOwnerToLeaseKeyIndex",
@@ -215,8 +213,14 @@ def seed_leases(world: KinesisWorld) -> None:
             }
         ],
     )
+    put_leases(world)
+
+
+def put_leases(world: KinesisWorld) -> None:
+    """A lease at the horizon for every shard, in a table that is there."""
+    text = "S"
     for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]:
-        dynamodb.put_item(
+        world.dynamodb.put_item(
             TableName=world.application,
             Item={
                 "leaseKey": {text: shard["ShardId"]},

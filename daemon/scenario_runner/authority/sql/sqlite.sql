@@ -136,6 +136,27 @@ WHERE outbox_id = :outbox_id AND sent_us IS NULL;
 UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0
 WHERE outbox_id = :outbox_id AND sent_us IS NULL;
 
+-- name: any_ahead
+SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)
+    OR EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound)
+    OR EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound)
+    OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND max(due_us, lease_until_us) > :relay_bound);
+
+-- name: pull_in_runs
+UPDATE runs
+SET due_us = CASE WHEN due_us > :run_bound THEN :now ELSE due_us END,
+    lease_until_us = CASE WHEN lease_until_us > :lease_bound THEN :now ELSE lease_until_us END,
+    relay_until_us = CASE WHEN relay_until_us > :relay_bound THEN :now ELSE relay_until_us END
+WHERE run_id IN (SELECT run_id FROM runs WHERE due_us > :run_bound
+                 UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound
+                 UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound);
+
+-- name: pull_in_signals
+UPDATE outbox
+SET due_us = CASE WHEN due_us > :relay_bound THEN :now ELSE due_us END,
+    lease_until_us = CASE WHEN lease_until_us > :relay_bound THEN :now ELSE lease_until_us END
+WHERE sent_us IS NULL AND max(due_us, lease_until_us) > :relay_bound;
+
 -- name: live_owners
 SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :now
 UNION SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > :now

@@ -13,6 +13,7 @@ from streaming import (
     client,
     delete_streams,
     make_stream,
+    put_leases,
     requests_of,
     run_ids,
     seed_leases,
@@ -76,6 +77,8 @@ def test_a_stream_that_was_made_anew_is_refused_until_it_is_adopted_and_then_rea
     assert document["former_stream"] != document["stream"]
     assert document["begins_at"] == "TRIM_HORIZON"
     assert world.command("doctor", *profile).returncode == 0
+    assert world.leases() == {}
+    put_leases(world)  # KCL would wait for up to half a minute before it does
     assert world.serve(timeout=180).returncode == 0
     assert ready(world) == run_ids([before, after])
 

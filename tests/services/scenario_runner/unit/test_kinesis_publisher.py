@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -242,3 +243,52 @@ def test_looking_gives_up_and_says_so() -> None:
     found = stream_of(Endless(), monotonic=lambda: float(next(clock))).find("0" * 64, "key", NOW_US)
     assert isinstance(found, NotSeen)
     assert "gave up" in found.why
+
+
+HOUR_US = 3600 * 1_000_000
+
+
+@dataclass
+class Timed(FakeKinesis):
+    """A stream whose clock differs from ours: its records carry its own time, and it is asked for times of its own."""
+
+    off_us: int = 0
+    arrived: list[tuple[int, bytes]] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
+
+    def get_shard_iterator(self, ShardId: str, Timestamp: float, **_: Any) -> dict[str, Any]:  # noqa: N803
+        begin_us = round(Timestamp * 1_000_000)
+        if begin_us > NOW_US + self.off_us:
+            raise refusal("InvalidArgumentException")
+        self.begun.append(begin_us)
+        return {"ShardIterator": str(begin_us)}
+
+    def get_records(self, ShardIterator: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+        found = [(at, data) for at, data in self.arrived if at >= int(ShardIterator)]
+        records = [
+            {"Data": data, "ApproximateArrivalTimestamp": datetime.fromtimestamp(at / 1e6, UTC)} for at, data in found
+        ]
+        return {"Records": records, "MillisBehindLatest": 0, "NextShardIterator": str(NOW_US + 9 * HOUR_US)}
+
+
+@pytest.mark.parametrize("off", [-HOUR_US, -2 * HOUR_US + 60_000_000, 0, HOUR_US])
+@pytest.mark.parametrize("ago", [60_000_000, 5 * HOUR_US])
+def test_a_message_is_found_on_a_stream_whose_clock_differs_by_an_hour(off: int, ago: int) -> None:
+    (data,) = sent(row(1))
+    kinesis = Timed(off_us=off, arrived=[(NOW_US - ago + off, data)])
+    assert stream_of(kinesis).find(row(1).message_id, "key", NOW_US - ago) == data
+
+
+def test_the_hours_before_are_read_only_when_nothing_was_found_and_no_record_twice() -> None:
+    (data,) = sent(row(1))
+    arrived = [(NOW_US - HOUR_US, b"early"), (NOW_US, b"late")]
+    kinesis = Timed(arrived=[*arrived, (NOW_US, data)])
+    assert stream_of(kinesis).find(row(1).message_id, "key", NOW_US) == data
+    assert kinesis.begun == [NOW_US - 300_000_000]
+    kinesis, read = Timed(arrived=arrived), list[bytes]()
+    stream = stream_of(kinesis)
+    assert stream.find("0" * 64, "key", NOW_US) is None
+    assert kinesis.begun == [NOW_US - 300_000_000, NOW_US - 2 * HOUR_US]
+    for begin, end in ((NOW_US - 300_000_000, None), (NOW_US - 2 * HOUR_US, NOW_US - 300_000_000)):
+        read += stream._read("left", begin, end)
+    assert read == [b"late", b"early"]

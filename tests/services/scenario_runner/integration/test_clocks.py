@@ -1,0 +1,132 @@
+"""A clock that is set back keeps nothing waiting, over every backend of the authority and through the command."""
+
+from __future__ import annotations
+
+import sqlite3
+import typing
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, hex32, parked, ready, settle
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+
+from scenario_runner.authority.base import Authority, Postponed
+from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.relay import relay
+from scenario_runner.runs import outcomes
+
+if TYPE_CHECKING:
+    from support import World
+
+pytestmark = pytest.mark.integration
+
+HOUR = 3600
+
+
+def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
+    pauses = (outcomes._MAX_WAIT_SECONDS, outcomes._MAX_RETRY_SECONDS)
+    assert 2 * max(pauses) * SECOND <= RUN_HORIZON_US
+    assert 2 * max(relay._MAX_BACKOFF_SECONDS, relay._PROJECTION_PAUSE_SECONDS) * SECOND <= RELAY_HORIZON_US
+    assert relay._LEASE_US < RELAY_HORIZON_US
+    longest = next(item.le for item in Wiring.model_fields["lease_seconds"].metadata if hasattr(item, "le"))
+    assert typing.cast("int", longest) * SECOND < LEASE_HORIZON_US
+
+
+@pytest.mark.parametrize("kind", ["parked", "postponed"])
+def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    kind: str,
+) -> None:
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    due = START + 30 * SECOND
+    settle(authority, parked(claim, due) if kind == "parked" else Postponed(claim, due, "away"))
+    assert authority.pull_in_times() == 0
+    assert authority.claim("w1", 10, LEASE) == []
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 1
+    assert authority.pull_in_times() == 0
+    assert authority.pending().runs
+    again = claim_one(authority)
+    assert again.epoch == claim.epoch + 1
+    settle(authority, ready(again))
+    events = authority.events(hex32("k"))
+    assert [item.ts_us for item in events] == sorted(item.ts_us for item in events), "a record never goes back"
+
+
+def test_a_lease_from_before_the_clock_was_set_back_runs_out_unless_it_is_renewed(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("dead"), asking("alive")])
+    dead, alive = authority.claim("w1", 2, LEASE)
+    clock.pass_seconds(-2 * HOUR)
+    assert authority.claim("w2", 10, LEASE) == []
+    assert authority.pull_in_times() == 2
+    assert authority.renew("w1", [(alive.run_id, alive.epoch)], LEASE) == {(alive.run_id, alive.epoch)}
+    (taken,) = authority.claim("w2", 10, LEASE)
+    assert (taken.run_id, taken.epoch) == (dead.run_id, dead.epoch + 1)
+    assert authority.renew("w1", [(dead.run_id, dead.epoch)], LEASE) == set()
+    assert authority.pull_in_times() == 0
+
+
+def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_clock_was_set_back(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    clock.pass_seconds(-HOUR)
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    assert authority.pull_in_times() == 1
+    assert len(authority.claim_projections("relay", 10, LEASE)) == 1
+    authority.postpone_projections([owed.run.run_id], clock.now + 60 * SECOND)
+    assert authority.pull_in_times() == 0
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 1
+    assert len(authority.claim_projections("relay", 10, LEASE)) == 1
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 1
+    assert len(authority.claim_signals("p", 10, LEASE)) == 1
+    authority.postpone_signals([row.outbox_id], clock.now + 60 * SECOND)
+    clock.pass_seconds(-HOUR)
+    assert not authority.pending().signals
+    assert authority.pull_in_times() == 1
+    assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [row.message_id]
+
+
+def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    authority.mark_sent([row.outbox_id])
+    clock.pass_seconds(-24 * HOUR)
+    assert authority.pull_in_times() == 0
+
+
+@pytest.mark.parametrize("ahead", [86_400 * SECOND])
+def test_a_drain_after_the_clock_was_set_back_leaves_nothing_undone(world: World, ahead: int) -> None:
+    """Rows as a clock that is a day ahead left them: a run that was put off, and a signal that was."""
+    world.drop(world.make_run("a")["request"], "a.json")
+    assert world.serve("--role", "intake").returncode == 0
+    move(world, "UPDATE runs SET due_us = due_us + ?, lease_until_us = ?, lease_owner = 'elsewhere'", ahead, START * 2)
+    assert world.serve("--role", "runner").returncode == 0
+    move(world, "UPDATE runs SET relay_until_us = ?", START * 2)
+    move(world, "UPDATE outbox SET due_us = ?", START * 2)
+    drained = world.serve()
+    assert drained.returncode == 0, drained.stderr
+    assert len(world.signals("READY")) == 1
+    assert b"clock was set back" in drained.stderr
+
+
+def move(world: World, text: str, *values: Any) -> None:
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        assert connection.execute(text, values).rowcount == 1
