@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from scenario_runner.contracts.errors import Refusal, ScenarioRunnerError
-from scenario_runner.contracts.reasons import Reason
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.contracts.errors import Refusal, Unavailable
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 
 MAX_FLAG_BYTES: Final = 64 * 1024
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
-MAX_FILES: Final = 200_000
+#: Entries of one folder that are kept in memory; a policy that allows larger outputs raises it.
+MAX_FILES: Final = DEFAULT_BOUNDS.max_output_files
 MAX_DEPTH: Final = 32
 MAX_SEGMENTS: Final = 96
 
@@ -68,31 +70,17 @@ class Snapshot:
     settled: bool
 
 
-class TooMuchToReadError(ScenarioRunnerError):
-    """More must be read than the caller was ready to wait for. Nothing was decided; look again without a bound."""
-
-    default_reason = Reason.UNAVAILABLE
-
-
-def check_bound(bound: int | None, size: int) -> None:
-    """Stop before more bytes are read than the caller was ready to wait for.
-
-    Raises:
-        TooMuchToReadError: ``size`` is over the bound.
-    """
-    if bound is not None and size > bound:
-        raise TooMuchToReadError(f"{size} bytes are to be read, more than {bound}")
-
-
 class RunRoot(Protocol):
-    """One engine run root, opened for one look at it.
+    """One engine run root, opened for one examination of it.
 
     Paths are relative to the root. What is read is remembered, and :meth:`confirm` tells whether all of it is still
     the same. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
-    (symbolic link, device, too large, bad name), ``EvidenceChanged`` and ``Unavailable`` (could not be read).
+    (symbolic link, device, too large, bad name), ``EvidenceChanged`` and ``Unavailable`` (could not be read), and what
+    the budget raises.
     """
 
     location: str
+    budget: ReadBudget
 
     def kind(self, path: str) -> Kind:
         """What stands at the path; a link or device is refused."""
@@ -118,12 +106,22 @@ class RunRoot(Protocol):
         """Regular files whose name matches the last segment (``*`` is any run of characters), in byte order."""
         ...
 
-    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence.
+    def size(self, paths: Iterable[str]) -> int:
+        """Bytes of some files together, as their metadata says: nothing is read.
 
-        Raises:
-            TooMuchToReadError: more bytes are new than the bound that the root was opened with.
+        A file that is not there or is refused counts as none; :meth:`digest` says so.
         """
+        ...
+
+    def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
+        """What a function makes of the bytes of one file of at most ``limit`` bytes.
+
+        The answer is kept under the function's name like a digest, and given again while the file is the same.
+        """
+        ...
+
+    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
+        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -145,20 +143,29 @@ class Artifacts(Protocol):
     remote: bool
     """Looks wait for a network more than for this machine: many are better made at the same time."""
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> RunRoot:
+    def open(self, engine_run_root: str, budget: ReadBudget) -> RunRoot:
         """Open a run root under one of the allowed roots.
 
         Args:
             engine_run_root: Normalised location.
-            heartbeat: Called with the number of bytes read since the last call; may raise to stop long work.
-            bound: Most bytes that may be read at once; None for any number.
+            budget: What the examination may cost.
 
         Raises:
             EvidenceMissing: there is nothing at the location.
             EvidenceRefused: the location is not (any more) a plain directory under an allowed root.
+            Unavailable: the location is under none of this daemon's engine_roots, or that allowed root is not there:
+                a profile or a mount to be put right, which says nothing about the evidence.
         """
         ...
 
     def close(self) -> None:
         """Stop the threads that read."""
         ...
+
+
+def root_not_allowed(engine_run_root: str, roots: Iterable[str]) -> Unavailable:
+    """Why a run root cannot be opened: this daemon's profile does not allow it (any more). Not the evidence's fault."""
+    return Unavailable(
+        f"the engine run root {engine_run_root} is under none of this daemon's engine_roots ({', '.join(roots)}); the "
+        "run waits: correct engine_roots in the wiring profile and restart"
+    )

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from scenario_runner.artifacts.base import MAX_DEPTH, MAX_FILES
+from scenario_runner.artifacts.base import MAX_DEPTH
 from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.reasons import Reason
 
@@ -32,12 +32,22 @@ def refuse_folders_for_parts(directory: str, listing: Listing, *, top: bool) -> 
             raise EvidenceRefused(f"{directory}/{name} is a folder named like a part", path=f"{directory}/{name}")
 
 
-def files_under(list_folder: Callable[[str], Listing], path: str, *, parts: bool) -> list[str]:
+def too_many(path: str, found: str, limit: int) -> EvidenceRefused:
+    """The refusal of a folder with more files than the policy allows."""
+    return EvidenceRefused(
+        f"{path} holds {found} files, the policy's max_output_files allows {limit}",
+        Reason.EVIDENCE_TOO_LARGE,
+        path=path,
+    )
+
+
+def files_under(list_folder: Callable[[str], Listing], path: str, limit: int, *, parts: bool) -> list[str]:
     """Every file below a folder, in byte order; see :meth:`~scenario_runner.artifacts.base.RunRoot.files_under`.
 
     Args:
         list_folder: Lists one folder.
         path: The folder.
+        limit: Most files.
         parts: Refuse folders that stand where a part should be.
     """
     found: list[str] = []
@@ -52,12 +62,12 @@ def files_under(list_folder: Callable[[str], Listing], path: str, *, parts: bool
             refuse_folders_for_parts(folder, listing, top=folder == path)
         for name, is_folder in listing:
             (pending if is_folder else found).append(f"{folder}/{name}")
-        if len(found) > MAX_FILES:
-            raise EvidenceRefused(f"{path} holds more than {MAX_FILES} files", Reason.EVIDENCE_TOO_LARGE, path=path)
+        if len(found) > limit:
+            raise too_many(path, f"at least {len(found)}", limit)
     return sorted(found)
 
 
-def files_matching(list_folder: Callable[[str], Listing], path: str) -> list[str]:
+def files_matching(list_folder: Callable[[str], Listing], path: str, limit: int) -> list[str]:
     """Files of one folder whose names match the last segment of a path, in byte order."""
     head, _, pattern = path.rpartition("/")
     matches = wildcard(pattern)
@@ -69,4 +79,6 @@ def files_matching(list_folder: Callable[[str], Listing], path: str) -> list[str
         if is_folder:
             raise EvidenceRefused(f"{full} is a directory; a regular file is needed", path=full)
         found.append(full)
+    if len(found) > limit:
+        raise too_many(path, str(len(found)), limit)
     return found

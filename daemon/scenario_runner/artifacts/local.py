@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 from scenario_runner.artifacts.base import (
@@ -22,9 +22,10 @@ from scenario_runner.artifacts.base import (
     Kind,
     SequenceDigest,
     Snapshot,
-    check_bound,
+    root_not_allowed,
 )
-from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under, too_many
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -78,24 +79,25 @@ class LocalRunRoot:
     Args:
         base: Absolute path of the allowed root.
         below: Path of the run root below it, or empty.
-        pool: Threads that hash.
+        threads: How many large files are hashed at the same time. Every examination has threads of its own, so that
+            the kernel divides the cores among them and none waits for the files of another.
         reuse: Digests of unchanged files; None reads everything.
-        heartbeat: Called with bytes read; may raise.
-        bound: Most bytes that may be read at once.
+        budget: What the examination may cost.
     """
 
     def __init__(
         self,
         base: str,
         below: str,
-        pool: ThreadPoolExecutor,
+        threads: int,
         reuse: DigestReuse | None,
-        heartbeat: Callable[[int], None],
-        bound: int | None,
+        budget: ReadBudget,
     ) -> None:
         self.location = os.path.join(base, below) if below else base
+        self.budget = budget
         self._base, self._below = base, below
-        self._pool, self._reuse, self._heartbeat, self._bound = pool, reuse, heartbeat, bound
+        self._threads, self._reuse = threads, reuse
+        self._max_entries = max(MAX_FILES, budget.bounds.max_output_files)
         self._opened_ns = time.time_ns()
         self._directories: dict[str, int] = {}
         self._seen: dict[str, Identity] = {}
@@ -111,8 +113,14 @@ class LocalRunRoot:
     # --- walking
 
     def _open_root(self) -> None:
-        with _os_errors(self.location):
+        try:
             fd = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Unavailable(
+                f"the engine root {self._base} cannot be opened ({error.strerror}); runs under it wait until it is "
+                "there: mount it, or correct engine_roots in the wiring profile"
+            ) from error
+        with _os_errors(self.location):
             for name in self._below.split("/") if self._below else ():
                 try:
                     child = self._step(fd, name, self.location)
@@ -148,6 +156,7 @@ class LocalRunRoot:
         return fd
 
     def _stat(self, path: str) -> os.stat_result:
+        self.budget.operations()
         head, _, name = path.rpartition("/")
         with self._lock:
             parent = self._directory(head)
@@ -161,6 +170,13 @@ class LocalRunRoot:
         if not stat.S_ISREG(info.st_mode):
             _refuse_type(path, info.st_mode, "a regular file")
         return identity_of(info)
+
+    def _known(self, path: str) -> Identity:
+        """Identity of a file as it was first seen in this examination; whoever reads it compares it again."""
+        known = self._seen.get(path)
+        if known is None:
+            known = self._seen[path] = self._identity(path)
+        return known
 
     def _observe(self, path: str, identity: Identity) -> None:
         if self._seen.setdefault(path, identity) != identity:
@@ -191,12 +207,9 @@ class LocalRunRoot:
             entries: list[tuple[str, bool]] = []
             with self._lock, os.scandir(self._directory(path)) as scan:
                 for entry in scan:
-                    if len(entries) >= MAX_FILES:
-                        raise EvidenceRefused(
-                            f"{path} holds more than {MAX_FILES} entries",
-                            Reason.EVIDENCE_TOO_LARGE,
-                            path=path,
-                        )
+                    self.budget.operations()
+                    if len(entries) >= self._max_entries:
+                        raise too_many(path, f"more than {self._max_entries}", self.budget.bounds.max_output_files)
                     entries.append((entry.name, self._is_directory(path, entry)))
         listing = tuple(sorted(entries))
         if self._listed.setdefault(path, listing) != listing:
@@ -216,16 +229,17 @@ class LocalRunRoot:
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_under(self._list, path, parts=parts)
+        return files_under(self._list, path, self.budget.bounds.max_output_files, parts=parts)
 
     def files_matching(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_matching(self._list, path)
+        return files_matching(self._list, path, self.budget.bounds.max_output_files)
 
     # --- reading
 
     def _open(self, path: str) -> tuple[int, Identity]:
         """A descriptor of one regular file, and its identity now."""
+        self.budget.operations()
         head, _, name = path.rpartition("/")
         with self._lock:
             parent = self._directory(head)
@@ -259,6 +273,7 @@ class LocalRunRoot:
                 raise EvidenceRefused(
                     f"{path} holds {size} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
                 )
+            self.budget.document(size)
             self._observe(path, identity)
             data = b""
             while len(data) < size and (chunk := os.read(fd, size - len(data))):
@@ -277,15 +292,33 @@ class LocalRunRoot:
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`. Nothing is saved here."""
 
+    def size(self, paths: Iterable[str]) -> int:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        total = 0
+        for path in paths:
+            with suppress(EvidenceMissing, EvidenceRefused):
+                total += self._known(path)[2]
+        return total
+
+    def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        started, identity = time.time_ns(), self._known(path)
+        key, size = ((name, *identity),), identity[2]
+        known = self._reuse.find(key, size) if self._reuse else None
+        if known is not None:
+            return known[0]
+        answer = function(self.read(path, limit))
+        if self._reuse and _settled([identity], started):
+            self._reuse.keep(key, size, (answer,))
+        return answer
+
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         results: list[SequenceDigest | Refusal | None] = []
         unread: list[_Unread] = []
         for place, paths in enumerate(sequences):
             try:
-                identities = tuple([self._identity(path) for path in paths])
-                for path, identity in zip(paths, identities, strict=True):
-                    self._observe(path, identity)
+                identities = tuple([self._known(path) for path in paths])
             except Refusal as refusal:
                 results.append(refusal)
                 continue
@@ -294,13 +327,13 @@ class LocalRunRoot:
             results.append(_sequence(paths, identities, known) if known is not None else None)
             if known is None:
                 unread.append((size, place, paths, identities))
-        check_bound(self._bound, sum(item[0] for item in unread))
+        self.budget.hashing(sum(item[0] for item in unread))
         for place, result in self._hash_all(unread):
             results[place] = result
         return [result for result in results if result is not None]
 
     def _hash_all(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
-        """Hash what is small here and now, what is large on the pool."""
+        """Hash what is small here and now, what is large in parallel."""
         for size, place, paths, known in work:
             if size < _PARALLEL_FROM:
                 try:
@@ -310,17 +343,23 @@ class LocalRunRoot:
         yield from self._hash_large([item for item in work if item[0] >= _PARALLEL_FROM])
 
     def _hash_large(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+        if not work:
+            return
         work.sort(reverse=True)  # the largest first keeps the threads busy to the end
-        futures = [(place, self._pool.submit(self._hash, paths, known, size)) for size, place, paths, known in work]
-        try:
-            for place, future in futures:
-                try:
-                    yield place, future.result()
-                except Refusal as refusal:
-                    yield place, refusal
-        finally:
-            for _, future in futures:
-                future.cancel()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="hash") as pool:
+            futures = [(place, pool.submit(self._hash, paths, known, size)) for size, place, paths, known in work]
+            try:
+                for place, future in futures:
+                    try:
+                        yield place, future.result()
+                    except Refusal as refusal:
+                        yield place, refusal
+            except BaseException:
+                self.budget.cancel()  # what still hashes ends at its next beat
+                raise
+            finally:
+                for _, future in futures:
+                    future.cancel()
 
     def _hash(self, paths: Sequence[str], identities: tuple[Identity, ...], size: int) -> SequenceDigest:
         started = time.time_ns()
@@ -360,14 +399,14 @@ class LocalRunRoot:
             if not alone:
                 whole.update(chunk)
             left -= count
-            self._heartbeat(count)
+            self.budget.beat(count)
         return own.hexdigest()
 
     def _hash_small(self, fd: int, path: str, size: int, whole: "hashlib._Hash", *, alone: bool) -> str:
         data = os.read(fd, size) if size else b""
         if len(data) != size:
             raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
-        self._heartbeat(size)
+        self.budget.beat(size)
         whole.update(data)
         return whole.hexdigest() if alone else hashlib.sha256(data).hexdigest()
 
@@ -383,9 +422,7 @@ class LocalRunRoot:
         try:
             self._open_root()
             for path, listing in snapshot.listings.items():
-                with self._lock, _os_errors(path):
-                    names = sorted(os.listdir(self._directory(path)))
-                if names != [name for name, _ in listing]:
+                if self._names(path, len(listing)) != [name for name, _ in listing]:
                     raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
             for path, identity in snapshot.files.items():
                 if self._identity(path) != identity:
@@ -395,6 +432,18 @@ class LocalRunRoot:
                     raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
         except (EvidenceMissing, EvidenceRefused) as error:
             raise EvidenceChanged(f"it changed after it was read: {error.detail}", path=error.path) from error
+
+    def _names(self, path: str, most: int) -> list[str]:
+        """Names in a folder, sorted; one more than ``most`` when there are more."""
+        names: list[str] = []
+        with self._lock, _os_errors(path), os.scandir(self._directory(path)) as scan:
+            for entry in scan:
+                self.budget.operations()
+                names.append(entry.name)
+                if len(names) > most:
+                    break
+        names.sort()
+        return names
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
@@ -424,7 +473,7 @@ class LocalArtifacts:
 
     Args:
         roots: Absolute paths of the allowed roots.
-        threads: How many files are hashed at the same time.
+        threads: How many large files of one run are hashed at the same time.
         reuse: Digests of unchanged files; None reads everything (``digest_reuse: off``).
     """
 
@@ -433,23 +482,17 @@ class LocalArtifacts:
     def __init__(self, roots: Sequence[str], threads: int, reuse: DigestReuse | None) -> None:
         self._roots = [os.path.realpath(root) for root in roots]
         self._given = [os.path.abspath(root) for root in roots]
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
-        self._reuse = reuse
+        self._threads, self._reuse = threads, reuse
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> LocalRunRoot:
+    def open(self, engine_run_root: str, budget: ReadBudget) -> LocalRunRoot:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         for given, real in sorted(zip(self._given, self._roots, strict=True), key=lambda pair: -len(pair[0])):
             prefix = given.rstrip("/") + "/"
             if engine_run_root == given or engine_run_root.startswith(prefix):
-                root = LocalRunRoot(real, engine_run_root[len(prefix) :], self._pool, self._reuse, heartbeat, bound)
+                root = LocalRunRoot(real, engine_run_root[len(prefix) :], self._threads, self._reuse, budget)
                 root.location = engine_run_root
                 return root
-        raise EvidenceRefused(
-            f"{engine_run_root} is not under an allowed engine root",
-            Reason.ENGINE_ROOT_NOT_ALLOWED,
-            path=engine_run_root,
-        )
+        raise root_not_allowed(engine_run_root, self._given)
 
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """See :class:`~scenario_runner.artifacts.base.Artifacts`. Every examination has ended its own threads."""

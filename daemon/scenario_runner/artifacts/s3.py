@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,14 +19,29 @@ from scenario_runner.artifacts.base import (
     Kind,
     SequenceDigest,
     Snapshot,
-    check_bound,
+    root_not_allowed,
 )
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import Listing, files_matching, files_under
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
-from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
+from scenario_runner.contracts.errors import (
+    EvidenceArchived,
+    EvidenceChanged,
+    EvidenceMissing,
+    EvidenceRefused,
+    Refusal,
+)
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.s3_client import ChangedError, Fetched, Listed, S3Bucket, S3Settings, split_s3_uri
+from scenario_runner.storage.s3_client import (
+    ArchivedError,
+    ChangedError,
+    Fetched,
+    Listed,
+    S3Bucket,
+    S3Settings,
+    split_s3_uri,
+)
 
 _BLOCK: Final = 4 << 20
 _AHEAD_BYTES: Final = 2 * _BLOCK
@@ -37,9 +53,15 @@ _FILES_KEPT: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class _Readers:
-    """Threads: some hash, and for each of them some wait for the network. Small looks never queue behind large ones."""
+    """Threads: some hash, and for each of them some wait for the network.
 
-    hashing: ThreadPoolExecutor
+    Attributes:
+        threads: How many sequences of a long examination are hashed at the same time, by threads of its own.
+        small: Hash for examinations with a share; they never queue behind long ones.
+        requests: Wait for the network.
+    """
+
+    threads: int
     small: ThreadPoolExecutor
     requests: ThreadPoolExecutor
 
@@ -62,8 +84,7 @@ class S3RunRoot:
         prefix: Key prefix of the run root.
         readers: Threads that read.
         reuse: Digests of unchanged objects; None reads everything.
-        heartbeat: Called with bytes read; may raise.
-        bound: Most bytes that may be read at once.
+        budget: What the examination may cost.
         files: See :class:`~scenario_runner.artifacts.s3_tree.S3Tree`.
     """
 
@@ -74,20 +95,19 @@ class S3RunRoot:
         prefix: str,
         readers: _Readers,
         reuse: DigestReuse | None,
-        heartbeat: Callable[[int], None],
-        bound: int | None,
+        budget: ReadBudget,
         files: Files,
     ) -> None:
-        self.location = location
+        self.location, self.budget = location, budget
         self._bucket, self._prefix, self._readers = bucket, prefix, readers
-        self._reuse, self._heartbeat, self._bound, self._files = reuse, heartbeat, bound, files
+        self._reuse, self._files = reuse, files
         self._opened_us = time.time_ns() // 1000
         self._seen: dict[str, Identity] = {}
         self._listed: dict[str, Listing] = {}
         self._kinds: dict[str, Kind] = {}
         self._newest_us = 0
         self._small: dict[Listed, Fetched] = {}
-        self._tree = S3Tree(bucket, prefix, files)
+        self._tree = S3Tree(bucket, prefix, files, budget)
         if not self._tree.exists():
             raise EvidenceMissing(f"{location} is not there", path=location)
 
@@ -106,15 +126,16 @@ class S3RunRoot:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         if not self._list(path) and self.kind(path) is not Kind.DIRECTORY:
             raise EvidenceMissing(f"{path} is not there", path=path)
-        return files_under(self._list, path, parts=parts)
+        return files_under(self._list, path, self.budget.bounds.max_output_files, parts=parts)
 
     def files_matching(self, path: str) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_matching(self._list, path)
+        return files_matching(self._list, path, self.budget.bounds.max_output_files)
 
     # --- reading
 
     def _entry(self, path: str) -> tuple[Listed, Identity]:
+        self.budget.operations()
         entry = self._tree.entry(path)
         identity = _identity(self._bucket, entry)
         if self._seen.setdefault(path, identity) != identity:
@@ -129,6 +150,8 @@ class S3RunRoot:
             found = self._bucket.get_range(entry.key, start, end, entry.etag)
         except ChangedError:
             found = None
+        except ArchivedError as error:
+            raise EvidenceArchived(f"{path} is archived in {error}; restore it", path=path) from error
         if found is None or found.size != entry.size:
             raise EvidenceChanged(f"{path} changed while it was being read", path=path)
         return found
@@ -140,12 +163,14 @@ class S3RunRoot:
             raise EvidenceRefused(
                 f"{path} holds {entry.size} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
             )
+        self.budget.document(entry.size)
         return bytes(self._fetch(entry, path, 0, entry.size).data)
 
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         wanted: dict[str, Listed] = {}
         for path in paths:
+            self.budget.operations()
             try:
                 entry = self._tree.entry(path)
             except Refusal:
@@ -161,6 +186,26 @@ class S3RunRoot:
                 self._small[entry] = future.result()
             except Refusal:
                 continue
+
+    def size(self, paths: Iterable[str]) -> int:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        total = 0
+        for path in paths:
+            with suppress(EvidenceMissing, EvidenceRefused):
+                total += self._entry(path)[0].size
+        return total
+
+    def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
+        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        entry, identity = self._entry(path)
+        key = ((name, *identity),)
+        known = self._reuse.find(key, entry.size) if self._reuse else None
+        if known is not None:
+            return known[0]
+        answer = function(self.read(path, limit))
+        if self._reuse and _settled([entry], self._opened_us):
+            self._reuse.keep(key, entry.size, (answer,))
+        return answer
 
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
@@ -178,14 +223,22 @@ class S3RunRoot:
             results.append(_sequence(paths, entries, known) if known is not None else None)
             if known is None:
                 unread.append(_Unread(place, paths, entries, identities, size))
-        check_bound(self._bound, sum(item.size for item in unread))
+        self.budget.hashing(sum(item.size for item in unread))
         for place, result in self._hash_all(unread):
             results[place] = result
         return [result for result in results if result is not None]
 
     def _hash_all(self, work: list[_Unread]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+        if not work:
+            return
         work.sort(key=lambda item: -item.size)  # the largest first keeps the threads busy to the end
-        pool = self._readers.hashing if self._bound is None else self._readers.small
+        if self.budget.share is not None:
+            yield from self._hash_on(self._readers.small, work)
+            return
+        with ThreadPoolExecutor(self._readers.threads, thread_name_prefix="hash") as pool:
+            yield from self._hash_on(pool, work)
+
+    def _hash_on(self, pool: ThreadPoolExecutor, work: list[_Unread]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
         futures = [(item.place, pool.submit(self._hash, item)) for item in work]
         try:
             for place, future in futures:
@@ -193,6 +246,9 @@ class S3RunRoot:
                     yield place, future.result()
                 except Refusal as refusal:
                     yield place, refusal
+        except BaseException:
+            self.budget.cancel()  # what still hashes ends at its next beat
+            raise
         finally:
             for _, future in futures:
                 future.cancel()
@@ -215,7 +271,7 @@ class S3RunRoot:
                     own.update(block.data)
                     if not alone:
                         whole.update(block.data)
-                    self._heartbeat(len(block.data))
+                    self.budget.beat(len(block.data))
                 members.append(own.hexdigest())
                 versions.append(version or "")
         finally:
@@ -246,12 +302,13 @@ class S3RunRoot:
     def confirm(self, snapshot: Snapshot) -> None:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         looked = self._seen or self._listed or self._kinds
-        tree = S3Tree(self._bucket, self._prefix, self._files) if looked else self._tree
+        tree = S3Tree(self._bucket, self._prefix, self._files, self.budget) if looked else self._tree
         try:
             for path, listing in snapshot.listings.items():
                 if tree.listing(path) != listing:
                     raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
             for path, identity in snapshot.files.items():
+                self.budget.operations()
                 if _identity(self._bucket, tree.entry(path)) != identity:
                     raise EvidenceChanged(f"{path} changed after it was read", path=path)
             for path, kind in snapshot.kinds.items():
@@ -332,7 +389,7 @@ class S3Artifacts:
     Args:
         roots: ``s3://bucket/prefix`` of the allowed roots.
         settings: How to reach S3.
-        threads: How many digests are taken at the same time.
+        threads: How many sequences of one run are hashed at the same time.
         reuse: Digests of unchanged objects; None reads everything (``digest_reuse: off``).
     """
 
@@ -342,7 +399,7 @@ class S3Artifacts:
         self._roots = [root.rstrip("/") for root in roots]
         self._settings, self._reuse = settings, reuse
         self._readers = _Readers(
-            ThreadPoolExecutor(threads, thread_name_prefix="hash"),
+            threads,
             ThreadPoolExecutor(threads, thread_name_prefix="hash-small"),
             ThreadPoolExecutor(_REQUESTS, thread_name_prefix="s3"),
         )
@@ -350,26 +407,20 @@ class S3Artifacts:
         self._files: Files = {}
         self._lock = threading.Lock()
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> S3RunRoot:
+    def open(self, engine_run_root: str, budget: ReadBudget) -> S3RunRoot:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         if not any(engine_run_root == root or engine_run_root.startswith(root + "/") for root in self._roots):
-            raise EvidenceRefused(
-                f"{engine_run_root} is not under an allowed engine root",
-                Reason.ENGINE_ROOT_NOT_ALLOWED,
-                path=engine_run_root,
-            )
+            raise root_not_allowed(engine_run_root, self._roots)
         name, prefix = split_s3_uri(engine_run_root)
         with self._lock:
             if name not in self._buckets:
                 self._buckets[name] = S3Bucket(name, self._settings)
             if len(self._files) > _FILES_KEPT:
                 self._files = {}
-        return S3RunRoot(
-            self._buckets[name], engine_run_root, prefix, self._readers, self._reuse, heartbeat, bound, self._files
-        )
+        bucket = self._buckets[name]
+        return S3RunRoot(bucket, engine_run_root, prefix, self._readers, self._reuse, budget, self._files)
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
-        self._readers.hashing.shutdown(wait=True, cancel_futures=True)
         self._readers.small.shutdown(wait=True, cancel_futures=True)
         self._readers.requests.shutdown(wait=True, cancel_futures=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from scenario_runner.artifacts.base import MAX_FILES, Kind
-from scenario_runner.artifacts.listing import BAD_NAME, Listing
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.artifacts.listing import BAD_NAME, Listing, too_many
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, Unavailable
 from scenario_runner.contracts.paths import check_relative_posix
-from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import BadKeyError, Listed, S3Bucket
 
 Files = dict[tuple[str, Listed], bool]
@@ -42,16 +42,18 @@ class _Folder:
 
 
 class S3Tree:
-    """One look at a run root.
+    """A run root as it is found now.
 
     Args:
         bucket: The bucket.
         prefix: Key prefix of the run root, without slashes at its ends; may be empty.
-        files: ETags and times of empty objects known to be files, not folder markers: shared by all looks.
+        files: ETags and times of empty objects known to be files, not folder markers: shared by all examinations.
+        budget: Charged for every request and every object listed.
     """
 
-    def __init__(self, bucket: S3Bucket, prefix: str, files: Files) -> None:
-        self._bucket, self._prefix, self._files = bucket, prefix, files
+    def __init__(self, bucket: S3Bucket, prefix: str, files: Files, budget: ReadBudget) -> None:
+        self._bucket, self._prefix, self._files, self._budget = bucket, prefix, files, budget
+        self._max_entries = max(MAX_FILES, budget.bounds.max_output_files)
         self._folders: dict[str, _Folder] = {}
         self._not_at_once: set[str] = set()
 
@@ -64,10 +66,14 @@ class S3Tree:
         folder = self._at_once("")
         return folder is None or bool(folder.paths)
 
+    def _charge(self, count: int) -> None:
+        self._budget.operations(count)
+        self._budget.beat()  # a request takes so long that every one may end the examination
+
     # --- listings
 
     def _list(self, folder: str, limit: int) -> _Folder | None:
-        found = self._bucket.listing(self.key(folder), limit)
+        found = self._bucket.listing(self.key(folder), limit, self._charge)
         if found is None:
             return None
         skip = len(self._prefix) + 1 if self._prefix else 0
@@ -107,13 +113,11 @@ class S3Tree:
         if covering is not None:
             return covering
         try:
-            found = self._list(folder, MAX_FILES)
+            found = self._list(folder, self._max_entries)
         except BadKeyError as error:
             _refuse(folder, f"holds a key that is not a normalised path: {error}")
         if found is None:
-            raise EvidenceRefused(
-                f"{folder} holds more than {MAX_FILES} objects", Reason.EVIDENCE_TOO_LARGE, path=folder
-            )
+            raise too_many(folder, f"more than {self._max_entries}", self._budget.bounds.max_output_files)
         self._folders[folder] = found
         return found
 
@@ -151,6 +155,7 @@ class S3Tree:
 
     def _ask(self, path: str) -> tuple[Kind, Listed | None]:
         """Ask the server about one path of a folder that is too large to list."""
+        self._charge(1)
         found = self._bucket.head(self.key(path))
         try:
             below = self._bucket.listing(self.key(path), 0) is None
@@ -172,6 +177,7 @@ class S3Tree:
             return True
         known = self._bucket.name, found
         if known not in self._files:
+            self._charge(1)
             self._files[known] = self._bucket.head(found.key) is not None
         return self._files[known]
 

@@ -1,8 +1,9 @@
 """Engine run roots wherever they lie: the scheme of a location tells who reads it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import needs_posix
 
 
@@ -17,13 +18,13 @@ class ArtifactsByScheme:
         self._readers = readers
         self.remote = any(reader.remote for reader in readers.values())
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> RunRoot:
+    def open(self, engine_run_root: str, budget: ReadBudget) -> RunRoot:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""
         reader = self._readers.get(scheme) or self._readers.get("")
         if reader is None:
             raise needs_posix(engine_run_root, "an engine run in a folder")
-        return reader.open(engine_run_root, heartbeat, bound)
+        return reader.open(engine_run_root, budget)
 
     def close(self) -> None:
         """See :class:`~scenario_runner.artifacts.base.Artifacts`."""

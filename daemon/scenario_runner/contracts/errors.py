@@ -55,6 +55,10 @@ class LeaseLostError(ScenarioRunnerError):
     """The lease epoch is no longer ours: another worker owns the run. Stop writing for it."""
 
 
+class StoppingError(LeaseLostError):
+    """The process stops and has waited long enough: the run is left undecided, as when its lease is lost."""
+
+
 class UsageError(ScenarioRunnerError):
     """The caller of a command gave arguments that cannot be used (exit 2)."""
 
@@ -145,6 +149,10 @@ class EvidenceMissing(Refusal):
     def __init__(self, detail: str, *, path: str) -> None:
         super().__init__(detail)
         self.path = path
+
+
+class EvidenceArchived(EvidenceMissing):
+    """An artifact is there but its store has put it into an archive: missing until somebody restores it."""
 
 
 class EvidenceChanged(Refusal):

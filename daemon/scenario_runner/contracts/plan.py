@@ -3,8 +3,9 @@
 Nothing in it reads a clock, so a retry, another worker or another year gives the same bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Final
 
 import orjson
 
@@ -12,6 +13,25 @@ from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import MICROS, format_micros
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceBounds:
+    """How large a run's evidence may be, and how long one examination of it may take; keys of the policy.
+
+    Attributes:
+        max_output_bytes: Of all files of one output, and of all members of one gate.
+        max_output_files: Likewise, their number.
+        max_look_seconds: From the beginning of an examination to its end.
+    """
+
+    max_output_bytes: int = 1 << 40
+    max_output_files: int = 200_000
+    max_look_seconds: int = 3600
+
+
+#: Of policies that name none of the bounds.
+DEFAULT_BOUNDS: Final = EvidenceBounds()
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,8 @@ class PlanInputs:
         gates: Required gates, sorted.
         traffic: Intended outputs that the policy calls business traffic, sorted.
         evidence_wait_seconds: From admission to the evidence deadline.
+        bounds: Bounds of the evidence; part of the document only when the policy names one of them, so that the plan
+            hashes of older policies stay what they are.
     """
 
     pack_digest: str
@@ -36,10 +58,11 @@ class PlanInputs:
     traffic: tuple[str, ...]
     evidence_wait_seconds: int
     attempt_limit: int
+    bounds: EvidenceBounds = DEFAULT_BOUNDS
 
     def document(self) -> Json:
         """Plain JSON, for the row."""
-        return {
+        document: Json = {
             "pack_digest": self.pack_digest,
             "policy_rev": self.policy_rev,
             "strategy": self.strategy.value,
@@ -49,6 +72,7 @@ class PlanInputs:
             "evidence_wait_seconds": self.evidence_wait_seconds,
             "attempt_limit": self.attempt_limit,
         }
+        return document if self.bounds == DEFAULT_BOUNDS else document | {"bounds": asdict(self.bounds)}
 
     @cached_property
     def rendered(self) -> orjson.Fragment:
@@ -67,6 +91,7 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
         traffic=tuple(document["traffic"]),
         evidence_wait_seconds=document["evidence_wait_seconds"],
         attempt_limit=document["attempt_limit"],
+        bounds=EvidenceBounds(**document.get("bounds", {})),
     )
 
 

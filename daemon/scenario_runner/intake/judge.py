@@ -79,6 +79,7 @@ class Rules:
             traffic=tuple(output for output in outputs if output in traffic),
             evidence_wait_seconds=self.policy.evidence_wait_seconds,
             attempt_limit=self.policy.attempt_limit,
+            bounds=self.policy.bounds(),
         )
 
 

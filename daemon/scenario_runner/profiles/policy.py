@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.documents import PolicyRev, explain_validation
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
 from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.contracts.types import Hex64, Name, Positive, ShortText, UInt64
 
@@ -27,6 +28,13 @@ class Policy(BaseModel):
     evidence_wait_seconds: Annotated[int, Field(ge=0, le=366 * 86400)]
     attempt_limit: Positive
     traffic_output_ids: list[Name]
+    max_output_bytes: Annotated[int, Field(ge=1, le=1 << 62)] = DEFAULT_BOUNDS.max_output_bytes
+    max_output_files: Annotated[int, Field(ge=1, le=10_000_000)] = DEFAULT_BOUNDS.max_output_files
+    max_look_seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = DEFAULT_BOUNDS.max_look_seconds
+
+    def bounds(self) -> EvidenceBounds:
+        """How large evidence may be, and how long an examination may take."""
+        return EvidenceBounds(self.max_output_bytes, self.max_output_files, self.max_look_seconds)
 
     def rev(self) -> PolicyRev:
         """The policy revision that documents carry."""

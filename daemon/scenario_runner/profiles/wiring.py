@@ -118,6 +118,7 @@ class Wiring(BaseModel):
     runner_workers: Annotated[int, Field(ge=1, le=256)] = 8
     hash_workers: Annotated[int | None, Field(ge=1, le=256)] = None
     lease_seconds: Annotated[int, Field(ge=2, le=3600)] = 30
+    shutdown_seconds: Annotated[int, Field(ge=1, le=110)] = 20
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.2
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

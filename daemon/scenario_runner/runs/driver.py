@@ -12,7 +12,8 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.artifacts.base import Artifacts, TooMuchToReadError
+from scenario_runner.artifacts.base import Artifacts
+from scenario_runner.artifacts.budget import BATCH_SHARE, ExaminationTooLongError, ReadBudget, Share, TooMuchToReadError
 from scenario_runner.authority.base import (
     Authority,
     Claim,
@@ -41,6 +42,7 @@ from scenario_runner.gates.verified_set import Verified
 from scenario_runner.ledger.ledger import Failure, Ledger
 from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome, evaluate, used_tokens
 from scenario_runner.runs.jobs import BatchClock, Job, Proof, proof_of
+from scenario_runner.runs.known_large import Deferred, KnownLarge
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.outcomes import (
     gates_passed,
@@ -89,29 +91,30 @@ class RunDriver:
         self._authority, self._ledger, self._artifacts = authority, ledger, artifacts
         self._beside, self._looks = beside, looks
         self._packs, self._leases, self._memory, self._sleep = packs, leases, memory, sleep
+        self._large = KnownLarge()
 
-    def drive(self, claims: Sequence[Claim], bound: int | None = None) -> list[Claim]:
+    def drive(self, claims: Sequence[Claim], share: Share | None = None) -> list[Deferred]:
         """Drive runs as far as they go now, commit what came of them and give their leases back.
 
         Args:
             claims: Runs under lease.
-            bound: Most bytes to read for one run; None for any number.
+            share: Most that the examination of one run may cost; None for any amount.
 
         Returns:
-            Runs with more to read than ``bound``: still under lease, to be driven again without a bound.
+            Runs whose examination costs more: still under lease, to be driven again without a share.
 
         Raises:
             Unavailable: the authority does not answer; nothing was decided, and the leases run out by themselves.
         """
         try:
-            return self._drive(claims, bound)
+            return self._drive(claims, share)
         except BaseException:
             for claim in claims:
                 self._leases.release(claim)
             raise
 
-    def _drive(self, claims: Sequence[Claim], bound: int | None) -> list[Claim]:
-        clock = BatchClock(self._authority.now_us, self._began_us(claims, bound))
+    def _drive(self, claims: Sequence[Claim], share: Share | None) -> list[Deferred]:
+        clock = BatchClock(self._authority.now_us, self._began_us(claims, share))
         inputs = _inputs_of(claims)
         jobs = [
             Job(claim, intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent), pinned, clock)
@@ -119,7 +122,7 @@ class RunDriver:
         ]
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
         planning = self._beside.submit(self._ledger.write_plans, documents)
-        groups = self._examine(jobs, bound)
+        groups = self._examine(jobs, share)
         self._require_plans(jobs, planning.result())
         for group in groups:
             self._conclude([job for job in group if job.open])
@@ -127,11 +130,11 @@ class RunDriver:
         self._write_facts_views([job for job in jobs if job.open])
         clock.next_stage()
         self._commit([job for job in jobs if not job.long])
-        return [job.claim for job in jobs if job.long]
+        return [Deferred(job.claim, job.evidence) for job in jobs if job.long]
 
-    def _began_us(self, claims: Sequence[Claim], bound: int | None) -> int:
-        """When the look began: a batch is looked at when it is claimed, the long lane may keep a run waiting."""
-        return self._authority.now_us() if bound is None else max((claim.now_us for claim in claims), default=0)
+    def _began_us(self, claims: Sequence[Claim], share: Share | None) -> int:
+        """When the examination began: a batch's when it is claimed; the long lane may keep a run waiting."""
+        return self._authority.now_us() if share is None else max((claim.now_us for claim in claims), default=0)
 
     @staticmethod
     def _guarded(job: Job, step: Callable[[], None]) -> None:
@@ -154,13 +157,14 @@ class RunDriver:
 
     # --- evidence
 
-    def _examine(self, jobs: list[Job], bound: int | None) -> list[list[Job]]:
+    def _examine(self, jobs: list[Job], share: Share | None) -> list[list[Job]]:
         """Look at the evidence of a batch; returns the runs grouped by what they ask for: one look serves a group."""
         asking: dict[Hashable, list[Job]] = {}
         for job in jobs:
-            asking.setdefault(self._asked(job), []).append(job)
-        together = self._looks.map if self._looks is not None and bound is not None else map
-        list(together(partial(self._evaluate_alike, bound), asking.values()))
+            job.evidence = self._asked(job)
+            asking.setdefault(job.evidence, []).append(job)
+        together = self._looks.map if self._looks is not None and share is not None else map
+        list(together(partial(self._evaluate_alike, share), asking.values()))
         return list(asking.values())
 
     def _asked(self, job: Job) -> Hashable:
@@ -171,20 +175,21 @@ class RunDriver:
         except (LedgerDrift, Unavailable):
             return job.claim.run_id
         tokens = used_tokens(pack, job.intent.tokens(), inputs.gates, inputs.outputs)
-        return job.intent.engine_run_root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs
+        root, bounds = job.intent.engine_run_root, inputs.bounds
+        return root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs, bounds
 
-    def _evaluate_alike(self, bound: int | None, jobs: list[Job]) -> None:
+    def _evaluate_alike(self, share: Share | None, jobs: list[Job]) -> None:
         """Let the first of some runs look for all; the next one when the first lost its lease meanwhile."""
         first, *others = jobs
-        self._guarded(first, partial(self._look_for, first, bound))
+        self._guarded(first, partial(self._look_for, first, share))
         if isinstance(first.failure, LeaseLostError) and others:
-            self._evaluate_alike(bound, others)
+            self._evaluate_alike(share, others)
             return
         for job in others:
             job.evaluation, job.failure, job.long = first.evaluation, first.failure, first.long
 
-    def _look_for(self, job: Job, bound: int | None) -> None:
-        job.evaluation = settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, bound)
+    def _look_for(self, job: Job, share: Share | None) -> None:
+        job.evaluation = settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, share)
         job.long = job.evaluation is None
 
     def _conclude(self, jobs: list[Job]) -> None:
@@ -216,34 +221,41 @@ class RunDriver:
         self._ledger.check_facts_view(job.view)  # for all that share it: they differ in their run ids
         job.proof = proofs[key] = proof_of(attested, report)
 
-    def _look_until_still(self, job: Job, bound: int | None) -> Evaluation | None:
-        """Look at the evidence until nothing changes meanwhile; None when there is too much to read."""
+    def _look_until_still(self, job: Job, share: Share | None) -> Evaluation | None:
+        """Examine the evidence until nothing changes meanwhile; None when that costs more than the share."""
+        if share is not None and job.evidence in self._large:
+            return None
         for pause in (*LOOK_AGAIN_SECONDS, None):
             try:
-                return self._look(job, bound)
+                return self._look(job, share)
             except TooMuchToReadError:
+                self._large.add(job.evidence)
                 return None
+            except ExaminationTooLongError as refusal:
+                return nothing_read(Outcome.CONFLICT, EvidenceRefused(refusal.detail, refusal.reason))
             except EvidenceChanged as changed:
                 if pause is None:
                     return nothing_read(Outcome.CONFLICT, changed)
-                if bound is not None:
+                if share is not None:
                     return None  # the pauses are not the batch's to wait for
                 self._sleep(pause)
         raise AssertionError
 
-    def _look(self, job: Job, bound: int | None) -> Evaluation:
-        pack = self._packs.get(job.inputs.pack_digest)
+    def _look(self, job: Job, share: Share | None) -> Evaluation:
+        pack, inputs = self._packs.get(job.inputs.pack_digest), job.inputs
+        budget = ReadBudget(lambda _hashed: self._leases.check(job.claim), share, inputs.bounds)
         try:
-            root = self._artifacts.open(job.intent.engine_run_root, lambda _read: self._leases.check(job.claim), bound)
+            root = self._artifacts.open(job.intent.engine_run_root, budget)
         except EvidenceMissing as missing:
             return nothing_read(Outcome.MISSING, missing)
         except EvidenceRefused as refused:
             return nothing_read(Outcome.CONFLICT, refused)
         try:
-            tokens, inputs = job.intent.tokens(), job.inputs
-            return evaluate(root, pack, tokens, inputs.gates, inputs.outputs, self._memory, wait=bound is None)
+            return evaluate(root, pack, job.intent.tokens(), inputs.gates, inputs.outputs, self._memory)
         finally:
             root.close()
+            if share is None and budget.fits(BATCH_SHARE):
+                self._large.discard(job.evidence)
 
     # --- documents of a READY run
 

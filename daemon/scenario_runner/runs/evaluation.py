@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot, TooMuchToReadError
+from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot
+from scenario_runner.artifacts.budget import ReadBudget, TooMuchToReadError
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
+    EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
     EvidenceRefused,
@@ -25,12 +27,14 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.gates.verified_set import Verified, VerifiedSet, trailing
 from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
+from scenario_runner.runs.extent import check_extent
 from scenario_runner.runs.gate_evidence import GateReading, measure, prefetch, read_gate
-from scenario_runner.runs.receipt_evidence import RECEIPT_IDENTITY, check_run_receipt
+from scenario_runner.runs.receipt_evidence import RECEIPT_IDENTITY, check_run_receipt, output_of_another_run
 
 _SHOWN_FORMS: Final = 50
 _LOOKING_KEPT: Final = 10_000
 _SHOWN_VERSIONS: Final = 1000
+_BUSY_BEAT_SECONDS: Final = 0.5
 
 
 class Outcome(StrEnum):
@@ -110,18 +114,20 @@ class EvaluationMemory:
         self._lock = threading.Lock()
 
     @contextmanager
-    def alone(self, key: Hashable, *, wait: bool) -> Iterator[None]:
-        """Look under a key while nobody else of this process does: who comes later finds what the first one kept.
+    def alone(self, key: Hashable, budget: ReadBudget) -> Iterator[None]:
+        """Examine under a key while nobody else of this process does: who comes later finds what the first one kept.
 
         Raises:
-            TooMuchToReadError: somebody looks just now, and the caller does not want to wait.
+            TooMuchToReadError: somebody examines it just now, and the budget is a share, with which nobody waits.
         """
         with self._lock:
             if len(self._looking) > _LOOKING_KEPT:
                 self._looking = {key: lock for key, lock in self._looking.items() if lock.locked()}
             lock = self._looking.setdefault(key, threading.Lock())
-        if not lock.acquire(blocking=wait):
-            raise TooMuchToReadError("the same evidence is being read just now")
+        while not lock.acquire(timeout=0 if budget.share is not None else _BUSY_BEAT_SECONDS):
+            if budget.share is not None:
+                raise TooMuchToReadError("the same evidence is being read just now")
+            budget.beat()
         try:
             yield
         finally:
@@ -175,29 +181,27 @@ def evaluate(
     gates: tuple[str, ...],
     outputs: tuple[str, ...],
     memory: EvaluationMemory | None = None,
-    *,
-    wait: bool = True,
 ) -> Evaluation:
-    """Look at all evidence of a run once.
+    """Examine all evidence of a run once.
 
     Args:
-        root: The engine run root, opened.
+        root: The engine run root, opened; its budget says what that may cost.
         pack: The pinned interface pack.
         tokens: Values of the path tokens.
         gates: Required gates.
         outputs: Intended outputs.
         memory: Evaluations that may be believed again; None judges everything afresh.
-        wait: Wait while somebody else looks at the same.
 
     Raises:
-        EvidenceChanged: something changed during the look; look again.
-        TooMuchToReadError: more bytes are new than the root may read.
+        EvidenceChanged: something changed during the examination; examine again.
+        TooMuchToReadError: it costs more than the budget's share.
+        ExaminationTooLongError: it took longer than the policy allows.
         Unavailable: something could not be read.
     """
-    key = (root.location, pack.digest, used_tokens(pack, tokens, gates, outputs), gates, outputs)
+    key = (root.location, pack.digest, used_tokens(pack, tokens, gates, outputs), gates, outputs, root.budget.bounds)
     if memory is None:
         return _look(root, pack, tokens, gates, outputs)[0]
-    with memory.alone(key, wait=wait):
+    with memory.alone(key, root.budget):
         recalled = memory.recall(key, root)
         if recalled is not None:
             return recalled
@@ -224,18 +228,22 @@ def _evaluate(
 ) -> Evaluation:
     report = _Report()
     verified = VerifiedSet(pack, gates, outputs)
+    engine_run_id = ""
     try:
-        check_run_receipt(root, tokens)
+        engine_run_id = check_run_receipt(root, tokens)
     except EvidenceChanged:
         raise
     except Refusal as refusal:
         report.receipt = report.blame(refusal)
+    if engine_run_id not in ("", tokens["run_id"]) and _refuse_outputs_of_another_run(
+        pack, tokens, outputs, engine_run_id, report
+    ):
+        return Evaluation(report.worst, report.reason, report.detail, report.document(), None)
     _judge_gates(root, pack, tokens, frozenset(gates), verified, report)
     if verified.gates_passed:
         _digest_outputs(root, pack, tokens, outputs, verified, report)
     else:
-        report.outputs = [{"output_id": output_id, "outcome": "NOT_READ", "detail": "its gates have not passed"}
-                          for output_id in sorted(outputs)]  # fmt: skip
+        report.outputs = [_not_read(output_id, "its gates have not passed") for output_id in sorted(outputs)]
     finished = None
     if report.worst is Outcome.PASS:
         try:
@@ -243,6 +251,27 @@ def _evaluate(
         except EvidenceMissing as missing:
             report.blame(missing)
     return Evaluation(report.worst, report.reason, report.detail, report.document(), finished)
+
+
+def _not_read(output_id: str, why: str) -> Json:
+    return {"output_id": output_id, "outcome": "NOT_READ", "detail": why}
+
+
+def _refuse_outputs_of_another_run(
+    pack: InterfacePack, tokens: Mapping[str, str], outputs: tuple[str, ...], engine_run_id: str, report: _Report
+) -> bool:
+    """Whether a path needs the run's id, which the engine run at the root does not have: waiting is no use."""
+    if not any("run_id" in pack.outputs[output_id].template.tokens for output_id in outputs):
+        return False
+    for output_id in sorted(outputs):
+        template = pack.outputs[output_id].template
+        if "run_id" not in template.tokens:
+            report.outputs.append(_not_read(output_id, "the engine run at the root cannot hold all outputs"))
+            continue
+        path = template.render(tokens)
+        refusal = output_of_another_run(output_id, path, tokens["run_id"], engine_run_id)
+        report.outputs.append({"output_id": output_id, "path": path} | report.blame(refusal))
+    return True
 
 
 def _judge_gates(
@@ -306,7 +335,10 @@ def _digest_outputs(
     for output_id in sorted(outputs):
         spec = pack.outputs[output_id]
         try:
-            found[output_id] = _files_of(root, spec, spec.template.render(tokens))
+            path = spec.template.render(tokens)
+            there = _files_of(root, spec, path)
+            check_extent(root, path, there)
+            found[output_id] = there
         except EvidenceChanged:
             raise
         except Refusal as refusal:
@@ -361,7 +393,7 @@ def _admit_output(
     digests: list[FileDigest] = []
     for file in files:
         result = digested[file]
-        if isinstance(result, EvidenceMissing):
+        if isinstance(result, EvidenceMissing) and not isinstance(result, EvidenceArchived):
             raise EvidenceChanged(f"{file} disappeared while it was being read", path=file)
         if isinstance(result, Refusal):
             raise result

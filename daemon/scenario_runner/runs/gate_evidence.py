@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from scenario_runner.artifacts.base import (
@@ -15,7 +16,13 @@ from scenario_runner.artifacts.base import (
     SequenceDigest,
 )
 from scenario_runner.contracts.canonical import parse_json, sha256_hex
-from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
+from scenario_runner.contracts.errors import (
+    EvidenceArchived,
+    EvidenceChanged,
+    EvidenceMissing,
+    EvidenceRefused,
+    Refusal,
+)
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.gates.laws import (
     CANONICAL,
@@ -28,6 +35,8 @@ from scenario_runner.gates.laws import (
     members_of,
 )
 from scenario_runner.interface_pack.model import GateSpec, Law
+from scenario_runner.runs.extent import check_extent
+from scenario_runner.runs.large_documents import in_turn
 
 _FORMS_AT_ONCE: Final = 256
 _FORM_BYTES: Final = 64 * 1024
@@ -71,8 +80,17 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
     except EvidenceChanged:
         raise
     except Refusal as refusal:
-        reading.refusal = refusal
+        reading.refusal = _without_frames(refusal)
     return reading
+
+
+def _without_frames(refusal: Refusal) -> Refusal:
+    """A refusal to be kept: without its traceback, whose frames would keep the parsed document in memory."""
+    error: BaseException | None = refusal
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    return refusal
 
 
 def _members(root: RunRoot, reading: GateReading, tokens: Mapping[str, str]) -> Members:
@@ -82,7 +100,8 @@ def _members(root: RunRoot, reading: GateReading, tokens: Mapping[str, str]) -> 
     if listing is not None and paths.index and root.kind(paths.index) is Kind.ABSENT:
         reading.paths = paths = GatePaths(paths.flag, paths.bundle_root, "")  # this law is complete without one
     index = root.read(paths.index, MAX_DOCUMENT_BYTES) if paths.index else None
-    return members_of(gate, paths, flag, index, listing, tokens)
+    parse = partial(members_of, gate, paths, flag, index, listing, tokens)
+    return in_turn(root.budget, len(index or b""), parse)
 
 
 def _find_lone_members(root: RunRoot, reading: GateReading, members: Members) -> None:
@@ -118,6 +137,12 @@ def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
         EvidenceChanged: something changed meanwhile.
     """
     todo = [reading for reading in readings if reading.members is not None and reading.refusal is None]
+    for reading in todo:
+        try:
+            check_extent(root, reading.paths.bundle_root, _files_of(reading))
+        except EvidenceRefused as refusal:
+            reading.refusal = refusal
+    todo = [reading for reading in todo if reading.refusal is None]
     sequences: list[Sequence[str]] = []
     for reading in todo:
         assert reading.members is not None
@@ -136,6 +161,12 @@ def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
             raise
         except Refusal as refusal:
             reading.refusal = refusal
+
+
+def _files_of(reading: GateReading) -> list[str]:
+    """Every file that is to be digested for a gate."""
+    assert reading.members is not None
+    return [*reading.members.ordered, *(path for files in reading.alone.values() for path in files)]
 
 
 def _read_in_two_forms(readings: Sequence[GateReading]) -> list[str]:
@@ -180,7 +211,7 @@ def _measurement(
 def _digested(reading: GateReading, members: Members, result: SequenceDigest | Refusal) -> SequenceDigest:
     if isinstance(result, SequenceDigest):
         return result
-    if isinstance(result, EvidenceMissing):
+    if isinstance(result, EvidenceMissing) and not isinstance(result, EvidenceArchived):
         named = sorted(path for path in members.named if f"{path}/".startswith(f"{result.path}/"))
         if named:
             raise _named_but_absent(reading.paths, named[0])
@@ -193,19 +224,27 @@ def _file_forms(
 ) -> tuple[tuple[str, str], ...]:
     if gate.law is not Law.MEMBER_DIGESTS or all(raw == digest for digest in listed):
         return ((RAW, raw),)
-    canonical = _canonical_digest(root, path)
+    size = root.size([path])
+    if size > MAX_DOCUMENT_BYTES:
+        raise EvidenceRefused(
+            f"{path} has the raw digest {raw} where its index lists {listed[0]}, and its canonical JSON form cannot be "
+            f"tried: it holds {size} bytes, members are parsed up to {MAX_DOCUMENT_BYTES}",
+            Reason.EVIDENCE_TOO_LARGE,
+            path=path,
+            expected=listed[0],
+            actual=raw,
+        )
+    canonical = root.derive(
+        path, MAX_DOCUMENT_BYTES, CANONICAL, lambda data: in_turn(root.budget, size, partial(_canonical_sha256, data))
+    )
     return ((RAW, raw), (CANONICAL, canonical)) if canonical else ((RAW, raw),)
 
 
-def _canonical_digest(root: RunRoot, path: str) -> str:
-    """sha256 of a JSON member's canonical form (floats as they round-trip), or empty when it is not JSON."""
+def _canonical_sha256(data: bytes) -> str:
+    """sha256 of a JSON text's canonical form (floats as they round-trip), or empty when it is not JSON."""
     try:
-        value = parse_json(root.read(path, MAX_DOCUMENT_BYTES))
+        value = parse_json(data)
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return sha256_hex(text.encode("utf-8"))
     except (ValueError, RecursionError):
         return ""
-    except EvidenceRefused as refusal:
-        if refusal.reason is Reason.EVIDENCE_TOO_LARGE:
-            return ""
-        raise

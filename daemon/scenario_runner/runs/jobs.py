@@ -1,6 +1,6 @@
 """A claimed run on its way through a batch, and the clock that the batch shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from scenario_runner.authority.base import Claim
@@ -75,7 +75,8 @@ class Job:
     Attributes:
         failure: Why it cannot go on; decides the outcome.
         outcome: What is to be committed.
-        long: There is more to read than a batch should wait for.
+        long: There is more to examine than a batch should wait for.
+        evidence: What it asks of the evidence: runs with equal ones share an examination.
     """
 
     claim: Claim
@@ -88,6 +89,7 @@ class Job:
     failure: Failed | None = None
     outcome: RunOutcome | None = None
     long: bool = False
+    evidence: Hashable = None
 
     @property
     def receipts(self) -> list[InstanceReceiptFile]:

@@ -4,11 +4,12 @@ A worker that was stopped for longer than its lease (SIGSTOP, a long pause) find
 did not, the fencing epoch in the authority's WHERE clause would still refuse it.
 """
 
+import math
 import threading
 from collections.abc import Callable
 
 from scenario_runner.authority.base import Authority, Claim
-from scenario_runner.contracts.errors import LeaseLostError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, StoppingError, Unavailable
 from scenario_runner.contracts.times import MICROS
 
 
@@ -26,6 +27,8 @@ class Leases:
         self._authority, self.owner, self._monotonic = authority, owner, monotonic
         self.seconds = seconds
         self._valid_until: dict[tuple[str, int], float] = {}
+        self._ends = math.inf
+        self._gave_up = False
         self._lock = threading.Lock()
 
     @property
@@ -64,13 +67,31 @@ class Leases:
                     self._valid_until[key] = asked + self.seconds
 
     def check(self, claim: Claim) -> None:
-        """Make sure a lease is still ours.
+        """Make sure a lease is still ours, and that there is time left for what it is for.
 
         Raises:
             LeaseLostError: it ran out, or was never ours.
+            StoppingError: the process was told to stop, and the time for what was in progress is over.
         """
-        if self._monotonic() >= self._valid_until.get((claim.run_id, claim.epoch), 0.0):
+        now = self._monotonic()
+        if now >= self._ends:
+            self._gave_up = True
+            raise StoppingError("the process stops; what it had not finished is done again by whoever claims the run")
+        if now >= self._valid_until.get((claim.run_id, claim.epoch), 0.0):
             raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) ran out")
+
+    def end_in(self, seconds: float) -> None:
+        """Begin to stop: what is in progress has so many seconds left, then every check fails."""
+        self._ends = self._monotonic() + seconds
+
+    def give_back(self) -> None:
+        """Return what was not finished when the process stopped, so that others need not wait for its leases to end."""
+        if not self._valid_until and not self._gave_up:
+            return
+        try:
+            self._authority.expire_owner(self.owner)
+        except Unavailable:
+            return  # the leases run out by themselves
 
     def release(self, claim: Claim) -> None:
         """Forget a lease; the authority got it back with the run's last write."""

@@ -7,17 +7,18 @@ waited for.
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from functools import partial
 from typing import Final
 
 import structlog
 
+from scenario_runner.artifacts.budget import BATCH_SHARE
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
+from scenario_runner.service.long_lane import LongLane
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
 
@@ -27,8 +28,8 @@ _IDLE_POLL_SECONDS: Final = 0.05
 _FIRST_BATCH: Final = 32
 _LEAST_BATCH, _MOST_BATCH = 8, 64
 _QUICK_SECONDS, _SLOW_SECONDS = 0.25, 1.0
-_BATCH_BOUND: Final = 8 << 20
-"""Most bytes that a batch reads for one run; more is read on the long lane."""
+#: What is left of ``shutdown_seconds`` for giving up examinations and delivering what is owed.
+_STOP_MARGIN_SECONDS: Final = 2.0
 _log = structlog.get_logger("service")
 
 
@@ -82,7 +83,7 @@ class Supervisor:
         self._lanes = [_LaneOfRelay(lane) for lane in daemon.relay]
         self._drained = threading.Event()
         self._poll = daemon.wiring.poll_seconds
-        self._workers = ThreadPoolExecutor(daemon.wiring.runner_workers, thread_name_prefix="run")
+        self._long = LongLane(daemon.wiring.runner_workers, self._drive_long)
 
     def run(self) -> bool:
         """Run until stopped or idle, then let what is in flight finish; true when it became idle.
@@ -98,6 +99,8 @@ class Supervisor:
             self._daemon.authority.wake_waiting()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
+        if self._has(Role.RUNNER):
+            self._long.start()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
         lanes = [self._start(Role.RELAY, partial(self._relay, lane)) for lane in self._lanes]
         keepers = [
@@ -134,10 +137,14 @@ class Supervisor:
         self, sources: list[threading.Thread], lanes: list[list[threading.Thread]], keepers: list[threading.Thread]
     ) -> None:
         """What makes work stops first, what delivers it last; leases are renewed to the end."""
+        seconds = float(self._daemon.wiring.shutdown_seconds)
+        self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()
         _join(sources)
-        self._workers.shutdown(wait=True, cancel_futures=True)  # what has not begun is left to the next start
+        if not self._long.stop(seconds):
+            _log.error("an examination does not end; it is left behind, and its lease runs out")
+        self._daemon.leases.give_back()
         for lane, threads in zip(self._lanes, lanes, strict=True):
             lane.last.set()
             lane.wanted.set()
@@ -189,20 +196,19 @@ class Supervisor:
                 self._runs_wanted.wait(self._poll)
 
     def _drive_batch(self) -> int:
-        """Drive one batch here; runs with much to read go to the long lane, which is never waited for."""
+        """Drive one batch here; runs with much to examine go to the long lane, which is never waited for."""
         claims, began = self._daemon.leases.claim(self._batch), time.monotonic()
-        for claim in self._daemon.driver.drive(claims, _BATCH_BOUND):
-            self._workers.submit(self._drive_long, claim)
+        self._long.add(self._daemon.driver.drive(claims, BATCH_SHARE))
         self._batch = next_batch(self._batch, len(claims), time.monotonic() - began)
         return len(claims)
 
-    def _drive_long(self, claim: Claim) -> None:
+    def _drive_long(self, claims: list[Claim]) -> None:
         try:
-            self._daemon.driver.drive([claim])
+            self._daemon.driver.drive(claims)
         except Unavailable as error:
-            _log.warning("waiting for infrastructure", run_id=claim.run_id, detail=error.detail)
+            _log.warning("waiting for infrastructure", run_id=claims[0].run_id, detail=error.detail)
         except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
-            self._die(error, run_id=claim.run_id)
+            self._die(error, run_id=claims[0].run_id)
         finally:
             self._wake_relay()
 

@@ -26,7 +26,9 @@ T = TypeVar("T")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z]+)</Code>")
+_STORAGE_CLASS: Final = re.compile(r"<StorageClass>([A-Z_]+)</StorageClass>")
 _NO_BUCKET: Final = "NoSuchBucket"
+_ARCHIVED: Final = "InvalidObjectState"
 _REDIRECTED: Final = "redirect without LOCATION"
 """What the client says of S3's 301 and 307 for a bucket of another region, without the status."""
 
@@ -91,6 +93,10 @@ class TooLargeError(Exception):
 
 class ChangedError(Exception):
     """The object is not (any more) the one with the expected ETag."""
+
+
+class ArchivedError(Exception):
+    """The object is in an archive storage class and cannot be read before it is restored; carries the class."""
 
 
 class BadKeyError(Exception):
@@ -201,6 +207,7 @@ class S3Bucket:
 
         Raises:
             ChangedError: it has another ETag by now.
+            ArchivedError: its bytes are in an archive.
         """
         options: dict[str, Any] = {"if_match": etag}
         if end > start:
@@ -211,6 +218,10 @@ class S3Bucket:
                 found = self._fetch(key, options, max(end - start, 0))
             except (self._obstore.exceptions.PreconditionError, TooLargeError) as error:
                 raise ChangedError from error
+            except self._obstore.exceptions.BaseError as error:
+                if _code(error) == _ARCHIVED:
+                    raise ArchivedError(_storage_class(error)) from error
+                raise
             if found.etag != etag:
                 raise ChangedError
             if len(found.data) != end - start:
@@ -244,27 +255,31 @@ class S3Bucket:
         meta: Any = self._call("look at", key, attempt)
         return None if meta is None else Listed(key, meta["e_tag"] or "", meta["size"], _micros(meta))
 
-    def listing(self, prefix: str, limit: int) -> list[Listed] | None:
+    def listing(
+        self, prefix: str, limit: int, on_page: Callable[[int], None] = lambda _objects: None
+    ) -> list[Listed] | None:
         """Every object below a folder, sorted by key; None when there are more than ``limit``.
 
         Args:
             prefix: A folder without its trailing slash: its siblings (``run1``/``run10``) are not part of it. Empty
                 for the whole bucket.
             limit: Most objects to list.
+            on_page: Called with the number of objects of every page; may raise to end the listing.
 
         Raises:
             BadKeyError: a key there is not a normalised relative path.
         """
-        found = self._call("list", prefix, lambda: self._pages(prefix, limit))
+        found = self._call("list", prefix, lambda: self._pages(prefix, limit, on_page))
         if found is None:
             raise Unavailable(f"cannot list {self.uri(prefix)}: the server answers 404")
         return found if len(found) <= limit else None
 
-    def _pages(self, prefix: str, limit: int) -> list[Listed]:
+    def _pages(self, prefix: str, limit: int, on_page: Callable[[int], None]) -> list[Listed]:
         found: list[Listed] = []
         try:
             for page in self._objects(prefix):
                 count("s3.list")
+                on_page(len(page))
                 found.extend(Listed(item["path"], item["e_tag"] or "", item["size"], _micros(item)) for item in page)
                 if len(found) > limit:
                     break
@@ -328,6 +343,11 @@ def _code(error: BaseException) -> str:
     return found.group(1) if found else ""
 
 
+def _storage_class(error: BaseException) -> str:
+    found = _STORAGE_CLASS.search(str(error))
+    return found.group(1) if found else "an archive storage class"
+
+
 def _worth_another_try(error: BaseException) -> bool:
     if isinstance(error, TooLargeError | ChangedError | BadKeyError | FileNotFoundError):
         return False
@@ -347,8 +367,11 @@ _HINTS: Final = {
 }
 
 
+_CODE_HINTS: Final = {_ARCHIVED: "the object is in an archive storage class; restore it"}
+
+
 def _reason(error: BaseException) -> str:
     status, code = _status(error), _code(error)
     text = " ".join(str(error).partition("Debug source")[0].split())
-    text = _HINTS.get(status) or text.partition("<?xml")[0].strip()[:300]
+    text = _CODE_HINTS.get(code) or _HINTS.get(status) or text.partition("<?xml")[0].strip()[:300]
     return one_line(f"{text} ({' '.join(filter(None, (str(status or ''), code))) or type(error).__name__})")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support import PACK, REPO, World
 
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.contracts.documents import RunReceipt
 from scenario_runner.interface_pack.closure import required_gates
@@ -66,7 +67,7 @@ def test_every_gate_of_the_pack_passes_over_the_run(engine_run: Path) -> None:
     assert gates == list(PACK_VALUE.gates), "a full run has all gates of the pack"
     artifacts = LocalArtifacts([str(RUNS)], os.cpu_count() or 1, None)
     try:
-        root = artifacts.open(str(engine_run.resolve()), lambda _read: None)
+        root = artifacts.open(str(engine_run.resolve()), ReadBudget())
         evaluation = evaluate(root, PACK_VALUE, tokens, tuple(sorted(gates)), tuple(sorted(outputs)))
         root.close()
     finally:

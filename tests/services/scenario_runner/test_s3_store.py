@@ -38,6 +38,7 @@ from support import World
 
 from scenario_runner.artifacts import s3_tree
 from scenario_runner.artifacts.base import FileDigest, Kind
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.artifacts.s3 import S3RunRoot
 from scenario_runner.contracts.errors import (
@@ -95,7 +96,7 @@ def racy_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(spot: Spot, root: str = "root", **options: Any) -> S3RunRoot:
-    found: S3RunRoot = spot.artifacts(**options).open(spot.uri(root), lambda _: None)
+    found: S3RunRoot = spot.artifacts(**options).open(spot.uri(root), ReadBudget())
     return found
 
 
@@ -301,7 +302,7 @@ def test_a_bucket_that_is_not_there_is_never_an_absent_object(spot: Spot) -> Non
     store = S3Store(spot.bucket(name), "prefix", PRIVATE)
     calls: list[Callable[[], Any]] = [
         lambda: store.read("object", MANY), lambda: store.create("object", b"x"), lambda: store.keys(""), store.probe,
-        lambda: spot.artifacts(root=f"s3://{name}").open(f"s3://{name}/run", lambda _: None),
+        lambda: spot.artifacts(root=f"s3://{name}").open(f"s3://{name}/run", ReadBudget()),
         lambda: store.replace("object", b"x", '"0"'),
         lambda: spot.bucket(name).get_range("object", 0, 1, '"0"'),
     ]  # fmt: skip
@@ -438,11 +439,10 @@ def test_a_root_outside_the_allowed_ones_is_refused_before_anything_is_asked(spo
     artifacts = spot.artifacts(root=spot.uri("run1"))
     with spot.proxy.counting() as counts:
         for place in (spot.uri("run10"), spot.uri("run"), f"s3://another-{spot.bucket_name}/run1", "/run1"):
-            with pytest.raises(EvidenceRefused) as refused:
-                artifacts.open(place, lambda _: None)
-            assert refused.value.reason is Reason.ENGINE_ROOT_NOT_ALLOWED
+            with pytest.raises(Unavailable, match="engine_roots"):
+                artifacts.open(place, ReadBudget())
     assert not counts
-    assert artifacts.open(spot.uri("run1"), lambda _: None).kind("a") is Kind.FILE
+    assert artifacts.open(spot.uri("run1"), ReadBudget()).kind("a") is Kind.FILE
 
 
 @pytest.mark.parametrize("at_once", [2000, 1])
@@ -747,13 +747,14 @@ def test_a_large_object_is_digested_in_blocks_in_bounded_memory(first: Spot, tmp
     script = tmp_path / "look.py"
     script.write_text(
         "import json, sys\n"
+        "from scenario_runner.artifacts.budget import ReadBudget\n"
         "from scenario_runner.artifacts.s3 import S3Artifacts\n"
         "from scenario_runner.storage.s3_client import S3Settings\n"
         "def peak(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) << 10\n"
         "uri, settings, small = sys.argv[1], S3Settings(sys.argv[2], sys.argv[3], True), sys.argv[4]\n"
         "artifacts = S3Artifacts([uri], settings, 2, None)\n"
         "read = []\n"
-        "root = artifacts.open(uri, read.append)\n"
+        "root = artifacts.open(uri, ReadBudget(read.append))\n"
         "root.digest([[small]])\n"
         "before = peak()\n"
         "(found,) = root.digest([['large']])\n"
@@ -792,7 +793,7 @@ def test_a_second_look_at_unchanged_objects_lists_once_and_reads_nothing(spot: S
     paths = [f"a/{number}" for number in range(12)]
 
     def look() -> Any:
-        root = artifacts.open(spot.uri("root"), lambda _: None)
+        root = artifacts.open(spot.uri("root"), ReadBudget())
         return root.files_under("a"), root.digest([paths, paths[:1]]), root.snapshot()
 
     with spot.proxy.counting() as counts:
@@ -803,7 +804,7 @@ def test_a_second_look_at_unchanged_objects_lists_once_and_reads_nothing(spot: S
     assert dict(counts) == {"LIST": 1}
     assert again == found
     with spot.proxy.counting() as counts:
-        artifacts.open(spot.uri("root"), lambda _: None).confirm(found[2])
+        artifacts.open(spot.uri("root"), ReadBudget()).confirm(found[2])
     assert dict(counts) == {"LIST": 1}, "opening and confirming an unchanged root is one listing"
 
 
@@ -812,9 +813,9 @@ def test_a_second_look_at_unchanged_objects_lists_once_and_reads_nothing(spot: S
 def test_a_kept_digest_is_not_believed_of_a_changed_object(spot: Spot, change: str) -> None:
     spot.put_all({"root/file": BODY, "root/other": b"x"})
     artifacts = spot.artifacts(reuse=DigestReuse())
-    digest_of(artifacts.open(spot.uri("root"), lambda _: None), "file")
+    digest_of(artifacts.open(spot.uri("root"), ReadBudget()), "file")
     CHANGES[change](spot)
-    root = artifacts.open(spot.uri("root"), lambda _: None)
+    root = artifacts.open(spot.uri("root"), ReadBudget())
     if change == "removed":
         with pytest.raises(EvidenceMissing):
             digest_of(root, "file")
@@ -827,7 +828,7 @@ def test_the_digest_of_an_object_that_was_just_written_is_not_kept(spot: Spot) -
     artifacts = spot.artifacts(reuse=DigestReuse())
     for _ in range(2):
         with spot.proxy.counting() as counts:
-            root = artifacts.open(spot.uri("root"), lambda _: None)
+            root = artifacts.open(spot.uri("root"), ReadBudget())
             assert digest_of(root, "file").sha256 == sha(BODY)
             assert not root.snapshot().settled
         assert counts["GET"] == 1

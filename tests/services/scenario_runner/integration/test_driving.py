@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from authority_support import LEASE, SECOND, Clock
 from structlog.testing import capture_logs
 from support import ForkedWorld, World
 
+from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, Share
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
@@ -42,7 +43,7 @@ class Slow:
         self.clock, self.seconds, self.looks = clock, 0.0, 0
         self.refusal: Refusal | None = None
 
-    def open(self, engine_run_root: str, heartbeat: Callable[[int], None], bound: int | None = None) -> Any:
+    def open(self, engine_run_root: str, budget: ReadBudget) -> Any:
         self.looks += 1
         self.clock.pass_seconds(self.seconds)
         if self.refusal is not None:
@@ -78,10 +79,10 @@ class Bench:
             self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
         )
 
-    def drive(self, bound: int | None = 1 << 20, waiting: float = 0.0) -> None:
+    def drive(self, share: Share | None = BATCH_SHARE, waiting: float = 0.0) -> None:
         claims = self.leases.claim(10)
         self.clock.pass_seconds(waiting)
-        self.driver.drive(claims, bound)
+        self.driver.drive(claims, share)
 
 
 @pytest.fixture
@@ -118,13 +119,13 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
 ) -> None:
     made = world.make_run("queued")
     (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
-    bench.drive(bound=None, waiting=100.0)
+    bench.drive(share=None, waiting=100.0)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.updated_us == bench.clock.now
     assert found.due_us == bench.clock.now + SECOND, "the pause is not over before it began"
     bench.clock.now = found.due_us
-    bench.drive(bound=None, waiting=(found.deadline_us - found.due_us) / SECOND)
+    bench.drive(share=None, waiting=(found.deadline_us - found.due_us) / SECOND)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"

@@ -24,10 +24,12 @@ import pytest
 import yaml
 from support import COMMAND, PACK, ForkedWorld, World, maker
 
-from scenario_runner.artifacts import listing, local
+from scenario_runner.artifacts import local
 from scenario_runner.artifacts.base import MAX_DOCUMENT_BYTES
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.cli.looking import look_at_run
 from scenario_runner.contracts.errors import EvidenceRefused
+from scenario_runner.contracts.plan import EvidenceBounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -699,13 +701,12 @@ def test_indexes_just_under_the_cap_are_refused_in_bounded_memory(world: World, 
 
 def test_listings_beyond_the_bound_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_FILES", 20)
-    monkeypatch.setattr(listing, "MAX_FILES", 20)
     for folder, count in (("few", 20), ("many", 21), ("spread/a", 11), ("spread/b", 11)):
         (tmp_path / "run" / folder).mkdir(parents=True)
         for number in range(count):
             (tmp_path / "run" / folder / f"{number}").touch()
     artifacts = local.LocalArtifacts([str(tmp_path)], 1, None)
-    root = artifacts.open(str(tmp_path / "run"), lambda _read: None)
+    root = artifacts.open(str(tmp_path / "run"), ReadBudget(bounds=EvidenceBounds(max_output_files=20)))
     assert len(root.files_under("few")) == 20
     for look in (
         lambda: root.files_under("many"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scenario_runner.artifacts.base import TooMuchToReadError
+from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, TooMuchToReadError
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.contracts.errors import EvidenceChanged
 from scenario_runner.interface_pack.loader import build_pack
@@ -48,7 +48,7 @@ def test_whatever_stands_in_the_place_of_a_file_that_was_read_is_a_change(tmp_pa
     file = run / "flag"
     file.write_bytes(b"x")
     artifacts = LocalArtifacts([str(tmp_path)], 1, None)
-    root = artifacts.open(str(run), lambda _read: None)
+    root = artifacts.open(str(run), ReadBudget())
     assert root.read("flag", 10) == b"x"
     snapshot = root.snapshot()
     root.confirm(snapshot)
@@ -65,10 +65,10 @@ def test_whatever_stands_in_the_place_of_a_file_that_was_read_is_a_change(tmp_pa
 
 def test_a_batch_does_not_wait_for_a_look_that_the_long_lane_has_begun_and_the_long_lane_does() -> None:
     memory = EvaluationMemory()
-    with memory.alone("run", wait=True):
-        with pytest.raises(TooMuchToReadError), memory.alone("run", wait=False):
+    with memory.alone("run", ReadBudget()):
+        with pytest.raises(TooMuchToReadError), memory.alone("run", ReadBudget(share=BATCH_SHARE)):
             pass
-        with memory.alone("another run", wait=False):
+        with memory.alone("another run", ReadBudget(share=BATCH_SHARE)):
             pass
         pool = ThreadPoolExecutor(1)
         waiting = pool.submit(_look_alone, memory)
@@ -76,10 +76,10 @@ def test_a_batch_does_not_wait_for_a_look_that_the_long_lane_has_begun_and_the_l
         assert not waiting.done()
     assert waiting.result(10) == "looked"
     pool.shutdown()
-    with memory.alone("run", wait=False):
+    with memory.alone("run", ReadBudget(share=BATCH_SHARE)):
         pass
 
 
 def _look_alone(memory: EvaluationMemory) -> str:
-    with memory.alone("run", wait=True):
+    with memory.alone("run", ReadBudget()):
         return "looked"

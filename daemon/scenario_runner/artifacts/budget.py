@@ -1,0 +1,143 @@
+"""What one examination of an engine run root may cost, and who may end it early."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from scenario_runner.contracts.errors import ScenarioRunnerError
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
+from scenario_runner.contracts.reasons import Reason
+
+#: Operations (a listing's entry, a stat, an open) between two looks at the clock: together about a millisecond.
+_OPERATIONS_PER_BEAT: Final = 64
+
+
+class TooMuchToReadError(ScenarioRunnerError):
+    """The examination costs more than its share. Nothing was decided: examine again without one."""
+
+    default_reason = Reason.UNAVAILABLE
+
+
+class ExaminationTooLongError(ScenarioRunnerError):
+    """The examination took longer than the policy allows."""
+
+    default_reason = Reason.EVIDENCE_TOO_LARGE
+
+
+class _CancelledError(ScenarioRunnerError):
+    """Another part of the same examination failed, so this one is not needed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Most that one examination may cost while other runs wait for it.
+
+    Attributes:
+        hash_bytes: Bytes to digest that are not known by an earlier digest.
+        operations: Directory entries listed, files stat'ed and files opened.
+        document_bytes: Bytes of documents (flags, indexes, JSON members) that are read and parsed.
+        seconds: On a monotonic clock.
+    """
+
+    hash_bytes: int
+    operations: int
+    document_bytes: int
+    seconds: float
+
+
+#: The share of one run in a batch. A run of a thousand files costs about 4,000 operations.
+BATCH_SHARE: Final = Share(hash_bytes=8 << 20, operations=10_000, document_bytes=1 << 20, seconds=1.0)
+
+
+class ReadBudget:
+    """Counts what an examination costs and ends it when that is too much. Charged by every ``RunRoot``.
+
+    The clock and the heartbeat are asked once in a while, not for every operation.
+
+    Args:
+        heartbeat: Called with the number of bytes hashed since its last call; raises to end the examination (a lost
+            lease, a process that stops).
+        share: Most that the examination may cost; None for any amount.
+        bounds: How large the evidence may be and how long the examination may take, from the run's policy.
+        monotonic: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        heartbeat: Callable[[int], None] = lambda _bytes: None,
+        share: Share | None = None,
+        bounds: EvidenceBounds = DEFAULT_BOUNDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.share, self.bounds = share, bounds
+        self._heartbeat, self._monotonic = heartbeat, monotonic
+        self._began = monotonic()
+        self._hash_bytes = self._operations = self._document_bytes = 0
+        self._next_beat = _OPERATIONS_PER_BEAT
+        self._most_operations = share.operations if share is not None else float("inf")
+        self._cancelled = False
+
+    def operations(self, count: int = 1) -> None:
+        """Charge entries listed and files stat'ed or opened.
+
+        Raises:
+            TooMuchToReadError: over the share.
+            ExaminationTooLongError: over the policy's time.
+        """
+        self._operations += count
+        if self._operations > self._most_operations:
+            self._stop(f"more than {self._most_operations} files are to be listed or opened")
+        if self._operations >= self._next_beat:
+            self._next_beat = self._operations + _OPERATIONS_PER_BEAT
+            self.beat()
+
+    def document(self, size: int) -> None:
+        """Charge a document before it is read and parsed; raises as :meth:`operations`."""
+        self._document_bytes += size
+        if self.share is not None and self._document_bytes > self.share.document_bytes:
+            self._stop(f"documents of more than {self.share.document_bytes} bytes are to be parsed")
+        self.beat()
+
+    def hashing(self, size: int) -> None:
+        """Charge bytes before they are hashed; raises as :meth:`operations`."""
+        self._hash_bytes += size
+        if self.share is not None and self._hash_bytes > self.share.hash_bytes:
+            self._stop(f"{self._hash_bytes} bytes are to be hashed, more than {self.share.hash_bytes}")
+        self.beat()
+
+    def beat(self, hashed: int = 0) -> None:
+        """Report progress of ``hashed`` bytes, and see whether the examination may go on; from any thread.
+
+        Raises:
+            TooMuchToReadError: over the share's seconds.
+            ExaminationTooLongError: over the policy's time.
+        """
+        if self._cancelled:
+            raise _CancelledError("the examination has ended")
+        self._heartbeat(hashed)
+        seconds = self._monotonic() - self._began
+        if self.share is not None and seconds > self.share.seconds:
+            self._stop(f"it takes longer than {self.share.seconds} s")
+        if seconds > self.bounds.max_look_seconds:
+            raise ExaminationTooLongError(
+                f"the examination of the evidence was ended after {seconds:.0f} s, the policy's max_look_seconds is "
+                f"{self.bounds.max_look_seconds}; {self._hash_bytes} bytes were to be hashed"
+            )
+
+    def cancel(self) -> None:
+        """End what other threads still do for this examination, at their next beat."""
+        self._cancelled = True
+
+    def fits(self, share: Share) -> bool:
+        """Whether all that was charged so far, and the time since, is within a share."""
+        return (
+            self._hash_bytes <= share.hash_bytes
+            and self._operations <= share.operations
+            and self._document_bytes <= share.document_bytes
+            and self._monotonic() - self._began <= share.seconds
+        )
+
+    @staticmethod
+    def _stop(what: str) -> None:
+        raise TooMuchToReadError(what)

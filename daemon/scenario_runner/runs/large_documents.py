@@ -1,0 +1,38 @@
+"""Parsing large JSON documents of many runs: one at a time, and never for long without a pause.
+
+Parsing holds the interpreter's lock for tens of milliseconds at a stretch and takes some forty times the document's
+size in memory. Threads that need the lock hundreds of times for a small run would wait for it every time.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from scenario_runner.artifacts.budget import ReadBudget
+
+T = TypeVar("T")
+#: Smaller documents are parsed in a few milliseconds.
+_LARGE_BYTES: Final = 128 * 1024
+_BEAT_SECONDS: Final = 0.5
+_TURN: Final = threading.Lock()
+
+
+def in_turn(budget: ReadBudget, size: int, parse: Callable[[], T]) -> T:
+    """Parse a document: a large one while no other is parsed, then leaving the process to others for as long.
+
+    Args:
+        budget: Of the examination. One with a share does not wait: what it may parse is bounded already.
+        size: Of the document in bytes.
+        parse: Parses it.
+    """
+    if size < _LARGE_BYTES or budget.share is not None:
+        return parse()
+    while not _TURN.acquire(timeout=_BEAT_SECONDS):
+        budget.beat()
+    began = time.monotonic()
+    try:
+        return parse()
+    finally:
+        time.sleep(time.monotonic() - began)
+        _TURN.release()

@@ -1,0 +1,70 @@
+"""The long lane: workers for runs whose examination costs more than a batch should wait for."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from scenario_runner.authority.base import Claim
+from scenario_runner.runs.known_large import Deferred
+from scenario_runner.service.fair_queue import FairQueue, Group
+
+
+class LongLane:
+    """Workers that drive runs in the order of a :class:`~scenario_runner.service.fair_queue.FairQueue`.
+
+    Args:
+        workers: How many examinations there may be at a time.
+        drive: Drives runs with the same evidence to their end; raises nothing.
+    """
+
+    def __init__(self, workers: int, drive: Callable[[list[Claim]], None]) -> None:
+        self._queue, self._drive = FairQueue(workers), drive
+        self._changed = threading.Condition()
+        self._stopped = False
+        # daemon threads: one that hangs in a dead mount must not keep the process alive
+        self._threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(workers)]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, deferred: Iterable[Deferred]) -> None:
+        """Let runs wait for their turn; their leases are renewed meanwhile."""
+        with self._changed:
+            for item in deferred:
+                self._queue.add(item)
+            self._changed.notify_all()
+
+    def stop(self, seconds: float) -> bool:
+        """Begin nothing more, and wait until what is in progress has ended.
+
+        Returns:
+            False when something is still in progress after so many seconds.
+        """
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (group := self._next()) is not None:
+            try:
+                self._drive(group.claims)
+            finally:
+                with self._changed:
+                    self._queue.done(group)
+                    self._changed.notify_all()
+
+    def _next(self) -> Group | None:
+        with self._changed:
+            while not self._stopped:
+                group = self._queue.take()
+                if group is not None:
+                    return group
+                self._changed.wait()
+            return None
