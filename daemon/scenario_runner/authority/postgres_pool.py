@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.statements import load_statements
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in_short
 from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
@@ -197,7 +197,7 @@ class Connections:
             return Unavailable("the authority is closed")
         if isinstance(error, PoolTimeout):
             error = self._why_none() or error
-        said = self._dsn.redacted(error).strip() or type(error).__name__
+        said = in_short(self._dsn.redacted(error)) or type(error).__name__
         hint = _hint(said)
         return Unavailable(f"{self._dsn.name} does not answer: {said}" + (f"; {hint}" if hint else ""))
 

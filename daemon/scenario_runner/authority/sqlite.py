@@ -56,7 +56,7 @@ from scenario_runner.authority.rows import (
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
-from scenario_runner.contracts.errors import LeaseLostError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
 from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def _reported(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise Unavailable(f"the authority {path} does not answer: {error}") from error
+        raise Unavailable(f"the authority {path} does not answer: {in_short(error)}") from error
 
 
 class SqliteAuthority:
