@@ -60,7 +60,7 @@ from scenario_runner.authority.rows import (
 )
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
-from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable, in_short
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, RunState
 
@@ -98,7 +98,7 @@ class PostgresAuthority:
         try:
             return self._connections.run(_running(self._sql[name], parameters))
         except UNSTORABLE as error:
-            raise Unavailable(f"the database refuses a value: {error}") from None
+            raise Unavailable(f"the database refuses a value: {in_short(error)}") from None
 
     def close(self) -> None:
         """See the contract."""

@@ -24,7 +24,7 @@ from scenario_runner.authority.postgres_session import (
     open_session,
     proven_session,
 )
-from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
@@ -227,7 +227,7 @@ class Connections:
             return Unavailable("the authority is closed")
         if isinstance(error, PoolTimeout):
             error = self._why_none() or error
-        said = self._dsn.redacted(error).strip() or type(error).__name__
+        said = in_short(self._dsn.redacted(error)) or type(error).__name__
         remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in said), "")
         if remedy:
             return ConfigurationError(self._dsn.place, f"a pooler refuses what SR needs: {said}", remedy)

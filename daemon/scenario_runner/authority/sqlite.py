@@ -58,7 +58,7 @@ from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
-from scenario_runner.contracts.errors import LeaseLostError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
 from scenario_runner.contracts.states import Disposition, EventKind, RunState
 from scenario_runner.counters import count
 from scenario_runner.storage.modes import PRIVATE, Modes
@@ -87,7 +87,7 @@ def _reported(path: str) -> Iterator[None]:
                 "nobody but the daemon's user open the file"
             )
             count("sqlite.locked_by_others")
-        raise Unavailable(f"the authority {path} does not answer: {error}{hint}") from error
+        raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
 class SqliteAuthority:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.contracts.canonical import parse_json
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.retry import policy
 from scenario_runner.storage.aws import sdk_client
@@ -81,7 +81,7 @@ def failure_of(error: Exception) -> tuple[str, str, bool]:
     if not isinstance(response, dict):
         passing = type(error).__module__.startswith(("botocore", "urllib3", "http")) or isinstance(error, OSError)
         lasting = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
-        return type(error).__name__, f"{type(error).__name__}: {error}", passing and not lasting
+        return type(error).__name__, f"{type(error).__name__}: {in_short(error)}", passing and not lasting
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
     message = response.get("Error", {}).get("Message", "")

@@ -13,7 +13,7 @@ from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.output import Exit
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.kcl.config import find_jars, find_java
 from scenario_runner.intake.kcl.identity import check as check_leases
@@ -64,6 +64,9 @@ class _Examination:
             )
         except ScenarioRunnerError as error:
             self.note(check, error.detail, ok=False, remedy=error.sentence())
+        except Exception as error:  # noqa: BLE001 - a library's own; the other checks are wanted all the same
+            said = f"{type(error).__name__}: {in_short(error)}"
+            self.note(check, said, ok=False, remedy="report this as a defect of SR", code=Exit.DEFECT)
 
 
 def examine(wiring_path: str, policy_path: str | None) -> list[Json]:

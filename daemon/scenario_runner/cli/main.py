@@ -11,7 +11,6 @@ from scenario_runner.cli.output import (
     Exit,
     emit,
     exit_for_state,
-    note,
     open_standard_streams,
     reporting,
     say,
@@ -318,7 +317,6 @@ def doctor(
         emit({"ok": all(item["ok"] for item in findings), "checks": findings})
     else:
         for item in findings:
-            say(f"{'ok  ' if item['ok'] else 'FAIL'}  {item['check']}: {item['detail']}")
-            if item.get("remedy"):
-                note(f"      {item['remedy']}")
+            remedy = f"; {item['remedy']}" if item.get("remedy") else ""
+            say(f"{'ok  ' if item['ok'] else 'FAIL'}  {item['check']}: {item['detail']}{remedy}")
     raise typer.Exit(max((item.get("exit", 0) for item in findings if not item["ok"]), default=Exit.DONE))

@@ -11,6 +11,7 @@ from typing import Final
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 
 _LONGEST: Final = 2000
+_SHORT: Final = 300
 
 
 def one_line(text: str) -> str:
@@ -25,6 +26,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def in_short(text: object) -> str:
+    """What a library says, for a message of ours: one line, however many it takes for itself, and not a long one."""
+    words = " ".join(str(text).split())
+    return one_line(words if len(words) <= _SHORT else f"{words[:_SHORT]}...")
 
 
 class ScenarioRunnerError(Exception):
@@ -77,7 +84,7 @@ class ConfigurationError(ScenarioRunnerError):
     default_reason = Reason.CONFIGURATION_INVALID
 
     def __init__(self, place: str, problem: str, remedy: str, reason: Reason | None = None) -> None:
-        self.place, self.problem, self.remedy = place, problem, remedy
+        self.place, self.problem, self.remedy = one_line(place), one_line(problem), one_line(remedy)
         super().__init__(f"{place}: {problem}. Remedy: {remedy}", reason)
 
 

@@ -100,7 +100,8 @@ class Proxy:
 
     ``lose_answer()`` makes the next statement's answer vanish together with its connection, after the server has given
     it; ``cut_after_request()`` cuts as soon as the next statement has been forwarded, whatever the server is doing.
-    Connecting and disconnecting are no statements.
+    Connecting and disconnecting are no statements. ``lost`` counts the connections that were cut, ``ended`` those of
+    them whose statement the server has come to an end with: until then it may still be at work.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -110,7 +111,7 @@ class Proxy:
                                    gssencmode="disable")  # fmt: skip
         self._armed = ""
         self._lock = threading.Lock()
-        self.lost = 0
+        self.lost = self.ended = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_answer(self) -> None:
@@ -138,7 +139,7 @@ class Proxy:
         with suppress(OSError):
             while data := client.recv(1 << 16):
                 armed = self._fire() if data[:1] in (b"P", b"B", b"Q") else ""
-                if armed == "answer":
+                if armed:
                     doomed.set()
                 server.sendall(data)
                 if armed == "request":
@@ -153,6 +154,12 @@ class Proxy:
                 client.sendall(data)
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
+        if doomed.is_set():
+            with suppress(OSError):
+                while server.recv(1 << 16):
+                    pass
+            with self._lock:
+                self.ended += 1
 
     def _fire(self) -> str:
         with self._lock:

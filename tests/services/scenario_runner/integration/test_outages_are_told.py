@@ -1,5 +1,6 @@
 """What is away is told as away: never as absent, never as done, and never by ending the daemon."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from support import ForkedWorld
 from scenario_runner.authority.base import Postponed
 from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.cli import doctoring
 from scenario_runner.contracts.errors import EvidenceRefused, SequenceError, Unavailable
 from scenario_runner.runs.driver import RunDriver
 from scenario_runner.service import owner
@@ -79,3 +81,36 @@ def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) 
         other.kill()
         other.wait()
         assert owner.is_dead(name) is True
+
+
+def test_what_a_driver_says_on_many_lines_is_one_line_of_doctor_and_serve(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    world.write_profiles(authority_store_dsn="postgresql://sr:secret@127.0.0.1:1,127.0.0.2:1/sr")
+    both = ("--wiring", str(world.wiring), "--policy", str(world.policy))
+    done = world.command("doctor", *both)
+    lines = done.stdout.decode().splitlines()
+    assert (done.returncode, done.stderr) == (5, b"")
+    assert all(line.startswith(("ok    ", "FAIL  ")) for line in lines)
+    [failed] = [line for line in lines if line.startswith("FAIL")]
+    assert "Connection refused" in failed
+    assert failed.endswith("check that the server runs, and host and port of the DSN; "
+                           "make it reachable, then run doctor again")  # fmt: skip
+    served = world.serve()
+    assert served.returncode == 5
+    [line] = served.stderr.decode().splitlines()
+    assert line.startswith("error: UNAVAILABLE: ")
+    assert "\\n" not in failed + line
+
+
+def test_an_error_that_nobody_thought_of_is_one_finding_of_doctor_among_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_given: object) -> None:
+        raise LookupError("of some\nlibrary")
+
+    monkeypatch.setattr(doctoring, "connect_authority", connect)
+    world = ForkedWorld(tmp_path / "world")
+    done = world.command("doctor", "--wiring", str(world.wiring), "--json")
+    found = {item["check"]: item for item in json.loads(done.stdout)["checks"]}
+    assert (done.returncode, found["authority"]["detail"]) == (70, "LookupError: of some library")
+    assert found["control bus"]["ok"]

@@ -161,6 +161,16 @@ def test_a_configuration_error_says_place_problem_and_remedy() -> None:
         assert part in str(error)
 
 
+def test_what_a_library_says_on_many_lines_is_one_line_of_ours() -> None:
+    assert (
+        errors.in_short("failed: refused\n\tIs it running?\r\n- host 'a'\n")
+        == "failed: refused Is it running? - host 'a'"
+    )
+    assert len(errors.in_short("x" * 1000)) < 310
+    error = ConfigurationError("a\nb", "c\nd", "e\nf")
+    assert (error.place, error.problem, error.remedy) == ("a\\nb", "c\\nd", "e\\nf")
+
+
 def test_evidence_errors_carry_where_what_was_claimed_and_what_was_found() -> None:
     refused = EvidenceRefused("x", Reason.EVIDENCE_CONFLICT, path="a/b", expected="1", actual="2")
     assert (refused.path, refused.expected, refused.actual) == ("a/b", "1", "2")
