@@ -394,6 +394,6 @@ class FilesystemStore:
             if time.time() - os.lstat(path).st_mtime <= _STALE_SECONDS:
                 return 0
             os.unlink(path)
-        except FileNotFoundError:
-            return 0  # its writer has just finished
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            return 0  # its writer has just finished, or it is nobody's temporary file
         return 1
