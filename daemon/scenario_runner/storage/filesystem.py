@@ -500,6 +500,6 @@ def _sweep_one(key: str, anchor: Anchor) -> int:
         if time.time() - os.stat(key, dir_fd=anchor.fd, follow_symlinks=False).st_mtime <= _STALE_SECONDS:
             return 0
         os.unlink(key, dir_fd=anchor.fd)
-    except FileNotFoundError:
-        return 0  # its writer has just finished
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return 0  # its writer has just finished, or it is nobody's temporary file
     return 1

@@ -859,6 +859,16 @@ def test_two_processes_may_sweep_at_once(
     assert not os.path.exists(leftovers["old-1.tmp"])
 
 
+def test_what_is_no_file_among_the_temporary_ones_is_left_where_it_is(
+    files: FilesystemStore, leftovers: dict[str, str]
+) -> None:
+    folder = os.path.join(files.root, PRIVATE, "planted.tmp")
+    os.mkdir(folder)
+    os.utime(folder, (1, 1))
+    assert files.sweep() == 2
+    assert os.path.isdir(folder)
+
+
 def test_a_store_that_was_never_used_has_nothing_to_sweep(files: FilesystemStore) -> None:
     assert files.sweep() == 0
     assert not os.path.exists(files.root)
