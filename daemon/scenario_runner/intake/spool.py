@@ -108,11 +108,13 @@ class SpoolConsumer:
         """
         with self._files.folders() as folders:
             self._take_over(folders, TAKE_OVER_SECONDS)
-            waiting = self._due()[: BATCH // 2]  # so that files that grow never hold up others
-            claimed = self._claim(folders, BATCH - len(waiting))
-            judged = [item for file in [*waiting, *claimed] if (item := self._judge(folders, file)) is not None]
+            before = self._due()
+            claimed = self._claim(folders, BATCH - len(before))
+            judged, failures = self._judge_all(folders, [*before, *claimed])
             if judged:
                 self._put_away(folders, judged, self._authority.admit([item.admission for item in judged]))
+            if failures:
+                raise failures[0]
         return max(len(judged), len(claimed))
 
     def empty(self) -> bool:
@@ -130,8 +132,11 @@ class SpoolConsumer:
     # --- claiming
 
     def _due(self) -> list[ClaimedFile]:
+        """Claimed files to judge now: those not admitted yet, and some that may be complete by now."""
         now = self._monotonic()
-        return [file for file, growing in self._claimed.items() if growing is None or growing.due <= now]
+        pending = [file for file, growing in self._claimed.items() if growing is None]
+        grown = [file for file, growing in self._claimed.items() if growing is not None and growing.due <= now]
+        return [*pending, *grown[: BATCH // 2]][:BATCH]
 
     def _claim(self, folders: Folders, count: int) -> list[ClaimedFile]:
         if not self._names:
@@ -178,6 +183,21 @@ class SpoolConsumer:
                 spool_files.leave_lots(folders, [] if lots[lot] else [lot])
 
     # --- judging
+
+    def _judge_all(self, folders: Folders, files: list[ClaimedFile]) -> tuple[list[_Judged], list[OSError]]:
+        """What the files ask for; a file that the file system fails to read is tried again by itself, later."""
+        judged: list[_Judged] = []
+        failures: list[OSError] = []
+        for file in files:
+            try:
+                item = self._judge(folders, file)
+            except OSError as error:
+                now = self._monotonic()
+                self._claimed[file] = _Growing((0, 0, 0), now, now, now + _TRY_AGAIN_SECONDS)
+                failures.append(error)
+            else:
+                judged += [item] if item is not None else []
+        return judged, failures
 
     def _judge(self, folders: Folders, file: ClaimedFile) -> _Judged | None:
         """What a claimed file asks for; None when it is gone, or may still be being written to."""

@@ -22,7 +22,7 @@ from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.intake import spool as intake_of_spool
 from scenario_runner.intake import spool_files
-from scenario_runner.intake.spool import TAKE_OVER_SECONDS, SpoolConsumer
+from scenario_runner.intake.spool import BATCH, TAKE_OVER_SECONDS, SpoolConsumer
 from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles, left_lying
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
@@ -256,6 +256,46 @@ def test_two_daemons_that_have_judged_one_file_dispose_of_it_once(spool: Spool) 
     assert spool.records() == [("bad.json", "REJECTED")]
     assert spool.names("rejected") == ["bad.json"]
     assert len(spool.world.rejected()) == 1
+
+
+def test_while_the_authority_is_away_no_more_is_claimed_than_one_batch(spool: Spool) -> None:
+    for number in range(300):
+        spool.drop(f"key-{number}", f"{number:03d}.json")
+    spool.during = unavailable
+    for _ in range(4):
+        with pytest.raises(Unavailable):
+            spool.intake.step()
+        spool.pass_seconds(1)
+    assert len(spool.claimed()) == BATCH
+    spool.during = lambda: None
+    while spool.intake.step():
+        pass
+    assert len(spool.records()) == 300
+
+
+def test_a_file_that_the_disk_fails_to_read_is_told_and_tried_again_and_holds_up_nobody(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = spool_files.read
+
+    def read(folders: Any, file: Any) -> Any:
+        if file.name == "aa.json":
+            raise OSError(5, "Input/output error", file.path)
+        return real(folders, file)
+
+    spool.drop("bad sector", "aa.json")
+    spool.drop("good", "zz.json")
+    with monkeypatch.context() as failing:
+        failing.setattr(spool_files, "read", read)
+        with pytest.raises(Unavailable, match=r"aa\.json"):
+            spool.intake.step()
+        assert spool.keys() == {"good"}
+        spool.drop("another good one", "zz.json")
+        assert spool.intake.step() == 1
+        assert spool.intake.empty() is False
+    spool.pass_seconds(6)
+    spool.intake.step()
+    assert spool.keys() == {"good", "another good one", "bad sector"}
 
 
 # ---------------------------------------------------------------- files that are still being written

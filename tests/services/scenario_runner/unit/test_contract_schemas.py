@@ -575,3 +575,19 @@ def test_every_listed_difference_is_still_one(difference: Difference) -> None:
     (document,) = [item for item in examples if difference.holds(item)]
     assert not accepted_by_model("run_request", document)
     assert all(validators("run_request")[which](document) for which in difference.validators)
+
+
+@pytest.mark.parametrize(
+    ("characters", "taken"),
+    [
+        ("\x00\x1f\x7f\x80\x85\x9b\x9f\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069", False),
+        (" ~\xa0\xad\xe9\u061b\u200d\u2010\u2027\u202f\u2065\u206a\U0001f600", True),
+    ],
+)
+def test_what_a_terminal_would_obey_is_no_text_for_the_model_and_for_every_schema(characters: str, taken: bool) -> None:
+    for char in characters:
+        document = full_example("run_request") | {"run_equivalence_key": f"a{char}b"}
+        said = {name: is_valid(document) for name, is_valid in validators("run_request").items()}
+        assert {**said, "model": accepted_by_model("run_request", document)} == dict.fromkeys(
+            [*said, "model"], taken
+        ), f"{ord(char):04x}"
