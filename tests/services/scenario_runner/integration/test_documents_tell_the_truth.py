@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 from support import COMMAND, REPO
@@ -12,6 +13,9 @@ from scenario_runner.cli.output import Exit
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +75,30 @@ def test_the_scripts_of_the_readme_can_be_run_and_parse() -> None:
         script = REPO / name
         assert script.stat().st_mode & 0o111, name
         assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0, name
+
+
+def test_the_powershell_snippets_of_the_readme_parse_and_set_what_the_env_files_say() -> None:
+    pytest.importorskip("tree_sitter_pwsh")
+    import tree_sitter
+    import tree_sitter_pwsh
+
+    block = README.partition("```powershell\n")[2].partition("```")[0]
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_pwsh.language()))
+    assert not parser.parse(block.encode()).root_node.has_error
+    (pattern,) = set(re.findall(r"-match '([^']+)'", block))
+    for name in (".env.example", ".env.localstack.example"):
+        lines = (REPO / name).read_text("utf-8").splitlines()
+        settings = [line for line in lines if line and not line.startswith("#")]
+        assert [line for line in lines if re.search(pattern, line)] == settings
+
+
+def test_a_clone_with_windows_line_ends_keeps_those_of_scripts_and_env_files(tmp_path: Path) -> None:
+    if not (REPO / ".git").exists():
+        pytest.skip("not a checkout of git")
+    clone = ["git", "clone", "-q", "-c", "core.autocrlf=true", str(REPO), str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    texts = [path for path in (tmp_path / "clone").rglob("*") if path.is_file() and ".git" not in path.parts]
+    assert [path.name for path in texts if b"\r\n" in path.read_bytes()] == []
 
 
 def test_nothing_committed_names_an_index_address() -> None:
