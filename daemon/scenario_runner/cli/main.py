@@ -95,6 +95,9 @@ def serve(
 
     The first SIGTERM or SIGINT lets what is in flight finish; the second stops at once. Either loses nothing.
     """
+    from scenario_runner.cli.process_one import leave_process_one
+
+    leave_process_one()
     from scenario_runner.cli.serving import run_daemon
 
     with reporting(as_json=False):

@@ -17,6 +17,7 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.owner import recognises_the_dead
 from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.wiring import Daemon, wire_daemon
 
@@ -52,6 +53,9 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
 
 
 def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
+    if not recognises_the_dead():
+        _log.warning("killed processes of this host cannot be recognised; their leases run out by themselves",
+                     lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
     threading.Thread(target=_end_what_hangs, args=(daemon, supervisor), name="last-resort", daemon=True).start()
     _answer_signals(daemon)

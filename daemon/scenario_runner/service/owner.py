@@ -1,12 +1,18 @@
 """Who holds a lease: a name that tells, on the same host, whether the process still lives."""
 
+import hashlib
 import os
+import re
 import secrets
 import socket
+import time
 from typing import Final
 
 _UNKNOWN: Final = "?"
 _PARTS: Final = 5
+_BOOTED: Final = re.compile(r"(?P<ids>[0-9a-f]+)@(?P<booted>[0-9]+)\.(?P<space>[0-9]+)")
+_BOOT_TIME_TOLERANCE_SECONDS: Final = 2
+"""Two readings of the time of one boot differ by their rounding; a second is left for a leap second."""
 
 
 def _read(path: str) -> str:
@@ -30,13 +36,36 @@ def _start_time(pid: int) -> str:
 
 
 def _machine() -> str:
-    """This kernel and process-id namespace: where a process id means the same process."""
+    """This kernel and process-id namespace: where a process id means the same process.
+
+    Where the kernel's boot id is hidden (systemd's ``ProcSubset=pid``), the host's ids and the time of its boot, after
+    an ``@``, stand for it. When the clock is set that time moves, and processes of before seem to be of another kernel.
+    """
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         namespace = _UNKNOWN
-    boot = _read("/proc/sys/kernel/random/boot_id").strip()
-    return f"{boot}.{namespace.strip('pid:[]')}"
+    kernel = _read("/proc/sys/kernel/random/boot_id").strip()
+    if kernel in ("", _UNKNOWN):
+        kernel = _kernel_by_boot_time()
+    return f"{kernel}.{namespace.strip('pid:[]')}"
+
+
+def _kernel_by_boot_time() -> str:
+    machine = _read("/etc/machine-id").strip()
+    if machine in ("", _UNKNOWN, "uninitialized") or not hasattr(time, "CLOCK_BOOTTIME"):
+        return _UNKNOWN
+    ids = hashlib.sha256(f"scenario-runner|{machine}|{socket.gethostname()}".encode()).hexdigest()[:32]
+    return f"{ids}@{time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):.0f}"
+
+
+def _same_machine(one: str, other: str) -> bool:
+    """True when two answers of :func:`_machine` are certainly about the same one."""
+    found, sought = _BOOTED.fullmatch(one), _BOOTED.fullmatch(other)
+    if found is None or sought is None:
+        return one == other
+    apart = abs(int(found["booted"]) - int(sought["booted"]))
+    return found.group("ids", "space") == sought.group("ids", "space") and apart <= _BOOT_TIME_TOLERANCE_SECONDS
 
 
 def make_owner() -> str:
@@ -45,12 +74,17 @@ def make_owner() -> str:
     return f"{socket.gethostname()}|{_machine()}|{pid}|{_start_time(pid)}|{secrets.token_hex(6)}"
 
 
+def recognises_the_dead() -> bool:
+    """True when processes of this machine that were killed can be told; else their leases run out by themselves."""
+    return _UNKNOWN not in _machine() and _start_time(os.getpid()) != _UNKNOWN
+
+
 def is_dead(owner: str) -> bool:
     """True when the owner was a process of this machine that certainly runs no more."""
     parts = owner.split("|")
-    if len(parts) != _PARTS or parts[1] != _machine() or _UNKNOWN in parts[1] or not parts[2].isdigit():
+    if len(parts) != _PARTS or not parts[2].isdigit() or not recognises_the_dead():
         return False
-    if _start_time(int(parts[2])) == parts[3] or _start_time(os.getpid()) == _UNKNOWN:
+    if not _same_machine(parts[1], _machine()) or _start_time(int(parts[2])) == parts[3]:
         return False
     return _start_time(int(parts[2])) != _UNKNOWN or not _exists(int(parts[2]))
 

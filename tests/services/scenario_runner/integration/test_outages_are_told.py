@@ -1,6 +1,7 @@
 """What is away is told as away: never as absent, never as done, and never by ending the daemon."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from authority_support import START, WAIT, Clock, asking, claim_one, settle
-from support import ForkedWorld
+from support import COMMAND, ForkedWorld, World
 
 from scenario_runner.authority.base import Postponed
 from scenario_runner.authority.connect import sqlite_path
@@ -81,6 +82,89 @@ def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) 
         other.kill()
         other.wait()
         assert owner.is_dead(name) is True
+
+
+def _hiding(*paths: str) -> Any:
+    real = owner._read
+    return lambda path: "?" if path in paths else real(path)
+
+
+_BOOT_ID, _MACHINE_ID = "/proc/sys/kernel/random/boot_id", "/etc/machine-id"
+
+
+def test_a_dead_process_is_recognised_although_the_boot_id_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = _hiding(_BOOT_ID)
+    monkeypatch.setattr(owner, "_read", lambda path: "f" * 32 if path == _MACHINE_ID else read(path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        name = f"host|{owner._machine()}|{other.pid}|{owner._start_time(other.pid)}|token"
+        assert owner.is_dead(name) is False
+        other.kill()
+        other.wait()
+        assert owner.is_dead(name) is True
+
+
+@pytest.mark.parametrize(
+    ("change", "dead"), [("nothing", True), ("a second", True), ("the clock was set", False), ("another host", False),
+                         ("another space", False), ("a boot id", False)]
+)  # fmt: skip
+def test_in_doubt_whether_an_owner_was_of_this_machine_it_counts_as_alive(
+    monkeypatch: pytest.MonkeyPatch, change: str, dead: bool
+) -> None:
+    read = _hiding(_BOOT_ID)
+    monkeypatch.setattr(owner, "_read", lambda path: "f" * 32 if path == _MACHINE_ID else read(path))
+    ids, booted, space = re.split("[@.]", owner._machine())
+    machine = {
+        "nothing": f"{ids}@{booted}.{space}",
+        "a second": f"{ids}@{int(booted) + 1}.{space}",
+        "the clock was set": f"{ids}@{int(booted) - 60}.{space}",
+        "another host": f"{'0' * 32}@{booted}.{space}",
+        "another space": f"{ids}@{booted}.1{space}",
+        "a boot id": f"6ccff243-f4a7-4088-ab32-6c4adad0968f.{space}",
+    }[change]
+    assert owner.is_dead(f"host|{machine}|{2**22 + 1}|1|token") is dead
+
+
+def test_where_nothing_tells_the_machine_no_owner_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "_read", _hiding(_BOOT_ID, _MACHINE_ID))
+    assert not owner.recognises_the_dead()
+    assert owner.is_dead(f"host|{owner._machine()}|{2**22 + 1}|1|token") is False
+
+
+def _without(*paths: str) -> list[str]:
+    """A command that hides files from what follows; the test is skipped where that is not allowed."""
+    hide = " && ".join(f"mount --bind /dev/null {path}" for path in paths)
+    command = ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no mount namespace may be made here (unshare --mount): nothing can be hidden from the daemon")
+    return command
+
+
+@pytest.mark.parametrize(("hidden", "lease_seconds"), [((_BOOT_ID,), 3600), ((_BOOT_ID, _MACHINE_ID), 2)])
+def test_the_next_start_takes_over_from_a_killed_daemon_or_says_that_the_lease_must_run_out(
+    tmp_path: Path, hidden: tuple[str, ...], lease_seconds: int
+) -> None:
+    world = World(tmp_path / "world")
+    world.write_profiles(lease_seconds=lease_seconds)
+    without = _without(*hidden)
+    if not Path(_MACHINE_ID).is_file():
+        pytest.skip("this machine has no /etc/machine-id")
+    arguments = [COMMAND, "serve", "--wiring", str(world.wiring), "--policy", str(world.policy)]
+    program = (
+        "import os, signal, sys\n"
+        "from scenario_runner.authority.sqlite import SqliteAuthority\n"
+        "SqliteAuthority.settle = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from scenario_runner.cli.main import main\n"
+        "main()\n"
+    )
+    world.drop(world.make_run("one", outputs=["outlet_catalogue"])["request"])
+    killed = subprocess.run([*without, sys.executable, "-c", program, *arguments[1:]], capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()
+    done = subprocess.run([*without, *arguments, "--until-idle"], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, len(world.signals("READY"))) == (0, 1)
+    assert (b"cannot be recognised" in done.stderr) is (_MACHINE_ID in hidden)
 
 
 def test_what_a_driver_says_on_many_lines_is_one_line_of_doctor_and_serve(tmp_path: Path) -> None:
