@@ -1,5 +1,6 @@
 """What one examination of an engine run root may cost, and who may end it early."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from scenario_runner.contracts.reasons import Reason
 
 #: Operations (a listing's entry, a stat, an open) between two looks at the clock: together about a millisecond.
 _OPERATIONS_PER_BEAT: Final = 64
+#: Seconds between two questions to :attr:`Share.over`.
+_ASK_EVERY_SECONDS: Final = 0.25
 
 
 class TooMuchToReadError(ScenarioRunnerError):
@@ -38,16 +41,24 @@ class Share:
         operations: Directory entries listed, files stat'ed and files opened.
         document_bytes: Bytes of documents (flags, indexes, JSON members) that are read and parsed.
         seconds: On a monotonic clock.
+        patient: Whether the examination may also wait: for another one of the same evidence, for its turn to parse a
+            large document, for files that just change. In a batch that would keep other runs waiting.
+        over: Asked once ``seconds`` are over, with the seconds since the beginning: whether to end there.
+        spent_seconds: What earlier turns of the same examination took; counts for the policy's bound.
     """
 
-    hash_bytes: int
-    operations: int
-    document_bytes: int
-    seconds: float
+    hash_bytes: float = math.inf
+    operations: float = math.inf
+    document_bytes: float = math.inf
+    seconds: float = math.inf
+    patient: bool = True
+    over: Callable[[float], bool] = lambda _seconds: True
+    spent_seconds: float = 0.0
 
 
+UNLIMITED: Final = Share()
 #: The share of one run in a batch. A run of a thousand files costs about 4,000 operations.
-BATCH_SHARE: Final = Share(hash_bytes=8 << 20, operations=10_000, document_bytes=1 << 20, seconds=1.0)
+BATCH_SHARE: Final = Share(hash_bytes=8 << 20, operations=10_000, document_bytes=1 << 20, seconds=1.0, patient=False)
 
 
 class ReadBudget:
@@ -58,7 +69,7 @@ class ReadBudget:
     Args:
         heartbeat: Called with the number of bytes hashed since its last call; raises to end the examination (a lost
             lease, a process that stops).
-        share: Most that the examination may cost; None for any amount.
+        share: Most that the examination may cost.
         bounds: How large the evidence may be and how long the examination may take, from the run's policy.
         monotonic: Seconds, never going back.
     """
@@ -66,16 +77,15 @@ class ReadBudget:
     def __init__(
         self,
         heartbeat: Callable[[int], None] = lambda _bytes: None,
-        share: Share | None = None,
+        share: Share = UNLIMITED,
         bounds: EvidenceBounds = DEFAULT_BOUNDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.share, self.bounds = share, bounds
         self._heartbeat, self._monotonic = heartbeat, monotonic
-        self._began = monotonic()
+        self._began, self._ask_again = monotonic(), share.seconds
         self._hash_bytes = self._operations = self._document_bytes = 0
         self._next_beat = _OPERATIONS_PER_BEAT
-        self._most_operations = share.operations if share is not None else float("inf")
         self._cancelled = False
 
     def operations(self, count: int = 1) -> None:
@@ -86,8 +96,8 @@ class ReadBudget:
             ExaminationTooLongError: over the policy's time.
         """
         self._operations += count
-        if self._operations > self._most_operations:
-            self._stop(f"more than {self._most_operations} files are to be listed or opened")
+        if self._operations > self.share.operations:
+            self._stop(f"more than {self.share.operations} files are to be listed or opened")
         if self._operations >= self._next_beat:
             self._next_beat = self._operations + _OPERATIONS_PER_BEAT
             self.beat()
@@ -95,14 +105,14 @@ class ReadBudget:
     def document(self, size: int) -> None:
         """Charge a document before it is read and parsed; raises as :meth:`operations`."""
         self._document_bytes += size
-        if self.share is not None and self._document_bytes > self.share.document_bytes:
+        if self._document_bytes > self.share.document_bytes:
             self._stop(f"documents of more than {self.share.document_bytes} bytes are to be parsed")
         self.beat()
 
     def hashing(self, size: int) -> None:
         """Charge bytes before they are hashed; raises as :meth:`operations`."""
         self._hash_bytes += size
-        if self.share is not None and self._hash_bytes > self.share.hash_bytes:
+        if self._hash_bytes > self.share.hash_bytes:
             self._stop(f"{self._hash_bytes} bytes are to be hashed, more than {self.share.hash_bytes}")
         self.beat()
 
@@ -116,14 +126,22 @@ class ReadBudget:
         if self._cancelled:
             raise _CancelledError("the examination has ended")
         self._heartbeat(hashed)
-        seconds = self._monotonic() - self._began
-        if self.share is not None and seconds > self.share.seconds:
-            self._stop(f"it takes longer than {self.share.seconds} s")
+        seconds = self.seconds
+        if seconds > self._ask_again:
+            self._ask_again = seconds + _ASK_EVERY_SECONDS
+            if self.share.over(seconds):
+                self._stop(f"it takes longer than {self.share.seconds} s")
+        seconds += self.share.spent_seconds
         if seconds > self.bounds.max_look_seconds:
             raise ExaminationTooLongError(
                 f"the examination of the evidence was ended after {seconds:.0f} s, the policy's max_look_seconds is "
                 f"{self.bounds.max_look_seconds}; {self._hash_bytes} bytes were to be hashed"
             )
+
+    @property
+    def seconds(self) -> float:
+        """Time since the beginning."""
+        return self._monotonic() - self._began
 
     def cancel(self) -> None:
         """End what other threads still do for this examination, at their next beat."""
@@ -135,7 +153,7 @@ class ReadBudget:
             self._hash_bytes <= share.hash_bytes
             and self._operations <= share.operations
             and self._document_bytes <= share.document_bytes
-            and self._monotonic() - self._began <= share.seconds
+            and self.seconds <= share.seconds
         )
 
     @staticmethod

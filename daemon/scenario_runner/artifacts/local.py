@@ -26,12 +26,13 @@ from scenario_runner.artifacts.base import (
 )
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under, too_many
-from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse
+from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     EvidenceMissing,
     EvidenceRefused,
     Refusal,
+    ScenarioRunnerError,
     Unavailable,
 )
 from scenario_runner.contracts.reasons import Reason
@@ -286,7 +287,7 @@ class LocalRunRoot:
             raise
         self._close_unchanged(fd, path, identity)
         if len(data) != size:
-            raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
+            raise _shrank(path)
         return data
 
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
@@ -363,15 +364,14 @@ class LocalRunRoot:
 
     def _hash(self, paths: Sequence[str], identities: tuple[Identity, ...], size: int) -> SequenceDigest:
         started = time.time_ns()
-        whole = hashlib.sha256()
+        whole = hashlib.sha256() if len(paths) > 1 else None
         members: list[str] = []
-        alone = len(paths) == 1
         for path, identity in zip(paths, identities, strict=True):
             fd, now = self._open(path)
             try:
                 if now != identity:
                     raise EvidenceChanged(f"{path} changed before it was read", path=path)
-                members.append(self._hash_file(fd, path, identity[2], whole, alone=alone))
+                members.append(self._hash_file(fd, path, identity, whole))
             except OSError as error:
                 os.close(fd)
                 _raise_for(error, path)
@@ -379,36 +379,55 @@ class LocalRunRoot:
                 os.close(fd)
                 raise
             self._close_unchanged(fd, path, identity)
-        digests = (whole.hexdigest(), *members)
+        digests = (whole.hexdigest() if whole else members[0], *members)
         if self._reuse and _settled(identities, started):
             self._reuse.keep(identities, size, digests)
         return _sequence(paths, identities, digests)
 
-    def _hash_file(self, fd: int, path: str, size: int, whole: "hashlib._Hash", *, alone: bool) -> str:
+    def _hash_file(self, fd: int, path: str, identity: Identity, whole: "hashlib._Hash | None") -> str:
+        """Digest of one open file; its bytes go into the digest of the sequence too, where there is one."""
+        size = identity[2]
         if size <= _SMALL:
-            return self._hash_small(fd, path, size, whole, alone=alone)
-        own = whole if alone else hashlib.sha256()
-        buffer = memoryview(bytearray(min(_BUFFER, max(size, 1))))
-        left = size
+            data = os.read(fd, size) if size else b""
+            if len(data) != size:
+                raise _shrank(path)
+            self.budget.beat(size)
+            if whole is not None:
+                whole.update(data)
+            return hashlib.sha256(data).hexdigest()
+        if whole is None:
+            return self._hash_resumably(fd, path, identity)
+        own = hashlib.sha256()
+        for chunk in self._chunks(fd, path, size):
+            own.update(chunk)
+            whole.update(chunk)
+        return own.hexdigest()
+
+    def _hash_resumably(self, fd: int, path: str, identity: Identity) -> str:
+        """Digest of one open file, going on where an earlier examination of it was broken off."""
+        started = time.time_ns()
+        kept = self._reuse.resume(identity) if self._reuse else None
+        state, offset = (kept.state, kept.offset) if kept else (hashlib.sha256(), 0)
+        os.lseek(fd, offset, os.SEEK_SET)
+        try:
+            for chunk in self._chunks(fd, path, identity[2] - offset):
+                state.update(chunk)
+                offset += len(chunk)
+        except ScenarioRunnerError:
+            if self._reuse and _settled([identity], started):
+                self._reuse.put_off(identity, Unfinished(state, offset))
+            raise
+        return state.hexdigest()
+
+    def _chunks(self, fd: int, path: str, left: int) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(_BUFFER, max(left, 1))))
         while left > 0:
             count = os.readv(fd, [buffer[:left]])
             if count == 0:
-                raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
-            chunk = buffer[:count]
-            own.update(chunk)
-            if not alone:
-                whole.update(chunk)
+                raise _shrank(path)
+            yield buffer[:count]
             left -= count
             self.budget.beat(count)
-        return own.hexdigest()
-
-    def _hash_small(self, fd: int, path: str, size: int, whole: "hashlib._Hash", *, alone: bool) -> str:
-        data = os.read(fd, size) if size else b""
-        if len(data) != size:
-            raise EvidenceChanged(f"{path} shrank while it was being read", path=path)
-        self.budget.beat(size)
-        whole.update(data)
-        return whole.hexdigest() if alone else hashlib.sha256(data).hexdigest()
 
     # --- looking again
 
@@ -450,6 +469,10 @@ class LocalRunRoot:
         directories, self._directories = self._directories, {}
         for fd in directories.values():
             os.close(fd)
+
+
+def _shrank(path: str) -> EvidenceChanged:
+    return EvidenceChanged(f"{path} shrank while it was being read", path=path)
 
 
 _Unread = tuple[int, int, Sequence[str], tuple[Identity, ...]]

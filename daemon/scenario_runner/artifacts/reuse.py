@@ -8,6 +8,7 @@ the moment of reading, so that a change within the resolution of the clock canno
 import hashlib
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 Identity = tuple[object, ...]
@@ -15,6 +16,7 @@ Identity = tuple[object, ...]
 RACY_NS: Final = 2_000_000_000
 PERSIST_FROM_BYTES: Final = 1 << 20
 _MAX_MEMBERS: Final = 50_000
+_MAX_UNFINISHED: Final = 1000
 
 
 class DigestStore(Protocol):
@@ -29,6 +31,21 @@ class DigestStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The digest of one large artifact whose reading was broken off, to be gone on with.
+
+    Attributes:
+        state: sha256 of its first bytes.
+        offset: How many bytes those are.
+        version: See :class:`~scenario_runner.artifacts.base.FileDigest`.
+    """
+
+    state: "hashlib._Hash"
+    offset: int
+    version: str = ""
+
+
 class DigestReuse:
     """Bounded memory of digests, with a store behind it for what is expensive to read again."""
 
@@ -37,7 +54,20 @@ class DigestReuse:
         self._max = max_members
         self._members = 0
         self._kept: OrderedDict[tuple[Identity, ...], tuple[str, ...]] = OrderedDict()
+        self._unfinished: OrderedDict[Identity, Unfinished] = OrderedDict()
         self._lock = threading.Lock()
+
+    def put_off(self, identity: Identity, unfinished: Unfinished) -> None:
+        """Keep what was read of an artifact that was unchanged long before it was read."""
+        with self._lock:
+            self._unfinished[identity] = unfinished
+            while len(self._unfinished) > _MAX_UNFINISHED:
+                self._unfinished.popitem(last=False)
+
+    def resume(self, identity: Identity) -> Unfinished | None:
+        """What was kept of the same artifact; nobody else gets it any more."""
+        with self._lock:
+            return self._unfinished.pop(identity, None)
 
     @staticmethod
     def _key(identities: tuple[Identity, ...]) -> str:

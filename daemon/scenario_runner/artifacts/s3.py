@@ -23,7 +23,7 @@ from scenario_runner.artifacts.base import (
 )
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import Listing, files_matching, files_under
-from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity
+from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity, Unfinished
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.errors import (
     EvidenceArchived,
@@ -31,6 +31,7 @@ from scenario_runner.contracts.errors import (
     EvidenceMissing,
     EvidenceRefused,
     Refusal,
+    ScenarioRunnerError,
 )
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import (
@@ -57,7 +58,7 @@ class _Readers:
 
     Attributes:
         threads: How many sequences of a long examination are hashed at the same time, by threads of its own.
-        small: Hash for examinations with a share; they never queue behind long ones.
+        small: Hash for examinations of a batch; they never queue behind long ones.
         requests: Wait for the network.
     """
 
@@ -232,7 +233,7 @@ class S3RunRoot:
         if not work:
             return
         work.sort(key=lambda item: -item.size)  # the largest first keeps the threads busy to the end
-        if self.budget.share is not None:
+        if not self.budget.share.patient:
             yield from self._hash_on(self._readers.small, work)
             return
         with ThreadPoolExecutor(self._readers.threads, thread_name_prefix="hash") as pool:
@@ -254,40 +255,51 @@ class S3RunRoot:
                 future.cancel()
 
     def _hash(self, item: _Unread) -> SequenceDigest:
-        whole = hashlib.sha256()
         alone = len(item.paths) == 1
-        members: list[str] = []
-        versions: list[str] = []
-        blocks = self._ahead(item)
+        whole = hashlib.sha256() if not alone else None
+        kept = self._reuse.resume(item.identities[0]) if self._reuse and alone else None
+        blocks = self._ahead(item, kept.offset if kept else 0)
         try:
-            for path, entry in zip(item.paths, item.entries, strict=True):
-                own = whole if alone else hashlib.sha256()
-                version: str | None = None
-                for _ in _blocks_of(entry):
-                    block = next(blocks)
-                    if version not in (None, block.version):
-                        raise EvidenceChanged(f"{path} changed while it was being read", path=path)
-                    version = block.version
-                    own.update(block.data)
-                    if not alone:
-                        whole.update(block.data)
-                    self.budget.beat(len(block.data))
-                members.append(own.hexdigest())
-                versions.append(version or "")
+            read = [self._hash_object(blocks, path, entry, whole, kept)
+                    for path, entry in zip(item.paths, item.entries, strict=True)]  # fmt: skip
         finally:
             blocks.close()
-        digests = (whole.hexdigest(), *members, *versions)
+        members = [state.hexdigest() for state, _ in read]
+        digests = (whole.hexdigest() if whole else members[0], *members, *(version for _, version in read))
         if self._reuse and _settled(item.entries, self._opened_us):
             self._reuse.keep(item.identities, item.size, digests)
         return _sequence(item.paths, item.entries, digests)
 
-    def _ahead(self, item: _Unread) -> "_Blocks":
+    def _hash_object(
+        self, blocks: "_Blocks", path: str, entry: Listed, whole: "hashlib._Hash | None", kept: Unfinished | None
+    ) -> tuple["hashlib._Hash", str]:
+        """Digest and version of one object; one that is alone goes on where an earlier examination was broken off."""
+        own, offset = (kept.state, kept.offset) if kept else (hashlib.sha256(), 0)
+        version = kept.version if kept else None
+        try:
+            for start, end in _blocks_of(entry, offset):
+                block = next(blocks)
+                if version not in (None, block.version):
+                    raise EvidenceChanged(f"{path} changed while it was being read", path=path)
+                version = block.version
+                own.update(block.data)
+                if whole is not None:
+                    whole.update(block.data)
+                offset += end - start
+                self.budget.beat(end - start)
+        except ScenarioRunnerError:
+            if self._reuse and whole is None and offset and _settled([entry], self._opened_us):
+                self._reuse.put_off(_identity(self._bucket, entry), Unfinished(own, offset, version or ""))
+            raise
+        return own, version or ""
+
+    def _ahead(self, item: _Unread, offset: int) -> "_Blocks":
         return _Blocks(
             self._readers.requests,
             [
                 (end - start, (entry, path, start, end))
                 for path, entry in zip(item.paths, item.entries, strict=True)
-                for start, end in _blocks_of(entry)
+                for start, end in _blocks_of(entry, offset)
             ],
             self._fetch,
         )
@@ -358,10 +370,9 @@ class _Blocks:
             future.cancel()
 
 
-def _blocks_of(entry: Listed) -> Iterator[tuple[int, int]]:
+def _blocks_of(entry: Listed, offset: int = 0) -> Iterator[tuple[int, int]]:
     """Start and end of every block; one that is empty for an empty object, whose ETag is checked too."""
-    yield 0, min(_BLOCK, entry.size)
-    for start in range(_BLOCK, entry.size, _BLOCK):
+    for start in range(offset, entry.size, _BLOCK) if entry.size else (0,):
         yield start, min(start + _BLOCK, entry.size)
 
 

@@ -13,7 +13,14 @@ from typing import Final
 import structlog
 
 from scenario_runner.artifacts.base import Artifacts
-from scenario_runner.artifacts.budget import BATCH_SHARE, ExaminationTooLongError, ReadBudget, Share, TooMuchToReadError
+from scenario_runner.artifacts.budget import (
+    BATCH_SHARE,
+    UNLIMITED,
+    ExaminationTooLongError,
+    ReadBudget,
+    Share,
+    TooMuchToReadError,
+)
 from scenario_runner.authority.base import (
     Authority,
     Claim,
@@ -93,15 +100,15 @@ class RunDriver:
         self._packs, self._leases, self._memory, self._sleep = packs, leases, memory, sleep
         self._large = KnownLarge()
 
-    def drive(self, claims: Sequence[Claim], share: Share | None = None) -> list[Deferred]:
+    def drive(self, claims: Sequence[Claim], share: Share = UNLIMITED) -> list[Deferred]:
         """Drive runs as far as they go now, commit what came of them and give their leases back.
 
         Args:
             claims: Runs under lease.
-            share: Most that the examination of one run may cost; None for any amount.
+            share: Most that the examination of one run may cost.
 
         Returns:
-            Runs whose examination costs more: still under lease, to be driven again without a share.
+            Runs whose examination costs more: still under lease, to be driven again with another share.
 
         Raises:
             Unavailable: the authority does not answer; nothing was decided, and the leases run out by themselves.
@@ -113,7 +120,7 @@ class RunDriver:
                 self._leases.release(claim)
             raise
 
-    def _drive(self, claims: Sequence[Claim], share: Share | None) -> list[Deferred]:
+    def _drive(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
         clock = BatchClock(self._authority.now_us, self._began_us(claims, share))
         inputs = _inputs_of(claims)
         jobs = [
@@ -132,9 +139,9 @@ class RunDriver:
         self._commit([job for job in jobs if not job.long])
         return [Deferred(job.claim, job.evidence) for job in jobs if job.long]
 
-    def _began_us(self, claims: Sequence[Claim], share: Share | None) -> int:
+    def _began_us(self, claims: Sequence[Claim], share: Share) -> int:
         """When the examination began: a batch's when it is claimed; the long lane may keep a run waiting."""
-        return self._authority.now_us() if share is None else max((claim.now_us for claim in claims), default=0)
+        return self._authority.now_us() if share.patient else max((claim.now_us for claim in claims), default=0)
 
     @staticmethod
     def _guarded(job: Job, step: Callable[[], None]) -> None:
@@ -157,13 +164,13 @@ class RunDriver:
 
     # --- evidence
 
-    def _examine(self, jobs: list[Job], share: Share | None) -> list[list[Job]]:
+    def _examine(self, jobs: list[Job], share: Share) -> list[list[Job]]:
         """Look at the evidence of a batch; returns the runs grouped by what they ask for: one look serves a group."""
         asking: dict[Hashable, list[Job]] = {}
         for job in jobs:
             job.evidence = self._asked(job)
             asking.setdefault(job.evidence, []).append(job)
-        together = self._looks.map if self._looks is not None and share is not None else map
+        together = self._looks.map if self._looks is not None and not share.patient else map
         list(together(partial(self._evaluate_alike, share), asking.values()))
         return list(asking.values())
 
@@ -178,7 +185,7 @@ class RunDriver:
         root, bounds = job.intent.engine_run_root, inputs.bounds
         return root, inputs.strategy, pack.digest, tokens, inputs.gates, inputs.outputs, bounds
 
-    def _evaluate_alike(self, share: Share | None, jobs: list[Job]) -> None:
+    def _evaluate_alike(self, share: Share, jobs: list[Job]) -> None:
         """Let the first of some runs look for all; the next one when the first lost its lease meanwhile."""
         first, *others = jobs
         self._guarded(first, partial(self._look_for, first, share))
@@ -188,7 +195,7 @@ class RunDriver:
         for job in others:
             job.evaluation, job.failure, job.long = first.evaluation, first.failure, first.long
 
-    def _look_for(self, job: Job, share: Share | None) -> None:
+    def _look_for(self, job: Job, share: Share) -> None:
         job.evaluation = settled_without_evidence(job.intent, job.inputs) or self._look_until_still(job, share)
         job.long = job.evaluation is None
 
@@ -221,9 +228,9 @@ class RunDriver:
         self._ledger.check_facts_view(job.view)  # for all that share it: they differ in their run ids
         job.proof = proofs[key] = proof_of(attested, report)
 
-    def _look_until_still(self, job: Job, share: Share | None) -> Evaluation | None:
+    def _look_until_still(self, job: Job, share: Share) -> Evaluation | None:
         """Examine the evidence until nothing changes meanwhile; None when that costs more than the share."""
-        if share is not None and job.evidence in self._large:
+        if not share.patient and job.evidence in self._large:
             return None
         for pause in (*LOOK_AGAIN_SECONDS, None):
             try:
@@ -236,12 +243,12 @@ class RunDriver:
             except EvidenceChanged as changed:
                 if pause is None:
                     return nothing_read(Outcome.CONFLICT, changed)
-                if share is not None:
+                if not share.patient:
                     return None  # the pauses are not the batch's to wait for
                 self._sleep(pause)
         raise AssertionError
 
-    def _look(self, job: Job, share: Share | None) -> Evaluation:
+    def _look(self, job: Job, share: Share) -> Evaluation:
         pack, inputs = self._packs.get(job.inputs.pack_digest), job.inputs
         budget = ReadBudget(lambda _hashed: self._leases.check(job.claim), share, inputs.bounds)
         try:
@@ -254,7 +261,7 @@ class RunDriver:
             return evaluate(root, pack, job.intent.tokens(), inputs.gates, inputs.outputs, self._memory)
         finally:
             root.close()
-            if share is None and budget.fits(BATCH_SHARE):
+            if share.patient and budget.fits(BATCH_SHARE):
                 self._large.discard(job.evidence)
 
     # --- documents of a READY run

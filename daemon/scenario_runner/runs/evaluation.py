@@ -118,14 +118,14 @@ class EvaluationMemory:
         """Examine under a key while nobody else of this process does: who comes later finds what the first one kept.
 
         Raises:
-            TooMuchToReadError: somebody examines it just now, and the budget is a share, with which nobody waits.
+            TooMuchToReadError: somebody examines it just now, and the budget does not allow to wait.
         """
         with self._lock:
             if len(self._looking) > _LOOKING_KEPT:
                 self._looking = {key: lock for key, lock in self._looking.items() if lock.locked()}
             lock = self._looking.setdefault(key, threading.Lock())
-        while not lock.acquire(timeout=0 if budget.share is not None else _BUSY_BEAT_SECONDS):
-            if budget.share is not None:
+        while not lock.acquire(timeout=_BUSY_BEAT_SECONDS if budget.share.patient else 0):
+            if not budget.share.patient:
                 raise TooMuchToReadError("the same evidence is being read just now")
             budget.beat()
         try:

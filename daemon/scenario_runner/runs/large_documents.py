@@ -22,11 +22,11 @@ def in_turn(budget: ReadBudget, size: int, parse: Callable[[], T]) -> T:
     """Parse a document: a large one while no other is parsed, then leaving the process to others for as long.
 
     Args:
-        budget: Of the examination. One with a share does not wait: what it may parse is bounded already.
+        budget: Of the examination. One that is not patient does not wait: what it may parse is bounded already.
         size: Of the document in bytes.
         parse: Parses it.
     """
-    if size < _LARGE_BYTES or budget.share is not None:
+    if size < _LARGE_BYTES or not budget.share.patient:
         return parse()
     while not _TURN.acquire(timeout=_BEAT_SECONDS):
         budget.beat()

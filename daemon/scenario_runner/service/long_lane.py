@@ -2,23 +2,30 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from scenario_runner.artifacts.budget import Share
 from scenario_runner.authority.base import Claim
 from scenario_runner.runs.known_large import Deferred
-from scenario_runner.service.fair_queue import FairQueue, Group
+from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
+
+Drive = Callable[[Sequence[Claim], Share], list[Deferred]]
 
 
 class LongLane:
-    """Workers that drive runs in the order of a :class:`~scenario_runner.service.fair_queue.FairQueue`.
+    """Workers that drive runs in turns, in the order of a :class:`~scenario_runner.service.fair_queue.FairQueue`.
+
+    An examination whose turn is over while others wait is broken off and goes on later: digests of files that were
+    read, and of the beginning of a large one, are kept.
 
     Args:
         workers: How many examinations there may be at a time.
-        drive: Drives runs with the same evidence to their end; raises nothing.
+        drive: Drives runs with the same evidence, and returns those whose turn was over; raises nothing.
     """
 
-    def __init__(self, workers: int, drive: Callable[[list[Claim]], None]) -> None:
-        self._queue, self._drive = FairQueue(workers), drive
+    def __init__(self, workers: int, drive: Drive) -> None:
+        self._queue, self._drive = FairQueue(), drive
         self._changed = threading.Condition()
         self._stopped = False
         # daemon threads: one that hangs in a dead mount must not keep the process alive
@@ -53,12 +60,18 @@ class LongLane:
 
     def _work(self) -> None:
         while (group := self._next()) is not None:
+            began, unfinished = time.monotonic(), list[Deferred]()
+            share = Share(seconds=TURN_SECONDS, over=partial(self._is_over, group), spent_seconds=group.spent_seconds)
             try:
-                self._drive(group.claims)
+                unfinished = self._drive(group.claims, share)
             finally:
                 with self._changed:
-                    self._queue.done(group)
+                    self._queue.done(group, [item.claim for item in unfinished], time.monotonic() - began)
                     self._changed.notify_all()
+
+    def _is_over(self, group: Group, seconds: float) -> bool:
+        with self._changed:
+            return self._queue.is_over(group, seconds)
 
     def _next(self) -> Group | None:
         with self._changed:

@@ -6,18 +6,19 @@ waited for.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Final
 
 import structlog
 
-from scenario_runner.artifacts.budget import BATCH_SHARE
+from scenario_runner.artifacts.budget import BATCH_SHARE, Share
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
+from scenario_runner.runs.known_large import Deferred
 from scenario_runner.service.long_lane import LongLane
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
@@ -202,15 +203,16 @@ class Supervisor:
         self._batch = next_batch(self._batch, len(claims), time.monotonic() - began)
         return len(claims)
 
-    def _drive_long(self, claims: list[Claim]) -> None:
+    def _drive_long(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
         try:
-            self._daemon.driver.drive(claims)
+            return self._daemon.driver.drive(claims, share)
         except Unavailable as error:
             _log.warning("waiting for infrastructure", run_id=claims[0].run_id, detail=error.detail)
         except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
             self._die(error, run_id=claims[0].run_id)
         finally:
             self._wake_relay()
+        return []
 
     def _wake_relay(self) -> None:
         for lane in self._lanes:
