@@ -176,7 +176,7 @@ def _known(item: NamedStore, authority: Authority | None) -> str:
     """
     if authority is None:
         raise Unavailable(
-            f"nothing is written to the {item.kind} {item.where}: the authority, which knows whether it is the right "
+            f"nothing is written to {item.title}: the authority, which knows whether it is the right "
             "one, does not answer"
         )
     identity = require_known(item, authority)

@@ -30,6 +30,11 @@ class NamedStore:
     store: ObjectStore
 
     @property
+    def title(self) -> str:
+        """What it is and where, for a person."""
+        return f"the {self.kind.replace('_', ' ')} {self.where}"
+
+    @property
     def name(self) -> str:
         """Under which the authority knows it; two profiles on one authority may have stores in different places."""
         return f"{self.kind}/{self.where}"
@@ -88,7 +93,7 @@ def require_known(item: NamedStore, authority: Authority) -> str:
     """
     seen = standing(item, authority)
     if seen.other:
-        raise another_store(f"the {item.kind} {item.where}", seen.known, seen.found)
+        raise another_store(item.title, seen.known, seen.found)
     if seen.known:
         item.store.expect(seen.known)
     return seen.known
@@ -108,7 +113,7 @@ def settle_identities(items: Sequence[NamedStore], authority: Authority) -> None
         identity = _leave_identity(item)
         known = authority.identity(item.name, identity)
         if known != identity:
-            raise another_store(f"the {item.kind} {item.where}", known, identity)
+            raise another_store(item.title, known, identity)
         item.store.expect(identity)
         _log.info("the authority knows a store from now on", store=item.kind, where=item.where, identity=identity)
 
@@ -133,5 +138,5 @@ def adopt(item: NamedStore, authority: Authority) -> Adoption:
 def _leave_identity(item: NamedStore) -> str:
     identity = item.store.leave_identity(new_identity())
     if not identity:
-        raise Unavailable(f"the identity that was left in the {item.kind} {item.where} is not there any more")
+        raise Unavailable(f"the identity that was left in {item.title} is not there any more")
     return identity

@@ -52,5 +52,5 @@ def another_store(where: str, expected: str, found: str) -> Unavailable:
     """
     return Unavailable(
         f"{where} is not the store that this authority knows: its identity is {found or 'absent'}, {expected} is "
-        "expected. Is it mounted, and the right one? Only if it was really replaced: scenario-runner stores adopt"
+        "expected. Mount the right one there; only if it was really replaced, run: scenario-runner stores adopt"
     )

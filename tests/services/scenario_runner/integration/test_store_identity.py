@@ -14,6 +14,7 @@ import pytest
 from authority_support import Clock, asking
 from s3_support import spot_on
 
+from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.service.identity import NamedStore, adopt, require_known, settle_identities
@@ -168,7 +169,7 @@ def test_another_store_is_refused_with_both_ids_and_nothing_is_written_anywhere(
     fresh = NamedStore("spool", str(tmp_path / "bus"), FilesystemStore(str(tmp_path / "bus"), ".private"))
     with pytest.raises(Unavailable) as refused:
         settle_identities([fresh, named(place)], authority)
-    for words in ("/store", ID, there or "absent", "mounted", "stores adopt"):
+    for words in ("/store", ID, there or "absent", "Mount", "stores adopt"):
         assert words in refused.value.detail
     assert place.open().identity() == there
     assert not (tmp_path / "bus").exists(), "a start that is refused leaves nothing in the other stores"
@@ -279,6 +280,15 @@ def test_a_folder_that_is_known_is_never_made(known: FilesystemStore) -> None:
     assert not os.path.exists(known.root)
 
 
+def test_a_store_that_was_just_opened_makes_no_folder_either(known: FilesystemStore) -> None:
+    opened = FilesystemStore(known.root, FOLDER)
+    opened.expect(ID)
+    os.rename(known.root, f"{known.root}.mounted")
+    with pytest.raises(Unavailable):
+        opened.create("b", b"x")
+    assert not os.path.exists(known.root)
+
+
 def test_roots_that_were_left_behind_are_closed(known: FilesystemStore) -> None:
     def opened() -> int:
         return sum(1 for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}"))
@@ -376,17 +386,40 @@ def test_a_database_that_is_moved_away_in_the_middle_of_a_commit_promises_nothin
         authority._write(operation)
 
 
-def test_a_thread_never_reads_from_a_database_that_took_the_place_of_ours(
-    authority: SqliteAuthority, tmp_path: Path
+@pytest.fixture
+def other(tmp_path: Path) -> Callable[[], None]:
+    """Puts another database in the place of the authority's."""
+    SqliteAuthority(str(tmp_path / "other.db")).close()
+
+    def swap_databases() -> None:
+        (tmp_path / "rows/authority.db").rename(tmp_path / "authority.db")
+        (tmp_path / "other.db").rename(tmp_path / "rows/authority.db")
+
+    return swap_databases
+
+
+def test_nothing_is_read_once_another_database_took_the_place_of_ours(
+    authority: SqliteAuthority, other: Callable[[], None]
 ) -> None:
-    path = tmp_path / "rows/authority.db"
     authority.admit([asking("k")])
-    other = SqliteAuthority(str(tmp_path / "other.db"))
-    other.close()
-    path.rename(tmp_path / "authority.db")
-    (tmp_path / "other.db").rename(path)
+    assert authority.pending().runs is True
+    other()
+    with pytest.raises(Unavailable, match="removed or replaced"):
+        authority.pending()
     with ThreadPoolExecutor(1) as pool, pytest.raises(Unavailable, match="removed or replaced"):
-        pool.submit(authority.runs, None, 10).result()
+        pool.submit(authority.pending).result()
+
+
+def test_a_thread_that_opens_another_database_does_not_read_from_it(
+    authority: SqliteAuthority, other: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite_module._enter_wal
+
+    def late(connection: sqlite3.Connection) -> None:
+        other()
+        real(connection)
+
+    monkeypatch.setattr(sqlite_module, "_enter_wal", late)
     with pytest.raises(Unavailable, match="removed or replaced"):
         authority.pending()
 
@@ -394,7 +427,7 @@ def test_a_thread_never_reads_from_a_database_that_took_the_place_of_ours(
 def test_a_lock_of_another_process_fails_all_that_wait_for_it_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scenario_runner.authority.sqlite._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.2)
     path = str(tmp_path / "a.db")
     authority = SqliteAuthority(path, Clock())
     other = sqlite3.connect(path, isolation_level=None)

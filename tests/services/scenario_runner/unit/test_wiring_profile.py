@@ -106,6 +106,7 @@ def test_an_allowlist_without_names_is_refused_instead_of_refusing_everybody_lat
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("state_mode", "0700"), ("state_mode", "public"), ("state_mode", 448),
         ("control_bus_kind", "kafka"), ("control_bus_kind", "SPOOL"), ("digest_reuse", "on"), ("digest_reuse", False),
         ("lease_seconds", 1), ("lease_seconds", 0), ("lease_seconds", "30"), ("lease_seconds", 30.0),
         ("lease_seconds", True), ("lease_seconds", 3601), ("runner_workers", 0), ("runner_workers", -1),
