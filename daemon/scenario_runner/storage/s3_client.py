@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
 from scenario_runner.counters import count
 from scenario_runner.retry import policy
-from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_provider
+from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_options
 
 if TYPE_CHECKING:
     from obstore import Bytes as Buffer
@@ -317,7 +317,7 @@ def _options(settings: S3Settings) -> dict[str, Any]:
         "retry_config": {"max_retries": 0},
         "client_options": {"timeout": _REQUEST_SECONDS, "connect_timeout": _CONNECT_SECONDS},
         "virtual_hosted_style_request": not path_style,
-        "credential_provider": native_provider(credentials),
+        **native_options(credentials),
         "region": settings.region or credentials.region() or _DEFAULT_REGION,
     }
     if settings.endpoint_url:

@@ -17,7 +17,7 @@ from scenario_runner.storage.aws import (
     drop_foreign_variables,
     foreign_variables,
     keys_of,
-    native_provider,
+    native_options,
     sdk_client,
 )
 
@@ -57,7 +57,9 @@ def test_the_environment_names_a_key_with_or_without_a_token() -> None:
 def test_a_token_that_is_set_and_empty_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (GIVEN | {"AWS_SESSION_TOKEN": ""}).items():
         monkeypatch.setenv(name, value)
-    assert native_provider(Credentials())()["token"] is None
+    drop_foreign_variables()
+    assert "AWS_SESSION_TOKEN" not in os.environ, "the native client would send it"
+    assert native_options(Credentials()) == {"access_key_id": "AKIA1", "secret_access_key": SECRET}
     assert keys_of(os.environ) == Keys("AKIA1", SECRET, "")
 
 
@@ -112,12 +114,13 @@ def test_the_native_client_asks_for_rotating_keys_again_and_for_fixed_ones_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "credentials", "AKIA1")
-    ends = native_provider(Credentials())()["expires_at"]
-    assert isinstance(ends, datetime)
-    assert timedelta(seconds=300) < ends - datetime.now(UTC) < timedelta(seconds=330)
-    for name, value in GIVEN.items():
+    given = native_options(Credentials())["credential_provider"]()
+    assert (given["access_key_id"], given["token"]) == ("AKIA1", None)
+    assert timedelta(seconds=300) < given["expires_at"] - datetime.now(UTC) < timedelta(seconds=330)
+    for name, value in (GIVEN | {"AWS_SESSION_TOKEN": "t"}).items():
         monkeypatch.setenv(name, value)
-    assert native_provider(Credentials())()["expires_at"] is None
+    fixed = {"access_key_id": "AKIA1", "secret_access_key": SECRET, "session_token": "t"}
+    assert native_options(Credentials()) == fixed
 
 
 def test_a_client_of_the_sdk_signs_with_the_keys_of_the_moment(tmp_path: Path) -> None:
