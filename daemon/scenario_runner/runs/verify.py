@@ -246,14 +246,15 @@ class Verifier:
     def _look(self, location: str, pack: InterfacePack, intent: Intent, view: Json) -> Evaluation:
         gates = tuple(sorted(item["gate_id"] for item in view["gate_receipts"]))
         for last in (False,) * (_TRIES - 1) + (True,):
-            root: RunRoot = self._artifacts.open(location, ReadBudget(self._heartbeat, bounds=_ANY_EXTENT))
-            try:
-                return evaluate(root, pack, intent.tokens(), gates, tuple(view["intended_outputs"]))
-            except EvidenceChanged:
-                if last:
-                    raise
-            finally:
-                root.close()
+            with ReadBudget(self._heartbeat, bounds=_ANY_EXTENT) as budget:
+                root: RunRoot = self._artifacts.open(location, budget)
+                try:
+                    return evaluate(root, pack, intent.tokens(), gates, tuple(view["intended_outputs"]))
+                except EvidenceChanged:
+                    if last:
+                        raise
+                finally:
+                    root.close()
         raise AssertionError
 
     def _compare_gates(
