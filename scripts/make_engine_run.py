@@ -50,6 +50,7 @@ WINDOW: Final = {
     "window_tz": "UTC",
 }
 
+DERIVED: Final = "derived"
 CHUNK: Final = 1 << 20  # bytes written or hashed at a time
 SHIFTS: Final = 1 << 16  # how far a chunk may start within the base block, bytes
 SHAPES: Final = ("items", "entries", "list", "files", "members")  # of index documents, by gate position
@@ -201,13 +202,17 @@ def parse_gate(position: int, entry: Mapping[str, Any]) -> Gate:
 
 @dataclass(frozen=True)
 class Identity:
-    """The values that a run's path templates are filled with."""
+    """The values that a run's path templates are filled with.
+
+    ``engine_run_id`` is the engine's own id of the run; empty when it is the one that a request gives.
+    """
 
     run_key: str
     seed: int
     manifest_fingerprint: str
     parameter_hash: str
     scenario_id: str
+    engine_run_id: str = ""
 
     @property
     def run_id(self) -> str:
@@ -215,9 +220,9 @@ class Identity:
         return sha256_hex(f"sr_run|{self.run_key}".encode())[:32]
 
     def document(self) -> dict[str, object]:
-        """The identity as the fields of a document."""
+        """The identity as the engine knows it, as the fields of a document."""
         return {
-            "run_id": self.run_id,
+            "run_id": self.engine_run_id or self.run_id,
             "run_equivalence_key": self.run_key,
             "manifest_fingerprint": self.manifest_fingerprint,
             "parameter_hash": self.parameter_hash,
@@ -896,6 +901,7 @@ def make_run(
     manifest_fingerprint: str | None = None,
     parameter_hash: str | None = None,
     scenario_id: str = "baseline_v1",
+    engine_run_id: str | None = None,
     outputs: Sequence[str] | None = None,
     all_outputs: bool = False,
     skip_optional: bool = False,
@@ -915,7 +921,7 @@ def make_run(
     and ``SWITCHES``. ``outputs`` is a sequence of ids.
 
     Returns:
-        ``{run_id, run_equivalence_key, engine_run_root (absolute), manifest_fingerprint,
+        ``{run_id, engine_run_id, run_equivalence_key, engine_run_root (absolute), manifest_fingerprint,
         parameter_hash, seed, scenario_id, output_ids, gate_ids, damage, damage_target,
         bytes, files, request}``; bytes and files count the run as sealed.
 
@@ -928,7 +934,10 @@ def make_run(
         manifest_fingerprint=manifest_fingerprint or sha256_hex(f"manifest_fingerprint|{data_seed}".encode()),
         parameter_hash=parameter_hash or sha256_hex(f"parameter_hash|{data_seed}".encode()),
         scenario_id=scenario_id,
+        engine_run_id=engine_run_id or "",
     )
+    if engine_run_id == DERIVED:
+        identity = replace(identity, engine_run_id=sha256_hex(f"engine_run|{data_seed}|{run_key}".encode())[:32])
     check_identity(identity)
     world = World(Path(), data_seed, members, member_bytes, parts, part_bytes)
     world.check()
@@ -936,7 +945,7 @@ def make_run(
     plan = make_plan(loaded, choose_outputs(loaded, outputs, all_outputs=all_outputs), identity)
     target = choose_target(damage, damage_target, plan, skip_optional=skip_optional)
 
-    root = Path(runs).resolve() / f"local_full_run-{number}" / identity.run_id
+    root = Path(runs).resolve() / f"local_full_run-{number}" / (identity.engine_run_id or identity.run_id)
     outside, world.root = root.with_name(f"{root.name}.outside"), root.with_name(f".{root.name}.making")
     clear_place(root, outside, world.root, force=force)
     written = seal_run(world, plan, identity, skip_optional=skip_optional)
@@ -949,6 +958,8 @@ def make_run(
     if request is not None:
         write_request(Path(request), run_request(identity, plan, root))
     return identity.document() | {
+        "run_id": identity.run_id,
+        "engine_run_id": identity.engine_run_id or identity.run_id,
         "engine_run_root": str(root),
         "output_ids": [output.output_id for output in plan.outputs],
         "gate_ids": [gate.gate_id for gate in plan.gates],
@@ -965,6 +976,8 @@ def check_identity(identity: Identity) -> None:
     for name in ("manifest_fingerprint", "parameter_hash"):
         if not re.fullmatch("[0-9a-f]{64}", getattr(identity, name)):
             raise MakeRunError(f"{name} must be exactly 64 lowercase hex characters")
+    if not re.fullmatch("[0-9a-f]{32}|", identity.engine_run_id):
+        raise MakeRunError(f"engine_run_id must be exactly 32 lowercase hex characters, or {DERIVED!r}")
     if not 0 <= identity.seed < 2**64:
         raise MakeRunError("seed must be an integer from 0 to 2^64-1")
     if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.:-]*", identity.scenario_id):
@@ -995,7 +1008,8 @@ DESCRIPTION: Final = """\
 Write a sealed engine run: for every gate that the chosen outputs need, a validation
 bundle with its index and passed flag, then the outputs, then run_receipt.json. It
 goes to RUNS/local_full_run-N/RUN_ID/, where RUN_ID is the first 32 hex of
-sha256("sr_run|" + run key). The same options write the same bytes.
+sha256("sr_run|" + run key), or the engine's own id: --engine-run-id. The same
+options write the same bytes.
 
   make_engine_run.py --request request.json           a good run, and a request for it
   make_engine_run.py --part-bytes 230M --members 20   about 2 GB of outputs
@@ -1038,6 +1052,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "manifest_fingerprint": ("HEX64", str, "default: derived from --data-seed"),
     "parameter_hash": ("HEX64", str, "default: derived from --data-seed"),
     "scenario_id": ("ID", str, "scenario (default %(default)s)"),
+    "engine_run_id": (
+        "HEX32",
+        str,
+        f"the engine's own id, in its receipt and paths; {DERIVED}: one of its own (default: the run's id)",
+    ),
     "outputs": ("ID[,ID...]", split_ids, f"outputs to write (default {','.join(DEFAULT_OUTPUTS)})"),
     "members": ("N", int, "members per bundle, at least 3 where they differ in form (default %(default)s)"),
     "member_bytes": (

@@ -76,7 +76,7 @@ localstack() {
 
 engine_fixture() {
   if ! compgen -G "runs/local_full_run-*/*/run_receipt.json" > /dev/null; then
-    python scripts/make_engine_run.py --all-outputs --run-key fixture > /dev/null
+    python scripts/make_engine_run.py --all-outputs --run-key fixture --engine-run-id derived > /dev/null
   fi
   run_tier "tier 3: engine fixtures, every gate of the pack" "engine_fixture"
 }

@@ -1,10 +1,11 @@
 """What one examination of an engine run root may cost, and who may end it early."""
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from scenario_runner.contracts.errors import ScenarioRunnerError
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
@@ -12,6 +13,10 @@ from scenario_runner.contracts.reasons import Reason
 
 #: Operations (a listing's entry, a stat, an open) between two looks at the clock: together about a millisecond.
 _OPERATIONS_PER_BEAT: Final = 64
+#: An examination of more listed entries than this has the process's turn for them: every entry costs a kilobyte.
+_MANY_ENTRIES: Final = 20_000
+_MANY_ENTRIES_TURN: Final = threading.Lock()
+_WAITING_BEAT_SECONDS: Final = 0.5
 #: Seconds between two questions to :attr:`Share.over`.
 _ASK_EVERY_SECONDS: Final = 0.25
 
@@ -64,7 +69,8 @@ BATCH_SHARE: Final = Share(hash_bytes=8 << 20, operations=10_000, document_bytes
 class ReadBudget:
     """Counts what an examination costs and ends it when that is too much. Charged by every ``RunRoot``.
 
-    The clock and the heartbeat are asked once in a while, not for every operation.
+    A context manager: the examination ends with it. The clock and the heartbeat are asked once in a while, not for
+    every operation.
 
     Args:
         heartbeat: Called with the number of bytes hashed since its last call; raises to end the examination (a lost
@@ -84,12 +90,32 @@ class ReadBudget:
         self.share, self.bounds = share, bounds
         self._heartbeat, self._monotonic = heartbeat, monotonic
         self._began, self._ask_again = monotonic(), share.seconds
-        self._hash_bytes = self._operations = self._document_bytes = 0
+        self._hash_bytes = self._operations = self._document_bytes = self._entries = 0
+        self._has_turn = False
         self._next_beat = _OPERATIONS_PER_BEAT
         self._cancelled = False
 
+    def __enter__(self) -> Self:
+        """The budget itself."""
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        """Give back what the examination kept from others."""
+        if self._has_turn:
+            self._has_turn = False
+            _MANY_ENTRIES_TURN.release()
+
+    def entries(self, count: int = 1) -> None:
+        """Charge entries of a listing; in the examination's own thread. Raises as :meth:`operations`."""
+        self._entries += count
+        if self._entries > _MANY_ENTRIES and self.share.patient:
+            while not self._has_turn:
+                self.beat()
+                self._has_turn = _MANY_ENTRIES_TURN.acquire(timeout=_WAITING_BEAT_SECONDS)
+        self.operations(count)
+
     def operations(self, count: int = 1) -> None:
-        """Charge entries listed and files stat'ed or opened.
+        """Charge files stat'ed or opened.
 
         Raises:
             TooMuchToReadError: over the share.

@@ -208,7 +208,7 @@ class LocalRunRoot:
             entries: list[tuple[str, bool]] = []
             with self._lock, os.scandir(self._directory(path)) as scan:
                 for entry in scan:
-                    self.budget.operations()
+                    self.budget.entries()
                     if len(entries) >= self._max_entries:
                         raise too_many(path, f"more than {self._max_entries}", self.budget.bounds.max_output_files)
                     entries.append((entry.name, self._is_directory(path, entry)))
@@ -457,7 +457,7 @@ class LocalRunRoot:
         names: list[str] = []
         with self._lock, _os_errors(path), os.scandir(self._directory(path)) as scan:
             for entry in scan:
-                self.budget.operations()
+                self.budget.entries()
                 names.append(entry.name)
                 if len(names) > most:
                     break

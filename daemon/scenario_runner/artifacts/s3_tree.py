@@ -66,14 +66,18 @@ class S3Tree:
         folder = self._at_once("")
         return folder is None or bool(folder.paths)
 
-    def _charge(self, count: int) -> None:
-        self._budget.operations(count)
+    def _charge_page(self, entries: int) -> None:
+        self._budget.entries(entries)
         self._budget.beat()  # a request takes so long that every one may end the examination
+
+    def _charge_request(self) -> None:
+        self._budget.operations()
+        self._budget.beat()
 
     # --- listings
 
     def _list(self, folder: str, limit: int) -> _Folder | None:
-        found = self._bucket.listing(self.key(folder), limit, self._charge)
+        found = self._bucket.listing(self.key(folder), limit, self._charge_page)
         if found is None:
             return None
         skip = len(self._prefix) + 1 if self._prefix else 0
@@ -155,7 +159,7 @@ class S3Tree:
 
     def _ask(self, path: str) -> tuple[Kind, Listed | None]:
         """Ask the server about one path of a folder that is too large to list."""
-        self._charge(1)
+        self._charge_request()
         found = self._bucket.head(self.key(path))
         try:
             below = self._bucket.listing(self.key(path), 0) is None
@@ -177,7 +181,7 @@ class S3Tree:
             return True
         known = self._bucket.name, found
         if known not in self._files:
-            self._charge(1)
+            self._charge_request()
             self._files[known] = self._bucket.head(found.key) is not None
         return self._files[known]
 

@@ -249,8 +249,14 @@ class RunDriver:
         raise AssertionError
 
     def _look(self, job: Job, share: Share) -> Evaluation:
+        with ReadBudget(lambda _hashed: self._leases.check(job.claim), share, job.inputs.bounds) as budget:
+            evaluation = self._examine(job, budget)
+            if share.patient and budget.fits(BATCH_SHARE):
+                self._large.discard(job.evidence)
+            return evaluation
+
+    def _examine(self, job: Job, budget: ReadBudget) -> Evaluation:
         pack, inputs = self._packs.get(job.inputs.pack_digest), job.inputs
-        budget = ReadBudget(lambda _hashed: self._leases.check(job.claim), share, inputs.bounds)
         try:
             root = self._artifacts.open(job.intent.engine_run_root, budget)
         except EvidenceMissing as missing:
@@ -261,8 +267,6 @@ class RunDriver:
             return evaluate(root, pack, job.intent.tokens(), inputs.gates, inputs.outputs, self._memory)
         finally:
             root.close()
-            if share.patient and budget.fits(BATCH_SHARE):
-                self._large.discard(job.evidence)
 
     # --- documents of a READY run
 

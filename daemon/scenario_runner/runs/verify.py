@@ -352,14 +352,15 @@ class Verifier:
         self, location: str, pack: InterfacePack, intent: Intent, gates: tuple[str, ...], outputs: tuple[str, ...]
     ) -> Evaluation:
         for last in (False,) * (_TRIES - 1) + (True,):
-            root: RunRoot = self._artifacts.open(location, ReadBudget(self._heartbeat, bounds=_ANY_EXTENT))
-            try:
-                return evaluate(root, pack, intent.tokens(), gates, outputs)
-            except EvidenceChanged:
-                if last:
-                    raise
-            finally:
-                root.close()
+            with ReadBudget(self._heartbeat, bounds=_ANY_EXTENT) as budget:
+                root: RunRoot = self._artifacts.open(location, budget)
+                try:
+                    return evaluate(root, pack, intent.tokens(), gates, outputs)
+                except EvidenceChanged:
+                    if last:
+                        raise
+                finally:
+                    root.close()
         raise AssertionError
 
     def _compare_gates(

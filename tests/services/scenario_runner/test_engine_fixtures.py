@@ -1,6 +1,7 @@
 """Tier 3: the engine runs that lie under ``runs/local_full_run-*``, every gate of the pack over each of them.
 
-``scripts/make_engine_run.py --all-outputs`` makes one; a run of the real engine in the same layout does as well. The
+``scripts/make_engine_run.py --all-outputs --engine-run-id derived`` makes one, whose id is the engine's
+own; a run of the real engine in the same layout does as well. The
 folder may be named by SR_ENGINE_FIXTURE_ROOT.
 """
 
@@ -17,6 +18,7 @@ from support import PACK, REPO, World
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.contracts.documents import RunReceipt
+from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.templates import TOKENS, Shape
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.engine_fixture
 RUNS = Path(os.environ.get("SR_ENGINE_FIXTURE_ROOT", REPO / "runs"))
 FOUND = sorted(path.parent for path in RUNS.glob("local_full_run-*/*/run_receipt.json"))
 PACK_VALUE = load_pack(str(PACK / "engine_outputs.catalogue.yaml"), str(PACK / "engine_gates.map.yaml"))
-NONE = f"there is no engine run under {RUNS}/local_full_run-*; make one: scripts/make_engine_run.py --all-outputs"
+NONE = f"there is no engine run under {RUNS}/local_full_run-*; make one: scripts/run_tests.sh engine_fixture"
 
 
 @pytest.fixture(params=FOUND or [None], ids=lambda path: path.name if path else "none")
@@ -78,15 +80,10 @@ def test_every_gate_of_the_pack_passes_over_the_run(engine_run: Path) -> None:
     assert {item.gate.gate_id for item in evaluation.verified.gates} == set(PACK_VALUE.gates)
 
 
-def test_a_request_for_everything_in_the_run_becomes_ready_and_verifies(engine_run: Path, tmp_path: Path) -> None:
-    world = World(tmp_path / "world", wiring_changes={"engine_roots": [str(RUNS)]})
-    identity = identity_of(engine_run)
-    outputs = [  # paths with a run id are of the engine's own run
-        item for item in outputs_of(engine_run, identity) if "run_id" not in PACK_VALUE.outputs[item].template.tokens
-    ]
-    request = {
-        "run_equivalence_key": f"fixture-{engine_run.name}",
-        **{key: identity[key] for key in ("manifest_fingerprint", "parameter_hash", "seed")},
+def request_for(engine_run: Path, identity: dict[str, Any], key: str, outputs: list[str]) -> dict[str, Any]:
+    return {
+        "run_equivalence_key": f"{key}-{engine_run.name}",
+        **{name: identity[name] for name in ("manifest_fingerprint", "parameter_hash", "seed")},
         "scenario": {"scenario_id": identity["scenario_id"]},
         "window": {
             "window_start_utc": "2026-01-01T00:00:00Z",
@@ -96,6 +93,42 @@ def test_a_request_for_everything_in_the_run_becomes_ready_and_verifies(engine_r
         "engine_run_root": str(engine_run.resolve()),
         "output_ids": outputs,
     }
+
+
+def test_a_request_for_an_output_under_the_engines_own_run_id_fails_at_once(engine_run: Path, tmp_path: Path) -> None:
+    world = World(tmp_path / "world", wiring_changes={"engine_roots": [str(RUNS)]})
+    identity = identity_of(engine_run)
+    foreign = [
+        item
+        for item in outputs_of(engine_run, identity)
+        if "run_id" in PACK_VALUE.outputs[item].template.tokens and required_gates_or_none(item)
+    ]
+    if not foreign:
+        pytest.skip("the run holds no output with a run id in its path")
+    request = request_for(engine_run, identity, "foreign", foreign[:1])
+    world.drop(request)
+    world.serve(timeout=600)
+    (terminal,) = world.signals("TERMINAL")
+    _, status = world.query("status", terminal["payload"]["run_id"])
+    assert (status["state"], status["reason_code"]) == ("FAILED", "OUTPUT_OF_ANOTHER_RUN")
+    explained = world.query("explain", terminal["payload"]["run_id"])[1]
+    assert all(word in explained["detail"] for word in (foreign[0], identity["run_id"], status["run_id"]))
+
+
+def required_gates_or_none(output_id: str) -> tuple[str, ...]:
+    try:
+        return tuple(required_gates(PACK_VALUE, [output_id]))
+    except RequestRefused:
+        return ()
+
+
+def test_a_request_for_everything_in_the_run_becomes_ready_and_verifies(engine_run: Path, tmp_path: Path) -> None:
+    world = World(tmp_path / "world", wiring_changes={"engine_roots": [str(RUNS)]})
+    identity = identity_of(engine_run)
+    outputs = [  # paths with a run id are of the engine's own run
+        item for item in outputs_of(engine_run, identity) if "run_id" not in PACK_VALUE.outputs[item].template.tokens
+    ]
+    request = request_for(engine_run, identity, "fixture", outputs)
     file = world.root / "request.json"
     file.write_text(json.dumps(request), "utf-8")
     submitted = world.command("submit", str(file), "--wiring", str(world.wiring), "--json")
