@@ -2,14 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
-from scenario_runner.bus.stream import Stream
+from scenario_runner.bus.stream import Stream, client_of
 from scenario_runner.cli.output import Exit
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
@@ -22,6 +22,7 @@ from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
 from scenario_runner.service.identity import NamedStore, named_spool, require_known
+from scenario_runner.service.permissions import Outcome, Trial, try_bucket, try_metrics, try_stream, try_tables
 from scenario_runner.service.wiring import (
     allowed_roots,
     check_profile,
@@ -133,6 +134,22 @@ def _examine_pack(exam: _Examination, wiring: Wiring, policy: Policy | None) -> 
             )  # fmt: skip
 
 
+def _all_allowed(exam: _Examination, service: str, trials: Iterable[Trial]) -> bool:
+    """Note the outcome of trials; false when a permission is missing."""
+    found = list(trials)
+    denied = [trial for trial in found if trial.outcome is Outcome.DENIED]
+    for trial in denied:
+        exam.note(
+            f"permission {trial.permission}", f"denied on {trial.resource}: {trial.why}", ok=False, remedy=trial.remedy
+        )
+    allowed = sorted({trial.permission for trial in found if trial.outcome is Outcome.ALLOWED})
+    untried = [f"{trial.permission} on {trial.resource} ({trial.why})" for trial in found
+               if trial.outcome is Outcome.NOT_TRIED]  # fmt: skip
+    detail = f"allowed: {', '.join(allowed) or 'none'}" + (f"; not tried: {'; '.join(untried)}" if untried else "")
+    exam.note(f"permissions of {service}", detail)
+    return not denied
+
+
 def _examine_state(exam: _Examination, wiring: Wiring) -> None:
     """The authority first: it alone knows which stores are ours, and nothing is written to another one."""
     authority = None
@@ -163,6 +180,12 @@ def _examine_authority(exam: _Examination, authority: Authority) -> None:
 def _examine_store(exam: _Examination, wiring: Wiring, authority: Authority | None) -> None:
     with exam.trying("object store"):
         store = open_store(wiring)
+        if wiring.store_root.startswith("s3://"):
+            name, prefix = split_s3_uri(wiring.store_root)
+            probe = "/".join(filter(None, (prefix, refs.PRIVATE, "probe-000")))
+            trials = try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, probe)
+            if not _all_allowed(exam, "the object store", trials):
+                return
         known = _known(NamedStore("object_store", store.where, store), authority)
         store.probe()
         exam.note("object store", f"{wiring.store_root} honours conditional creates; {known}")
@@ -234,11 +257,20 @@ def _state_of(wiring: Wiring) -> list[str]:
 
 def _examine_stream(exam: _Examination, wiring: Wiring, stream: Stream) -> None:
     with exam.trying("control bus"):
-        exam.note("control bus", f"the stream {stream.name} is {stream.check()}, {len(stream.shards())} shards")
+        fan_out = wiring.kinesis_enhanced_fan_out
+        trials = try_stream(stream.client, stream.name, wiring.kinesis_application, fan_out=fan_out)
+        readable = _all_allowed(exam, "the stream", trials)
+        if readable:
+            exam.note("control bus", f"the stream {stream.name} is {stream.check()}, {len(stream.shards())} shards")
     with exam.trying("leases"):
         tables = open_tables(wiring)
-        state = check_leases(stream, tables)
-        exam.note("leases", f"DynamoDB answers; {len(state.leases)} leases in table {tables.application}")
+        if _all_allowed(exam, "the lease tables", try_tables(tables.client, tables.application)) and readable:
+            state = check_leases(stream, tables)
+            exam.note("leases", f"DynamoDB answers; {len(state.leases)} leases in table {tables.application}")
+    if not (wiring.control_bus_endpoint_url or wiring.dynamodb_endpoint_url):  # an emulator is given no metrics
+        with exam.trying("metrics"):
+            client = client_of("cloudwatch", wiring.control_bus_region, None)
+            _all_allowed(exam, "CloudWatch", try_metrics(client, wiring.kinesis_application))
     with exam.trying("KCL"):
         java, jars = find_java(os.environ), find_jars()
         exam.note("KCL", f"{java} runs the jars in {jars}")
@@ -266,5 +298,5 @@ def _examine_roots(exam: _Examination, wiring: Wiring) -> None:
 def _examine_s3_root(exam: _Examination, wiring: Wiring, root: str) -> None:
     with exam.trying("engine roots"):
         name, prefix = split_s3_uri(root)
-        S3Bucket(name, s3_settings(wiring)).listing(prefix, 0)
-        exam.note("engine roots", f"{root} can be listed")
+        if _all_allowed(exam, root, try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, None)):
+            exam.note("engine roots", f"{root} can be listed")

@@ -129,7 +129,7 @@ class RunDriver:
         ]
         documents = [plan_document(job.intent, job.inputs, job.claim.admitted_us) for job in jobs]
         planning = self._beside.submit(self._ledger.write_plans, documents)
-        groups = self._examine(jobs, share)
+        groups = self._examine_all(jobs, share)
         self._require_plans(jobs, planning.result())
         for group in groups:
             self._conclude([job for job in group if job.open])
@@ -164,7 +164,7 @@ class RunDriver:
 
     # --- evidence
 
-    def _examine(self, jobs: list[Job], share: Share) -> list[list[Job]]:
+    def _examine_all(self, jobs: list[Job], share: Share) -> list[list[Job]]:
         """Look at the evidence of a batch; returns the runs grouped by what they ask for: one look serves a group."""
         asking: dict[Hashable, list[Job]] = {}
         for job in jobs:

@@ -555,6 +555,21 @@ def test_a_bucket_that_was_emptied_is_waited_for_and_refused_at_the_next_start(
     assert world.checked() == []
 
 
+@pytest.mark.parametrize(
+    ("operation", "permission"), [("PUT", "s3:PutObject"), ("GET", "s3:GetObject"), ("LIST", "s3:ListBucket")]
+)
+def test_doctor_names_the_permission_that_a_bucket_denies(world: ParityWorld, operation: str, permission: str) -> None:
+    arguments = ("doctor", "--wiring", str(world.wiring), "--policy", str(world.policy), "--json")
+    assert world.command(*arguments).returncode == 0
+    world.spot.proxy.add(status(403), operation, times=None)
+    denied = world.command(*arguments)
+    world.spot.proxy.clear()
+    assert denied.returncode == 2, denied.stdout
+    failed = [item for item in json.loads(denied.stdout)["checks"] if not item["ok"]]
+    assert {item["check"] for item in failed} == {f"permission {permission}"}
+    assert all(f"grant {permission}" in item["remedy"] for item in failed)
+
+
 def last_error(world: ParityWorld, made: dict[str, Any]) -> str:
     rows = world.sql(f"SELECT last_error FROM runs WHERE run_id = '{made['run_id']}'")
     return rows[0][0] if rows else ""

@@ -117,6 +117,17 @@ def test_a_pooler_that_begins_to_share_under_a_running_authority_is_refused_and_
         both(200)
 
 
+def test_a_connection_that_shares_a_server_process_with_another_of_the_pool_is_refused(
+    database: str, opened: Callable[[str], Any]
+) -> None:
+    authority = opened(database)
+    connections = authority._connections
+    with pytest.raises(ConfigurationError, match="shares server connections"):
+        connections.run(connections._configure)  # a connection of the pool, as if it were a new one
+    with pytest.raises(ConfigurationError, match="shares server connections"):
+        authority.now_us()
+
+
 def test_two_sessions_never_give_one_name_to_two_statements(database: str, opened: Callable[[str], Any]) -> None:
     names: list[str] = []
     for authority in (opened(database), opened(database)):

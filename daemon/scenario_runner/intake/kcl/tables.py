@@ -58,13 +58,14 @@ class Tables:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     @cached_property
-    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+    def client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        """The boto3 client, made when first wanted."""
         return self.connect("dynamodb", self.region, self.endpoint_url)
 
     def _ask(self, operation: str, *expected: str, **arguments: Any) -> Any:  # noqa: ANN401
         """Call an operation; None when it fails with one of the expected codes."""
         try:
-            return getattr(self._client, operation)(**arguments)
+            return getattr(self.client, operation)(**arguments)
         except Exception as error:
             code, sentence, _ = failure_of(error)
             if code in expected:

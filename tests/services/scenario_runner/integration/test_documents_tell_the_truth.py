@@ -13,6 +13,7 @@ from scenario_runner.cli.output import Exit
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.service.permissions import NEEDED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,11 @@ def test_the_readme_names_every_policy_key_and_no_other() -> None:
 def test_the_readme_lists_every_reason_code_with_its_sentence() -> None:
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", section("## Reason codes"), flags=re.MULTILINE)
     assert rows == [(str(reason), SENTENCES[reason]) for reason in Reason]
+
+
+def test_the_readme_lists_every_permission_with_what_it_is_for() -> None:
+    rows = re.findall(r"^\| `([a-z0-9]+:[A-Za-z]+)` \| (.+) \|$", section("## Permissions of AWS"), flags=re.MULTILINE)
+    assert dict(rows) == NEEDED
 
 
 def test_the_readme_lists_the_exit_codes() -> None:
