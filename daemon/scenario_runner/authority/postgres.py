@@ -13,6 +13,7 @@ import orjson
 from psycopg.errors import UniqueViolation
 
 from scenario_runner.authority.base import (
+    UNTIL_RESTART,
     Admission,
     Admitted,
     Claim,
@@ -212,7 +213,7 @@ class PostgresAuthority:
         """See the contract."""
         rows = self._query(
             "pull_in_times", run_horizon_us=RUN_HORIZON_US, lease_horizon_us=LEASE_HORIZON_US,
-            relay_horizon_us=RELAY_HORIZON_US,
+            relay_horizon_us=RELAY_HORIZON_US, until_restart=UNTIL_RESTART,
         )  # fmt: skip
         return int(rows[0]["corrected"])
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from scenario_runner.authority.base import (
+    UNTIL_RESTART,
     Admission,
     Admitted,
     Claim,
@@ -330,7 +331,7 @@ class SqliteAuthority:
         """See the contract."""
         now = self._clock()
         bounds = {"now": now, "run_bound": now + RUN_HORIZON_US, "lease_bound": now + LEASE_HORIZON_US}
-        bounds["relay_bound"] = now + RELAY_HORIZON_US
+        bounds |= {"relay_bound": now + RELAY_HORIZON_US, "until_restart": UNTIL_RESTART}
         if not self._query("any_ahead", **bounds)[0][0]:
             return 0
         names = ("pull_in_runs", "pull_in_signals")

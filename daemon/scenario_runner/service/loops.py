@@ -93,9 +93,9 @@ class Supervisor:
             BaseException: whatever killed a loop.
         """
         self._expire_dead_owners()
+        self._pull_in_times()
         if self._has(Role.RELAY):
             self._daemon.authority.resume_deliveries()
-        self._pull_in_times()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.wake_waiting()
         if self._has(Role.INTAKE):

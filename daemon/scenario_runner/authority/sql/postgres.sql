@@ -353,27 +353,30 @@ FROM failed f WHERE o.outbox_id = f.outbox_id;
 -- name: pull_in_times
 WITH bound AS MATERIALIZED (
   SELECT now, now + %(run_horizon_us)b::bigint AS run, now + %(lease_horizon_us)b::bigint AS lease,
-         now + %(relay_horizon_us)b::bigint AS relay
+         now + %(relay_horizon_us)b::bigint AS relay, %(until_restart)b::bigint AS never
   FROM (SELECT sr_now_us() AS now) AS clock),
 ahead AS MATERIALIZED (
   SELECT run_id FROM runs WHERE due_us > (SELECT run FROM bound)
   UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_until_us > (SELECT lease FROM bound)
-  UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT relay FROM bound)),
+  UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT relay FROM bound)
+                               AND relay_until_us < (SELECT never FROM bound)),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN ahead a ON a.run_id = r.run_id ORDER BY r.run_id FOR UPDATE OF r SKIP LOCKED),
 changed AS (
   UPDATE runs r
   SET due_us = CASE WHEN r.due_us > b.run THEN b.now ELSE r.due_us END,
       lease_until_us = CASE WHEN r.lease_until_us > b.lease THEN b.now ELSE r.lease_until_us END,
-      relay_until_us = CASE WHEN r.relay_until_us > b.relay THEN b.now ELSE r.relay_until_us END
+      relay_until_us = CASE WHEN r.relay_until_us > b.relay AND r.relay_until_us < b.never THEN b.now
+                            ELSE r.relay_until_us END
   FROM held h, bound b WHERE r.run_id = h.run_id
   RETURNING 1),
 unsent AS MATERIALIZED (
-  SELECT outbox_id FROM outbox WHERE sent_us IS NULL AND greatest(due_us, lease_until_us) > (SELECT relay FROM bound)
-  ORDER BY outbox_id FOR UPDATE SKIP LOCKED),
+  SELECT outbox_id FROM outbox, bound b
+  WHERE sent_us IS NULL AND ((due_us > b.relay AND due_us < b.never) OR lease_until_us > b.relay)
+  ORDER BY outbox_id FOR UPDATE OF outbox SKIP LOCKED),
 signals AS (
   UPDATE outbox o
-  SET due_us = CASE WHEN o.due_us > b.relay THEN b.now ELSE o.due_us END,
+  SET due_us = CASE WHEN o.due_us > b.relay AND o.due_us < b.never THEN b.now ELSE o.due_us END,
       lease_until_us = CASE WHEN o.lease_until_us > b.relay THEN b.now ELSE o.lease_until_us END
   FROM unsent u, bound b WHERE o.outbox_id = u.outbox_id
   RETURNING 1)

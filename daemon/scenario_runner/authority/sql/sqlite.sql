@@ -146,16 +146,18 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)
 UPDATE runs
 SET due_us = CASE WHEN due_us > :run_bound THEN :now ELSE due_us END,
     lease_until_us = CASE WHEN lease_until_us > :lease_bound THEN :now ELSE lease_until_us END,
-    relay_until_us = CASE WHEN relay_until_us > :relay_bound THEN :now ELSE relay_until_us END
+    relay_until_us = CASE WHEN relay_until_us > :relay_bound AND relay_until_us < :until_restart THEN :now
+                          ELSE relay_until_us END
 WHERE run_id IN (SELECT run_id FROM runs WHERE due_us > :run_bound
                  UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound
-                 UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound);
+                 UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
+                                               AND relay_until_us < :until_restart);
 
 -- name: pull_in_signals
 UPDATE outbox
-SET due_us = CASE WHEN due_us > :relay_bound THEN :now ELSE due_us END,
+SET due_us = CASE WHEN due_us > :relay_bound AND due_us < :until_restart THEN :now ELSE due_us END,
     lease_until_us = CASE WHEN lease_until_us > :relay_bound THEN :now ELSE lease_until_us END
-WHERE sent_us IS NULL AND max(due_us, lease_until_us) > :relay_bound;
+WHERE sent_us IS NULL AND ((due_us > :relay_bound AND due_us < :until_restart) OR lease_until_us > :relay_bound);
 
 -- name: live_owners
 SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :now

@@ -972,15 +972,6 @@ def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_w
     assert authority.resume_deliveries() == 0
 
 
-def test_bytes_are_known_as_disposed_of_once_they_are(authority: Authority) -> None:
-    record = asking("k")
-    digest = hex64(record.raw.decode())
-    assert authority.disposed(digest) is False
-    authority.admit([record])
-    assert authority.disposed(digest) is True
-    assert authority.disposed(hex64("other")) is False
-
-
 def test_projections_are_claimed_up_to_a_limit_and_by_one_relay_each(authority: Authority, backend: Backend) -> None:
     authority.admit([asking(f"k{number}") for number in range(5)])
     for number, claim in enumerate(authority.claim("w1", 5, LEASE)):

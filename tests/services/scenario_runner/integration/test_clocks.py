@@ -11,7 +11,7 @@ import pytest
 from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, hex32, parked, ready, settle
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import Authority, Postponed
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, Postponed, ProjectionFailure
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
@@ -28,7 +28,8 @@ HOUR = 3600
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
     pauses = (outcomes._MAX_WAIT_SECONDS, outcomes._MAX_RETRY_SECONDS)
     assert 2 * max(pauses) * SECOND <= RUN_HORIZON_US
-    assert 2 * max(relay._MAX_BACKOFF_SECONDS, relay._PROJECTION_PAUSE_SECONDS) * SECOND <= RELAY_HORIZON_US
+    longest_pause = max(relay._SIGNAL_PAUSE_SECONDS, relay._OUTAGE_PAUSE_SECONDS, relay._DRIFT_PAUSE_SECONDS)
+    assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
     assert relay._LEASE_US < RELAY_HORIZON_US
     longest = next(item.le for item in Wiring.model_fields["lease_seconds"].metadata if hasattr(item, "le"))
     assert typing.cast("int", longest) * SECOND < LEASE_HORIZON_US
@@ -84,7 +85,7 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
     assert authority.claim_projections("relay", 10, LEASE) == []
     assert authority.pull_in_times() == 1
     assert len(authority.claim_projections("relay", 10, LEASE)) == 1
-    authority.postpone_projections([owed.run.run_id], clock.now + 60 * SECOND)
+    authority.postpone_projections([ProjectionFailure(owed.run.run_id, clock.now + 60 * SECOND, "why")])
     assert authority.pull_in_times() == 0
     clock.pass_seconds(-HOUR)
     assert authority.pull_in_times() == 1
@@ -110,6 +111,20 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
     authority.mark_sent([row.outbox_id])
     clock.pass_seconds(-24 * HOUR)
     assert authority.pull_in_times() == 0
+
+
+def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([asking("k"), asking("l")])
+    for number, claim in enumerate(authority.claim("w", 2, LEASE)):
+        settle(authority, ready(claim, f"ready {number}"))
+    first, second = authority.claim_projections("relay", 10, LEASE)
+    authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
+    authority.mark_projected([(second.run.run_id, second.run.event_seq)])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    assert authority.pull_in_times() == 0
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    assert authority.claim_signals("p", 10, LEASE) == []
 
 
 @pytest.mark.parametrize("ahead", [86_400 * SECOND])

@@ -79,7 +79,7 @@ class Bench:
             self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
         )
 
-    def drive(self, share: Share | None = BATCH_SHARE, waiting: float = 0.0) -> None:
+    def drive(self, share: Share = BATCH_SHARE, waiting: float = 0.0) -> None:
         claims = self.leases.claim(10)
         self.clock.pass_seconds(waiting)
         self.driver.drive(claims, share)
@@ -119,13 +119,13 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
 ) -> None:
     made = world.make_run("queued")
     (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
-    bench.drive(share=None, waiting=100.0)
+    bench.drive(share=Share(), waiting=100.0)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.updated_us == bench.clock.now
     assert found.due_us == bench.clock.now + SECOND, "the pause is not over before it began"
     bench.clock.now = found.due_us
-    bench.drive(share=None, waiting=(found.deadline_us - found.due_us) / SECOND)
+    bench.drive(share=Share(), waiting=(found.deadline_us - found.due_us) / SECOND)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"
@@ -137,10 +137,10 @@ def admit(world: World, bench: Bench, key: str) -> str:
     return admitted.run_id
 
 
-@pytest.mark.parametrize("bound", [1 << 20, None], ids=["in a batch", "on the long lane"])
+@pytest.mark.parametrize("share", [BATCH_SHARE, Share()], ids=["in a batch", "on the long lane"])
 @pytest.mark.parametrize("state", ["QUARANTINED", "FAILED", "WAITING_EVIDENCE"])
 def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is_compared_with_its_begin(
-    world: World, bench: Bench, state: str, bound: int | None
+    world: World, bench: Bench, state: str, share: Share
 ) -> None:
     """contracts.md section 6, two clocks in a verdict."""
     run_id = admit(world, bench, "slow")
@@ -149,7 +149,7 @@ def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is
     bench.artifacts.refusal = EvidenceRefused("it contradicts itself") if state == "QUARANTINED" else None
     bench.clock.pass_seconds(wait if state == "FAILED" else wait - 1)
     began = bench.clock.now
-    bench.drive(bound)
+    bench.drive(share)
     ended = began + round(6.5 * SECOND)
     found, last = bench.authority.run(run_id), bench.authority.events(run_id)[-1]
     assert found is not None

@@ -28,6 +28,7 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.wiring import make_rules, open_pack
 from scenario_runner.storage import renames
+from scenario_runner.storage.anchored import AnchoredRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -368,7 +369,7 @@ def test_a_spool_that_another_folder_stands_in_the_place_of_is_unavailable_and_n
     bus.rename(away)
     SpoolPaths(str(bus)).make()
     for call in (spool.intake.step, spool.intake.empty):
-        with pytest.raises(Unavailable, match="not the folder"):
+        with pytest.raises(Unavailable, match="another folder has taken the place"):
             call()
     assert os.listdir(bus / ".private/claimed") == []
     shutil.rmtree(bus)
@@ -469,13 +470,13 @@ def test_files_that_nobody_takes_are_named_once_in_the_log_and_by_doctor(spool: 
     expected = [".old.json", "UPPER.JSON", "many.jsonl", "request.json.txt", "sub"]
     assert sorted(line["file"] for line in logs if "file" in line) == expected
     assert spool.intake.empty() is True
-    files = SpoolFiles(SpoolPaths(str(spool.world.bus)))
+    files = SpoolFiles(AnchoredRoot(str(spool.world.bus)))
     files.open()
     assert sorted(left_lying(files)) == expected
     done = spool.world.command("doctor", "--wiring", str(spool.world.wiring))
     assert done.returncode == 2
     assert b"requests that nobody takes: UPPER.JSON" in done.stdout
-    assert b"rename it to *.json" in done.stderr
+    assert b"rename it to *.json" in done.stdout
 
 
 def test_a_request_that_cannot_be_renamed_is_said_once_tried_again_and_holds_up_nobody(

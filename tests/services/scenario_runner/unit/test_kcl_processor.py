@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.authority.base import Admission, Admitted
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.kcl import processor as kcl_processor
@@ -182,6 +182,15 @@ def test_anything_else_ends_the_process_before_a_checkpoint(error: BaseException
     shard.rows.admit = lambda _: (_ for _ in ()).throw(error)  # type: ignore[method-assign,assignment]
     shard.give(junk(1))
     assert shard.died == [error]
+    assert shard.checkpointer.taken == []
+
+
+def test_an_authority_that_refuses_to_be_used_ends_the_process_and_blames_no_record() -> None:
+    refused = ConfigurationError("the DSN", "a pooler shares its sessions", "use pool_mode = session")
+    shard = Shard(Rows(failures=[refused]))
+    shard.give(junk(1), junk(2))
+    assert shard.died == [refused]
+    assert shard.rows.batches == []
     assert shard.checkpointer.taken == []
 
 

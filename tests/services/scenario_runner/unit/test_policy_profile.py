@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.profiles.policy import load_policy, policy_digest, read_policy
 
 pytestmark = pytest.mark.unit
@@ -63,7 +64,8 @@ def test_the_committed_policy_loads_and_carries_its_own_digest() -> None:
 
 def test_a_policy_with_the_right_digest_loads(tmp_path: Path) -> None:
     policy = load_policy(write(tmp_path, CONTENT), env={})
-    assert policy.model_dump(exclude={"content_digest"}) == CONTENT
+    assert policy.model_dump(exclude={"content_digest"}, exclude_unset=True) == CONTENT
+    assert policy.bounds() == DEFAULT_BOUNDS
 
 
 @pytest.mark.parametrize(
