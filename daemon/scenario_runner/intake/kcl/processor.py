@@ -20,13 +20,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from scenario_runner.authority.base import Admission, Admitted, Authority
-<<<<<<< HEAD
-from scenario_runner.contracts.errors import Unavailable
-||||||| 4bc17dc
-from scenario_runner.contracts.errors import Unavailable, one_line
-=======
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
->>>>>>> wk-bus
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.decode import Record
