@@ -36,6 +36,8 @@ class ExaminationTooLongError(ScenarioRunnerError):
 class _CancelledError(ScenarioRunnerError):
     """Another part of the same examination failed, so this one is not needed any more."""
 
+    default_reason = Reason.UNAVAILABLE
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

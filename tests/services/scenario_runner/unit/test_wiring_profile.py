@@ -108,7 +108,8 @@ def test_an_allowlist_without_names_is_refused_instead_of_refusing_everybody_lat
     [
         ("control_bus_kind", "kafka"), ("control_bus_kind", "SPOOL"), ("digest_reuse", "on"), ("digest_reuse", False),
         ("lease_seconds", 1), ("lease_seconds", 0), ("lease_seconds", "30"), ("lease_seconds", 30.0),
-        ("lease_seconds", True), ("lease_seconds", 3601), ("runner_workers", 0), ("runner_workers", -1),
+        ("lease_seconds", True), ("lease_seconds", 3601), ("shutdown_seconds", 0), ("shutdown_seconds", 111),
+        ("shutdown_seconds", "20"), ("runner_workers", 0), ("runner_workers", -1),
         ("runner_workers", 257), ("hash_workers", 0), ("hash_workers", "four"), ("poll_seconds", 0),
         ("poll_seconds", -1), ("poll_seconds", float("nan")), ("poll_seconds", float("inf")), ("poll_seconds", "0.2"),
         ("poll_seconds", True), ("reemit_rate_limit_max", 0), ("engine_command_timeout_seconds", 0),
