@@ -65,6 +65,8 @@ class LeaseLostError(ScenarioRunnerError):
 class StoppingError(LeaseLostError):
     """The process stops and has waited long enough: the run is left undecided, as when its lease is lost."""
 
+    default_reason = Reason.UNAVAILABLE
+
 
 class UsageError(ScenarioRunnerError):
     """The caller of a command gave arguments that cannot be used (exit 2)."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from fault_proxy import (
+    Answer,
     Fault,
     afterwards,
     cut_body,
@@ -38,18 +39,21 @@ from support import World
 
 from scenario_runner.artifacts import s3_tree
 from scenario_runner.artifacts.base import FileDigest, Kind
-from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.artifacts.budget import ReadBudget, Share, TooMuchToReadError
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.artifacts.s3 import S3RunRoot
 from scenario_runner.contracts.errors import (
     ConfigurationError,
+    EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
     EvidenceRefused,
     LedgerDrift,
     Refusal,
+    StoppingError,
     Unavailable,
 )
+from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.storage.base import ObjectTooLargeError
@@ -432,6 +436,104 @@ def test_a_prefix_never_takes_its_siblings_along(spot: Spot) -> None:
         opened(spot, "root/ru")
     with pytest.raises(EvidenceMissing):
         opened(spot, "root/run1.b")
+
+
+def test_what_an_examination_costs_is_charged_on_s3_too(spot: Spot) -> None:
+    spot.put_all({f"root/many/{number}": b"" for number in range(30)} | {"root/large": b"x" * 1001})
+    files = [f"many/{number}" for number in range(30)]
+    share = Share(hash_bytes=1000, operations=70, document_bytes=1000, patient=False)
+    for costly in (
+        lambda root: root.files_under("many") and root.digest([files]),
+        lambda root: root.size(files) or root.digest([files]),
+        lambda root: root.read("large", 5000),
+        lambda root: root.derive("large", 5000, "length", lambda data: str(len(data))),
+        lambda root: root.digest([["large"]]),
+    ):
+        artifacts = spot.artifacts()
+        with pytest.raises(TooMuchToReadError):
+            costly(artifacts.open(spot.uri("root"), ReadBudget(share=share)))
+        costly(opened(spot))
+
+
+def test_a_long_listing_ends_when_its_examination_may_not_go_on(first: Spot) -> None:
+    """Every page is a moment at which a lost lease or a stop is felt."""
+    first.put_all({f"root/{number:04}": b"" for number in range(1001)})
+
+    def stop(_hashed: int) -> None:
+        raise StoppingError("the process stops")
+
+    with first.proxy.counting() as counts, pytest.raises(StoppingError):
+        first.artifacts().open(first.uri("root"), ReadBudget(stop))
+    assert sum(counts.values()) <= 2
+
+
+def test_bounds_of_the_policy_hold_for_listings_and_sizes(spot: Spot) -> None:
+    spot.put_all({f"root/few/{number}": b"12" for number in range(5)})
+    root = spot.artifacts().open(spot.uri("root"), ReadBudget(bounds=EvidenceBounds(max_output_files=4)))
+    for look in (root.files_under, lambda folder: root.files_matching(f"{folder}/*")):
+        with pytest.raises(EvidenceRefused, match=r"max_output_files allows 4") as refused:
+            look("few")
+        assert refused.value.reason is Reason.EVIDENCE_TOO_LARGE
+    assert root.size([f"few/{number}" for number in range(7)]) == 10
+
+
+def test_what_was_derived_is_kept_while_the_object_is_the_same(first: Spot, racy_is_settled: None) -> None:
+    first.put("root/a", b"one")
+    artifacts = first.artifacts(DigestReuse())
+    for text, answer in ((b"one", "first"), (b"one", "first"), (b"two", "third")):
+        first.put("root/a", text) if answer == "third" else None
+        root = artifacts.open(first.uri("root"), ReadBudget())
+        assert root.derive("a", 10, "name", lambda _data, answer=answer: answer) == answer
+
+
+def test_a_large_digest_on_s3_that_was_broken_off_goes_on_where_it_was(first: Spot, racy_is_settled: None) -> None:
+    data = secrets.token_bytes(1 << 20) * 20
+    first.put("root/large", data)
+    artifacts = first.artifacts(DigestReuse())
+    read: list[int] = []
+
+    def break_off(hashed: int) -> None:
+        read.append(hashed)
+        if sum(read) >= 12 << 20:
+            raise TooMuchToReadError("the turn is over")
+
+    with pytest.raises(TooMuchToReadError):
+        artifacts.open(first.uri("root"), ReadBudget(break_off)).digest([["large"]])
+    hashed: list[int] = []
+    root = artifacts.open(first.uri("root"), ReadBudget(hashed.append))
+    assert digest_of(root, "large").sha256 == sha(data)
+    assert sum(hashed) == (20 - 12) << 20
+
+
+def archived(storage_class: str) -> Fault:
+    """What S3 answers when the bytes of an object are asked for that lies in an archive."""
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidObjectState</Code><Message>not valid '
+        f"for the storage class</Message><StorageClass>{storage_class}</StorageClass></Error>"
+    ).encode()
+    return Fault("archived", before=lambda _: Answer(403, [("Content-Type", "application/xml")], body, len(body)))
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_an_object_in_an_archive_is_missing_until_it_is_restored_and_is_said_to_be_that(
+    first: Spot, storage_class: str
+) -> None:
+    first.put("root/a", b"one")
+    first.proxy.add(archived(storage_class), "GET", "/a$", times=None)
+    root = opened(first)
+    with pytest.raises(EvidenceArchived, match=f"a is archived in {storage_class}; restore it"):
+        root.read("a", 10)
+    with pytest.raises(EvidenceArchived, match=storage_class):
+        digest_of(opened(first), "a")
+    first.proxy.clear()
+    assert digest_of(opened(first), "a").sha256 == sha(b"one")
+
+
+def test_a_denied_access_is_no_archive(first: Spot, impatient: None) -> None:
+    first.put("root/a", b"one")
+    first.proxy.add(status(403), "GET", "/a$", times=None)
+    with pytest.raises(Unavailable, match="access is denied"):
+        opened(first).read("a", 10)
 
 
 def test_a_root_outside_the_allowed_ones_is_refused_before_anything_is_asked(spot: Spot) -> None:

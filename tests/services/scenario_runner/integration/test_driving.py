@@ -12,7 +12,7 @@ from authority_support import LEASE, SECOND, Clock
 from structlog.testing import capture_logs
 from support import ForkedWorld, World
 
-from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, Share
+from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, ReadBudget, Share
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
@@ -25,6 +25,7 @@ from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.driver import RunDriver
+from scenario_runner.runs.known_large import Deferred
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.service.loops import next_batch
@@ -42,10 +43,12 @@ class Slow:
     def __init__(self, clock: Clock) -> None:
         self.clock, self.seconds, self.looks = clock, 0.0, 0
         self.refusal: Refusal | None = None
+        self.costs: list[int] = []
 
     def open(self, engine_run_root: str, budget: ReadBudget) -> Any:
         self.looks += 1
         self.clock.pass_seconds(self.seconds)
+        budget.hashing(self.costs.pop(0) if self.costs else 0)
         if self.refusal is not None:
             raise self.refusal
         raise EvidenceMissing(f"{engine_run_root} is not there", path=engine_run_root)
@@ -79,10 +82,10 @@ class Bench:
             self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
         )
 
-    def drive(self, share: Share = BATCH_SHARE, waiting: float = 0.0) -> None:
+    def drive(self, share: Share = BATCH_SHARE, waiting: float = 0.0) -> list[Deferred]:
         claims = self.leases.claim(10)
         self.clock.pass_seconds(waiting)
-        self.driver.drive(claims, share)
+        return self.driver.drive(claims, share)
 
 
 @pytest.fixture
@@ -119,13 +122,13 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
 ) -> None:
     made = world.make_run("queued")
     (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
-    bench.drive(share=Share(), waiting=100.0)
+    bench.drive(share=UNLIMITED, waiting=100.0)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.updated_us == bench.clock.now
     assert found.due_us == bench.clock.now + SECOND, "the pause is not over before it began"
     bench.clock.now = found.due_us
-    bench.drive(share=Share(), waiting=(found.deadline_us - found.due_us) / SECOND)
+    bench.drive(share=UNLIMITED, waiting=(found.deadline_us - found.due_us) / SECOND)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
     assert found.reason_code == "EVIDENCE_MISSING_DEADLINE"
@@ -137,7 +140,7 @@ def admit(world: World, bench: Bench, key: str) -> str:
     return admitted.run_id
 
 
-@pytest.mark.parametrize("share", [BATCH_SHARE, Share()], ids=["in a batch", "on the long lane"])
+@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "on the long lane"])
 @pytest.mark.parametrize("state", ["QUARANTINED", "FAILED", "WAITING_EVIDENCE"])
 def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is_compared_with_its_begin(
     world: World, bench: Bench, state: str, share: Share
@@ -227,6 +230,37 @@ def test_a_gate_and_an_output_that_wait_say_so_with_their_own_code(world: World)
     outputs = world.query("explain", other["run_id"])[1]["outputs"]
     for found in (gates, outputs):
         assert {item["reason_code"] for item in found if item["outcome"] == "MISSING"} == {"EVIDENCE_MISSING"}
+
+
+def test_a_run_that_costs_too_much_for_a_batch_is_not_tried_there_again_until_it_has_become_cheap(
+    world: World, bench: Bench
+) -> None:
+    made = world.make_run("costly")
+    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.artifacts.costs = [100 << 20]
+    (deferred,) = bench.drive()
+    assert (deferred.claim.run_id, bench.artifacts.looks) == (made["run_id"], 1)
+    bench.artifacts.costs = [100 << 20]
+    assert bench.driver.drive([deferred.claim]) == [], "the long lane drives it to its end"
+    bench.clock.pass_seconds(60)
+    (deferred,) = bench.drive()
+    assert bench.artifacts.looks == 2, "the batch knows without looking"
+    assert bench.driver.drive([deferred.claim]) == [], "its digests are known by now"
+    bench.clock.pass_seconds(60)
+    assert bench.drive() == []
+    assert bench.artifacts.looks == 4
+
+
+def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(world: World, bench: Bench) -> None:
+    made = world.make_run("cut")
+    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.leases.end_in(-1.0)
+    assert bench.drive() == []
+    bench.leases.give_back()
+    found = bench.authority.run(made["run_id"])
+    assert found is not None
+    assert (found.state, found.retries, found.lease_until_us) == (RunState.VERIFYING, 0, 0)
+    assert [item.run_id for item in bench.authority.claim("another", 10, LEASE)] == [made["run_id"]]
 
 
 def test_a_batch_grows_while_it_is_quick_and_shrinks_when_those_in_it_wait_for_each_other() -> None:

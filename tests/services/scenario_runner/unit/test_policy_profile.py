@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scenario_runner.contracts.errors import ConfigurationError
-from scenario_runner.contracts.plan import DEFAULT_BOUNDS
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
 from scenario_runner.profiles.policy import load_policy, policy_digest, read_policy
 
 pytestmark = pytest.mark.unit
@@ -129,11 +129,19 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path, key: str) -> None:
         ("attempt_limit", "3"), ("attempt_limit", True), ("attempt_limit", 2**64 - 1 + 2**64),
         ("traffic_output_ids", "arrival_events_5B"), ("traffic_output_ids", [1]), ("traffic_output_ids", ["a/b"]),
         ("traffic_output_ids", [".."]), ("traffic_output_ids", [""]), ("policy_id", ""), ("policy_id", 7),
-        ("policy_id", "a\nb"), ("revision", -1), ("revision", True), ("revision", ""),
+        ("policy_id", "a\nb"), ("revision", -1), ("revision", True), ("revision", ""), ("max_output_bytes", 0),
+        ("max_output_bytes", "1T"), ("max_output_bytes", 1 << 63), ("max_output_files", 0), ("max_output_files", True),
+        ("max_output_files", 10_000_001), ("max_look_seconds", 0), ("max_look_seconds", 7 * 86400 + 1),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused(tmp_path: Path, key: str, value: object) -> None:
     refusal(write(tmp_path, CONTENT | {key: value}))
+
+
+def test_bounds_of_the_evidence_are_optional(tmp_path: Path) -> None:
+    assert load_policy(write(tmp_path, CONTENT), env={}).bounds() == EvidenceBounds(1 << 40, 200_000, 3600)
+    named = CONTENT | {"max_output_bytes": 1, "max_output_files": 2, "max_look_seconds": 3}
+    assert load_policy(write(tmp_path, named), env={}).bounds() == EvidenceBounds(1, 2, 3)
 
 
 def test_a_number_may_name_the_revision(tmp_path: Path) -> None:

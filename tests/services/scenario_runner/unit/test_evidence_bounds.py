@@ -1,0 +1,44 @@
+"""Bounds of the evidence are pinned with a run, and are no news to runs of policies that name none."""
+
+import pytest
+
+from scenario_runner.contracts.canonical import canonical_sha256
+from scenario_runner.contracts.intent import Intent
+from scenario_runner.contracts.plan import (
+    DEFAULT_BOUNDS,
+    EvidenceBounds,
+    PlanInputs,
+    plan_hash,
+    plan_inputs_from_document,
+)
+from scenario_runner.contracts.states import Strategy
+
+pytestmark = pytest.mark.unit
+
+INTENT = Intent("0" * 32, "key", "a" * 64, "b" * 64, 7, "s", (), "from", "to", ("out",), Strategy.AUTO, "/runs/1")
+
+
+def inputs(**more: EvidenceBounds) -> PlanInputs:
+    return PlanInputs("d" * 64, {"policy_id": "p"}, Strategy.AUTO, ("out",), ("gate",), (), 60, 3, **more)
+
+
+def test_a_policy_without_bounds_gives_the_documents_and_hashes_that_it_always_gave() -> None:
+    document = {
+        "pack_digest": "d" * 64, "policy_rev": {"policy_id": "p"}, "strategy": "AUTO", "outputs": ["out"],
+        "gates": ["gate"], "traffic": [], "evidence_wait_seconds": 60, "attempt_limit": 3,
+    }  # fmt: skip
+    assert inputs().document() == document
+    by_hand = canonical_sha256({"intent": INTENT.document(), "inputs": document, "run_id": INTENT.run_id})
+    assert plan_hash(INTENT, inputs()) == by_hand
+    assert plan_inputs_from_document(document) == inputs()
+    assert plan_inputs_from_document(document).bounds == DEFAULT_BOUNDS
+
+
+def test_bounds_of_a_policy_are_part_of_the_plan_and_come_back_from_the_row() -> None:
+    bounds = EvidenceBounds(max_output_files=5)
+    pinned = inputs(bounds=bounds)
+    assert pinned.document()["bounds"] == {
+        "max_output_bytes": 1 << 40, "max_output_files": 5, "max_look_seconds": 3600,
+    }  # fmt: skip
+    assert plan_inputs_from_document(pinned.document()) == pinned
+    assert plan_hash(INTENT, pinned) != plan_hash(INTENT, inputs())
