@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +83,19 @@ def test_two_requests_for_one_scope_in_two_roots_share_nothing(world: ForkedWorl
     states = {document["run_id"]: document["state"] for document in _statuses(world)}
     assert sorted(states.values()) == ["QUARANTINED", "READY"]
     assert len(world.signals("READY")) == 1
+
+
+def test_digests_of_files_that_may_change_unseen_are_not_kept(world: ForkedWorld) -> None:
+    """Changed within one tick of the clock a file looks as before (the racily-clean rule)."""
+    made = world.make_run(outputs=["outlet_catalogue"], members=3, parts=1, part_bytes=2 << 20)
+    soon = time.time() + 3600
+    for path in Path(made["request"]["engine_run_root"]).rglob("*"):
+        os.utime(path, (soon, soon))
+    world.drop(made["request"])
+    world.serve()
+    assert len(world.signals("READY")) == 1
+    with closing(sqlite3.connect(f"file:{world.database}?mode=ro", uri=True, timeout=30)) as rows:
+        assert rows.execute("SELECT count(*) FROM digest_reuse").fetchone() == (0,)
 
 
 def _statuses(world: ForkedWorld) -> list[dict[str, Any]]:
