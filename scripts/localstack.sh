@@ -4,6 +4,7 @@
 #   scripts/localstack.sh start                            starts both and creates the stream sr-control-bus
 #   scripts/localstack.sh stop                             stops both; what they held is gone
 #   scripts/localstack.sh status                           what runs, and where (exit 3 when nothing does)
+#   scripts/localstack.sh dynamodb                         only DynamoDB, in the foreground
 #   scripts/localstack.sh logs [--mode narrative|raw] [-f] the log of LocalStack, as sentences or as it is
 #
 # LocalStack runs in Docker when there is an engine, else on the host, which needs Python 3.13 and npm. State and
@@ -66,10 +67,23 @@ detach() { # NAME COMMAND...: start in a session of its own, the log in the stat
   printf '%s' "$!" > "$STATE/$name.pid"
 }
 
+install_dynamodb() {
+  mkdir -p "$STATE"
+  venv "$STATE/venv-ministack" "$(find_python)" ministack==1.5.33 cbor2 cryptography
+  export GATEWAY_PORT=$DYNAMODB_PORT BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING
+}
+
+dynamodb() {
+  install_dynamodb
+  exec "$STATE/venv-ministack/bin/ministack"
+}
+
 start_dynamodb() {
   ! answers "$DYNAMODB_PORT" || return 0
-  venv "$STATE/venv-ministack" "$(find_python)" ministack==1.5.33 cbor2 cryptography
-  GATEWAY_PORT=$DYNAMODB_PORT BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING detach dynamodb "$STATE/venv-ministack/bin/ministack"
+  (
+    install_dynamodb
+    detach dynamodb "$STATE/venv-ministack/bin/ministack"
+  )
   until_answers "$DYNAMODB_PORT" "DynamoDB (ministack)" "$STATE/dynamodb.log"
 }
 
@@ -175,7 +189,7 @@ raw_log() { # uses $follow of its caller
 }
 
 case ${1:-} in
-  start | stop | status) "$1" ;;
+  start | stop | status | dynamodb) "$1" ;;
   logs) shift; logs "$@" ;;
-  *) die "usage: scripts/localstack.sh start|stop|status|logs [--mode narrative|raw] [-f]" ;;
+  *) die "usage: scripts/localstack.sh start|stop|status|logs|dynamodb, and for logs [--mode narrative|raw] [-f]" ;;
 esac

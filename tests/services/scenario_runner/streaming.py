@@ -1,31 +1,36 @@
 """A world whose control bus is a Kinesis stream of its own, on whatever endpoint the environment names.
 
-``SR_KINESIS_ENDPOINT_URL`` names Kinesis, ``SR_KINESIS_DYNAMODB_ENDPOINT_URL`` DynamoDB where that is elsewhere
-(LocalStack serves no DynamoDB without a download). Where the store and the authority are is decided in one place,
-:func:`backends`.
+``SR_KINESIS_ENDPOINT_URL`` names Kinesis, ``SR_KINESIS_DYNAMODB_ENDPOINT_URL`` DynamoDB where that is elsewhere. Where
+neither serves DynamoDB (LocalStack needs a download for it), the test session starts one of its own. Where the store
+and the authority are is decided in one place, :func:`backends`.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import signal
+import socket
 import sqlite3
+import subprocess
+import tempfile
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from support import World
+import pytest
+from support import REPO, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
 ENDPOINT = os.environ.get("SR_KINESIS_ENDPOINT_URL", "")
-DYNAMODB = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "") or ENDPOINT
 REGION = os.environ.get("SR_KINESIS_REGION", "us-east-1")
 SHARED = os.environ.pop("SR_KINESIS_STREAM", "")
 """The stream that the environment names, taken out of it: it would override the worlds' own streams."""
@@ -49,7 +54,69 @@ def backends(root: Path) -> dict[str, Any]:
 def client(service: str = "kinesis") -> Any:
     import boto3
 
-    return boto3.client(service, region_name=REGION, endpoint_url=DYNAMODB if service == "dynamodb" else ENDPOINT)
+    return boto3.client(service, region_name=REGION, endpoint_url=dynamodb() if service == "dynamodb" else ENDPOINT)
+
+
+def dynamodb() -> str:
+    """The endpoint where KCL keeps its leases; the test is skipped, saying why, when there is none.
+
+    Asked for once: the environment, which daemons inherit and which overrides profiles, names it from then on.
+    """
+    found = _dynamodb()
+    if not found.startswith("http"):
+        pytest.skip(found)
+    return found
+
+
+@cache
+def _dynamodb() -> str:
+    named = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "")
+    found = next((url for url in (named, ENDPOINT) if url and _serves_dynamodb(url)), "") or _own_dynamodb()
+    os.environ["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] = found
+    return found
+
+
+def _serves_dynamodb(url: str) -> bool:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
+    try:
+        boto3.client("dynamodb", region_name=REGION, endpoint_url=url, config=config).list_tables()
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def _own_dynamodb() -> str:
+    """Start an emulator that ends with the session; its endpoint, or why there is none."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(["bash", str(REPO / "scripts/localstack.sh"), "dynamodb"], stdin=subprocess.DEVNULL,
+                                   stdout=said, stderr=said, start_new_session=True,
+                                   env={**os.environ, "SR_LOCALSTACK_DYNAMODB_PORT": str(port)})  # fmt: skip
+        atexit.register(_end, process)
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        while process.poll() is None and time.monotonic() < deadline:
+            if _listens(port) and _serves_dynamodb(url):
+                return url
+            time.sleep(0.1)
+        _end(process)
+        said.seek(0)
+        return f"no DynamoDB for KCL's leases, none could be started: {said.read().decode(errors='replace')[-300:]}"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def make_stream(shards: int = 1, name: str | None = None) -> str:
@@ -108,6 +175,7 @@ class KinesisWorld(World):
     kinesis: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        _require_java()
         self.kinesis = client()
         self.stream = self.stream or make_stream(self.shards)
         self.wiring_changes = {
@@ -116,7 +184,7 @@ class KinesisWorld(World):
             "control_bus_stream": self.stream,
             "control_bus_region": REGION,
             "control_bus_endpoint_url": ENDPOINT,
-            "kinesis_dynamodb_endpoint_url": DYNAMODB,
+            "kinesis_dynamodb_endpoint_url": dynamodb(),
             "kinesis_state_dir": str(self.root / "kinesis"),
             "kinesis_timing": self.timing,
             **backends(self.root),
@@ -182,6 +250,16 @@ class KinesisWorld(World):
         except ClientError:
             return {}
         return {item["leaseKey"]["S"]: item.get("leaseOwner", {}).get("S", "") for item in items}
+
+
+def _require_java() -> None:
+    from scenario_runner.contracts.errors import ConfigurationError
+    from scenario_runner.intake.kcl.config import find_java
+
+    try:
+        find_java(os.environ)
+    except ConfigurationError as error:
+        pytest.skip(f"KCL needs Java: {error.detail}")
 
 
 def requests_of(world: World, count: int, *, key: str = "key", worlds: int = 1) -> list[dict[str, Any]]:

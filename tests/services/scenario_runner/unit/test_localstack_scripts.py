@@ -1,6 +1,7 @@
 """The LocalStack scripts: they parse, they pin what they install, and the narrative log reads as sentences."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streaming
 
 pytestmark = pytest.mark.unit
 
@@ -75,3 +77,30 @@ def test_the_log_reads_as_sentences_about_streams_and_records() -> None:
         "10:40:06  A consumer read records. (2 times)",
         "10:40:06  Somebody asked how a stream is, and was refused: ResourceNotFoundException.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "answering", "taken"),
+    [
+        ("http://named", {"http://named", "http://kinesis"}, "http://named"),
+        ("", {"http://kinesis"}, "http://kinesis"),
+        ("http://named", {"http://kinesis"}, "http://kinesis"),
+        ("http://named", set(), "http://own"),
+        ("", set(), "http://own"),
+    ],
+)
+def test_leases_are_kept_where_a_dynamodb_answers_and_else_in_one_of_the_sessions_own(
+    monkeypatch: pytest.MonkeyPatch, named: str, answering: set[str], taken: str
+) -> None:
+    monkeypatch.setenv("SR_KINESIS_DYNAMODB_ENDPOINT_URL", named)
+    monkeypatch.setattr(streaming, "ENDPOINT", "http://kinesis")
+    monkeypatch.setattr(streaming, "_serves_dynamodb", answering.__contains__)
+    monkeypatch.setattr(streaming, "_own_dynamodb", lambda: "http://own")
+    assert streaming._dynamodb.__wrapped__() == taken
+    assert os.environ["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] == taken, "daemons inherit it"
+
+
+def test_without_any_dynamodb_the_tests_that_need_it_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_dynamodb", lambda: "no DynamoDB for KCL's leases, none could be started: no pip")
+    with pytest.raises(pytest.skip.Exception, match="no DynamoDB for KCL's leases"):
+        streaming.dynamodb()
