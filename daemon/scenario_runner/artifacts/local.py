@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Final, NoReturn
+from contextlib import suppress
+from typing import Final
 
 from scenario_runner.artifacts.base import (
     MAX_FILES,
@@ -26,6 +26,7 @@ from scenario_runner.artifacts.base import (
 )
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under, too_many
+from scenario_runner.artifacts.local_files import Identity, identity_of, os_errors, raise_for, refuse_type, shrank
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -39,39 +40,12 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 
 _DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
-Identity = tuple[int, int, int, int, int]
 _FILE: Final = os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
 _BUFFER: Final = 1 << 20
 _NO_FILE: Final = (errno.ENXIO, errno.ENODEV)
 _KEPT_OPEN: Final = 64
 _SMALL: Final = 64 << 10
 _PARALLEL_FROM: Final = 4 << 20
-
-
-def identity_of(info: os.stat_result) -> Identity:
-    """What makes a file the same, unchanged one."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-
-
-def _refuse_type(path: str, mode: int, wanted: str) -> NoReturn:
-    what = "a symbolic link" if stat.S_ISLNK(mode) else "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-    raise EvidenceRefused(f"{path} is {what}; {wanted} is needed", path=path)
-
-
-def _raise_for(error: OSError, path: str) -> NoReturn:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise EvidenceMissing(f"{path} is not there", path=path) from error
-    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-        raise EvidenceRefused(f"{path}: {error.strerror}", path=path) from error
-    raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        _raise_for(error, path)
 
 
 class LocalRunRoot:
@@ -121,7 +95,7 @@ class LocalRunRoot:
                 f"the engine root {self._base} cannot be opened ({error.strerror}); runs under it wait until it is "
                 "there: mount it, or correct engine_roots in the wiring profile"
             ) from error
-        with _os_errors(self.location):
+        with os_errors(self.location):
             for name in self._below.split("/") if self._below else ():
                 try:
                     child = self._step(fd, name, self.location)
@@ -136,7 +110,7 @@ class LocalRunRoot:
             return os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                _refuse_type(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode, "a directory")
+                refuse_type(path, os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode, "a directory")
             raise
 
     def _directory(self, path: str) -> int:
@@ -148,7 +122,7 @@ class LocalRunRoot:
             raise EvidenceRefused(f"{path} is nested too deeply", Reason.EVIDENCE_TOO_LARGE, path=path)
         head, _, name = path.rpartition("/")
         parent = self._directory(head)
-        with _os_errors(path):
+        with os_errors(path):
             fd = self._step(parent, name, path)
         self._directories[path] = fd
         if len(self._directories) > _KEPT_OPEN:
@@ -164,12 +138,12 @@ class LocalRunRoot:
             try:
                 return os.stat(name, dir_fd=parent, follow_symlinks=False)
             except OSError as error:
-                _raise_for(error, path)
+                raise_for(error, path)
 
     def _identity(self, path: str) -> Identity:
         info = self._stat(path)
         if not stat.S_ISREG(info.st_mode):
-            _refuse_type(path, info.st_mode, "a regular file")
+            refuse_type(path, info.st_mode, "a regular file")
         return identity_of(info)
 
     def _known(self, path: str) -> Identity:
@@ -199,12 +173,12 @@ class LocalRunRoot:
             return Kind.FILE
         if stat.S_ISDIR(mode):
             return Kind.DIRECTORY
-        _refuse_type(path, mode, "a regular file or directory")
+        return refuse_type(path, mode, "a regular file or directory")
 
     # --- listing
 
     def _list(self, path: str) -> Listing:
-        with _os_errors(path):
+        with os_errors(path):
             entries: list[tuple[str, bool]] = []
             with self._lock, os.scandir(self._directory(path)) as scan:
                 for entry in scan:
@@ -226,7 +200,7 @@ class LocalRunRoot:
         if entry.is_file(follow_symlinks=False):
             return False
         mode = entry.stat(follow_symlinks=False).st_mode
-        return _refuse_type(f"{path}/{entry.name}", mode, "a regular file or directory")
+        return refuse_type(f"{path}/{entry.name}", mode, "a regular file or directory")
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
@@ -249,11 +223,11 @@ class LocalRunRoot:
             except OSError as error:
                 if error.errno in _NO_FILE:  # a socket, or a device without a driver: say what it is
                     self._identity(path)
-                _raise_for(error, path)
+                raise_for(error, path)
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             os.close(fd)
-            _refuse_type(path, info.st_mode, "a regular file")
+            refuse_type(path, info.st_mode, "a regular file")
         return fd, identity_of(info)
 
     @staticmethod
@@ -281,13 +255,13 @@ class LocalRunRoot:
                 data += chunk
         except OSError as error:
             os.close(fd)
-            _raise_for(error, path)
+            raise_for(error, path)
         except BaseException:
             os.close(fd)
             raise
         self._close_unchanged(fd, path, identity)
         if len(data) != size:
-            raise _shrank(path)
+            raise shrank(path)
         return data
 
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
@@ -374,7 +348,7 @@ class LocalRunRoot:
                 members.append(self._hash_file(fd, path, identity, whole))
             except OSError as error:
                 os.close(fd)
-                _raise_for(error, path)
+                raise_for(error, path)
             except BaseException:
                 os.close(fd)
                 raise
@@ -390,7 +364,7 @@ class LocalRunRoot:
         if size <= _SMALL:
             data = os.read(fd, size) if size else b""
             if len(data) != size:
-                raise _shrank(path)
+                raise shrank(path)
             self.budget.beat(size)
             if whole is not None:
                 whole.update(data)
@@ -424,7 +398,7 @@ class LocalRunRoot:
         while left > 0:
             count = os.readv(fd, [buffer[:left]])
             if count == 0:
-                raise _shrank(path)
+                raise shrank(path)
             yield buffer[:count]
             left -= count
             self.budget.beat(count)
@@ -455,7 +429,7 @@ class LocalRunRoot:
     def _names(self, path: str, most: int) -> list[str]:
         """Names in a folder, sorted; one more than ``most`` when there are more."""
         names: list[str] = []
-        with self._lock, _os_errors(path), os.scandir(self._directory(path)) as scan:
+        with self._lock, os_errors(path), os.scandir(self._directory(path)) as scan:
             for entry in scan:
                 self.budget.entries()
                 names.append(entry.name)
@@ -469,10 +443,6 @@ class LocalRunRoot:
         directories, self._directories = self._directories, {}
         for fd in directories.values():
             os.close(fd)
-
-
-def _shrank(path: str) -> EvidenceChanged:
-    return EvidenceChanged(f"{path} shrank while it was being read", path=path)
 
 
 _Unread = tuple[int, int, Sequence[str], tuple[Identity, ...]]

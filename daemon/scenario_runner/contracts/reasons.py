@@ -110,7 +110,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_REQUIRED_GATES: "No gate authorises any of the requested outputs, so nothing could be verified.",
     Reason.REUSE_NOT_ALLOWED: "The request insists on reusing evidence and the policy does not allow reuse.",
     Reason.EVIDENCE_MALFORMED: "A flag, index or artifact is not of the form that the gate map declares.",
-    Reason.EVIDENCE_TOO_LARGE: "A flag, index or listing is larger than the bounds for hostile input.",
+    Reason.EVIDENCE_TOO_LARGE: "Evidence is larger, or takes longer to examine, than a bound that the detail names.",
     Reason.EVIDENCE_CHANGED: "An artifact kept changing while it was being read.",
     Reason.READY_SIGNAL_DRIFT: "A ready signal already exists for the run with other bytes.",
     Reason.QUARANTINE_DRIFT: "A quarantine object already exists for the run with other bytes.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from streaming import DYNAMODB, ENDPOINT, WHY_NOT, KinesisWorld, records_of, seed_leases
+from streaming import ENDPOINT, WHY_NOT, KinesisWorld, dynamodb, records_of, seed_leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class DenyingProxy:
 
 @pytest.fixture
 def proxies() -> Iterator[dict[str, DenyingProxy]]:
-    made = {"kinesis": DenyingProxy(ENDPOINT), "dynamodb": DenyingProxy(DYNAMODB)}
+    made = {"kinesis": DenyingProxy(ENDPOINT), "dynamodb": DenyingProxy(dynamodb())}
     yield made
     for proxy in made.values():
         proxy.close()

@@ -73,6 +73,10 @@ def grow(made: dict[str, Any]) -> None:
     os.truncate(part_of(made), 15 * TIB)
 
 
+def grow_a_little(made: dict[str, Any]) -> None:
+    os.truncate(part_of(made), 100_001)
+
+
 def multiply(made: dict[str, Any]) -> None:
     part = part_of(made)
     for number in range(40):
@@ -91,7 +95,7 @@ def multiply_members(made: dict[str, Any]) -> None:
 COSTLY: dict[str, tuple[dict[str, int], str, Callable[[dict[str, Any]], None], tuple[str, ...]]] = {
     "a sparse output": ({}, OUTPUT, grow, ("max_output_bytes", str(TIB), str(15 * TIB + 64))),
     "an output over the policy's bytes": (
-        {"max_output_bytes": 100}, OUTPUT, lambda _: None, ("max_output_bytes", "100", "128"),
+        {"max_output_bytes": 100_000}, OUTPUT, grow_a_little, ("max_output_bytes", "100000", "100065 bytes"),
     ),
     "an output of too many files": ({"max_output_files": 30}, OUTPUT, multiply, ("max_output_files", "30", "42 files")),
     "members over the policy's bytes": (
