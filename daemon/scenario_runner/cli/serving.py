@@ -23,7 +23,7 @@ from scenario_runner.service.wiring import Daemon, wire_daemon
 
 _SWITCH_INTERVAL_SECONDS = 0.001
 _LAST_RESORT_SECONDS: Final = 30.0
-"""How long after a stop began the process ends whatever still hangs: an orderly stop takes less."""
+"""How long after ``shutdown_seconds`` the process ends whatever still hangs: an orderly stop takes less."""
 _log = structlog.get_logger("service")
 
 
@@ -67,7 +67,7 @@ def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
 def _end_what_hangs(daemon: Daemon, supervisor: Supervisor) -> None:
     """End the process when a stop takes too long: leases of threads that hang are given up by the next start."""
     daemon.stopping.wait()
-    time.sleep(_LAST_RESORT_SECONDS)
+    time.sleep(daemon.wiring.shutdown_seconds + _LAST_RESORT_SECONDS)
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
     _log.critical("the stop takes too long; the process ends without what still hangs", threads=threads)
     end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)

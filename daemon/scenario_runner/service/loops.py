@@ -138,12 +138,12 @@ class Supervisor:
         self, sources: list[threading.Thread], lanes: list[list[threading.Thread]], keepers: list[threading.Thread]
     ) -> None:
         """What makes work stops first, what delivers it last; leases are renewed to the end."""
-        seconds = float(self._daemon.wiring.shutdown_seconds)
+        seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()
         _join(sources)
-        if not self._long.stop(seconds):
+        if not self._long.stop(max(1.0, seconds - (time.monotonic() - began))):
             _log.error("an examination does not end; it is left behind, and its lease runs out")
         self._daemon.leases.give_back()
         for lane, threads in zip(self._lanes, lanes, strict=True):
