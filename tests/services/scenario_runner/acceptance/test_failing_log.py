@@ -129,6 +129,7 @@ def test_a_defect_that_ends_the_daemon_is_in_the_log(world: World, tmp_path: Pat
 
 
 def test_a_thread_that_hangs_does_not_keep_the_process_after_a_stop(world: World, tmp_path: Path):
+    world.write_profiles(shutdown_seconds=1)
     with (tmp_path / "log").open("wb") as log:
         daemon = _with_patch(world, tmp_path, log.fileno(), _HANG)
     _until((tmp_path / "hangs").exists)
