@@ -166,6 +166,6 @@ class Artifacts(Protocol):
 def root_not_allowed(engine_run_root: str, roots: Iterable[str]) -> Unavailable:
     """Why a run root cannot be opened: this daemon's profile does not allow it (any more). Not the evidence's fault."""
     return Unavailable(
-        f"the engine run root {engine_run_root} is under none of this daemon's engine_roots ({', '.join(roots)}); the "
-        "run waits: correct engine_roots in the wiring profile and restart"
+        f"the engine run root {engine_run_root} is under none of this profile's engine_roots "
+        f"({', '.join(roots) or 'it has none'}); correct engine_roots in the wiring profile and start again"
     )

@@ -92,8 +92,8 @@ class LocalRunRoot:
             fd = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise Unavailable(
-                f"the engine root {self._base} cannot be opened ({error.strerror}); runs under it wait until it is "
-                "there: mount it, or correct engine_roots in the wiring profile"
+                f"the engine root {self._base} cannot be opened: {error.strerror}; mount it, or correct engine_roots "
+                "in the wiring profile"
             ) from error
         with os_errors(self.location):
             for name in self._below.split("/") if self._below else ():
