@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from scenario_runner import posix
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
@@ -164,8 +165,9 @@ def _examine_state(exam: _Examination, wiring: Wiring) -> None:
     finally:
         if authority is not None:
             authority.close()
-    with exam.trying("private state"):
-        _examine_modes(exam, wiring)
+    if posix.AVAILABLE:
+        with exam.trying("private state"):
+            _examine_modes(exam, wiring)
 
 
 def _examine_authority(exam: _Examination, authority: Authority) -> None:

@@ -19,6 +19,7 @@ from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.explain import REJECTED, explain_run, status_of
 from scenario_runner.service.control_bus import spool_root
 from scenario_runner.service.identity import NamedStore, require_known
+from scenario_runner.storage.identity import HiddenMarkerError
 
 SUBMITTED: Final = "SUBMITTED"
 """State shown for a run id whose request lies on the control bus; no run exists yet."""
@@ -35,10 +36,15 @@ def never_started(wiring: Wiring) -> bool:
 def require_marked(wiring: Wiring, item: NamedStore) -> None:
     """Refuse a bare mount point. The authority is asked only about a store that has no identity.
 
+    Whoever may drop requests need not be let into SR's private folder: that it is there is enough.
+
     Raises:
         Unavailable: the authority knows a store at this place, and this is not it.
     """
-    if item.store.identity() or never_started(wiring):
+    try:
+        if item.store.identity() or never_started(wiring):
+            return
+    except HiddenMarkerError:
         return
     authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     try:

@@ -11,7 +11,7 @@ from typing import Final
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
-from scenario_runner.storage.identity import MAX_MARKER, another_store, parse_marker
+from scenario_runner.storage.identity import MAX_MARKER, HiddenMarkerError, another_store, parse_marker
 from scenario_runner.storage.modes import PRIVATE, Modes
 
 _DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
@@ -70,6 +70,8 @@ class Anchor:
             data = os.read(self._marker_fd, MAX_MARKER)
         except FileNotFoundError:
             return ""
+        except PermissionError as error:
+            raise HiddenMarkerError(f"cannot read {where}: {error.strerror}") from error
         except OSError as error:
             raise Unavailable(f"cannot read {where}: {error.strerror}") from error
         return parse_marker(data, where)

@@ -17,6 +17,10 @@ MAX_MARKER: Final = 4096
 _FIELD: Final = "store_id"
 
 
+class HiddenMarkerError(Unavailable):
+    """The marker lies in a private folder that this user may not look into: a store is there, nobody says which."""
+
+
 def new_identity() -> str:
     """A random id: 32 hex characters."""
     return secrets.token_hex(16)

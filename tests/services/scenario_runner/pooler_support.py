@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import secrets
 import shutil
 import socket
@@ -178,6 +177,8 @@ class PgBouncer:
             f"listen_port = {port}", "unix_socket_dir =", "auth_type = any", f"pool_mode = {mode}",
             f"default_pool_size = {size}", *settings,
         ]) + "\n")  # fmt: skip
+        import pwd
+
         user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
         if user is not None:
             os.chown(self._folder, user, -1)

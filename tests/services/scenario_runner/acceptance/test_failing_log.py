@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import COMMAND, World
+
+from scenario_runner.posix import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

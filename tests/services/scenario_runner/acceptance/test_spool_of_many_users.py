@@ -136,7 +136,7 @@ def test_in_a_sticky_folder_of_somebody_else_each_file_is_left_and_the_remedy_is
     assert done.stderr.count("cannot be taken") == 1
     assert "sticky" in done.stderr
     doctor = world.doctor()
-    assert (doctor.returncode, "chmod -t" in doctor.stderr) == (2, True)
+    assert (doctor.returncode, "chmod -t" in doctor.stdout) == (2, True)
     (world.bus / "requests").chmod(0o2777)
     assert world.drain_as_daemon().returncode == 0
     assert (world.left(), ready(world)) == ([], [made["run_id"]])

@@ -3,7 +3,6 @@
 Mounts are simulated by renaming folders: what matters is what the path leads to.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from crashing import log_of, start, until, until_up
 from support import ForkedWorld, World
+
+from scenario_runner.posix import fcntl
 
 if TYPE_CHECKING:
     from subprocess import Popen

@@ -1,0 +1,83 @@
+"""The script that deletes guards: what it takes for a guard, and what is left without it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+REPO = Path(__file__).resolve().parents[4]
+SOURCE = b"""\
+def f(x, y):
+    "\xc3\xa4"
+    if x is None:
+        raise ValueError
+    elif (z := x) and not y or y > 3:
+        return z
+    check_it(x)
+    if y:
+        x = 1
+    return x or y
+
+
+class C:
+    def g(self):
+        self._check(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("delete_guards", REPO / "scripts/delete_guards.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_refusals_checks_and_terms_are_guards_and_other_statements_are_not(script: Any) -> None:
+    found = [
+        (item.function, item.line, item.kind, item.text.partition(" in ")[0]) for item in script.guards_of(SOURCE, "m")
+    ]
+    assert sorted(found, key=lambda item: (item[1], item[2:])) == [
+        ("f", 3, "refusal", "if x is None: raise ValueError"),
+        ("f", 5, "refusal", "if (z := x) and not y or y > 3: return z"),
+        ("f", 5, "term", "(z := x) and not y"),
+        ("f", 5, "term", "not y"),
+        ("f", 5, "term", "y > 3"),
+        ("f", 5, "term", "z := x"),
+        ("f", 7, "check", "check_it(x)"),
+        ("f", 10, "term", "x"),
+        ("f", 10, "term", "y"),
+        ("C.g", 15, "check", "self._check(1)"),
+    ]
+
+
+def test_without_a_guard_the_rest_is_as_it_was(script: Any) -> None:
+    guards = {(item.line, item.text.partition(" in ")[0]): item.without for item in script.guards_of(SOURCE, "m")}
+    assert guards[3, "if x is None: raise ValueError"] == SOURCE.replace(b"x is None", b"((x is None) and False)")
+    assert guards[7, "check_it(x)"] == SOURCE.replace(b"check_it(x)", b"None")
+    assert guards[10, "x"] == SOURCE.replace(b"x or y", b"((y))")
+    for without in guards.values():
+        compile(without, "m", "exec")
+
+
+def test_a_guard_is_known_again_when_the_file_changes_elsewhere(script: Any) -> None:
+    moved = {item.key for item in script.guards_of(b"import os\n\n\n" + SOURCE, "m")}
+    assert moved == {item.key for item in script.guards_of(SOURCE, "m")}
+    assert len(moved) == 10
+
+
+def test_every_listed_reason_is_about_a_guard_that_is_there(script: Any) -> None:
+    listed = json.loads((REPO / "scripts/delete_guards.equivalent.json").read_text("utf-8"))
+    there = {(item.file, item.function, item.text) for item in script.all_guards(script.ROOMS)}
+    assert all(item["reason"] for item in listed)
+    assert not [item for item in listed if (item["file"], item["function"], item["guard"]) not in there]
