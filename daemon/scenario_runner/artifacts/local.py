@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from scenario_runner.artifacts.base import (
@@ -27,6 +28,7 @@ from scenario_runner.artifacts.base import (
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under, too_many
 from scenario_runner.artifacts.local_files import Identity, identity_of, os_errors, raise_for, refuse_type, shrank
+from scenario_runner.artifacts.parallel import digest_in_parallel
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -321,20 +323,9 @@ class LocalRunRoot:
         if not work:
             return
         work.sort(reverse=True)  # the largest first keeps the threads busy to the end
+        jobs = [(place, partial(self._hash, paths, known, size)) for size, place, paths, known in work]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="hash") as pool:
-            futures = [(place, pool.submit(self._hash, paths, known, size)) for size, place, paths, known in work]
-            try:
-                for place, future in futures:
-                    try:
-                        yield place, future.result()
-                    except Refusal as refusal:
-                        yield place, refusal
-            except BaseException:
-                self.budget.cancel()  # what still hashes ends at its next beat
-                raise
-            finally:
-                for _, future in futures:
-                    future.cancel()
+            yield from digest_in_parallel(pool, self.budget, jobs)
 
     def _hash(self, paths: Sequence[str], identities: tuple[Identity, ...], size: int) -> SequenceDigest:
         started = time.time_ns()

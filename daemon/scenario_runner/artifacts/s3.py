@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from scenario_runner.artifacts.base import (
@@ -23,6 +24,7 @@ from scenario_runner.artifacts.base import (
 )
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import Listing, files_matching, files_under
+from scenario_runner.artifacts.parallel import digest_in_parallel
 from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity, Unfinished
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.errors import (
@@ -229,30 +231,15 @@ class S3RunRoot:
             results[place] = result
         return [result for result in results if result is not None]
 
-    def _hash_all(self, work: list[_Unread]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+    def _hash_all(self, work: list[_Unread]) -> list[tuple[int, SequenceDigest | Refusal]]:
         if not work:
-            return
+            return []
         work.sort(key=lambda item: -item.size)  # the largest first keeps the threads busy to the end
+        jobs = [(item.place, partial(self._hash, item)) for item in work]
         if not self.budget.share.patient:
-            yield from self._hash_on(self._readers.small, work)
-            return
+            return digest_in_parallel(self._readers.small, self.budget, jobs)
         with ThreadPoolExecutor(self._readers.threads, thread_name_prefix="hash") as pool:
-            yield from self._hash_on(pool, work)
-
-    def _hash_on(self, pool: ThreadPoolExecutor, work: list[_Unread]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
-        futures = [(item.place, pool.submit(self._hash, item)) for item in work]
-        try:
-            for place, future in futures:
-                try:
-                    yield place, future.result()
-                except Refusal as refusal:
-                    yield place, refusal
-        except BaseException:
-            self.budget.cancel()  # what still hashes ends at its next beat
-            raise
-        finally:
-            for _, future in futures:
-                future.cancel()
+            return digest_in_parallel(pool, self.budget, jobs)
 
     def _hash(self, item: _Unread) -> SequenceDigest:
         alone = len(item.paths) == 1

@@ -154,20 +154,6 @@ def test_an_examination_that_takes_longer_than_the_policy_allows_is_refused(tmp_
     assert "max_look_seconds is 1" in detail
 
 
-def test_runs_under_other_bounds_do_not_share_an_examination(tmp_path: Path) -> None:
-    world = ForkedWorld(tmp_path / "w", policy_changes={"max_output_files": 100})
-    made = world.make_run("first", outputs=[OUTPUT])
-    multiply(made)
-    time.sleep(2.1)  # so that what was examined may be believed again
-    world.drop(made["request"], "1.json")
-    world.serve()
-    world.policy_changes = {"max_output_files": 30}
-    world.write_profiles()
-    world.drop(made["request"] | {"run_equivalence_key": "second"}, "2.json")
-    world.serve()
-    assert sorted(item["attributes"]["kind"] for item in world.signals()) == ["READY", "TERMINAL"]
-
-
 # --- members that are documents
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,19 @@ def test_a_run_that_costs_too_much_for_a_batch_is_not_tried_there_again_until_it
     bench.clock.pass_seconds(60)
     assert bench.drive() == []
     assert bench.artifacts.looks == 4
+
+
+@pytest.mark.parametrize(("bounds", "looks"), [({}, 1), ({"max_output_files": 5}, 2)], ids=["equal", "other"])
+def test_runs_of_a_batch_share_an_examination_only_under_equal_bounds(
+    world: World, bench: Bench, bounds: dict[str, int], looks: int
+) -> None:
+    request = world.make_run("shared")["request"]
+    others = replace(bench.rules, policy=bench.rules.policy.model_copy(update=bounds))
+    for key, rules in (("one", bench.rules), ("two", others)):
+        record = Record(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
+        bench.authority.admit([judge(record, rules)])
+    bench.drive()
+    assert bench.artifacts.looks == looks
 
 
 def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(world: World, bench: Bench) -> None:

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ForkedWorld
 
 from scenario_runner.artifacts.base import SequenceDigest
 from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, Share, TooMuchToReadError
 from scenario_runner.artifacts.local import LocalArtifacts, LocalRunRoot
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Unavailable
+from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.interface_pack.loader import build_pack
-from scenario_runner.runs.evaluation import EvaluationMemory, used_tokens
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.runs.evaluation import EvaluationMemory, Outcome, evaluate, used_tokens
+from scenario_runner.runs.gate_evidence import read_gate
 from scenario_runner.runs.large_documents import in_turn
+from scenario_runner.service.wiring import open_pack
 
 pytestmark = pytest.mark.integration
 
@@ -240,19 +245,22 @@ def test_a_file_that_had_just_changed_when_its_digest_was_broken_off_is_read_fro
     root.close()
 
 
-def test_files_that_are_hashed_at_the_same_time_all_end_when_the_examination_does(opener: Opener) -> None:
+def test_files_that_are_hashed_at_the_same_time_all_end_when_one_of_them_does(opener: Opener) -> None:
     for name in ("a", "b"):
         with (opener.run / name).open("wb") as file:
-            file.truncate(1 << 40)
+            file.truncate(8 << 30)
+    hashed: list[int] = []
 
-    def break_off(hashed: int) -> None:
-        if hashed:
-            raise TooMuchToReadError("the turn is over")
+    def break_off_once(count: int) -> None:
+        hashed.append(count)
+        if sum(hashed) == 64 << 20:
+            raise Unavailable("one of them cannot be read")
 
-    root = opener(ReadBudget(break_off))
-    with pytest.raises(TooMuchToReadError):
+    root = opener(ReadBudget(break_off_once))
+    with pytest.raises(Unavailable):
         root.digest([["a"], ["b"]])
     root.close()
+    assert sum(hashed) < 1 << 30, "the other file was read to its end"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hash")]
 
 
@@ -291,7 +299,44 @@ def test_a_link_below_an_allowed_root_is_refused_evidence(opener: Opener) -> Non
         opener(run="link")
 
 
+# --- the bounds under which a run was admitted
+
+
+def test_an_evaluation_under_other_bounds_is_not_believed(tmp_path: Path, settled: None) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    made = world.make_run("shared", outputs=["outlet_catalogue"])
+    pack = open_pack(load_wiring(str(world.wiring)))
+    tokens = {name: str(made[name]) for name in TOKENS}
+    artifacts, memory = LocalArtifacts([str(world.runs)], 1, None), EvaluationMemory()
+    found = []
+    for files in (100, 1, 100):
+        root = artifacts.open(made["engine_run_root"], ReadBudget(bounds=EvidenceBounds(max_output_files=files)))
+        found.append(evaluate(root, pack, tokens, tuple(made["gate_ids"]), tuple(made["output_ids"]), memory).outcome)
+        root.close()
+    artifacts.close()
+    assert found == [Outcome.PASS, Outcome.CONFLICT, Outcome.PASS]
+
+
 # --- large documents
+
+
+def test_a_refusal_that_is_kept_keeps_no_parsed_document_in_memory(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    made = world.make_run("bad", outputs=["site_timezones"])
+    pack = open_pack(load_wiring(str(world.wiring)))
+    gate = pack.gates["gate.layer1.2A.validation"]
+    tokens = {name: str(made[name]) for name in TOKENS}
+    assert gate.index is not None
+    (Path(made["engine_run_root"]) / gate.index.render(tokens)).write_bytes(b"{")
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    root = artifacts.open(made["engine_run_root"], ReadBudget())
+    refusal: BaseException | None = read_gate(root, gate, tokens).refusal
+    assert refusal is not None
+    while refusal is not None:
+        assert refusal.__traceback__ is None
+        refusal = refusal.__cause__ or refusal.__context__
+    root.close()
+    artifacts.close()
 
 
 def test_large_documents_are_parsed_one_at_a_time_and_leave_as_long_to_others() -> None:

@@ -1,0 +1,41 @@
+"""Digests of one examination, taken at the same time."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from scenario_runner.artifacts.base import SequenceDigest
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.contracts.errors import Refusal
+
+Found = SequenceDigest | Refusal
+
+
+def digest_in_parallel(
+    pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[tuple[int, Callable[[], SequenceDigest]]]
+) -> list[tuple[int, Found]]:
+    """Take digests on a pool; a refusal stands in the place of its digest, any other failure ends all of them.
+
+    Args:
+        pool: Where.
+        budget: Of the examination; cancelled when it ends early, so that what still hashes ends at its next beat.
+        jobs: The place of each digest, and what takes it.
+    """
+    futures = [(place, pool.submit(_or_refusal, job)) for place, job in jobs]
+    try:
+        done, _ = wait([future for _, future in futures], return_when=FIRST_EXCEPTION)
+        failures = [error for future in done if (error := future.exception()) is not None]
+        if failures:
+            raise failures[0]
+    except BaseException:
+        budget.cancel()
+        for _, future in futures:
+            future.cancel()
+        raise
+    return [(place, future.result()) for place, future in futures]
+
+
+def _or_refusal(job: Callable[[], SequenceDigest]) -> Found:
+    try:
+        return job()
+    except Refusal as refusal:
+        return refusal
