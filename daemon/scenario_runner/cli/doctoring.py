@@ -34,6 +34,7 @@ from scenario_runner.service.wiring import (
 )
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
+from scenario_runner.storage.identity import AnotherStoreError
 from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
 _CLOCK_TOLERANCE_SECONDS: Final = 5
@@ -153,14 +154,17 @@ def _all_allowed(exam: _Examination, service: str, trials: Iterable[Trial]) -> b
 
 def _examine_state(exam: _Examination, wiring: Wiring) -> None:
     """The authority first: it alone knows which stores are ours, and nothing is written to another one."""
-    authority = None
+    opened: list[Authority] = []
     with exam.trying("authority"):
-        authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+        opened += [connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))]
+    authority = opened[0] if opened else None
     try:
-        if authority is not None:
+        if authority is None:
+            _leave_stores_alone(exam, wiring)
+        else:
             with exam.trying("authority"):
                 _examine_authority(exam, authority)
-        _examine_store(exam, wiring, authority)
+            _examine_store(exam, wiring, authority)
         _examine_bus(exam, wiring, authority)
     finally:
         if authority is not None:
@@ -179,31 +183,47 @@ def _examine_authority(exam: _Examination, authority: Authority) -> None:
     )  # fmt: skip
 
 
-def _examine_store(exam: _Examination, wiring: Wiring, authority: Authority | None) -> None:
+def _leave_stores_alone(exam: _Examination, wiring: Wiring) -> None:
+    """Without the authority nobody knows whether a store is the right one: what was wrong with it decides the code."""
+    code = Exit(exam.findings[-1]["exit"])
+    for name in ("object store", *(["control bus"] if open_stream(wiring) is None else [])):
+        exam.note(
+            name, f"nothing is written to the {name}: the authority, which knows whether it is the right one, does not "
+            "answer", ok=False, remedy="see what is said about the authority, then run doctor again", code=code,
+        )  # fmt: skip
+
+
+def _examine_store(exam: _Examination, wiring: Wiring, authority: Authority) -> None:
     with exam.trying("object store"):
         store = open_store(wiring)
-        if wiring.store_root.startswith("s3://"):
-            name, prefix = split_s3_uri(wiring.store_root)
-            probe = "/".join(filter(None, (prefix, refs.PRIVATE, "probe-000")))
-            trials = try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, probe)
-            if not _all_allowed(exam, "the object store", trials):
-                return
-        known = _known(NamedStore("object_store", store.where, store), authority)
-        store.probe()
-        exam.note("object store", f"{wiring.store_root} honours conditional creates; {known}")
+        try:
+            known = _known(NamedStore("object_store", store.where, store), authority)
+        except AnotherStoreError:
+            raise
+        except Unavailable:
+            if _allowed_on_bucket(exam, wiring):
+                raise
+            return  # a permission that is denied says more
+        if _allowed_on_bucket(exam, wiring):
+            store.probe()
+            exam.note("object store", f"{wiring.store_root} honours conditional creates; {known}")
 
 
-def _known(item: NamedStore, authority: Authority | None) -> str:
+def _allowed_on_bucket(exam: _Examination, wiring: Wiring) -> bool:
+    """Whether all that SR needs is allowed on its bucket; true also where the store is none."""
+    if not wiring.store_root.startswith("s3://"):
+        return True
+    name, prefix = split_s3_uri(wiring.store_root)
+    probe = "/".join(filter(None, (prefix, refs.PRIVATE, "probe-000")))
+    return _all_allowed(exam, "the object store", try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, probe))
+
+
+def _known(item: NamedStore, authority: Authority) -> str:
     """What is known of a store, for a person.
 
     Raises:
-        Unavailable: it is not the known one, or nobody can tell.
+        Unavailable: it is not the known one, or cannot be asked.
     """
-    if authority is None:
-        raise Unavailable(
-            f"nothing is written to {item.title}: the authority, which knows whether it is the right "
-            "one, does not answer"
-        )
     identity = require_known(item, authority)
     return f"its identity is {identity}" if identity else "the first start leaves its identity there"
 
@@ -213,6 +233,8 @@ def _examine_bus(exam: _Examination, wiring: Wiring, authority: Authority | None
     stream = open_stream(wiring)
     if stream is not None:
         _examine_stream(exam, wiring, stream)
+        return
+    if authority is None:
         return
     with exam.trying("control bus"):
         root = AnchoredRoot(spool_root(wiring), state_modes(wiring))

@@ -46,7 +46,11 @@ def parse_marker(data: bytes, where: str) -> str:
     return str(identity)
 
 
-def another_store(where: str, expected: str, found: str) -> Unavailable:
+class AnotherStoreError(Unavailable):
+    """What is there is not the store that the authority knows; see :func:`another_store`."""
+
+
+def another_store(where: str, expected: str, found: str) -> AnotherStoreError:
     """What is there is not the store that the authority knows.
 
     Args:
@@ -54,7 +58,7 @@ def another_store(where: str, expected: str, found: str) -> Unavailable:
         expected: The id that the authority knows.
         found: The id that is there; empty when there is none.
     """
-    return Unavailable(
+    return AnotherStoreError(
         f"{where} is not the store that this authority knows: its identity is {found or 'absent'}, {expected} is "
         "expected. Mount the right one there; only if it was really replaced, run: scenario-runner stores adopt"
     )
