@@ -416,3 +416,39 @@ def test_any_json_is_an_index_or_a_refusal(value: Any) -> None:
         return
     assert entries
     assert len({entry.path for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("key", ["gate_passed", "overall_status", "bundle_state", "FINAL_VERDICT", "run_valid"])
+@pytest.mark.parametrize("said", [False, "FAIL", 1, None, "perhaps"])
+def test_a_key_that_ends_like_a_verdict_must_affirm(key: str, said: object) -> None:
+    assert flag(json.dumps({FIELD: A, key: "PASS"})) == A
+    with pytest.raises(EvidenceSaysNo):
+        flag(json.dumps({FIELD: A, key: said}))
+
+
+@pytest.mark.parametrize("key", ["failed", "errors", "violations", "REJECTED"])
+def test_a_flag_that_names_faults_says_no_and_one_that_names_none_may_pass(key: str) -> None:
+    for none in (None, False, 0, "", [], {}, "none"):
+        assert flag(json.dumps({FIELD: A, key: none})) == A
+    for fault in (True, 3, "x", ["x"], {"x": 1}):
+        with pytest.raises(EvidenceSaysNo):
+            flag(json.dumps({FIELD: A, key: fault}))
+
+
+def test_the_digest_field_itself_is_no_verdict_whatever_its_name_ends_in() -> None:
+    assert flag(json.dumps({"bundle_status": A}), "bundle_status") == A
+
+
+def test_a_flag_about_another_gate_or_identity_is_refused_and_one_that_names_none_is_not() -> None:
+    ours = {"gate_id": "gate.1A", "seed": "7"}
+    for fitting in ({}, {"gate_id": "gate.1A"}, {"seed": 7}, {"seed": "7", "gate_id": "gate.1A"}):
+        assert parse_flag(json.dumps({FIELD: A, **fitting}).encode(), FIELD, "x/_passed.flag", ours) == A
+    for other in ({"gate_id": "gate.1B"}, {"seed": 8}):
+        with pytest.raises(EvidenceRefused) as refused:
+            parse_flag(json.dumps({FIELD: A, **other}).encode(), FIELD, "x/_passed.flag", ours)
+        assert refused.value.reason is Reason.EVIDENCE_CONFLICT
+
+
+@pytest.mark.parametrize("text", [f"other = {A}", json.dumps({"other": A}), "{}"])
+def test_a_flag_without_the_field_says_which_one_is_missing(text: str) -> None:
+    assert f"does not carry the field {FIELD!r}" in flag_refusal(text).detail
