@@ -187,8 +187,8 @@ class S3RunRoot:
         for entry, future in fetched:
             try:
                 self._small[entry] = future.result()
-            except Refusal:
-                continue
+            except (Refusal, EvidenceChanged):
+                continue  # the read reports it
 
     def size(self, paths: Iterable[str]) -> int:
         """See :class:`~scenario_runner.artifacts.base.RunRoot`."""

@@ -12,6 +12,8 @@ import typer
 
 from scenario_runner.contracts.errors import (
     ConfigurationError,
+    EvidenceChanged,
+    LedgerDrift,
     Refusal,
     ScenarioRunnerError,
     Unavailable,
@@ -51,7 +53,7 @@ def exit_for_error(error: BaseException) -> Exit:
         return Exit.USAGE
     if isinstance(error, Unavailable):
         return Exit.UNAVAILABLE
-    if isinstance(error, Refusal):
+    if isinstance(error, Refusal | LedgerDrift | EvidenceChanged):
         return Exit.NEGATIVE
     return Exit.DEFECT
 

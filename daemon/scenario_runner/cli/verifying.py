@@ -19,9 +19,9 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import parse_instant, to_micros
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT, Ledger
+from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.requirements import Known, Named, Unknown
 from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.control_bus import open_stream, spool_root
@@ -144,7 +144,7 @@ def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Jso
         return _failed(target, "facts view is well formed", error.detail), Exit.NEGATIVE
     if data is None:
         return _not_ready(run_id, store, known)
-    packs = Packs(pack, Ledger(store, open_schemas(wiring)))
+    packs = PinnedPacks(pack, Ledger(store, open_schemas(wiring)))
     artifacts = open_artifacts(wiring, None)
     try:
         read_signal = _signal_reader(wiring, store)

@@ -1,7 +1,9 @@
-"""One root, four families.
+"""One root, six families.
 
 * :class:`SequenceError` - our own order of steps is wrong. A defect: stops the worker, never becomes a verdict.
 * :class:`Refusal` - material from outside is bad. Becomes a disposition or a verdict, never stops the worker.
+* :class:`LedgerDrift` - an object of our own is not what we wrote. QUARANTINED where a verdict depends on it.
+* :class:`EvidenceChanged` - an artifact changed while it was read. Nothing was decided: examine again.
 * :class:`Unavailable` - infrastructure failed. Retried, never an outcome of a run.
 * :class:`ConfigurationError` / :class:`UsageError` - a person must change something before we start.
 """
@@ -164,8 +166,14 @@ class EvidenceArchived(EvidenceMissing):
     """An artifact is there but its store has put it into an archive: missing until somebody restores it."""
 
 
-class EvidenceChanged(Refusal):
-    """An artifact changed while it was being read: look again, then refuse."""
+class EvidenceChanged(ScenarioRunnerError):  # noqa: N818 - what happened, no fault of anybody
+    """An artifact changed while it was read. Nothing was decided: examine again, and refuse what never keeps still.
+
+    It is no :class:`Refusal`, so that no handler of refusals can turn a file that is just being written into a verdict.
+
+    Attributes:
+        path: What changed, relative to the engine run root.
+    """
 
     default_reason = Reason.EVIDENCE_CHANGED
 
@@ -174,7 +182,7 @@ class EvidenceChanged(Refusal):
         self.path = path
 
 
-class LedgerDrift(Refusal):
+class LedgerDrift(ScenarioRunnerError):  # noqa: N818 - a finding, not a fault
     """An object of our own is not what we wrote, or are to write (QUARANTINED where a verdict depends on it).
 
     Attributes:

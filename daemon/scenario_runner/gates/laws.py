@@ -87,7 +87,7 @@ def members_of(
     flag: bytes,
     index: bytes | None,
     listing: list[str] | None,
-    tokens: Mapping[str, str] | None = None,
+    tokens: Mapping[str, str],
 ) -> Members:
     """Which files make the gate's digest.
 
@@ -127,9 +127,9 @@ def members_of(
     return Members(claimed, tuple(ordered), checked, (), frozenset(path for path, _ in kept))
 
 
-def _identity(gate: GateSpec, tokens: Mapping[str, str] | None) -> dict[str, str]:
-    """The part of a run's identity that a gate's evidence is about."""
-    return {key: (tokens or {})[key] for key in gate.scope if key in (tokens or {})}
+def _identity(gate: GateSpec, tokens: Mapping[str, str]) -> dict[str, str]:
+    """The part of a run's identity that a gate's evidence is about; a value that is not given is a KeyError."""
+    return {key: tokens[key] for key in gate.scope}
 
 
 def _based(gate: GateSpec, paths: GatePaths, path: str) -> str:

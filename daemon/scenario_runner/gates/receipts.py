@@ -3,17 +3,28 @@
 The bytes are a function of plan and evidence: no clock, no host, no order of discovery.
 """
 
-from collections.abc import Hashable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_part, canonical_sha256, sha256_hex
+from scenario_runner.contracts.canonical import (
+    Json,
+    canonical_bytes,
+    canonical_part,
+    canonical_sha256,
+    parse_json,
+    sha256_hex,
+)
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.gates.verified_set import GatePass, OutputEvidence, Verified
 
 ABSENT_NOTE = "OPTIONAL_OUTPUT_ABSENT:"
+
+Identity = Mapping[str, Any]
+"""Values of the identity partitions by name, as :meth:`Intent.identity` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +58,41 @@ class FactsView:
 
 
 @dataclass(frozen=True, slots=True)
-class Attested:
-    """What a finished verified set attests of every run that is :func:`alike`: a facts view but for the run's own.
+class AttestationKey:
+    """Everything of a run, beside its verified set, that its attestation depends on.
+
+    An attestation is made from a verified set and this key, and from nothing else of a run. So runs with the same
+    verified set and equal keys share one: a field that is left out here cannot be read there.
+
+    Attributes:
+        location: The engine run root as the request names it; paths in receipts and locators begin with it.
+        identity: Name and value of each identity partition that a gate's or output's scope names, sorted.
+        outputs: Intended outputs, sorted.
+        traffic: Those of them that the policy calls business traffic, sorted.
+        policy_rev: Canonical JSON of ``{policy_id, revision, content_digest}``.
+    """
+
+    location: str
+    identity: tuple[tuple[str, Any], ...]
+    outputs: tuple[str, ...]
+    traffic: tuple[str, ...]
+    policy_rev: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """The part of a facts view that is equal for all runs with the same verified set and attestation key.
 
     Attributes:
         receipts: Instance receipts, in order of the output id.
-        shared: The fields of the facts view.
-        rendered: The same fields, each written as canonical JSON.
+        fields: The fields of the facts view.
+        canonical_fields: The same fields, each written as canonical JSON.
     """
 
-    receipts: list[InstanceReceiptFile]
+    receipts: tuple[InstanceReceiptFile, ...]
     bundle_hash: str
-    shared: Json
-    rendered: Json
+    fields: Json
+    canonical_fields: Json
 
 
 def _at(location: str, path: str) -> str:
@@ -70,9 +103,8 @@ def _digest(value: str) -> Json:
     return {"algo": "sha256", "hex": value}
 
 
-def gate_receipt(passed: GatePass, intent: Intent, location: str) -> Json:
+def gate_receipt(passed: GatePass, identity: Identity, location: str) -> Json:
     """The gate_receipt of a passed gate; paths are resolved against the run root's location."""
-    identity = intent.identity()
     artifacts: Json = {
         "validation_bundle_root": _at(location, passed.paths.bundle_root) + "/",
         "passed_flag_path": _at(location, passed.paths.flag),
@@ -89,9 +121,8 @@ def gate_receipt(passed: GatePass, intent: Intent, location: str) -> Json:
     }
 
 
-def locator(evidence: OutputEvidence, intent: Intent, location: str) -> Json:
+def locator(evidence: OutputEvidence, identity: Identity, location: str) -> Json:
     """The engine_output_locator of an output."""
-    identity = intent.identity()
     spec = evidence.spec
     document: Json = {key: identity[key] for key in spec.scope or ("manifest_fingerprint",)}
     document["output_id"] = spec.output_id
@@ -104,9 +135,8 @@ def locator(evidence: OutputEvidence, intent: Intent, location: str) -> Json:
     return document
 
 
-def instance_receipt(evidence: OutputEvidence, intent: Intent, location: str) -> InstanceReceiptFile:
+def instance_receipt(evidence: OutputEvidence, identity: Identity, location: str) -> InstanceReceiptFile:
     """SR's own receipt for one instance-scoped output."""
-    identity = intent.identity()
     spec = evidence.spec
     ref = refs.receipt_ref(spec.output_id, spec.scope, identity)
     manifest_ref = refs.manifest_ref(spec.output_id, spec.scope, identity) if evidence.manifest else ""
@@ -114,7 +144,7 @@ def instance_receipt(evidence: OutputEvidence, intent: Intent, location: str) ->
         "output_id": spec.output_id,
         "status": "PASS",
         "scope": {key: identity[key] for key in spec.scope},
-        "target_ref": locator(evidence, intent, location),
+        "target_ref": locator(evidence, identity, location),
         "target_digest": _digest(evidence.digest),
         "receipt_kind": "instance_proof",
         "artifacts": {"receipt_path": ref},
@@ -126,9 +156,9 @@ def instance_receipt(evidence: OutputEvidence, intent: Intent, location: str) ->
     )
 
 
-def instance_receipts(verified: Verified, intent: Intent, location: str) -> list[InstanceReceiptFile]:
+def instance_receipts(verified: Verified, identity: Identity, location: str) -> list[InstanceReceiptFile]:
     """Receipts for every output of one instance, in order of the output id."""
-    return [instance_receipt(item, intent, location) for item in verified.outputs if item.spec.instance_scoped]
+    return [instance_receipt(item, identity, location) for item in verified.outputs if item.spec.instance_scoped]
 
 
 def bundle_hash_of(locators: list[Json], receipts: list[Json], instances: list[Json], policy_rev: Json) -> str:
@@ -142,41 +172,45 @@ def bundle_hash_of(locators: list[Json], receipts: list[Json], instances: list[J
     return canonical_sha256(content)
 
 
-def alike(verified: Verified, intent: Intent, inputs: PlanInputs) -> Hashable:
-    """What of a run goes into an :class:`Attested`, beside the evidence: runs with equal answers share one."""
+def attestation_key(verified: Verified, intent: Intent, inputs: PlanInputs) -> AttestationKey:
+    """The key under which the run's attestation may be shared."""
     names = {name for passed in verified.gates for name in passed.gate.scope}
     names |= {name for evidence in verified.outputs for name in evidence.spec.scope}
     identity = intent.identity()
-    named = tuple(identity[name] for name in sorted(names | {"manifest_fingerprint"}))
-    return named, inputs.outputs, inputs.traffic, canonical_bytes(inputs.policy_rev)
+    named = tuple((name, identity[name]) for name in sorted(names | {"manifest_fingerprint"}))
+    return AttestationKey(
+        intent.engine_run_root, named, inputs.outputs, inputs.traffic, canonical_bytes(inputs.policy_rev)
+    )
 
 
-def attest(verified: Verified, intent: Intent, inputs: PlanInputs, location: str) -> Attested:
-    """Everything of a facts view that is not the run's own."""
-    locators = [locator(item, intent, location) for item in verified.outputs]
-    receipts = [gate_receipt(passed, intent, location) for passed in verified.gates]
-    instances = instance_receipts(verified, intent, location)
-    proofs = [item.document for item in instances]
-    bundle_hash = bundle_hash_of(locators, receipts, proofs, inputs.policy_rev)
-    shared: Json = {
+def make_attestation(verified: Verified, key: AttestationKey) -> Attestation:
+    """The attestation of a finished verified set."""
+    identity, location, policy_rev = dict(key.identity), key.location, parse_json(key.policy_rev)
+    locators = [locator(item, identity, location) for item in verified.outputs]
+    receipts = [gate_receipt(passed, identity, location) for passed in verified.gates]
+    instances = instance_receipts(verified, identity, location)
+    instance_documents = [item.document for item in instances]
+    bundle_hash = bundle_hash_of(locators, receipts, instance_documents, policy_rev)
+    fields: Json = {
         "locators": locators,
         "gate_receipts": receipts,
-        "instance_receipts": proofs,
-        "policy_rev": inputs.policy_rev,
+        "instance_receipts": instance_documents,
+        "policy_rev": policy_rev,
         "bundle_hash": bundle_hash,
-        "intended_outputs": list(inputs.outputs),
+        "intended_outputs": list(key.outputs),
         "output_roles": {
-            output: "business_traffic" if output in inputs.traffic else "non_traffic" for output in inputs.outputs
+            output: "business_traffic" if output in key.traffic else "non_traffic" for output in key.outputs
         },
     }
     if verified.absent:
-        shared["evidence_notes"] = [ABSENT_NOTE + output for output in verified.absent]
-    return Attested(instances, bundle_hash, shared, {key: canonical_part(value) for key, value in shared.items()})
+        fields["evidence_notes"] = [ABSENT_NOTE + output for output in verified.absent]
+    canonical_fields = {name: canonical_part(value) for name, value in fields.items()}
+    return Attestation(tuple(instances), bundle_hash, fields, canonical_fields)
 
 
-def facts_view(attested: Attested, intent: Intent) -> FactsView:
+def facts_view(attestation: Attestation, intent: Intent) -> FactsView:
     """The facts view of a run, and the READY signal that points at it."""
-    run_id, bundle_hash = intent.run_id, attested.bundle_hash
+    run_id, bundle_hash = intent.run_id, attestation.bundle_hash
     own: Json = {
         "run_id": run_id,
         "pins": intent.identity(),
@@ -184,7 +218,7 @@ def facts_view(attested: Attested, intent: Intent) -> FactsView:
         "record_ref": refs.record_ref(run_id),
         "status_ref": refs.status_ref(run_id),
     }
-    data = canonical_bytes(own | attested.rendered)
+    data = canonical_bytes(own | attestation.canonical_fields)
     ready = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": bundle_hash}
     message_id = ready_message_id(run_id, bundle_hash)
-    return FactsView(own | attested.shared, data, sha256_hex(data), bundle_hash, ready, message_id)
+    return FactsView(own | attestation.fields, data, sha256_hex(data), bundle_hash, ready, message_id)

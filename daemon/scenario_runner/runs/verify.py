@@ -28,6 +28,9 @@ from scenario_runner.contracts.ids import HEX64, ready_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
+from scenario_runner.evidence.examine import examine
+from scenario_runner.evidence.findings import Finding
+from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.receipts import (
     ABSENT_NOTE,
@@ -39,8 +42,7 @@ from scenario_runner.gates.receipts import (
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT, same_receipt
-from scenario_runner.runs.evaluation import Evaluation, evaluate
-from scenario_runner.runs.packs import Packs
+from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.runs.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
@@ -100,7 +102,7 @@ class Verifier:
     def __init__(
         self,
         store: ObjectStore,
-        packs: Packs,
+        packs: PinnedPacks,
         artifacts: Artifacts,
         topic: str,
         read_signal: ReadSignal,
@@ -341,21 +343,21 @@ class Verifier:
             return
         assert location is not None
         try:
-            evaluation = self._evaluate(location, pack, intent, gates, tuple(view["intended_outputs"]))
-        except Refusal as refusal:
+            evaluation = self._examine(
+                pack, evidence_key(location, pack, intent.tokens(), gates, view["intended_outputs"], _ANY_EXTENT)
+            )
+        except (Refusal, EvidenceChanged) as refusal:
             found.expect("the engine run can be read", ok=False, detail=refusal.detail)
             return
         self._compare_gates(view, evaluation, intent, location, found)
         self._compare_outputs(view, evaluation, intent, location, found)
 
-    def _evaluate(
-        self, location: str, pack: InterfacePack, intent: Intent, gates: tuple[str, ...], outputs: tuple[str, ...]
-    ) -> Evaluation:
+    def _examine(self, pack: InterfacePack, key: EvidenceKey) -> Finding:
         for last in (False,) * (_TRIES - 1) + (True,):
-            with ReadBudget(self._heartbeat, bounds=_ANY_EXTENT) as budget:
-                root: RunRoot = self._artifacts.open(location, budget)
+            with ReadBudget(self._heartbeat, bounds=key.bounds) as budget:
+                root: RunRoot = self._artifacts.open(key.root, budget)
                 try:
-                    return evaluate(root, pack, intent.tokens(), gates, outputs)
+                    return examine(root, pack, key)[0]
                 except EvidenceChanged:
                     if last:
                         raise
@@ -363,9 +365,7 @@ class Verifier:
                     root.close()
         raise AssertionError
 
-    def _compare_gates(
-        self, view: Json, evaluation: Evaluation, intent: Intent, location: str, found: Findings
-    ) -> None:
+    def _compare_gates(self, view: Json, evaluation: Finding, intent: Intent, location: str, found: Findings) -> None:
         passed = {item.gate.gate_id: item for item in evaluation.verified.gates} if evaluation.verified else {}
         reports = {item["gate_id"]: item for item in evaluation.report["gates"]}
         for receipt in view["gate_receipts"]:
@@ -374,7 +374,7 @@ class Verifier:
             claimed = receipt.get("digest", {}).get("hex")
             ok = report.get("outcome") == "PASS"
             detail = str(report.get("detail", ""))
-            if ok and gate_id in passed and gate_receipt(passed[gate_id], intent, location) != receipt:
+            if ok and gate_id in passed and gate_receipt(passed[gate_id], intent.identity(), location) != receipt:
                 ok, detail = False, "the receipt differs from what the evidence gives"
             found.expect(
                 f"gate {gate_id} re-hashes",
@@ -385,9 +385,7 @@ class Verifier:
                 actual=report.get("actual"),
             )
 
-    def _compare_outputs(
-        self, view: Json, evaluation: Evaluation, intent: Intent, location: str, found: Findings
-    ) -> None:
+    def _compare_outputs(self, view: Json, evaluation: Finding, intent: Intent, location: str, found: Findings) -> None:
         reports = {item["output_id"]: item for item in evaluation.report["outputs"]}
         for item in view["locators"]:
             report = reports.get(item["output_id"], {})
@@ -404,9 +402,9 @@ class Verifier:
         ):
             return
         assert evaluation.verified is not None
-        rebuilt = [locator(item, intent, location) for item in evaluation.verified.outputs]
+        rebuilt = [locator(item, intent.identity(), location) for item in evaluation.verified.outputs]
         found.expect("locators are what the evidence gives", ok=rebuilt == view["locators"])
-        proofs = instance_receipts(evaluation.verified, intent, location)
+        proofs = instance_receipts(evaluation.verified, intent.identity(), location)
         found.expect(
             "instance receipts are what the evidence gives",
             ok=[item.document for item in proofs] == view.get("instance_receipts", []),

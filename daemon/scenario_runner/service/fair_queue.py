@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from scenario_runner.authority.base import Claim
-from scenario_runner.runs.known_large import Deferred
+from scenario_runner.runs.batch import Deferred
 
 #: Length of a first turn. Every further one is twice as long, so that what is done again costs half of it at most.
 TURN_SECONDS: Final = 5.0

@@ -7,7 +7,7 @@ from functools import partial
 
 from scenario_runner.artifacts.budget import Share
 from scenario_runner.authority.base import Claim
-from scenario_runner.runs.known_large import Deferred
+from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
 
 Drive = Callable[[Sequence[Claim], Share], list[Deferred]]

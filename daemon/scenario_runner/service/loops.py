@@ -18,7 +18,7 @@ from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
-from scenario_runner.runs.known_large import Deferred
+from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.long_lane import LongLane
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon

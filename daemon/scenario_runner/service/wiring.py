@@ -18,19 +18,20 @@ from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
+from scenario_runner.evidence.cache import EvidenceCache
+from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay.relay import Lane, Projections, Publications
-from scenario_runner.runs.driver import RunDriver
-from scenario_runner.runs.evaluation import EvaluationMemory
+from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.leases import Leases
-from scenario_runner.runs.packs import Packs
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
 from scenario_runner.service.identity import named_stores, settle_identities
 from scenario_runner.service.owner import make_owner
@@ -188,16 +189,16 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     settle_identities(named_stores(store, spool), authority)
     store.probe()
     ledger = Ledger(store, schemas, _REMEMBER_SECONDS if on_s3 else 0.0, time.monotonic)
-    packs = Packs(pack, ledger)
+    packs = PinnedPacks(pack, ledger)
     packs.pin()
     owner = make_owner()
     stopping = threading.Event()
     leases = Leases(authority, owner, wiring.lease_seconds, time.monotonic)
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
-    memory = EvaluationMemory() if reuse else None
-    beside = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plans")
-    looks = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="look") if artifacts.remote else None
+    examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
+    plan_writer_pool = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plans")
+    examination_pool = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="examine") if artifacts.remote else None
     return Daemon(
         wiring=wiring,
         owner=owner,
@@ -206,7 +207,7 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         store=store,
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
-        driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, beside, looks),
+        driver=RunDriver(authority, ledger, examiner, leases, plan_writer_pool, examination_pool),
         relay=[
             Projections(authority, ledger, make_owner()),
             Publications(authority, open_publisher(wiring, spool, pool), make_owner()),

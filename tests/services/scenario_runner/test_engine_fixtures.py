@@ -19,10 +19,12 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.contracts.documents import RunReceipt
 from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS
+from scenario_runner.evidence.examine import examine
+from scenario_runner.evidence.key import evidence_key
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.templates import TOKENS, Shape
-from scenario_runner.runs.evaluation import evaluate
 
 pytestmark = pytest.mark.engine_fixture
 
@@ -70,14 +72,16 @@ def test_every_gate_of_the_pack_passes_over_the_run(engine_run: Path) -> None:
     artifacts = LocalArtifacts([str(RUNS)], os.cpu_count() or 1, None)
     try:
         root = artifacts.open(str(engine_run.resolve()), ReadBudget())
-        evaluation = evaluate(root, PACK_VALUE, tokens, tuple(sorted(gates)), tuple(sorted(outputs)))
+        location = str(engine_run.resolve())
+        key = evidence_key(location, PACK_VALUE, tokens, sorted(gates), sorted(outputs), DEFAULT_BOUNDS)
+        finding, _ = examine(root, PACK_VALUE, key)
         root.close()
     finally:
         artifacts.close()
-    wrong = [item for item in (*evaluation.report["gates"], *evaluation.report["outputs"]) if item["outcome"] != "PASS"]
+    wrong = [item for item in (*finding.report["gates"], *finding.report["outputs"]) if item["outcome"] != "PASS"]
     assert wrong == []
-    assert evaluation.verified is not None
-    assert {item.gate.gate_id for item in evaluation.verified.gates} == set(PACK_VALUE.gates)
+    assert finding.verified is not None
+    assert {item.gate.gate_id for item in finding.verified.gates} == set(PACK_VALUE.gates)
 
 
 def request_for(engine_run: Path, identity: dict[str, Any], key: str, outputs: list[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.integration
 INTAKE, AUTHORITY = "scenario_runner.intake.spool:", "scenario_runner.authority.sqlite:"
 SPOOL = "scenario_runner.intake.spool_files:"
 ROWS, LEDGER = AUTHORITY + "SqliteAuthority.", "scenario_runner.ledger.ledger:Ledger."
-DRIVER, EVALUATION = "scenario_runner.runs.driver:RunDriver.", "scenario_runner.runs.evaluation:"
+EXAMINE = "scenario_runner.evidence.examine:"
 FILES = "scenario_runner.storage.filesystem:"
 
 POINTS: dict[str, Moment] = {
@@ -61,9 +61,9 @@ POINTS: dict[str, Moment] = {
     "runs claimed": Moment(ROWS + "claim", after_result=True),
     "plan objects written": Moment(LEDGER + "write_plans", match="run_id"),
     "second plan object linked": Moment("os:link", match="/run_plan/", nth=2),
-    "gates measured": Moment(EVALUATION + "measure"),
-    "fifth gate verified": Moment(EVALUATION + "_judge", nth=5),
-    "last gate verified": Moment(EVALUATION + "_judge", nth=10),
+    "gates measured": Moment(EXAMINE + "measure"),
+    "fifth gate verified": Moment(EXAMINE + "_admit_gate", nth=5),
+    "last gate verified": Moment(EXAMINE + "_admit_gate", nth=10),
     "middle of a hash": Moment("scenario_runner.runs.leases:Leases.check", nth=20),  # once per chunk
     "file of an output hashed": Moment(
         "scenario_runner.artifacts.local:LocalRunRoot._hash_file", match="arrival_events"

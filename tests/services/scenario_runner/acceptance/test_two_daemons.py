@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 SPOOL = "scenario_runner.intake.spool_files:"
 INTAKE, ROWS = "scenario_runner.intake.spool:", "scenario_runner.authority.sqlite:SqliteAuthority."
-LEDGER, DRIVER = "scenario_runner.ledger.ledger:Ledger.", "scenario_runner.runs.driver:RunDriver."
+LEDGER = "scenario_runner.ledger.ledger:Ledger."
 PUBLISHER = "scenario_runner.bus.spool:SpoolPublisher."
 SHORT_LEASE = {"lease_seconds": 2, "poll_seconds": 0.05}
 

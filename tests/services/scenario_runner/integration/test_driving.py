@@ -19,16 +19,16 @@ from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
 from scenario_runner.contracts.ids import terminal_message_id
 from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, judge
 from scenario_runner.ledger.documents import status_document
 from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.runs.driver import RunDriver
-from scenario_runner.runs.known_large import Deferred
+from scenario_runner.runs.batch import Deferred, RunDriver
 from scenario_runner.runs.leases import Leases
-from scenario_runner.runs.packs import Packs
 from scenario_runner.service.loops import next_batch
 from scenario_runner.service.wiring import make_rules, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -77,11 +77,9 @@ class Bench:
         store = FilesystemStore(str(world.root / "own-store"), ".private")
         ledger = Ledger(store, open_schemas(wiring))
         self.leases = Leases(self.authority, "w", LEASE / SECOND, lambda: 0.0)
-        self.beside = ThreadPoolExecutor(1)
-        packs = Packs(pack, ledger)
-        self.driver = RunDriver(
-            self.authority, ledger, self.artifacts, packs, self.leases, None, lambda _seconds: None, self.beside
-        )
+        self.plan_writers = ThreadPoolExecutor(1)
+        examiner = Examiner(self.artifacts, PinnedPacks(pack, ledger), None, lambda _seconds: None)
+        self.driver = RunDriver(self.authority, ledger, examiner, self.leases, self.plan_writers)
 
     def drive(self, share: Share = BATCH_SHARE, waiting: float = 0.0) -> list[Deferred]:
         claims = self.leases.claim(10)
@@ -94,7 +92,7 @@ def bench(world: World) -> Iterator[Bench]:
     made = Bench(world)
     yield made
     made.authority.close()
-    made.beside.shutdown()
+    made.plan_writers.shutdown()
 
 
 def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_takes(
@@ -174,15 +172,15 @@ def test_a_verdict_whose_commit_was_not_heard_of_has_one_signal_with_the_time_of
 ) -> None:
     run_id = admit(world, bench, "unheard")
     bench.artifacts.seconds, bench.artifacts.refusal = 2.0, EvidenceRefused("it contradicts itself")
-    settle = bench.authority.settle
+    commit = bench.authority.commit
 
-    def lost(outcomes: Any) -> list[LeaseLostError | None]:
+    def lost(transitions: Any) -> list[LeaseLostError | None]:
         if fault == "after the commit":
-            settle(outcomes)
+            commit(transitions)
         raise Unavailable("the answer was lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bench.authority, "settle", lost)
+        patched.setattr(bench.authority, "commit", lost)
         bench.drive()
     bench.clock.pass_seconds(LEASE / SECOND + 1)
     bench.drive()

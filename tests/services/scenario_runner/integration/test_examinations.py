@@ -6,52 +6,34 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support import ForkedWorld
 
 from scenario_runner.artifacts.base import SequenceDigest
-from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, Share, TooMuchToReadError
+from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, ReadBudget, ReadBudgetExceeded, Share
 from scenario_runner.artifacts.local import LocalArtifacts, LocalRunRoot
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Unavailable
-from scenario_runner.contracts.plan import EvidenceBounds
-from scenario_runner.interface_pack.loader import build_pack
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
+from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
+from scenario_runner.evidence.examiner import Examiner
+from scenario_runner.evidence.findings import Outcome
+from scenario_runner.evidence.gate_reader import read_gate
+from scenario_runner.evidence.key import EvidenceKey, evidence_key
+from scenario_runner.evidence.parse_turns import parse_in_turn
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.runs.evaluation import EvaluationMemory, Outcome, evaluate, used_tokens
-from scenario_runner.runs.gate_evidence import read_gate
-from scenario_runner.runs.large_documents import in_turn
 from scenario_runner.service.wiring import open_pack
 
 pytestmark = pytest.mark.integration
 
-TOKENS = {"manifest_fingerprint": "m", "parameter_hash": "p", "seed": "1", "scenario_id": "A", "run_id": "r"}
-
-
-def pack_with(scope: str) -> Any:
-    gate = {
-        "gate_id": "g", "scope": scope, "passed_flag_path_template": "g/_passed.flag", "bundle_root_template": "g/",
-        "verification_method": {"kind": "sha256_bundle_digest", "digest_field": "sha256_hex", "ordering": "ascii_lex"},
-        "authorizes_outputs": ["out"],
-    }  # fmt: skip
-    output = {"output_id": "out", "path_template": "out/x.json", "scope": "scope_global"}
-    return build_pack({"outputs": [output]}, {"gates": [gate]})
-
-
-@pytest.mark.parametrize(
-    ("scope", "name"), [("fingerprint_scenario_id", "scenario_id"), ("fingerprint_run_id", "run_id")]
-)
-def test_runs_that_differ_in_what_a_flag_may_name_do_not_share_a_look(scope: str, name: str) -> None:
-    """No path holds the value, but the verdict may depend on it."""
-    first = used_tokens(pack_with(scope), TOKENS, ["g"], ["out"])
-    other = used_tokens(pack_with(scope), {**TOKENS, name: "B"}, ["g"], ["out"])
-    assert first != other
-    assert used_tokens(pack_with("fingerprint"), {**TOKENS, name: "B"}, ["g"], ["out"]) == used_tokens(
-        pack_with("fingerprint"), TOKENS, ["g"], ["out"]
-    )
+TOKENS = ("manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id")
+KEY = EvidenceKey("/run", "d", (), (), (), DEFAULT_BOUNDS)
+OTHER_KEY = replace(KEY, root="/another")
 
 
 @pytest.mark.parametrize("what", ["a folder", "a link", "nothing"])
@@ -76,26 +58,26 @@ def test_whatever_stands_in_the_place_of_a_file_that_was_read_is_a_change(tmp_pa
     artifacts.close()
 
 
-def test_a_batch_does_not_wait_for_a_look_that_the_long_lane_has_begun_and_the_long_lane_does() -> None:
-    memory = EvaluationMemory()
-    with memory.alone("run", ReadBudget()):
-        with pytest.raises(TooMuchToReadError), memory.alone("run", ReadBudget(share=BATCH_SHARE)):
+def test_a_batch_does_not_wait_for_an_examination_in_progress_and_a_patient_one_does() -> None:
+    cache = EvidenceCache()
+    with cache.exclusive(KEY, ReadBudget()):
+        with pytest.raises(EvidenceBusyError), cache.exclusive(KEY, ReadBudget(share=BATCH_SHARE)):
             pass
-        with memory.alone("another run", ReadBudget(share=BATCH_SHARE)):
+        with cache.exclusive(OTHER_KEY, ReadBudget(share=BATCH_SHARE)):
             pass
         pool = ThreadPoolExecutor(1)
-        waiting = pool.submit(_look_alone, memory)
+        waiting = pool.submit(_hold, cache)
         time.sleep(0.05)
         assert not waiting.done()
-    assert waiting.result(10) == "looked"
+    assert waiting.result(10) == "held"
     pool.shutdown()
-    with memory.alone("run", ReadBudget(share=BATCH_SHARE)):
+    with cache.exclusive(KEY, ReadBudget(share=BATCH_SHARE)):
         pass
 
 
-def _look_alone(memory: EvaluationMemory) -> str:
-    with memory.alone("run", ReadBudget()):
-        return "looked"
+def _hold(cache: EvidenceCache) -> str:
+    with cache.exclusive(KEY, ReadBudget()):
+        return "held"
 
 
 # --- what an examination of files costs
@@ -148,7 +130,7 @@ def test_every_kind_of_cost_is_charged(opener: Opener) -> None:
         lambda root: root.digest([["large"]]),
     ):
         root = opener(ReadBudget(share=SMALL))
-        with pytest.raises(TooMuchToReadError):
+        with pytest.raises(ReadBudgetExceeded):
             costly(root)
         root.close()
         costly(opener())
@@ -195,11 +177,11 @@ def test_a_large_digest_that_was_broken_off_goes_on_where_it_was(opener: Opener,
         nonlocal read
         read += hashed
         if read >= 8 << 20:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     sequences = [[name] for name in ("a", "b")[:threads]]
     root = opener(ReadBudget(break_off_after_a_while))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest(sequences)
     root.close()
     hashed: list[int] = []
@@ -215,10 +197,10 @@ def test_a_digest_that_was_broken_off_is_not_gone_on_with_when_the_file_changed(
 
     def break_off(hashed: int) -> None:
         if hashed:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     root = opener(ReadBudget(break_off))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest([["a"]])
     root.close()
     file.write_bytes(b"y" * (8 << 20))
@@ -232,10 +214,10 @@ def test_a_file_that_had_just_changed_when_its_digest_was_broken_off_is_read_fro
 
     def break_off(hashed: int) -> None:
         if hashed:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     root = opener(ReadBudget(break_off))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest([["a"]])
     root.close()
     hashed: list[int] = []
@@ -302,17 +284,19 @@ def test_a_link_below_an_allowed_root_is_refused_evidence(opener: Opener) -> Non
 # --- the bounds under which a run was admitted
 
 
-def test_an_evaluation_under_other_bounds_is_not_believed(tmp_path: Path, settled: None) -> None:
+def test_a_finding_under_other_bounds_is_not_used_again(tmp_path: Path, settled: None) -> None:
     world = ForkedWorld(tmp_path / "world")
     made = world.make_run("shared", outputs=["outlet_catalogue"])
     pack = open_pack(load_wiring(str(world.wiring)))
     tokens = {name: str(made[name]) for name in TOKENS}
-    artifacts, memory = LocalArtifacts([str(world.runs)], 1, None), EvaluationMemory()
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    packs: Any = SimpleNamespace(get=lambda _digest: pack)
+    examiner = Examiner(artifacts, packs, EvidenceCache(), time.sleep)
     found = []
     for files in (100, 1, 100):
-        root = artifacts.open(made["engine_run_root"], ReadBudget(bounds=EvidenceBounds(max_output_files=files)))
-        found.append(evaluate(root, pack, tokens, tuple(made["gate_ids"]), tuple(made["output_ids"]), memory).outcome)
-        root.close()
+        bounds = EvidenceBounds(max_output_files=files)
+        key = evidence_key(made["engine_run_root"], pack, tokens, made["gate_ids"], made["output_ids"], bounds)
+        found.append(examiner.examine(key, lambda: None, UNLIMITED).outcome)
     artifacts.close()
     assert found == [Outcome.PASS, Outcome.CONFLICT, Outcome.PASS]
 
@@ -349,13 +333,13 @@ def test_large_documents_are_parsed_one_at_a_time_and_leave_as_long_to_others() 
         parsed.append("large")
         return "large"
 
-    thread = threading.Thread(target=in_turn, args=(ReadBudget(), 1 << 20, slow))
+    thread = threading.Thread(target=parse_in_turn, args=(ReadBudget(), 1 << 20, slow))
     thread.start()
     assert begun.wait(10)
-    assert in_turn(ReadBudget(), 100, lambda: "small") == "small"
-    assert in_turn(ReadBudget(share=BATCH_SHARE), 1 << 20, lambda: "of a batch") == "of a batch"
+    assert parse_in_turn(ReadBudget(), 100, lambda: "small") == "small"
+    assert parse_in_turn(ReadBudget(share=BATCH_SHARE), 1 << 20, lambda: "of a batch") == "of a batch"
     assert parsed == [], "neither small documents nor batches wait"
     began = time.monotonic()
-    assert in_turn(ReadBudget(), 1 << 20, lambda: parsed[0]) == "large"
+    assert parse_in_turn(ReadBudget(), 1 << 20, lambda: parsed[0]) == "large"
     assert time.monotonic() - began > 0.1, "the first one paused before it gave its turn away"
     thread.join()

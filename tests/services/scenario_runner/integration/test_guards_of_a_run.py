@@ -19,7 +19,10 @@ from support import REPO, ForkedWorld
 
 from scenario_runner.artifacts.base import Snapshot
 from scenario_runner.contracts.errors import EvidenceChanged
-from scenario_runner.runs.evaluation import Evaluation, EvaluationMemory, Outcome
+from scenario_runner.contracts.plan import DEFAULT_BOUNDS
+from scenario_runner.evidence.cache import EvidenceCache
+from scenario_runner.evidence.findings import Finding, Outcome
+from scenario_runner.evidence.key import EvidenceKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,12 +117,12 @@ class _Changed:
         raise EvidenceChanged("it changed", path="flag")
 
 
-PASSED = Evaluation(Outcome.PASS, None, "", {}, verified=object())  # type: ignore[arg-type]
+PASSED = Finding(Outcome.PASS, None, "", {}, verified=object())  # type: ignore[arg-type]
 LONG_AGO = Snapshot({"flag": (1,)}, {}, {}, settled=True)
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "evaluation", "root", "kept"),
+    ("snapshot", "finding", "root", "kept"),
     [
         (LONG_AGO, PASSED, _Unchanged(), True),
         (replace(LONG_AGO, settled=False), PASSED, _Unchanged(), False),
@@ -128,9 +131,9 @@ LONG_AGO = Snapshot({"flag": (1,)}, {}, {}, settled=True)
     ],
     ids=["unchanged for long", "changed a moment ago", "not passed", "changed since"],
 )
-def test_an_evaluation_is_believed_again_only_when_equal_identities_mean_equal_bytes(
-    snapshot: Snapshot, evaluation: Evaluation, root: Any, kept: bool
+def test_a_finding_is_used_again_only_when_equal_identities_mean_equal_bytes(
+    snapshot: Snapshot, finding: Finding, root: Any, kept: bool
 ) -> None:
-    memory = EvaluationMemory()
-    memory.keep("key", snapshot, evaluation)
-    assert memory.recall("key", root) is (evaluation if kept else None)
+    cache, key = EvidenceCache(), EvidenceKey("/r", "d", (), (), (), DEFAULT_BOUNDS)
+    cache.put(key, finding, snapshot)
+    assert cache.get(key, root) is (finding if kept else None)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +16,6 @@ from scenario_runner.authority.base import Postponed
 from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.cli import doctoring
-from scenario_runner.contracts.errors import EvidenceRefused, SequenceError, Unavailable
-from scenario_runner.runs.driver import RunDriver
 from scenario_runner.service import owner
 
 pytestmark = pytest.mark.integration
@@ -51,24 +48,6 @@ def test_a_run_that_is_put_off_by_an_outage_is_pending_whenever_it_is_due(tmp_pa
     settle(authority, Postponed(claim, START + WAIT, "the store is away"))
     assert (authority.pending().runs, authority.pending().postponed) == (False, True)
     authority.close()
-
-
-def fail(error: Exception) -> Any:
-    def step() -> None:
-        raise error
-
-    return step
-
-
-def test_a_defect_in_one_run_puts_that_run_off_and_a_wrong_order_of_steps_stops_the_worker() -> None:
-    job: Any = SimpleNamespace(claim=SimpleNamespace(run_id="r"), failure=None)
-    RunDriver._guarded(job, fail(KeyError("missing")))
-    assert isinstance(job.failure, Unavailable)
-    assert "KeyError" in job.failure.detail
-    RunDriver._guarded(job, fail(EvidenceRefused("bad")))
-    assert isinstance(job.failure, EvidenceRefused)
-    with pytest.raises(SequenceError):
-        RunDriver._guarded(job, fail(SequenceError("ours")))
 
 
 def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from scenario_runner.contracts.errors import EvidenceRefused, EvidenceSaysNo, SequenceError
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.gates import laws
 from scenario_runner.gates.laws import (
     CANONICAL,
     DIRECTORY,
@@ -21,7 +22,6 @@ from scenario_runner.gates.laws import (
     Members,
     gate_paths,
     judge,
-    members_of,
 )
 from scenario_runner.interface_pack.loader import build_pack
 from scenario_runner.interface_pack.model import GateSpec
@@ -34,6 +34,14 @@ BUNDLE, INDEX, MEMBERS = (
     "sha256_member_digest_concat",
 )
 ROOT = "data/v"
+IDENTITY = {"manifest_fingerprint": "f" * 64}
+
+
+def members_of(*given: Any) -> Members:
+    """Members of a gate whose scope is the fingerprint; no flag here names it."""
+    return laws.members_of(*given, IDENTITY)
+
+
 PATHS = GatePaths(f"{ROOT}/_passed.flag", ROOT, f"{ROOT}/index.json")
 NOTHING = hashlib.sha256(b"").hexdigest()
 many = settings(max_examples=150, deadline=None, database=None, derandomize=True)

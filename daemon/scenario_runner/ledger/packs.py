@@ -6,7 +6,7 @@ from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
 
 
-class Packs:
+class PinnedPacks:
     """The deployed pack, and pinned ones from the ledger."""
 
     def __init__(self, current: InterfacePack, ledger: Ledger) -> None:

@@ -24,6 +24,8 @@ from scenario_runner.contracts.errors import (
     Refusal,
 )
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.evidence.bounds import check_extent
+from scenario_runner.evidence.parse_turns import parse_in_turn
 from scenario_runner.gates.laws import (
     CANONICAL,
     DIRECTORY,
@@ -35,10 +37,10 @@ from scenario_runner.gates.laws import (
     members_of,
 )
 from scenario_runner.interface_pack.model import GateSpec, Law
-from scenario_runner.runs.extent import check_extent
-from scenario_runner.runs.large_documents import in_turn
 
+#: Members that are fetched ahead of being parsed: together at most 16 MiB in memory.
 _FORMS_AT_ONCE: Final = 256
+#: Larger members are fetched when they are parsed.
 _FORM_BYTES: Final = 64 * 1024
 
 
@@ -77,8 +79,6 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
         reading.paths = gate_paths(gate, tokens)
         reading.members = _members(root, reading, tokens)
         _find_lone_members(root, reading, reading.members)
-    except EvidenceChanged:
-        raise
     except Refusal as refusal:
         reading.refusal = _without_frames(refusal)
     return reading
@@ -101,7 +101,7 @@ def _members(root: RunRoot, reading: GateReading, tokens: Mapping[str, str]) -> 
         reading.paths = paths = GatePaths(paths.flag, paths.bundle_root, "")  # this law is complete without one
     index = root.read(paths.index, MAX_DOCUMENT_BYTES) if paths.index else None
     parse = partial(members_of, gate, paths, flag, index, listing, tokens)
-    return in_turn(root.budget, len(index or b""), parse)
+    return parse_in_turn(root.budget, len(index or b""), parse)
 
 
 def _find_lone_members(root: RunRoot, reading: GateReading, members: Members) -> None:
@@ -157,8 +157,6 @@ def measure(root: RunRoot, readings: Sequence[GateReading]) -> None:
         lone = {path: next(results) for path in reading.alone}
         try:
             reading.measured = _measurement(root, reading, reading.members, whole, lone)
-        except EvidenceChanged:
-            raise
         except Refusal as refusal:
             reading.refusal = refusal
 
@@ -234,9 +232,11 @@ def _file_forms(
             expected=listed[0],
             actual=raw,
         )
-    canonical = root.derive(
-        path, MAX_DOCUMENT_BYTES, CANONICAL, lambda data: in_turn(root.budget, size, partial(_canonical_sha256, data))
-    )
+
+    def canonical_sha256(data: bytes) -> str:
+        return parse_in_turn(root.budget, size, partial(_canonical_sha256, data))
+
+    canonical = root.derive(path, MAX_DOCUMENT_BYTES, CANONICAL, canonical_sha256)
     return ((RAW, raw), (CANONICAL, canonical)) if canonical else ((RAW, raw),)
 
 

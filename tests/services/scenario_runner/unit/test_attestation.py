@@ -1,4 +1,4 @@
-"""What runs with the same evidence share is written once: never for runs whose documents would differ."""
+"""The attestation key: runs share an attestation only when their own would have the same bytes."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.gates.laws import GatePaths, Measurement, Members
-from scenario_runner.gates.receipts import alike, attest, facts_view
+from scenario_runner.gates.receipts import AttestationKey, attestation_key, facts_view, make_attestation
 from scenario_runner.gates.verified_set import Verified, VerifiedSet
 from scenario_runner.interface_pack.loader import build_pack
 
@@ -31,6 +31,7 @@ INTENTS = {
     "another scenario": dataclasses.replace(PLAIN, scenario_id="stress"),
     "another fingerprint": dataclasses.replace(PLAIN, manifest_fingerprint="c" * 64),
     "other parameters": dataclasses.replace(PLAIN, parameter_hash="c" * 64),
+    "another root": dataclasses.replace(PLAIN, engine_run_root="/engine/copy"),
 }
 PINNED = {
     "the same": INPUTS,
@@ -60,21 +61,43 @@ def verified(gate_scope: str, output_scope: str) -> Verified:
 
 @pytest.mark.parametrize("gate_scope", ["fingerprint", "fingerprint_scenario_id", "fingerprint_run_id"])
 @pytest.mark.parametrize("output_scope", ["scope_global", "scope_seed", "scope_seed_parameter_hash", "scope_run_id"])
-def test_runs_are_alike_only_when_sharing_changes_no_byte(gate_scope: str, output_scope: str) -> None:
+def test_runs_share_an_attestation_only_when_sharing_changes_no_byte(gate_scope: str, output_scope: str) -> None:
     evidence = verified(gate_scope, output_scope)
     wanted = list(itertools.product(INTENTS.values(), PINNED.values()))
-    shared = {alike(evidence, intent, inputs): attest(evidence, intent, inputs, WHERE) for intent, inputs in wanted}
+    keys = [attestation_key(evidence, intent, inputs) for intent, inputs in wanted]
+    shared = {key: make_attestation(evidence, key) for key in keys}
     assert 1 < len(shared) < len(wanted), "some runs share, and some do not"
-    for intent, inputs in wanted:
-        own = attest(evidence, intent, inputs, WHERE)
-        theirs = shared[alike(evidence, intent, inputs)]
+    for (intent, _), key in zip(wanted, keys, strict=True):
+        everything = tuple(sorted(intent.identity().items()))
+        own = make_attestation(evidence, dataclasses.replace(key, identity=everything))
+        theirs = shared[key]
         assert facts_view(own, intent) == facts_view(theirs, intent)
         assert own.receipts == theirs.receipts
 
 
 def test_a_facts_view_holds_the_bytes_of_its_document() -> None:
-    view = facts_view(attest(verified("fingerprint", "scope_seed"), PLAIN, INPUTS, WHERE), PLAIN)
+    evidence = verified("fingerprint", "scope_seed")
+    view = facts_view(make_attestation(evidence, attestation_key(evidence, PLAIN, INPUTS)), PLAIN)
     assert view.data == canonical_bytes(view.document)
     document: dict[str, Any] = parse_json(view.data)
     assert document["pins"]["run_id"] == PLAIN.run_id
     assert document["bundle_hash"] == view.bundle_hash == view.ready["bundle_hash"]
+
+
+TAMPERED = {
+    "location": "/engine/copy",
+    "identity": tuple(sorted({**PLAIN.identity(), "manifest_fingerprint": "c" * 64}.items())),
+    "outputs": ("one",),
+    "traffic": ("one", "two"),
+    "policy_rev": canonical_bytes({"policy_id": "p", "revision": "r2"}),
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AttestationKey)])
+def test_each_field_of_the_key_changes_what_is_attested(field: str) -> None:
+    """So a key that lacked the field would let runs share an attestation that is not theirs."""
+    evidence = verified("fingerprint_scenario_id", "scope_seed")
+    key = attestation_key(evidence, PLAIN, INPUTS)
+    other = dataclasses.replace(key, **{field: TAMPERED[field]})
+    assert key != other
+    assert facts_view(make_attestation(evidence, key), PLAIN) != facts_view(make_attestation(evidence, other), PLAIN)

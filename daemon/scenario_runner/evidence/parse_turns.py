@@ -18,7 +18,7 @@ _BEAT_SECONDS: Final = 0.5
 _TURN: Final = threading.Lock()
 
 
-def in_turn(budget: ReadBudget, size: int, parse: Callable[[], T]) -> T:
+def parse_in_turn(budget: ReadBudget, size: int, parse: Callable[[], T]) -> T:
     """Parse a document: a large one while no other is parsed, then leaving the process to others for as long.
 
     Args:

@@ -1,0 +1,339 @@
+"""Driving claimed runs a batch at a time: equal effects of many lifecycles are performed together.
+
+Runs of a batch share round trips, directory fsyncs, examinations and commits, never each other's fate. Nothing is
+decided here: what a run comes to is what its lifecycle alone comes to, and a property test holds that. What is shared
+is shared under keys that hold everything that the shared value depends on: the evidence key for an examination, the
+attestation key for an attestation.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from scenario_runner.artifacts.budget import UNLIMITED, Share
+from scenario_runner.authority.base import Authority, Claim, Transition
+from scenario_runner.contracts.canonical import canonical_part, canonical_sha256
+from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
+from scenario_runner.contracts.states import RunState
+from scenario_runner.counters import count
+from scenario_runner.evidence.examiner import ExaminationDeferred, Examiner
+from scenario_runner.evidence.findings import Finding
+from scenario_runner.evidence.key import EvidenceKey
+from scenario_runner.gates.receipts import facts_view, make_attestation
+from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.runs.effects import (
+    Attest,
+    Attested,
+    Effect,
+    Examined,
+    FindReceipts,
+    ReadClock,
+    RecordProgress,
+    WriteFactsView,
+    WritePlan,
+    WritePlanAndExamine,
+    WriteReceipts,
+)
+from scenario_runner.runs.leases import Leases
+from scenario_runner.runs.lifecycle import Lifecycle, lifecycle
+
+_log = structlog.get_logger("runs")
+
+Answer = Any
+"""What a lifecycle is resumed with: the answer to its effect, or the exception that is raised in it."""
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A run, still under lease, whose examination is to be repeated with a patient share.
+
+    Attributes:
+        evidence: What is to be examined; runs with equal keys share an examination.
+    """
+
+    claim: Claim
+    evidence: EvidenceKey
+
+
+@dataclass(slots=True)
+class _Member:
+    """A lifecycle in the batch. Exactly one of the last three is set, or none once the lease is lost."""
+
+    claim: Claim
+    steps: Lifecycle
+    effect: Effect | None = None
+    transition: Transition | None = None
+    deferred: Deferred | None = None
+
+
+Performer = Callable[[Sequence[_Member]], Sequence[Answer]]
+
+
+class RunDriver:
+    """Drives claimed runs.
+
+    Args:
+        authority: Where transitions are committed.
+        ledger: Where documents are written.
+        examiner: Examines evidence.
+        leases: Leases of this process.
+        plan_writer_pool: Threads that write plan objects while the evidence is examined.
+        examination_pool: Threads that examine the evidence of several runs at the same time, where it lies behind a
+            network; None examines one after the other.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        ledger: Ledger,
+        examiner: Examiner,
+        leases: Leases,
+        plan_writer_pool: ThreadPoolExecutor,
+        examination_pool: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self._authority, self._ledger, self._examiner, self._leases = authority, ledger, examiner, leases
+        self._plan_writer_pool, self._examination_pool = plan_writer_pool, examination_pool
+
+    def drive(self, claims: Sequence[Claim], share: Share = UNLIMITED) -> list[Deferred]:
+        """Drive runs as far as they go now, commit their transitions and give their leases back.
+
+        Args:
+            claims: Runs under lease.
+            share: Most that the examination of one run may cost.
+
+        Returns:
+            Runs whose examination costs more: still under lease, to be driven again with another share.
+
+        Raises:
+            SequenceError: our own order of steps is wrong; nothing more is committed, and the leases run out.
+        """
+        try:
+            return self._drive(claims, share)
+        except BaseException:
+            for claim in claims:
+                self._leases.release(claim)
+            raise
+
+    def _drive(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
+        members = [_Member(claim, lifecycle(claim)) for claim in claims]
+        for member in members:
+            _resume(member, None)
+        performers: Sequence[tuple[type, Performer]] = (  # in the order of a lifecycle, so that runs stay together
+            (WritePlan, self._write_plans),
+            (WritePlanAndExamine, partial(self._write_plans_and_examine, share)),
+            (Attest, self._attest),
+            (FindReceipts, self._find_receipts),
+            (ReadClock, self._read_clock),
+            (RecordProgress, self._record_progress),
+            (WriteReceipts, self._write_receipts),
+            (WriteFactsView, self._write_facts_views),
+        )
+        while any(member.effect is not None for member in members):
+            for kind, perform in performers:
+                self._perform([member for member in members if type(member.effect) is kind], perform)
+        self._commit([member for member in members if member.deferred is None])
+        return [member.deferred for member in members if member.deferred is not None]
+
+    @staticmethod
+    def _perform(waiting: list[_Member], perform: Performer) -> None:
+        if not waiting:
+            return
+        answers: Sequence[Answer]
+        try:
+            answers = perform(waiting)
+        except Unavailable as failure:
+            answers = [failure] * len(waiting)
+        for member, answer in zip(waiting, answers, strict=True):
+            _resume(member, answer)
+
+    # --- performers: members that wait for one kind of effect in, one answer for each out
+
+    def _write_plans(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        return self._ledger.write_plans([_effect(member, WritePlan).plan for member in members])
+
+    def _write_plans_and_examine(self, share: Share, members: Sequence[_Member]) -> Sequence[Answer]:
+        plans = [_effect(member, WritePlanAndExamine).plan for member in members]
+        # A batch is examined when it is claimed; a run that was deferred has waited for its turn since.
+        began_us = self._authority.now_us() if share.patient else max(member.claim.now_us for member in members)
+        writing = self._plan_writer_pool.submit(self._ledger.write_plans, plans)
+        findings = self._examine_all(members, share)
+        answers: list[Answer] = []
+        for finding, failure in zip(findings, writing.result(), strict=True):
+            if failure is not None and not isinstance(finding, LeaseLostError):
+                answers.append(failure)  # nothing of a run goes on before its plan object is in place
+            elif isinstance(finding, Finding):
+                answers.append(Examined(finding, began_us))
+            else:
+                answers.append(finding)
+        return answers
+
+    def _examine_all(self, members: Sequence[_Member], share: Share) -> list[Answer]:
+        """Findings of all members; members with equal evidence keys share one examination."""
+        answers: dict[int, Answer] = {}
+        groups: dict[EvidenceKey, list[int]] = {}
+        for number, member in enumerate(members):
+            effect = _effect(member, WritePlanAndExamine)
+            key = _caught(partial(self._examiner.key_of, effect.intent, effect.inputs))
+            if isinstance(key, EvidenceKey):
+                groups.setdefault(key, []).append(number)
+            else:
+                answers[number] = key
+
+        def examine_group(group: tuple[EvidenceKey, list[int]]) -> list[Answer]:
+            key, numbers = group
+            return self._examine_group(key, [members[number].claim for number in numbers], share)
+
+        together = self._examination_pool is not None and not share.patient
+        found = (self._examination_pool.map if together and self._examination_pool else map)(
+            examine_group, groups.items()
+        )
+        for numbers, findings in zip(groups.values(), found, strict=True):
+            answers.update(zip(numbers, findings, strict=True))
+        return [answers[number] for number in range(len(members))]
+
+    def _examine_group(self, key: EvidenceKey, claims: Sequence[Claim], share: Share) -> list[Answer]:
+        """Examine for the first of some runs, or for the next one when the first loses its lease meanwhile."""
+        answers: list[Answer] = []
+        for claim in claims:
+            examine = partial(self._examiner.examine, key, partial(self._leases.check, claim), share)
+            answers.append(_caught(examine))
+            if not isinstance(answers[-1], LeaseLostError):
+                break
+        return answers + [answers[-1]] * (len(claims) - len(answers))
+
+    def _attest(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        """Attestations; members with the same finding and equal attestation keys share one."""
+        made: dict[Any, Answer] = {}
+        answers = []
+        for member in members:
+            effect = _effect(member, Attest)
+            key = id(effect.finding), effect.key  # the effects keep their findings alive, so an id is not used twice
+            if key not in made:
+                made[key] = _caught(partial(self._attest_one, effect))
+            answers.append(made[key])
+        return answers
+
+    def _attest_one(self, effect: Attest) -> Attested:
+        finding = effect.finding
+        assert finding.verified is not None
+        attestation = make_attestation(finding.verified, effect.key)
+        # One check stands for all runs that share the attestation: their facts views differ in the run's id and pins.
+        self._ledger.check_facts_view(facts_view(attestation, effect.intent))
+        receipts = canonical_part({item.output_id: item.ref for item in attestation.receipts})
+        passed = {"gates": canonical_part(finding.report["gates"]), "receipts": receipts}
+        committed = {"outputs": canonical_part(finding.report["outputs"]), "receipts": receipts}
+        return Attested(attestation, passed, canonical_sha256(passed), committed)
+
+    def _find_receipts(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        return [self._ledger.remembers(_effect(member, FindReceipts).receipts) for member in members]
+
+    def _read_clock(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        return [self._authority.now_us()] * len(members)
+
+    def _record_progress(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        transitions = [_effect(member, RecordProgress).transition for member in members]
+        losses = self._authority.commit(transitions)
+        return [lost or made.claim_after for made, lost in zip(transitions, losses, strict=True)]
+
+    def _write_receipts(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        def write(members: Sequence[_Member]) -> list[Answer]:
+            wanted = [_effect(member, WriteReceipts).receipts for member in members]
+            failures = iter(self._ledger.write_receipts([receipt for receipts in wanted for receipt in receipts]))
+            each = [[next(failures) for _ in receipts] for receipts in wanted]
+            return [next((failure for failure in found if failure is not None), None) for found in each]
+
+        return self._under_lease(members, write)
+
+    def _write_facts_views(self, members: Sequence[_Member]) -> Sequence[Answer]:
+        def write(members: Sequence[_Member]) -> Sequence[Answer]:
+            return self._ledger.write_facts_views([_effect(member, WriteFactsView).view for member in members])
+
+        return self._under_lease(members, write)
+
+    def _under_lease(self, members: Sequence[_Member], write: Performer) -> list[Answer]:
+        """Write for the members whose lease is still valid; in the place of each other one, the loss of its lease.
+
+        A worker that was stopped for longer than its lease (SIGSTOP, a long pause) finds out here, before it writes.
+        """
+        answers: list[Answer] = [_caught(partial(self._leases.check, member.claim)) for member in members]
+        held = [number for number, lost in enumerate(answers) if lost is None]
+        if held:
+            written = write([members[number] for number in held])
+            for number, answer in zip(held, written, strict=True):
+                answers[number] = answer
+        return answers
+
+    # --- the end
+
+    def _commit(self, members: Sequence[_Member]) -> None:
+        transitions = [member.transition for member in members if member.transition is not None]
+        try:
+            losses = self._authority.commit(transitions) if transitions else []
+        except Unavailable as error:
+            _log.warning("transitions could not be committed; their leases will run out", detail=error.detail)
+        else:
+            for transition, lost in zip(transitions, losses, strict=True):
+                _log_transition(transition, lost)
+        finally:
+            for member in members:
+                self._leases.release(member.claim)
+
+
+def _resume(member: _Member, answer: Answer) -> None:
+    """Give a lifecycle the answer to its effect, and let it go on to its next effect or to its end."""
+    member.effect = None
+    try:
+        if isinstance(answer, Exception):
+            member.effect = member.steps.throw(answer)
+        else:
+            member.effect = member.steps.send(answer)
+    except StopIteration as end:
+        member.transition = end.value
+    except ExaminationDeferred as deferred:
+        member.deferred = Deferred(member.claim, deferred.key)
+    except LeaseLostError as lost:
+        _log.warning("lease lost", run_id=member.claim.run_id, detail=lost.detail)
+    except Unavailable as error:  # not even the clock could be read
+        _log.warning("nothing was decided; the lease will run out", run_id=member.claim.run_id, detail=error.detail)
+
+
+def _effect(member: _Member, kind: type[E]) -> E:
+    """The effect that a member waits for, as its type."""
+    assert isinstance(member.effect, kind)
+    return member.effect
+
+
+def _caught(step: Callable[[], Answer]) -> Answer:
+    """The result of a step for one run, or the exception that is raised in its lifecycle and in no other."""
+    try:
+        return step()
+    except SequenceError:
+        raise  # our own order of steps is wrong: no run of the batch can be trusted to it
+    except Exception as failure:  # noqa: BLE001 - the lifecycle handles it
+        return failure
+
+
+def _log_transition(transition: Transition, lost: LeaseLostError | None) -> None:
+    log = _log.bind(run_id=transition.claim.run_id)
+    if lost is not None:
+        log.warning("lease lost", detail=lost.detail)
+    elif transition.retries > transition.claim.retries:
+        count("runs.postponed")
+        log.warning(
+            "infrastructure failed; the run will be tried again",
+            detail=transition.last_error, tries=transition.retries,
+        )  # fmt: skip
+    elif transition.to_state is RunState.WAITING_EVIDENCE:
+        new = bool(transition.events)
+        (log.info if new else log.debug)("run waits for evidence", new_findings=new)
+    elif transition.to_state is RunState.READY:
+        log.info("run is READY")
+    else:
+        detail = transition.events[-1].details["detail"]
+        log.warning("run ended", state=transition.to_state, reason_code=transition.reason_code, detail=detail)

@@ -1,0 +1,151 @@
+"""What a run comes to: READY, a negative verdict, a wait, a retry. Pure: findings in, transitions out."""
+
+from typing import Final
+
+from scenario_runner.authority.base import Claim, Event, SignalDraft, Transition
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
+from scenario_runner.contracts.errors import LedgerDrift, Refusal
+from scenario_runner.contracts.intent import Intent
+from scenario_runner.contracts.plan import PlanInputs
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
+from scenario_runner.contracts.times import MICROS
+from scenario_runner.evidence.findings import Finding
+from scenario_runner.gates.receipts import FactsView
+from scenario_runner.ledger.documents import terminal_signal
+from scenario_runner.runs.effects import Attested, Examined
+from scenario_runner.runs.transitions import gates_recorded, retry_later, terminal, waiting
+
+#: Evidence that arrives is noticed a minute later at most (contracts.md section 1).
+_MAX_WAIT_SECONDS: Final = 60
+#: An outage that ends is noticed half a minute later at most.
+_MAX_RETRY_SECONDS: Final = 30
+#: A detail longer than this helps nobody and makes every event larger.
+_MAX_DETAIL: Final = 2000
+
+
+def backoff_seconds(tries: int, most: int) -> int:
+    """1, 2, 4, ... seconds, at most ``most``."""
+    return min(most, 1 << min(tries, 20))
+
+
+def _later_than(claim: Claim, now_us: int) -> int:
+    """Now, but later than anything that is on record for the run: the database's clock may have been set back."""
+    return max(now_us, claim.updated_us + 1)
+
+
+def engine_needed(intent: Intent, inputs: PlanInputs) -> Refusal | None:
+    """Why a run cannot go on without an engine, which this release does not invoke; None when it can.
+
+    Intake refuses such requests; earlier releases admitted them. Evidence that lies there already must not make a run
+    READY whose policy does not allow reuse.
+    """
+    if inputs.strategy is Strategy.FORCE_INVOKE:
+        return Refusal("the strategy is FORCE_INVOKE and this release invokes no engine", Reason.ENGINE_COMMAND_MISSING)
+    if not intent.engine_run_root:
+        return Refusal(
+            "the request names no engine_run_root and this release invokes no engine", Reason.ENGINE_ROOT_MISSING
+        )
+    return None
+
+
+def gates_recorded_now(claim: Claim, now_us: int, attested: Attested) -> Transition:
+    """The passes of the gates are on record, and with them the receipts that may follow."""
+    events = (*_resumed(claim), _gates_passed(attested))
+    return gates_recorded(claim, _later_than(claim, now_us), events, attested.gates_passed_digest)
+
+
+def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Transition:
+    """READY: only from the attestation of a finished verified set, whose facts view is in the ledger."""
+    signal = SignalDraft(
+        view.message_id,
+        SignalKind.READY,
+        claim.run_id,
+        {"facts_view_digest": view.digest},
+        canonical_bytes(view.ready),
+    )
+    recorded = claim.report_digest == attested.gates_passed_digest
+    events = (
+        *(() if recorded else (*_resumed(claim), _gates_passed(attested))),
+        Event(EventKind.RECEIPTS_COMMITTED, RunState.VERIFYING, attested.receipts_committed),
+        Event(
+            EventKind.FACTS_VIEW_COMMITTED,
+            RunState.VERIFYING,
+            {"ref": refs.facts_view_ref(claim.run_id), "digest": view.digest, "bundle_hash": view.bundle_hash},
+        ),
+        Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
+    )
+    return terminal(claim, RunState.READY, "", _later_than(claim, now_us), events, signal, view.digest)
+
+
+def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transition:
+    """Evidence is missing: examine again later, or FAILED when the deadline had passed before the examination began.
+
+    The deadline is compared with the beginning: evidence that arrived while other runs were examined is not too late.
+    """
+    finding = examined.finding
+    if examined.began_us >= claim.deadline_us:
+        code = Reason.EVIDENCE_MISSING_DEADLINE
+        return _negative(claim, now_us, RunState.FAILED, code, finding.detail, finding.report)
+    due_us = min(claim.deadline_us, now_us + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
+    digest = canonical_sha256(finding.report)
+    if digest == claim.report_digest:
+        return waiting(claim, due_us, claim.updated_us, (), digest)  # nothing new: no event
+    code = finding.reason or Reason.EVIDENCE_MISSING
+    details = {"reason_code": code.value, "detail": finding.detail, "report": finding.report}
+    events = (*_resumed(claim), Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details))
+    return waiting(claim, due_us, _later_than(claim, now_us), events, digest)
+
+
+def failed(claim: Claim, now_us: int, finding: Finding) -> Transition:
+    """FAILED: the evidence says no."""
+    return _negative(claim, now_us, RunState.FAILED, finding.reason, finding.detail, finding.report)
+
+
+def quarantined(claim: Claim, now_us: int, finding: Finding) -> Transition:
+    """QUARANTINED: the evidence contradicts itself."""
+    return _negative(claim, now_us, RunState.QUARANTINED, finding.reason, finding.detail, finding.report)
+
+
+def quarantined_by_drift(claim: Claim, now_us: int, failure: LedgerDrift | Refusal, report: Json) -> Transition:
+    """QUARANTINED: an object of our own is not what it should be.
+
+    Args:
+        claim: The run.
+        now_us: The database's clock.
+        failure: What is wrong with which object.
+        report: What was found of the evidence so far; may be empty.
+    """
+    drift = failure.facts() if isinstance(failure, LedgerDrift) else {}
+    found = {**report, "drift": drift} if drift else report
+    return _negative(claim, now_us, RunState.QUARANTINED, failure.reason, failure.detail, found)
+
+
+def retried(claim: Claim, now_us: int, detail: str) -> Transition:
+    """Infrastructure failed: the state stays, and the run is due again after a pause that grows."""
+    pause = backoff_seconds(claim.retries, _MAX_RETRY_SECONDS)
+    return retry_later(claim, now_us + pause * MICROS, detail)
+
+
+def _negative(
+    claim: Claim, now_us: int, state: RunState, reason: Reason | None, detail: str, report: Json
+) -> Transition:
+    """FAILED or QUARANTINED, with its TERMINAL signal. A finding without a reason is a defect, and no pass."""
+    at_us, code = _later_than(claim, now_us), (reason or Reason.INTERNAL_ERROR).value
+    message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
+    kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
+    event = Event(kind, state, {"reason_code": code, "detail": detail[:_MAX_DETAIL], "report": report})
+    signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
+    return terminal(claim, state, code, at_us, (*_resumed(claim), event), signal)
+
+
+def _resumed(claim: Claim) -> tuple[Event, ...]:
+    """VERIFICATION_STARTED, the first event of a run that waited and goes on; nothing for every other run."""
+    if claim.state is RunState.WAITING_EVIDENCE:
+        return (Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {}),)
+    return ()
+
+
+def _gates_passed(attested: Attested) -> Event:
+    return Event(EventKind.GATES_PASSED, RunState.VERIFYING, attested.gates_passed)

@@ -1,0 +1,149 @@
+"""The way of one run, from its claim to its transition. Start reading here.
+
+A lifecycle is a generator. It yields effects (:mod:`~scenario_runner.runs.effects`), is resumed with their answers, and
+returns the transition to commit. It does no I/O and knows of no other run, so the order of writes below is the whole
+order, and a test can hold it without a store or a database. :mod:`~scenario_runner.runs.batch` performs the effects.
+
+======================================  ================================================================
+step                                    a crash after it leaves
+======================================  ================================================================
+1. run_plan written                     a plan object that the next attempt finds equal
+2. evidence examined                    nothing
+3. GATES_PASSED committed               the event; the next attempt does not repeat it
+4. manifests, instance receipts         objects that the next attempt finds equal
+5. run_facts_view written               an object that the next attempt finds equal
+6. one transaction: READY, its events   a READY run whose record, status and READY signal are owed; the relay
+   and its signal in the outbox         delivers them
+======================================  ================================================================
+
+Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
+evidence. If the evidence has changed in between, the write-once objects differ, which is drift: QUARANTINED.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import (
+    LeaseLostError,
+    LedgerDrift,
+    Refusal,
+    SequenceError,
+    Unavailable,
+)
+from scenario_runner.contracts.intent import intent_from_document
+from scenario_runner.contracts.plan import plan_document, plan_inputs_from_document
+from scenario_runner.evidence.examiner import ExaminationDeferred
+from scenario_runner.evidence.findings import Finding, Outcome, refused_unread
+from scenario_runner.gates.receipts import attestation_key, facts_view
+from scenario_runner.runs.decisions import (
+    engine_needed,
+    failed,
+    gates_recorded_now,
+    quarantined,
+    quarantined_by_drift,
+    ready,
+    retried,
+    waiting_or_failed,
+)
+from scenario_runner.runs.effects import (
+    Attest,
+    Attested,
+    Effect,
+    Examined,
+    FindReceipts,
+    ReadClock,
+    RecordProgress,
+    WriteFactsView,
+    WritePlan,
+    WritePlanAndExamine,
+    WriteReceipts,
+)
+
+Lifecycle = Generator[Effect, Any, Transition]
+_log = structlog.get_logger("runs")
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a lifecycle has come: the claim as the authority has it now, and what was found of the evidence."""
+
+    claim: Claim
+    report: Json = field(default_factory=dict)
+
+
+def lifecycle(claim: Claim) -> Lifecycle:
+    """The lifecycle of a claimed run.
+
+    Infrastructure that fails is a retry, never a verdict. Drift of our own objects is a verdict.
+
+    Raises:
+        LeaseLostError: another worker owns the run. Nothing is committed.
+        ExaminationDeferred: the examination costs more than the batch's share. Nothing is committed.
+        SequenceError: our own order of steps is wrong; the worker stops.
+    """
+    progress = _Progress(claim)
+    try:
+        return (yield from _verify(progress))
+    except (LeaseLostError, ExaminationDeferred, SequenceError):
+        raise
+    except (LedgerDrift, Refusal) as failure:
+        now_us = yield ReadClock()
+        return quarantined_by_drift(progress.claim, now_us, failure, progress.report)
+    except Unavailable as failure:
+        now_us = yield ReadClock()
+        return retried(progress.claim, now_us, failure.detail)
+    except Exception as defect:  # noqa: BLE001 - one bad run must not end the daemon, nor the runs of its batch
+        _log.critical("a defect while driving a run; please report it", run_id=claim.run_id, exc_info=defect)
+        now_us = yield ReadClock()
+        return retried(progress.claim, now_us, f"a defect, please report it: {type(defect).__name__}: {defect}")
+
+
+def _verify(progress: _Progress) -> Lifecycle:
+    """From the plan to a verdict."""
+    claim = progress.claim
+    intent = intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent)
+    inputs = plan_inputs_from_document(claim.inputs)
+    plan = plan_document(intent, inputs, claim.admitted_us)
+
+    missing_engine = engine_needed(intent, inputs)
+    if missing_engine is not None:
+        yield WritePlan(plan)
+        return failed(claim, (yield ReadClock()), refused_unread(Outcome.FAIL, missing_engine))
+
+    examined: Examined = yield WritePlanAndExamine(plan, intent, inputs)
+    finding = examined.finding
+    progress.report = finding.report
+    if finding.verified is None:
+        return _not_ready(claim, (yield ReadClock()), examined)
+
+    attested: Attested = yield Attest(finding, attestation_key(finding.verified, intent, inputs), intent)
+    view = facts_view(attested.attestation, intent)
+    yield from _put_receipts_in_place(progress, attested)
+    yield WriteFactsView(view)
+    return ready(progress.claim, (yield ReadClock()), attested, view)
+
+
+def _put_receipts_in_place(progress: _Progress, attested: Attested) -> Generator[Effect, Any, None]:
+    """Write the receipts. Before the first one the passes that allow it are on record, once for all attempts."""
+    receipts = attested.attestation.receipts
+    if (yield FindReceipts(receipts)):
+        return
+    if progress.claim.report_digest != attested.gates_passed_digest:
+        now_us = yield ReadClock()
+        progress.claim = yield RecordProgress(gates_recorded_now(progress.claim, now_us, attested))
+    yield WriteReceipts(receipts)
+
+
+def _not_ready(claim: Claim, now_us: int, examined: Examined) -> Transition:
+    """The transition of a run whose evidence has not passed."""
+    finding: Finding = examined.finding
+    if finding.outcome is Outcome.MISSING:
+        return waiting_or_failed(claim, now_us, examined)
+    if finding.outcome is Outcome.FAIL:
+        return failed(claim, now_us, finding)
+    return quarantined(claim, now_us, finding)

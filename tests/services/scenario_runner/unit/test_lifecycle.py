@@ -1,0 +1,331 @@
+"""The order of one run's steps, held without a store or a database: answers in, effects and a transition out."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from scenario_runner.artifacts.base import FileDigest
+from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.contracts.errors import (
+    EvidenceMissing,
+    EvidenceRefused,
+    EvidenceSaysNo,
+    LeaseLostError,
+    LedgerDrift,
+    Refusal,
+    SequenceError,
+    Unavailable,
+)
+from scenario_runner.contracts.intent import Intent
+from scenario_runner.contracts.plan import PlanInputs
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
+from scenario_runner.evidence.examiner import ExaminationDeferred
+from scenario_runner.evidence.findings import Finding, Outcome, refused_unread
+from scenario_runner.evidence.key import evidence_key
+from scenario_runner.gates.laws import GatePaths, Measurement, Members
+from scenario_runner.gates.receipts import make_attestation
+from scenario_runner.gates.verified_set import VerifiedSet
+from scenario_runner.interface_pack.loader import build_pack
+from scenario_runner.runs.effects import (
+    Attest,
+    Attested,
+    Effect,
+    Examined,
+    FindReceipts,
+    ReadClock,
+    RecordProgress,
+    WriteFactsView,
+    WritePlan,
+    WritePlanAndExamine,
+    WriteReceipts,
+)
+from scenario_runner.runs.lifecycle import lifecycle
+
+pytestmark = pytest.mark.unit
+
+D = "d" * 64
+SECOND = 1_000_000
+ADMITTED, NOW = 1_000 * SECOND, 2_000 * SECOND
+INTENT = Intent(
+    "1" * 32, "key", "a" * 64, "b" * 64, 7, "baseline", (), "2026-01-01", "2026-01-02", (), Strategy.AUTO, "/engine/run"
+)
+INPUTS = PlanInputs(D, {"policy_id": "p", "revision": "r1"}, Strategy.AUTO, ("one",), ("g",), ("one",), 3600, 3)
+PACK = build_pack(
+    {"outputs": [{"output_id": "one", "path_template": "one.json", "scope": "scope_seed"}]},
+    {
+        "gates": [
+            {
+                "gate_id": "g", "scope": "fingerprint", "passed_flag_path_template": "g/_passed.flag",
+                "bundle_root_template": "g/", "authorizes_outputs": ["one"],
+                "verification_method": {
+                    "kind": "sha256_bundle_digest", "digest_field": "sha256_hex", "ordering": "ascii_lex"
+                },
+            }
+        ]
+    },
+)  # fmt: skip
+
+
+def claim(intent: Intent = INTENT, inputs: PlanInputs = INPUTS, **row: Any) -> Claim:
+    found: dict[str, Any] = {
+        "run_id": intent.run_id, "run_equivalence_key": "key", "epoch": 1, "owner": "w", "state": RunState.VERIFYING,
+        "intent": intent.document(), "inputs": inputs.document(), "admitted_us": ADMITTED,
+        "deadline_us": ADMITTED + 3600 * SECOND, "updated_us": ADMITTED + 1, "wakes": 0, "retries": 0,
+        "report_digest": "", "now_us": NOW,
+    }  # fmt: skip
+    return Claim(**{**found, **row})
+
+
+def passed() -> Finding:
+    made = VerifiedSet(PACK, ("g",), ("one",))
+    members = Members(D, ("g/x",), (), (), frozenset())
+    made.admit_gate("g", GatePaths("g/_passed.flag", "g", ""), members, Measurement(D, {}, 1, 10))
+    made.admit_output("one", "one.json", [FileDigest("one.json", 3, D)])
+    return Finding(
+        Outcome.PASS, None, "", {"outcome": "PASS", "gates": [{"gate_id": "g"}], "outputs": []}, made.finish()
+    )
+
+
+def attested(effect: Attest) -> Attested:
+    assert effect.finding.verified is not None
+    return Attested(make_attestation(effect.finding.verified, effect.key), {"gates": []}, "passes", {"outputs": []})
+
+
+class World:
+    """Answers effects, and raises in the place of those that ``fail`` names.
+
+    Args:
+        finding: What the examination finds.
+        in_place: Whether the receipts were seen in place a moment ago.
+        began_us: When the examination began.
+        fail: What is raised in the place of the answer to a kind of effect.
+    """
+
+    def __init__(
+        self,
+        finding: Finding,
+        *,
+        in_place: bool = False,
+        began_us: int = NOW,
+        fail: dict[type, Exception] | None = None,
+    ) -> None:
+        self.finding, self.in_place, self.began_us, self.fail = finding, in_place, began_us, dict(fail or {})
+        self.asked: list[Effect] = []
+
+    def answer(self, effect: Effect) -> Any:
+        if isinstance(effect, WritePlanAndExamine):
+            return Examined(self.finding, self.began_us)
+        if isinstance(effect, Attest):
+            return attested(effect)
+        if isinstance(effect, FindReceipts):
+            return self.in_place
+        if isinstance(effect, ReadClock):
+            return NOW
+        return effect.transition.claim_after if isinstance(effect, RecordProgress) else None
+
+    def live(self, run: Claim) -> Transition:
+        """Drive one lifecycle to its end."""
+        steps = lifecycle(run)
+        effect = next(steps)
+        try:
+            while True:
+                self.asked.append(effect)
+                failure = self.fail.pop(type(effect), None)
+                effect = steps.throw(failure) if failure is not None else steps.send(self.answer(effect))
+        except StopIteration as end:
+            transition = end.value
+            assert isinstance(transition, Transition)
+            return transition
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(effect) for effect in self.asked]
+
+
+TO_READY = [
+    WritePlanAndExamine, Attest, FindReceipts, ReadClock, RecordProgress, WriteReceipts, WriteFactsView, ReadClock,
+]  # fmt: skip
+
+
+def events(transition: Transition) -> list[EventKind]:
+    return [event.kind for event in transition.events]
+
+
+def test_the_way_to_ready() -> None:
+    world = World(passed())
+    end = world.live(claim())
+    assert world.kinds == TO_READY
+    assert (end.to_state, end.due_us, end.keep_lease, end.reason_code) == (RunState.READY, None, False, "")
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+    (progress,) = [effect.transition for effect in world.asked if isinstance(effect, RecordProgress)]
+    assert (progress.to_state, progress.keep_lease, events(progress)) == (
+        RunState.VERIFYING, True, [EventKind.GATES_PASSED]
+    )  # fmt: skip
+    (view,) = [effect.view for effect in world.asked if isinstance(effect, WriteFactsView)]
+    assert end.signal is not None
+    assert (end.signal.kind, end.signal.message_id) == (SignalKind.READY, view.message_id)
+    assert end.signal.attributes == {"facts_view_digest": view.digest}
+    assert end.facts_view_digest == view.digest
+    assert end.claim.updated_us == progress.at_us < end.at_us
+
+
+def test_the_plan_and_the_receipts_that_are_written_are_the_runs() -> None:
+    world = World(passed())
+    world.live(claim())
+    first = world.asked[0]
+    assert isinstance(first, WritePlanAndExamine)
+    assert (first.plan["run_id"], first.intent, first.inputs) == (INTENT.run_id, INTENT, INPUTS)
+    found = next(effect for effect in world.asked if isinstance(effect, FindReceipts))
+    written = next(effect for effect in world.asked if isinstance(effect, WriteReceipts))
+    assert [item.output_id for item in written.receipts] == ["one"]
+    assert written.receipts == found.receipts
+
+
+def test_passes_that_are_on_record_are_not_recorded_again() -> None:
+    world = World(passed())
+    end = world.live(claim(report_digest="passes"))
+    assert world.kinds == [kind for kind in TO_READY if kind is not RecordProgress][:3] + TO_READY[5:]
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+
+
+def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_with_the_verdict() -> None:
+    world = World(passed(), in_place=True)
+    end = world.live(claim())
+    assert world.kinds == [WritePlanAndExamine, Attest, FindReceipts, WriteFactsView, ReadClock]
+    assert events(end) == [
+        EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY,
+    ]  # fmt: skip
+
+
+def test_a_run_that_waited_puts_on_record_that_it_goes_on_once() -> None:
+    waited = claim(state=RunState.WAITING_EVIDENCE, wakes=3)
+    world = World(passed())
+    end = world.live(waited)
+    (progress,) = [effect.transition for effect in world.asked if isinstance(effect, RecordProgress)]
+    assert events(progress) == [EventKind.VERIFICATION_STARTED, EventKind.GATES_PASSED]
+    assert EventKind.VERIFICATION_STARTED not in events(end)
+    assert events(World(passed(), in_place=True).live(waited))[:2] == [
+        EventKind.VERIFICATION_STARTED, EventKind.GATES_PASSED,
+    ]  # fmt: skip
+
+
+MISSING = refused_unread(Outcome.MISSING, EvidenceMissing("a flag is not there", path="g/_passed.flag"))
+SAYS_NO = refused_unread(Outcome.FAIL, EvidenceSaysNo("the flag says FAIL"))
+CONFLICT = refused_unread(Outcome.CONFLICT, EvidenceRefused("it contradicts itself", Reason.EVIDENCE_CONFLICT))
+
+
+@pytest.mark.parametrize(
+    ("finding", "began_us", "state", "code"),
+    [
+        (MISSING, NOW, RunState.WAITING_EVIDENCE, ""),
+        (MISSING, ADMITTED + 3600 * SECOND - 1, RunState.WAITING_EVIDENCE, ""),
+        (MISSING, ADMITTED + 3600 * SECOND, RunState.FAILED, "EVIDENCE_MISSING_DEADLINE"),
+        (SAYS_NO, NOW, RunState.FAILED, "GATE_FAIL"),
+        (CONFLICT, NOW, RunState.QUARANTINED, "EVIDENCE_CONFLICT"),
+        (dataclasses.replace(passed(), verified=None), NOW, RunState.QUARANTINED, "INTERNAL_ERROR"),
+    ],
+    ids=["missing", "a moment before the deadline", "at the deadline", "says no", "conflict", "pass without a set"],
+)
+def test_evidence_that_has_not_passed_writes_nothing_more(
+    finding: Finding, began_us: int, state: RunState, code: str
+) -> None:
+    world = World(finding, began_us=began_us)
+    end = world.live(claim())
+    assert world.kinds == [WritePlanAndExamine, ReadClock]
+    assert (end.to_state, end.reason_code, end.keep_lease) == (state, code, False)
+    if state is not RunState.WAITING_EVIDENCE:
+        assert end.signal is not None
+        assert end.signal.kind is SignalKind.TERMINAL
+        assert end.events[-1].details["report"] == finding.report
+
+
+def test_a_wait_that_finds_nothing_new_records_nothing_and_is_longer_each_time_up_to_a_minute() -> None:
+    first = World(MISSING).live(claim())
+    assert (events(first), first.due_us, first.wakes) == ([EventKind.EVIDENCE_MISSING], NOW + SECOND, 1)
+    again = claim(state=RunState.WAITING_EVIDENCE, wakes=4, report_digest=first.report_digest)
+    second = World(MISSING).live(again)
+    assert (second.events, second.at_us, second.due_us) == ((), again.updated_us, NOW + 16 * SECOND)
+    last = World(MISSING).live(dataclasses.replace(again, wakes=40))
+    assert last.due_us == NOW + 60 * SECOND
+    near = World(MISSING).live(dataclasses.replace(again, wakes=40, deadline_us=NOW + SECOND))
+    assert near.due_us == NOW + SECOND, "the deadline is not slept through"
+
+
+DRIFT = LedgerDrift("other bytes", Reason.FACTS_VIEW_DRIFT, place="/ledger/x", expected=D, actual="e" * 64)
+BEFORE: dict[type, list[type]] = {
+    WritePlanAndExamine: [], Attest: TO_READY[:1], RecordProgress: TO_READY[:4], WriteReceipts: TO_READY[:5],
+    WriteFactsView: TO_READY[:6],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
+def test_drift_of_our_own_object_ends_the_run_wherever_it_is_met_and_writes_nothing_more(kind: type) -> None:
+    world = World(passed(), fail={kind: DRIFT})
+    end = world.live(claim())
+    assert world.kinds == [*BEFORE[kind], kind, ReadClock]
+    assert (end.to_state, end.reason_code) == (RunState.QUARANTINED, "FACTS_VIEW_DRIFT")
+    report = end.events[-1].details["report"]
+    assert report["drift"] == {"object": "/ledger/x", "expected": D, "actual": "e" * 64}
+    assert ("gates" in report) is (kind is not WritePlanAndExamine)
+
+
+@pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("failure", [Unavailable("the store is away"), KeyError("a defect")], ids=["outage", "defect"])
+def test_infrastructure_that_fails_and_defects_are_retries_and_never_a_verdict(kind: type, failure: Exception) -> None:
+    world = World(passed(), fail={kind: failure})
+    end = world.live(claim(retries=2))
+    assert world.kinds == [*BEFORE[kind], kind, ReadClock]
+    assert (end.to_state, end.due_us, end.retries) == (RunState.VERIFYING, NOW + 4 * SECOND, 3)
+    assert (end.events, end.signal) == ((), None)
+    assert ("the store is away" if isinstance(failure, Unavailable) else "KeyError") in end.last_error
+
+
+@pytest.mark.parametrize("kind", [*BEFORE, ReadClock], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "failure",
+    [LeaseLostError("another worker"), SequenceError("our order"), ExaminationDeferred(evidence_key(
+        "/r", PACK, INTENT.tokens(), ("g",), ("one",), INPUTS.bounds))],
+    ids=["lease lost", "sequence error", "deferred"],
+)  # fmt: skip
+def test_what_nobody_may_commit_after_ends_the_lifecycle_without_a_transition(kind: type, failure: Exception) -> None:
+    world = World(passed(), fail={kind: failure})
+    with pytest.raises(type(failure)):
+        world.live(claim())
+    assert world.kinds[-1] is kind, "nothing was asked for afterwards"
+
+
+def test_a_run_whose_clock_cannot_be_read_comes_to_nothing() -> None:
+    world = World(passed(), fail={WriteFactsView: Unavailable("away")})
+    world.fail[ReadClock] = Unavailable("the authority is away")
+    with pytest.raises(Unavailable):
+        world.live(claim(report_digest="passes"))
+
+
+def test_refused_evidence_that_comes_as_an_exception_is_a_verdict() -> None:
+    end = World(passed(), fail={WritePlanAndExamine: Refusal("odd", Reason.EVIDENCE_MALFORMED)}).live(claim())
+    assert (end.to_state, end.reason_code) == (RunState.QUARANTINED, "EVIDENCE_MALFORMED")
+
+
+@pytest.mark.parametrize(
+    ("intent", "inputs", "code"),
+    [
+        (INTENT, dataclasses.replace(INPUTS, strategy=Strategy.FORCE_INVOKE), "ENGINE_COMMAND_MISSING"),
+        (dataclasses.replace(INTENT, engine_run_root=""), INPUTS, "ENGINE_ROOT_MISSING"),
+    ],
+    ids=["FORCE_INVOKE", "no root"],
+)
+def test_a_run_that_needs_an_engine_is_not_examined(intent: Intent, inputs: PlanInputs, code: str) -> None:
+    world = World(passed())
+    end = world.live(claim(intent, inputs))
+    assert world.kinds == [WritePlan, ReadClock]
+    assert (end.to_state, end.reason_code) == (RunState.FAILED, code)
+
+
+@pytest.mark.parametrize("behind", [0, 5], ids=["at the time of the last event", "before it"])
+def test_what_is_put_on_record_is_later_than_what_is_there_though_the_clock_was_set_back(behind: int) -> None:
+    run = claim(updated_us=NOW + behind)
+    for finding in (MISSING, SAYS_NO, CONFLICT):
+        assert World(finding).live(run).at_us == NOW + behind + 1
+    assert World(passed()).live(run).at_us == NOW + behind + 2, "the passes first"
