@@ -6,7 +6,6 @@ when the run is driven again. Infrastructure errors end in a retry, never in a v
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -18,17 +17,14 @@ from scenario_runner.artifacts.budget import (
     UNLIMITED,
     ExaminationTooLongError,
     ReadBudget,
+    ReadBudgetExceeded,
     Share,
-    TooMuchToReadError,
 )
 from scenario_runner.authority.base import (
     Authority,
     Claim,
-    Noted,
-    Parked,
-    Postponed,
+    Transition,
 )
-from scenario_runner.authority.base import Outcome as RunOutcome
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
@@ -61,6 +57,7 @@ from scenario_runner.runs.outcomes import (
     wait_or_fail,
 )
 from scenario_runner.runs.packs import Packs
+from scenario_runner.runs.transitions import gates_recorded
 
 LOOK_AGAIN_SECONDS: Final = (0.1, 0.4)
 """Pauses before evidence that changed while it was read is looked at again; after the last it is refused."""
@@ -235,7 +232,7 @@ class RunDriver:
         for pause in (*LOOK_AGAIN_SECONDS, None):
             try:
                 return self._look(job, share)
-            except TooMuchToReadError:
+            except ReadBudgetExceeded:
                 self._large.add(job.evidence)
                 return None
             except ExaminationTooLongError as refusal:
@@ -278,23 +275,21 @@ class RunDriver:
 
     def _note_passed_gates(self, jobs: list[Job]) -> None:
         """Put the gates' passes, and the receipts that may now follow, on record: once, also when driven again."""
-        notes: list[tuple[Job, Noted]] = []
+        notes: list[tuple[Job, Transition]] = []
         for job in jobs:
             if not job.noted:
                 assert job.proof is not None
                 at_us, events = job.clock.after(job.claim), (*resumed(job.claim), gates_passed(job.proof))
-                notes.append((job, Noted(job.claim, at_us, events, job.proof.passed_digest)))
+                notes.append((job, gates_recorded(job.claim, at_us, events, job.proof.passed_digest)))
         try:
-            losses = self._authority.settle([note for _, note in notes]) if notes else []
+            losses = self._authority.commit([note for _, note in notes]) if notes else []
         except Unavailable as error:
             for job, _ in notes:
                 job.failure = error
             return
         for (job, note), lost in zip(notes, losses, strict=True):
             job.failure = lost
-            job.claim = replace(
-                job.claim, state=RunState.VERIFYING, updated_us=note.at_us, report_digest=note.report_digest
-            )
+            job.claim = note.claim_after
 
     def _write_receipts(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -318,7 +313,7 @@ class RunDriver:
     def _commit(self, jobs: list[Job]) -> None:
         try:
             outcomes = [outcome for job in jobs if (outcome := outcome_of(job)) is not None]
-            losses = self._authority.settle(outcomes) if outcomes else []
+            losses = self._authority.commit(outcomes) if outcomes else []
         except Unavailable as error:
             _log.warning("outcomes could not be committed; their leases will run out", detail=error.detail)
         else:
@@ -338,21 +333,20 @@ def _inputs_of(claims: Sequence[Claim]) -> Iterator[PlanInputs]:
         yield inputs
 
 
-def _report(outcome: RunOutcome, lost: LeaseLostError | None) -> None:
-    log = _log.bind(run_id=outcome.claim.run_id)
+def _report(transition: Transition, lost: LeaseLostError | None) -> None:
+    log, state = _log.bind(run_id=transition.claim.run_id), transition.to_state
     if lost is not None:
         log.warning("lease lost", detail=lost.detail)
-    elif isinstance(outcome, Postponed):
+    elif transition.retries > transition.claim.retries:
         count("runs.postponed")
         log.warning(
-            "infrastructure failed; the run will be tried again", detail=outcome.error, tries=outcome.claim.retries + 1
+            "infrastructure failed; the run will be tried again", detail=transition.last_error, tries=transition.retries
         )
-    elif isinstance(outcome, Noted):
-        pass
-    elif isinstance(outcome, Parked):
-        (log.info if outcome.events else log.debug)("run waits for evidence", new_findings=bool(outcome.events))
-    elif outcome.state is RunState.READY:
+    elif state is RunState.WAITING_EVIDENCE:
+        news = bool(transition.events)
+        (log.info if news else log.debug)("run waits for evidence", new_findings=news)
+    elif state is RunState.READY:
         log.info("run is READY")
     else:
-        detail = outcome.events[-1].details["detail"]
-        log.warning("run ended", state=outcome.state, reason_code=outcome.reason_code, detail=detail)
+        detail = transition.events[-1].details["detail"]
+        log.warning("run ended", state=state, reason_code=transition.reason_code, detail=detail)

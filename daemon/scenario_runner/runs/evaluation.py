@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest, Snapshot
-from scenario_runner.artifacts.budget import ReadBudget, TooMuchToReadError
+from scenario_runner.artifacts.budget import ReadBudget, ReadBudgetExceeded
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     EvidenceArchived,
@@ -118,7 +118,7 @@ class EvaluationMemory:
         """Examine under a key while nobody else of this process does: who comes later finds what the first one kept.
 
         Raises:
-            TooMuchToReadError: somebody examines it just now, and the budget does not allow to wait.
+            ReadBudgetExceeded: somebody examines it just now, and the budget does not allow to wait.
         """
         with self._lock:
             if len(self._looking) > _LOOKING_KEPT:
@@ -126,7 +126,7 @@ class EvaluationMemory:
             lock = self._looking.setdefault(key, threading.Lock())
         while not lock.acquire(timeout=_BUSY_BEAT_SECONDS if budget.share.patient else 0):
             if not budget.share.patient:
-                raise TooMuchToReadError("the same evidence is being read just now")
+                raise ReadBudgetExceeded("the same evidence is being read just now")
             budget.beat()
         try:
             yield
@@ -194,7 +194,7 @@ def evaluate(
 
     Raises:
         EvidenceChanged: something changed during the examination; examine again.
-        TooMuchToReadError: it costs more than the budget's share.
+        ReadBudgetExceeded: it costs more than the budget's share.
         ExaminationTooLongError: it took longer than the policy allows.
         Unavailable: something could not be read.
     """

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from scenario_runner.authority.base import Claim
-from scenario_runner.authority.base import Outcome as RunOutcome
+from scenario_runner.authority.base import Claim, Transition
 from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, Refusal, Unavailable
 from scenario_runner.contracts.intent import Intent
@@ -87,7 +86,7 @@ class Job:
     proof: Proof | None = None
     view: FactsView | None = None
     failure: Failed | None = None
-    outcome: RunOutcome | None = None
+    outcome: Transition | None = None
     long: bool = False
     evidence: Hashable = None
 

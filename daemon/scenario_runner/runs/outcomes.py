@@ -4,8 +4,7 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Claim, Event, Parked, Postponed, SignalDraft, Verdict
-from scenario_runner.authority.base import Outcome as RunOutcome
+from scenario_runner.authority.base import Claim, Event, SignalDraft, Transition
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, LedgerDrift, Refusal, Unavailable
@@ -18,6 +17,7 @@ from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.runs.evaluation import Evaluation, Outcome
 from scenario_runner.runs.jobs import Job, Proof
+from scenario_runner.runs.transitions import retry_later, terminal, waiting
 
 _MAX_WAIT_SECONDS: Final = 60
 _MAX_RETRY_SECONDS: Final = 30
@@ -29,7 +29,7 @@ def backoff_seconds(tries: int, most: int) -> int:
     return min(most, 1 << min(tries, 20))
 
 
-def outcome_of(job: Job) -> RunOutcome | None:
+def outcome_of(job: Job) -> Transition | None:
     """What is to be committed for a job; None when its lease is gone."""
     failure = job.failure
     if isinstance(failure, LeaseLostError):
@@ -37,7 +37,7 @@ def outcome_of(job: Job) -> RunOutcome | None:
         return None
     if isinstance(failure, Unavailable):
         pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
-        return Postponed(job.claim, job.clock.us() + pause * MICROS, failure.detail)
+        return retry_later(job.claim, job.clock.us() + pause * MICROS, failure.detail)
     if failure is not None:
         return negative(job, RunState.QUARANTINED, failure.reason, failure.detail, _report_of(job, failure))
     return job.outcome or _ready(job)
@@ -50,7 +50,7 @@ def _report_of(job: Job, failure: Refusal) -> Json:
     return {**report, "drift": drift} if drift else report
 
 
-def _ready(job: Job) -> Verdict:
+def _ready(job: Job) -> Transition:
     """READY: only from a finished verified set whose facts view is in the ledger."""
     assert job.view is not None
     assert job.proof is not None
@@ -64,10 +64,10 @@ def _ready(job: Job) -> Verdict:
     )
     unnoted = () if job.noted else (*resumed(claim), gates_passed(job.proof))
     events = (*unnoted, *_ready_events(job.proof, view))
-    return Verdict(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
+    return terminal(claim, RunState.READY, "", job.clock.after(claim), events, signal, view.digest)
 
 
-def negative(job: Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Verdict:
+def negative(job: Job, state: RunState, reason: Reason | None, detail: str, report: Json) -> Transition:
     """FAILED or QUARANTINED, with its TERMINAL signal."""
     claim, at_us = job.claim, job.clock.after(job.claim)
     code = (reason or Reason.INTERNAL_ERROR).value
@@ -75,10 +75,10 @@ def negative(job: Job, state: RunState, reason: Reason | None, detail: str, repo
     kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
     event = Event(kind, state, {"reason_code": code, "detail": detail[:2000], "report": report})
     signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
-    return Verdict(claim, state, code, at_us, (*resumed(claim), event), signal)
+    return terminal(claim, state, code, at_us, (*resumed(claim), event), signal)
 
 
-def wait_or_fail(job: Job, evaluation: Evaluation) -> RunOutcome:
+def wait_or_fail(job: Job, evaluation: Evaluation) -> Transition:
     """Evidence is missing: look again later, or give up when the deadline had passed before this look began."""
     claim = job.claim
     if job.clock.began_us >= claim.deadline_us:
@@ -87,11 +87,11 @@ def wait_or_fail(job: Job, evaluation: Evaluation) -> RunOutcome:
     due = min(claim.deadline_us, job.clock.us() + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
     digest = canonical_sha256(evaluation.report)
     if digest == claim.report_digest:
-        return Parked(claim, due, claim.updated_us, (), digest)
+        return waiting(claim, due, claim.updated_us, (), digest)
     code = (evaluation.reason or Reason.EVIDENCE_MISSING).value
     details = {"reason_code": code, "detail": evaluation.detail, "report": evaluation.report}
-    waiting = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
-    return Parked(claim, due, job.clock.after(claim), (*resumed(claim), waiting), digest)
+    missing = Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details)
+    return waiting(claim, due, job.clock.after(claim), (*resumed(claim), missing), digest)
 
 
 def settled_without_evidence(intent: Intent, inputs: PlanInputs) -> Evaluation | None:

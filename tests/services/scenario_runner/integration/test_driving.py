@@ -174,7 +174,7 @@ def test_a_verdict_whose_commit_was_not_heard_of_has_one_signal_with_the_time_of
 ) -> None:
     run_id = admit(world, bench, "unheard")
     bench.artifacts.seconds, bench.artifacts.refusal = 2.0, EvidenceRefused("it contradicts itself")
-    settle = bench.authority.settle
+    settle = bench.authority.commit
 
     def lost(outcomes: Any) -> list[LeaseLostError | None]:
         if fault == "after the commit":
@@ -182,7 +182,7 @@ def test_a_verdict_whose_commit_was_not_heard_of_has_one_signal_with_the_time_of
         raise Unavailable("the answer was lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bench.authority, "settle", lost)
+        patched.setattr(bench.authority, "commit", lost)
         bench.drive()
     bench.clock.pass_seconds(LEASE / SECOND + 1)
     bench.drive()

@@ -14,7 +14,7 @@ import pytest
 from support import ForkedWorld
 
 from scenario_runner.artifacts.base import SequenceDigest
-from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, Share, TooMuchToReadError
+from scenario_runner.artifacts.budget import BATCH_SHARE, ReadBudget, ReadBudgetExceeded, Share
 from scenario_runner.artifacts.local import LocalArtifacts, LocalRunRoot
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Unavailable
@@ -79,7 +79,7 @@ def test_whatever_stands_in_the_place_of_a_file_that_was_read_is_a_change(tmp_pa
 def test_a_batch_does_not_wait_for_a_look_that_the_long_lane_has_begun_and_the_long_lane_does() -> None:
     memory = EvaluationMemory()
     with memory.alone("run", ReadBudget()):
-        with pytest.raises(TooMuchToReadError), memory.alone("run", ReadBudget(share=BATCH_SHARE)):
+        with pytest.raises(ReadBudgetExceeded), memory.alone("run", ReadBudget(share=BATCH_SHARE)):
             pass
         with memory.alone("another run", ReadBudget(share=BATCH_SHARE)):
             pass
@@ -148,7 +148,7 @@ def test_every_kind_of_cost_is_charged(opener: Opener) -> None:
         lambda root: root.digest([["large"]]),
     ):
         root = opener(ReadBudget(share=SMALL))
-        with pytest.raises(TooMuchToReadError):
+        with pytest.raises(ReadBudgetExceeded):
             costly(root)
         root.close()
         costly(opener())
@@ -195,11 +195,11 @@ def test_a_large_digest_that_was_broken_off_goes_on_where_it_was(opener: Opener,
         nonlocal read
         read += hashed
         if read >= 8 << 20:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     sequences = [[name] for name in ("a", "b")[:threads]]
     root = opener(ReadBudget(break_off_after_a_while))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest(sequences)
     root.close()
     hashed: list[int] = []
@@ -215,10 +215,10 @@ def test_a_digest_that_was_broken_off_is_not_gone_on_with_when_the_file_changed(
 
     def break_off(hashed: int) -> None:
         if hashed:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     root = opener(ReadBudget(break_off))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest([["a"]])
     root.close()
     file.write_bytes(b"y" * (8 << 20))
@@ -232,10 +232,10 @@ def test_a_file_that_had_just_changed_when_its_digest_was_broken_off_is_read_fro
 
     def break_off(hashed: int) -> None:
         if hashed:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
     root = opener(ReadBudget(break_off))
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         root.digest([["a"]])
     root.close()
     hashed: list[int] = []
