@@ -21,7 +21,7 @@ _WAITING_BEAT_SECONDS: Final = 0.5
 _ASK_EVERY_SECONDS: Final = 0.25
 
 
-class TooMuchToReadError(ScenarioRunnerError):
+class ReadBudgetExceeded(ScenarioRunnerError):  # noqa: N818 - what happened, not a fault
     """The examination costs more than its share. Nothing was decided: examine again without one."""
 
     default_reason = Reason.UNAVAILABLE
@@ -120,7 +120,7 @@ class ReadBudget:
         """Charge files stat'ed or opened.
 
         Raises:
-            TooMuchToReadError: over the share.
+            ReadBudgetExceeded: over the share.
             ExaminationTooLongError: over the policy's time.
         """
         self._operations += count
@@ -148,7 +148,7 @@ class ReadBudget:
         """Report progress of ``hashed`` bytes, and see whether the examination may go on; from any thread.
 
         Raises:
-            TooMuchToReadError: over the share's seconds.
+            ReadBudgetExceeded: over the share's seconds.
             ExaminationTooLongError: over the policy's time.
         """
         if self._cancelled:
@@ -186,4 +186,4 @@ class ReadBudget:
 
     @staticmethod
     def _stop(what: str) -> None:
-        raise TooMuchToReadError(what)
+        raise ReadBudgetExceeded(what)

@@ -1,7 +1,8 @@
 """The authority contract. One contract test runs over every backend.
 
-Times are microseconds since the epoch on the database's clock. Every state change names the state and the lease
-epoch it expects; zero rows means the lease was lost, never success, unless this very outcome is what the row holds.
+Times are microseconds since the epoch on the database's clock. Every change of a run is a :class:`Transition`; its
+statement names the lease, the state and the time of the last change that it expects. Zero rows mean that the lease was
+lost, never success, unless the row holds the token of this very transition.
 
 Every operation may be called again when it is not known whether it was carried out (a connection lost during a commit).
 Claims are the exception that heals itself: runs claimed by a call that was never answered are renewed by nobody, so
@@ -9,12 +10,12 @@ their leases run out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import LeaseLostError
-from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.errors import LeaseLostError, SequenceError
+from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState, SignalKind, require_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Claim:
     Attributes:
         epoch: Fencing epoch; grows with every claim, and every write names it.
         owner: Who holds the lease.
+        updated_us: When the run changed last.
         now_us: The database's clock when the run was claimed.
     """
 
@@ -109,6 +111,7 @@ class Claim:
     report_digest: str
     now_us: int
     invoker: str = ""
+    last_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,50 +124,73 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """Something to be on record before the next effect; the run is VERIFYING and the lease is kept."""
+class Transition:
+    """What one commit changes of a claimed run: every column that it sets, and the events and the signal it adds.
+
+    The factories of ``runs/transitions.py`` make the four that there are: gates recorded, waiting, retry, terminal.
+
+    Attributes:
+        claim: The lease it is made under, and the row as it was when it was claimed or last changed under that lease.
+        to_state: The state afterwards.
+        at_us: When the run changed last, afterwards; the time of the events. Equals ``claim.updated_us`` when there are
+            no events, and is later when there are.
+        due_us: When the run is due again; None when it has ended.
+        keep_lease: True while the owner goes on with the run; False to give the lease back.
+        wakes: Examinations that found evidence missing, afterwards.
+        retries: Failures of infrastructure one after the other, afterwards.
+        last_error: The last such failure, for a person; empty when there is none.
+        report_digest: Digest of what was found of the evidence and put on record last.
+        events: Appended to the run's record in one transaction with the row, in order.
+        reason_code: Of a negative verdict.
+        facts_view_digest: Of READY.
+        signal: Put into the outbox with a terminal state.
+
+    Raises:
+        SequenceError: the run never goes this way, or an end comes without a signal, or a signal without an end.
+    """
 
     claim: Claim
+    to_state: RunState
     at_us: int
-    events: tuple[Event, ...]
+    due_us: int | None
+    keep_lease: bool
+    wakes: int
+    retries: int
+    last_error: str
     report_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """Evidence is missing: WAITING_EVIDENCE until ``due_us``. No events when nothing new was found."""
-
-    claim: Claim
-    due_us: int
-    at_us: int
-    events: tuple[Event, ...]
-    report_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """Infrastructure failed: the state stays, and the run is tried again at ``due_us``."""
-
-    claim: Claim
-    due_us: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A terminal decision, committed in one transaction with its events and its signal."""
-
-    claim: Claim
-    state: RunState
-    reason_code: str
-    at_us: int
-    events: tuple[Event, ...]
-    signal: SignalDraft
+    events: tuple[Event, ...] = ()
+    reason_code: str = ""
     facts_view_digest: str = ""
+    signal: SignalDraft | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a change that no run may make: it is a defect of ours."""
+        claim, ends = self.claim, self.to_state in TERMINAL
+        last = self.events[-1].state if self.events else claim.state
+        # The states of the events, not just the two ends: a run that waited passes VERIFYING before it ends, and its
+        # record says so in the same transaction.
+        require_path((claim.state, *(event.state for event in self.events)))
+        if last is not self.to_state or claim.state in TERMINAL:
+            raise SequenceError(f"run {claim.run_id}: nothing on record leads from {claim.state} to {self.to_state}")
+        if not (ends is (self.due_us is None) is (self.signal is not None)) or (ends and self.keep_lease):
+            raise SequenceError(f"run {claim.run_id}: an end has a signal, no due time and no lease; {self.to_state}")
+        # The row's updated_us is what fences one transition of a claim from the next: it moves with every event.
+        if self.at_us < claim.updated_us or (self.at_us > claim.updated_us) is not bool(self.events):
+            raise SequenceError(f"run {claim.run_id}: the time of a change moves on with events, and only with them")
 
-Outcome = Verdict | Parked | Postponed | Noted
-"""What came of driving a claimed run."""
+    @property
+    def claim_after(self) -> Claim:
+        """The claim that the next transition under the same lease is made from.
+
+        Raises:
+            SequenceError: the lease was given back.
+        """
+        if not self.keep_lease:
+            raise SequenceError(f"the lease of run {self.claim.run_id} was given back with its last transition")
+        return replace(
+            self.claim, state=self.to_state, updated_us=self.at_us, wakes=self.wakes, retries=self.retries,
+            last_error=self.last_error, report_digest=self.report_digest,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,13 +347,15 @@ class Authority(Protocol):
         """
         ...
 
-    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
-        """Commit what came of claimed runs and give their leases back (all but those of notes).
+    def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
+        """Commit transitions of claimed runs, each for itself and those of one run in order.
 
-        Each outcome is decided for itself, in order; in the place of each, None or the loss of its lease (another
-        worker has claimed the run, or the claim was settled otherwise; nothing of it was written). An outcome that
-        finds no row under its guards and is exactly what the row was settled with under this epoch has been committed
-        before: None, and nothing is written twice.
+        A transition that finds no row under its guards, while the row's last token under this epoch is its own, has
+        been committed before: None, and nothing is written twice.
+
+        Returns:
+            For each transition None, or why nothing of it was written: another worker has claimed the run, or another
+            transition of the same claim was committed.
         """
         ...
 

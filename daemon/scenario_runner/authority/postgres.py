@@ -17,29 +17,21 @@ from scenario_runner.authority.base import (
     Admission,
     Admitted,
     Claim,
-    Noted,
     OutboxRow,
-    Outcome,
     Owed,
-    Parked,
     Pending,
-    Postponed,
     ProjectionFailure,
     RecordRow,
     RunRow,
     Signals,
     StoredEvent,
-    Verdict,
+    Transition,
 )
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     admission_parameters,
     failure_parameters,
-    note_parameters,
-    park_parameters,
-    retry_parameters,
-    verdict_parameters,
-    waves,
+    transition_parameters,
 )
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
@@ -64,17 +56,12 @@ from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable, in_short
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, RunState
+from scenario_runner.rounds import rounds_without_repeats
 
 _RACES: Final = 10
 _RECORDS: Final = "intake_records"
 _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
-_SETTLING: Final[dict[type, tuple[str, Callable[[Any], Parameters]]]] = {
-    Postponed: ("retry_runs", retry_parameters),
-    Parked: ("park_runs", park_parameters),
-    Noted: ("note_runs", note_parameters),
-    Verdict: ("decide_runs", verdict_parameters),
-}
 
 
 class PostgresAuthority:
@@ -189,20 +176,19 @@ class PostgresAuthority:
         rows = self._query("renew_leases", owner=owner, run_id=runs, epoch=epochs, lease_us=lease_us)
         return {(row["run_id"], row["lease_epoch"]) for row in rows}
 
-    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
+    def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
         """See the contract."""
-        batches = []
-        for wave in waves(outcomes):
-            for kind, (name, parameters_of) in _SETTLING.items():
-                positions = [position for position in wave if type(outcomes[position]) is kind]
-                if positions:
-                    batches.append((positions, name, parameters_of([outcomes[position] for position in positions])))
-        answers: list[LeaseLostError | None] = [lease_lost(outcome.claim) for outcome in outcomes]
-        for positions, name, parameters in batches:
-            done = {row["run_id"] for row in self._query(name, **parameters)}
-            for position in positions:
-                if outcomes[position].claim.run_id in done:
-                    answers[position] = None
+        # The parameters of every round are made before the first is sent: a value that cannot be stored stops them all.
+        rounds = [
+            (indices, transition_parameters([transitions[index] for index in indices]))
+            for indices in rounds_without_repeats([item.claim.run_id for item in transitions])
+        ]
+        answers: list[LeaseLostError | None] = [lease_lost(item.claim) for item in transitions]
+        for indices, parameters in rounds:
+            committed = {row["run_id"] for row in self._query("commit_runs", **parameters)}
+            for index in indices:
+                if transitions[index].claim.run_id in committed:
+                    answers[index] = None
         return answers
 
     def wake_waiting(self) -> int:

@@ -1,7 +1,7 @@
 """Batches as parameters of one statement: a list per column, in the order of the batch."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psycopg.types.numeric import Int8
@@ -9,14 +9,11 @@ from psycopg.types.numeric import Int8
 from scenario_runner.authority.base import (
     Admission,
     Event,
-    Noted,
-    Outcome,
-    Parked,
-    Postponed,
     ProjectionFailure,
-    Verdict,
+    SignalDraft,
+    Transition,
 )
-from scenario_runner.authority.rows import first_events, settled_as, shortened, storable
+from scenario_runner.authority.rows import first_events, shortened, storable, token_of
 from scenario_runner.contracts.canonical import canonical_bytes
 
 Parameters = dict[str, Any]
@@ -56,7 +53,7 @@ def _admission(record: Admission) -> tuple[Any, ...]:
         record.reason_code, storable(record.detail), record.raw, hashlib.sha256(record.raw).hexdigest(),
         Int8(record.raw_size),
     )  # fmt: skip
-    return common + _new_run(record) + _refusal(record)
+    return common + _new_run(record) + _signal(record.refusal)
 
 
 def _new_run(record: Admission) -> tuple[Any, ...]:
@@ -70,45 +67,43 @@ def _new_run(record: Admission) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _refusal(record: Admission) -> tuple[Any, ...]:
-    signal = record.refusal
+def _signal(signal: SignalDraft | None) -> tuple[Any, ...]:
     if signal is None:
         return (None,) * 5
     attributes = canonical_bytes(signal.attributes)
     return (signal.message_id, signal.kind.value, storable(signal.partition_key), attributes, signal.payload)
 
 
-def waves(outcomes: Sequence[Outcome]) -> Iterator[list[int]]:
-    """Positions of outcomes that can be settled together: one of each run and, of one run, the earlier ones first."""
-    left = list(range(len(outcomes)))
-    while left:
-        runs: set[str] = set()
-        wave: list[int] = []
-        later: list[int] = []
-        for position in left:
-            run_id = outcomes[position].claim.run_id
-            (later if run_id in runs else wave).append(position)
-            runs.add(run_id)
-        yield wave
-        left = later
+_TRANSITION = (
+    "run_id owner epoch from_state from_us to_state at_us due_us keep_lease wakes retries last_error report_digest "
+    "reason_code facts_view_digest count token signal_id signal_kind partition_key attributes payload"
+)
+_EVENT = "event_run_id event_nth event_kind event_details"
 
 
-_HELD = "run_id owner epoch settled"
+def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
+    """Transitions of different runs, for ``commit_runs``.
 
-
-def _held(outcome: Outcome) -> tuple[Any, ...]:
-    claim = outcome.claim
-    return claim.run_id, claim.owner, Int8(claim.epoch), settled_as(outcome)
-
-
-def _events(outcomes: Sequence[Verdict | Parked | Noted]) -> Parameters:
-    rows = [
-        (outcome.claim.run_id, Int8(number), event.kind.value, details_of(event))
-        for outcome in outcomes
-        for number, event in enumerate(outcome.events, 1)
+    Raises:
+        SequenceError: something of an event or a signal has no canonical form.
+    """
+    events = [
+        (item.claim.run_id, Int8(number), event.kind.value, details_of(event))
+        for item in transitions
+        for number, event in enumerate(item.events, 1)
     ]
-    names = "event_run_id event_nth event_kind event_details"
-    return _columns(names, rows) if rows else {name: [] for name in names.split()}
+    event_columns = _columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
+    return _columns(_TRANSITION, map(_transition, transitions)) | event_columns
+
+
+def _transition(item: Transition) -> tuple[Any, ...]:
+    claim = item.claim
+    return (
+        claim.run_id, claim.owner, Int8(claim.epoch), claim.state.value, Int8(claim.updated_us), item.to_state.value,
+        Int8(item.at_us), None if item.due_us is None else Int8(item.due_us), item.keep_lease, Int8(item.wakes),
+        Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
+        Int8(len(item.events)), token_of(item), *_signal(item.signal),
+    )  # fmt: skip
 
 
 def failure_parameters(failures: Sequence[ProjectionFailure]) -> Parameters:
@@ -116,34 +111,3 @@ def failure_parameters(failures: Sequence[ProjectionFailure]) -> Parameters:
     latest = {item.run_id: item for item in failures}
     rows = ((item.run_id, Int8(item.until_us), shortened(item.error)) for item in latest.values())
     return _columns("run_id until_us error", rows)
-
-
-def retry_parameters(outcomes: Sequence[Postponed]) -> Parameters:
-    """For ``retry_runs``."""
-    return _columns(f"{_HELD} due_us error", ((*_held(o), Int8(o.due_us), shortened(o.error)) for o in outcomes))
-
-
-def park_parameters(outcomes: Sequence[Parked]) -> Parameters:
-    """For ``park_runs``."""
-    rows = ((*_held(o), Int8(o.at_us), Int8(len(o.events)), Int8(o.due_us), o.report_digest) for o in outcomes)
-    return _columns(f"{_HELD} at_us count due_us report_digest", rows) | _events(outcomes)
-
-
-def note_parameters(outcomes: Sequence[Noted]) -> Parameters:
-    """For ``note_runs``."""
-    rows = ((*_held(o), Int8(o.at_us), Int8(len(o.events)), o.report_digest) for o in outcomes)
-    return _columns(f"{_HELD} at_us count report_digest", rows) | _events(outcomes)
-
-
-def verdict_parameters(outcomes: Sequence[Verdict]) -> Parameters:
-    """For ``decide_runs``."""
-    rows = (
-        (
-            *_held(o), Int8(o.at_us), Int8(len(o.events)), o.state.value, o.reason_code, o.facts_view_digest,
-            o.signal.message_id, o.signal.kind.value, storable(o.signal.partition_key),
-            canonical_bytes(o.signal.attributes), o.signal.payload,
-        )
-        for o in outcomes
-    )  # fmt: skip
-    names = "at_us count state reason_code facts_view_digest signal_id signal_kind partition_key attributes payload"
-    return _columns(f"{_HELD} {names}", rows) | _events(outcomes)

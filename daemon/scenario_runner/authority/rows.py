@@ -9,16 +9,13 @@ from scenario_runner.authority.base import (
     Claim,
     Event,
     NewRun,
-    Noted,
     OutboxRow,
-    Outcome,
-    Parked,
-    Postponed,
     RecordRow,
     RunRow,
     StoredEvent,
+    Transition,
 )
-from scenario_runner.contracts.canonical import Json, canonical_sha256
+from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
@@ -69,7 +66,7 @@ def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int
         state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
         admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
         retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
-        invoker=row["invoker"],
+        invoker=row["invoker"], last_error=row["last_error"],
     )  # fmt: skip
 
 
@@ -124,28 +121,22 @@ def shortened(error: str) -> str:
     return storable(error[:_LONGEST_ERROR])
 
 
-def settled_as(outcome: Outcome) -> str:
-    """What a run's row keeps of the outcome that was applied last.
+def token_of(transition: Transition) -> str:
+    """The idempotency token of a transition: what the row keeps of the one that was committed last.
 
-    Two outcomes of one claim have the same mark only when they are the same outcome: whoever does not know whether a
-    commit succeeded settles again and is told by it.
+    Whoever does not know whether a commit succeeded sends it again, and finds the token. Details of events and the
+    payload of the signal are left out, because hashing them would cost as much as storing them: of two transitions of
+    one claim with the same time, the report digest, the view digest or the message id differs when those do.
     """
-    mark: list[Any] = [type(outcome).__name__, outcome.claim.epoch]
-    if isinstance(outcome, Postponed):
-        mark += [outcome.due_us, shortened(outcome.error)]
-        return canonical_sha256(mark)
-    mark += [outcome.at_us, [event.kind.value for event in outcome.events]]
-    if isinstance(outcome, Parked):
-        mark += [outcome.due_us, outcome.report_digest]
-    elif isinstance(outcome, Noted):
-        mark += [outcome.report_digest]
-    else:
-        signal = outcome.signal
-        mark += [outcome.state.value, outcome.reason_code, outcome.facts_view_digest, signal.kind.value]
-        mark += [signal.message_id]
-    return canonical_sha256(mark)
+    signal = transition.signal
+    return sha256_hex(rendered_again([
+        transition.claim.epoch, transition.to_state, transition.at_us, transition.due_us, transition.keep_lease,
+        transition.wakes, transition.retries, shortened(transition.last_error), transition.report_digest,
+        transition.reason_code, transition.facts_view_digest, [event.kind for event in transition.events],
+        [signal.kind, signal.message_id] if signal is not None else None,
+    ]))  # fmt: skip
 
 
 def lease_lost(claim: Claim) -> LeaseLostError:
-    """The answer to an outcome that found no row under its guards."""
+    """The answer to a transition that found no row under its guards."""
     return LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) belongs to another worker now")

@@ -21,20 +21,16 @@ from scenario_runner.authority.base import (
     Claim,
     Event,
     NewRun,
-    Noted,
     OutboxRow,
-    Outcome,
     Owed,
-    Parked,
     Pending,
-    Postponed,
     ProjectionFailure,
     RecordRow,
     RunRow,
     SignalDraft,
     Signals,
     StoredEvent,
-    Verdict,
+    Transition,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.rows import (
@@ -51,9 +47,9 @@ from scenario_runner.authority.rows import (
     outbox_row,
     record_row,
     run_row,
-    settled_as,
     shortened,
     stored_event,
+    token_of,
 )
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
@@ -69,6 +65,7 @@ T = TypeVar("T")
 _BUSY_SECONDS: Final = 5.0
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BUSY_PAUSE_SECONDS: Final = 0.02
+_STARTED: Final = Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {})
 
 
 def wall_clock_us() -> int:
@@ -265,21 +262,13 @@ class SqliteAuthority:
         return self._write(operation) if self._query("any_due", now=self._clock())[0][0] else []
 
     def _claimed(self, connection: sqlite3.Connection, row: sqlite3.Row, owner: str, now: int) -> Claim:
-        state, updated = RunState(row["state"]), row["updated_us"]
-        if state is RunState.PLANNED:
-            seq, updated = connection.execute(
-                self._sql["start_verifying"],
-                {"run_id": row["run_id"], "epoch": row["lease_epoch"], "now": now},
-            ).fetchone()
-            state = RunState.VERIFYING
-            self._append(
-                connection,
-                row["run_id"],
-                seq - 1,
-                updated,
-                (Event(EventKind.VERIFICATION_STARTED, state, {}),),
-            )
-        return claim_of(row, owner, state, updated, now)
+        parameters = {"run_id": row["run_id"], "now": now}
+        started = connection.execute(self._sql["start_verifying"], parameters).fetchone()
+        if started is None:
+            return claim_of(row, owner, RunState(row["state"]), row["updated_us"], now)
+        seq, updated = started
+        self._append(connection, row["run_id"], seq - 1, updated, [_STARTED])
+        return claim_of(row, owner, RunState.VERIFYING, updated, now)
 
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
         """See the contract."""
@@ -288,38 +277,33 @@ class SqliteAuthority:
         rows = self._write(lambda c: c.execute(self._sql["renew_leases"], parameters).fetchall())
         return {(row[0], row[1]) for row in rows}
 
-    def settle(self, outcomes: Sequence[Outcome]) -> list[LeaseLostError | None]:
+    def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
         """See the contract."""
-        return self._write(lambda connection: [self._settle_one(connection, outcome) for outcome in outcomes])
+        return self._write(lambda connection: [self._commit_one(connection, item) for item in transitions])
 
-    def _settle_one(self, connection: sqlite3.Connection, outcome: Outcome) -> LeaseLostError | None:
-        claim = outcome.claim
-        held = {"run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "settled": settled_as(outcome)}
-        if isinstance(outcome, Postponed):
-            name, change = "retry_run", {"due_us": outcome.due_us, "error": shortened(outcome.error)}
-        elif isinstance(outcome, Parked):
-            name = "park_run"
-            change = {
-                "due_us": outcome.due_us, "at_us": outcome.at_us, "count": len(outcome.events),
-                "report_digest": outcome.report_digest,
-            }  # fmt: skip
-        elif isinstance(outcome, Noted):
-            name = "note_run"
-            change = {"at_us": outcome.at_us, "count": len(outcome.events), "report_digest": outcome.report_digest}
-        else:
-            name = "decide_run"
-            change = {
-                "state": outcome.state.value, "reason_code": outcome.reason_code, "at_us": outcome.at_us,
-                "count": len(outcome.events), "facts_view_digest": outcome.facts_view_digest,
-            }  # fmt: skip
-        row = connection.execute(self._sql[name], {**held, **change}).fetchone()
+    def _commit_one(self, connection: sqlite3.Connection, transition: Transition) -> LeaseLostError | None:
+        claim, token = transition.claim, token_of(transition)
+        row = connection.execute(
+            self._sql["commit_run"],
+            {
+                "run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "from_state": claim.state.value,
+                "from_us": claim.updated_us, "to_state": transition.to_state.value, "at_us": transition.at_us,
+                "due_us": transition.due_us, "keep_lease": transition.keep_lease, "wakes": transition.wakes,
+                "retries": transition.retries, "last_error": shortened(transition.last_error),
+                "report_digest": transition.report_digest, "reason_code": transition.reason_code,
+                "facts_view_digest": transition.facts_view_digest, "count": len(transition.events), "token": token,
+            },
+        ).fetchone()  # fmt: skip
         if row is None:
-            known = connection.execute(self._sql["find_settled"], held).fetchone()
+            parameters = {"run_id": claim.run_id, "epoch": claim.epoch, "token": token}
+            known = connection.execute(self._sql["find_committed"], parameters).fetchone()
             return lease_lost(claim) if known is None else None
-        if not isinstance(outcome, Postponed):
-            self._append(connection, claim.run_id, row[0] - len(outcome.events), outcome.at_us, outcome.events)
-        if isinstance(outcome, Verdict):
-            self._owe(connection, outcome.signal, claim.run_id, outcome.at_us, row[0])
+        last_seq = row[0]
+        if transition.events:
+            before = last_seq - len(transition.events)
+            self._append(connection, claim.run_id, before, transition.at_us, transition.events)
+        if transition.signal is not None:
+            self._owe(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
         return None
 
     def wake_waiting(self) -> int:

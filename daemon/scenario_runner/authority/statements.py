@@ -6,14 +6,18 @@ from importlib.resources import files
 from typing import Final
 
 _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
+#: A line that is only a comment: it is for readers of the file, and is not sent.
+_COMMENT: Final = re.compile(r"^ *--.*\n?", re.MULTILINE)
 
 
 @cache
 def load_statements(engine: str) -> dict[str, str]:
-    """Statements by name for ``sqlite`` or ``postgres``."""
+    """Statements by name for ``sqlite`` or ``postgres``, without comments."""
     text = files("scenario_runner.authority").joinpath("sql", f"{engine}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        name: _COMMENT.sub("", body).strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def load_migrations(engine: str) -> list[tuple[int, str, str]]:

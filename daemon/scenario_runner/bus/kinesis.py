@@ -1,7 +1,7 @@
 """Publishing signals to a Kinesis stream.
 
 The stream does not order the records of one request when some of them fail, so no request holds two signals of one
-run: they go in waves, and what could not be put holds back the later signals of its run.
+run: they go in rounds, and what could not be put holds back the later signals of its run.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from scenario_runner.bus.base import Published
 from scenario_runner.bus.envelope import signal_envelope, timeless
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.rounds import rounds_without_repeats
 
 _BEHIND: Final = "an earlier signal of the run is not on the stream yet"
 
@@ -32,8 +33,9 @@ class KinesisPublisher:
         records = [(row.partition_key, signal_envelope(self._topic, row)) for row in rows]
         errors: dict[int, str] = {}
         same = self._same(rows, records, errors)
-        for wave in _waves(rows, [index for index in range(len(rows)) if index not in same]):
-            self._send(wave, rows, records, errors)
+        fresh = [index for index in range(len(rows)) if index not in same]
+        for positions in rounds_without_repeats([rows[index].run_id for index in fresh]):
+            self._send([fresh[position] for position in positions], rows, records, errors)
         return [Published(row.outbox_id, errors[same.get(index, index)]) for index, row in enumerate(rows)]
 
     def _same(
@@ -54,7 +56,7 @@ class KinesisPublisher:
         return same
 
     def _send(
-        self, wave: Sequence[int], rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]],
+        self, indices: Sequence[int], rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]],
         errors: dict[int, str],
     ) -> None:  # fmt: skip
         """Put one signal of each run; what its run's earlier signal holds back is not sent."""
@@ -62,7 +64,7 @@ class KinesisPublisher:
         for index in sorted(index for index, error in errors.items() if error):
             stuck.setdefault(rows[index].run_id, index)
         fitting = []
-        for index in wave:
+        for index in indices:
             key, data = records[index]
             if len(data) + len(key.encode()) > MAX_RECORD_BYTES:
                 most = MAX_RECORD_BYTES - len(key.encode())
@@ -73,19 +75,6 @@ class KinesisPublisher:
                 fitting.append(index)
         answers = self._stream.put([records[index] for index in fitting])
         errors.update((index, answer.error) for index, answer in zip(fitting, answers, strict=True))
-
-
-def _waves(rows: Sequence[OutboxRow], indices: Sequence[int]) -> list[list[int]]:
-    """Indices in waves that hold at most one row of each run, in order."""
-    waves: list[list[int]] = []
-    seen: dict[str, int] = {}
-    for index in indices:
-        number = seen.get(rows[index].run_id, 0)
-        seen[rows[index].run_id] = number + 1
-        if number == len(waves):
-            waves.append([])
-        waves[number].append(index)
-    return waves
 
 
 def put_request(stream: Stream, run_id: str, data: bytes) -> str:

@@ -1,7 +1,11 @@
 """Run states and their legal transitions, strategies, dispositions, signal kinds: all closed lists."""
 
+from collections.abc import Iterable
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final
+
+from scenario_runner.contracts.errors import SequenceError
 
 
 class RunState(StrEnum):
@@ -29,6 +33,17 @@ TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     RunState.FAILED: frozenset(),
     RunState.QUARANTINED: frozenset(),
 }
+
+
+def require_path(states: Iterable[RunState]) -> None:
+    """Require that a run may pass through some states, one after the other; to stay in one is no step.
+
+    Raises:
+        SequenceError: a step is not in :data:`TRANSITIONS`.
+    """
+    for before, after in pairwise(states):
+        if after is not before and after not in TRANSITIONS[before]:
+            raise SequenceError(f"a run never goes from {before} to {after}")
 
 
 class Strategy(StrEnum):

@@ -10,13 +10,11 @@ from scenario_runner.authority.base import (
     Claim,
     Event,
     NewRun,
-    Noted,
-    Outcome,
-    Parked,
     SignalDraft,
-    Verdict,
+    Transition,
 )
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.runs import transitions
 
 SECOND = 1_000_000
 START = 1_767_225_600 * SECOND
@@ -115,42 +113,43 @@ def event(
     return Event(kind, state, details)
 
 
-def parked(claim: Claim, due_us: int, events: Sequence[Event] = (), digest: str = "report") -> Parked:
-    return Parked(claim, due_us, claim.updated_us + 1, tuple(events), digest)
+def resumed(claim: Claim) -> tuple[Event, ...]:
+    """What leads a run that waited to its end."""
+    if claim.state is RunState.WAITING_EVIDENCE:
+        return (event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING),)
+    return ()
 
 
-def ready(claim: Claim, name: str = "ready") -> Verdict:
+def parked(claim: Claim, due_us: int, events: Sequence[Event] | None = None, digest: str = "report") -> Transition:
+    """Wait for evidence; by default with the event that a run needs to get there from where it is."""
+    if events is None:
+        events = () if claim.state is RunState.WAITING_EVIDENCE else (event(),)
+    return transitions.waiting(claim, due_us, claim.updated_us + bool(events), tuple(events), digest)
+
+
+def postponed(claim: Claim, due_us: int, error: str) -> Transition:
+    return transitions.retry_later(claim, due_us, error)
+
+
+def ready(claim: Claim, name: str = "ready") -> Transition:
     events = (
         event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),
         event(EventKind.RUN_READY, RunState.READY),
     )
-    return Verdict(
-        claim,
-        RunState.READY,
-        "",
-        claim.updated_us + 1,
-        events,
-        draft(name, SignalKind.READY, claim.run_id),
-        hex64("view"),
-    )
+    signal = draft(name, SignalKind.READY, claim.run_id)
+    return transitions.terminal(claim, RunState.READY, "", claim.updated_us + 1, events, signal, hex64("view"))
 
 
-def failed(claim: Claim, name: str = "failed") -> Verdict:
-    events = (event(EventKind.RUN_FAILED, RunState.FAILED, reason_code="GATE_FAIL"),)
-    return Verdict(
-        claim,
-        RunState.FAILED,
-        "GATE_FAIL",
-        claim.updated_us + 1,
-        events,
-        draft(name, SignalKind.TERMINAL, claim.run_id),
-    )
+def failed(claim: Claim, name: str = "failed") -> Transition:
+    events = (*resumed(claim), event(EventKind.RUN_FAILED, RunState.FAILED, reason_code="GATE_FAIL"))
+    signal = draft(name, SignalKind.TERMINAL, claim.run_id)
+    return transitions.terminal(claim, RunState.FAILED, "GATE_FAIL", claim.updated_us + 1, events, signal)
 
 
-def noted(claim: Claim, digest: str = "passed") -> Noted:
+def noted(claim: Claim, digest: str = "passed") -> Transition:
     events = (event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),)
-    return Noted(claim, claim.updated_us + 1, events, digest)
+    return transitions.gates_recorded(claim, claim.updated_us + 1, events, digest)
 
 
-def settle(authority: Authority, *outcomes: Outcome) -> None:
-    assert authority.settle(outcomes) == [None] * len(outcomes)
+def settle(authority: Authority, *given: Transition) -> None:
+    assert authority.commit(given) == [None] * len(given)

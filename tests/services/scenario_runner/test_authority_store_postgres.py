@@ -37,6 +37,7 @@ from authority_support import (
     new_run,
     noted,
     parked,
+    postponed,
     ready,
     settle,
     settled,
@@ -44,7 +45,7 @@ from authority_support import (
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
-from scenario_runner.authority.base import Authority, Claim, Postponed, ProjectionFailure
+from scenario_runner.authority.base import Authority, Claim, ProjectionFailure
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, RunState
@@ -525,7 +526,7 @@ def test_texts_for_people_may_hold_anything(authority: Authority) -> None:
     record = replace(settled("r", Disposition.REJECTED, hex32("k")), detail=hostile, message_id=hostile, kind=hostile)
     assert authority.admit([record, asking("k")])[0].disposition is Disposition.REJECTED
     claim = claim_one(authority)
-    settle(authority, Postponed(claim, 0, hostile))
+    settle(authority, postponed(claim, 0, hostile))
     run = authority.run(hex32("k"))
     assert run is not None
     assert run.last_error == "NUL \\x00 half \\udc80 pair \U0001f600 ünï"
@@ -557,8 +558,7 @@ SETTLED: dict[str, Callable[[Claim], Any]] = {
     "READY": ready,
     "FAILED": failed,
     "parked": lambda claim: parked(claim, START + WAIT, [event()]),
-    "parked without news": lambda claim: parked(claim, START + WAIT),
-    "postponed": lambda claim: Postponed(claim, START + WAIT, "the store is away"),
+    "postponed": lambda claim: postponed(claim, START + WAIT, "the store is away"),
     "noted": noted,
 }
 
@@ -616,7 +616,7 @@ def test_an_outcome_that_the_server_still_works_on_is_waited_for_and_not_taken_f
     with ThreadPoolExecutor(1) as pool, schema.admin.transaction():
         schema.query("SELECT 1 FROM runs FOR UPDATE")
         proxy.cut_after_request()
-        answer = pool.submit(lossy.settle, [ready(claim)])
+        answer = pool.submit(lossy.commit, [ready(claim)])
         until(lambda: waiting() == 2, 10)
     assert answer.result(30) == [None]
     assert len(lossy.signals(hex32("k")).rows) == 1
@@ -735,7 +735,7 @@ def test_a_lock_that_is_held_for_too_long_is_given_up_and_told(
     with schema.admin.transaction():
         schema.query("SELECT 1 FROM runs FOR UPDATE")
         with pytest.raises(Unavailable, match="pg_stat_activity"):
-            authority.settle([ready(claim)])
+            authority.commit([ready(claim)])
     settle(authority, ready(claim))
 
 
@@ -748,7 +748,7 @@ def test_a_server_that_is_away_is_unavailable_and_serves_again_when_it_is_back(
     server.stop()
     calls: list[Callable[[], Any]] = [
         lambda: authority.admit([asking("x")]),
-        lambda: authority.settle([ready(claim)]),
+        lambda: authority.commit([ready(claim)]),
         lambda: authority.claim("w1", 1, LEASE),
         authority.now_us,
     ]
@@ -804,7 +804,7 @@ class Load:
         while not (self._all_in.is_set() and len(self.decided) == len(self.promised)):
             claims = self._patiently(partial(self._authority.claim, owner, 8, 2 * SECOND))
             outcomes = [ready(claim, f"ready {claim.run_id}") for claim in claims]
-            answers = self._patiently(partial(self._authority.settle, outcomes))
+            answers = self._patiently(partial(self._authority.commit, outcomes))
             for claim, lost in zip(claims, answers, strict=True):
                 if lost is None:
                     self.decided.setdefault(claim.run_id, []).append(owner)

@@ -39,7 +39,7 @@ from support import World
 
 from scenario_runner.artifacts import s3_tree
 from scenario_runner.artifacts.base import FileDigest, Kind
-from scenario_runner.artifacts.budget import ReadBudget, Share, TooMuchToReadError
+from scenario_runner.artifacts.budget import ReadBudget, ReadBudgetExceeded, Share
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.artifacts.s3 import S3RunRoot
 from scenario_runner.contracts.errors import (
@@ -450,7 +450,7 @@ def test_what_an_examination_costs_is_charged_on_s3_too(spot: Spot) -> None:
         lambda root: root.digest([["large"]]),
     ):
         artifacts = spot.artifacts()
-        with pytest.raises(TooMuchToReadError):
+        with pytest.raises(ReadBudgetExceeded):
             costly(artifacts.open(spot.uri("root"), ReadBudget(share=share)))
         costly(opened(spot))
 
@@ -495,9 +495,9 @@ def test_a_large_digest_on_s3_that_was_broken_off_goes_on_where_it_was(first: Sp
     def break_off(hashed: int) -> None:
         read.append(hashed)
         if sum(read) >= 12 << 20:
-            raise TooMuchToReadError("the turn is over")
+            raise ReadBudgetExceeded("the turn is over")
 
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         artifacts.open(first.uri("root"), ReadBudget(break_off)).digest([["large"]])
     hashed: list[int] = []
     root = artifacts.open(first.uri("root"), ReadBudget(hashed.append))

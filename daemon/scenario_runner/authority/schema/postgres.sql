@@ -16,7 +16,7 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
--- settled tells the last outcome from any other.
+-- settled holds the token of the transition that was committed last.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,

@@ -44,6 +44,17 @@ INSERT INTO schema_migrations (number, name, applied_us) VALUES (%(number)b, %(n
 SELECT sr_now_us() AS now;
 
 -- name: admit_records
+-- The race: two intakes dispose of one record at the same moment, and their rules differ (an upgrade, another policy).
+-- A accepts it and inserts its run, B refuses it. Neither sees the other's row when its statement begins; the unique
+-- record_key lets one of the two inserts of the record succeed. When B commits first:
+--   With ON CONFLICT DO NOTHING in "accepted", A would skip the record and still commit the run that it inserted in the
+--   same statement. The sender is told that the request was refused, and its run goes on to READY.
+--   Without it, A's insert fails with a unique violation, which takes the whole statement back, the run included. The
+--   caller sends the batch again; this time B's disposition is seen, and is the answer.
+-- When A commits first, B may skip the record ("others"): of a refused record there is nothing but what is joined with
+-- "new_records" (dead letter, signal), so nothing is left of B's disposition, and its next round finds A's.
+-- A run that another intake is inserting just now is skipped as well; such a record becomes NULL here, is not inserted,
+-- and is disposed of in the next round, when the other run is seen.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 given AS MATERIALIZED (
   SELECT g.*, row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
@@ -85,7 +96,7 @@ judged AS MATERIALIZED (
          CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END AS detail,
          now AS received_us, raw_sha256, raw_size, ord
   FROM decided, clock WHERE became IS NOT NULL),
-accepted AS (  -- without ON CONFLICT: a run never stays beside a record that another intake refuses just now
+accepted AS (
   INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                               raw_sha256, raw_size)
   SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
@@ -134,12 +145,12 @@ claimed AS (
   FROM due d, clock c
   WHERE r.run_id = d.run_id
   RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
-            r.updated_us, r.wakes, r.retries, r.report_digest, r.event_seq, r.invoker, d.was, c.now),
+            r.updated_us, r.wakes, r.retries, r.last_error, r.report_digest, r.event_seq, r.invoker, d.was, c.now),
 started AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE was = 'PLANNED')
 SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
-       retries, report_digest, invoker, now
+       retries, last_error, report_digest, invoker, now
 FROM claimed ORDER BY admitted_us;
 
 -- name: renew_leases
@@ -153,95 +164,35 @@ UPDATE runs r SET lease_until_us = c.now + %(lease_us)b::bigint FROM held h, clo
 WHERE r.run_id = h.run_id
 RETURNING r.run_id, r.lease_epoch;
 
--- name: park_runs
+-- name: commit_runs
+-- The one statement that changes claimed runs. A row must be as the claim has it: under this lease (owner and epoch;
+-- giving the lease back clears the owner), in this state, and not changed since by another transition of the same claim.
+-- Rows are locked before they are compared, so a first try that is still at work is waited for, and its token is seen.
 WITH given AS MATERIALIZED (
-  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
-                       %(at_us)b::bigint[], %(count)b::bigint[], %(due_us)b::bigint[], %(report_digest)b::text[])
-    AS g(run_id, owner, epoch, settled, at_us, count, due_us, report_digest)),
-held AS MATERIALIZED (
-  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
-  ORDER BY r.run_id FOR UPDATE OF r),
-changed AS (
-  UPDATE runs r
-  SET state = 'WAITING_EVIDENCE', due_us = g.due_us, lease_owner = '', lease_until_us = 0, wakes = r.wakes + 1,
-      retries = 0, last_error = '', report_digest = g.report_digest, event_seq = r.event_seq + g.count,
-      updated_us = greatest(r.updated_us, g.at_us), settled = g.settled
-  FROM given g JOIN held h ON h.run_id = g.run_id
-  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
-    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE')
-  RETURNING r.run_id, r.event_seq - g.count AS before, g.at_us),
-added AS (
-  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
-  SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
-  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
-         AS e(run_id, nth, kind, details)
-  JOIN changed c ON c.run_id = e.run_id)
-SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
-WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
-
--- name: note_runs
-WITH given AS MATERIALIZED (
-  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
-                       %(at_us)b::bigint[], %(count)b::bigint[], %(report_digest)b::text[])
-    AS g(run_id, owner, epoch, settled, at_us, count, report_digest)),
-held AS MATERIALIZED (
-  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
-  ORDER BY r.run_id FOR UPDATE OF r),
-changed AS (
-  UPDATE runs r
-  SET state = 'VERIFYING', report_digest = g.report_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
-      settled = g.settled
-  FROM given g JOIN held h ON h.run_id = g.run_id
-  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
-    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE') AND r.updated_us < g.at_us
-  RETURNING r.run_id, r.event_seq - g.count AS before, g.at_us),
-added AS (
-  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
-  SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
-  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
-         AS e(run_id, nth, kind, details)
-  JOIN changed c ON c.run_id = e.run_id)
-SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
-WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
-
--- name: retry_runs
-WITH given AS MATERIALIZED (
-  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
-                       %(due_us)b::bigint[], %(error)b::text[])
-    AS g(run_id, owner, epoch, settled, due_us, error)),
-held AS MATERIALIZED (
-  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
-  ORDER BY r.run_id FOR UPDATE OF r),
-changed AS (
-  UPDATE runs r
-  SET due_us = g.due_us, lease_owner = '', lease_until_us = 0, retries = r.retries + 1, last_error = g.error,
-      settled = g.settled
-  FROM given g JOIN held h ON h.run_id = g.run_id
-  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.due_us IS NOT NULL
-  RETURNING r.run_id)
-SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
-WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
-
--- name: decide_runs
-WITH given AS MATERIALIZED (
-  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(settled)b::text[],
-                       %(at_us)b::bigint[], %(count)b::bigint[], %(state)b::text[], %(reason_code)b::text[],
-                       %(facts_view_digest)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
+  SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
+                       %(from_us)b::bigint[], %(to_state)b::text[], %(at_us)b::bigint[], %(due_us)b::bigint[],
+                       %(keep_lease)b::boolean[], %(wakes)b::bigint[], %(retries)b::bigint[], %(last_error)b::text[],
+                       %(report_digest)b::text[], %(reason_code)b::text[], %(facts_view_digest)b::text[],
+                       %(count)b::bigint[], %(token)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
                        %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
        WITH ORDINALITY
-    AS g(run_id, owner, epoch, settled, at_us, count, state, reason_code, facts_view_digest, signal_id, signal_kind,
-         partition_key, attributes, payload, ord)),
+    AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
+         report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
+         payload, ord)),
 held AS MATERIALIZED (
   SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
   ORDER BY r.run_id FOR UPDATE OF r),
 changed AS (
   UPDATE runs r
-  SET state = g.state, reason_code = g.reason_code, due_us = NULL, lease_owner = '', lease_until_us = 0,
-      last_error = '', event_seq = r.event_seq + g.count, updated_us = g.at_us,
-      facts_view_digest = g.facts_view_digest, settled = g.settled
+  SET state = g.to_state, reason_code = g.reason_code, due_us = g.due_us,
+      lease_owner = CASE WHEN g.keep_lease THEN r.lease_owner ELSE '' END,
+      lease_until_us = CASE WHEN g.keep_lease THEN r.lease_until_us ELSE 0 END,
+      wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,
+      facts_view_digest = g.facts_view_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
+      settled = g.token
   FROM given g JOIN held h ON h.run_id = g.run_id
-  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch
-    AND r.state IN ('VERIFYING', 'WAITING_EVIDENCE') AND r.updated_us < g.at_us
+  WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.state = g.from_state
+    AND r.updated_us = g.from_us
   RETURNING r.run_id, r.event_seq, r.event_seq - g.count AS before, g.at_us),
 added AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
@@ -249,13 +200,13 @@ added AS (
   FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
          AS e(run_id, nth, kind, details)
   JOIN changed c ON c.run_id = e.run_id),
-owed AS (
+signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT g.signal_id, g.run_id, g.signal_kind, g.partition_key, g.attributes, g.payload, g.at_us, c.event_seq
-  FROM given g JOIN changed c ON c.run_id = g.run_id ORDER BY g.ord
+  FROM given g JOIN changed c ON c.run_id = g.run_id WHERE g.signal_id IS NOT NULL ORDER BY g.ord
   ON CONFLICT (message_id) DO NOTHING)
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
-WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.settled);
+WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 
 -- name: wake_waiting
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),

@@ -37,12 +37,13 @@ WHERE run_id IN (SELECT run_id FROM runs
                  WHERE due_us <= :now AND lease_until_us <= :now
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, report_digest, event_seq, invoker;
+          wakes, retries, last_error, report_digest, invoker;
 
 -- name: start_verifying
+-- In the transaction that claims the run, so the lease need not be named.
 UPDATE runs
 SET state = 'VERIFYING', event_seq = event_seq + 1, updated_us = max(:now, updated_us + 1)
-WHERE run_id = :run_id AND lease_epoch = :epoch AND state = 'PLANNED'
+WHERE run_id = :run_id AND state = 'PLANNED'
 RETURNING event_seq, updated_us;
 
 -- name: renew_leases
@@ -51,41 +52,21 @@ WHERE due_us IS NOT NULL AND lease_owner = :owner AND lease_until_us > 0
   AND (run_id, lease_epoch) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))
 RETURNING run_id, lease_epoch;
 
--- name: park_run
+-- name: commit_run
+-- The one statement that changes a claimed run. The row must be as the claim has it: under this lease (owner and epoch;
+-- giving the lease back clears the owner), in this state, and not changed since by another transition of the same claim.
 UPDATE runs
-SET state = 'WAITING_EVIDENCE', due_us = :due_us, lease_owner = '', lease_until_us = 0, wakes = wakes + 1,
-    retries = 0, last_error = '', report_digest = :report_digest, event_seq = event_seq + :count,
-    updated_us = max(updated_us, :at_us), settled = :settled
-WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
-  AND state IN ('VERIFYING', 'WAITING_EVIDENCE')
+SET state = :to_state, reason_code = :reason_code, due_us = :due_us,
+    lease_owner = CASE WHEN :keep_lease THEN lease_owner ELSE '' END,
+    lease_until_us = CASE WHEN :keep_lease THEN lease_until_us ELSE 0 END,
+    wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,
+    facts_view_digest = :facts_view_digest, event_seq = event_seq + :count, updated_us = :at_us, settled = :token
+WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND state = :from_state
+  AND updated_us = :from_us
 RETURNING event_seq;
 
--- name: note_run
-UPDATE runs
-SET state = 'VERIFYING', report_digest = :report_digest, event_seq = event_seq + :count, updated_us = :at_us,
-    settled = :settled
-WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
-  AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
-RETURNING event_seq;
-
--- name: retry_run
-UPDATE runs
-SET due_us = :due_us, lease_owner = '', lease_until_us = 0, retries = retries + 1, last_error = :error,
-    settled = :settled
-WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND due_us IS NOT NULL
-RETURNING run_id;
-
--- name: decide_run
-UPDATE runs
-SET state = :state, reason_code = :reason_code, due_us = NULL, lease_owner = '', lease_until_us = 0,
-    last_error = '', event_seq = event_seq + :count, updated_us = :at_us, facts_view_digest = :facts_view_digest,
-    settled = :settled
-WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch
-  AND state IN ('VERIFYING', 'WAITING_EVIDENCE') AND updated_us < :at_us
-RETURNING event_seq;
-
--- name: find_settled
-SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :settled;
+-- name: find_committed
+SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
 
 -- name: wake_waiting
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= :now AND due_us > :now;

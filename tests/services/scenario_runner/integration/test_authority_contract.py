@@ -35,6 +35,7 @@ from authority_support import (
     hex64,
     noted,
     parked,
+    postponed,
     ready,
     settle,
     settled,
@@ -47,11 +48,9 @@ from scenario_runner.authority.base import (
     Admission,
     Authority,
     Claim,
-    Outcome,
-    Postponed,
     ProjectionFailure,
     RunRow,
-    Verdict,
+    Transition,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.sqlite import SqliteAuthority
@@ -507,7 +506,7 @@ def test_of_eight_workers_that_steal_and_decide_exactly_one_verdict_stands(backe
             for claim in authority.claim(f"w{number}", 1, 0):
                 name = f"verdict of {number} in {turn}"
                 verdict = ready(claim, name) if number % 2 else failed(claim, name)
-                if authority.settle([verdict]) == [None]:
+                if authority.commit([verdict]) == [None]:
                     won.append(name)
         return won
 
@@ -547,7 +546,7 @@ def test_a_decision_that_cannot_be_written_whole_is_not_written_at_all(authority
         ready(claim), events=(*ready(claim).events, event(EventKind.RUN_READY, RunState.READY, a_float=0.5))
     )
     with pytest.raises(SequenceError):
-        authority.settle([broken])
+        authority.commit([broken])
     assert snapshot(authority, "k") == before
     settle(authority, ready(claim))
 
@@ -584,7 +583,7 @@ def test_an_infrastructure_error_leaves_the_state_and_counts_a_try(authority: Au
     for number in range(1, 4):
         claim = claim_one(authority)
         assert claim.retries == number - 1
-        settle(authority, Postponed(claim, clock.now + SECOND, f"the store is away ({number})"))
+        settle(authority, postponed(claim, clock.now + SECOND, f"the store is away ({number})"))
         run = authority.run(hex32("k"))
         assert run is not None
         assert (run.state, run.retries, run.last_error) == (RunState.VERIFYING, number, f"the store is away ({number})")
@@ -596,10 +595,9 @@ def test_an_infrastructure_error_leaves_the_state_and_counts_a_try(authority: Au
     assert (run.retries, run.last_error) == (0, "")
 
 
-OUTCOMES: dict[str, Callable[[Claim], Outcome]] = {
+OUTCOMES: dict[str, Callable[[Claim], Transition]] = {
     "park": lambda claim: parked(claim, START + WAIT, [event()]),
-    "park without news": lambda claim: parked(claim, START + WAIT),
-    "retry later": lambda claim: Postponed(claim, START + WAIT, "an old worker's error"),
+    "retry later": lambda claim: postponed(claim, START + WAIT, "an old worker's error"),
     "decide READY": ready,
     "decide FAILED": failed,
 }
@@ -615,7 +613,7 @@ def test_whoever_lost_the_lease_changes_nothing(
     new = claim_one(backend.open(), "w2")
     assert new.epoch > old.epoch
     before = snapshot(authority, "k")
-    (answer,) = authority.settle([OUTCOMES[late](old)])
+    (answer,) = authority.commit([OUTCOMES[late](old)])
     assert isinstance(answer, LeaseLostError)
     assert hex32("k") in answer.detail
     assert snapshot(authority, "k") == before
@@ -625,14 +623,14 @@ def test_whoever_lost_the_lease_changes_nothing(
 @pytest.mark.parametrize("late", OUTCOMES)
 @pytest.mark.parametrize("terminal", [ready, failed])
 def test_a_terminal_run_is_never_changed_again(
-    authority: Authority, clock: Clock, terminal: Callable[[Claim], Verdict], late: str
+    authority: Authority, clock: Clock, terminal: Callable[[Claim], Transition], late: str
 ) -> None:
     authority.admit([asking("k", "r1")])
     claim = claim_one(authority)
     settle(authority, terminal(claim))
     run, events, signals, _ = snapshot(authority, "k")
     clock.pass_seconds(10_000)
-    (answer,) = authority.settle([OUTCOMES[late](claim)])
+    (answer,) = authority.commit([OUTCOMES[late](claim)])
     assert isinstance(answer, LeaseLostError) is (OUTCOMES[late] is not terminal)
     assert authority.wake_waiting() == 0
     authority.expire_owner("w1")
@@ -653,7 +651,7 @@ def test_only_the_owner_and_the_epoch_of_the_lease_may_settle(authority: Authori
     before = snapshot(authority, "k")
     for forged in (replace(claim, owner="w2"), replace(claim, owner=""), replace(claim, epoch=claim.epoch + 1),
                    replace(claim, epoch=claim.epoch - 1), replace(claim, run_id=hex32("other"))):  # fmt: skip
-        (answer,) = authority.settle([OUTCOMES[late](forged)])
+        (answer,) = authority.commit([OUTCOMES[late](forged)])
         assert isinstance(answer, LeaseLostError)
     assert snapshot(authority, "k") == before
     settle(authority, OUTCOMES[late](claim))
@@ -666,22 +664,36 @@ def test_a_claim_is_settled_once(authority: Authority, first: str, second: str) 
     claim = claim_one(authority)
     settle(authority, OUTCOMES[first](claim))
     before = snapshot(authority, "k")
-    (answer,) = authority.settle([OUTCOMES[second](claim)])
+    (answer,) = authority.commit([OUTCOMES[second](claim)])
     assert isinstance(answer, LeaseLostError) is (first != second), "only the very same outcome is known to be there"
     assert snapshot(authority, "k") == before
 
 
-NEARLY: dict[str, tuple[Callable[[Claim], Outcome], Callable[[Claim], Outcome]]] = {
-    "a later time": (ready, lambda claim: replace(ready(claim), at_us=claim.updated_us + 2)),
-    "another signal": (ready, lambda claim: ready(claim, "another")),
-    "another facts view": (ready, lambda claim: replace(ready(claim), facts_view_digest=hex64("another"))),
-    "another reason": (failed, lambda claim: replace(failed(claim), reason_code="EVIDENCE_CONFLICT")),
-    "other events": (ready, lambda claim: replace(ready(claim), events=ready(claim).events[1:])),
-    "another due time": (lambda claim: parked(claim, START + WAIT), lambda claim: parked(claim, START + WAIT + 1)),
-    "another report": (lambda claim: parked(claim, START), lambda claim: parked(claim, START, digest="other")),
-    "another error": (lambda c: Postponed(c, START + WAIT, "one"), lambda c: Postponed(c, START + WAIT, "other")),
-    "another epoch": (ready, lambda claim: ready(replace(claim, epoch=claim.epoch - 1))),
+FIRST: dict[str, Callable[[Claim], Transition]] = {
+    "READY": ready,
+    "FAILED": failed,
+    "waiting": lambda claim: parked(claim, START + WAIT),
+    "retry": lambda claim: postponed(claim, START + WAIT, "one"),
+    "gates": noted,
 }
+NEARLY: dict[str, tuple[str, Callable[[Transition], Transition]]] = {
+    "a later time": ("READY", lambda first: replace(first, at_us=first.at_us + 1)),
+    "another end": ("FAILED", lambda first: replace(first, to_state=RunState.QUARANTINED, events=quarantined)),
+    "another signal": ("READY", lambda first: replace(first, signal=draft("other", SignalKind.READY))),
+    "a signal of another kind": ("READY", lambda first: replace(first, signal=draft("ready", SignalKind.TERMINAL))),
+    "another facts view": ("READY", lambda first: replace(first, facts_view_digest=hex64("another"))),
+    "another reason": ("FAILED", lambda first: replace(first, reason_code="EVIDENCE_CONFLICT")),
+    "other events": ("READY", lambda first: replace(first, events=first.events[1:])),
+    "another due time": ("waiting", lambda first: replace(first, due_us=START + WAIT + 1)),
+    "another report": ("waiting", lambda first: replace(first, report_digest="other")),
+    "another number of examinations": ("waiting", lambda first: replace(first, wakes=7)),
+    "another error": ("retry", lambda first: replace(first, last_error="other")),
+    "another number of tries": ("retry", lambda first: replace(first, retries=7)),
+    "a lease that is kept": ("retry", lambda first: replace(first, keep_lease=True)),
+    "a lease that is given back": ("gates", lambda first: replace(first, keep_lease=False)),
+    "another epoch": ("READY", lambda first: replace(first, claim=replace(first.claim, epoch=first.claim.epoch - 1))),
+}
+quarantined = (event(EventKind.RUN_FAILED, RunState.QUARANTINED),)
 
 
 @pytest.mark.parametrize("near", NEARLY)
@@ -689,11 +701,12 @@ def test_an_outcome_that_is_nearly_the_one_that_was_committed_has_lost_the_lease
     authority: Authority, near: str
 ) -> None:
     authority.admit([asking("k")])
-    claim, (first, second) = claim_one(authority), NEARLY[near]
-    settle(authority, first(claim))
+    name, changed = NEARLY[near]
+    first = FIRST[name](claim_one(authority))
+    settle(authority, first)
     before = snapshot(authority, "k")
-    assert isinstance(authority.settle([second(claim)])[0], LeaseLostError)
-    settle(authority, first(claim))
+    assert isinstance(authority.commit([changed(first)])[0], LeaseLostError)
+    settle(authority, first)
     assert snapshot(authority, "k") == before
 
 
@@ -704,11 +717,12 @@ def test_a_note_keeps_the_lease_and_may_be_handed_in_again(authority: Authority)
     before = snapshot(authority, "k")
     settle(authority, noted(claim), noted(claim))
     assert snapshot(authority, "k") == before
-    assert isinstance(authority.settle([replace(noted(claim), report_digest="other")])[0], LeaseLostError)
-    after = replace(claim, updated_us=noted(claim).at_us)
+    assert isinstance(authority.commit([replace(noted(claim), report_digest="other")])[0], LeaseLostError)
+    after = noted(claim).claim_after
+    assert isinstance(authority.commit([ready(claim)])[0], LeaseLostError), "it was made from the row before the note"
     settle(authority, ready(after))
     settle(authority, ready(after))
-    assert isinstance(authority.settle([noted(claim)])[0], LeaseLostError), "it has been decided since"
+    assert isinstance(authority.commit([noted(claim)])[0], LeaseLostError), "it has been decided since"
     assert len(authority.events(hex32("k"))) == 6
 
 
@@ -719,7 +733,7 @@ def test_an_outcome_that_was_committed_under_an_older_lease_is_not_taken_for_the
     old = claim_one(authority)
     settle(authority, parked(old, clock.now))
     new = claim_one(authority, "w2")
-    assert isinstance(authority.settle([parked(old, clock.now)])[0], LeaseLostError)
+    assert isinstance(authority.commit([parked(old, clock.now)])[0], LeaseLostError)
     settle(authority, failed(new))
 
 
@@ -731,8 +745,8 @@ def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, bac
     clock.pass_seconds(31)
     stolen = [claim for claim in backend.open().claim("w2", 2, LEASE) if claim.run_id in (a.run_id, b.run_id)]
     assert len(stolen) == 2
-    answers = authority.settle(
-        [ready(a, "a"), ready(c, "c"), parked(b, clock.now), Postponed(d, clock.now, "x"), ready(c, "c again")]
+    answers = authority.commit(
+        [ready(a, "a"), ready(c, "c"), parked(b, clock.now), postponed(d, clock.now, "x"), ready(c, "c again")]
     )
     assert [isinstance(answer, LeaseLostError) for answer in answers] == [True, False, True, False, True]
     found = [authority.run(hex32(key)) for key in "abcd"]
@@ -742,7 +756,7 @@ def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, bac
         RunState.READY,
         RunState.VERIFYING,
     ]
-    assert authority.settle([]) == []
+    assert authority.commit([]) == []
 
 
 def test_a_lease_that_ran_out_and_was_not_taken_still_counts(authority: Authority, clock: Clock) -> None:
@@ -756,7 +770,7 @@ def test_a_lease_that_ran_out_and_was_not_taken_still_counts(authority: Authorit
 def test_events_are_numbered_without_gaps_through_a_whole_life(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
     settle(authority, parked(claim_one(authority), clock.pass_seconds(1), [event(), event()]))
-    settle(authority, Postponed(claim_one(authority), clock.pass_seconds(1), "x"))
+    settle(authority, postponed(claim_one(authority), clock.pass_seconds(1), "x"))
     claim_one(authority)
     clock.pass_seconds(31)
     settle(authority, parked(claim_one(authority), clock.pass_seconds(1), []))
@@ -827,7 +841,7 @@ def test_the_leases_of_a_dead_owner_can_be_let_run_out_at_once(authority: Author
     assert authority.renew("dead", held(dead), LEASE) == set()
     again = claim_one(authority, "w3")
     assert (again.run_id, again.epoch) == (dead.run_id, 2)
-    assert isinstance(authority.settle([ready(dead)])[0], LeaseLostError)
+    assert isinstance(authority.commit([ready(dead)])[0], LeaseLostError)
     settle(authority, ready(alive, "other"))
 
 
@@ -869,7 +883,7 @@ def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Author
     for claim in authority.claim("w1", 2, LEASE):
         settle(authority, parked(claim, START + WAIT))
     authority.admit([asking("postponed")])
-    settle(authority, Postponed(claim_one(authority), START + WAIT, "x"))
+    settle(authority, postponed(claim_one(authority), START + WAIT, "x"))
     assert authority.claim("w1", 10, LEASE) == []
     assert authority.wake_waiting() == 2
     assert {claim.run_id for claim in authority.claim("w1", 10, LEASE)} == {hex32("waits"), hex32("waits too")}
@@ -900,13 +914,13 @@ def test_a_projected_run_is_owed_again_only_after_something_new(authority: Autho
     clock.pass_seconds(1)
     settle(authority, failed(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
-    assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5]
+    assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5, 6]
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     authority.mark_projected([(owed.run.run_id, 3)])
     assert authority.claim_projections("relay", 10, LEASE) == [], "a late mark never moves back"
     run = authority.run(hex32("k"))
     assert run is not None
-    assert run.projected_seq == 5
+    assert run.projected_seq == 6
 
 
 def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Authority, clock: Clock) -> None:
@@ -1358,7 +1372,7 @@ def test_a_locked_database_is_unavailable_and_works_again_afterwards(impatient: 
     calls: list[Callable[[], object]] = [
         lambda: impatient.admit([asking("k")]),
         lambda: impatient.renew("w1", [], LEASE),
-        lambda: impatient.settle([]),
+        lambda: impatient.commit([]),
         lambda: impatient.keep_digests("a", []),
         lambda: impatient.expire_owner("x"),
         lambda: SqliteAuthority(path),

@@ -8,10 +8,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, hex32, parked, ready, settle
+from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, hex32, parked, postponed, ready, settle
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, Postponed, ProjectionFailure
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionFailure
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
@@ -44,7 +44,7 @@ def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
     authority.admit([asking("k")])
     claim = claim_one(authority)
     due = START + 30 * SECOND
-    settle(authority, parked(claim, due) if kind == "parked" else Postponed(claim, due, "away"))
+    settle(authority, parked(claim, due) if kind == "parked" else postponed(claim, due, "away"))
     assert authority.pull_in_times() == 0
     assert authority.claim("w1", 10, LEASE) == []
     clock.pass_seconds(-HOUR)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authority_support import START, WAIT, Clock, asking, claim_one, settle
+from authority_support import START, WAIT, Clock, asking, claim_one, postponed, settle
 from support import COMMAND, ForkedWorld, World
 
-from scenario_runner.authority.base import Postponed
 from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.cli import doctoring
@@ -45,7 +44,7 @@ def test_a_run_that_is_put_off_by_an_outage_is_pending_whenever_it_is_due(tmp_pa
     authority.admit([asking("k")])
     claim = claim_one(authority)
     assert authority.pending().postponed is False
-    settle(authority, Postponed(claim, START + WAIT, "the store is away"))
+    settle(authority, postponed(claim, START + WAIT, "the store is away"))
     assert (authority.pending().runs, authority.pending().postponed) == (False, True)
     authority.close()
 
@@ -134,7 +133,7 @@ def test_the_next_start_takes_over_from_a_killed_daemon_or_says_that_the_lease_m
     program = (
         "import os, signal, sys\n"
         "from scenario_runner.authority.sqlite import SqliteAuthority\n"
-        "SqliteAuthority.settle = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "SqliteAuthority.commit = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from scenario_runner.cli.main import main\n"
         "main()\n"
     )

@@ -9,8 +9,8 @@ from scenario_runner.artifacts.budget import (
     BATCH_SHARE,
     ExaminationTooLongError,
     ReadBudget,
+    ReadBudgetExceeded,
     Share,
-    TooMuchToReadError,
 )
 from scenario_runner.contracts.errors import ScenarioRunnerError
 from scenario_runner.contracts.plan import EvidenceBounds
@@ -34,7 +34,7 @@ def test_everything_within_the_share_passes_and_everything_beyond_is_too_much() 
     budget.operations(50)
     budget.entries(50)
     for charge in (budget.hashing, budget.document, budget.operations, budget.entries):
-        with pytest.raises(TooMuchToReadError):
+        with pytest.raises(ReadBudgetExceeded):
             charge(1)
 
 
@@ -44,7 +44,7 @@ def test_a_share_of_seconds_is_noticed_while_only_operations_are_charged() -> No
     for _ in range(1000):
         budget.operations()
     clock.now = 1.5
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         _charge_often(budget.operations)
 
 
@@ -62,7 +62,7 @@ def test_a_turn_ends_only_when_who_is_asked_says_so_and_the_question_is_not_put_
     assert 5 < len(asked) < 15
     assert min(asked) > 5
     clock.now = 9.0
-    with pytest.raises(TooMuchToReadError):
+    with pytest.raises(ReadBudgetExceeded):
         budget.beat()
 
 
