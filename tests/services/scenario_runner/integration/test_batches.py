@@ -4,7 +4,6 @@ import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -87,7 +86,7 @@ def _comparable(path: Path) -> bytes | dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def scenery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, list[bytes]]]:
+def scenery(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, list[bytes]]:
     """Requests of every kind: equal evidence under two keys, a copy of a root, and evidence that fails in all ways."""
     world = ForkedWorld(tmp_path_factory.mktemp("batches") / "world")
     outputs = ["outlet_catalogue", "arrival_events_5B"]
@@ -99,11 +98,13 @@ def scenery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, l
         requests.append(good | {"run_equivalence_key": place, "engine_run_root": str(copy)})
     flag = min((world.runs / "tampered").rglob("_passed.flag"))
     flag.write_bytes(flag.read_bytes().replace(b"a", b"b"))
-    for seed, damage in enumerate(("flag_missing", "flag_says_fail", "output_missing", "index_not_json", "root_missing"), 3):
+    for seed, damage in enumerate(
+        ("flag_missing", "flag_says_fail", "output_missing", "index_not_json", "root_missing"), 3
+    ):
         made = world.make_run(damage, outputs=["outlet_catalogue"], damage=damage, data_seed=seed, seed=seed, **SMALL)
         requests.append(made["request"])
     requests.append(requests[-2] | {"run_equivalence_key": "again"})
-    yield world, [json.dumps(item).encode() for item in requests]
+    return world, [json.dumps(item).encode() for item in requests]
 
 
 def drive(world: World, requests: list[bytes], share: Share, cache: EvidenceCache | None, *, pooled: bool) -> Any:
