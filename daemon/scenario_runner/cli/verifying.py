@@ -18,8 +18,9 @@ from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import parse_instant, to_micros
 from scenario_runner.interface_pack.loader import load_pack
-from scenario_runner.ledger.ledger import MAX_DOCUMENT, Ledger
+from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
+from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.requirements import Known, Named, Unknown

@@ -231,7 +231,7 @@ class RunDriver:
         return Attested(attestation, passed, canonical_sha256(passed), committed)
 
     def _find_receipts(self, members: Sequence[_Member]) -> Sequence[Answer]:
-        return [self._ledger.remembers(_effect(member, FindReceipts).receipts) for member in members]
+        return [self._ledger.receipts_in_place(_effect(member, FindReceipts).receipts) for member in members]
 
     def _read_clock(self, members: Sequence[_Member]) -> Sequence[Answer]:
         return [self._authority.now_us()] * len(members)

@@ -41,8 +41,9 @@ from scenario_runner.gates.receipts import (
 )
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
-from scenario_runner.ledger.ledger import MAX_DOCUMENT, same_receipt
+from scenario_runner.ledger.ledger import same_receipt
 from scenario_runner.ledger.packs import PinnedPacks
+from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.runs.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 

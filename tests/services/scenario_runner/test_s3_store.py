@@ -55,7 +55,8 @@ from scenario_runner.contracts.errors import (
 )
 from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.projections import replace_older
+from scenario_runner.ledger.write_once import WriteOnceObjects
 from scenario_runner.storage.base import ObjectTooLargeError
 from scenario_runner.storage.s3 import S3Store
 
@@ -241,9 +242,10 @@ LOST: dict[str, Callable[[], Fault]] = {
 }
 
 
-def ledger_on(store: S3Store) -> Ledger:
-    schemas: Any = None
-    return Ledger(store, schemas)
+def write_once(store: S3Store, key: str, data: bytes) -> None:
+    (failure,) = WriteOnceObjects(store, 0.0, lambda: 0.0).write([(key, data, Reason.PLAN_DRIFT)])
+    if failure is not None:
+        raise failure
 
 
 @pytest.mark.parametrize("loss", LOST)
@@ -252,11 +254,10 @@ def test_a_create_that_succeeded_unheard_is_refused_by_itself_and_read_back_as_s
     assert spot.store().create("object", b"mine") is False, "412 after its own success"
     assert spot.data("object") == b"mine"
     spot.proxy.add(LOST[loss](), "PUT")
-    ledger = ledger_on(spot.store())
-    ledger.write_once("document", b"mine", Reason.PLAN_DRIFT)
+    write_once(spot.store(), "document", b"mine")
     assert spot.data("document") == b"mine"
     with pytest.raises(LedgerDrift):
-        ledger_on(spot.store()).write_once("document", b"other", Reason.PLAN_DRIFT)
+        write_once(spot.store(), "document", b"other")
 
 
 @pytest.mark.parametrize("loss", LOST)
@@ -264,7 +265,7 @@ def test_a_replace_that_succeeded_unheard_is_refused_by_itself_and_read_back_as_
     spot.put("record", b"1")
     store = spot.store()
     rule = spot.proxy.add(LOST[loss](), "PUT")
-    ledger_on(store)._replace_older("record", b"12", lambda stored, data: len(stored) < len(data))
+    replace_older(store, "record", b"12", lambda stored, data: len(stored) < len(data))
     assert rule.hits == 1
     assert spot.data("record") == b"12"
     found = store.read("record", MANY)
@@ -280,7 +281,7 @@ def test_of_writers_that_lose_answers_at_random_exactly_one_document_stays(spot:
 
         def write(number: int) -> str:
             try:
-                ledger_on(spot.store()).write_once(f"d/{number // 4}", str(number % 4).encode(), Reason.PLAN_DRIFT)
+                write_once(spot.store(), f"d/{number // 4}", str(number % 4).encode())
             except LedgerDrift:
                 return "drift"
             return str(number % 4)

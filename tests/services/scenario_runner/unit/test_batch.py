@@ -74,7 +74,7 @@ class Place:
         if failure is not None:
             raise failure
 
-    def remembers(self, _receipts: Any) -> bool:
+    def receipts_in_place(self, _receipts: Any) -> bool:
         return False
 
     def write_receipts(self, receipts: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """What counts as an object of ours: receipts but for the path of their target, statuses, and the end of a race."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,11 @@ from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 from scenario_runner.ledger.documents import status_document
-from scenario_runner.ledger.ledger import Ledger, _status_step, same_receipt
+from scenario_runner.ledger.ledger import Ledger, same_receipt
+from scenario_runner.ledger.projections import project, status_step
+from scenario_runner.ledger.write_once import WriteOnceObjects
 from scenario_runner.storage.base import NotAnObjectError, ObjectTooLargeError
+from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.unit
 
@@ -68,9 +72,9 @@ def status(state: RunState, at_us: int, run_id: str = RUN, **more: Any) -> bytes
 
 def test_a_status_moves_forward_only_and_only_over_a_status_of_its_run() -> None:
     old, new = status(RunState.WAITING_EVIDENCE, 10), status(RunState.READY, 20)
-    assert _status_step(old, new) is True
-    assert _status_step(new, new) is False
-    assert _status_step(status(RunState.WAITING_EVIDENCE, 30), status(RunState.VERIFYING, 20)) is False
+    assert status_step(old, new) is True
+    assert status_step(new, new) is False
+    assert status_step(status(RunState.WAITING_EVIDENCE, 30), status(RunState.VERIFYING, 20)) is False
     for wrong in (
         status(RunState.FAILED, 10),
         status(RunState.WAITING_EVIDENCE, 30),
@@ -81,7 +85,7 @@ def test_a_status_moves_forward_only_and_only_over_a_status_of_its_run() -> None
         b"[]",
     ):
         with pytest.raises(ValueError, match=r"status"):
-            _status_step(wrong, new)
+            status_step(wrong, new)
 
 
 class Racing:
@@ -112,17 +116,18 @@ def ledger_on(store: Any) -> Ledger:
 
 
 def test_a_replace_that_never_wins_is_an_outage_and_no_endless_loop() -> None:
-    store = Racing()
-    (failure,) = ledger_on(store)._move_forward([("key", b"ab", False)], lambda _stored, _data: True)
+    store: Any = Racing()
+    (failure,) = project(store, [("key", b"ab", False)], lambda _stored, _data: True)
     assert isinstance(failure, Unavailable)
     assert 2 < store.replaced < 100
 
 
 @pytest.mark.parametrize("kind", [ObjectTooLargeError, NotAnObjectError])
 def test_what_cannot_be_read_as_an_object_is_drift_that_names_it_and_what_belongs_there(kind: Any) -> None:
-    ledger = ledger_on(Racing(kind("/store/key is not for reading")))
-    (written,) = ledger.write_many_once([("key", b"ours", Reason.PLAN_DRIFT)])
-    (moved,) = ledger._move_forward([("key", b"ours", True)], lambda _stored, _data: True)
+    store: Any = Racing(kind("/store/key is not for reading"))
+    ledger = ledger_on(store)
+    (written,) = WriteOnceObjects(store, 0.0, lambda: 0.0).write([("key", b"ours", Reason.PLAN_DRIFT)])
+    (moved,) = project(store, [("key", b"ours", True)], lambda _stored, _data: True)
     with pytest.raises(LedgerDrift) as pack:
         ledger.read_pack("f" * 64)
     reasons = [Reason.PLAN_DRIFT, Reason.RECORD_DRIFT, Reason.PACK_DRIFT]
@@ -132,3 +137,15 @@ def test_what_cannot_be_read_as_an_object_is_drift_that_names_it_and_what_belong
         assert failure.detail.startswith(failure.place + ": ")
         assert failure.expected in failure.detail
         assert failure.facts()["object"] == failure.place
+
+
+def test_one_key_that_is_to_hold_two_things_in_one_batch_holds_one_of_them_and_the_other_is_drift(
+    tmp_path: Path,
+) -> None:
+    objects = WriteOnceObjects(FilesystemStore(str(tmp_path), ".private"), 60.0, lambda: 0.0)
+    first, second = objects.write([("key", b"one", Reason.PLAN_DRIFT), ("key", b"two", Reason.PLAN_DRIFT)])
+    assert isinstance(first, LedgerDrift)
+    assert second is None
+    assert (tmp_path / "key").read_bytes() == b"two"
+    assert objects.cached("key", b"two")
+    assert not objects.cached("key", b"one")

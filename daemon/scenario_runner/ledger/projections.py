@@ -1,0 +1,101 @@
+"""Projections: the documents that follow the rows (run_record, run_status). They only move forward."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from scenario_runner.contracts.canonical import parse_json, sha256_hex
+from scenario_runner.contracts.documents import RunStatus
+from scenario_runner.contracts.errors import LedgerDrift, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import TERMINAL
+from scenario_runner.ledger.write_once import MAX_DOCUMENT, Failure, drift_of
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+_REPLACE_TRIES: Final = 20
+"""How often a replace may find that another writer was faster; more than the relays that share one ledger."""
+
+Projection = tuple[str, bytes, bool]
+"""A document that follows the rows: key, bytes, and whether an earlier one was written before."""
+
+Step = Callable[[bytes, bytes], bool]
+"""Whether new bytes (second) are ahead of the stored ones (first); ValueError when they do not continue them."""
+
+
+def project(store: ObjectStore, items: Sequence[Projection], step: Step) -> list[Failure | None]:
+    """Write projections: create those that are new, replace those that the new bytes are ahead of.
+
+    A writer that is late finds a document that is ahead of its own, and leaves it.
+
+    Returns:
+        One result each: None, or why it failed.
+    """
+    results: list[Failure | None] = []
+    creations = iter(store.create_many([(key, data) for key, data, earlier in items if not earlier]))
+    for key, data, earlier in items:
+        made = False if earlier else next(creations)
+        try:
+            if isinstance(made, Unavailable):
+                raise made
+            if not made:
+                replace_older(store, key, data, step)
+            results.append(None)
+        except (LedgerDrift, Unavailable) as failure:
+            results.append(failure)
+    return results
+
+
+def replace_older(store: ObjectStore, key: str, data: bytes, step: Step) -> None:
+    """Replace a stored document by one that is ahead of it; one that was removed since is created again.
+
+    Raises:
+        LedgerDrift: ``RECORD_DRIFT``: the stored document is not one that the new bytes continue.
+        Unavailable: the store does not answer, or other writers were faster each time.
+    """
+    for _ in range(_REPLACE_TRIES):
+        try:
+            stored = store.read(key, MAX_DOCUMENT)
+            if stored is None:
+                if store.create(key, data):
+                    return
+                raise Unavailable(f"{store.locate(key)} exists for a create but not for a read")
+            if not _ahead(store, key, stored.data, data, step) or store.replace(key, data, stored.version):
+                return
+        except UnreadableObjectError as error:
+            raise drift_of(store, key, Reason.RECORD_DRIFT, sha256_hex(data), "", error.detail) from error
+    raise Unavailable(f"{store.locate(key)} was changed by others at each of {_REPLACE_TRIES} tries")
+
+
+def _ahead(store: ObjectStore, key: str, stored: bytes, data: bytes, step: Step) -> bool:
+    try:
+        return step(stored, data)
+    except ValueError as error:
+        expected, actual = sha256_hex(data), sha256_hex(stored)
+        raise drift_of(store, key, Reason.RECORD_DRIFT, expected, actual, str(error)) from error
+
+
+def record_step(stored: bytes, data: bytes) -> bool:
+    """True when ``data`` continues the stored record; ValueError when they differ."""
+    if stored.startswith(data):
+        return False
+    if data.startswith(stored):
+        return True
+    raise ValueError("is not a prefix of the run's events; restore it")
+
+
+def status_step(stored: bytes, data: bytes) -> bool:
+    """True when ``data`` is the later status; ValueError when a final one would be replaced, or comes too early."""
+    if stored == data:
+        return False
+    new = RunStatus.model_validate(parse_json(data))
+    try:
+        old = RunStatus.model_validate(parse_json(stored))
+    except ValueError:
+        old = None
+    if old is None or old.run_id != new.run_id:
+        raise ValueError("is no status of this run; move it away")
+    if old.state in TERMINAL:
+        raise ValueError("holds another final status; find out which is true, and move it away if it is ours")
+    ahead = old.updated_at_utc < new.updated_at_utc
+    if not ahead and new.state in TERMINAL:
+        raise ValueError("holds a status that is not the run's final one; move it away")
+    return ahead
