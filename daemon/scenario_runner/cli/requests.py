@@ -18,7 +18,6 @@ from scenario_runner.contracts.plan import plan_hash
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
-from scenario_runner.gates.verified_set import trailing
 from scenario_runner.intake.decode import Record, decode
 from scenario_runner.intake.judge import plan_request, refuse_without_engine
 from scenario_runner.profiles.policy import load_policy
@@ -103,7 +102,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> dict[str, Any]:
         outputs.append(
             {
                 "output_id": output_id,
-                "path": posixpath.join(intent.engine_run_root, trailing(spec, spec.template.render(tokens))),
+                "path": posixpath.join(intent.engine_run_root, display_path(spec, spec.template.render(tokens))),
                 "optional": spec.optional,
                 "role": "business_traffic" if output_id in inputs.traffic else "non_traffic",
             }

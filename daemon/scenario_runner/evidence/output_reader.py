@@ -15,7 +15,7 @@ from scenario_runner.contracts.errors import (
 from scenario_runner.evidence.bounds import check_extent
 from scenario_runner.evidence.findings import Report
 from scenario_runner.evidence.key import EvidenceKey
-from scenario_runner.gates.verified_set import VerifiedSet, trailing
+from scenario_runner.gates.verified_set import VerifiedSet, display_path
 from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
 
@@ -56,8 +56,8 @@ def _find_files(root: RunRoot, spec: OutputSpec, tokens: Mapping[str, str]) -> t
         files = _files_of(root, spec, path)
         check_extent(root, path, files)
     except Refusal as refusal:
-        return trailing(spec, path), refusal
-    return trailing(spec, path), files
+        return display_path(spec, path), refusal
+    return display_path(spec, path), files
 
 
 def _files_of(root: RunRoot, spec: OutputSpec, path: str) -> list[str]:

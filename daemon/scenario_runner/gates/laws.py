@@ -1,6 +1,6 @@
 """The hashing laws. A law says which files make a gate's digest, in which order, and what must agree.
 
-Two steps, both pure: :func:`members_of` turns flag, index and listing into the files to read; :func:`judge` compares
+Two steps, both pure: :func:`members_of` turns flag, index and listing into the files to read; :func:`verify_digests` compares
 what was read with what was claimed. The caller reads the files in between.
 """
 
@@ -149,7 +149,7 @@ def _member_digests(paths: GatePaths, claimed: str, based: list[tuple[str, Index
     )
 
 
-def judge(gate: GateSpec, paths: GatePaths, members: Members, measured: Measurement) -> dict[str, str]:
+def verify_digests(gate: GateSpec, paths: GatePaths, members: Members, measured: Measurement) -> dict[str, str]:
     """Compare what was read with what was claimed.
 
     Returns:
@@ -176,7 +176,7 @@ def judge(gate: GateSpec, paths: GatePaths, members: Members, measured: Measurem
 def _matching_form(paths: GatePaths, path: str, listed: tuple[str, ...], measured: Measurement) -> str:
     forms = measured.forms.get(path)
     if not forms:
-        raise SequenceError(f"{path} was judged before it was read")
+        raise SequenceError(f"{path} was to be verified before it was read")
     for form, digest in forms:
         if all(digest == wanted for wanted in listed):
             return form

@@ -16,7 +16,7 @@ from dataclasses import InitVar, dataclass
 from scenario_runner.artifacts.base import FileDigest
 from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
 from scenario_runner.contracts.errors import EvidenceMissing, SequenceError
-from scenario_runner.gates.laws import GatePaths, Measurement, Members, judge
+from scenario_runner.gates.laws import GatePaths, Measurement, Members, verify_digests
 from scenario_runner.interface_pack.model import GateSpec, InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
 
@@ -72,7 +72,7 @@ def bundle_manifest(files: Sequence[FileDigest]) -> bytes:
     return canonical_bytes([{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in ordered])
 
 
-def trailing(spec: OutputSpec, rendered: str) -> str:
+def display_path(spec: OutputSpec, rendered: str) -> str:
     """The rendered path as documents show it: a directory ends in a slash."""
     return rendered + "/" if spec.template.shape is Shape.DIRECTORY else rendered
 
@@ -110,9 +110,9 @@ class VerifiedSet:
         if self._finished or gate_id not in self._required or gate_id in self._gates:
             raise SequenceError(f"the gate {gate_id} cannot be admitted now")
         if self.blocked_by(gate_id):
-            raise SequenceError(f"the gate {gate_id} was judged before {', '.join(self.blocked_by(gate_id))} passed")
+            raise SequenceError(f"the gate {gate_id} was examined before {', '.join(self.blocked_by(gate_id))} passed")
         gate = self._pack.gates[gate_id]
-        forms = judge(gate, paths, members, measured)
+        forms = verify_digests(gate, paths, members, measured)
         passed = GatePass(gate, paths, members.claimed, measured.files, measured.bytes, forms)
         self._gates[gate_id] = passed
         return passed
@@ -149,7 +149,7 @@ class VerifiedSet:
 
     def _account(self, output_id: str) -> OutputSpec:
         if self._finished or not self.gates_passed:
-            raise SequenceError(f"the output {output_id} was looked at before every required gate passed")
+            raise SequenceError(f"the output {output_id} was to be admitted before every required gate passed")
         if output_id not in self._intended or output_id in self._outputs or output_id in self._absent:
             raise SequenceError(f"the output {output_id} is not intended, or was accounted for already")
         return self._pack.outputs[output_id]

@@ -1,1 +1,1 @@
-"""The lifecycle of one run: look at the evidence, decide, commit; and explain it afterwards."""
+"""Driving runs: the lifecycle of one, the effects of many, the leases under which they are driven."""

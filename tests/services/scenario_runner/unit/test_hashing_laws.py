@@ -21,7 +21,7 @@ from scenario_runner.gates.laws import (
     Measurement,
     Members,
     gate_paths,
-    judge,
+    verify_digests,
 )
 from scenario_runner.interface_pack.loader import build_pack
 from scenario_runner.interface_pack.model import GateSpec
@@ -117,7 +117,7 @@ class Engine:
     def verify(self, spec: GateSpec, flag: bytes) -> dict[str, str]:
         """Both steps of a law, as the caller takes them."""
         members = members_of(spec, PATHS, flag, self.index() if self.entries else None, self.listing())
-        return judge(spec, PATHS, members, self.measure(members))
+        return verify_digests(spec, PATHS, members, self.measure(members))
 
 
 def conflict(engine: Engine, spec: GateSpec, flag: bytes) -> EvidenceRefused:
@@ -462,7 +462,7 @@ LAWS = [(BUNDLE, "ascii_lex"), (INDEX, "ascii_lex"), (INDEX, "index_order"), (ME
 def test_a_law_that_reads_an_index_never_passes_without_one(kind: str, ordering: str, flag: str) -> None:
     spec = gate(kind, ordering)
     with pytest.raises((EvidenceRefused, SequenceError)):
-        judge(spec, PATHS, members_of(spec, PATHS, Engine().flag(flag), None, None), Measurement("", {}, 0, 0))
+        verify_digests(spec, PATHS, members_of(spec, PATHS, Engine().flag(flag), None, None), Measurement("", {}, 0, 0))
 
 
 @pytest.mark.parametrize(("kind", "ordering"), LAWS)
@@ -498,7 +498,7 @@ def test_a_listed_member_that_was_not_read_is_our_defect_and_no_verdict(kind: st
     members = members_of(spec, PATHS, engine.flag(digest), engine.index(), engine.listing())
     for forms in ({}, {f"{ROOT}/a": ()}, {f"{ROOT}/b": ((RAW, sha(b"a")),)}):
         with pytest.raises(SequenceError):
-            judge(spec, PATHS, members, Measurement(sha(b"a"), forms, 1, 1))
+            verify_digests(spec, PATHS, members, Measurement(sha(b"a"), forms, 1, 1))
 
 
 @pytest.mark.parametrize(("kind", "ordering"), LAWS)
@@ -508,7 +508,7 @@ def test_a_wrong_or_missing_measurement_is_never_a_pass(kind: str, ordering: str
     spec = gate(kind, ordering)
     members = members_of(spec, PATHS, engine.flag(sha(b"a")), engine.index(), engine.listing())
     with pytest.raises(EvidenceRefused) as refused:
-        judge(spec, PATHS, members, Measurement(measured, {f"{ROOT}/a": ((RAW, sha(b"a")),)}, 1, 1))
+        verify_digests(spec, PATHS, members, Measurement(measured, {f"{ROOT}/a": ((RAW, sha(b"a")),)}, 1, 1))
     assert refused.value.reason is Reason.EVIDENCE_CONFLICT
 
 

@@ -240,7 +240,7 @@ def _without(guard: ast.If, operand: int | None) -> None:
 class _JudgeNothing(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id == "judge":
+        if isinstance(node.func, ast.Name) and node.func.id == "verify_digests":
             return ast.copy_location(ast.Dict(keys=[], values=[]), node)
         return node
 
@@ -262,7 +262,7 @@ def mutants() -> Iterator[tuple[str, ast.Module]]:
             _without(chosen, operand)
             yield f"line {guard.lineno}: {text} -> without {label}", ast.fix_missing_locations(tree)
     tree = _JudgeNothing().visit(ast.parse(source))
-    yield "admit_gate -> without judge()", ast.fix_missing_locations(tree)
+    yield "admit_gate -> without verify_digests()", ast.fix_missing_locations(tree)
 
 
 MUTANTS = list(mutants())
@@ -445,6 +445,6 @@ def test_bytes_moved_between_the_parts_of_an_output_change_its_digest() -> None:
 
 
 def test_a_directory_is_shown_with_its_slash() -> None:
-    assert verified_set.trailing(PACK.outputs["tree"], "data/tree") == "data/tree/"
-    assert verified_set.trailing(PACK.outputs["one"], "data/one.json") == "data/one.json"
-    assert verified_set.trailing(PACK.outputs["many"], "data/many/part-*") == "data/many/part-*"
+    assert verified_set.display_path(PACK.outputs["tree"], "data/tree") == "data/tree/"
+    assert verified_set.display_path(PACK.outputs["one"], "data/one.json") == "data/one.json"
+    assert verified_set.display_path(PACK.outputs["many"], "data/many/part-*") == "data/many/part-*"
