@@ -1,7 +1,7 @@
 """The hashing laws. A law says which files make a gate's digest, in which order, and what must agree.
 
-Two steps, both pure: :func:`members_of` turns flag, index and listing into the files to read; :func:`verify_digests` compares
-what was read with what was claimed. The caller reads the files in between.
+Two steps, both pure: :func:`members_of` turns flag, index and listing into the files to read; :func:`verify_digests`
+compares what was read with what was claimed. The caller reads the files in between.
 """
 
 import hashlib
