@@ -18,6 +18,7 @@ from scenario_runner.contracts.plan import plan_hash
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
+from scenario_runner.gates.verified_set import display_path
 from scenario_runner.intake.decode import Record, decode
 from scenario_runner.intake.judge import plan_request, refuse_without_engine
 from scenario_runner.profiles.policy import load_policy
