@@ -14,7 +14,7 @@ def draw(source: str) -> str:
     except ImportError:
         return f"```text\n{source}```\n"
     svg = mmdr.render(source).svg().replace("merman", f"diagram-{next(_numbers)}")  # ids are unique in a page
-    return "<figure>" + re.sub(r"\s*\n\s*", " ", svg) + "</figure>\n"
+    return '<figure style="width: 100%">' + re.sub(r"\s*\n\s*", " ", svg) + "</figure>\n"
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

@@ -45,6 +45,8 @@ def test_the_site_loads_nothing_from_the_network(site: Path) -> None:
 def test_the_diagrams_are_drawn_when_the_site_is_built(site: Path) -> None:
     pytest.importorskip("mmdr", reason="NOT RUN: diagrams stay code, install the extra [docs]")
     text = (site / "architecture.html").read_text("utf-8")
-    assert text.count("<figure><svg") == (REPO / "docs/architecture.md").read_text("utf-8").count("```mermaid")
+    assert text.count('<figure style="width: 100%"><svg') == (REPO / "docs/architecture.md").read_text("utf-8").count(
+        "```mermaid"
+    )
     ids = re.findall(r"<svg id=\"([^\"]+)\"", text)
     assert len(ids) == len(set(ids))
