@@ -29,7 +29,7 @@ from scenario_runner.contracts.times import parse_instant
 from scenario_runner.profiles import values
 from scenario_runner.profiles.environment import from_environment
 
-_REMEDY: Final = "correct the wiring profile; README.md lists every key"
+_REMEDY: Final = "correct the wiring profile; docs/configuration.md lists every key"
 _NOT_SERVED: Final = frozenset(
     {
         "engine_command", "engine_command_cwd", "engine_command_timeout_seconds", "reemit_allowlist",
@@ -82,7 +82,7 @@ Locations = Annotated[list[str], BeforeValidator(_as_list), _each(_entry), _each
 
 
 class Wiring(BaseModel):
-    """A validated wiring profile; see README.md for the meaning of every key."""
+    """A validated wiring profile; see docs/configuration.md for the meaning of every key."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 

@@ -71,7 +71,7 @@ NEEDED: Final[dict[str, str]] = {
     **{f"dynamodb:{action}": why for action, why in _ITEMS.items()},
     "cloudwatch:PutMetricData": "KCL's metrics, in a namespace that is named like the application",
 }
-"""Every permission, and what SR does with it. README shows them with their resources."""
+"""Every permission, and what SR does with it. docs/guides/permissions.md lists them with their resources."""
 
 
 class Outcome(StrEnum):

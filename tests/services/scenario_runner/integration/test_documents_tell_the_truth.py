@@ -1,7 +1,10 @@
-"""README.md and the scripts are held against the code, so that they cannot rot."""
+"""README.md, docs/ and the scripts are compared with the code, and what they show is executed."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -10,6 +13,7 @@ import pytest
 from support import COMMAND, REPO
 
 from scenario_runner.cli.output import Exit
+from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
@@ -21,10 +25,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 README = (REPO / "README.md").read_text("utf-8")
+DOCS = REPO / "docs"
+CONFIGURATION = (DOCS / "configuration.md").read_text("utf-8")
+OPERATING = (DOCS / "guides/operating.md").read_text("utf-8")
+EVERYTHING = "\n".join([README, *(path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md")))])
 
 
-def section(title: str) -> str:
-    return re.split(r"^#+ ", README.partition(f"{title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+def section(document: str, title: str) -> str:
+    assert f"\n{title}\n" in document
+    return re.split(r"^#+ ", document.partition(f"\n{title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def keys_of(table: str) -> set[str]:
@@ -32,37 +41,49 @@ def keys_of(table: str) -> set[str]:
     return {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)}
 
 
-def test_the_readme_names_every_wiring_key_and_no_other() -> None:
-    assert keys_of(section("### Wiring profile")) == set(Wiring.model_fields)
+def test_the_configuration_names_every_wiring_key_and_no_other() -> None:
+    assert keys_of(section(CONFIGURATION, "## Wiring profile")) == set(Wiring.model_fields)
 
 
-def test_the_readme_names_every_policy_key_and_no_other() -> None:
-    assert keys_of(section("### Policy profile")) == set(Policy.model_fields)
+def test_the_configuration_names_every_policy_key_and_no_other() -> None:
+    assert keys_of(section(CONFIGURATION, "## Policy profile")) == set(Policy.model_fields)
 
 
-def test_the_readme_lists_every_reason_code_with_its_sentence() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", section("## Reason codes"), flags=re.MULTILINE)
+def test_the_contracts_list_every_reason_code_with_its_sentence() -> None:
+    codes = section((DOCS / "contracts.md").read_text("utf-8"), "## 5. Reason codes")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", codes, flags=re.MULTILINE)
     assert rows == [(str(reason), SENTENCES[reason]) for reason in Reason]
 
 
-def test_the_readme_lists_every_permission_with_what_it_is_for() -> None:
-    rows = re.findall(r"^\| `([a-z0-9]+:[A-Za-z]+)` \| (.+) \|$", section("## Permissions of AWS"), flags=re.MULTILINE)
-    assert dict(rows) == NEEDED
+def test_the_guides_list_every_permission_with_what_it_is_for() -> None:
+    guide = (DOCS / "guides/permissions.md").read_text("utf-8").partition("\n## Resources\n")[0]
+    assert dict(re.findall(r"^\| `([a-z0-9]+:[A-Za-z]+)` \| (.+) \|$", guide, flags=re.MULTILINE)) == NEEDED
 
 
-def test_the_readme_lists_the_exit_codes() -> None:
-    rows = re.findall(r"^\| ([0-9]) \| ", README, flags=re.MULTILINE)
+def test_the_guides_list_the_exit_codes() -> None:
+    rows = re.findall(r"^\| ([0-9]) \| ", section(OPERATING, "## Exit codes"), flags=re.MULTILINE)
     assert [int(row) for row in rows] == [code for code in Exit if code is not Exit.DEFECT]
 
 
+def test_the_generated_help_texts_are_those_of_the_commands() -> None:
+    before = (DOCS / "commands.md").read_text("utf-8")
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "site/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.generated(before) == before, "run: python docs/site/generate.py"
+
+
 def commands() -> list[tuple[str, ...]]:
-    block = section("## Day to day").partition("```sh\n")[2].partition("```")[0]
-    found = [line.partition("#")[0].split() for line in block.splitlines() if line.startswith("scenario-runner")]
-    return [tuple(words) for words in found]
+    """Every call of the command in a code block of the documents."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", EVERYTHING, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("scenario-runner ")]
+    return sorted({tuple(line.partition("#")[0].split()) for line in lines})
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_of_the_readme_exists_with_its_options(words: tuple[str, ...]) -> None:
+def test_every_command_of_the_documents_exists_with_its_options(words: tuple[str, ...]) -> None:
     names = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)]
     shown = subprocess.run([COMMAND, *names, "--help"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
@@ -70,10 +91,37 @@ def test_every_command_of_the_readme_exists_with_its_options(words: tuple[str, .
         assert option in shown.stdout
 
 
-def test_every_path_that_the_readme_links_to_exists() -> None:
-    linked = re.findall(r"\]\(([^)#]+)\)", README)
-    assert linked
-    assert [path for path in linked if not path.startswith("http") and not (REPO / path).exists()] == []
+def test_the_first_request_of_the_readme_leads_to_ready(tmp_path: Path) -> None:
+    for name in ("config", "scripts"):
+        (tmp_path / name).symlink_to(REPO / name)
+    environment = {**os.environ, "PATH": f"{os.path.dirname(COMMAND)}:{os.environ['PATH']}"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("SR_")}
+    block = section(README, "## A first request").partition("```sh\n")[2].partition("```")[0]
+    before, submitted, after = block.partition("scenario-runner submit")
+
+    def run(script: str) -> str:
+        shell = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    settings = before.splitlines()[0]
+    line, _, after = (submitted + after).partition("\n")
+    run_id = re.findall(r"^run_id: +(\w+)$", run(f"{before}\n{line}"), flags=re.MULTILINE)[0]
+    shown = run(f"{settings}\n{after}".replace("RUN_ID", run_id))
+    assert re.search(r"^state: +READY$", shown, flags=re.MULTILINE)
+    assert re.search(r"^PASS: ", shown, flags=re.MULTILINE)
+
+
+def test_the_request_of_the_readme_has_the_form_of_a_request() -> None:
+    block = section(README, "## A first request").partition("```json\n")[2].partition("```")[0]
+    request = json.loads(block.replace("<64 lowercase hex>", "a" * 64))
+    assert parse_run_request(request).run_equivalence_key == "nightly-2026-01-01"
+
+
+def test_the_readme_names_the_command_of_ci() -> None:
+    called = (REPO / ".ci/run").read_text("utf-8").splitlines()[-1].removeprefix("exec ")
+    assert f"\n{called} " in section(README, "## Two commands").partition("```sh")[2]
 
 
 def test_the_scripts_of_the_readme_can_be_run_and_parse() -> None:
@@ -83,12 +131,13 @@ def test_the_scripts_of_the_readme_can_be_run_and_parse() -> None:
         assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0, name
 
 
-def test_the_powershell_snippets_of_the_readme_parse_and_set_what_the_env_files_say() -> None:
+def test_the_powershell_snippets_parse_and_set_what_the_env_files_say() -> None:
     pytest.importorskip("tree_sitter_pwsh")
     import tree_sitter
     import tree_sitter_pwsh
 
-    block = README.partition("```powershell\n")[2].partition("```")[0]
+    guide = (DOCS / "guides/install.md").read_text("utf-8")
+    block = guide.partition("```powershell\n")[2].partition("```")[0]
     parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_pwsh.language()))
     assert not parser.parse(block.encode()).root_node.has_error
     (pattern,) = set(re.findall(r"-match '([^']+)'", block))
