@@ -158,7 +158,7 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r
   JOIN unnest(%(run_id)b::text[], %(epoch)b::bigint[]) AS g(run_id, epoch) ON g.run_id = r.run_id
-  WHERE r.lease_epoch = g.epoch AND r.lease_owner = %(owner)b AND r.due_us IS NOT NULL AND r.lease_until_us > 0
+  WHERE r.lease_epoch = g.epoch AND r.lease_owner = %(owner)b AND r.lease_until_us > 0
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r SET lease_until_us = c.now + %(lease_us)b::bigint FROM held h, clock c
 WHERE r.run_id = h.run_id

@@ -48,7 +48,7 @@ RETURNING event_seq, updated_us;
 
 -- name: renew_leases
 UPDATE runs SET lease_until_us = :now + :lease_us
-WHERE due_us IS NOT NULL AND lease_owner = :owner AND lease_until_us > 0
+WHERE lease_owner = :owner AND lease_until_us > 0
   AND (run_id, lease_epoch) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))
 RETURNING run_id, lease_epoch;
 
