@@ -279,9 +279,9 @@ class SqliteAuthority:
 
     def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
         """See the contract."""
-        return self._write(lambda connection: [self._commit_one(connection, item) for item in transitions])
+        return self._write(lambda connection: [self._apply(connection, item) for item in transitions])
 
-    def _commit_one(self, connection: sqlite3.Connection, transition: Transition) -> LeaseLostError | None:
+    def _apply(self, connection: sqlite3.Connection, transition: Transition) -> LeaseLostError | None:
         claim, token = transition.claim, token_of(transition)
         row = connection.execute(
             self._sql["commit_run"],

@@ -212,7 +212,7 @@ WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (
   SELECT run_id FROM runs
-  WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= (SELECT now FROM clock) AND due_us > (SELECT now FROM clock)
+  WHERE state = 'WAITING_EVIDENCE' AND due_us > (SELECT now FROM clock)
   ORDER BY run_id FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
 

@@ -69,7 +69,7 @@ RETURNING event_seq;
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
 
 -- name: wake_waiting
-UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= :now AND due_us > :now;
+UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
 
 -- name: claim_behind
 UPDATE runs

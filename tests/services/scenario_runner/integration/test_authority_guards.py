@@ -57,6 +57,18 @@ def row(authority: Authority, key: str) -> RunRow:  # noqa: F811
     return found
 
 
+# --- intake -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("k", "r1")])
+    twin = asking("k", "r2")
+    assert twin.run is not None
+    (answer,) = authority.admit([replace(twin, run_id=hex32("x"), run=replace(twin.run, run_id=hex32("x")))])
+    assert answer.disposition is Disposition.CONFLICT
+    assert authority.run(hex32("x")) is None
+
+
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +155,22 @@ def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority)
         before.lease_until_us,
     )
     assert (after.due_us, after.retries, after.wakes, after.last_error) == (first.now_us, 0, 0, "")
+
+
+@pytest.mark.parametrize("state", ["under lease", "due already"])
+def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    state: str,
+) -> None:
+    authority.admit([asking("k")])
+    settle(authority, parked(claim_one(authority), clock.now))
+    if state == "under lease":
+        claim_one(authority)
+    before = row(authority, "k")
+    clock.pass_seconds(1)
+    assert authority.wake_waiting() == 0
+    assert row(authority, "k") == before
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
