@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from scenario_runner.authority.base import Owed
+from scenario_runner.authority.base import ProjectionTask
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
@@ -221,7 +221,7 @@ class Ledger:
 
     # --- projections
 
-    def project_many(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def project_many(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         """Bring documents up to their rows: records, statuses, then what READY and QUARANTINED add."""
         results: list[Failure | None] = [None] * len(owed)
         for stage in (self._project_records, self._project_statuses, self._project_finals):
@@ -230,7 +230,7 @@ class Ledger:
                 results[place] = failure
         return results
 
-    def _project_records(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _project_records(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         return self._move_forward(
             [
                 (
@@ -243,7 +243,7 @@ class Ledger:
             _record_step,
         )
 
-    def _project_statuses(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _project_statuses(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         documents = []
         for item in owed:
             run = item.run
@@ -252,7 +252,7 @@ class Ledger:
             documents.append((refs.status_ref(run.run_id), canonical_bytes(document), run.projected_seq > 0))
         return self._move_forward(documents, _status_step)
 
-    def _project_finals(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _project_finals(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         finals: dict[int, WriteOnce] = {}
         for place, item in enumerate(owed):
             run = item.run

@@ -77,7 +77,7 @@ POINTS: dict[str, Moment] = {
     "facts view, let go by its writer": Moment(FILES + "_Written.let_go", match="/run_facts_view/"),
     "facts view, directory fsynced": Moment(FILES + "fsync_directory", match="/run_facts_view"),
     "outcome written, before the commit": Moment(ROWS + "_apply", nth=3),
-    "signal owed, before the commit": Moment(ROWS + "_owe", nth=3),
+    "signal added, before the commit": Moment(ROWS + "_add_signal", nth=3),
     "READY transaction committed": Moment(ROWS + "commit"),
     "projections claimed": Moment(ROWS + "claim_projections", after_result=True),
     "records projected": Moment(LEDGER + "_project_records"),
@@ -91,7 +91,7 @@ POINTS: dict[str, Moment] = {
     "sent marked": Moment(ROWS + "mark_sent"),
 }
 WAITING_POINTS: dict[str, Moment] = {
-    "waiting runs woken": Moment(ROWS + "wake_waiting"),
+    "waiting runs woken": Moment(ROWS + "make_waiting_due"),
     "record replaced": Moment(STORE + ".replace", match="/run_record/"),
     "status replaced": Moment(STORE + ".replace", match="/run_status/"),
     "replacement renamed": Moment("os:rename", match="/run_record/"),

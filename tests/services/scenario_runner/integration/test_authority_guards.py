@@ -32,7 +32,7 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.base import Authority, Claim, ProjectionFailure, RunRow
-from scenario_runner.authority.rows import SETTLE_US
+from scenario_runner.authority.rows import QUIET_PERIOD_US
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, RunState
 
@@ -169,7 +169,7 @@ def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due
         claim_one(authority)
     before = row(authority, "k")
     clock.pass_seconds(1)
-    assert authority.wake_waiting() == 0
+    assert authority.make_waiting_due() == 0
     assert row(authority, "k") == before
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_is_being_driven_is_projected_only_when_it_has_been_quiet_for
     """What is put on record in quick succession is projected once, at its end."""
     authority.admit([asking("k")])
     assert unprojected(authority) == [], "a run that nobody drives yet"
-    quiet_at = claim_one(authority, lease_us=100 * SECOND).updated_us + SETTLE_US
+    quiet_at = claim_one(authority, lease_us=100 * SECOND).updated_us + QUIET_PERIOD_US
     clock.now = quiet_at - 1
     assert unprojected(authority) == []
     clock.now = quiet_at
