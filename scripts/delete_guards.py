@@ -2,12 +2,16 @@
 r"""Delete each guard of the code once, in a copy of the tree, and say which deletions no test notices.
 
 A guard is an early refusal (``if ...: raise``, ``if ...: return``, ``if ...: continue``), a call that only checks
-(``check_...``, ``confirm...``, ``require...``, ``probe``), or one term of an ``and`` or ``or`` in a condition.
+(``check_...``, ``confirm...``, ``require...``, ``probe``), or one term of an ``and`` or ``or`` in a condition. In named
+SQL it is one term of a WHERE.
 
-  scripts/delete_guards.py                            gates/, evidence/, runs/, ledger/ and intake/ against tier 0
+  scripts/delete_guards.py                            the rooms of ROOMS and SQL against tier 0
   scripts/delete_guards.py --list                     only list the guards
   scripts/delete_guards.py --room gates --tests tests/services/scenario_runner/unit/test_hashing_laws.py \
       --tests tests/services/scenario_runner/unit     a quick selection first, a slower one for what that misses
+  scripts/delete_guards.py --room authority/sql/sqlite.sql \
+      --tests tests/services/scenario_runner/integration/test_authority_contract.py
+                                                      the terms of the WHERE of every statement of SQLite
   scripts/delete_guards.py --again                    those that survived, once more
 
 The report is written after each guard, and a later call goes on where the last one was stopped. Guards whose deletion
@@ -22,7 +26,9 @@ import ast
 import hashlib
 import json
 import os
+import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
 REPO: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = "daemon/scenario_runner"
 EQUIVALENT: Final = REPO / "scripts/delete_guards.equivalent.json"
-ROOMS: Final = ("gates", "evidence", "runs", "ledger", "intake")
+ROOMS: Final = ("gates", "evidence", "runs", "ledger", "intake", "authority/sql/sqlite.sql")
 TIER_0: Final = "tests/services/scenario_runner"
 MARKS: Final = "not parity and not localstack and not engine_fixture"
 Node = ast.expr | ast.stmt
@@ -155,8 +161,101 @@ class _Finder(ast.NodeVisitor):
             yield Guard(self.file, function, node.lineno, kind, line, nth, without)
 
 
+_SQL_TOKEN: Final = re.compile(rb"--[^\n]*|'[^']*'|[A-Za-z_][A-Za-z_0-9]*|[()]|;")
+_SQL_NAME: Final = re.compile(rb"-- name: ([a-z_]+)")
+_ENDS_WHERE: Final = frozenset(
+    [b"ORDER", b"GROUP", b"LIMIT", b"RETURNING", b"UNION", b"WINDOW", b"FOR", b"ON", b";", b"WHERE"]
+)
+
+
+class _SqlTerms:
+    """The terms of every WHERE of a file of named statements.
+
+    ``self.tokens`` are (word, start, end, depth of parentheses outside of it); comments and strings are none.
+    """
+
+    def __init__(self, source: bytes) -> None:
+        self.source = source
+        self.tokens: list[tuple[bytes, int, int, int]] = []
+        self.names: list[tuple[int, str]] = []
+        depth = 0
+        for found in _SQL_TOKEN.finditer(source):
+            word = found[0]
+            if named := _SQL_NAME.match(word):
+                self.names.append((found.start(), named[1].decode()))
+            if word.startswith((b"--", b"'")):
+                continue
+            depth -= word == b")"
+            self.tokens.append((word, found.start(), found.end(), depth))
+            depth += word == b"("
+
+    def conditions(self) -> Iterator[tuple[int, int]]:
+        """Tokens of the condition of each WHERE: the first, and the one after the last."""
+        for index, (word, _, _, depth) in enumerate(self.tokens):
+            if word != b"WHERE":
+                continue
+            end = index + 1
+            while end < len(self.tokens) and not self._ends(end, depth):
+                end += 1
+            yield index + 1, end
+
+    def _ends(self, index: int, depth: int) -> bool:
+        word, _, _, its_depth = self.tokens[index]
+        return its_depth < depth or (its_depth == depth and word in _ENDS_WHERE)
+
+    def terms(self, first: int, end: int, start: int, stop: int, empty: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Bytes of each term, and what stands in its place so that it decides nothing.
+
+        Args:
+            first: First token of the condition.
+            end: Token after its last.
+            start: First byte.
+            stop: Byte after the last.
+            empty: What stands for the whole of it.
+        """
+        depth = min((token[3] for token in self.tokens[first:end]), default=0)
+        for word, neutral in ((b"OR", b"FALSE"), (b"AND", b"TRUE")):
+            cuts = [
+                index for index in range(first, end) if self.tokens[index][0] == word and self.tokens[index][3] == depth
+            ]
+            if cuts:
+                firsts = [first, *(cut + 1 for cut in cuts)]
+                ends = [*cuts, end]
+                starts = [start, *(self.tokens[cut][2] for cut in cuts)]
+                stops = [*(self.tokens[cut][1] for cut in cuts), stop]
+                for part in zip(firsts, ends, starts, stops, strict=True):
+                    yield from self.terms(*part, neutral)
+                return
+        text = self.source[start:stop]
+        start, stop = start + len(text) - len(text.lstrip()), stop - len(text) + len(text.rstrip())
+        yield start, stop, empty
+        if self.source[start : start + 1] == b"(" and self.tokens[end - 1][2] == stop:
+            inner = list(self.terms(first + 1, end - 1, start + 1, stop - 1, empty))
+            yield from inner if len(inner) > 1 else ()
+
+    def statement_at(self, position: int) -> str:
+        """Name of the statement that a byte belongs to."""
+        return next(name for start, name in reversed(self.names) if start < position)
+
+
+def sql_guards_of(source: bytes, file: str) -> list[Guard]:
+    """Every term of a WHERE of a file of named statements."""
+    sql, found = _SqlTerms(source), []
+    seen: dict[tuple[str, str], int] = {}
+    for first, end in sql.conditions():
+        stop = sql.tokens[end][1] if end < len(sql.tokens) else len(source)
+        for begin, after, neutral in sql.terms(first, end, sql.tokens[first - 1][2], stop, b"TRUE"):
+            statement, text = sql.statement_at(begin), " ".join(source[begin:after].decode().split())
+            nth = seen[statement, text] = seen.get((statement, text), -1) + 1
+            without = source[:begin] + neutral + source[after:]
+            found.append(Guard(file, statement, source.count(b"\n", 0, begin) + 1, "term", text, nth, without))
+    return found
+
+
 def guards_of(source: bytes, file: str) -> list[Guard]:
-    """Every guard of a module."""
+    """Every guard of a module, or of a file of named statements."""
+    if file.endswith(".sql"):
+        return sql_guards_of(source, file)
     finder = _Finder(file, source)
     finder.visit(ast.parse(source))
     return list(finder.guards())
@@ -167,7 +266,7 @@ def all_guards(rooms: Sequence[str]) -> list[Guard]:
     found: list[Guard] = []
     for room in rooms:
         path = REPO / PACKAGE / room
-        modules = [path] if path.is_file() else sorted(path.rglob("*.py"))
+        modules = [path] if path.is_file() else [*sorted(path.rglob("*.py")), *sorted(path.glob("sql/*.sql"))]
         if not modules:
             raise SystemExit(f"there is no room or module {room!r} under {PACKAGE}")
         for module in modules:
@@ -209,7 +308,8 @@ class Copy:
         path = self.folder / guard.file
         whole = path.read_bytes()
         try:
-            compile(guard.without, guard.file, "exec")
+            if guard.file.endswith(".py"):
+                compile(guard.without, guard.file, "exec")
             path.write_bytes(guard.without)
             for arguments in selections:
                 said = self.test(arguments, seconds)
@@ -258,7 +358,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, guards: Sequence[Guard], report: dict[str, dict[str, Any]]) -> int:
-    selections = [given.split() for given in options.tests or ()] or [[TIER_0, "-m", MARKS]]
+    selections = [shlex.split(given) for given in options.tests or ()] or [[TIER_0, "-m", MARKS]]
     todo = [
         item for item in guards if item.key not in report or (options.again and report[item.key]["said"] == "survived")
     ]

@@ -5,8 +5,7 @@ statement names the lease, the state and the time of the last change that it exp
 lost, never success, unless the row holds the token of this very transition.
 
 Every operation may be called again when it is not known whether it was carried out (a connection lost during a commit).
-Claims are the exception that heals itself: runs claimed by a call that was never answered are renewed by nobody, so
-their leases run out.
+A claim that was never answered is the exception: its runs are renewed by nobody, so their leases run out.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, R
 
 @dataclass(frozen=True, slots=True)
 class SignalDraft:
-    """A signal that is owed to the control bus; its envelope is a pure function of the outbox row."""
+    """A signal to put into the outbox; its envelope on the control bus is a pure function of the outbox row."""
 
     message_id: str
     kind: SignalKind
@@ -31,7 +30,7 @@ class SignalDraft:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that a record asks for."""
+    """A run that a request asks for."""
 
     run_id: str
     run_equivalence_key: str
@@ -46,14 +45,14 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """One record of the control bus, judged as far as that is possible without the authority.
+    """One record of the control bus, validated as far as that is possible without the authority.
 
     Attributes:
         record_key: Stable identity of the record on its bus; the same record delivered again has the same key.
-        run: The run it asks for; None when ``disposition`` is settled already.
-        disposition: Settled outcome (REJECTED or IGNORED) when ``run`` is None.
-        raw: The record's bytes, kept as a dead letter when it is refused.
-        refusal: Signal to send when the record is refused (or conflicts).
+        run: The run it asks for; None when the disposition is final without the authority.
+        disposition: The final disposition (REJECTED or IGNORED) when ``run`` is None.
+        raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
+        refusal: Signal to send in these two cases.
     """
 
     record_key: str
@@ -71,7 +70,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What became of a record.
+    """The disposition of a record.
 
     Attributes:
         repeated: True when the record had been disposed of before (it was delivered again).
@@ -233,12 +232,12 @@ class RunRow:
 
 
 UNTIL_RESTART: Final = 1 << 62
-"""A due time that no clock reaches: not tried again before :meth:`Authority.resume_deliveries`."""
+"""A due time that no clock reaches (2^62 µs are 146,000 years): only :meth:`Authority.resume_deliveries` ends it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """A run whose documents in the ledger are behind its rows."""
+class ProjectionTask:
+    """A run whose documents in the ledger are older than its rows, with all its events up to ``run.event_seq``."""
 
     run: RunRow
     events: tuple[StoredEvent, ...]
@@ -289,11 +288,14 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is left to do now, not counting what is due later.
+    """Whether work is due now, by kind.
 
     Attributes:
-        undelivered: True while any document or signal of a finished run is still owed, due or not.
-        postponed: True while infrastructure keeps a run from being driven, whenever it is tried again.
+        runs: A run is due.
+        projections: A document can be written now, or is being written.
+        signals: A signal can be published now, or is being published.
+        undelivered: A document or signal of a finished run is not delivered yet, due or not.
+        postponed: A run waits for another try because infrastructure failed, due or not.
     """
 
     runs: bool
@@ -304,26 +306,26 @@ class Pending:
 
     @property
     def nothing(self) -> bool:
-        """True when the authority owes nothing at this moment."""
+        """True when no work is due."""
         return not (self.runs or self.projections or self.signals)
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Signals of one run: message id, kind, and when it was sent (None while it is owed)."""
+    """Signals of one run: message id, kind, and when it was sent (None before that)."""
 
     rows: tuple[tuple[str, str, int | None], ...] = field(default=())
 
 
 class Authority(Protocol):
-    """See the module. Methods raise ``Unavailable`` when the database cannot be reached."""
+    """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""
 
     def now_us(self) -> int:
         """The database's clock."""
         ...
 
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        """Dispose of records durably; a record delivered again keeps its disposition.
+        """Give every record its disposition, durably; a record delivered again keeps the one it has.
 
         Everything about a record is one transaction. A batch is one too, except that an engine may split off records
         that another process was admitting at the same moment, or that it cannot store and therefore refuses.
@@ -359,24 +361,24 @@ class Authority(Protocol):
         """
         ...
 
-    def wake_waiting(self) -> int:
-        """Make every waiting run due now; returns how many."""
+    def make_waiting_due(self) -> int:
+        """Make every waiting run due now; returns how many were not."""
         ...
 
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
-        """Lease runs whose ledger documents are behind."""
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
+        """Lease runs whose ledger documents are older than their rows, those that changed first first."""
         ...
 
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        """(run id, sequence number) pairs whose documents are in the ledger; what failed before is forgotten."""
+        """Record that documents are in the ledger, as (run id, last sequence number); clears earlier failures."""
         ...
 
     def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        """Documents could not be written: count it, keep why and since when, and try again at ``until_us``."""
+        """Record that documents could not be written: how often, since when, why, and when to try again."""
         ...
 
     def resume_deliveries(self) -> int:
-        """Make documents and signals that were put off due now, and count their failures anew; returns how many."""
+        """Make postponed documents and signals due now and reset their counts of failures; returns how many."""
         ...
 
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
@@ -384,17 +386,17 @@ class Authority(Protocol):
         ...
 
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        """These signals are on the control bus; the time of the first mark stays."""
+        """Record that signals are on the control bus; the time of the first such record stays."""
         ...
 
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        """Publishing failed; try these again at ``due_us``."""
+        """Publish signals again at ``due_us``, because it failed."""
         ...
 
     def pull_in_times(self) -> int:
-        """Correct times that lie further ahead than anything is ever put off or leased for: the clock was set back.
+        """Correct times that lie further ahead than any pause or lease: the clock was set back.
 
-        Such runs, documents and signals are due now, and such leases have run out, unless their owner renews them.
+        Such runs, documents and signals become due now; such leases run out now, unless their owner renews them.
 
         Returns:
             How many rows were corrected.
@@ -406,11 +408,11 @@ class Authority(Protocol):
         ...
 
     def expire_owner(self, owner: str) -> None:
-        """Let all leases of a dead owner run out now."""
+        """End all leases of an owner that is dead, or that gives them back."""
         ...
 
     def pending(self) -> Pending:
-        """What is left to do now."""
+        """Whether work is due now."""
         ...
 
     def run(self, run_id: str) -> RunRow | None:
@@ -434,11 +436,11 @@ class Authority(Protocol):
         ...
 
     def find_digests(self, key: str) -> list[str] | None:
-        """See :class:`~scenario_runner.artifacts.reuse.DigestStore`."""
+        """Digests kept under a key (hex64), or None; makes this a ``DigestStore`` of ``artifacts/reuse.py``."""
         ...
 
     def keep_digests(self, key: str, digests: list[str]) -> None:
-        """See :class:`~scenario_runner.artifacts.reuse.DigestStore`."""
+        """Keep digests under a key; the first ones stay."""
         ...
 
     def identity(self, name: str, proposed: str) -> str:
@@ -454,9 +456,9 @@ class Authority(Protocol):
         ...
 
     def adopt_identity(self, name: str, identity: str) -> None:
-        """Know a store by another identity from now on: an operator's act."""
+        """Replace the identity of a store, on an operator's order."""
         ...
 
     def close(self) -> None:
-        """Finish what was promised and disconnect."""
+        """Finish the operations that have begun, and disconnect."""
         ...

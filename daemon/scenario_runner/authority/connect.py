@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SQLITE: Final = "sqlite:///"
 _NO_FILE: Final = re.compile(r"[?#]|^:")
-"""Options and ``:memory:`` of other programs: here they would only be part of a new file's name."""
+"""Options and ``:memory:`` of other programs: here they would become part of a file's name."""
 _POSTGRES: Final = ("postgresql://", "postgres://")
 _KEY_VALUE: Final = re.compile(r"(?:^|\s)(?:dbname|host)\s*=")
 _SCHEME: Final = re.compile(r"^[a-z][a-z0-9+.-]{0,39}(?=:)")
@@ -34,10 +34,10 @@ def is_postgres(dsn: str) -> bool:
 
 
 def check_dsn(dsn: str, place: str) -> None:
-    """Make sure that a DSN can be used, without connecting.
+    """Check a DSN without connecting.
 
     Args:
-        dsn: ``authority_store_dsn``. Never echoed: it may hold a password.
+        dsn: ``authority_store_dsn``. Never shown: it may hold a password.
         place: The profile, for messages.
 
     Raises:

@@ -1,8 +1,8 @@
 """Group commit: operations of many threads share one transaction, and with it one fsync.
 
-An operation gets its result only after the commit that holds it is durable. If one of a group fails, the group is
-rolled back and each is run alone, so a fault never takes its neighbours along; a transaction that cannot even begin
-fails for all.
+An operation gets its result only after the commit that holds it is durable. If one operation of a group fails, the
+group is rolled back and each operation runs in a transaction of its own, so that only the faulty one fails. If the
+transaction cannot begin, all operations of the group fail.
 """
 
 import queue
@@ -16,11 +16,13 @@ from scenario_runner.contracts.errors import Unavailable
 
 C = TypeVar("C")
 T = TypeVar("T")
+#: Operations in one transaction: a bound on how long the first of them waits. A daemon has some ten threads, so it is
+#: reached only by a client that hands in operations without waiting for them.
 _MAX_GROUP: Final = 256
 
 
 class GroupCommitter(Generic[C]):
-    """Runs operations on one connection in one thread.
+    """Runs the operations of all threads on one connection, in a thread of its own.
 
     Args:
         connect: Opens the connection, in that thread.
@@ -63,7 +65,7 @@ class GroupCommitter(Generic[C]):
         return future.result()
 
     def close(self) -> None:
-        """Finish what was handed in, then close the connection."""
+        """Finish the operations that were handed in, then close the connection."""
         with self._lock:
             if self._closed:
                 return
@@ -99,7 +101,7 @@ class GroupCommitter(Generic[C]):
     def _together(self, connection: C, group: list[tuple[Callable[[C], Any], Future[Any]]]) -> bool:
         try:
             self._begin(connection)
-        except BaseException as error:  # noqa: BLE001 - no fault of an operation; each alone would wait as long
+        except BaseException as error:  # noqa: BLE001 - no operation's fault; each alone would wait as long
             self._undo(connection)
             for _, future in group:
                 future.set_exception(error)
@@ -126,6 +128,6 @@ class GroupCommitter(Generic[C]):
             future.set_result(result)
 
     def _undo(self, connection: C) -> None:
-        """Roll back; a connection that cannot even do that refuses the next begin, and everybody is told."""
+        """Roll back. If that fails too, the connection refuses the next begin, and the callers get that error."""
         with suppress(Exception):
             self._rollback(connection)

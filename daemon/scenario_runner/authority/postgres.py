@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
 from psycopg.errors import UniqueViolation
+from typing_extensions import override
 
 from scenario_runner.authority.base import (
     UNTIL_RESTART,
@@ -18,13 +18,9 @@ from scenario_runner.authority.base import (
     Admitted,
     Claim,
     OutboxRow,
-    Owed,
     Pending,
     ProjectionFailure,
-    RecordRow,
-    RunRow,
-    Signals,
-    StoredEvent,
+    ProjectionTask,
     Transition,
 )
 from scenario_runner.authority.postgres_batches import (
@@ -37,19 +33,17 @@ from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
 from scenario_runner.authority.postgres_session import Connection
+from scenario_runner.authority.queries import Queries, projection_tasks
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
     COLLISION_DETAIL,
     LEASE_HORIZON_US,
+    QUIET_PERIOD_US,
     RELAY_HORIZON_US,
     RUN_HORIZON_US,
-    SETTLE_US,
     claim_of,
     lease_lost,
     outbox_row,
-    record_row,
-    run_row,
-    stored_event,
 )
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
@@ -58,14 +52,17 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, RunState
 from scenario_runner.rounds import rounds_without_repeats
 
-_RACES: Final = 10
+#: Rounds of one admission. A round is lost to another intake of the same record, which has its disposition then, so
+#: each record can lose one; the batch loses one for each of its records that is read twice at that moment.
+_ROUNDS: Final = 10
+#: The table whose unique violation means a lost race.
 _RECORDS: Final = "intake_records"
 _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
-class PostgresAuthority:
-    """See :class:`~scenario_runner.authority.base.Authority`.
+class PostgresAuthority(Queries):
+    """An authority on a PostgreSQL server.
 
     Args:
         dsn: A PostgreSQL URI or ``key=value`` text.
@@ -81,25 +78,25 @@ class PostgresAuthority:
         self._sql = {name: text.encode() for name, text in load_statements("postgres").items()}
         self._connections = Connections(parsed, lambda connection: migrate(connection, parsed))
 
-    def _query(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-        """Run a named statement; its rows, none when it returns none."""
+    @override
+    def _query(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
         try:
             return self._connections.run(_running(self._sql[name], parameters))
         except UNSTORABLE as error:
             raise Unavailable(f"the database refuses a value: {in_short(error)}") from None
 
+    @override
     def close(self) -> None:
-        """See the contract."""
         self._connections.close()
 
+    @override
     def now_us(self) -> int:
-        """See the contract."""
         return int(self._query("now_us")[0]["now"])
 
     # --- intake
 
+    @override
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        """See the contract."""
         first: dict[str, Admission] = {}
         for record in records:
             first.setdefault(record.record_key, record)
@@ -112,7 +109,7 @@ class PostgresAuthority:
         return answers
 
     def _dispose(self, records: list[Admission]) -> dict[str, Admitted]:
-        """Admit records with different keys; one that cannot be stored is found by halving, and refused alone."""
+        """Admit records with different keys; halve the batch to find one that cannot be stored, and refuse it."""
         if not records:
             return {}
         try:
@@ -124,10 +121,10 @@ class PostgresAuthority:
         return self._dispose(records[:half]) | self._dispose(records[half:])
 
     def _admit_together(self, records: list[Admission]) -> dict[str, Admitted]:
-        """Admit a batch; what another intake was disposing of at the same time is looked up in another round."""
+        """Admit a batch, in more rounds while other intakes dispose of some of its records at the same time."""
         found: dict[str, Admitted] = {}
         left = records
-        for _ in range(_RACES):
+        for _ in range(_ROUNDS):
             for row in self._admit_once(left):
                 found[row["record_key"]] = Admitted(
                     row["record_key"], Disposition(row["disposition"]), row["reason_code"], row["detail"],
@@ -139,7 +136,10 @@ class PostgresAuthority:
         raise Unavailable("other processes keep admitting the same records; they stay where they are")
 
     def _admit_once(self, records: list[Admission]) -> list[dict[str, Any]]:
-        """One round; no rows when another intake has just disposed of one of the records otherwise."""
+        """Send the batch once; no rows when another intake disposed of one of its records at the same moment.
+
+        The statement explains the race. The unique violation has taken the whole batch back, so it is sent again.
+        """
         parameters = admission_parameters(records)
         parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
         try:
@@ -150,7 +150,7 @@ class PostgresAuthority:
             return []
 
     def _refuse(self, record: Admission, error: Exception) -> dict[str, Admitted]:
-        """Dispose of a record that no database can hold, so that it does not come back for ever."""
+        """Refuse a record that no database can hold; without a disposition its bus would deliver it for ever."""
         kind = type(error).__name__
         safe = Admission(
             _plain(record.record_key), _plain(record.kind), _plain(record.message_id), _plain(record.run_id), None,
@@ -165,19 +165,19 @@ class PostgresAuthority:
 
     # --- leases
 
+    @override
     def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
-        """See the contract."""
         rows = self._query("claim_runs", owner=owner, limit=limit, lease_us=lease_us, started=_STARTED)
         return [claim_of(row, owner, RunState(row["state"]), row["updated_us"], row["now"]) for row in rows]
 
+    @override
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
-        """See the contract."""
         runs, epochs = [run_id for run_id, _ in held], [epoch for _, epoch in held]
         rows = self._query("renew_leases", owner=owner, run_id=runs, epoch=epochs, lease_us=lease_us)
         return {(row["run_id"], row["lease_epoch"]) for row in rows}
 
+    @override
     def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
-        """See the contract."""
         # The parameters of every round are made before the first is sent: a value that cannot be stored stops them all.
         rounds = [
             (indices, transition_parameters([transitions[index] for index in indices]))
@@ -191,114 +191,80 @@ class PostgresAuthority:
                     answers[index] = None
         return answers
 
-    def wake_waiting(self) -> int:
-        """See the contract."""
-        return len(self._query("wake_waiting"))
+    @override
+    def make_waiting_due(self) -> int:
+        return len(self._query("make_waiting_due"))
 
+    @override
     def pull_in_times(self) -> int:
-        """See the contract."""
         rows = self._query(
             "pull_in_times", run_horizon_us=RUN_HORIZON_US, lease_horizon_us=LEASE_HORIZON_US,
             relay_horizon_us=RELAY_HORIZON_US, until_restart=UNTIL_RESTART,
         )  # fmt: skip
         return int(rows[0]["corrected"])
 
+    @override
     def owners(self) -> set[str]:
-        """See the contract."""
         return {row["owner"] for row in self._query("live_owners") if row["owner"]}
 
+    @override
     def expire_owner(self, owner: str) -> None:
-        """See the contract."""
         self._query("expire_owner", owner=owner)
 
     # --- relay
 
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
-        """See the contract."""
-        rows = self._query("claim_behind", owner=owner, limit=limit, lease_us=lease_us, settle_us=SETTLE_US)
-        runs = [run_row(row) for row in rows]
-        events: dict[str, list[StoredEvent]] = {run.run_id: [] for run in runs}
-        for row in self._query("events_of_runs", run_ids=list(events)) if runs else ():
-            events[row["run_id"]].append(stored_event(row))
-        return [Owed(run, tuple(item for item in events[run.run_id] if item.seq <= run.event_seq)) for run in runs]
+    @override
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
+        rows = self._query("claim_unprojected", owner=owner, limit=limit, lease_us=lease_us, quiet_us=QUIET_PERIOD_US)
+        if not rows:
+            return []
+        return projection_tasks(rows, self._query("events_of_runs", run_ids=[row["run_id"] for row in rows]))
 
+    @override
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        """See the contract."""
         highest: dict[str, int] = {}
         for run_id, seq in done:
             highest[run_id] = max(seq, highest.get(run_id, 0))
         self._query("mark_projected", run_id=list(highest), seq=list(highest.values()))
 
+    @override
     def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        """See the contract."""
         self._query("postpone_projections", **failure_parameters(failures))
 
+    @override
     def resume_deliveries(self) -> int:
-        """See the contract."""
         return len(self._query("resume_deliveries"))
 
+    @override
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
-        """See the contract."""
         return [outbox_row(row) for row in self._query("claim_signals", owner=owner, limit=limit, lease_us=lease_us)]
 
+    @override
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        """See the contract."""
         self._query("mark_sent", outbox_id=list(outbox_ids))
 
+    @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        """See the contract."""
         self._query("postpone_signals", outbox_id=list(outbox_ids), due_us=due_us)
 
+    @override
     def pending(self) -> Pending:
-        """See the contract."""
         return Pending(**self._query("any_pending")[0])
-
-    # --- reading
-
-    def run(self, run_id: str) -> RunRow | None:
-        """See the contract."""
-        rows = self._query("get_run", run_id=run_id)
-        return run_row(rows[0]) if rows else None
-
-    def runs(self, state: str | None, limit: int) -> list[RunRow]:
-        """See the contract."""
-        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
-
-    def events(self, run_id: str) -> list[StoredEvent]:
-        """See the contract."""
-        return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
-
-    def records(self, run_id: str) -> list[RecordRow]:
-        """See the contract."""
-        return [record_row(row) for row in self._query("list_records", run_id=run_id)]
-
-    def signals(self, run_id: str) -> Signals:
-        """See the contract."""
-        rows = self._query("list_signals", run_id=run_id)
-        return Signals(tuple((row["message_id"], row["kind"], row["sent_us"]) for row in rows))
 
     # --- digest reuse
 
-    def find_digests(self, key: str) -> list[str] | None:
-        """See the contract."""
-        rows = self._query("find_digests", digest_key=key)
-        return list(orjson.loads(rows[0]["digests"])) if rows else None
-
+    @override
     def keep_digests(self, key: str, digests: list[str]) -> None:
-        """See the contract."""
         self._query("keep_digests", digest_key=key, digests=canonical_bytes(digests))
 
     # --- stores
 
-    def identity(self, name: str, proposed: str) -> str:
-        """See the contract."""
-        if proposed:
-            self._query("note_identity", name=name, identity=proposed)
-        rows = self._query("get_identity", name=name)
-        return str(rows[0]["identity"]) if rows else ""
+    @override
+    def _propose_identity(self, name: str, identity: str) -> None:
+        self._query("note_identity", name=name, identity=identity)
 
+    @override
     def adopt_identity(self, name: str, identity: str) -> None:
-        """See the contract."""
         self._query("adopt_identity", name=name, identity=identity)
 
 

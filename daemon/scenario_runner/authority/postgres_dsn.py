@@ -1,6 +1,6 @@
-"""A PostgreSQL DSN: what is added to it, how it is named to people, and how its secrets stay out of every text.
+"""A PostgreSQL DSN: the parameters that SR adds, its name in messages, and how its secrets stay out of every text.
 
-Nothing here connects. The text of a DSN is never echoed, not even in the message that it is malformed.
+Nothing here connects. The text of a DSN is never shown, not even in the message that it is malformed.
 """
 
 import os
@@ -17,6 +17,8 @@ from scenario_runner.contracts.errors import ConfigurationError
 _OPTION: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=")
 _SECRETS: Final = ("password", "sslpassword")
 _URI_PASSWORD: Final = re.compile(r"://[^/?#]*?:(.*)@", re.DOTALL)
+#: Parameters unless the DSN names them. A dead server or network is noticed within some 10 s: three keep-alives, 2 s
+#: apart, after 5 s of silence, and as long for data that is not acknowledged.
 _DEFAULTS: Final = {
     "application_name": "scenario-runner",
     "connect_timeout": "5",
@@ -36,16 +38,18 @@ _SETTINGS: Final = {
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-"""Settings of every session; the DSN's own ``options`` win. They are set once a connection is there, not asked for with
-it: poolers that keep sessions do not pass ``options`` on. Values are written as the server shows them.
+"""Settings of every session; the DSN's own ``options`` win. They are set on the open connection rather than requested
+with it, because poolers that keep sessions do not forward ``options``. Values are spelled as the server shows them.
 
-Every statement has an index, most of them a small one over the few rows that are due; the planner, which guesses that a
-third of all rows is, would rather read the whole table.
+Statements take milliseconds, so 15 s, and 5 s for a lock, only end what hangs. ``enable_seqscan`` is off because every
+statement has an index, most of them a small one over the few rows that are due; the planner guesses that a third of
+all rows is due, and would read the whole table. ``jit`` costs more than any statement. A generic plan is as good as a
+custom one here, and is made once.
 """
 
 
 class PostgresDsn:
-    """A DSN that can be used.
+    """A DSN that was parsed.
 
     Args:
         dsn: A URI or ``key=value`` text.
@@ -85,7 +89,7 @@ class PostgresDsn:
         self.name = self.redacted(f"the PostgreSQL authority at {host}{port}, database {given.get('dbname', '')!r},")
 
     def redacted(self, text: object) -> str:
-        """A text without anything secret of the DSN, in any spelling."""
+        """A text without the secrets of the DSN, in any spelling."""
         clean = str(text)
         for secret in self._hidden:
             clean = clean.replace(secret, "***")
@@ -95,8 +99,8 @@ class PostgresDsn:
 def _parsed(dsn: str) -> dict[str, Any]:
     """The parameters of a DSN.
 
-    libpq reads a password with a bare ``@`` or ``/`` as a host, a port or a database, and tells it in its errors;
-    such a DSN is refused before anything is told.
+    libpq reads a part of a password with a bare ``@`` or ``/`` as a host, a port or a database, and shows it in its
+    errors. Such a DSN is refused before libpq sees it.
     """
     scheme, _, rest = dsn.partition("://")
     if "=" not in scheme:

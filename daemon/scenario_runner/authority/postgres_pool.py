@@ -1,8 +1,8 @@
 """Connections to PostgreSQL: pooled, checked once, replaced when they break.
 
-Work that is handed in must be safe to run again: whatever a lost connection leaves unknown, also during a commit, is
-answered by running it again on a new one. That goes on for a few seconds; then the caller is told ``Unavailable`` and
-decides how long to wait. Of the driver's errors only those that lie in a value leave this module.
+Work must be safe to run again: when a connection is lost, also during a commit, the work runs again on a new one, for
+a few seconds. After that ``Unavailable`` is raised, and the caller decides how long to wait. Of the driver's errors
+only those that lie in a value leave this module.
 """
 
 import logging
@@ -29,14 +29,24 @@ from scenario_runner.counters import count
 from scenario_runner.retry import policy
 
 T = TypeVar("T")
+#: Connections of one process. It has some ten threads, few of which wait for the database at the same moment; a server
+#: allows 100 connections by default, enough for twelve processes.
 _MOST_CONNECTIONS: Final = 8
+#: How long a thread waits for a connection of the pool. Statements take milliseconds: a longer wait means an outage.
 _WAIT_SECONDS: Final = 2.0
+#: How long work is tried again: about the time of a server's restart or of a failover that succeeds at once. Loops of
+#: the daemon try again after longer outages; commands should not seem to hang.
 _BUDGET_SECONDS: Final = 3.0
+#: Longest pause between two tries, so that several fit into the budget.
+_MOST_PAUSE_SECONDS: Final = 0.5
 _RECONNECT_SECONDS: Final = 1.0
 """The pool gives up a connection after this time and tries anew whenever somebody asks; its own pauses would grow."""
 
+#: PostgreSQL 13, the oldest release that is tested.
 _OLDEST_SERVER: Final = 130_000
+#: Values of ``synchronous_commit`` under which an answered commit survives a crash of the server.
 _DURABLE: Final = ("on", "remote_apply")
+#: Errors after which the same work may succeed; ``_LASTING`` are those of their subclasses, or of others, that stay.
 _TRANSIENT: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -59,8 +69,9 @@ _LASTING_SIGNS: Final = (
     "does not exist",
     *(sign for sign, _ in POOLER_REFUSALS),
 )
-"""Refusals of a connection have no code, only a text."""
+"""Texts of refusals that stay: a refused connection has no error code."""
 
+#: What to do, by a part of the server's text.
 _HINTS: Final = (
     ("authentication failed", "check user and password of the DSN, and pg_hba.conf"),
     ("no pg_hba.conf entry", "check pg_hba.conf, and whether the server wants TLS (sslmode)"),
@@ -86,8 +97,8 @@ def is_transient(error: BaseException) -> bool:
     """True for an error after which the same work may be tried again."""
     if not isinstance(error, _TRANSIENT) or isinstance(error, _LASTING):
         return False
-    said = str(error)
-    return not any(sign in said for sign in _LASTING_SIGNS)
+    text = str(error)
+    return not any(sign in text for sign in _LASTING_SIGNS)
 
 
 class Connections:
@@ -107,7 +118,7 @@ class Connections:
         self._refused: ConfigurationError | None = None
         self._sessions: list[Session] = []
         _quiet_driver()
-        self._patiently(self._first, prepare)
+        self._with_retries(self._first, prepare)
         self._pool = ConnectionPool(
             connection_class=psycopg.Connection[dict[str, Any]],
             kwargs=self._arguments(),
@@ -132,13 +143,13 @@ class Connections:
             ConfigurationError: sessions are not ours any more: a pooler was put in the way, or set up otherwise.
             Unavailable: the database does not answer, or refuses for another reason.
         """
-        return self._patiently(self._once, work, raising)
+        return self._with_retries(self._once, work, raising)
 
     def close(self) -> None:
-        """Close all connections; what is asked for afterwards is ``Unavailable``."""
+        """Close all connections; work that is run afterwards raises ``Unavailable``."""
         self._pool.close()
 
-    def _patiently(
+    def _with_retries(
         self,
         call: Callable[[Callable[[Connection], T]], T],
         work: Callable[[Connection], T],
@@ -150,13 +161,13 @@ class Connections:
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
-            return policy(is_transient, budget_seconds=_BUDGET_SECONDS, most_seconds=0.5)(call, work)
+            return policy(is_transient, budget_seconds=_BUDGET_SECONDS, most_seconds=_MOST_PAUSE_SECONDS)(call, work)
         except psycopg.Error as error:
             if isinstance(error, UNSTORABLE + raising):
                 raise
             if isinstance(error, SESSION_LOST):
                 self._refused = not_a_session(self._dsn)
-            raise self._refused or self._told(error) from None
+            raise self._refused or self._translated(error) from None
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         if self._refused is not None:
@@ -188,7 +199,7 @@ class Connections:
             prepare(session.connection)
 
     def _configure(self, connection: Connection) -> None:
-        """Make a session of a new connection of the pool, and sure that it is none of the others."""
+        """Open a session on a new connection of the pool; raises when it is one of the other sessions."""
         self._sessions = [session for session in self._sessions if not session.connection.closed]
         try:
             session = open_session(connection, self._dsn)
@@ -220,22 +231,23 @@ class Connections:
         if facts["read_only"]:
             raise Unavailable(f"{self._dsn.name} is read-only: {_hint('read-only transaction')}")
 
-    # --- telling
+    # --- errors
 
-    def _told(self, error: psycopg.Error) -> ScenarioRunnerError:
+    def _translated(self, error: psycopg.Error) -> ScenarioRunnerError:
+        """The error of ours for one of the driver's."""
         if isinstance(error, PoolClosed):
             return Unavailable("the authority is closed")
         if isinstance(error, PoolTimeout):
-            error = self._why_none() or error
-        said = in_short(self._dsn.redacted(error)) or type(error).__name__
-        remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in said), "")
+            error = self._connection_error() or error
+        text = in_short(self._dsn.redacted(error)) or type(error).__name__
+        remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in text), "")
         if remedy:
-            return ConfigurationError(self._dsn.place, f"a pooler refuses what SR needs: {said}", remedy)
-        hint = _hint(said)
-        return Unavailable(f"{self._dsn.name} does not answer: {said}" + (f"; {hint}" if hint else ""))
+            return ConfigurationError(self._dsn.place, f"a pooler refuses what SR needs: {text}", remedy)
+        hint = _hint(text)
+        return Unavailable(f"{self._dsn.name} does not answer: {text}" + (f"; {hint}" if hint else ""))
 
-    def _why_none(self) -> psycopg.Error | None:
-        """Why the pool has no connection to give: it does not say itself."""
+    def _connection_error(self) -> psycopg.Error | None:
+        """The error that a new connection gives; a pool that has none to give does not say why."""
         try:
             self._connect().close()
         except psycopg.Error as error:
@@ -243,12 +255,12 @@ class Connections:
         return None
 
 
-def _hint(said: str) -> str:
-    return next((hint for sign, hint in _HINTS if sign in said), "")
+def _hint(text: str) -> str:
+    return next((hint for sign, hint in _HINTS if sign in text), "")
 
 
 def _quiet_driver() -> None:
-    """Keep the driver's own warnings off stderr, where only JSON lines go; whoever configures logging gets them."""
+    """Keep the driver's own warnings off stderr, where only JSON lines go, unless logging is configured."""
     logger = logging.getLogger("psycopg")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

@@ -1,12 +1,13 @@
 """Sessions of PostgreSQL: what makes a connection one, and the proof that a session is nobody else's.
 
 SR relies on its sessions: on their settings, and on statements that are prepared once and executed by name. A pooler in
-transaction or statement mode hands every transaction to any of its server connections, where other settings hold and
-other clients' statements lie under the same names. So every new connection is marked, set up and read back in a
-transaction of its own, and at start-up a few connections are played against each other (:func:`proven_session`).
+transaction or statement mode sends every transaction to any of its server connections, where other settings hold and
+other clients' statements have the same names. So every new connection is marked, set up, and read back in a transaction
+of its own, and at start-up a few connections take turns, which shows whether they share sessions
+(:func:`proven_session`).
 
-Names of prepared statements are unique, so that even a session that is taken away later never executes the statement of
-another client: the server says that there is none of this name (``SESSION_LOST``).
+Names of prepared statements are unique. If a session is lost later, the server answers that it has no statement of this
+name (``SESSION_LOST``), instead of executing another client's.
 """
 
 import secrets
@@ -27,7 +28,7 @@ from scenario_runner.contracts.errors import ConfigurationError
 Connection = psycopg.Connection[dict[str, Any]]
 
 SESSION_LOST: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
-"""Errors that only a session gives which is not, or not only, ours."""
+"""Errors that show that a session is not, or not only, ours."""
 
 _NO_OPTIONS: Final = (
     "leave 'options' out of the DSN and unset PGOPTIONS (a search_path can be set with ALTER ROLE ... SET), or "
@@ -37,18 +38,20 @@ POOLER_REFUSALS: Final = (
     ("unsupported startup parameter", _NO_OPTIONS),
     ("statement pooling mode", "use pool_mode = session, or connect to PostgreSQL itself"),
 )
-"""What a pooler says that cannot give a session, and what to do; it has no codes of its own."""
+"""Texts of a pooler that cannot give a session, each with the remedy; poolers have no error codes of their own."""
 
 _REMEDY: Final = (
     "let the pooler use pool_mode = session for this database, with at least 8 server connections for each process, or "
     "connect to PostgreSQL itself"
 )
 _PROVING: Final = 3
-"""Sessions that are played against each other; a process takes more of them anyway."""
+"""Sessions that take turns at start-up: with fewer, a pooler with two server connections would look like sessions."""
 
 _ANSWER_SECONDS: Final = 2.0
-"""How long an answer may take before it is taken to wait for another connection of ours, or for one of the pooler's."""
+"""After this time without an answer, a session is assumed to wait for another connection of ours, or of the pooler.
+The statements that are asked take a millisecond."""
 
+#: Random names of prepared statements start below this, so that two sessions practically never share one.
 _NAMES: Final = 1 << 60
 
 
@@ -57,7 +60,7 @@ class Session:
     """A connection that was set up and marked.
 
     Attributes:
-        backend: The server process behind it, told from every earlier one with its id.
+        backend: Its server process, by id and start time: an id alone may come again.
     """
 
     connection: Connection
@@ -75,8 +78,8 @@ class Session:
             What the session says about its server.
 
         Raises:
-            ConfigurationError: the answer comes from another session.
-            psycopg.Error: none comes.
+            ConfigurationError: another session answers.
+            psycopg.Error: no session answers.
         """
         facts = _ask(self.connection, "session_facts", _settings(self.dsn), others)
         if facts["marker"] != self.marker or facts["backend"] != self.backend or facts["lost"]:
@@ -124,15 +127,15 @@ def _check_options(session: Session, others: Collection[Connection]) -> None:
 
 @contextmanager
 def proven_session(connect: Callable[[], Connection], dsn: PostgresDsn) -> Iterator[Session]:
-    """A session, after connections have been proven to be sessions by what no pooler can hide that shares them.
+    """A session, after it was proven that connections are sessions.
 
-    Whatever order a pooler hands its server connections out in: while several clients take turns, one of them in an
-    open transaction, two clients meet in one server process (last in, first out; or there is only one), or a client
-    moves from one to another (first in, first out; or other clients take part), or a client waits until another's
-    transaction ends (there are fewer than clients). Each is looked for.
+    The proof: several clients take turns, one of them in an open transaction. A pooler that shares server connections
+    cannot hide it, in whatever order it assigns them. Two clients get the same server process (last in, first out; or
+    there is only one); or a client changes its process (first in, first out; or other clients take part); or a client
+    waits until another's transaction ends (there are fewer processes than clients). Each of the three is detected.
 
     Raises:
-        ConfigurationError: they are not.
+        ConfigurationError: connections are not sessions.
         psycopg.Error: the server does not answer, or too slowly to tell.
     """
     with ExitStack() as stack:
@@ -165,17 +168,17 @@ def _settings(dsn: PostgresDsn) -> dict[str, Any]:
 def _ask(
     connection: Connection, name: str, parameters: dict[str, Any], others: Collection[Connection]
 ) -> dict[str, Any]:
-    with _not_for_ever(connection, others):
+    with _with_deadline(connection, others):
         row = connection.execute(load_statements("postgres")[name].encode(), parameters, prepare=False).fetchone()
     assert row is not None
     return row
 
 
 @contextmanager
-def _not_for_ever(connection: Connection, others: Collection[Connection]) -> Iterator[None]:
-    """Close others when the block takes too long, then, when that did not help, cut the connection itself.
+def _with_deadline(connection: Connection, others: Collection[Connection]) -> Iterator[None]:
+    """When the block takes too long, close the other connections, and then the connection itself.
 
-    A pooler that has no server connection to give is silent; no timeout of the server applies.
+    A pooler that has no server connection to give does not answer, and no timeout of the server applies.
     """
     done = threading.Event()
 
@@ -198,7 +201,7 @@ def _not_for_ever(connection: Connection, others: Collection[Connection]) -> Ite
 
 
 def _cut(connection: Connection) -> None:
-    """End a connection that another thread waits on: it gets an error."""
+    """End a connection; the thread that waits for its answer gets an error."""
     with suppress(OSError, psycopg.Error):
         descriptor = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
         with descriptor:

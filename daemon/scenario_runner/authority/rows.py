@@ -1,4 +1,4 @@
-"""Between rows and values: what every engine reads and writes the same way."""
+"""From rows to values and back, the same for every engine."""
 
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -21,21 +21,24 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.contracts.times import MICROS
 
-SETTLE_US: Final = 2_000_000
-"""How long a run under lease must have been quiet before its documents are projected."""
+QUIET_PERIOD_US: Final = 2 * MICROS
+"""How long a run under lease must not have changed before its documents are projected. A small run is decided in less,
+so its documents are written once, at its end; of a long one the record shows after 2 s that it is being verified."""
 
 RUN_HORIZON_US: Final = 120 * MICROS
-"""Twice the longest time that a run is put off for: 60 s until evidence is looked for again."""
+"""Twice the longest pause of a run: 60 s until missing evidence is examined again."""
 
 RELAY_HORIZON_US: Final = 1800 * MICROS
-"""Twice the longest time that a document or signal is put off for, and more than the relay's leases last."""
+"""At least twice the longest pause of a document or signal, and longer than a lease of the relay."""
 
 LEASE_HORIZON_US: Final = 3660 * MICROS
-"""More than the longest lease of a run: ``lease_seconds`` is 3600 at most."""
+"""Longer than the longest lease of a run: ``lease_seconds`` is 3600 at most."""
 
 COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
 COLLISION_DETAIL: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
+#: Dispositions that leave a dead letter and send a signal.
 REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
+#: Characters of an error that a run keeps: as many as :func:`~scenario_runner.contracts.errors.one_line` leaves.
 _LONGEST_ERROR: Final = 2000
 
 
@@ -71,15 +74,15 @@ def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int
 
 
 def stored_event(row: Row) -> StoredEvent:
-    """An event; its details always tell its number, also where only the column does."""
+    """An event; its details hold its number on every engine, also where only a column stores it."""
     return StoredEvent(row["seq"], row["kind"], row["ts_us"], {**_parsed(row["details"]), "seq": row["seq"]})
 
 
 @lru_cache(maxsize=16)
 def _parsed(details: bytes) -> Json:
-    """Details as stored; runs with the same evidence have large ones in common. Not to be changed by anybody.
+    """Details as stored, parsed once for the runs that share their evidence. Shared: nobody may change them.
 
-    A few are enough: the events of such runs come one run after the other, and details may be large.
+    The last 16 are kept: such runs come one after the other with a handful of events each, and details may be large.
     """
     return dict(orjson.loads(details))
 
@@ -101,7 +104,7 @@ def record_row(row: Row) -> RecordRow:
 
 
 def first_events(run: NewRun) -> tuple[Event, Event]:
-    """The events that a new run starts with, numbers 1 and 2."""
+    """The first two events of a run, with the numbers 1 and 2."""
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
     return (
         Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint}),
@@ -117,7 +120,7 @@ def storable(text: str) -> str:
 
 
 def shortened(error: str) -> str:
-    """An error as it is kept beside a run."""
+    """An error as a row keeps it."""
     return storable(error[:_LONGEST_ERROR])
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import orjson
+from typing_extensions import override
 
 from scenario_runner.authority.base import (
     UNTIL_RESTART,
@@ -22,33 +23,27 @@ from scenario_runner.authority.base import (
     Event,
     NewRun,
     OutboxRow,
-    Owed,
     Pending,
     ProjectionFailure,
-    RecordRow,
-    RunRow,
+    ProjectionTask,
     SignalDraft,
-    Signals,
-    StoredEvent,
     Transition,
 )
 from scenario_runner.authority.group_commit import GroupCommitter
+from scenario_runner.authority.queries import Queries, projection_tasks
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
     COLLISION_DETAIL,
     LEASE_HORIZON_US,
+    QUIET_PERIOD_US,
     REFUSED,
     RELAY_HORIZON_US,
     RUN_HORIZON_US,
-    SETTLE_US,
     claim_of,
     first_events,
     lease_lost,
     outbox_row,
-    record_row,
-    run_row,
     shortened,
-    stored_event,
     token_of,
 )
 from scenario_runner.authority.sqlite_files import DatabaseFiles
@@ -63,7 +58,9 @@ from scenario_runner.storage.modes import PRIVATE, Modes
 T = TypeVar("T")
 #: A transaction of ours takes milliseconds; whoever keeps the lock for longer may keep it for ever.
 _BUSY_SECONDS: Final = 5.0
+#: Codes of a database that another process has locked.
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+#: Between two tries to enter WAL, the one statement that does not wait for a lock by itself.
 _BUSY_PAUSE_SECONDS: Final = 0.02
 _STARTED: Final = Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {})
 
@@ -74,7 +71,8 @@ def wall_clock_us() -> int:
 
 
 @contextmanager
-def _reported(path: str) -> Iterator[None]:
+def translating_errors(path: str) -> Iterator[None]:
+    """Raise ``Unavailable`` for an error of SQLite."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -88,8 +86,8 @@ def _reported(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority:
-    """See :class:`~scenario_runner.authority.base.Authority`.
+class SqliteAuthority(Queries):
+    """An authority in one file of this host.
 
     Args:
         path: The database file; its directory is created.
@@ -106,7 +104,7 @@ class SqliteAuthority:
         self._readers_lock = threading.Lock()
         self._files = DatabaseFiles(path, modes)
         self._files.create()
-        with _reported(path):
+        with translating_errors(path):
             self._writer: GroupCommitter[sqlite3.Connection] = GroupCommitter(
                 self._open_migrated, self._begin, self._commit, _rollback, _close
             )
@@ -129,7 +127,7 @@ class SqliteAuthority:
         connection = self._open()
         try:
             migrate(connection, self._path)
-            self._files.remember_beside()
+            self._files.remember_companions()
         except BaseException:
             connection.close()
             raise
@@ -140,12 +138,12 @@ class SqliteAuthority:
         _begin(connection)
 
     def _commit(self, connection: sqlite3.Connection) -> None:
-        """Commit; nobody is told so unless the files are still where everybody else finds them."""
+        """Commit, and fail unless the files are still where every other process finds them."""
         _commit(connection)
         self._files.check()
 
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        with _reported(self._path):
+        with translating_errors(self._path):
             return self._writer.run(operation)
 
     def _reader(self) -> sqlite3.Connection:
@@ -157,27 +155,28 @@ class SqliteAuthority:
                 self._readers.append(connection)
         return connection
 
-    def _query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:  # noqa: ANN401
+    @override
+    def _query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:
         self._files.check_database()
-        with _reported(self._path):
+        with translating_errors(self._path):
             return self._reader().execute(self._sql[name], parameters).fetchall()
 
+    @override
     def close(self) -> None:
-        """See the contract."""
         self._writer.close()
         with self._readers_lock:
             for connection in self._readers:
                 connection.close()
             self._readers.clear()
 
+    @override
     def now_us(self) -> int:
-        """See the contract."""
         return self._clock()
 
     # --- intake
 
+    @override
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        """See the contract."""
         return self._write(lambda connection: [self._admit_one(connection, record) for record in records])
 
     def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
@@ -200,7 +199,7 @@ class SqliteAuthority:
         if disposition in REFUSED:
             connection.execute(self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw})
             if record.refusal is not None:
-                self._owe(connection, record.refusal, record.run_id, now, 0)
+                self._add_signal(connection, record.refusal, record.run_id, now, 0)
         return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
 
     def _admit_run(self, connection: sqlite3.Connection, run: NewRun, now: int) -> tuple[Disposition, str, str]:
@@ -237,7 +236,9 @@ class SqliteAuthority:
             ],
         )  # fmt: skip
 
-    def _owe(self, connection: sqlite3.Connection, signal: SignalDraft, run_id: str, now: int, needs_seq: int) -> None:
+    def _add_signal(
+        self, connection: sqlite3.Connection, signal: SignalDraft, run_id: str, now: int, needs_seq: int
+    ) -> None:
         connection.execute(
             self._sql["insert_signal"],
             {
@@ -249,8 +250,8 @@ class SqliteAuthority:
 
     # --- leases
 
+    @override
     def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
-        """See the contract."""
 
         def operation(connection: sqlite3.Connection) -> list[Claim]:
             now = self._clock()
@@ -270,18 +271,18 @@ class SqliteAuthority:
         self._append(connection, row["run_id"], seq - 1, updated, [_STARTED])
         return claim_of(row, owner, RunState.VERIFYING, updated, now)
 
+    @override
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
-        """See the contract."""
         pairs = orjson.dumps(held).decode()
         parameters = {"owner": owner, "held": pairs, "now": self._clock(), "lease_us": lease_us}
         rows = self._write(lambda c: c.execute(self._sql["renew_leases"], parameters).fetchall())
         return {(row[0], row[1]) for row in rows}
 
+    @override
     def commit(self, transitions: Sequence[Transition]) -> list[LeaseLostError | None]:
-        """See the contract."""
-        return self._write(lambda connection: [self._commit_one(connection, item) for item in transitions])
+        return self._write(lambda connection: [self._apply(connection, item) for item in transitions])
 
-    def _commit_one(self, connection: sqlite3.Connection, transition: Transition) -> LeaseLostError | None:
+    def _apply(self, connection: sqlite3.Connection, transition: Transition) -> LeaseLostError | None:
         claim, token = transition.claim, token_of(transition)
         row = connection.execute(
             self._sql["commit_run"],
@@ -303,16 +304,16 @@ class SqliteAuthority:
             before = last_seq - len(transition.events)
             self._append(connection, claim.run_id, before, transition.at_us, transition.events)
         if transition.signal is not None:
-            self._owe(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
+            self._add_signal(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
         return None
 
-    def wake_waiting(self) -> int:
-        """See the contract."""
+    @override
+    def make_waiting_due(self) -> int:
         now = self._clock()
-        return self._write(lambda c: c.execute(self._sql["wake_waiting"], {"now": now}).rowcount)
+        return self._write(lambda c: c.execute(self._sql["make_waiting_due"], {"now": now}).rowcount)
 
+    @override
     def pull_in_times(self) -> int:
-        """See the contract."""
         now = self._clock()
         bounds = {"now": now, "run_bound": now + RUN_HORIZON_US, "lease_bound": now + LEASE_HORIZON_US}
         bounds |= {"relay_bound": now + RELAY_HORIZON_US, "until_restart": UNTIL_RESTART}
@@ -321,12 +322,12 @@ class SqliteAuthority:
         names = ("pull_in_runs", "pull_in_signals")
         return self._write(lambda c: sum(c.execute(self._sql[name], bounds).rowcount for name in names))
 
+    @override
     def owners(self) -> set[str]:
-        """See the contract."""
         return {row[0] for row in self._query("live_owners", now=self._clock()) if row[0]}
 
+    @override
     def expire_owner(self, owner: str) -> None:
-        """See the contract."""
 
         def operation(connection: sqlite3.Connection) -> None:
             for name in ("expire_runs_of", "expire_relays_of", "expire_signals_of"):
@@ -336,27 +337,26 @@ class SqliteAuthority:
 
     # --- relay
 
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[Owed]:
-        """See the contract."""
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "settle_us": SETTLE_US}
+    @override
+    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "quiet_us": QUIET_PERIOD_US}
 
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(self._sql["claim_behind"], {**parameters, "now": self._clock()}).fetchall()
+            return connection.execute(self._sql["claim_unprojected"], {**parameters, "now": self._clock()}).fetchall()
 
-        rows = self._write(operation) if self._query("any_behind")[0][0] else []
-        runs = [run_row(row) for row in rows]
-        events: dict[str, list[StoredEvent]] = {run.run_id: [] for run in runs}
-        for row in self._query("events_of_runs", run_ids=orjson.dumps(list(events)).decode()) if runs else ():
-            events[row["run_id"]].append(stored_event(row))
-        return [Owed(run, tuple(item for item in events[run.run_id] if item.seq <= run.event_seq)) for run in runs]
+        rows = self._write(operation) if self._query("any_unprojected")[0][0] else []
+        if not rows:
+            return []
+        run_ids = orjson.dumps([row["run_id"] for row in rows]).decode()
+        return projection_tasks(rows, self._query("events_of_runs", run_ids=run_ids))
 
+    @override
     def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        """See the contract."""
         rows = [{"run_id": run_id, "seq": seq} for run_id, seq in done]
         self._write(lambda c: c.executemany(self._sql["mark_projected"], rows).rowcount)
 
+    @override
     def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        """See the contract."""
         now = self._clock()
         rows = [
             {"run_id": item.run_id, "until_us": item.until_us, "error": shortened(item.error), "now": now}
@@ -364,15 +364,15 @@ class SqliteAuthority:
         ]
         self._write(lambda c: c.executemany(self._sql["postpone_projection"], rows).rowcount)
 
+    @override
     def resume_deliveries(self) -> int:
-        """See the contract."""
         parameters = {"now": self._clock()}
         return self._write(
             lambda c: sum(c.execute(self._sql[name], parameters).rowcount for name in ("resume_runs", "resume_signals"))
         )
 
+    @override
     def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
-        """See the contract."""
         parameters = {"owner": owner, "limit": limit, "lease_us": lease_us}
 
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
@@ -382,75 +382,44 @@ class SqliteAuthority:
         rows = sorted(found, key=lambda row: int(row["outbox_id"]))
         return [outbox_row(row) for row in rows]
 
+    @override
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        """See the contract."""
         now = self._clock()
         rows = [{"outbox_id": outbox_id, "now": now} for outbox_id in outbox_ids]
         self._write(lambda c: c.executemany(self._sql["mark_sent"], rows).rowcount)
 
+    @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        """See the contract."""
         rows = [{"outbox_id": outbox_id, "due_us": due_us} for outbox_id in outbox_ids]
         self._write(lambda c: c.executemany(self._sql["postpone_signal"], rows).rowcount)
 
+    @override
     def pending(self) -> Pending:
-        """See the contract."""
         row = self._query("any_pending", now=self._clock())[0]
         return Pending(*map(bool, row))
 
-    # --- reading
-
-    def run(self, run_id: str) -> RunRow | None:
-        """See the contract."""
-        rows = self._query("get_run", run_id=run_id)
-        return run_row(rows[0]) if rows else None
-
-    def runs(self, state: str | None, limit: int) -> list[RunRow]:
-        """See the contract."""
-        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
-
-    def events(self, run_id: str) -> list[StoredEvent]:
-        """See the contract."""
-        return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
-
-    def records(self, run_id: str) -> list[RecordRow]:
-        """See the contract."""
-        return [record_row(row) for row in self._query("list_records", run_id=run_id)]
-
-    def signals(self, run_id: str) -> Signals:
-        """See the contract."""
-        return Signals(tuple((row[0], row[1], row[2]) for row in self._query("list_signals", run_id=run_id)))
-
     # --- digest reuse
 
-    def find_digests(self, key: str) -> list[str] | None:
-        """See the contract."""
-        rows = self._query("find_digests", digest_key=key)
-        return list(orjson.loads(rows[0][0])) if rows else None
-
+    @override
     def keep_digests(self, key: str, digests: list[str]) -> None:
-        """See the contract."""
         parameters = {"digest_key": key, "digests": canonical_bytes(digests), "now": self._clock()}
         self._write(lambda c: c.execute(self._sql["keep_digests"], parameters).rowcount)
 
     # --- stores
 
-    def identity(self, name: str, proposed: str) -> str:
-        """See the contract."""
-        if proposed:
-            parameters = {"name": name, "identity": proposed, "now": self._clock()}
-            self._write(lambda c: c.execute(self._sql["note_identity"], parameters).rowcount)
-        rows = self._query("get_identity", name=name)
-        return str(rows[0][0]) if rows else ""
+    @override
+    def _propose_identity(self, name: str, identity: str) -> None:
+        parameters = {"name": name, "identity": identity, "now": self._clock()}
+        self._write(lambda c: c.execute(self._sql["note_identity"], parameters).rowcount)
 
+    @override
     def adopt_identity(self, name: str, identity: str) -> None:
-        """See the contract."""
         parameters = {"name": name, "identity": identity, "now": self._clock()}
         self._write(lambda c: c.execute(self._sql["adopt_identity"], parameters).rowcount)
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    """Switch a database to WAL; unlike other statements this one does not wait for a lock by itself."""
+    """Switch a database to WAL, waiting for a lock as other statements do by themselves."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
 """The files of a SQLite database: created with the profile's modes, and proven to be the same as when it was opened.
 
-SQLite goes on writing to a file that was removed or moved away, and reads it back; only its path tells that nobody else
-will ever see what was committed.
+SQLite goes on writing to a file that was removed or moved away, and reads it back. Only the path shows that no other
+process will ever see what was committed.
 """
 
 import os
@@ -11,11 +11,12 @@ from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.storage.anchored import make_folder_durably
 from scenario_runner.storage.modes import Modes
 
-_BESIDE: Final = ("-wal", "-shm")
+#: The write-ahead log and its index.
+_COMPANIONS: Final = ("-wal", "-shm")
 
 
 class DatabaseFiles:
-    """A database and what SQLite keeps beside it.
+    """A database and the files that SQLite keeps next to it.
 
     Args:
         path: The database.
@@ -40,9 +41,9 @@ class DatabaseFiles:
         except OSError as error:
             raise Unavailable(f"cannot create {self._path}: {error.strerror}") from error
 
-    def remember_beside(self) -> None:
-        """Remember the files beside the database, which stay the same as long as it is open."""
-        for path in (self._path + suffix for suffix in _BESIDE):
+    def remember_companions(self) -> None:
+        """Remember the log and its index, which stay the same files as long as the database is open."""
+        for path in (self._path + suffix for suffix in _COMPANIONS):
             if os.path.exists(path):
                 self._remember(path)
 
@@ -51,7 +52,7 @@ class DatabaseFiles:
         self._known[path] = info.st_dev, info.st_ino
 
     def check(self) -> None:
-        """Prove that the database and the files beside it are those that were opened.
+        """Prove that the database, its log and its index are the files that were opened.
 
         Raises:
             Unavailable: one was removed or replaced.
@@ -70,7 +71,7 @@ class DatabaseFiles:
                 return
             what = "another file is there"
         except OSError as error:
-            what = error.strerror or "it cannot be looked at"
+            what = error.strerror or "it cannot be read"
         raise Unavailable(
             f"{path} was removed or replaced under the daemon ({what}): put that very file back, or restart the "
             "daemon to use what is there"

@@ -7,7 +7,7 @@ trips and directory fsyncs, never each other's fate.
 
 from collections.abc import Callable, Sequence
 
-from scenario_runner.authority.base import Owed
+from scenario_runner.authority.base import ProjectionTask
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import SequenceError
@@ -128,7 +128,7 @@ class Ledger:
 
     # --- projections
 
-    def project_many(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def project_many(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         """Bring documents up to their rows: records, then statuses, then what READY and QUARANTINED add.
 
         A run whose record cannot be written gets no status, and so on: a status never says more than the record.
@@ -140,10 +140,10 @@ class Ledger:
                 results[number] = failure
         return results
 
-    def _project_records(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _project_records(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         return project(self.store, [_record(item) for item in owed], record_step)
 
-    def _project_statuses(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _project_statuses(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         documents: list[Projection] = []
         for item in owed:
             run = item.run
@@ -152,7 +152,7 @@ class Ledger:
             documents.append((refs.status_ref(run.run_id), canonical_bytes(document), run.projected_seq > 0))
         return project(self.store, documents, status_step)
 
-    def _write_finals(self, owed: Sequence[Owed]) -> list[Failure | None]:
+    def _write_finals(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         finals: dict[int, WriteOnce] = {}
         for number, item in enumerate(owed):
             run = item.run
@@ -169,7 +169,7 @@ class Ledger:
         return results
 
 
-def _record(item: Owed) -> Projection:
+def _record(item: ProjectionTask) -> Projection:
     run = item.run
     data = record_bytes(run.run_id, item.events, run.inputs["policy_rev"])
     return refs.record_ref(run.run_id), data, run.projected_seq > 0

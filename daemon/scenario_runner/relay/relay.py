@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, OutboxRow, Owed, ProjectionFailure
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, OutboxRow, ProjectionFailure, ProjectionTask
 from scenario_runner.bus.base import Published, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
@@ -50,7 +50,7 @@ def _drift_until(retries: int, since_us: int, now_us: int) -> int:
     return now_us + _doubled(retries, _DRIFT_PAUSE_SECONDS)
 
 
-def _failed(owed: Owed, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:
+def _failed(owed: ProjectionTask, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:
     """Count and report why documents were not written, and say when they are tried again."""
     run = owed.run
     log = _log.bind(run_id=run.run_id, tries=run.relay_retries + 1, detail=failure.detail)

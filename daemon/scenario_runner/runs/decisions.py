@@ -17,7 +17,7 @@ from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.runs.effects import Attested, Examined
 from scenario_runner.runs.transitions import gates_recorded, retry_later, terminal, waiting
 
-#: Evidence that arrives is noticed a minute later at most (contracts.md section 1).
+#: Evidence that arrives is noticed a minute later at most (architecture.md section 4).
 _MAX_WAIT_SECONDS: Final = 60
 #: An outage that ends is noticed half a minute later at most.
 _MAX_RETRY_SECONDS: Final = 30

@@ -97,7 +97,7 @@ class Supervisor:
         if self._has(Role.RELAY):
             self._daemon.authority.resume_deliveries()
         if self._until_idle and self._has(Role.RUNNER):
-            self._daemon.authority.wake_waiting()
+            self._daemon.authority.make_waiting_due()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
         if self._has(Role.RUNNER):

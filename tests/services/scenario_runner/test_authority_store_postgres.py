@@ -405,7 +405,7 @@ def test_a_database_whose_clock_is_an_hour_off_grants_and_takes_leases_all_the_s
     assert 0 <= run.lease_until_us - claim.now_us - 30 * SECOND < 20 * SECOND
     settle(authority, parked(claim, claim.now_us + 3600 * SECOND))
     assert authority.claim("w1", 10, LEASE) == []
-    assert authority.wake_waiting() == 1
+    assert authority.make_waiting_due() == 1
     assert claim_one(authority).epoch == 2
 
 
@@ -667,7 +667,7 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     assert cut(lambda: lossy.renew("w1", [(claim.run_id, claim.epoch)], LEASE)) == {(claim.run_id, claim.epoch)}
     assert cut(lossy.now_us) == START
     settle(lossy, parked(claim, START + WAIT))
-    cut(lossy.wake_waiting)
+    cut(lossy.make_waiting_due)
     settle(lossy, ready(claim_one(lossy)))
     cut(lambda: lossy.claim_projections("relay", 10, LEASE))
     assert cut(lossy.owners) == {"relay"}

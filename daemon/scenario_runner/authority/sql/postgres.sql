@@ -1,9 +1,9 @@
 -- Named statements of the PostgreSQL authority. One statement per name, each a transaction of its own; parameters are
 -- %(named)b, arrays where a whole batch goes in one round trip.
 --
--- Every statement reads the database's clock once. Rows are locked in the order of their keys, so that two batches wait
--- for each other instead of dying of each other. What a lost connection leaves unknown is found by running the
--- statement again: each recognises what it has already done.
+-- Every statement reads the database's clock once. Rows are locked in the order of their keys, so that of two batches one
+-- waits and none is ended by a deadlock. After a lost connection the statement is run again: each recognises what it has
+-- already done.
 
 -- name: begin_session
 SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
@@ -90,7 +90,7 @@ decided AS MATERIALIZED (
         OR EXISTS (SELECT 1 FROM runs k WHERE k.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
     END AS became
   FROM given g LEFT JOIN runs r ON r.run_id = g.run_id),
-judged AS MATERIALIZED (
+dispositions AS MATERIALIZED (
   SELECT record_key, message_id, kind, run_id, became AS disposition,
          CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_code)b ELSE reason_code END AS reason_code,
          CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END AS detail,
@@ -100,13 +100,13 @@ accepted AS (
   INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                               raw_sha256, raw_size)
   SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
-  FROM judged WHERE disposition = 'ACCEPTED' ORDER BY ord
+  FROM dispositions WHERE disposition = 'ACCEPTED' ORDER BY ord
   RETURNING record_key, disposition, reason_code, detail, run_id),
 others AS (
   INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
                               raw_sha256, raw_size)
   SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
-  FROM judged WHERE disposition <> 'ACCEPTED' ORDER BY ord
+  FROM dispositions WHERE disposition <> 'ACCEPTED' ORDER BY ord
   ON CONFLICT DO NOTHING
   RETURNING record_key, disposition, reason_code, detail, run_id),
 new_records AS (SELECT * FROM accepted UNION ALL SELECT * FROM others),
@@ -158,7 +158,7 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r
   JOIN unnest(%(run_id)b::text[], %(epoch)b::bigint[]) AS g(run_id, epoch) ON g.run_id = r.run_id
-  WHERE r.lease_epoch = g.epoch AND r.lease_owner = %(owner)b AND r.due_us IS NOT NULL AND r.lease_until_us > 0
+  WHERE r.lease_epoch = g.epoch AND r.lease_owner = %(owner)b AND r.lease_until_us > 0
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r SET lease_until_us = c.now + %(lease_us)b::bigint FROM held h, clock c
 WHERE r.run_id = h.run_id
@@ -208,22 +208,22 @@ signals AS (
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 
--- name: wake_waiting
+-- name: make_waiting_due
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (
   SELECT run_id FROM runs
-  WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= (SELECT now FROM clock) AND due_us > (SELECT now FROM clock)
+  WHERE state = 'WAITING_EVIDENCE' AND due_us > (SELECT now FROM clock)
   ORDER BY run_id FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
 
--- name: claim_behind
+-- name: claim_unprojected
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 behind AS MATERIALIZED (
   SELECT run_id FROM runs
   WHERE event_seq > projected_seq AND relay_until_us <= (SELECT now FROM clock)
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
-             AND updated_us <= (SELECT now FROM clock) - %(settle_us)b::bigint))
+             AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
 FROM behind b, clock c WHERE r.run_id = b.run_id

@@ -48,7 +48,7 @@ RETURNING event_seq, updated_us;
 
 -- name: renew_leases
 UPDATE runs SET lease_until_us = :now + :lease_us
-WHERE due_us IS NOT NULL AND lease_owner = :owner AND lease_until_us > 0
+WHERE lease_owner = :owner AND lease_until_us > 0
   AND (run_id, lease_epoch) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))
 RETURNING run_id, lease_epoch;
 
@@ -68,16 +68,16 @@ RETURNING event_seq;
 -- name: find_committed
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
 
--- name: wake_waiting
-UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND lease_until_us <= :now AND due_us > :now;
+-- name: make_waiting_due
+UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
 
--- name: claim_behind
+-- name: claim_unprojected
 UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
                    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
-                        OR (lease_until_us > :now AND updated_us <= :now - :settle_us))
+                        OR (lease_until_us > :now AND updated_us <= :now - :quiet_us))
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
 
@@ -157,7 +157,7 @@ UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = :ow
 -- name: any_due
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now);
 
--- name: any_behind
+-- name: any_unprojected
 SELECT EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq);
 
 -- name: any_unsent

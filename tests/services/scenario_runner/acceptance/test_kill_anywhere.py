@@ -76,9 +76,9 @@ POINTS: dict[str, Moment] = {
     "facts view, linked": Moment("os:link", match="/run_facts_view/", nth=2),
     "facts view, let go by its writer": Moment(FILES + "_Written.let_go", match="/run_facts_view/"),
     "facts view, directory fsynced": Moment(FILES + "fsync_directory", match="/run_facts_view"),
-    "outcome written, before the commit": Moment(ROWS + "_settle_one", nth=3),
-    "signal owed, before the commit": Moment(ROWS + "_owe", nth=3),
-    "READY transaction committed": Moment(ROWS + "settle"),
+    "outcome written, before the commit": Moment(ROWS + "_apply", nth=3),
+    "signal added, before the commit": Moment(ROWS + "_add_signal", nth=3),
+    "READY transaction committed": Moment(ROWS + "commit"),
     "projections claimed": Moment(ROWS + "claim_projections", after_result=True),
     "records projected": Moment(LEDGER + "_project_records"),
     "statuses projected": Moment(LEDGER + "_project_statuses"),
@@ -91,11 +91,11 @@ POINTS: dict[str, Moment] = {
     "sent marked": Moment(ROWS + "mark_sent"),
 }
 WAITING_POINTS: dict[str, Moment] = {
-    "waiting runs woken": Moment(ROWS + "wake_waiting"),
+    "waiting runs woken": Moment(ROWS + "make_waiting_due"),
     "record replaced": Moment(STORE + ".replace", match="/run_record/"),
     "status replaced": Moment(STORE + ".replace", match="/run_status/"),
     "replacement renamed": Moment("os:rename", match="/run_record/"),
-    "deadline decided": Moment(ROWS + "settle"),
+    "deadline decided": Moment(ROWS + "commit"),
 }
 
 
@@ -253,18 +253,18 @@ def test_a_daemon_killed_while_it_parks_a_run(when: str, tmp_path: Path) -> None
     world = scenery.world(tmp_path / "world")
     scenery.drop(world)
     watch = Watch(paths_of(world))
-    assert crashed(world, Moment(ROWS + "settle", when), watch) == []
+    assert crashed(world, Moment(ROWS + "commit", when), watch) == []
     drained(world)
     assert world.document("run_status", waiting["run_id"])["state"] == "WAITING_EVIDENCE"
     assert scenery.violations(world, watch) == []
 
 
-@pytest.mark.parametrize("again", ["expire_owner", "settle"])
+@pytest.mark.parametrize("again", ["expire_owner", "commit"])
 def test_a_daemon_killed_again_while_it_recovers(
     again: str, settled: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:
     scenery, expected = settled
-    first = Moment(ROWS + "settle", "before")
+    first = Moment(ROWS + "commit", "before")
     cases = {
         side.when: lambda side=side: problems(scenery, expected, tmp_path / side.when, [first, side])
         for side in sides(Moment(ROWS + again))

@@ -268,7 +268,7 @@ def test_when_one_of_two_daemons_is_killed_midway_the_other_finishes_within_leas
 
 
 @pytest.mark.parametrize(
-    "point", ["settle", "claim", "claim_projections", "mark_projected", "claim_signals", "mark_sent"]
+    "point", ["commit", "claim", "claim_projections", "mark_projected", "claim_signals", "mark_sent"]
 )
 def test_another_daemon_takes_over_from_one_killed_at(
     point: str, few: tuple[Scenery, dict[str, Any]], tmp_path: Path
@@ -297,7 +297,7 @@ STOPPED: dict[str, tuple[Moment, bool]] = {  # the moment, and whether another d
     "before it writes plans": (Moment(LEDGER + "write_plans", match="run_id"), True),
     "before it writes receipts": (Moment(LEDGER + "write_receipts", match="output_id"), True),
     "before it writes facts views": (Moment(LEDGER + "write_facts_views", match="FactsView"), True),
-    "before it decides": (Moment(ROWS + "settle"), True),
+    "before it decides": (Moment(ROWS + "commit"), True),
     "before it projects statuses": (Moment(LEDGER + "_project_statuses"), False),
     "before it marks projections": (Moment(ROWS + "mark_projected"), False),
     "before it publishes": (Moment(PUBLISHER + "publish"), False),
@@ -410,7 +410,7 @@ def test_a_second_sigterm_stops_at_once_and_loses_nothing(few: tuple[Scenery, di
     world, mark = scenery.world(tmp_path / "world"), tmp_path / "mark"
     scenery.drop(world)
     watch = Watch(paths_of(world))
-    with launch(world, Moment(ROWS + "settle"), action="hang", mark=mark) as daemon, ended(daemon):
+    with launch(world, Moment(ROWS + "commit"), action="hang", mark=mark) as daemon, ended(daemon):
         until(mark.exists, "a run is in flight")
         daemon.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):  # what is in flight may finish

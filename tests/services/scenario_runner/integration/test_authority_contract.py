@@ -632,7 +632,7 @@ def test_a_terminal_run_is_never_changed_again(
     clock.pass_seconds(10_000)
     (answer,) = authority.commit([OUTCOMES[late](claim)])
     assert isinstance(answer, LeaseLostError) is (OUTCOMES[late] is not terminal)
-    assert authority.wake_waiting() == 0
+    assert authority.make_waiting_due() == 0
     authority.expire_owner("w1")
     assert authority.renew("w1", held(claim), LEASE) == set()
     assert authority.claim("w1", 10, LEASE) == []
@@ -885,9 +885,9 @@ def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Author
     authority.admit([asking("postponed")])
     settle(authority, postponed(claim_one(authority), START + WAIT, "x"))
     assert authority.claim("w1", 10, LEASE) == []
-    assert authority.wake_waiting() == 2
+    assert authority.make_waiting_due() == 2
     assert {claim.run_id for claim in authority.claim("w1", 10, LEASE)} == {hex32("waits"), hex32("waits too")}
-    assert authority.wake_waiting() == 0
+    assert authority.make_waiting_due() == 0
 
 
 # --- what is owed to the ledger ---------------------------------------------------------------------------------------

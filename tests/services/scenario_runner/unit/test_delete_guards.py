@@ -32,6 +32,19 @@ class C:
 """
 
 
+SQL = b"""\
+-- name: one
+-- WHERE this is a comment AND no term
+UPDATE runs SET a = CASE WHEN a > 1 AND b THEN 1 ELSE 0 END
+WHERE run_id IN (SELECT run_id FROM runs WHERE due <= :now ORDER BY due) AND state = 'X AND Y'
+  AND (NOT free OR (until > 0 AND owner <> ''))
+RETURNING a;
+
+-- name: two
+SELECT EXISTS (SELECT 1 FROM runs WHERE due IS NULL);
+"""
+
+
 @pytest.fixture(scope="module")
 def script() -> Any:
     spec = importlib.util.spec_from_file_location("delete_guards", REPO / "scripts/delete_guards.py")
@@ -68,6 +81,29 @@ def test_without_a_guard_the_rest_is_as_it_was(script: Any) -> None:
     assert guards[10, "x"] == SOURCE.replace(b"x or y", b"((y))")
     for without in guards.values():
         compile(without, "m", "exec")
+
+
+def test_the_guards_of_named_statements_are_the_terms_of_every_where(script: Any) -> None:
+    found = [(item.function, item.line, item.text) for item in script.guards_of(SQL, "m.sql")]
+    assert sorted(found) == [
+        ("one", 4, "due <= :now"),
+        ("one", 4, "run_id IN (SELECT run_id FROM runs WHERE due <= :now ORDER BY due)"),
+        ("one", 4, "state = 'X AND Y'"),
+        ("one", 5, "(NOT free OR (until > 0 AND owner <> ''))"),
+        ("one", 5, "(until > 0 AND owner <> '')"),
+        ("one", 5, "NOT free"),
+        ("one", 5, "owner <> ''"),
+        ("one", 5, "until > 0"),
+        ("two", 9, "due IS NULL"),
+    ]
+
+
+def test_a_term_of_sql_is_deleted_by_what_decides_nothing_in_its_place(script: Any) -> None:
+    without = {item.text: item.without for item in script.guards_of(SQL, "m.sql")}
+    assert without["state = 'X AND Y'"] == SQL.replace(b"state = 'X AND Y'", b"TRUE")
+    assert without["NOT free"] == SQL.replace(b"NOT free", b"FALSE")
+    assert without["owner <> ''"] == SQL.replace(b"owner <> ''", b"TRUE")
+    assert without["due IS NULL"] == SQL.replace(b"due IS NULL", b"TRUE")
 
 
 def test_a_guard_is_known_again_when_the_file_changes_elsewhere(script: Any) -> None:

@@ -1,0 +1,80 @@
+"""What every engine reads through its named statements in the same way."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from typing_extensions import override
+
+from scenario_runner.authority.base import (
+    Authority,
+    ProjectionTask,
+    RecordRow,
+    RunRow,
+    Signals,
+    StoredEvent,
+)
+from scenario_runner.authority.rows import Row, record_row, run_row, stored_event
+
+
+class Queries(Authority):
+    """The reading half of an authority."""
+
+    @abstractmethod
+    def _query(self, name: str, /, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401 - a column holds anything
+        """Rows of a named statement; none when it returns none."""
+
+    @override
+    def run(self, run_id: str) -> RunRow | None:
+        rows = self._query("get_run", run_id=run_id)
+        return run_row(rows[0]) if rows else None
+
+    @override
+    def runs(self, state: str | None, limit: int) -> list[RunRow]:
+        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
+
+    @override
+    def events(self, run_id: str) -> list[StoredEvent]:
+        return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
+
+    @override
+    def records(self, run_id: str) -> list[RecordRow]:
+        return [record_row(row) for row in self._query("list_records", run_id=run_id)]
+
+    @override
+    def signals(self, run_id: str) -> Signals:
+        rows = self._query("list_signals", run_id=run_id)
+        return Signals(tuple((row["message_id"], row["kind"], row["sent_us"]) for row in rows))
+
+    @override
+    def find_digests(self, key: str) -> list[str] | None:
+        rows = self._query("find_digests", digest_key=key)
+        return list(orjson.loads(rows[0]["digests"])) if rows else None
+
+    @override
+    def identity(self, name: str, proposed: str) -> str:
+        if proposed:
+            self._propose_identity(name, proposed)
+        rows = self._query("get_identity", name=name)
+        return str(rows[0]["identity"]) if rows else ""
+
+    @abstractmethod
+    def _propose_identity(self, name: str, identity: str) -> None:
+        """Keep the identity of a store unless one is known."""
+
+
+def projection_tasks(claimed: Iterable[Row], events: Iterable[Row]) -> list[ProjectionTask]:
+    """Claimed runs with their events.
+
+    Args:
+        claimed: Rows of runs.
+        events: Rows of their events in order. They are read after the claim, so a run that is still being driven may
+            have more by then: those above its ``event_seq`` are left to the next task.
+    """
+    tasks = {run.run_id: (run, list[StoredEvent]()) for run in map(run_row, claimed)}
+    for row in events:
+        run, its_events = tasks[row["run_id"]]
+        if row["seq"] <= run.event_seq:
+            its_events.append(stored_event(row))
+    return [ProjectionTask(run, tuple(its_events)) for run, its_events in tasks.values()]

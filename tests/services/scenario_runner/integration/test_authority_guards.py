@@ -1,0 +1,270 @@
+"""Every term of a WHERE, over every backend: what a statement must leave alone.
+
+``scripts/delete_guards.py --room authority`` deletes the terms one after the other; each deletion fails a test of this
+module, of the contract or of the clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    draft,
+    failed,
+    hex32,
+    hex64,
+    noted,
+    parked,
+    postponed,
+    ready,
+    settle,
+    settled,
+)
+from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
+
+from scenario_runner.authority.base import Authority, Claim, ProjectionFailure, RunRow
+from scenario_runner.authority.rows import QUIET_PERIOD_US
+from scenario_runner.contracts.errors import LeaseLostError
+from scenario_runner.contracts.states import Disposition, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenario_runner.authority.base import Transition
+
+pytestmark = pytest.mark.integration
+
+
+def two_claims(authority: Authority) -> tuple[Claim, Claim]:  # noqa: F811
+    """Runs a and b, claimed at the same time by the same owner, with equal epochs."""
+    authority.admit([asking("a"), asking("b")])
+    claims = {claim.run_id: claim for claim in authority.claim("w1", 2, LEASE)}
+    return claims[hex32("a")], claims[hex32("b")]
+
+
+def row(authority: Authority, key: str) -> RunRow:  # noqa: F811
+    found = authority.run(hex32(key))
+    assert found is not None
+    return found
+
+
+# --- intake -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("k", "r1")])
+    twin = asking("k", "r2")
+    assert twin.run is not None
+    (answer,) = authority.admit([replace(twin, run_id=hex32("x"), run=replace(twin.run, run_id=hex32("x")))])
+    assert answer.disposition is Disposition.CONFLICT
+    assert authority.run(hex32("x")) is None
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_starts_the_verification_of_the_runs_it_leases_and_of_no_other(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("a"), asking("b")])
+    claim = claim_one(authority)
+    (other,) = {hex32("a"), hex32("b")} - {claim.run_id}
+    run = authority.run(other)
+    assert run is not None
+    assert (run.state, run.event_seq, run.lease_epoch, run.updated_us) == (RunState.PLANNED, 2, 0, START)
+
+
+def test_a_claim_of_a_run_whose_verification_has_started_adds_nothing_to_its_record(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    settle(authority, parked(claim_one(authority), clock.now))
+    before = row(authority, "k")
+    again = claim_one(authority)
+    assert (again.state, again.updated_us) == (RunState.WAITING_EVIDENCE, before.updated_us)
+    assert row(authority, "k").event_seq == before.event_seq == len(authority.events(hex32("k")))
+
+
+# --- transitions ------------------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[Claim], Transition]] = {
+    "gates recorded": noted,
+    "waiting": lambda claim: parked(claim, START + WAIT),
+    "retry": lambda claim: postponed(claim, START + WAIT, "away"),
+    "READY": ready,
+    "FAILED": failed,
+}
+FORGED: dict[str, Callable[[Claim], Claim]] = {
+    "another run": lambda claim: replace(claim, run_id=hex32("none")),
+    "another owner": lambda claim: replace(claim, owner="w2"),
+    "no owner": lambda claim: replace(claim, owner=""),
+    "an older lease": lambda claim: replace(claim, epoch=claim.epoch - 1),
+    "a newer lease": lambda claim: replace(claim, epoch=claim.epoch + 1),
+    "another state": lambda claim: replace(claim, state=RunState.WAITING_EVIDENCE),
+    "a row that has changed since": lambda claim: replace(claim, updated_us=claim.updated_us - 1),
+    "a row that is not there yet": lambda claim: replace(claim, updated_us=claim.updated_us + 1),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_transition_of_a_claim_that_is_not_the_rows_changes_nothing(
+    authority: Authority,  # noqa: F811
+    change: str,
+    forgery: str,
+) -> None:
+    claims = two_claims(authority)
+    before = snapshot(authority, "a"), snapshot(authority, "b")
+    (answer,) = authority.commit([CHANGES[change](FORGED[forgery](claims[0]))])
+    assert isinstance(answer, LeaseLostError)
+    assert (snapshot(authority, "a"), snapshot(authority, "b")) == before
+    settle(authority, CHANGES[change](claims[0]))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_transition_changes_its_own_run_and_no_other(authority: Authority, change: str) -> None:  # noqa: F811
+    first, _ = two_claims(authority)
+    before = snapshot(authority, "b")
+    settle(authority, CHANGES[change](first))
+    assert snapshot(authority, "b") == before
+
+
+def test_an_equal_transition_of_another_run_is_not_taken_for_ones_own(authority: Authority) -> None:  # noqa: F811
+    first, second = two_claims(authority)
+    settle(authority, parked(first, START + WAIT), failed(second))
+    (answer,) = authority.commit([parked(second, START + WAIT)])
+    assert isinstance(answer, LeaseLostError)
+
+
+def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority) -> None:  # noqa: F811
+    first, _ = two_claims(authority)
+    before = row(authority, "a")
+    settle(authority, noted(first))
+    after = row(authority, "a")
+    assert (after.lease_owner, after.lease_epoch, after.lease_until_us) == (
+        before.lease_owner,
+        before.lease_epoch,
+        before.lease_until_us,
+    )
+    assert (after.due_us, after.retries, after.wakes, after.last_error) == (first.now_us, 0, 0, "")
+
+
+@pytest.mark.parametrize("state", ["under lease", "due already"])
+def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    state: str,
+) -> None:
+    authority.admit([asking("k")])
+    settle(authority, parked(claim_one(authority), clock.now))
+    if state == "under lease":
+        claim_one(authority)
+    before = row(authority, "k")
+    clock.pass_seconds(1)
+    assert authority.make_waiting_due() == 0
+    assert row(authority, "k") == before
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def unprojected(authority: Authority) -> list[str]:  # noqa: F811
+    return [owed.run.run_id for owed in authority.claim_projections("relay", 10, LEASE)]
+
+
+def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:  # noqa: F811
+    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    assert len(unprojected(authority)) == 2
+    authority.mark_projected([(hex32("a"), 5)])
+    assert (row(authority, "a").projected_seq, row(authority, "b").projected_seq) == (5, 0)
+    assert (row(authority, "a").relay_until_us, row(authority, "b").relay_until_us) == (0, START + LEASE)
+
+
+def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:  # noqa: F811
+    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    assert len(unprojected(authority)) == 2
+    authority.postpone_projections([ProjectionFailure(hex32("a"), START + WAIT, "why")])
+    assert (row(authority, "a").relay_retries, row(authority, "b").relay_retries) == (1, 0)
+    assert row(authority, "b").relay_until_us == START + LEASE
+
+
+def test_a_run_that_is_being_driven_is_projected_only_when_it_has_been_quiet_for_long(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    """What is put on record in quick succession is projected once, at its end."""
+    authority.admit([asking("k")])
+    assert unprojected(authority) == [], "a run that nobody drives yet"
+    quiet_at = claim_one(authority, lease_us=100 * SECOND).updated_us + QUIET_PERIOD_US
+    clock.now = quiet_at - 1
+    assert unprojected(authority) == []
+    clock.now = quiet_at
+    assert unprojected(authority) == [hex32("k")]
+
+
+def test_a_run_whose_lease_has_run_out_is_not_projected_before_somebody_goes_on_with_it(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    claim_one(authority)
+    clock.now = START + LEASE
+    assert unprojected(authority) == []
+
+
+@pytest.mark.parametrize("change", ["waiting", "READY"])
+def test_a_run_that_waits_or_has_ended_is_projected_at_once(authority: Authority, change: str) -> None:  # noqa: F811
+    first, _ = two_claims(authority)
+    settle(authority, CHANGES[change](first))
+    assert unprojected(authority) == [hex32("a")]
+
+
+def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Authority) -> None:  # noqa: F811
+    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    assert len(authority.claim_projections("relay", 1, LEASE)) == 1
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+def refusals(authority: Authority, *names: str) -> list[Any]:  # noqa: F811
+    """Signals that wait for no documents, claimed."""
+    authority.admit([settled(name, Disposition.REJECTED, hex32(name), draft(name)) for name in names])
+    return authority.claim_signals("p", 10, LEASE)
+
+
+def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    first, _ = refusals(authority, "a", "b")
+    authority.mark_sent([first.outbox_id])
+    assert authority.signals(hex32("a")).rows == ((hex64("a"), "REQUEST_REJECTED", START),)
+    assert authority.signals(hex32("b")).rows == ((hex64("b"), "REQUEST_REJECTED", None),)
+    clock.pass_seconds(LEASE / SECOND)
+    assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("b")]
+
+
+def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    (only,) = refusals(authority, "a")
+    authority.mark_sent([only.outbox_id])
+    clock.pass_seconds(1)
+    authority.mark_sent([only.outbox_id])
+    assert authority.signals(hex32("a")).rows == ((hex64("a"), "REQUEST_REJECTED", START),)
+
+
+def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> None:  # noqa: F811
+    first, second = refusals(authority, "a", "b")
+    authority.postpone_signals([first.outbox_id], START)
+    assert [item.outbox_id for item in authority.claim_signals("p", 10, LEASE)] == [first.outbox_id]
+    assert second.attempts == 1
+
+
+def test_no_more_signals_are_claimed_than_asked_for(authority: Authority) -> None:  # noqa: F811
+    authority.admit([settled(name, Disposition.REJECTED, hex32(name), draft(name)) for name in "abc"])
+    assert len(authority.claim_signals("p", 2, LEASE)) == 2
