@@ -198,6 +198,7 @@ def test_a_folder_behind_links_as_kubernetes_mounts_them_works(platform: Platfor
 OUT = "leads out of"
 REFUSED = {
     "../../../../outside.yaml#/$defs/x": OUT,
+    "../../../../missing.yaml": OUT,
     "../../../../../../../../etc/hostname": OUT,
     "/etc/hostname": OUT,
     "..%2F..%2F..%2F..%2Foutside.yaml": OUT,
@@ -212,6 +213,11 @@ REFUSED = {
     f"{SHARED}#/$defs/hex64/pattern": "nothing",
     f"{SHARED}#nothing": "nothing",
     "#/$defs/nothing": "nothing",
+    "#/required/99": "nothing",
+    "#/required/x": "nothing",
+    "#/required/\N{SUPERSCRIPT TWO}": "nothing",
+    "#/properties/gate_id/minLength/0": "nothing",
+    "a%0Ab.yaml": OUT,
     ".": "nothing",
     "#/properties/notes": "back to itself",
     "gate_receipt.schema.yaml#/properties/notes": "back to itself",
@@ -230,6 +236,8 @@ def test_a_reference_that_must_not_be_followed_is_refused_naming_file_and_refere
         reference = reference.replace("../layer-1", "../../../data-engine/layer-1")
     if which == "ours" and reference.startswith("gate_receipt"):
         reference = reference.replace("gate_receipt", "run_plan")
+    if which == "ours":
+        reference = reference.replace("/gate_id/", "/run_id/")
     path = platform.refer(reference, getattr(platform, which))
     with pytest.raises(ConfigurationError) as refused:
         platform.open()
@@ -259,6 +267,32 @@ def test_a_link_out_of_the_tree_is_refused(platform: Platform, tmp_path: Path) -
     path.symlink_to(tmp_path / "outside.yaml")
     with pytest.raises(ConfigurationError, match=re.escape(str(path))):
         platform.open()
+
+
+def test_a_link_out_of_the_tree_that_leads_to_nothing_does_not_hide_the_file_beside_the_pack(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (platform.engine.parent / "shared").symlink_to(tmp_path / "outside")
+    write(platform.engine.parent.parent / "shared/types.yaml", {"$defs": {"text": {"type": "string"}}})
+    platform.refer("../shared/types.yaml#/$defs/text")
+    platform.open()
+    (tmp_path / "outside/types.yaml").touch()
+    with pytest.raises(ConfigurationError, match="by a link"):
+        platform.open()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "anchor"), [("$dynamicRef", "$dynamicAnchor"), ("$recursiveRef", "$recursiveAnchor")]
+)
+def test_a_reference_that_is_looked_up_while_judging_is_refused_by_its_keyword(
+    platform: Platform, keyword: str, anchor: str
+) -> None:
+    path = platform.ours / "run_status.schema.yaml"
+    platform.change(path, lambda document: document["properties"].update(notes={anchor: "x", keyword: "#x"}))
+    with pytest.raises(ConfigurationError, match=f"{re.escape(keyword)}, which is not read") as refused:
+        platform.open()
+    assert refused.value.place == str(path)
 
 
 def test_a_file_that_is_no_regular_one_is_refused_without_waiting(platform: Platform) -> None:

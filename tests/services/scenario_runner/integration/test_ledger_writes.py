@@ -1,0 +1,300 @@
+"""What the ledger asks of its store: what it reads back, what it believes, and what it does about an outage."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from authority_support import SECOND, START, hex32
+from support import PACK, REPO
+
+from scenario_runner.authority.base import Owed, StoredEvent
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import canonical_bytes, canonical_sha256, parse_json
+from scenario_runner.contracts.errors import LedgerDrift, SequenceError, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.gates.receipts import InstanceReceiptFile
+from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.schemas import Schemas
+from scenario_runner.storage.filesystem import FilesystemStore
+
+pytestmark = pytest.mark.integration
+
+RUN = hex32("run")
+POLICY = {"policy_id": "p", "revision": "v0", "content_digest": "0" * 64}
+PLAN = Reason.PLAN_DRIFT
+
+
+class Watched:
+    """A file-system store that notes every call, and whose answers a test may replace by others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[str] = []
+        self.answers: dict[str, Any] = {}
+        self._store = FilesystemStore(str(folder), ".private")
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._store, name)
+
+        def noted(*arguments: Any) -> Any:
+            if name != "locate":
+                self.calls.append(name)
+            if name not in self.answers:
+                return call(*arguments)
+            answer = self.answers[name]
+            return [answer] * len(arguments[0]) if name == "create_many" else answer
+
+        return noted
+
+    def called(self) -> list[str]:
+        """The calls since the last question."""
+        made, self.calls = self.calls, []
+        return made
+
+
+class Time:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Watched:
+    made = Watched(tmp_path / "store")
+    made.create("used", b"")
+    made.called()
+    return made
+
+
+@pytest.fixture(scope="module")
+def schemas() -> Schemas:
+    return Schemas(str(REPO / "config/platform/contracts/scenario_runner"), str(PACK / "contracts"))
+
+
+def ledger_on(store: Any, schemas: Any = None, remember_seconds: float = 0.0, time: Any = None) -> Ledger:
+    return Ledger(store, schemas, remember_seconds, time or Time())
+
+
+# --- objects that are written once
+
+
+def test_an_object_that_was_created_is_not_read_back_and_one_that_was_there_is_compared(store: Watched) -> None:
+    assert ledger_on(store).write_many_once([("a", b"1", PLAN), ("b", b"2", PLAN)]) == [None, None]
+    assert store.called() == ["create_many"]
+    same, other, new = ledger_on(store).write_many_once([("a", b"1", PLAN), ("b", b"3", PLAN), ("c", b"4", PLAN)])
+    assert same is None
+    assert isinstance(other, LedgerDrift)
+    assert new is None
+    assert store.called() == ["create_many", "read", "read"]
+
+
+def test_an_object_that_was_met_and_is_there_is_read_and_not_created_again(store: Watched) -> None:
+    ledger = ledger_on(store)
+    ledger.write_once("a", b"1", PLAN)
+    store.called()
+    ledger.write_once("a", b"1", PLAN)
+    assert store.called() == ["create_many", "read"], "create_many of nothing"
+
+
+def test_an_object_that_was_met_and_removed_since_is_written_again(store: Watched) -> None:
+    ledger = ledger_on(store)
+    ledger.write_once("a", b"1", PLAN)
+    (store.folder / "a").unlink()
+    ledger.write_once("a", b"1", PLAN)
+    assert (store.folder / "a").read_bytes() == b"1"
+
+
+def test_an_object_that_can_be_neither_created_nor_read_is_an_outage(store: Watched) -> None:
+    store.answers = {"create_many": False, "create": False, "read": None}
+    ledger = ledger_on(store)
+    with pytest.raises(Unavailable, match="exists for a create but not for a read"):
+        ledger.write_once("a", b"1", PLAN)
+    (record,) = ledger.project_many([owed()])
+    assert isinstance(record, Unavailable)
+    assert "exists for a create but not for a read" in record.detail
+
+
+def test_a_store_that_cannot_create_is_not_asked_anything_else(store: Watched) -> None:
+    down = Unavailable("the store is down")
+    store.answers = {"create_many": down}
+    ledger = ledger_on(store)
+    assert ledger.write_many_once([("a", b"1", PLAN)]) == [down]
+    assert ledger.project_many([owed()]) == [down]
+    assert set(store.called()) == {"create_many"}
+
+
+def test_what_was_seen_in_place_is_believed_for_a_while_and_only_of_the_same_bytes(store: Watched) -> None:
+    time = Time()
+    ledger = ledger_on(store, None, 60.0, time)
+    ledger.write_once("a", b"1", PLAN)
+    store.called()
+    (store.folder / "a").write_bytes(b"2")
+    time.seconds += 59
+    ledger.write_once("a", b"1", PLAN)
+    assert "read" not in store.called()
+    with pytest.raises(LedgerDrift):
+        ledger.write_once("a", b"3", PLAN)
+    time.seconds += 1
+    with pytest.raises(LedgerDrift):
+        ledger.write_once("a", b"1", PLAN)
+
+
+def test_receipts_are_believed_to_be_in_place_when_each_was_seen_there_with_its_manifest(store: Watched) -> None:
+    time = Time()
+    ledger = ledger_on(store, None, 60.0, time)
+    whole = InstanceReceiptFile("a", "receipt", {}, b"r", "manifest", b"m")
+    alone = InstanceReceiptFile("b", "other", {}, b"r", "", b"")
+    assert not ledger.remembers([alone])
+    assert ledger.write_receipts([alone]) == [None]
+    assert ledger.remembers([alone])
+    ledger.write_once("receipt", b"r", PLAN)
+    assert not ledger.remembers([alone, whole]), "its manifest was not seen"
+    assert ledger.write_receipts([whole]) == [None]
+    assert ledger.remembers([alone, whole])
+    for other in (replace(whole, data=b"x"), replace(whole, manifest=b"x"), replace(alone, data=b"x")):
+        assert not ledger.remembers([other])
+    time.seconds += 60
+    assert not ledger.remembers([alone])
+
+
+def test_a_pack_is_what_its_digest_says_and_none_when_it_is_not_in_the_ledger(store: Watched) -> None:
+    ledger = ledger_on(store)
+    digest = canonical_sha256({"pack": 1})
+    assert ledger.read_pack(digest) is None
+    ledger.write_pack(digest, {"pack": 1})
+    assert ledger.read_pack(digest) == {"pack": 1}
+    ledger.write_pack("0" * 64, {"pack": 1})
+    with pytest.raises(LedgerDrift, match="is not the interface pack of its name") as refused:
+        ledger.read_pack("0" * 64)
+    assert (refused.value.reason, refused.value.actual) == (Reason.PACK_DRIFT, digest)
+
+
+# --- documents that follow the rows
+
+
+def owed(state: Any = RunState.VERIFYING, seq: int = 2, projected_seq: int = 0, **details: Any) -> Owed:
+    """A run with some events, whose documents are those of an earlier event or of none."""
+    run: Any = SimpleNamespace(
+        run_id=RUN,
+        state=state,
+        reason_code="" if state in (RunState.VERIFYING, RunState.READY) else "GATE_CONFLICT",
+        inputs={"policy_rev": POLICY},
+        updated_us=START + seq * SECOND,
+        projected_seq=projected_seq,
+    )
+    kind = EventKind.EVIDENCE_MISSING
+    return Owed(run, tuple(StoredEvent(place, kind, START + place * SECOND, details) for place in range(1, seq + 1)))
+
+
+def record(store: Watched) -> list[bytes]:
+    return (store.folder / refs.record_ref(RUN)).read_bytes().splitlines()
+
+
+def test_documents_that_another_relay_has_moved_further_stay_as_they_are(store: Watched, schemas: Schemas) -> None:
+    ledger = ledger_on(store, schemas)
+    assert ledger.project_many([owed(seq=4)]) == [None]
+    further = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    for projected in (0, 2):
+        store.called()
+        assert ledger.project_many([owed(seq=3, projected_seq=projected)]) == [None]
+        assert "replace" not in store.called()
+        assert {path: path.read_bytes() for path in further} == further
+    assert len(record(store)) == 4
+
+
+def test_documents_follow_the_rows(store: Watched, schemas: Schemas) -> None:
+    ledger = ledger_on(store, schemas)
+    for seq in (2, 3, 5):
+        assert ledger.project_many([owed(seq=seq, projected_seq=2)]) == [None]
+        assert len(record(store)) == seq
+
+
+def test_documents_that_are_there_already_are_not_written_a_second_time(store: Watched, schemas: Schemas) -> None:
+    ledger = ledger_on(store, schemas)
+    for projected in (0, 0, 2):
+        assert ledger.project_many([owed(projected_seq=projected)]) == [None]
+    assert "replace" not in store.called()
+
+
+def test_documents_that_were_removed_are_written_again(store: Watched, schemas: Schemas) -> None:
+    ledger = ledger_on(store, schemas)
+    assert ledger.project_many([owed(seq=3, projected_seq=2)]) == [None]
+    assert len(record(store)) == 3
+    assert parse_json((store.folder / refs.status_ref(RUN)).read_bytes())["state"] == "VERIFYING"
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "written"),
+    [
+        ("run_plan", lambda ledger: ledger.write_plans([{"run_id": RUN}]), set()),
+        ("run_status", lambda ledger: ledger.project_many([owed(SimpleNamespace(value="NEARLY"))]), {"run_record"}),
+        (
+            "quarantine_record",
+            lambda ledger: ledger.project_many([owed(RunState.QUARANTINED, report="no object")]),
+            {"run_record", "run_status"},
+        ),
+    ],
+    ids=["plan", "status", "quarantine"],
+)
+def test_no_document_is_written_that_is_not_of_its_schema(
+    store: Watched, schemas: Schemas, name: str, write: Any, written: set[str]
+) -> None:
+    with pytest.raises(SequenceError, match=f"{name} at"):
+        write(ledger_on(store, schemas))
+    assert {path.parent.name for path in store.folder.rglob("*.json*")} == written
+
+
+def test_a_facts_view_and_its_signal_are_checked_each_against_its_schema() -> None:
+    asked: list[str] = []
+    schemas: Any = SimpleNamespace(check=lambda name, _document: asked.append(name))
+    view: Any = SimpleNamespace(document={}, ready={})
+    ledger_on(None, schemas).check_facts_view(view)
+    assert asked == ["run_facts_view", "run_ready_signal"]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("locators", Reason.LOCATOR_SCHEMA_INVALID),
+        ("gate_receipts", Reason.RECEIPT_SCHEMA_INVALID),
+        ("instance_receipts", Reason.RECEIPT_SCHEMA_INVALID),
+        ("pins", None),
+    ],
+)
+def test_what_was_found_and_cannot_be_expressed_is_drift_and_anything_else_a_defect(
+    schemas: Schemas, part: str, reason: Reason | None
+) -> None:
+    view = facts_view()
+    schemas.check("run_facts_view", view)
+    view[part] = [{"output_id": 7}] if reason else {"run_id": 7}
+    with pytest.raises(LedgerDrift if reason else SequenceError, match=f"run_facts_view at {part}") as refused:
+        schemas.check("run_facts_view", view)
+    if reason is not None:
+        assert refused.value.reason is reason
+
+
+def facts_view() -> dict[str, Any]:
+    digest = {"algo": "sha256", "hex": "0" * 64}
+    pins = {"run_id": RUN, "manifest_fingerprint": "0" * 64, "parameter_hash": "0" * 64, "seed": 1, "scenario_id": "s"}
+    document = {
+        "run_id": RUN,
+        "pins": pins,
+        "locators": [{"output_id": "o", "path": "/r/o", "manifest_fingerprint": "0" * 64, "content_digest": digest}],
+        "output_roles": {"o": "business_traffic"},
+        "intended_outputs": ["o"],
+        "gate_receipts": [],
+        "instance_receipts": [],
+        "policy_rev": POLICY,
+        "bundle_hash": "0" * 64,
+        "plan_ref": refs.plan_ref(RUN),
+        "record_ref": refs.record_ref(RUN),
+        "status_ref": refs.status_ref(RUN),
+    }
+    return dict(parse_json(canonical_bytes(document)))
