@@ -9,7 +9,7 @@ import pytest
 from authority_support import SECOND, START, hex32
 from support import PACK, REPO
 
-from scenario_runner.authority.base import Owed, StoredEvent
+from scenario_runner.authority.base import ProjectionTask, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes, canonical_sha256, parse_json
 from scenario_runner.contracts.errors import LedgerDrift, SequenceError, Unavailable
@@ -78,17 +78,23 @@ def schemas() -> Schemas:
     return Schemas(str(REPO / "config/platform/contracts/scenario_runner"), str(PACK / "contracts"))
 
 
-def ledger_on(store: Any, schemas: Any = None, remember_seconds: float = 0.0, time: Any = None) -> Ledger:
-    return Ledger(store, schemas, remember_seconds, time or Time())
+def ledger_on(store: Any, schemas: Any = None, cache_ttl_seconds: float = 0.0, time: Any = None) -> Ledger:
+    return Ledger(store, schemas, cache_ttl_seconds, time or Time())
+
+
+def write_once(ledger: Ledger, *item: Any) -> None:
+    (failure,) = ledger._objects.write([item])
+    if failure is not None:
+        raise failure
 
 
 # --- objects that are written once
 
 
 def test_an_object_that_was_created_is_not_read_back_and_one_that_was_there_is_compared(store: Watched) -> None:
-    assert ledger_on(store).write_many_once([("a", b"1", PLAN), ("b", b"2", PLAN)]) == [None, None]
+    assert ledger_on(store)._objects.write([("a", b"1", PLAN), ("b", b"2", PLAN)]) == [None, None]
     assert store.called() == ["create_many"]
-    same, other, new = ledger_on(store).write_many_once([("a", b"1", PLAN), ("b", b"3", PLAN), ("c", b"4", PLAN)])
+    same, other, new = ledger_on(store)._objects.write([("a", b"1", PLAN), ("b", b"3", PLAN), ("c", b"4", PLAN)])
     assert same is None
     assert isinstance(other, LedgerDrift)
     assert new is None
@@ -97,17 +103,17 @@ def test_an_object_that_was_created_is_not_read_back_and_one_that_was_there_is_c
 
 def test_an_object_that_was_met_and_is_there_is_read_and_not_created_again(store: Watched) -> None:
     ledger = ledger_on(store)
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     store.called()
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     assert store.called() == ["create_many", "read"], "create_many of nothing"
 
 
 def test_an_object_that_was_met_and_removed_since_is_written_again(store: Watched) -> None:
     ledger = ledger_on(store)
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     (store.folder / "a").unlink()
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     assert (store.folder / "a").read_bytes() == b"1"
 
 
@@ -115,7 +121,7 @@ def test_an_object_that_can_be_neither_created_nor_read_is_an_outage(store: Watc
     store.answers = {"create_many": False, "create": False, "read": None}
     ledger = ledger_on(store)
     with pytest.raises(Unavailable, match="exists for a create but not for a read"):
-        ledger.write_once("a", b"1", PLAN)
+        write_once(ledger, "a", b"1", PLAN)
     (record,) = ledger.project_many([owed()])
     assert isinstance(record, Unavailable)
     assert "exists for a create but not for a read" in record.detail
@@ -125,7 +131,7 @@ def test_a_store_that_cannot_create_is_not_asked_anything_else(store: Watched) -
     down = Unavailable("the store is down")
     store.answers = {"create_many": down}
     ledger = ledger_on(store)
-    assert ledger.write_many_once([("a", b"1", PLAN)]) == [down]
+    assert ledger._objects.write([("a", b"1", PLAN)]) == [down]
     assert ledger.project_many([owed()]) == [down]
     assert set(store.called()) == {"create_many"}
 
@@ -133,17 +139,17 @@ def test_a_store_that_cannot_create_is_not_asked_anything_else(store: Watched) -
 def test_what_was_seen_in_place_is_believed_for_a_while_and_only_of_the_same_bytes(store: Watched) -> None:
     time = Time()
     ledger = ledger_on(store, None, 60.0, time)
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     store.called()
     (store.folder / "a").write_bytes(b"2")
     time.seconds += 59
-    ledger.write_once("a", b"1", PLAN)
+    write_once(ledger, "a", b"1", PLAN)
     assert "read" not in store.called()
     with pytest.raises(LedgerDrift):
-        ledger.write_once("a", b"3", PLAN)
+        write_once(ledger, "a", b"3", PLAN)
     time.seconds += 1
     with pytest.raises(LedgerDrift):
-        ledger.write_once("a", b"1", PLAN)
+        write_once(ledger, "a", b"1", PLAN)
 
 
 def test_receipts_are_believed_to_be_in_place_when_each_was_seen_there_with_its_manifest(store: Watched) -> None:
@@ -151,17 +157,17 @@ def test_receipts_are_believed_to_be_in_place_when_each_was_seen_there_with_its_
     ledger = ledger_on(store, None, 60.0, time)
     whole = InstanceReceiptFile("a", "receipt", {}, b"r", "manifest", b"m")
     alone = InstanceReceiptFile("b", "other", {}, b"r", "", b"")
-    assert not ledger.remembers([alone])
+    assert not ledger.receipts_in_place([alone])
     assert ledger.write_receipts([alone]) == [None]
-    assert ledger.remembers([alone])
-    ledger.write_once("receipt", b"r", PLAN)
-    assert not ledger.remembers([alone, whole]), "its manifest was not seen"
+    assert ledger.receipts_in_place([alone])
+    write_once(ledger, "receipt", b"r", PLAN)
+    assert not ledger.receipts_in_place([alone, whole]), "its manifest was not seen"
     assert ledger.write_receipts([whole]) == [None]
-    assert ledger.remembers([alone, whole])
+    assert ledger.receipts_in_place([alone, whole])
     for other in (replace(whole, data=b"x"), replace(whole, manifest=b"x"), replace(alone, data=b"x")):
-        assert not ledger.remembers([other])
+        assert not ledger.receipts_in_place([other])
     time.seconds += 60
-    assert not ledger.remembers([alone])
+    assert not ledger.receipts_in_place([alone])
 
 
 def test_a_pack_is_what_its_digest_says_and_none_when_it_is_not_in_the_ledger(store: Watched) -> None:
@@ -179,7 +185,7 @@ def test_a_pack_is_what_its_digest_says_and_none_when_it_is_not_in_the_ledger(st
 # --- documents that follow the rows
 
 
-def owed(state: Any = RunState.VERIFYING, seq: int = 2, projected_seq: int = 0, **details: Any) -> Owed:
+def owed(state: Any = RunState.VERIFYING, seq: int = 2, projected_seq: int = 0, **details: Any) -> ProjectionTask:
     """A run with some events, whose documents are those of an earlier event or of none."""
     run: Any = SimpleNamespace(
         run_id=RUN,
@@ -190,7 +196,9 @@ def owed(state: Any = RunState.VERIFYING, seq: int = 2, projected_seq: int = 0, 
         projected_seq=projected_seq,
     )
     kind = EventKind.EVIDENCE_MISSING
-    return Owed(run, tuple(StoredEvent(place, kind, START + place * SECOND, details) for place in range(1, seq + 1)))
+    return ProjectionTask(
+        run, tuple(StoredEvent(place, kind, START + place * SECOND, details) for place in range(1, seq + 1))
+    )
 
 
 def record(store: Watched) -> list[bytes]:
