@@ -87,11 +87,13 @@ class WriteOnceObjects:
             made = created[key] if new.get(key) == data else False  # one key may be asked to hold two things
             if isinstance(made, Unavailable):
                 results.append(made)
-                continue
-            failure = None if made or self.cached(key, data) else self._compare(key, data, drift, same)
-            if failure is None:
-                self._put(key, data)
-            results.append(failure)
+            elif not made and self.cached(key, data):
+                results.append(None)  # a hit does not extend the entry's life
+            else:
+                failure = None if made else self._compare(key, data, drift, same)
+                if failure is None:
+                    self._put(key, data)
+                results.append(failure)
         return results
 
     def _put(self, key: str, data: bytes) -> None:
