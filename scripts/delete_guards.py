@@ -2,8 +2,8 @@
 r"""Delete each guard of the code once, in a copy of the tree, and say which deletions no test notices.
 
 A guard is an early refusal (``if ...: raise``, ``if ...: return``, ``if ...: continue``), a call that only checks
-(``check_...``, ``confirm...``, ``require...``, ``probe``), or one term of an ``and`` or ``or`` in a condition. In named
-SQL it is one term of a WHERE.
+(``check_...``, ``confirm...``, ``require...``, ``probe``), a step of a lifecycle (``yield ...`` as a statement), or one
+term of an ``and`` or ``or`` in a condition. In named SQL it is one term of a WHERE.
 
   scripts/delete_guards.py                            the rooms of ROOMS and SQL against tier 0
   scripts/delete_guards.py --list                     only list the guards
@@ -63,7 +63,7 @@ class Guard:
         file: Path in the repository.
         function: Qualified name of the function that it stands in.
         line: Line, from 1.
-        kind: ``refusal``, ``check`` or ``term``.
+        kind: ``refusal``, ``check``, ``step`` or ``term``.
         text: Its source on one line.
         nth: Which of the guards of this function with the same text.
         without: The whole file with the guard deleted.
@@ -122,12 +122,14 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        """A call that only checks: nothing."""
+        """A call that only checks, or a step of a lifecycle whose answer nobody needs: nothing."""
         call = node.value
         if isinstance(call, ast.Call):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if name.startswith(CHECKS):
                 self._add("check", node, b"None", self._text(node))
+        elif isinstance(call, ast.Yield | ast.YieldFrom):
+            self._add("step", node, b"None", self._text(node))
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
