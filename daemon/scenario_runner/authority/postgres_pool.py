@@ -26,12 +26,14 @@ from scenario_runner.authority.postgres_session import (
 )
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.counters import count
-from scenario_runner.retry import policy
+from scenario_runner.retry import RetryPolicy, with_retries
 
 T = TypeVar("T")
 _MOST_CONNECTIONS: Final = 8
 _WAIT_SECONDS: Final = 2.0
-_BUDGET_SECONDS: Final = 3.0
+_RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=0.5, jitter=True, deadline_seconds=3.0)
+"""A restart of a server on the same machine takes less than the deadline; the caller waits for longer outages."""
+
 _RECONNECT_SECONDS: Final = 1.0
 """The pool gives up a connection after this time and tries anew whenever somebody asks; its own pauses would grow."""
 
@@ -107,7 +109,7 @@ class Connections:
         self._refused: ConfigurationError | None = None
         self._sessions: list[Session] = []
         _quiet_driver()
-        self._patiently(self._first, prepare)
+        self._with_retries(self._first, prepare)
         self._pool = ConnectionPool(
             connection_class=psycopg.Connection[dict[str, Any]],
             kwargs=self._arguments(),
@@ -132,25 +134,20 @@ class Connections:
             ConfigurationError: sessions are not ours any more: a pooler was put in the way, or set up otherwise.
             Unavailable: the database does not answer, or refuses for another reason.
         """
-        return self._patiently(self._once, work, raising)
+        return self._with_retries(self._once, work, raising)
 
     def close(self) -> None:
         """Close all connections; what is asked for afterwards is ``Unavailable``."""
         self._pool.close()
 
-    def _patiently(
+    def _with_retries(
         self,
         call: Callable[[Callable[[Connection], T]], T],
         work: Callable[[Connection], T],
         raising: tuple[type[psycopg.Error], ...] = (),
     ) -> T:
         try:
-            try:
-                return call(work)  # without the policy, which costs more than most statements
-            except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
-            return policy(is_transient, budget_seconds=_BUDGET_SECONDS, most_seconds=0.5)(call, work)
+            return with_retries(lambda: call(work), _RETRY, is_transient)
         except psycopg.Error as error:
             if isinstance(error, UNSTORABLE + raising):
                 raise

@@ -62,13 +62,13 @@ from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
 from scenario_runner.contracts.states import Disposition, EventKind, RunState
 from scenario_runner.counters import count
+from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.modes import PRIVATE, Modes
 
 T = TypeVar("T")
 #: A transaction of ours takes milliseconds; whoever keeps the lock for longer may keep it for ever.
 _BUSY_SECONDS: Final = 5.0
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_BUSY_PAUSE_SECONDS: Final = 0.02
 
 
 def wall_clock_us() -> int:
@@ -467,16 +467,12 @@ class SqliteAuthority:
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
     """Switch a database to WAL; unlike other statements this one does not wait for a lock by itself."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_BUSY_PAUSE_SECONDS)
-        else:
-            return
+    policy = RetryPolicy(first_seconds=0.01, most_seconds=0.1, jitter=True, deadline_seconds=_BUSY_SECONDS)
+    with_retries(
+        lambda: connection.execute("PRAGMA journal_mode = WAL"),
+        policy,
+        lambda error: isinstance(error, sqlite3.OperationalError),
+    )
 
 
 def _begin(connection: sqlite3.Connection) -> None:

@@ -13,20 +13,17 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
-from scenario_runner.contracts.times import MICROS
 from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
+from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.evaluation import Evaluation, Outcome
 from scenario_runner.runs.jobs import Job, Proof
 
-_MAX_WAIT_SECONDS: Final = 60
-_MAX_RETRY_SECONDS: Final = 30
+#: Between examinations of missing evidence: an hour of waiting is about 60 of them.
+_WAIT_FOR_EVIDENCE: Final = RetryPolicy(first_seconds=1, most_seconds=60)
+#: Between tries while infrastructure fails: about a lease, so that little is late when it is back.
+_WAIT_FOR_INFRASTRUCTURE: Final = RetryPolicy(first_seconds=1, most_seconds=30)
 _log = structlog.get_logger("runs")
-
-
-def backoff_seconds(tries: int, most: int) -> int:
-    """1, 2, 4, ... seconds, at most ``most``."""
-    return min(most, 1 << min(tries, 20))
 
 
 def outcome_of(job: Job) -> RunOutcome | None:
@@ -36,8 +33,8 @@ def outcome_of(job: Job) -> RunOutcome | None:
         _log.warning("lease lost", run_id=job.claim.run_id, detail=failure.detail)
         return None
     if isinstance(failure, Unavailable):
-        pause = backoff_seconds(job.claim.retries, _MAX_RETRY_SECONDS)
-        return Postponed(job.claim, job.clock.us() + pause * MICROS, failure.detail)
+        pause_us = _WAIT_FOR_INFRASTRUCTURE.pause_us(job.claim.retries + 1)
+        return Postponed(job.claim, job.clock.us() + pause_us, failure.detail)
     if failure is not None:
         return negative(job, RunState.QUARANTINED, failure.reason, failure.detail, _report_of(job, failure))
     return job.outcome or _ready(job)
@@ -84,7 +81,7 @@ def wait_or_fail(job: Job, evaluation: Evaluation) -> RunOutcome:
     if job.clock.began_us >= claim.deadline_us:
         reason = Reason.EVIDENCE_MISSING_DEADLINE
         return negative(job, RunState.FAILED, reason, evaluation.detail, evaluation.report)
-    due = min(claim.deadline_us, job.clock.us() + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
+    due = min(claim.deadline_us, job.clock.us() + _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1))
     digest = canonical_sha256(evaluation.report)
     if digest == claim.report_digest:
         return Parked(claim, due, claim.updated_us, (), digest)
