@@ -78,7 +78,7 @@ def connect_authority(dsn: str, place: str, modes: Modes = PRIVATE) -> Authority
 
 
 def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":
-    missing = [name for name in ("psycopg", "psycopg_pool", "tenacity") if find_spec(name) is None]
+    missing = [name for name in ("psycopg", "psycopg_pool") if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"{place}, key 'authority_store_dsn'",

@@ -26,7 +26,7 @@ from scenario_runner.authority.postgres_session import (
 )
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.counters import count
-from scenario_runner.retry import policy
+from scenario_runner.retry import RetryPolicy, with_retries
 
 T = TypeVar("T")
 #: Connections of one process. It has some ten threads, few of which wait for the database at the same moment; a server
@@ -34,11 +34,9 @@ T = TypeVar("T")
 _MOST_CONNECTIONS: Final = 8
 #: How long a thread waits for a connection of the pool. Statements take milliseconds: a longer wait means an outage.
 _WAIT_SECONDS: Final = 2.0
-#: How long work is tried again: about the time of a server's restart or of a failover that succeeds at once. Loops of
-#: the daemon try again after longer outages; commands should not seem to hang.
-_BUDGET_SECONDS: Final = 3.0
-#: Longest pause between two tries, so that several fit into the budget.
-_MOST_PAUSE_SECONDS: Final = 0.5
+#: The deadline is about the time of a server's restart, or of a failover that succeeds at once. Loops of the daemon try
+#: again after longer outages; commands should not seem to hang. The longest pause lets several tries fit into it.
+_RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=0.5, jitter=True, deadline_seconds=3.0)
 _RECONNECT_SECONDS: Final = 1.0
 """The pool gives up a connection after this time and tries anew whenever somebody asks; its own pauses would grow."""
 
@@ -156,12 +154,7 @@ class Connections:
         raising: tuple[type[psycopg.Error], ...] = (),
     ) -> T:
         try:
-            try:
-                return call(work)  # without the policy, which costs more than most statements
-            except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
-            return policy(is_transient, budget_seconds=_BUDGET_SECONDS, most_seconds=_MOST_PAUSE_SECONDS)(call, work)
+            return with_retries(lambda: call(work), _RETRY, is_transient)
         except psycopg.Error as error:
             if isinstance(error, UNSTORABLE + raising):
                 raise

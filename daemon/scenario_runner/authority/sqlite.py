@@ -53,6 +53,7 @@ from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
 from scenario_runner.contracts.states import Disposition, EventKind, RunState
 from scenario_runner.counters import count
+from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.modes import PRIVATE, Modes
 
 T = TypeVar("T")
@@ -60,8 +61,6 @@ T = TypeVar("T")
 _BUSY_SECONDS: Final = 5.0
 #: Codes of a database that another process has locked.
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-#: Between two tries to enter WAL, the one statement that does not wait for a lock by itself.
-_BUSY_PAUSE_SECONDS: Final = 0.02
 _STARTED: Final = Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {})
 
 
@@ -419,17 +418,13 @@ class SqliteAuthority(Queries):
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    """Switch a database to WAL, waiting for a lock as other statements do by themselves."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_BUSY_PAUSE_SECONDS)
-        else:
-            return
+    """Switch a database to WAL; unlike other statements this one does not wait for a lock by itself."""
+    policy = RetryPolicy(first_seconds=0.01, most_seconds=0.1, jitter=True, deadline_seconds=_BUSY_SECONDS)
+    with_retries(
+        lambda: connection.execute("PRAGMA journal_mode = WAL"),
+        policy,
+        lambda error: isinstance(error, sqlite3.OperationalError),
+    )
 
 
 def _begin(connection: sqlite3.Connection) -> None:

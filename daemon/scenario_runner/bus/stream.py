@@ -15,14 +15,16 @@ from scenario_runner.bus.base import NotSeen
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
-from scenario_runner.retry import policy
+from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.aws import sdk_client
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """Data and partition key of one record."""
 MAX_REQUEST_RECORDS: Final = 500
 MAX_REQUEST_BYTES: Final = 5 << 20
-_BUDGET_SECONDS: Final = 10.0
+_RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=2.0, jitter=True, deadline_seconds=10.0)
+"""A shard that takes no more records this second takes some in the next; the relay waits for longer outages."""
+
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 5.0
 _SERVER_ERROR: Final = 500
@@ -106,7 +108,7 @@ class Stream:
         region: Its region; the environment's when None.
         endpoint_url: Of an emulator; None for the service.
         connect: Makes the client; for tests.
-        budget_seconds: How long one call, or one put, is tried again.
+        retry: How one call, or one put, is tried again.
         sleep: Pauses.
         monotonic: Seconds, never going back.
         now_us: Microseconds since the epoch on our clock.
@@ -116,7 +118,7 @@ class Stream:
     region: str | None = None
     endpoint_url: str | None = None
     connect: Callable[[str, str | None, str | None], Any] = client_of
-    budget_seconds: float = _BUDGET_SECONDS
+    retry: RetryPolicy = _RETRY
     sleep: Callable[[float], None] = field(default=time.sleep)
     monotonic: Callable[[], float] = field(default=time.monotonic)
     now_us: Callable[[], int] = field(default=lambda: time.time_ns() // 1000)
@@ -131,15 +133,12 @@ class Stream:
 
         Raises:
             ConfigurationError: the stream does not exist, or the caller may not do this.
-            Unavailable: no answer within the budget.
+            Unavailable: no answer before the deadline of the retries.
         """
         try:
-            for attempt in policy(_is_passing, budget_seconds=self.budget_seconds, sleep=self.sleep):
-                with attempt:
-                    return self._once(operation, arguments)
+            return with_retries(lambda: self._once(operation, arguments), self.retry, _is_passing, wait=self.sleep)
         except _PassingError as error:
             raise Unavailable(f"stream {self.name}: {error}") from error
-        raise AssertionError
 
     def _once(self, operation: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         try:
@@ -232,7 +231,7 @@ class Stream:
                 raise _PassingError(answers[open_ones[0]].error)
 
         try:
-            policy(_is_passing, budget_seconds=self.budget_seconds, sleep=self.sleep)(attempt)
+            with_retries(attempt, self.retry, _is_passing, wait=self.sleep)
         except (_PassingError, ConfigurationError, Unavailable) as error:
             why = str(error) if isinstance(error, _PassingError) else error.detail
             for index in open_ones:

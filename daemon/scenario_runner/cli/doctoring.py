@@ -16,9 +16,9 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
-from scenario_runner.intake.kcl.config import find_jars, find_java
-from scenario_runner.intake.kcl.identity import check as check_leases
 from scenario_runner.intake.spool_files import SpoolFiles, left_lying
+from scenario_runner.kcl.config import find_jars, find_java
+from scenario_runner.kcl.stream_identity import check as check_leases
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes

@@ -5,7 +5,7 @@ import time
 from scenario_runner.cli.output import note
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
-from scenario_runner.intake.kcl.identity import adopt
+from scenario_runner.kcl.stream_identity import adopt
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables
 

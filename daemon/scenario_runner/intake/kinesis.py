@@ -17,12 +17,12 @@ import structlog
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
-from scenario_runner.intake.kcl import config as kcl_config
-from scenario_runner.intake.kcl import identity
-from scenario_runner.intake.kcl.keeper import Keeper, Recipe
-from scenario_runner.intake.kcl.reports import Doing, Report
-from scenario_runner.intake.kcl.slots import Slot, take_slot
-from scenario_runner.intake.kcl.tables import Lease, Tables
+from scenario_runner.kcl import config as kcl_config
+from scenario_runner.kcl import stream_identity as identity
+from scenario_runner.kcl.lease_table import Lease, Tables
+from scenario_runner.kcl.shard_status import Doing, Report
+from scenario_runner.kcl.supervisor import Keeper, Recipe
+from scenario_runner.kcl.worker_ids import Slot, take_slot
 from scenario_runner.profiles.wiring import Wiring
 
 _GIVE_UP_AFTER: Final = 3

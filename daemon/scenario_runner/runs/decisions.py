@@ -10,24 +10,19 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
-from scenario_runner.contracts.times import MICROS
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
+from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.effects import Attested, Examined
 from scenario_runner.runs.transitions import gates_recorded, retry_later, terminal, waiting
 
 #: Evidence that arrives is noticed a minute later at most (architecture.md section 4).
-_MAX_WAIT_SECONDS: Final = 60
+_WAIT_FOR_EVIDENCE: Final = RetryPolicy(first_seconds=1, most_seconds=60)
 #: An outage that ends is noticed half a minute later at most.
-_MAX_RETRY_SECONDS: Final = 30
+_WAIT_FOR_INFRASTRUCTURE: Final = RetryPolicy(first_seconds=1, most_seconds=30)
 #: A detail longer than this helps nobody and makes every event larger.
 _MAX_DETAIL: Final = 2000
-
-
-def backoff_seconds(tries: int, most: int) -> int:
-    """1, 2, 4, ... seconds, at most ``most``."""
-    return min(most, 1 << min(tries, 20))
 
 
 def _later_than(claim: Claim, now_us: int) -> int:
@@ -88,7 +83,7 @@ def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transiti
     if examined.began_us >= claim.deadline_us:
         code = Reason.EVIDENCE_MISSING_DEADLINE
         return _negative(claim, now_us, RunState.FAILED, code, finding.detail, finding.report)
-    due_us = min(claim.deadline_us, now_us + backoff_seconds(claim.wakes, _MAX_WAIT_SECONDS) * MICROS)
+    due_us = min(claim.deadline_us, now_us + _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1))
     digest = canonical_sha256(finding.report)
     if digest == claim.report_digest:
         return waiting(claim, due_us, claim.updated_us, (), digest)  # nothing new: no event
@@ -124,8 +119,7 @@ def quarantined_by_drift(claim: Claim, now_us: int, failure: LedgerDrift | Refus
 
 def retried(claim: Claim, now_us: int, detail: str) -> Transition:
     """Infrastructure failed: the state stays, and the run is due again after a pause that grows."""
-    pause = backoff_seconds(claim.retries, _MAX_RETRY_SECONDS)
-    return retry_later(claim, now_us + pause * MICROS, detail)
+    return retry_later(claim, now_us + _WAIT_FOR_INFRASTRUCTURE.pause_us(claim.retries + 1), detail)
 
 
 def _negative(

@@ -11,9 +11,9 @@ from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.judge import Rules
-from scenario_runner.intake.kcl.tables import Tables
 from scenario_runner.intake.kinesis import KinesisIntake
 from scenario_runner.intake.spool import SpoolConsumer
+from scenario_runner.kcl.lease_table import Tables
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.storage.anchored import AnchoredRoot

@@ -18,12 +18,16 @@ from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
+from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.long_lane import LongLane
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.wiring import Daemon
 
-_UNAVAILABLE_PAUSE: Final = 1.0
+#: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
+_RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
+#: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
+_TRY_ONCE: Final = RetryPolicy(first_seconds=0.0, most_seconds=0.0, most_tries=1)
 _RELAY_SWEEP_SECONDS: Final = 1.0
 _IDLE_POLL_SECONDS: Final = 0.05
 _FIRST_BATCH: Final = 32
@@ -164,23 +168,36 @@ class Supervisor:
         self._stopping.set()  # first: the stop does not hang on what can be logged
         _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
 
-    def _patiently(self, step: Callable[[], int]) -> int:
-        """One step; infrastructure that does not answer is waited for, not died of."""
+    def _with_retries(self, step: Callable[[], int], policy: RetryPolicy = _RETRY) -> int:
+        """One step of a loop, tried again while infrastructure does not answer; 0 when it was stopped or given up.
+
+        Raises:
+            Unavailable: infrastructure does not answer, and the daemon only runs until it is idle.
+        """
+
+        def attempt() -> int:
+            try:
+                return step()
+            except Unavailable as error:
+                _log.warning("waiting for infrastructure", detail=error.detail)
+                raise
+
         try:
-            return step()
-        except Unavailable as error:
-            _log.warning("waiting for infrastructure", detail=error.detail)
+            return with_retries(attempt, policy, self._is_waited_for, wait=self._stopping.wait)
+        except Unavailable:
             if self._until_idle:
                 raise
-            self._stopping.wait(_UNAVAILABLE_PAUSE)
             return 0
+
+    def _is_waited_for(self, error: BaseException) -> bool:
+        return isinstance(error, Unavailable) and not self._until_idle
 
     # --- loops
 
     def _intake(self) -> None:
         try:
             while not self._stopping.is_set():
-                if self._patiently(self._daemon.intake.step):
+                if self._with_retries(self._daemon.intake.step):
                     self._runs_wanted.set()
                     self._wake_relay()
                 else:
@@ -191,7 +208,7 @@ class Supervisor:
     def _runner(self) -> None:
         while not self._stopping.is_set():
             self._runs_wanted.clear()
-            if self._patiently(self._drive_batch):
+            if self._with_retries(self._drive_batch):
                 self._wake_relay()
             else:
                 self._runs_wanted.wait(self._poll)
@@ -224,8 +241,8 @@ class Supervisor:
         while True:
             last = lane.last.is_set()
             lane.wanted.clear()
-            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._patiently(lane.lane.owed):
-                quiet, busy = 0.0, self._patiently(lane.lane.step) > 0
+            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._with_retries(lane.lane.owed):
+                quiet, busy = 0.0, self._with_retries(lane.lane.step) > 0
                 if busy:
                     self._wake_relay()
                     continue
@@ -242,10 +259,10 @@ class Supervisor:
     def _housekeeping(self) -> None:
         while not self._drained.wait(self._daemon.leases.seconds / 3):
             if not self._stopping.is_set():
-                self._patiently(self._expire_dead_owners)
-                self._patiently(self._pull_in_times)
-                self._patiently(self._daemon.store.sweep)
-                self._patiently(self._daemon.intake.sweep)
+                self._with_retries(self._expire_dead_owners, _TRY_ONCE)
+                self._with_retries(self._pull_in_times, _TRY_ONCE)
+                self._with_retries(self._daemon.store.sweep, _TRY_ONCE)
+                self._with_retries(self._daemon.intake.sweep, _TRY_ONCE)
 
     def _expire_dead_owners(self) -> int:
         """Leases of processes of this machine that were killed need not run out by themselves."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
 from scenario_runner.counters import count
-from scenario_runner.retry import policy
+from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_options
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ _REDIRECTED: Final = "redirect without LOCATION"
 
 _REQUEST_SECONDS: Final = "60s"
 _CONNECT_SECONDS: Final = "5s"
-_BUDGET_SECONDS: Final = 8.0
+_RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=2.0, jitter=True, deadline_seconds=8.0)
+"""S3 answers 503 for seconds while it spreads load; the caller waits for longer outages, with its lease renewed."""
+
 _PAGE: Final = 1000
 _DEFAULT_REGION: Final = "us-east-1"
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -147,17 +149,12 @@ class S3Bucket:
                 f"s3://{name}", f"the S3 client refuses its settings: {_reason(error)}",
                 "check the bucket's name, s3_endpoint_url and s3_region",
             ) from error  # fmt: skip
-        self._retrying = policy(_worth_another_try, budget_seconds=_BUDGET_SECONDS, sleep=sleep)
+        self._sleep = sleep
 
     def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
         """The result of a call, tried as often as makes sense; None when there is no such object."""
         try:
-            try:
-                return _panics_told(function)
-            except Exception as error:
-                if not _worth_another_try(error):
-                    raise
-            return self._retrying(lambda: _panics_told(function))
+            return with_retries(lambda: _panics_told(function), _RETRY, _worth_another_try, wait=self._sleep)
         except (FileNotFoundError, self._obstore.exceptions.BaseError) as error:
             if _code(error) == _NO_BUCKET:
                 raise Unavailable(f"cannot {action} {self.uri(key)}: there is no bucket {self.name}") from error

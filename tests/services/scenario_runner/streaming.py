@@ -254,7 +254,7 @@ class KinesisWorld(World):
 
 def _require_java() -> None:
     from scenario_runner.contracts.errors import ConfigurationError
-    from scenario_runner.intake.kcl.config import find_java
+    from scenario_runner.kcl.config import find_java
 
     try:
         find_java(os.environ)

@@ -49,6 +49,7 @@ from scenario_runner.authority.base import Authority, Claim, ProjectionFailure
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, RunState
+from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.leases import Leases
 
 pytestmark = pytest.mark.parity
@@ -102,7 +103,9 @@ def server() -> Iterator[Server]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls give up after the first failure."""
     given_dsn()
-    monkeypatch.setattr("scenario_runner.authority.postgres_pool._BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "scenario_runner.authority.postgres_pool._RETRY", RetryPolicy(0.01, 0.02, deadline_seconds=0.05)
+    )
     monkeypatch.setattr("scenario_runner.authority.postgres_pool._WAIT_SECONDS", 0.3)
 
 

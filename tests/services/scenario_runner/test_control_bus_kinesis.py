@@ -18,6 +18,7 @@ from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.states import SignalKind
+from scenario_runner.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ def test_a_stream_that_does_not_exist_is_reported_and_never_raised_by_the_publis
 
 
 def test_an_endpoint_that_does_not_answer_is_unavailable() -> None:
-    nobody = Stream("any", REGION, "http://127.0.0.1:9", budget_seconds=0.5)
+    nobody = Stream("any", REGION, "http://127.0.0.1:9", retry=RetryPolicy(0.1, 0.1, deadline_seconds=0.5))
     with pytest.raises(Unavailable):
         nobody.check()
     results = KinesisPublisher(nobody, TOPIC).publish([row(1), row(2)])

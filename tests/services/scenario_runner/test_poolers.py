@@ -18,6 +18,7 @@ from postgres_support import given_dsn, with_parameters
 from support import World
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.retry import RetryPolicy
 
 pytestmark = pytest.mark.parity
 
@@ -192,7 +193,9 @@ def test_a_pooler_that_has_no_server_connection_at_all_is_unavailable_soon(
     database: str, closed: ExitStack, opened: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scenario_runner.authority.postgres_session._ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr("scenario_runner.authority.postgres_pool._BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "scenario_runner.authority.postgres_pool._RETRY", RetryPolicy(0.01, 0.02, deadline_seconds=0.05)
+    )
     pooler = closed.enter_context(closing(PgBouncer(database, "session", 1)))
     with closing(psycopg.connect(pooler.dsn, autocommit=True)) as other:
         other.execute("SELECT 1")

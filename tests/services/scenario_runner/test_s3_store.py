@@ -57,6 +57,7 @@ from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.ledger.projections import replace_older
 from scenario_runner.ledger.write_once import WriteOnceObjects
+from scenario_runner.retry import RetryPolicy
 from scenario_runner.storage.base import ObjectTooLargeError
 from scenario_runner.storage.s3 import S3Store
 
@@ -90,7 +91,7 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spot]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls give up after a fraction of a second."""
-    monkeypatch.setattr("scenario_runner.storage.s3_client._BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr("scenario_runner.storage.s3_client._RETRY", RetryPolicy(0.01, 0.05, deadline_seconds=0.1))
     monkeypatch.setattr("scenario_runner.storage.s3_client._REQUEST_SECONDS", "300ms")
 
 
@@ -209,7 +210,7 @@ def test_evidence_behind_a_server_that_refuses_is_never_missing_nor_refused(
     spot: Spot, monkeypatch: pytest.MonkeyPatch, operation: str, code: int
 ) -> None:
     """In a root listed at once, and in one that is too large for that."""
-    monkeypatch.setattr("scenario_runner.storage.s3_client._BUDGET_SECONDS", 0.02)
+    monkeypatch.setattr("scenario_runner.storage.s3_client._RETRY", RetryPolicy(0.002, 0.01, deadline_seconds=0.02))
     spot.put_all({"root/a/file": BODY, "root/a/empty": b"", "root/b/c/file": b"y"})
     for at_once in (2000, 1):
         monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)

@@ -9,6 +9,7 @@ import pytest
 from support import ForkedWorld, World
 
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,9 +111,8 @@ def test_doctor_names_the_endpoints_in_effect_and_what_of_the_environment_is_ign
     env = {**KEYS, "AWS_ENDPOINT_URL": "http://localhost:8", "AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "eu-west-1"}
     for variable, value in env.items():
         monkeypatch.setenv(variable, value)
-    for name, value in (("s3_client._BUDGET_SECONDS", 0.01),):
-        monkeypatch.setattr(f"scenario_runner.storage.{name}", value)
-    monkeypatch.setattr("scenario_runner.bus.stream._BUDGET_SECONDS", 0.01)
+    for module in ("storage.s3_client", "bus.stream"):
+        monkeypatch.setattr(f"scenario_runner.{module}._RETRY", RetryPolicy(0.001, 0.005, deadline_seconds=0.01))
     said = world.command("doctor", "--wiring", str(world.wiring)).stdout.decode()
     assert "S3: http://localhost:9 (key s3_endpoint_url), region eu-west-1 (AWS_REGION)" in said
     assert "Kinesis: http://localhost:8 (AWS_ENDPOINT_URL), region us-east-1 (key control_bus_region)" in said

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.intake.kcl import keeper as kcl_keeper
-from scenario_runner.intake.kcl.keeper import CHILD_VARIABLE, Keeper, Recipe
-from scenario_runner.intake.kcl.reports import Doing, Reporter, read_reports
-from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time, take_slot
+from scenario_runner.kcl import supervisor as kcl_supervisor
+from scenario_runner.kcl.shard_status import Doing, Reporter, read_reports
+from scenario_runner.kcl.supervisor import CHILD_VARIABLE, Keeper, Recipe
+from scenario_runner.kcl.worker_ids import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time, take_slot
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ time.sleep(30)
 """
 CHILD = f"""
 import json, os, signal, sys, time
-from scenario_runner.intake.kcl.reports import Doing, Reporter
+from scenario_runner.kcl.shard_status import Doing, Reporter
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = json.loads(os.environ[{CHILD_VARIABLE!r}])
 reporter = Reporter(child["reports"], child["generation"])
@@ -107,7 +107,7 @@ def test_a_slot_is_not_free_while_the_jvm_of_a_dead_supervisor_runs_and_that_jvm
     home = str(tmp_path / "state")
     script = (
         "import subprocess, sys, time, os\n"
-        "from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, take_slot\n"
+        "from scenario_runner.kcl.worker_ids import SLOT_VARIABLE, take_slot\n"
         f"slot = take_slot({home!r}, 'app', 'worker')\n"
         "jvm = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=(slot.lock_fd,),\n"
         "                       env={**os.environ, SLOT_VARIABLE: slot.folder}, start_new_session=True)\n"
@@ -174,7 +174,7 @@ def test_a_stop_waits_for_the_record_processor_and_not_for_the_jvm(slot: Slot) -
 def test_a_jvm_that_ends_is_started_again_whatever_its_status(
     slot: Slot, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kcl_keeper, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kcl_supervisor, "_FIRST_PAUSE_SECONDS", 0.01)
     with kept(slot, f"import sys; sys.exit({status})") as keeper:
         until(lambda: keeper.failures >= 3, "it was started three times")
 
@@ -202,8 +202,8 @@ def test_a_record_processor_that_dies_restarts_the_jvm_at_once(slot: Slot) -> No
 def test_a_record_processor_that_hangs_inside_a_batch_restarts_the_jvm(
     slot: Slot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kcl_keeper, "_SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(kcl_keeper, "_HUNG_SECONDS", 1.0)
+    monkeypatch.setattr(kcl_supervisor, "_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(kcl_supervisor, "_HUNG_SECONDS", 1.0)
     hangs = CHILD.replace("Doing.IDLE", "Doing.ADMITTING").replace("time.sleep(0.05)", "time.sleep(60)")
     with kept(slot, child=hangs) as keeper:
         until(keeper.reports, "it is up")
@@ -228,8 +228,8 @@ def test_the_jvm_gets_sigterm_when_the_supervisor_is_killed(tmp_path: Path) -> N
     )
     script = (
         "import os, sys, time\n"
-        "from scenario_runner.intake.kcl.keeper import Keeper, Recipe\n"
-        "from scenario_runner.intake.kcl.slots import take_slot\n"
+        "from scenario_runner.kcl.supervisor import Keeper, Recipe\n"
+        "from scenario_runner.kcl.worker_ids import take_slot\n"
         f"slot = take_slot({home!r}, 'app', 'worker')\n"
         f"Keeper(slot, Recipe([sys.executable, '-c', {program!r}], os.environ, {{}}), lambda: True).start()\n"
         "time.sleep(60)\n"
@@ -266,7 +266,7 @@ def test_what_the_jvm_says_is_read_to_its_end_even_when_it_cannot_be_logged(
     slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = Keeper(slot, Recipe([], {}, {}), lambda: True)
-    monkeypatch.setattr(kcl_keeper, "_log", _BrokenLog())
+    monkeypatch.setattr(kcl_supervisor, "_log", _BrokenLog())
     said = b"INFO Test much\nno level\n" + b'{"event": "e", "level": "info"}\n' * 100
     (tmp_path / "said").write_bytes(said)
     with (tmp_path / "said").open("rb") as lines:
@@ -277,7 +277,7 @@ def test_what_the_jvm_says_is_read_to_its_end_even_when_it_cannot_be_logged(
 def test_a_record_processor_that_cannot_say_why_it_ends_still_ends(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "from scenario_runner.intake.kcl.processor import die; die(ValueError('a defect'))"
+    program = "from scenario_runner.intake.kcl_processor import die; die(ValueError('a defect'))"
     done = subprocess.run([sys.executable, "-c", program], stderr=writer, check=False, timeout=30)
     os.close(writer)
     assert done.returncode == 70

@@ -9,6 +9,7 @@ import pytest
 from scenario_runner.authority import connect
 from scenario_runner.authority.connect import check_dsn, connect_authority, is_postgres, sqlite_path
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.retry import RetryPolicy
 
 pytestmark = pytest.mark.unit
 
@@ -120,7 +121,9 @@ def test_no_text_about_a_database_tells_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("psycopg")
-    monkeypatch.setattr("scenario_runner.authority.postgres_pool._BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "scenario_runner.authority.postgres_pool._RETRY", RetryPolicy(0.01, 0.02, deadline_seconds=0.05)
+    )
     caplog.set_level("DEBUG")
     dsn = form(password)
     check_dsn(dsn, "profile p")

@@ -9,7 +9,7 @@ import pytest
 from test_wiring_profile import VALID
 
 from scenario_runner.contracts.errors import ConfigurationError
-from scenario_runner.intake.kcl import config as kcl_config
+from scenario_runner.kcl import config as kcl_config
 from scenario_runner.profiles.environment import KINESIS_OVERRIDES
 from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
 

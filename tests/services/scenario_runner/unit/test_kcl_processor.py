@@ -12,9 +12,9 @@ from scenario_runner.authority.base import Admission, Admitted
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
-from scenario_runner.intake.kcl import processor as kcl_processor
-from scenario_runner.intake.kcl.processor import MAX_BYTES, MAX_RECORDS, ShardProcessor
-from scenario_runner.intake.kcl.reports import Doing
+from scenario_runner.intake import kcl_processor
+from scenario_runner.intake.kcl_processor import MAX_BYTES, MAX_RECORDS, ShardProcessor
+from scenario_runner.kcl.shard_status import Doing
 
 pytestmark = pytest.mark.unit
 

@@ -17,6 +17,7 @@ from scenario_runner.bus.stream import MAX_RECORD_BYTES, MAX_REQUEST_BYTES, Stre
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.states import SignalKind
+from scenario_runner.retry import RetryPolicy
 
 pytestmark = pytest.mark.unit
 
@@ -145,7 +146,7 @@ def test_throttling_that_lasts_is_reported_and_the_rest_counts_as_sent() -> None
         return {keys.index(row(2).partition_key): "ProvisionedThroughputExceededException"}
 
     kinesis = FakeKinesis([slow] * 1_000_000)
-    results = publish(kinesis, row(1), row(2), row(3), budget_seconds=0.05)
+    results = publish(kinesis, row(1), row(2), row(3), retry=RetryPolicy(0.01, 0.01, deadline_seconds=0.05))
     assert [bool(item.error) for item in results] == [False, True, False]
     assert "Provisioned" in results[1].error
 

@@ -10,11 +10,11 @@ import pytest
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.output import exit_for_error
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
-from scenario_runner.intake.kcl.identity import adopt, check, note, read_state
-from scenario_runner.intake.kcl.keeper import Keeper
-from scenario_runner.intake.kcl.reports import Doing, Report
-from scenario_runner.intake.kcl.tables import Lease, Tables
 from scenario_runner.intake.kinesis import KinesisIntake, _Parts
+from scenario_runner.kcl.lease_table import Lease, Tables
+from scenario_runner.kcl.shard_status import Doing, Report
+from scenario_runner.kcl.stream_identity import adopt, check, note, read_state
+from scenario_runner.kcl.supervisor import Keeper
 
 pytestmark = pytest.mark.unit
 

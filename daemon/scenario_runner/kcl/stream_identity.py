@@ -14,7 +14,7 @@ import structlog
 
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.errors import ConfigurationError, UsageError
-from scenario_runner.intake.kcl.tables import Lease, Tables
+from scenario_runner.kcl.lease_table import Lease, Tables
 
 _RENEWED_WITHIN_SECONDS: Final = 4.0
 """A worker that lives renews its leases every third of ``failoverTimeMillis``, which is 10 s at most in practice."""

@@ -20,9 +20,9 @@ from typing import IO, Any, Final
 
 import structlog
 
-from scenario_runner.intake.kcl.config import DRAIN_SECONDS
-from scenario_runner.intake.kcl.reports import Doing, Report, read_reports
-from scenario_runner.intake.kcl.slots import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
+from scenario_runner.kcl.config import DRAIN_SECONDS
+from scenario_runner.kcl.shard_status import Doing, Report, read_reports
+from scenario_runner.kcl.worker_ids import SLOT_VARIABLE, Slot, kill_processes, processes_of, start_time
 from scenario_runner.posix import SIGKILL
 
 CHILD_VARIABLE: Final = "SR_KCL_CHILD"

@@ -19,7 +19,7 @@ _ORPHANED: Final = 75
 
 def _watch(parent: int, supervisor: str, patience: float) -> None:
     """End this process when it has nobody to work for."""
-    from scenario_runner.intake.kcl.slots import runs
+    from scenario_runner.kcl.worker_ids import runs
     from scenario_runner.posix import SIGKILL
 
     pid, _, started = supervisor.partition(" ")
@@ -40,10 +40,10 @@ def _serve(child: dict[str, Any], protocol: int) -> None:
 
     from scenario_runner.authority.connect import connect_authority
     from scenario_runner.contracts.canonical import parse_object
-    from scenario_runner.intake.kcl.config import DRAIN_SECONDS
-    from scenario_runner.intake.kcl.processor import ShardProcessor
-    from scenario_runner.intake.kcl.reports import Reporter
+    from scenario_runner.intake.kcl_processor import ShardProcessor
     from scenario_runner.interface_pack.loader import pack_from_document
+    from scenario_runner.kcl.config import DRAIN_SECONDS
+    from scenario_runner.kcl.shard_status import Reporter
     from scenario_runner.profiles.policy import Policy
     from scenario_runner.profiles.wiring import Wiring
     from scenario_runner.service.telemetry import set_up_logging
@@ -74,11 +74,11 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        from scenario_runner.intake.kcl.keeper import CHILD_VARIABLE
+        from scenario_runner.kcl.supervisor import CHILD_VARIABLE
 
         _serve(json.loads(os.environ[CHILD_VARIABLE]), protocol)
     except BaseException as error:  # noqa: BLE001 - the last line of defence
-        from scenario_runner.intake.kcl.processor import die
+        from scenario_runner.intake.kcl_processor import die
 
         die(error)
 

@@ -25,7 +25,7 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import Rules, dead_letter, judge
-from scenario_runner.intake.kcl.reports import Doing, Reporter
+from scenario_runner.kcl.shard_status import Doing, Reporter
 
 FATAL: Final = 70
 """Exit status of a processor that could not go on; KCL then starts another one at the last checkpoint."""

@@ -15,7 +15,7 @@ from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 from scenario_runner.profiles.wiring import Wiring
 
-CHILD_MODULE: Final = "scenario_runner.service.kcl_child"
+CHILD_MODULE: Final = "scenario_runner.service.shard_worker"
 DRAIN_SECONDS: Final = 20
 """How long KCL waits for record processors when it is told to stop."""
 MAIN_CLASS: Final = "software.amazon.kinesis.multilang.MultiLangDaemon"
