@@ -4,6 +4,8 @@ import os
 import time
 from dataclasses import dataclass
 
+from scenario_runner.audit.requirements import Known, Named, Unknown
+from scenario_runner.audit.verify import ReadSignal, Verifier
 from scenario_runner.authority.base import RunRow
 from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
@@ -22,8 +24,6 @@ from scenario_runner.ledger.ledger import MAX_DOCUMENT, Ledger
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.runs.packs import Packs
-from scenario_runner.runs.requirements import Known, Named, Unknown
-from scenario_runner.runs.verify import ReadSignal, Verifier
 from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
 from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store

@@ -38,6 +38,8 @@ SAME_FLOOR = {
         "bus",
         "authority.base",
     ): "an envelope is a pure function of the authority's outbox row; base.py holds only values",
+    ("audit", "runs.evaluation"): "the examination of evidence, until it is a room below both",
+    ("audit", "runs.packs"): "pinned interface packs, until they are in the ledger room",
     ("ledger", "gates.receipts"): "the ledger writes the receipts and the facts view that the pure gates room builds",
 }
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
 from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.audit.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
 from scenario_runner.authority.base import RunRow
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.contracts import refs
@@ -41,7 +42,6 @@ from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import MAX_DOCUMENT, same_receipt
 from scenario_runner.runs.evaluation import Evaluation, evaluate
 from scenario_runner.runs.packs import Packs
-from scenario_runner.runs.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 ReadSignal = Callable[[str, str], bytes | NotSeen | None]
