@@ -19,9 +19,9 @@ from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
 from scenario_runner.runs.known_large import Deferred
-from scenario_runner.service.long_lane import LongLane
+from scenario_runner.service.bulk_pool import LongLane
+from scenario_runner.service.compose import Daemon
 from scenario_runner.service.owner import is_dead
-from scenario_runner.service.wiring import Daemon
 
 _UNAVAILABLE_PAUSE: Final = 1.0
 _RELAY_SWEEP_SECONDS: Final = 1.0

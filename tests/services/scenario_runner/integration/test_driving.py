@@ -29,8 +29,8 @@ from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.known_large import Deferred
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
+from scenario_runner.service.compose import make_rules, open_pack, open_schemas
 from scenario_runner.service.loops import next_batch
-from scenario_runner.service.wiring import make_rules, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.integration

@@ -24,7 +24,7 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.evaluation import EvaluationMemory, Outcome, evaluate, used_tokens
 from scenario_runner.runs.gate_evidence import read_gate
 from scenario_runner.runs.large_documents import in_turn
-from scenario_runner.service.wiring import open_pack
+from scenario_runner.service.compose import open_pack
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ import pytest
 
 from scenario_runner.audit.verify import Findings
 from scenario_runner.bus.base import NotSeen
-from scenario_runner.cli.verifying import _stream_reader
+from scenario_runner.cli.verify import _stream_reader
 from scenario_runner.contracts.times import parse_instant, to_micros
 
 pytestmark = pytest.mark.unit

@@ -8,7 +8,7 @@ from typing import Any, Final
 from scenario_runner.audit.explain import REJECTED, explain_run, status_of
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
-from scenario_runner.cli.output import say, say_fields
+from scenario_runner.cli.console import say, say_fields
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import checked_run_id
