@@ -4,8 +4,9 @@ import os
 import time
 from dataclasses import dataclass
 
-from scenario_runner.audit.requirements import Known, Named, Unknown
-from scenario_runner.audit.verify import ReadSignal, Verifier
+from scenario_runner.audit.published import ReadSignal
+from scenario_runner.audit.required import Known, Named, Unknown
+from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
 from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
