@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scenario_runner.cli.output import (
+from scenario_runner.cli.console import (
     Exit,
     emit,
     exit_for_state,
@@ -98,7 +98,7 @@ def serve(
     from scenario_runner.cli.process_one import leave_process_one
 
     leave_process_one()
-    from scenario_runner.cli.serving import run_daemon
+    from scenario_runner.cli.serve import run_daemon
 
     with reporting(as_json=False):
         run_daemon(str(wiring), str(policy), role, log_level, until_idle=until_idle)
@@ -110,7 +110,7 @@ def submit(wiring: WiringOption, file: FileArgument, as_json: JsonOption = False
 
     The document is checked first: one that would be refused for its form is not sent (exit 1).
     """
-    from scenario_runner.cli.requests import submit_request
+    from scenario_runner.cli.plan import submit_request
 
     with reporting(as_json=as_json):
         result = submit_request(str(wiring), file)
@@ -123,7 +123,7 @@ def submit(wiring: WiringOption, file: FileArgument, as_json: JsonOption = False
 @app.command()
 def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json: JsonOption = False) -> None:
     """Show the plan that a request would get, without side effects; exit 1 when it would be refused."""
-    from scenario_runner.cli.requests import plan_file
+    from scenario_runner.cli.plan import plan_file
 
     with reporting(as_json=as_json):
         result = plan_file(str(wiring), str(policy), file)
@@ -140,7 +140,7 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
 
 
 def _look(wiring: Path, run_id: str, *, whole: bool, as_json: bool) -> dict[str, Any]:
-    from scenario_runner.cli.looking import look_at_run
+    from scenario_runner.cli.status import look_at_run
 
     with reporting(as_json=as_json):
         return look_at_run(str(wiring), run_id, whole=whole)
@@ -166,7 +166,7 @@ def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = Fal
     if as_json:
         emit(document)
     else:
-        from scenario_runner.cli.looking import say_explanation
+        from scenario_runner.cli.status import say_explanation
 
         say_explanation(document)
     raise typer.Exit(exit_for_state(document["state"]))
@@ -180,7 +180,7 @@ def runs_list(
     as_json: JsonOption = False,
 ) -> None:
     """List runs, newest first."""
-    from scenario_runner.cli.looking import list_runs
+    from scenario_runner.cli.status import list_runs
 
     with reporting(as_json=as_json):
         found = list_runs(str(wiring), state, limit)
@@ -211,7 +211,7 @@ def verify(
     It is verified under the interface pack that is named here, or that the authority pinned for it, or that the profile
     names; the answer says which. A pack that only the ledger vouches for does not pass.
     """
-    from scenario_runner.cli.verifying import NamedFiles, verify_target
+    from scenario_runner.cli.verify import NamedFiles, verify_target
 
     files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))
     with reporting(as_json=as_json):
@@ -279,7 +279,7 @@ def contracts_export(
     as_json: JsonOption = False,
 ) -> None:
     """Write every JSON Schema of the wire contracts, in the layout of ``config/``."""
-    from scenario_runner.cli.exporting import export_contracts
+    from scenario_runner.cli.contracts import export_contracts
 
     with reporting(as_json=as_json):
         written = export_contracts(str(directory))
@@ -296,7 +296,7 @@ def stream_adopt(wiring: WiringOption, as_json: JsonOption = False) -> None:
 
     Stop every daemon of the application first. Nothing is done when the leases are about the stream as it is.
     """
-    from scenario_runner.cli.streams import adopt_stream
+    from scenario_runner.cli.stream import adopt_stream
 
     with reporting(as_json=as_json):
         document = adopt_stream(str(wiring))
@@ -313,7 +313,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Probe everything that a profile names, and say what to do about what is wrong."""
-    from scenario_runner.cli.doctoring import examine
+    from scenario_runner.cli.doctor import examine
 
     findings = examine(str(wiring), str(policy) if policy else None)
     if as_json:

@@ -6,9 +6,9 @@ from scenario_runner.authority.connect import connect_authority
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.compose import open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import adopt, named_stores
-from scenario_runner.service.wiring import open_store
 
 
 def adopt_stores(wiring_path: str, only: str | None) -> list[Json]:

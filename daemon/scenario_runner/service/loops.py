@@ -20,9 +20,9 @@ from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
-from scenario_runner.service.long_lane import LongLane
+from scenario_runner.service.bulk_pool import LongLane
+from scenario_runner.service.compose import Daemon
 from scenario_runner.service.owner import is_dead
-from scenario_runner.service.wiring import Daemon
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)

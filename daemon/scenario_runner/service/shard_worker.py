@@ -46,8 +46,8 @@ def _serve(child: dict[str, Any], protocol: int) -> None:
     from scenario_runner.kcl.shard_status import Reporter
     from scenario_runner.profiles.policy import Policy
     from scenario_runner.profiles.wiring import Wiring
+    from scenario_runner.service.compose import make_rules
     from scenario_runner.service.telemetry import set_up_logging
-    from scenario_runner.service.wiring import make_rules
 
     set_up_logging("info")
     sys.stdout = sys.stderr

@@ -169,7 +169,7 @@ SqliteAuthority.claim = step
 """
 _HANG = """
 import pathlib, time
-import scenario_runner.cli.serving as serving
+import scenario_runner.cli.serve as serving
 from scenario_runner.runs.leases import Leases
 serving._LAST_RESORT_SECONDS = 1.0
 def claim(self, size):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import COMMAND, REPO
 
-from scenario_runner.cli.output import Exit
+from scenario_runner.cli.console import Exit
 from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.profiles.policy import Policy

@@ -29,8 +29,8 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.batch import Deferred, RunDriver
 from scenario_runner.runs.leases import Leases
+from scenario_runner.service.compose import make_rules, open_pack, open_schemas
 from scenario_runner.service.loops import next_batch
-from scenario_runner.service.wiring import make_rules, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.integration

@@ -27,7 +27,7 @@ from scenario_runner.evidence.gate_reader import read_gate
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.evidence.parse_turns import parse_in_turn
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.wiring import open_pack
+from scenario_runner.service.compose import open_pack
 
 pytestmark = pytest.mark.integration
 

@@ -27,7 +27,7 @@ from support import COMMAND, PACK, ForkedWorld, World, maker
 from scenario_runner.artifacts import local
 from scenario_runner.artifacts.base import MAX_DOCUMENT_BYTES
 from scenario_runner.artifacts.budget import ReadBudget
-from scenario_runner.cli.looking import look_at_run
+from scenario_runner.cli.status import look_at_run
 from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.plan import EvidenceBounds
 

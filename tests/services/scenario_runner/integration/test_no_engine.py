@@ -18,7 +18,7 @@ from scenario_runner.intake.decode import Record
 from scenario_runner.intake.judge import judge
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.wiring import make_rules, open_pack
+from scenario_runner.service.compose import make_rules, open_pack
 
 if TYPE_CHECKING:
     from pathlib import Path

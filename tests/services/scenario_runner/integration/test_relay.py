@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, hex32, ready, settle
 
+from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.base import UNTIL_RESTART
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.base import Published
@@ -15,7 +16,6 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane, Projections, Publications
-from scenario_runner.runs.explain import status_of
 
 pytestmark = pytest.mark.integration
 

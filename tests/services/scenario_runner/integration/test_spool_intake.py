@@ -26,7 +26,7 @@ from scenario_runner.intake.spool import BATCH, TAKE_OVER_SECONDS, SpoolConsumer
 from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles, left_lying
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.wiring import make_rules, open_pack
+from scenario_runner.service.compose import make_rules, open_pack
 from scenario_runner.storage import renames
 from scenario_runner.storage.anchored import AnchoredRoot
 

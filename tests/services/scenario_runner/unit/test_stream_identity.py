@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.output import exit_for_error
+from scenario_runner.cli.console import exit_for_error
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
 from scenario_runner.intake.kinesis import KinesisIntake, _Parts
 from scenario_runner.kcl.lease_table import Lease, Tables

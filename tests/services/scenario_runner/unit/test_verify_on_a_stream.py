@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from scenario_runner.audit.findings import Findings
 from scenario_runner.bus.base import NotSeen
-from scenario_runner.cli.verifying import _stream_reader
+from scenario_runner.cli.verify import _stream_reader
 from scenario_runner.contracts.times import parse_instant, to_micros
-from scenario_runner.runs.verify import Findings
 
 pytestmark = pytest.mark.unit
 

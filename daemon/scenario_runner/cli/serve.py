@@ -11,15 +11,15 @@ from typing import Final
 import structlog
 
 from scenario_runner import posix
-from scenario_runner.cli.output import Exit, exit_for_error, note
+from scenario_runner.cli.console import Exit, exit_for_error, note
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.compose import Daemon, wire_daemon
 from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.owner import recognises_the_dead
 from scenario_runner.service.telemetry import end_process, set_up_logging
-from scenario_runner.service.wiring import Daemon, wire_daemon
 
 _SWITCH_INTERVAL_SECONDS = 0.001
 _LAST_RESORT_SECONDS: Final = 30.0

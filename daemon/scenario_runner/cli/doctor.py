@@ -11,7 +11,7 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
 from scenario_runner.bus.stream import Stream, client_of
-from scenario_runner.cli.output import Exit
+from scenario_runner.cli.console import Exit
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
@@ -21,10 +21,7 @@ from scenario_runner.kcl.config import find_jars, find_java
 from scenario_runner.kcl.stream_identity import check as check_leases
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
-from scenario_runner.service.identity import NamedStore, named_spool, require_known
-from scenario_runner.service.permissions import Outcome, Trial, try_bucket, try_metrics, try_stream, try_tables
-from scenario_runner.service.wiring import (
+from scenario_runner.service.compose import (
     allowed_roots,
     check_profile,
     open_pack,
@@ -32,6 +29,9 @@ from scenario_runner.service.wiring import (
     open_store,
     s3_settings,
 )
+from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
+from scenario_runner.service.identity import NamedStore, named_spool, require_known
+from scenario_runner.service.permissions import Outcome, Trial, try_bucket, try_metrics, try_stream, try_tables
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.identity import AnotherStoreError

@@ -9,7 +9,7 @@ from typing import Any
 from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.bus.kinesis import put_request
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, drop_request
-from scenario_runner.cli.looking import require_marked
+from scenario_runner.cli.status import require_marked
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, UsageError
@@ -23,9 +23,9 @@ from scenario_runner.intake.decode import Record, decode
 from scenario_runner.intake.judge import plan_request, refuse_without_engine
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.service.compose import make_rules, open_pack
 from scenario_runner.service.control_bus import open_stream, spool_root, state_modes
 from scenario_runner.service.identity import named_spool
-from scenario_runner.service.wiring import make_rules, open_pack
 from scenario_runner.storage.anchored import AnchoredRoot
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from scenario_runner.cli.output import note
+from scenario_runner.cli.console import note
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.kcl.stream_identity import adopt

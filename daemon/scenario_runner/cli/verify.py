@@ -4,13 +4,16 @@ import os
 import time
 from dataclasses import dataclass
 
+from scenario_runner.audit.published import ReadSignal
+from scenario_runner.audit.required import Known, Named, Unknown
+from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
 from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.looking import never_started, require_marked
-from scenario_runner.cli.output import Exit, exit_for_state, note
+from scenario_runner.cli.console import Exit, exit_for_state, note
+from scenario_runner.cli.status import never_started, require_marked
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
@@ -23,11 +26,9 @@ from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.runs.requirements import Known, Named, Unknown
-from scenario_runner.runs.verify import ReadSignal, Verifier
+from scenario_runner.service.compose import open_artifacts, open_pack, open_schemas, open_store
 from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
-from scenario_runner.service.wiring import open_artifacts, open_pack, open_schemas, open_store
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 _PROGRESS_SECONDS = 1.0

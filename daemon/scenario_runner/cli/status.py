@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from scenario_runner.audit.explain import REJECTED, explain_run, status_of
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_authority, sqlite_path
-from scenario_runner.cli.output import say, say_fields
+from scenario_runner.cli.console import say, say_fields
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import checked_run_id
@@ -16,7 +17,6 @@ from scenario_runner.contracts.states import RunState
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.intake.submitted import find_submitted
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.runs.explain import REJECTED, explain_run, status_of
 from scenario_runner.service.control_bus import spool_root
 from scenario_runner.service.identity import NamedStore, require_known
 from scenario_runner.storage.identity import HiddenMarkerError

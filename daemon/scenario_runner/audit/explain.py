@@ -1,8 +1,8 @@
-"""Explaining a run from its rows: what was found, what is missing, what happens next."""
+"""Explanation of a run from the authority's rows: what was found, what is missing, what happens next."""
 
 from typing import Final
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, RunRow, StoredEvent
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, RecordRow, RunRow, StoredEvent
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import EventKind, RunState
@@ -15,7 +15,7 @@ _NEXT: Final = {
     RunState.PLANNED: "wait: a runner will claim it",
     RunState.EXECUTING: "wait: the engine is running",
     RunState.VERIFYING: "wait: its evidence is being verified",
-    RunState.WAITING_EVIDENCE: "provide what is missing before the deadline; the run looks again by itself",
+    RunState.WAITING_EVIDENCE: "provide what is missing before the deadline; the daemon examines it again by itself",
     RunState.READY: "read the facts view; the run is final",
     RunState.FAILED: "the run is final; submit a request with a new run_equivalence_key once the cause is mended",
     RunState.QUARANTINED: "a person must look at the evidence; the run is final, and a new request needs a new key",
@@ -29,8 +29,8 @@ def _reason(code: str) -> Json:
     return {"reason_code": code, "sentence": known}
 
 
-def _owed(run: RunRow) -> Json:
-    """Why the run's documents are not in the ledger, when they were tried and failed."""
+def _undelivered(run: RunRow) -> Json:
+    """``{documents_owed}``: why the run's documents are not in the ledger; empty unless writing them failed."""
     if not run.relay_error or run.projected_seq >= run.event_seq:
         return {}
     found: Json = {"error": run.relay_error, "tries": run.relay_retries}
@@ -41,14 +41,14 @@ def _owed(run: RunRow) -> Json:
     else:
         found["next_try"] = format_micros(run.relay_until_us) if run.relay_until_us else "now"
     found["next_action"] = (
-        "clear what the error names; the documents, and after them the signal, are then delivered by themselves at the "
-        "next try, or when a daemon starts"
+        "remove the cause that the error names; the next try, or the start of a daemon, delivers the documents and "
+        "after them the signal"
     )
     return {"documents_owed": found}
 
 
 def status_of(authority: Authority, run_id: str) -> Json | None:
-    """A short answer: state, reason, times. None when nobody ever asked for this run."""
+    """State, reason and times of a run, or of the requests for it that were refused; None when there were none."""
     run = authority.run(run_id)
     if run is None:
         return _refused(authority, run_id)
@@ -63,7 +63,7 @@ def status_of(authority: Authority, run_id: str) -> Json | None:
         document["next_look_utc"] = format_micros(run.due_us)
     if run.last_error:
         document |= {"infrastructure_retries": run.retries, "last_infrastructure_error": run.last_error}
-    return document | _owed(run)
+    return document | _undelivered(run)
 
 
 def _refused(authority: Authority, run_id: str) -> Json | None:
@@ -78,11 +78,11 @@ def _refused(authority: Authority, run_id: str) -> Json | None:
         "detail": last.detail,
         "updated_at_utc": format_micros(last.received_us),
         "next_action": "correct the request and submit it again; no run was created",
-        "records": _records(authority, run_id),
+        "records": _records(records),
     }
 
 
-def _records(authority: Authority, run_id: str) -> list[Json]:
+def _records(records: list[RecordRow]) -> list[Json]:
     return [
         {
             "record_key": record.record_key,
@@ -93,12 +93,12 @@ def _records(authority: Authority, run_id: str) -> list[Json]:
             "received_at_utc": format_micros(record.received_us),
             "raw_sha256": record.raw_sha256,
         }
-        for record in authority.records(run_id)
+        for record in records
     ]
 
 
 def _findings(events: list[StoredEvent]) -> Json:
-    """The newest report in the record: gates and outputs as they were last seen."""
+    """Gates, outputs and documents as the newest events report them."""
     found: Json = {}
     for event in events:
         report = event.details.get("report")
@@ -114,14 +114,14 @@ def _findings(events: list[StoredEvent]) -> Json:
 
 
 def explain_run(authority: Authority, run_id: str) -> Json | None:
-    """Everything that is known about a run. None when nobody ever asked for it."""
+    """Everything that the authority knows of a run id: see :func:`status_of`; None when it knows nothing."""
     run = authority.run(run_id)
     if run is None:
         return _refused(authority, run_id)
     events = authority.events(run_id)
     findings = _findings(events)
-    seen = [*findings.get("gates", []), *findings.get("outputs", [])]
-    document: Json = {
+    examined = [*findings.get("gates", []), *findings.get("outputs", [])]
+    return {
         **(status_of(authority, run_id) or {}),
         "detail": _last_detail(events),
         "next_action": _NEXT[run.state],
@@ -134,7 +134,7 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
         "policy_rev": run.inputs["policy_rev"],
         "admitted_at_utc": format_micros(run.admitted_us),
         **findings,
-        "missing": [item["missing"] for item in seen if item.get("missing")],
+        "missing": [item["missing"] for item in examined if item.get("missing")],
         "lease": _lease(run),
         "looks_while_waiting": run.wakes,
         "infrastructure_retries": run.retries,
@@ -146,17 +146,17 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
             {"message_id": message_id, "kind": kind, "sent_at_utc": format_micros(sent) if sent else None}
             for message_id, kind, sent in authority.signals(run_id).rows
         ],
-        "records": _records(authority, run_id),
+        "records": _records(authority.records(run_id)),
     }
-    return document
 
 
 def _last_detail(events: list[StoredEvent]) -> str:
+    """The detail of the newest event that has one; empty for a READY run, whose earlier details are history."""
     for event in reversed(events):
-        if "detail" in event.details:
-            return str(event.details["detail"]) if event.kind != EventKind.RUN_READY else ""
         if event.kind == EventKind.RUN_READY:
             return ""
+        if "detail" in event.details:
+            return str(event.details["detail"])
     return ""
 
 

@@ -1,0 +1,75 @@
+"""Verification of a READY run as a careful downstream reader does it: trust nothing, recompute everything.
+
+It reads the object store, the control bus and the engine's files, and never reuses a digest. What the run was required
+to show comes from the operator or from the rows of the authority, never from the ledger alone.
+"""
+
+from collections.abc import Callable
+
+from scenario_runner.artifacts.base import Artifacts
+from scenario_runner.audit.documents import PublishedDocuments
+from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.published import ReadSignal, check_form, check_identity, check_ready, check_status
+from scenario_runner.audit.recomputed import EvidenceCheck
+from scenario_runner.audit.required import Known, Named, check_pinned, check_plan, check_policy, choose_pack
+from scenario_runner.ledger.packs import PinnedPacks
+from scenario_runner.storage.base import ObjectStore
+
+
+class Verifier:
+    """Verifies facts views.
+
+    Args:
+        store: The object store.
+        packs: The current interface pack and pinned ones.
+        artifacts: Reader of engine run roots, without digest reuse.
+        topic: The control topic.
+        read_signal: Reads a signal from the control bus.
+        heartbeat: Called with the number of bytes read since the last call, for progress.
+        known: What the authority knows of a run.
+        named: What the operator named.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        packs: PinnedPacks,
+        artifacts: Artifacts,
+        topic: str,
+        read_signal: ReadSignal,
+        heartbeat: Callable[[int], None],
+        known: Known,
+        named: Named,
+    ) -> None:
+        self._documents = PublishedDocuments(store)
+        self._evidence = EvidenceCheck(artifacts, self._documents, heartbeat)
+        self._packs, self._topic, self._read_signal = packs, topic, read_signal
+        self._known, self._named = known, named
+
+    def verify(self, data: bytes) -> tuple[str, Findings]:
+        """Verify the bytes of a facts view.
+
+        Returns:
+            Its run id (empty when the bytes are no facts view) and the checks. A check that fails does not end the
+            list, unless what follows needs what it checks.
+
+        Raises:
+            Unavailable: the store, the control bus or an engine run root does not answer.
+        """
+        found, documents = Findings(), self._documents
+        view = check_form(data, found)
+        if view is None:
+            return "", found
+        row = self._known(view.run_id)
+        check_identity(view, found)
+        check_ready(view, documents, self._topic, self._read_signal, found)
+        check_status(view, documents, found)
+        check_pinned(row, view, documents, found)
+        check_policy(row, view, self._named, found)
+        pack = choose_pack(row, view.run_id, self._packs, self._named, documents, found)
+        if pack is None:
+            return view.run_id, found
+        gates = check_plan(view, pack, documents, found)
+        if gates is not None:
+            self._evidence.check(view, pack, gates, found)
+        return view.run_id, found
