@@ -14,10 +14,19 @@ from structlog.testing import capture_logs
 from support import ForkedWorld, World
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, ReadBudget, Share
+from scenario_runner.authority.base import Claim
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.canonical import parse_json
-from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
+from scenario_runner.contracts.errors import (
+    EvidenceChanged,
+    EvidenceMissing,
+    EvidenceRefused,
+    LeaseLostError,
+    Refusal,
+    Unavailable,
+)
 from scenario_runner.contracts.ids import terminal_message_id
+from scenario_runner.contracts.refs import plan_ref
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.decode import Record
@@ -261,6 +270,86 @@ def test_runs_of_a_batch_share_an_examination_only_under_equal_bounds(
         bench.authority.admit([judge(record, rules)])
     bench.drive()
     assert bench.artifacts.looks == looks
+
+
+@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "on the long lane"])
+def test_evidence_that_changes_meanwhile_is_not_waited_for_by_a_batch(world: World, bench: Bench, share: Share) -> None:
+    run_id = admit(world, bench, "changing")
+    bench.artifacts.refusal = EvidenceChanged("it changed while it was read", path="flag")
+    deferred = bench.drive(share)
+    found = bench.authority.run(run_id)
+    assert found is not None
+    if share is BATCH_SHARE:
+        assert ([item.claim.run_id for item in deferred], bench.artifacts.looks) == ([run_id], 1)
+        assert found.state is RunState.VERIFYING
+    else:
+        assert (deferred, bench.artifacts.looks) == ([], 3)
+        assert (found.state, found.reason_code) == (RunState.QUARANTINED, "EVIDENCE_CHANGED")
+
+
+def lose(bench: Bench, claim: Claim) -> None:
+    """Let this process believe that a lease ran out, which the authority still knows."""
+    bench.leases.release(claim)
+
+
+def test_a_run_whose_lease_ran_out_is_not_ended_by_another_plan_in_the_place_of_its_own(
+    world: World, bench: Bench
+) -> None:
+    """Whoever has the lease meanwhile finds that plan too, and decides."""
+    run_id = admit(world, bench, "lost")
+    plan = world.root / "own-store" / plan_ref(run_id)
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"another plan")
+    (claim,) = bench.leases.claim(10)
+    lose(bench, claim)
+    bench.driver.drive([claim])
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert (found.state, bench.artifacts.looks) == (RunState.VERIFYING, 1)
+    bench.clock.pass_seconds(LEASE / SECOND + 1)
+    bench.drive()
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert (found.state, found.reason_code) == (RunState.QUARANTINED, "PLAN_DRIFT")
+
+
+def test_a_lease_that_runs_out_during_a_shared_examination_is_one_runs_loss_only(world: World, bench: Bench) -> None:
+    request = world.make_run("shared")["request"]
+    for key in ("one", "two", "three"):
+        record = Record(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
+        bench.authority.admit([judge(record, bench.rules)])
+    claims = bench.leases.claim(10)
+    lose(bench, claims[0])
+    bench.driver.drive(claims)
+    states = {}
+    for claim in claims:
+        found = bench.authority.run(claim.run_id)
+        assert found is not None
+        states[claim.run_id] = found.state
+    assert states == {
+        claims[0].run_id: RunState.VERIFYING,
+        claims[1].run_id: RunState.WAITING_EVIDENCE,
+        claims[2].run_id: RunState.WAITING_EVIDENCE,
+    }
+    assert bench.artifacts.looks == 2, "the third run shares the examination of the second"
+
+
+@pytest.mark.parametrize("why", ["a store that is away", "a defect"])
+def test_what_hinders_one_run_is_tried_again_and_decides_nothing(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    run_id = admit(world, bench, "hindered")
+    failure = Unavailable("the store is away") if why == "a store that is away" else KeyError("a defect")
+
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(bench.artifacts, "open", fail)
+    bench.drive()
+    found = bench.authority.run(run_id)
+    assert found is not None
+    assert (found.state, found.retries, found.lease_owner) == (RunState.VERIFYING, 1, "")
+    assert ("the store is away" if why == "a store that is away" else "KeyError") in found.last_error
 
 
 def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(world: World, bench: Bench) -> None:
