@@ -43,8 +43,8 @@ with it, because poolers that keep sessions do not forward ``options``. Values a
 
 Statements take milliseconds, so 15 s, and 5 s for a lock, only end what hangs. ``enable_seqscan`` is off because every
 statement has an index, most of them a small one over the few rows that are due; the planner guesses that a third of all
-rows is due, and would read the whole table. ``jit`` costs more than any statement. A generic plan is as good as a custom
-one here, and is made once.
+rows is due, and would read the whole table. ``jit`` costs more than any statement. A generic plan is as good as a
+custom one here, and is made once.
 """
 
 

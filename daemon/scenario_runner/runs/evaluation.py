@@ -146,7 +146,7 @@ class EvaluationMemory:
 
     def keep(self, key: Hashable, snapshot: Snapshot, evaluation: Evaluation) -> None:
         """Keep a passed evaluation of files that were unchanged long before they were read."""
-        if evaluation.verified is None or not snapshot.settled:
+        if evaluation.verified is None or not snapshot.stable:
             return
         with self._lock:
             self._forget(key)

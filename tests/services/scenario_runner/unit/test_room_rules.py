@@ -329,7 +329,9 @@ ENGINES = sorted(path.stem for path in (PACKAGE / "authority/sql").glob("*.sql")
 
 def modules_of(engine: str) -> list[ast.Module]:
     """Modules of the authority that use the statements of an engine."""
-    return [tree for module, tree in modules().items() if module.startswith(f"authority/{engine}")]
+    return [
+        tree for module, tree in modules().items() if module.startswith((f"authority/{engine}", "authority/queries"))
+    ]
 
 
 def texts_of(engine: str) -> set[str]:
