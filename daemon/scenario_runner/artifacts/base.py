@@ -1,4 +1,4 @@
-"""The artifact contract: what the gates may ask about an engine run root, whatever it lies on."""
+"""The artifact contract: what the gates may ask about an engine run root, on any store."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import Refusal, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 
+#: A flag is a line or a few.
 MAX_FLAG_BYTES: Final = 64 * 1024
+#: Indexes and manifests hold thousands of entries. Parsed, they take many times their size in memory.
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 #: Entries of one folder that are kept in memory; a policy that allows larger outputs raises it.
 MAX_FILES: Final = DEFAULT_BOUNDS.max_output_files
+#: Folders within folders of one output, and segments of a whole path: more than any engine makes, few enough to walk.
 MAX_DEPTH: Final = 32
 MAX_SEGMENTS: Final = 96
 
@@ -59,22 +62,22 @@ class Snapshot:
     Attributes:
         files: Identity of every file that was read.
         listings: Names in every directory that was listed.
-        kinds: What stood at every path that was only asked about, absence included.
-        settled: True when all of it had last changed well before it was read (the racily-clean rule), so that equal
+        kinds: What stood at every path whose kind was asked for, absence included.
+        stable: True when every file had changed last well before it was read (the racily-clean rule), so that equal
             identities later mean equal bytes.
     """
 
     files: Mapping[str, tuple[object, ...]]
     listings: Mapping[str, tuple[tuple[str, bool], ...]]
     kinds: Mapping[str, Kind]
-    settled: bool
+    stable: bool
 
 
 class RunRoot(Protocol):
     """One engine run root, opened for one examination of it.
 
-    Paths are relative to the root. What is read is remembered, and :meth:`confirm` tells whether all of it is still
-    the same. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
+    Paths are relative to the root. Everything that is read is remembered, and :meth:`confirm` checks that all of it is
+    still the same. Methods raise ``EvidenceMissing`` (not there), ``EvidenceRefused``
     (symbolic link, device, too large, bad name), ``EvidenceChanged`` and ``Unavailable`` (could not be read), and what
     the budget raises.
     """
@@ -91,14 +94,14 @@ class RunRoot(Protocol):
         ...
 
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
-        """Small files that will be read soon: fetched at the same time where that saves waiting. Refuses nothing."""
+        """Fetch small files that will be read soon, in parallel, where that saves time; raises no refusal."""
         ...
 
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
         """Every regular file below a directory, in byte order of the path; empty when there is none.
 
         With ``parts``, folders that stand where a part should be are refused: empty ones, and those whose name has the
-        ending of a file beside them.
+        ending of a file next to them.
         """
         ...
 
@@ -107,33 +110,33 @@ class RunRoot(Protocol):
         ...
 
     def size(self, paths: Iterable[str]) -> int:
-        """Bytes of some files together, as their metadata says: nothing is read.
+        """Bytes of some files together, from their metadata.
 
-        A file that is not there or is refused counts as none; :meth:`digest` says so.
+        A file that is not there or is refused counts as none; :meth:`digest` reports it.
         """
         ...
 
     def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
-        """What a function makes of the bytes of one file of at most ``limit`` bytes.
+        """The answer of a function to the bytes of one file of at most ``limit`` bytes.
 
-        The answer is kept under the function's name like a digest, and given again while the file is the same.
+        It is cached under the function's name like a digest, as long as the file is the same.
         """
         ...
 
     def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """Digest sequences of files, in parallel; a refusal stands in the place of its sequence."""
+        """Digest sequences of files, in parallel; returns a digest or a refusal for each."""
         ...
 
     def snapshot(self) -> Snapshot:
-        """Everything that was looked at so far."""
+        """Everything that was read so far."""
         ...
 
     def confirm(self, snapshot: Snapshot) -> None:
-        """Look again at everything in a snapshot, from the top; raises ``EvidenceChanged`` if anything differs."""
+        """Compare everything in a snapshot with what is there now; raises ``EvidenceChanged`` if anything differs."""
         ...
 
     def close(self) -> None:
-        """Give back what is held open."""
+        """Close what is held open."""
         ...
 
 
@@ -141,7 +144,7 @@ class Artifacts(Protocol):
     """Opens engine run roots."""
 
     remote: bool
-    """Looks wait for a network more than for this machine: many are better made at the same time."""
+    """True when examinations mostly wait for a network, so that several should run at the same time."""
 
     def open(self, engine_run_root: str, budget: ReadBudget) -> RunRoot:
         """Open a run root under one of the allowed roots.

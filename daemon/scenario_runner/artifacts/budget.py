@@ -1,28 +1,30 @@
-"""What one examination of an engine run root may cost, and who may end it early."""
+"""The read budget of one examination of an engine run root: what it may cost, and what ends it early."""
 
 import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from scenario_runner.contracts.errors import ScenarioRunnerError
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
 from scenario_runner.contracts.reasons import Reason
 
-#: Operations (a listing's entry, a stat, an open) between two looks at the clock: together about a millisecond.
+#: Operations (a listing's entry, a stat, an open) between two readings of the clock: together about a millisecond.
 _OPERATIONS_PER_BEAT: Final = 64
-#: An examination of more listed entries than this has the process's turn for them: every entry costs a kilobyte.
+#: Listed entries up to which examinations run side by side. An entry costs a kilobyte, so 20 MB each.
 _MANY_ENTRIES: Final = 20_000
-_MANY_ENTRIES_TURN: Final = threading.Lock()
+#: Held by the one examination of the process that lists more.
+_MANY_ENTRIES_LOCK: Final = threading.Lock()
+#: How often an examination that waits for this lock reports progress, so that it notices a lost lease or a stop.
 _WAITING_BEAT_SECONDS: Final = 0.5
-#: Seconds between two questions to :attr:`Share.over`.
+#: How often :attr:`Share.over` is asked once the share's seconds are over; its answer may depend on other runs.
 _ASK_EVERY_SECONDS: Final = 0.25
 
 
 class ReadBudgetExceeded(ScenarioRunnerError):  # noqa: N818 - what happened, not a fault
-    """The examination costs more than its share. Nothing was decided: examine again without one."""
+    """The examination costs more than its share. Nothing was decided: examine again with a larger one."""
 
     default_reason = Reason.UNAVAILABLE
 
@@ -48,10 +50,10 @@ class Share:
         operations: Directory entries listed, files stat'ed and files opened.
         document_bytes: Bytes of documents (flags, indexes, JSON members) that are read and parsed.
         seconds: On a monotonic clock.
-        patient: Whether the examination may also wait: for another one of the same evidence, for its turn to parse a
-            large document, for files that just change. In a batch that would keep other runs waiting.
-        over: Asked once ``seconds`` are over, with the seconds since the beginning: whether to end there.
-        spent_seconds: What earlier turns of the same examination took; counts for the policy's bound.
+        patient: Whether the examination may also wait: for another one of the same evidence, for the lock of large
+            documents, for files that are being written. In a batch that would keep other runs waiting.
+        over: Called with the seconds since the beginning once ``seconds`` are over; True to end the examination.
+        spent_seconds: Seconds that earlier parts of the same examination took; they count for the policy's bound.
     """
 
     hash_bytes: float = math.inf
@@ -71,8 +73,8 @@ BATCH_SHARE: Final = Share(hash_bytes=8 << 20, operations=10_000, document_bytes
 class ReadBudget:
     """Counts what an examination costs and ends it when that is too much. Charged by every ``RunRoot``.
 
-    A context manager: the examination ends with it. The clock and the heartbeat are asked once in a while, not for
-    every operation.
+    A context manager: the examination ends with it. The clock is read and the heartbeat called once in 64 operations,
+    and for every document and block of bytes.
 
     Args:
         heartbeat: Called with the number of bytes hashed since its last call; raises to end the examination (a lost
@@ -93,7 +95,7 @@ class ReadBudget:
         self._heartbeat, self._monotonic = heartbeat, monotonic
         self._began, self._ask_again = monotonic(), share.seconds
         self._hash_bytes = self._operations = self._document_bytes = self._entries = 0
-        self._has_turn = False
+        self._has_lock = False
         self._next_beat = _OPERATIONS_PER_BEAT
         self._cancelled = False
 
@@ -102,18 +104,18 @@ class ReadBudget:
         return self
 
     def __exit__(self, *_failure: object) -> None:
-        """Give back what the examination kept from others."""
-        if self._has_turn:
-            self._has_turn = False
-            _MANY_ENTRIES_TURN.release()
+        """Release the lock of large listings."""
+        if self._has_lock:
+            self._has_lock = False
+            _MANY_ENTRIES_LOCK.release()
 
     def entries(self, count: int = 1) -> None:
         """Charge entries of a listing; in the examination's own thread. Raises as :meth:`operations`."""
         self._entries += count
         if self._entries > _MANY_ENTRIES and self.share.patient:
-            while not self._has_turn:
+            while not self._has_lock:
                 self.beat()
-                self._has_turn = _MANY_ENTRIES_TURN.acquire(timeout=_WAITING_BEAT_SECONDS)
+                self._has_lock = _MANY_ENTRIES_LOCK.acquire(timeout=_WAITING_BEAT_SECONDS)
         self.operations(count)
 
     def operations(self, count: int = 1) -> None:
@@ -145,7 +147,7 @@ class ReadBudget:
         self.beat()
 
     def beat(self, hashed: int = 0) -> None:
-        """Report progress of ``hashed`` bytes, and see whether the examination may go on; from any thread.
+        """Report progress of ``hashed`` bytes, and raise when the examination must end; from any thread.
 
         Raises:
             ReadBudgetExceeded: over the share's seconds.
@@ -172,7 +174,7 @@ class ReadBudget:
         return self._monotonic() - self._began
 
     def cancel(self) -> None:
-        """End what other threads still do for this examination, at their next beat."""
+        """Make other threads of this examination end at their next beat."""
         self._cancelled = True
 
     def fits(self, share: Share) -> bool:
@@ -185,5 +187,5 @@ class ReadBudget:
         )
 
     @staticmethod
-    def _stop(what: str) -> None:
+    def _stop(what: str) -> NoReturn:
         raise ReadBudgetExceeded(what)

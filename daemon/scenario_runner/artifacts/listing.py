@@ -1,4 +1,4 @@
-"""What is asked of folder listings, whatever they come from."""
+"""Questions to folder listings, on any store."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.reasons import Reason
 
 BAD_NAME: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-"""What no file name of an engine may hold: control characters, backslashes, bytes that are no text."""
+"""Characters that no file name of an engine may hold: controls, backslashes, bytes that are no text."""
 
 Listing = tuple[tuple[str, bool], ...]
 """Names in a folder, sorted, and whether each is a folder."""
@@ -23,7 +23,7 @@ def wildcard(pattern: str) -> Callable[[str], bool]:
 
 
 def refuse_folders_for_parts(directory: str, listing: Listing, *, top: bool) -> None:
-    """Refuse folders that stand where a part should be: empty ones, and those with the ending of a file beside them."""
+    """Refuse folders where a part should be: empty ones, and those with the ending of a file next to them."""
     if not listing and not top:
         raise EvidenceRefused(f"{directory} is an empty folder where a part should be", path=directory)
     endings = {os.path.splitext(name)[1] for name, is_directory in listing if not is_directory} - {""}

@@ -1,7 +1,7 @@
 """Engine run roots on a file system.
 
 Every path is walked component by component from the allowed root with ``openat`` and ``O_NOFOLLOW``, so no
-symbolic link anywhere below it is followed, whoever swaps it in and when.
+symbolic link anywhere below it is followed, whoever puts one there and at whatever moment.
 """
 
 import errno
@@ -10,26 +10,27 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Final
+
+from typing_extensions import override
 
 from scenario_runner.artifacts.base import (
     MAX_FILES,
     MAX_SEGMENTS,
-    FileDigest,
+    Artifacts,
     Kind,
     SequenceDigest,
-    Snapshot,
     root_not_allowed,
 )
 from scenario_runner.artifacts.budget import ReadBudget
-from scenario_runner.artifacts.listing import BAD_NAME, Listing, files_matching, files_under, too_many
+from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
+from scenario_runner.artifacts.listing import BAD_NAME, Listing, too_many
 from scenario_runner.artifacts.local_files import Identity, identity_of, os_errors, raise_for, refuse_type, shrank
 from scenario_runner.artifacts.parallel import digest_in_parallel
-from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Unfinished
+from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     EvidenceMissing,
@@ -43,15 +44,20 @@ from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK
 
 _DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
 _FILE: Final = os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+#: Bytes of one read of a large file: 1 MiB takes less than a millisecond to digest, so leases and stops are noticed.
 _BUFFER: Final = 1 << 20
+#: What opening a socket, or a device without a driver, fails with.
 _NO_FILE: Final = (errno.ENXIO, errno.ENODEV)
+#: Directories of one examination that are held open: a process may have 1024 files, and examines several at a time.
 _KEPT_OPEN: Final = 64
+#: A file up to this size is read by one call, into bytes instead of a buffer.
 _SMALL: Final = 64 << 10
+#: A sequence up to this size is digested sooner than a thread is started.
 _PARALLEL_FROM: Final = 4 << 20
 
 
-class LocalRunRoot:
-    """See :class:`~scenario_runner.artifacts.base.RunRoot`.
+class LocalRunRoot(ExaminedRoot[Identity]):
+    """An engine run root in a folder.
 
     Args:
         base: Absolute path of the allowed root.
@@ -70,22 +76,31 @@ class LocalRunRoot:
         reuse: DigestReuse | None,
         budget: ReadBudget,
     ) -> None:
-        self.location = os.path.join(base, below) if below else base
-        self.budget = budget
+        super().__init__(os.path.join(base, below) if below else base, budget, reuse)
         self._base, self._below = base, below
-        self._threads, self._reuse = threads, reuse
+        self._threads = threads
         self._max_entries = max(MAX_FILES, budget.bounds.max_output_files)
-        self._opened_ns = time.time_ns()
         self._directories: dict[str, int] = {}
-        self._seen: dict[str, Identity] = {}
-        self._listed: dict[str, Listing] = {}
-        self._kinds: dict[str, Kind] = {}
         self._lock = threading.RLock()
         try:
             self._open_root()
         except BaseException:
             self.close()
             raise
+
+    @override
+    @staticmethod
+    def _size_of(identity: Identity) -> int:
+        return identity[2]
+
+    @override
+    @staticmethod
+    def _changed_ns(identity: Identity) -> int:
+        return max(identity[3], identity[4])
+
+    @override
+    def _read_ns(self) -> int:
+        return time.time_ns()
 
     # --- walking
 
@@ -142,31 +157,27 @@ class LocalRunRoot:
             except OSError as error:
                 raise_for(error, path)
 
-    def _identity(self, path: str) -> Identity:
+    @override
+    def _identity_now(self, path: str) -> Identity:
         info = self._stat(path)
         if not stat.S_ISREG(info.st_mode):
             refuse_type(path, info.st_mode, "a regular file")
         return identity_of(info)
 
-    def _known(self, path: str) -> Identity:
-        """Identity of a file as it was first seen in this examination; whoever reads it compares it again."""
+    @override
+    def _identify(self, path: str) -> Identity:
+        """Identity of a file as it was first seen in this examination; it is compared again when the file is read."""
         known = self._seen.get(path)
         if known is None:
-            known = self._seen[path] = self._identity(path)
+            known = self._seen[path] = self._identity_now(path)
         return known
 
     def _observe(self, path: str, identity: Identity) -> None:
         if self._seen.setdefault(path, identity) != identity:
-            raise EvidenceChanged(f"{path} changed between two looks at it", path=path)
+            raise EvidenceChanged(f"{path} changed during the examination", path=path)
 
-    def kind(self, path: str) -> Kind:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        kind = self._kind(path)
-        if self._kinds.setdefault(path, kind) is not kind:
-            raise EvidenceChanged(f"{path} was {self._kinds[path]} and is {kind}", path=path)
-        return kind
-
-    def _kind(self, path: str) -> Kind:
+    @override
+    def _kind_now(self, path: str) -> Kind:
         try:
             mode = self._stat(path).st_mode
         except EvidenceMissing:
@@ -179,7 +190,8 @@ class LocalRunRoot:
 
     # --- listing
 
-    def _list(self, path: str) -> Listing:
+    @override
+    def _list_now(self, path: str) -> Listing:
         with os_errors(path):
             entries: list[tuple[str, bool]] = []
             with self._lock, os.scandir(self._directory(path)) as scan:
@@ -188,10 +200,7 @@ class LocalRunRoot:
                     if len(entries) >= self._max_entries:
                         raise too_many(path, f"more than {self._max_entries}", self.budget.bounds.max_output_files)
                     entries.append((entry.name, self._is_directory(path, entry)))
-        listing = tuple(sorted(entries))
-        if self._listed.setdefault(path, listing) != listing:
-            raise EvidenceChanged(f"{path} gained or lost entries while it was being read", path=path)
-        return listing
+        return tuple(sorted(entries))
 
     @staticmethod
     def _is_directory(path: str, entry: os.DirEntry[str]) -> bool:
@@ -204,14 +213,6 @@ class LocalRunRoot:
         mode = entry.stat(follow_symlinks=False).st_mode
         return refuse_type(f"{path}/{entry.name}", mode, "a regular file or directory")
 
-    def files_under(self, path: str, *, parts: bool = False) -> list[str]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_under(self._list, path, self.budget.bounds.max_output_files, parts=parts)
-
-    def files_matching(self, path: str) -> list[str]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_matching(self._list, path, self.budget.bounds.max_output_files)
-
     # --- reading
 
     def _open(self, path: str) -> tuple[int, Identity]:
@@ -223,8 +224,8 @@ class LocalRunRoot:
             try:
                 fd = os.open(name, _FILE, dir_fd=parent)
             except OSError as error:
-                if error.errno in _NO_FILE:  # a socket, or a device without a driver: say what it is
-                    self._identity(path)
+                if error.errno in _NO_FILE:  # raises with what it is
+                    self._identity_now(path)
                 raise_for(error, path)
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -241,15 +242,12 @@ class LocalRunRoot:
         if after != before:
             raise EvidenceChanged(f"{path} changed while it was being read", path=path)
 
+    @override
     def read(self, path: str, limit: int) -> bytes:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         fd, identity = self._open(path)
         try:
             size = identity[2]
-            if size > limit:
-                raise EvidenceRefused(
-                    f"{path} holds {size} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
-                )
+            check_size(path, size, limit)
             self.budget.document(size)
             self._observe(path, identity)
             data = b""
@@ -266,72 +264,34 @@ class LocalRunRoot:
             raise shrank(path)
         return data
 
+    @override
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`. Nothing is saved here."""
+        """Do nothing: reading ahead saves no time on a file system."""
 
-    def size(self, paths: Iterable[str]) -> int:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        total = 0
-        for path in paths:
-            with suppress(EvidenceMissing, EvidenceRefused):
-                total += self._known(path)[2]
-        return total
-
-    def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        started, identity = time.time_ns(), self._known(path)
-        key, size = ((name, *identity),), identity[2]
-        known = self._reuse.find(key, size) if self._reuse else None
-        if known is not None:
-            return known[0]
-        answer = function(self.read(path, limit))
-        if self._reuse and _settled([identity], started):
-            self._reuse.keep(key, size, (answer,))
-        return answer
-
-    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        results: list[SequenceDigest | Refusal | None] = []
-        unread: list[_Unread] = []
-        for place, paths in enumerate(sequences):
-            try:
-                identities = tuple([self._known(path) for path in paths])
-            except Refusal as refusal:
-                results.append(refusal)
-                continue
-            size = sum([identity[2] for identity in identities])
-            known = self._reuse.find(identities, size) if self._reuse else None
-            results.append(_sequence(paths, identities, known) if known is not None else None)
-            if known is None:
-                unread.append((size, place, paths, identities))
-        self.budget.hashing(sum(item[0] for item in unread))
-        for place, result in self._hash_all(unread):
-            results[place] = result
-        return [result for result in results if result is not None]
-
-    def _hash_all(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
-        """Hash what is small here and now, what is large in parallel."""
-        for size, place, paths, known in work:
-            if size < _PARALLEL_FROM:
+    @override
+    def _hash_all(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+        """Digest small sequences in this thread, one after the other, and then large ones in parallel."""
+        for item in work:
+            if item.size < _PARALLEL_FROM:
                 try:
-                    yield place, self._hash(paths, known, size)
+                    yield item.index, self._hash(item)
                 except Refusal as refusal:
-                    yield place, refusal
-        yield from self._hash_large([item for item in work if item[0] >= _PARALLEL_FROM])
+                    yield item.index, refusal
+        yield from self._hash_large([item for item in work if item.size >= _PARALLEL_FROM])
 
-    def _hash_large(self, work: list["_Unread"]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+    def _hash_large(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
         if not work:
             return
-        work.sort(reverse=True)  # the largest first keeps the threads busy to the end
-        jobs = [(place, partial(self._hash, paths, known, size)) for size, place, paths, known in work]
+        work.sort(key=lambda item: -item.size)  # the largest first, so that the threads end at about the same time
+        jobs = [(item.index, partial(self._hash, item)) for item in work]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="hash") as pool:
             yield from digest_in_parallel(pool, self.budget, jobs)
 
-    def _hash(self, paths: Sequence[str], identities: tuple[Identity, ...], size: int) -> SequenceDigest:
-        started = time.time_ns()
-        whole = hashlib.sha256() if len(paths) > 1 else None
+    def _hash(self, item: Unread[Identity]) -> SequenceDigest:
+        read_ns = self._read_ns()
+        whole = hashlib.sha256() if len(item.paths) > 1 else None
         members: list[str] = []
-        for path, identity in zip(paths, identities, strict=True):
+        for path, identity in zip(item.paths, item.identities, strict=True):
             fd, now = self._open(path)
             try:
                 if now != identity:
@@ -344,10 +304,7 @@ class LocalRunRoot:
                 os.close(fd)
                 raise
             self._close_unchanged(fd, path, identity)
-        digests = (whole.hexdigest() if whole else members[0], *members)
-        if self._reuse and _settled(identities, started):
-            self._reuse.keep(identities, size, digests)
-        return _sequence(paths, identities, digests)
+        return self._digested(item, (whole.hexdigest() if whole else members[0], *members), read_ns)
 
     def _hash_file(self, fd: int, path: str, identity: Identity, whole: "hashlib._Hash | None") -> str:
         """Digest of one open file; its bytes go into the digest of the sequence too, where there is one."""
@@ -369,8 +326,8 @@ class LocalRunRoot:
         return own.hexdigest()
 
     def _hash_resumably(self, fd: int, path: str, identity: Identity) -> str:
-        """Digest of one open file, going on where an earlier examination of it was broken off."""
-        started = time.time_ns()
+        """Digest of one open file, continued where an earlier examination of it was broken off."""
+        read_ns = self._read_ns()
         kept = self._reuse.resume(identity) if self._reuse else None
         state, offset = (kept.state, kept.offset) if kept else (hashlib.sha256(), 0)
         os.lseek(fd, offset, os.SEEK_SET)
@@ -379,7 +336,7 @@ class LocalRunRoot:
                 state.update(chunk)
                 offset += len(chunk)
         except ScenarioRunnerError:
-            if self._reuse and _settled([identity], started):
+            if self._reuse and self._is_stable([identity], read_ns):
                 self._reuse.put_off(identity, Unfinished(state, offset))
             raise
         return state.hexdigest()
@@ -394,28 +351,16 @@ class LocalRunRoot:
             left -= count
             self.budget.beat(count)
 
-    # --- looking again
+    # --- confirming
 
-    def snapshot(self) -> Snapshot:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return Snapshot(self._seen, self._listed, self._kinds, _settled(self._seen.values(), self._opened_ns))
-
-    def confirm(self, snapshot: Snapshot) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+    @override
+    def _reopen(self) -> None:
         self.close()
-        try:
-            self._open_root()
-            for path, listing in snapshot.listings.items():
-                if self._names(path, len(listing)) != [name for name, _ in listing]:
-                    raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
-            for path, identity in snapshot.files.items():
-                if self._identity(path) != identity:
-                    raise EvidenceChanged(f"{path} changed after it was read", path=path)
-            for path, kind in snapshot.kinds.items():
-                if self._kind(path) is not kind:
-                    raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
-        except (EvidenceMissing, EvidenceRefused) as error:
-            raise EvidenceChanged(f"it changed after it was read: {error.detail}", path=error.path) from error
+        self._open_root()
+
+    @override
+    def _is_listing_now(self, path: str, listing: Listing) -> bool:
+        return self._names(path, len(listing)) == [name for name, _ in listing]
 
     def _names(self, path: str, most: int) -> list[str]:
         """Names in a folder, sorted; one more than ``most`` when there are more."""
@@ -429,30 +374,14 @@ class LocalRunRoot:
         names.sort()
         return names
 
+    @override
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         directories, self._directories = self._directories, {}
         for fd in directories.values():
             os.close(fd)
 
 
-_Unread = tuple[int, int, Sequence[str], tuple[Identity, ...]]
-"""Files to hash: their size, the place of the sequence, paths and identities."""
-
-
-def _settled(identities: Iterable[Identity], read_ns: int) -> bool:
-    """The racily-clean rule: every file last changed well before the moment it was read."""
-    return all(max(identity[3], identity[4]) < read_ns - RACY_NS for identity in identities)
-
-
-def _sequence(paths: Sequence[str], identities: tuple[Identity, ...], digests: tuple[str, ...]) -> SequenceDigest:
-    files = tuple(
-        [FileDigest(path, known[2], digest) for path, known, digest in zip(paths, identities, digests[1:], strict=True)]
-    )
-    return SequenceDigest(digests[0], files)
-
-
-class LocalArtifacts:
+class LocalArtifacts(Artifacts):
     """Opens run roots that lie under the allowed roots.
 
     Args:
@@ -468,8 +397,8 @@ class LocalArtifacts:
         self._given = [os.path.abspath(root) for root in roots]
         self._threads, self._reuse = threads, reuse
 
+    @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> LocalRunRoot:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         for given, real in sorted(zip(self._given, self._roots, strict=True), key=lambda pair: -len(pair[0])):
             prefix = given.rstrip("/") + "/"
             if engine_run_root == given or engine_run_root.startswith(prefix):
@@ -478,5 +407,6 @@ class LocalArtifacts:
                 return root
         raise root_not_allowed(engine_run_root, self._given)
 
+    @override
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`. Every examination has ended its own threads."""
+        """Every examination has ended its own threads."""

@@ -13,14 +13,17 @@ Found = SequenceDigest | Refusal
 def digest_in_parallel(
     pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[tuple[int, Callable[[], SequenceDigest]]]
 ) -> list[tuple[int, Found]]:
-    """Take digests on a pool; a refusal stands in the place of its digest, any other failure ends all of them.
+    """Take digests on a pool; a refusal takes the place of its digest, any other failure ends all of them.
 
     Args:
         pool: Where.
-        budget: Of the examination; cancelled when it ends early, so that what still hashes ends at its next beat.
-        jobs: The place of each digest, and what takes it.
+        budget: Of the examination; cancelled when it ends early, so that other threads end at their next beat.
+        jobs: The index of each digest, and the function that takes it.
+
+    Returns:
+        Index and digest or refusal of each job.
     """
-    futures = [(place, pool.submit(_or_refusal, job)) for place, job in jobs]
+    futures = [(index, pool.submit(_or_refusal, job)) for index, job in jobs]
     try:
         done, _ = wait([future for _, future in futures], return_when=FIRST_EXCEPTION)
         failures = [error for future in done if (error := future.exception()) is not None]
@@ -31,7 +34,7 @@ def digest_in_parallel(
         for _, future in futures:
             future.cancel()
         raise
-    return [(place, future.result()) for place, future in futures]
+    return [(index, future.result()) for index, future in futures]
 
 
 def _or_refusal(job: Callable[[], SequenceDigest]) -> Found:

@@ -1,39 +1,56 @@
 """Digest reuse: a file that is provably the same one, unchanged, is not read again.
 
 The key is the identity of the files: (device, inode, size, mtime_ns, ctime_ns) on a file system, (bucket, key, ETag,
-size, time of the last write) on S3. The racily-clean rule: a digest is only kept when the last change lies well before
-the moment of reading, so that a change within the resolution of the clock cannot hide behind an old entry.
+size, time of the last write) on S3. Git's racily-clean rule: a digest is only kept when the file was stable, that is,
+last changed well before it was read. Otherwise another change in the same tick of the clock would leave the identity as
+it is.
 """
 
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 Identity = tuple[object, ...]
 """What makes an artifact the same, unchanged one; equal identities mean equal bytes."""
 RACY_NS: Final = 2_000_000_000
+"""How long before the read a file must have changed last. The coarsest clock of a file system in use has ticks of 2 s
+(FAT); S3 gives whole seconds."""
 PERSIST_FROM_BYTES: Final = 1 << 20
+"""Digests of smaller files are not stored: reading 1 MiB again takes about a millisecond, a commit as long."""
+#: Files whose digests are kept in memory: about 300 bytes each, 15 MB in all.
 _MAX_MEMBERS: Final = 50_000
+#: Large files whose reading was broken off: a few hundred bytes each; more than one examination holds.
 _MAX_UNFINISHED: Final = 1000
 
 
+def is_stable(changed_ns: Iterable[int], read_ns: int) -> bool:
+    """The racily-clean rule: whether files changed last so long before they were read that the identity shows changes.
+
+    Args:
+        changed_ns: When each file changed last, in nanoseconds since the epoch.
+        read_ns: When the reading began.
+    """
+    return all(changed < read_ns - RACY_NS for changed in changed_ns)
+
+
 class DigestStore(Protocol):
-    """Where digests of large artifacts outlive the process."""
+    """Keeps digests of large files beyond the life of the process."""
 
     def find_digests(self, key: str) -> list[str] | None:
         """Digests kept under a key (hex64), or None."""
         ...
 
     def keep_digests(self, key: str, digests: list[str]) -> None:
-        """Keep digests; losing them costs time, never correctness."""
+        """Keep digests; if they are lost, files are read again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The digest of one large artifact whose reading was broken off, to be gone on with.
+    """The digest of one large file whose reading was broken off, to be continued.
 
     Attributes:
         state: sha256 of its first bytes.
@@ -47,7 +64,7 @@ class Unfinished:
 
 
 class DigestReuse:
-    """Bounded memory of digests, with a store behind it for what is expensive to read again."""
+    """A bounded cache of digests, with a store behind it for files that are expensive to read."""
 
     def __init__(self, store: DigestStore | None = None, max_members: int = _MAX_MEMBERS) -> None:
         self._store = store
@@ -58,14 +75,14 @@ class DigestReuse:
         self._lock = threading.Lock()
 
     def put_off(self, identity: Identity, unfinished: Unfinished) -> None:
-        """Keep what was read of an artifact that was unchanged long before it was read."""
+        """Keep what was read of a file that was stable."""
         with self._lock:
             self._unfinished[identity] = unfinished
             while len(self._unfinished) > _MAX_UNFINISHED:
                 self._unfinished.popitem(last=False)
 
     def resume(self, identity: Identity) -> Unfinished | None:
-        """What was kept of the same artifact; nobody else gets it any more."""
+        """Take what was kept of the same file out of the cache: its state is changed by whoever continues."""
         with self._lock:
             return self._unfinished.pop(identity, None)
 
@@ -85,7 +102,7 @@ class DigestReuse:
         return tuple(stored)
 
     def keep(self, identities: tuple[Identity, ...], size: int, digests: tuple[str, ...]) -> None:
-        """Remember the digests of files that were unchanged long before they were read."""
+        """Keep the digests of files that were stable."""
         self._remember(identities, digests)
         if self._store is not None and size >= PERSIST_FROM_BYTES:
             self._store.keep_digests(self._key(identities), list(digests))

@@ -1,41 +1,39 @@
 """Engine run roots on S3: read by streaming, in bounded memory, members and parts of a member at the same time.
 
 What is read is pinned: every request names the ETag that the listing gave, so bytes of two versions never meet in one
-digest, and after the look everything is listed once more.
+digest, and after the examination everything is listed once more.
 """
 
 import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from typing_extensions import override
+
 from scenario_runner.artifacts.base import (
-    FileDigest,
+    Artifacts,
     Kind,
     SequenceDigest,
-    Snapshot,
     root_not_allowed,
 )
 from scenario_runner.artifacts.budget import ReadBudget
-from scenario_runner.artifacts.listing import Listing, files_matching, files_under
+from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
+from scenario_runner.artifacts.listing import Listing
 from scenario_runner.artifacts.parallel import digest_in_parallel
-from scenario_runner.artifacts.reuse import RACY_NS, DigestReuse, Identity, Unfinished
+from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.errors import (
     EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
-    EvidenceRefused,
     Refusal,
     ScenarioRunnerError,
 )
-from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.s3_client import (
     ArchivedError,
     ChangedError,
@@ -46,11 +44,19 @@ from scenario_runner.storage.s3_client import (
     split_s3_uri,
 )
 
+Identity = tuple[str, str, str, int, int]
+"""Bucket, key, ETag, size in bytes, time of the last write in microseconds."""
+#: Bytes of one request for a part of an object: they take longer than the 10 to 30 ms that every request costs.
 _BLOCK: Final = 4 << 20
+#: Bytes of one sequence that are requested ahead of the digest: one block arrives while another is digested.
 _AHEAD_BYTES: Final = 2 * _BLOCK
+#: Small objects of one sequence that are requested ahead, to hide the time of a request.
 _AHEAD_BLOCKS: Final = 16
+#: Requests of the process at one time: those of two sequences that read ahead.
 _REQUESTS: Final = 32
+#: Documents up to this size are fetched before they are read.
 _SMALL: Final = 1 << 20
+#: Empty objects that are known to be files; about 300 bytes each.
 _FILES_KEPT: Final = 100_000
 
 
@@ -69,17 +75,8 @@ class _Readers:
     requests: ThreadPoolExecutor
 
 
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    place: int
-    paths: Sequence[str]
-    entries: tuple[Listed, ...]
-    identities: tuple[Identity, ...]
-    size: int
-
-
-class S3RunRoot:
-    """See :class:`~scenario_runner.artifacts.base.RunRoot`.
+class S3RunRoot(ExaminedRoot[Identity]):
+    """An engine run root below a prefix of a bucket.
 
     Args:
         bucket: The bucket.
@@ -101,50 +98,74 @@ class S3RunRoot:
         budget: ReadBudget,
         files: Files,
     ) -> None:
-        self.location, self.budget = location, budget
+        super().__init__(location, budget, reuse)
         self._bucket, self._prefix, self._readers = bucket, prefix, readers
-        self._reuse, self._files = reuse, files
-        self._opened_us = time.time_ns() // 1000
-        self._seen: dict[str, Identity] = {}
-        self._listed: dict[str, Listing] = {}
-        self._kinds: dict[str, Kind] = {}
-        self._newest_us = 0
+        self._files = files
+        self._entries: dict[str, Listed] = {}
         self._small: dict[Listed, Fetched] = {}
         self._tree = S3Tree(bucket, prefix, files, budget)
         if not self._tree.exists():
             raise EvidenceMissing(f"{location} is not there", path=location)
 
-    # --- looking
+    @override
+    @staticmethod
+    def _size_of(identity: Identity) -> int:
+        return identity[3]
 
-    def kind(self, path: str) -> Kind:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        self._kinds[path] = kind = self._tree.kind(path)
-        return kind
+    @override
+    @staticmethod
+    def _changed_ns(identity: Identity) -> int:
+        return identity[4] * 1000
 
-    def _list(self, path: str) -> Listing:
-        self._listed[path] = listing = self._tree.listing(path)
-        return listing
+    @override
+    def _read_ns(self) -> int:
+        return self._opened_ns  # every read is of what the first listing showed
 
+    # --- the tree
+
+    @override
+    def _kind_now(self, path: str) -> Kind:
+        return self._tree.kind(path)
+
+    @override
+    def _list_now(self, path: str) -> Listing:
+        return self._tree.listing(path)
+
+    @override
+    def _is_listing_now(self, path: str, listing: Listing) -> bool:
+        return self._tree.listing(path) == listing
+
+    @override
+    def _identity_now(self, path: str) -> Identity:
+        self.budget.operations()
+        return _identity(self._bucket, self._tree.entry(path))
+
+    @override
+    def _reopen(self) -> None:
+        if self._seen or self._listed or self._kinds:  # otherwise nothing is older than the opening
+            self._tree = S3Tree(self._bucket, self._prefix, self._files, self.budget)
+
+    @override
     def files_under(self, path: str, *, parts: bool = False) -> list[str]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         if not self._list(path) and self.kind(path) is not Kind.DIRECTORY:
-            raise EvidenceMissing(f"{path} is not there", path=path)
-        return files_under(self._list, path, self.budget.bounds.max_output_files, parts=parts)
-
-    def files_matching(self, path: str) -> list[str]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        return files_matching(self._list, path, self.budget.bounds.max_output_files)
+            raise EvidenceMissing(f"{path} is not there", path=path)  # a listing of nothing is empty, not an error
+        return super().files_under(path, parts=parts)
 
     # --- reading
 
-    def _entry(self, path: str) -> tuple[Listed, Identity]:
+    def _entry(self, path: str) -> Listed:
         self.budget.operations()
         entry = self._tree.entry(path)
         identity = _identity(self._bucket, entry)
         if self._seen.setdefault(path, identity) != identity:
-            raise EvidenceChanged(f"{path} changed between two looks at it", path=path)
-        self._newest_us = max(self._newest_us, entry.modified_us)
-        return entry, identity
+            raise EvidenceChanged(f"{path} changed during the examination", path=path)
+        self._entries[path] = entry
+        return entry
+
+    @override
+    def _identify(self, path: str) -> Identity:
+        self._entry(path)
+        return self._seen[path]
 
     def _fetch(self, entry: Listed, path: str, start: int, end: int) -> Fetched:
         if entry in self._small and end - start == entry.size:
@@ -159,18 +180,15 @@ class S3RunRoot:
             raise EvidenceChanged(f"{path} changed while it was being read", path=path)
         return found
 
+    @override
     def read(self, path: str, limit: int) -> bytes:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        entry, _ = self._entry(path)
-        if entry.size > limit:
-            raise EvidenceRefused(
-                f"{path} holds {entry.size} bytes, at most {limit} are read", Reason.EVIDENCE_TOO_LARGE, path=path
-            )
+        entry = self._entry(path)
+        check_size(path, entry.size, limit)
         self.budget.document(entry.size)
         return bytes(self._fetch(entry, path, 0, entry.size).data)
 
+    @override
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
         wanted: dict[str, Listed] = {}
         for path in paths:
             self.budget.operations()
@@ -190,77 +208,36 @@ class S3RunRoot:
             except (Refusal, EvidenceChanged):
                 continue  # the read reports it
 
-    def size(self, paths: Iterable[str]) -> int:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        total = 0
-        for path in paths:
-            with suppress(EvidenceMissing, EvidenceRefused):
-                total += self._entry(path)[0].size
-        return total
-
-    def derive(self, path: str, limit: int, name: str, function: Callable[[bytes], str]) -> str:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        entry, identity = self._entry(path)
-        key = ((name, *identity),)
-        known = self._reuse.find(key, entry.size) if self._reuse else None
-        if known is not None:
-            return known[0]
-        answer = function(self.read(path, limit))
-        if self._reuse and _settled([entry], self._opened_us):
-            self._reuse.keep(key, entry.size, (answer,))
-        return answer
-
-    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        results: list[SequenceDigest | Refusal | None] = []
-        unread: list[_Unread] = []
-        for place, paths in enumerate(sequences):
-            try:
-                found = [self._entry(path) for path in paths]
-            except Refusal as refusal:
-                results.append(refusal)
-                continue
-            entries, identities = tuple(item[0] for item in found), tuple(item[1] for item in found)
-            size = sum(entry.size for entry in entries)
-            known = self._reuse.find(identities, size) if self._reuse else None
-            results.append(_sequence(paths, entries, known) if known is not None else None)
-            if known is None:
-                unread.append(_Unread(place, paths, entries, identities, size))
-        self.budget.hashing(sum(item.size for item in unread))
-        for place, result in self._hash_all(unread):
-            results[place] = result
-        return [result for result in results if result is not None]
-
-    def _hash_all(self, work: list[_Unread]) -> list[tuple[int, SequenceDigest | Refusal]]:
+    @override
+    def _hash_all(self, work: list[Unread[Identity]]) -> list[tuple[int, SequenceDigest | Refusal]]:
         if not work:
             return []
-        work.sort(key=lambda item: -item.size)  # the largest first keeps the threads busy to the end
-        jobs = [(item.place, partial(self._hash, item)) for item in work]
+        work.sort(key=lambda item: -item.size)  # the largest first, so that the threads end at about the same time
+        jobs = [(item.index, partial(self._hash, item)) for item in work]
         if not self.budget.share.patient:
             return digest_in_parallel(self._readers.small, self.budget, jobs)
         with ThreadPoolExecutor(self._readers.threads, thread_name_prefix="hash") as pool:
             return digest_in_parallel(pool, self.budget, jobs)
 
-    def _hash(self, item: _Unread) -> SequenceDigest:
+    def _hash(self, item: Unread[Identity]) -> SequenceDigest:
+        entries = [self._entries[path] for path in item.paths]
         alone = len(item.paths) == 1
         whole = hashlib.sha256() if not alone else None
         kept = self._reuse.resume(item.identities[0]) if self._reuse and alone else None
-        blocks = self._ahead(item, kept.offset if kept else 0)
+        blocks = self._ahead(item.paths, entries, kept.offset if kept else 0)
         try:
             read = [self._hash_object(blocks, path, entry, whole, kept)
-                    for path, entry in zip(item.paths, item.entries, strict=True)]  # fmt: skip
+                    for path, entry in zip(item.paths, entries, strict=True)]  # fmt: skip
         finally:
             blocks.close()
         members = [state.hexdigest() for state, _ in read]
         digests = (whole.hexdigest() if whole else members[0], *members, *(version for _, version in read))
-        if self._reuse and _settled(item.entries, self._opened_us):
-            self._reuse.keep(item.identities, item.size, digests)
-        return _sequence(item.paths, item.entries, digests)
+        return self._digested(item, digests, self._opened_ns)
 
     def _hash_object(
         self, blocks: "_Blocks", path: str, entry: Listed, whole: "hashlib._Hash | None", kept: Unfinished | None
     ) -> tuple["hashlib._Hash", str]:
-        """Digest and version of one object; one that is alone goes on where an earlier examination was broken off."""
+        """Digest and version of one object; continued where an earlier examination was broken off, if it is alone."""
         own, offset = (kept.state, kept.offset) if kept else (hashlib.sha256(), 0)
         version = kept.version if kept else None
         try:
@@ -275,49 +252,26 @@ class S3RunRoot:
                 offset += end - start
                 self.budget.beat(end - start)
         except ScenarioRunnerError:
-            if self._reuse and whole is None and offset and _settled([entry], self._opened_us):
-                self._reuse.put_off(_identity(self._bucket, entry), Unfinished(own, offset, version or ""))
+            identity = self._seen[path]
+            if self._reuse and whole is None and offset and self._is_stable([identity], self._opened_ns):
+                self._reuse.put_off(identity, Unfinished(own, offset, version or ""))
             raise
         return own, version or ""
 
-    def _ahead(self, item: _Unread, offset: int) -> "_Blocks":
+    def _ahead(self, paths: Sequence[str], entries: Sequence[Listed], offset: int) -> "_Blocks":
         return _Blocks(
             self._readers.requests,
             [
                 (end - start, (entry, path, start, end))
-                for path, entry in zip(item.paths, item.entries, strict=True)
+                for path, entry in zip(paths, entries, strict=True)
                 for start, end in _blocks_of(entry, offset)
             ],
             self._fetch,
         )
 
-    # --- looking again
-
-    def snapshot(self) -> Snapshot:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        settled = self._newest_us < self._opened_us - RACY_NS // 1000
-        return Snapshot(self._seen, self._listed, self._kinds, settled)
-
-    def confirm(self, snapshot: Snapshot) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
-        looked = self._seen or self._listed or self._kinds
-        tree = S3Tree(self._bucket, self._prefix, self._files, self.budget) if looked else self._tree
-        try:
-            for path, listing in snapshot.listings.items():
-                if tree.listing(path) != listing:
-                    raise EvidenceChanged(f"{path} gained or lost entries after it was read", path=path)
-            for path, identity in snapshot.files.items():
-                self.budget.operations()
-                if _identity(self._bucket, tree.entry(path)) != identity:
-                    raise EvidenceChanged(f"{path} changed after it was read", path=path)
-            for path, kind in snapshot.kinds.items():
-                if tree.kind(path) is not kind:
-                    raise EvidenceChanged(f"{path} was {kind} and is not any more", path=path)
-        except (EvidenceMissing, EvidenceRefused) as error:
-            raise EvidenceChanged(f"it changed after it was read: {error.detail}", path=error.path) from error
-
+    @override
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.RunRoot`."""
+        """Do nothing: no request is open between two calls."""
 
 
 class _Blocks:
@@ -367,21 +321,7 @@ def _identity(bucket: S3Bucket, entry: Listed) -> Identity:
     return (bucket.name, entry.key, entry.etag, entry.size, entry.modified_us)
 
 
-def _settled(entries: Iterable[Listed], read_us: int) -> bool:
-    """The racily-clean rule: every object was last written well before the moment it was read."""
-    return all(entry.modified_us < read_us - RACY_NS // 1000 for entry in entries)
-
-
-def _sequence(paths: Sequence[str], entries: Sequence[Listed], digests: tuple[str, ...]) -> SequenceDigest:
-    members, versions = digests[1 : len(paths) + 1], digests[len(paths) + 1 :]
-    files = [
-        FileDigest(path, entry.size, digest, version)
-        for path, entry, digest, version in zip(paths, entries, members, versions, strict=True)
-    ]
-    return SequenceDigest(digests[0], tuple(files))
-
-
-class S3Artifacts:
+class S3Artifacts(Artifacts):
     """Opens run roots that lie under the allowed ``s3://`` roots.
 
     Args:
@@ -405,8 +345,8 @@ class S3Artifacts:
         self._files: Files = {}
         self._lock = threading.Lock()
 
+    @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> S3RunRoot:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         if not any(engine_run_root == root or engine_run_root.startswith(root + "/") for root in self._roots):
             raise root_not_allowed(engine_run_root, self._roots)
         name, prefix = split_s3_uri(engine_run_root)
@@ -418,7 +358,7 @@ class S3Artifacts:
         bucket = self._buckets[name]
         return S3RunRoot(bucket, engine_run_root, prefix, self._readers, self._reuse, budget, self._files)
 
+    @override
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         self._readers.small.shutdown(wait=True, cancel_futures=True)
         self._readers.requests.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""What a prefix of a bucket holds, seen as folders and files, in as few listings as possible.
+"""A prefix of a bucket as folders and files, with as few requests as possible.
 
-A small run root is listed once, and everything is answered from that. A large one is not: then the folders that are
-asked about are listed, and single objects asked for.
+A small run root is listed once, and every answer comes from that listing. Of a large one the folders in question are
+listed, and where those are large too, single objects are requested.
 """
 
 from bisect import bisect_left
@@ -18,8 +18,9 @@ from scenario_runner.storage.s3_client import BadKeyError, Listed, S3Bucket
 Files = dict[tuple[str, Listed], bool]
 """Empty objects by bucket, and whether each is a file rather than the marker of a folder."""
 
-AT_ONCE: Final = 2000
-"""A folder with at most so many objects is listed whole when one of them is asked about: two requests."""
+WHOLE_LISTING: Final = 2000
+"""A folder with at most so many objects is listed whole when one of them is in question: two requests, where one object
+costs two as well."""
 
 
 def _refuse(path: str, what: str) -> NoReturn:
@@ -28,12 +29,13 @@ def _refuse(path: str, what: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """Everything below a folder: paths relative to the run root, sorted, and what stands there."""
+    """A listing of everything below a folder: paths relative to the run root, sorted, and the object at each."""
 
     paths: list[str]
     entries: dict[str, Listed]
 
     def below(self, folder: str) -> list[str]:
+        """Paths below a folder inside of this one."""
         if not folder:
             return self.paths
         start = bisect_left(self.paths, f"{folder}/")
@@ -55,7 +57,7 @@ class S3Tree:
         self._bucket, self._prefix, self._files, self._budget = bucket, prefix, files, budget
         self._max_entries = max(MAX_FILES, budget.bounds.max_output_files)
         self._folders: dict[str, _Folder] = {}
-        self._not_at_once: set[str] = set()
+        self._too_large: set[str] = set()
 
     def key(self, path: str) -> str:
         """Key of a path."""
@@ -63,7 +65,7 @@ class S3Tree:
 
     def exists(self) -> bool:
         """True when anything lies below the run root."""
-        folder = self._at_once("")
+        folder = self._small_listing("")
         return folder is None or bool(folder.paths)
 
     def _charge_page(self, entries: int) -> None:
@@ -89,7 +91,7 @@ class S3Tree:
         return _Folder(sorted(entries), entries)
 
     def _covering(self, folder: str) -> _Folder | None:
-        """A listing that was made and tells everything about a folder."""
+        """A listing that was made and covers a folder."""
         while True:
             if folder in self._folders:
                 return self._folders[folder]
@@ -97,23 +99,23 @@ class S3Tree:
                 return None
             folder = folder.rpartition("/")[0]
 
-    def _at_once(self, folder: str) -> _Folder | None:
+    def _small_listing(self, folder: str) -> _Folder | None:
         """A listing that covers a folder, made now if it is small enough, the run root's if possible."""
         for candidate in dict.fromkeys(("", folder)):
-            if self._covering(folder) is None and candidate not in self._not_at_once:
+            if self._covering(folder) is None and candidate not in self._too_large:
                 try:
-                    found = self._list(candidate, AT_ONCE)
+                    found = self._list(candidate, WHOLE_LISTING)
                 except BadKeyError:
-                    found = None  # it may lie elsewhere than where anybody looks
+                    found = None  # the bad key may be outside of the folders in question
                 if found is None:
-                    self._not_at_once.add(candidate)
+                    self._too_large.add(candidate)
                 else:
                     self._folders[candidate] = found
         return self._covering(folder)
 
     def _whole(self, folder: str) -> _Folder:
         """A listing that covers a folder, however many objects it holds up to the bound."""
-        covering = self._at_once(folder)
+        covering = self._small_listing(folder)
         if covering is not None:
             return covering
         try:
@@ -134,7 +136,7 @@ class S3Tree:
             EvidenceMissing: there is none.
             EvidenceRefused: a folder stands there.
         """
-        kind, found = self._look(path)
+        kind, found = self._stat(path)
         if kind is Kind.DIRECTORY:
             _refuse(path, "is a directory; a regular file is needed")
         if found is None:
@@ -145,30 +147,30 @@ class S3Tree:
 
     def kind(self, path: str) -> Kind:
         """What stands at a path."""
-        return self._look(path)[0]
+        return self._stat(path)[0]
 
-    def _look(self, path: str) -> tuple[Kind, Listed | None]:
-        covering = self._at_once(path.rpartition("/")[0])
+    def _stat(self, path: str) -> tuple[Kind, Listed | None]:
+        covering = self._small_listing(path.rpartition("/")[0])
         if covering is None:
-            return self._ask(path)
+            return self._request_stat(path)
         found = covering.entries.get(path)
         is_folder = bool(covering.below(path))
         if found is not None and not self._is_file(found):
             found, is_folder = None, True
-        return self._judge(path, found, is_folder=is_folder)
+        return self._kind_of(path, found, is_folder=is_folder)
 
-    def _ask(self, path: str) -> tuple[Kind, Listed | None]:
-        """Ask the server about one path of a folder that is too large to list."""
+    def _request_stat(self, path: str) -> tuple[Kind, Listed | None]:
+        """Request one object of a folder that is too large to list."""
         self._charge_request()
         found = self._bucket.head(self.key(path))
         try:
             below = self._bucket.listing(self.key(path), 0) is None
         except BadKeyError as error:
             _refuse(path, f"holds a key that is not a normalised path: {error}")
-        return self._judge(path, found, is_folder=below)
+        return self._kind_of(path, found, is_folder=below)
 
     @staticmethod
-    def _judge(path: str, found: Listed | None, *, is_folder: bool) -> tuple[Kind, Listed | None]:
+    def _kind_of(path: str, found: Listed | None, *, is_folder: bool) -> tuple[Kind, Listed | None]:
         if found is not None and is_folder:
             _refuse(path, "is an object and a folder at the same time")
         if found is not None:
@@ -176,7 +178,7 @@ class S3Tree:
         return (Kind.DIRECTORY if is_folder else Kind.ABSENT), None
 
     def _is_file(self, found: Listed) -> bool:
-        """False for the empty object that marks a folder: a listing shows both alike."""
+        """False for the empty object that marks a folder, which a listing does not tell from an empty file."""
         if found.size:
             return True
         known = self._bucket.name, found

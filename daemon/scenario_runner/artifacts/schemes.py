@@ -1,14 +1,16 @@
-"""Engine run roots wherever they lie: the scheme of a location tells who reads it."""
+"""Engine run roots on any store: the scheme of a location selects the reader."""
 
 from collections.abc import Mapping
+
+from typing_extensions import override
 
 from scenario_runner.artifacts.base import Artifacts, RunRoot
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import needs_posix
 
 
-class ArtifactsByScheme:
-    """See :class:`~scenario_runner.artifacts.base.Artifacts`.
+class ArtifactsByScheme(Artifacts):
+    """Opens a run root with the reader of its scheme.
 
     Args:
         readers: By scheme (``s3``); the empty scheme is the file system, which Windows has no reader of.
@@ -18,15 +20,15 @@ class ArtifactsByScheme:
         self._readers = readers
         self.remote = any(reader.remote for reader in readers.values())
 
+    @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> RunRoot:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""
         reader = self._readers.get(scheme) or self._readers.get("")
         if reader is None:
             raise needs_posix(engine_run_root, "an engine run in a folder")
         return reader.open(engine_run_root, budget)
 
+    @override
     def close(self) -> None:
-        """See :class:`~scenario_runner.artifacts.base.Artifacts`."""
         for reader in self._readers.values():
             reader.close()

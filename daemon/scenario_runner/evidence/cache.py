@@ -85,7 +85,7 @@ class EvidenceCache:
 
     def put(self, key: EvidenceKey, finding: Finding, snapshot: Snapshot) -> None:
         """Keep a finding, if it passed and nothing in its snapshot had changed shortly before it was read."""
-        if finding.verified is None or not snapshot.settled:
+        if finding.verified is None or not snapshot.stable:
             return
         with self._lock:
             self._drop(key)

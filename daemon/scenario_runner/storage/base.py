@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ScenarioRunnerError, SequenceError, Unavailable
+from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 
 
@@ -22,7 +23,7 @@ class StoredObject:
 
 
 class UnreadableObjectError(ScenarioRunnerError):
-    """Something lies at a key that cannot be read as an object of ours: neither absent nor an outage."""
+    """What lies at a key cannot be read as an object of ours: it is neither absent, nor is the store away."""
 
     default_reason = Reason.EVIDENCE_MALFORMED
 
@@ -37,10 +38,24 @@ class NotAnObjectError(UnreadableObjectError):
     """A folder, link, FIFO or device lies at the key."""
 
 
+def check_key(key: str) -> None:
+    """Require that a key is a normalised relative path that every store can hold.
+
+    Raises:
+        SequenceError: it is not: keys are made by SR.
+    """
+    try:
+        check_relative_posix(key)
+        key.encode("utf-8")
+    except ValueError as error:
+        raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
+
+
 class ObjectStore(Protocol):
     """Small objects of SR's own, durable once a call returns.
 
-    Every method raises ``Unavailable`` when the store cannot be reached or forbids access: that is never "absent".
+    Every method raises ``Unavailable`` when the store cannot be reached or forbids access: that is never "absent". A
+    key that is not a normalised relative path is a ``SequenceError``.
     """
 
     def create(self, key: str, data: bytes) -> bool:
@@ -48,9 +63,10 @@ class ObjectStore(Protocol):
         ...
 
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """Create many objects, in no promised order; in the place of each, what ``create`` returns or would raise.
+        """Create many objects, in no particular order; of several with one key, the first.
 
-        Of several with one key the first is meant.
+        Returns:
+            For each what :meth:`create` returns, or would raise.
         """
         ...
 
@@ -65,10 +81,6 @@ class ObjectStore(Protocol):
 
     def replace(self, key: str, data: bytes, version: str) -> bool:
         """Replace the object if it still has ``version``; False when it does not."""
-        ...
-
-    def keys(self, prefix: str) -> list[str]:
-        """All keys that start with ``prefix``, sorted; a folder's sibling (``run1``/``run10``) is kept apart."""
         ...
 
     def locate(self, key: str) -> str:
@@ -89,24 +101,24 @@ class ObjectStore(Protocol):
         ...
 
     def leave_identity(self, proposed: str) -> str:
-        """Leave a marker with this id unless one is there; returns the id that is there now."""
+        """Write a marker with this id unless there is one; returns the id in the marker now."""
         ...
 
     def expect(self, identity: str) -> None:
-        """Prove now, and with every method from now on, that the store has this id; raises ``Unavailable`` otherwise.
+        """Prove now, and in every method from now on, that the store has this id; raises ``Unavailable`` otherwise.
 
-        A file system is looked at before and after each call, an object store on a network once a second at most.
+        On a file system the proof is made before and after each call, on a network at most once a second.
         """
         ...
 
     def probe(self) -> None:
-        """Check that conditional creates and guarded replaces are honoured.
+        """Check that the store honours conditional creates and replaces.
 
         Raises:
-            ConfigurationError: ``STORE_UNSAFE``; write-once could not be kept.
+            ConfigurationError: ``STORE_UNSAFE``: it does not, so an object could be overwritten.
         """
         ...
 
     def sweep(self) -> int:
-        """Remove what killed processes left behind unseen; returns how many objects were removed."""
+        """Remove temporary objects of killed processes; returns how many."""
         ...

@@ -1,9 +1,9 @@
 """Object store on a file system, durable before a call returns.
 
 A new object is written to a file without a name, fsynced, linked into place (which fails if the name is taken: the
-conditional create) and its directory fsynced. Where the file system has no unnamed files, temporary ones do. A replace
-takes a lock, compares the version, and renames a temporary file. Those live in one folder of their own that no listing
-reaches; old ones are swept at start-up.
+conditional create) and its directory fsynced. Where the file system has no unnamed files, temporary ones are used. A
+replace takes a lock, compares the version, and renames a temporary file. Temporary files live in a folder of their own;
+old ones are removed at start-up.
 
 All of it happens relative to the open root, which is proven to be the store before and after (``anchored.py``).
 """
@@ -20,11 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
-from scenario_runner.contracts.paths import check_relative_posix
+from typing_extensions import override
+
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsync_directory
-from scenario_runner.storage.base import NotAnObjectError, ObjectTooLargeError, StoredObject
+from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError, StoredObject, check_key
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
 from scenario_runner.storage.renames import rename_new
@@ -32,17 +33,24 @@ from scenario_runner.storage.renames import rename_new
 A = TypeVar("A")
 B = TypeVar("B")
 _LOCKS: Final = range(64, 96)
-"""Numbers of the lock files. Those below were readable by every user in earlier releases, and so could be locked."""
+"""Numbers of the lock files. Those below were readable by every user in earlier releases, and so could be locked. Two
+objects seldom share one of 32, and a replace takes a millisecond."""
 
+#: Slices of a batch that is written in parallel: a file system is busy with this many fsyncs.
 _SLICES: Final = 8
+#: A batch up to this size is written sooner than it is handed to threads.
 _ALONE: Final = 2
+#: Files that wait for their names at one time: each is open, and a process may have 1024.
 _OPEN_AT_ONCE: Final = 128
+#: What a file system answers that has no unnamed files, or no hard links.
 _NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_A_FILE: Final = (errno.ELOOP, errno.ENXIO)
 """What opening a symbolic link (not followed), or a socket, fails with."""
 
+#: Folders that are remembered as durable; a hundred bytes each. The set is cleared when it is full.
 _SYNCED_KEPT: Final = 100_000
+#: A temporary file of this age has no writer any more: writing one takes milliseconds.
 _STALE_SECONDS: Final = 3600.0
 
 
@@ -118,8 +126,8 @@ class _Written:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         return False
 
-    def let_go(self) -> None:
-        """Close or remove what was waiting; a name that was given stays."""
+    def release(self) -> None:
+        """Close or remove the file under its temporary name; the name that it was given stays."""
         if self.fd >= 0:
             os.close(self.fd)
             return
@@ -141,7 +149,8 @@ def version_of(data: bytes) -> str:
 
 
 @contextmanager
-def _reported(action: str, path: str) -> Iterator[None]:
+def translating_os_errors(action: str, path: str) -> Iterator[None]:
+    """Raise ``Unavailable`` for an error of the system, saying what cannot be done and what to do."""
     try:
         yield
     except OSError as error:
@@ -154,7 +163,7 @@ def _reported(action: str, path: str) -> Iterator[None]:
         raise Unavailable(f"cannot {action} {path}: {hint}") from error
 
 
-class FilesystemStore:
+class FilesystemStore(ObjectStore):
     """Objects as files under a root directory.
 
     Args:
@@ -182,11 +191,7 @@ class FilesystemStore:
         self._unnamed = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 
     def _path(self, key: str) -> str:
-        try:
-            check_relative_posix(key)
-            key.encode("utf-8")
-        except ValueError as error:
-            raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
+        check_key(key)
         return os.path.join(self.root, key)
 
     # --- identity
@@ -196,21 +201,21 @@ class FilesystemStore:
         return f"{self._private}/{MARKER}"
 
     @property
+    @override
     def where(self) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         return self.root
 
+    @override
     def identity(self) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         return self._root.identity(self._marker)
 
+    @override
     def leave_identity(self, proposed: str) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self.create(self._marker, marker_bytes(proposed))
         return self.identity()
 
+    @override
     def expect(self, identity: str) -> None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self._root.expect(self._marker, identity)
 
     # --- writing
@@ -236,19 +241,16 @@ class FilesystemStore:
             self._make_folder(anchor, self._private)
             self._synced.add(self._private)  # temporary files need no durable names
 
+    @override
     def create(self, key: str, data: bytes) -> bool:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         result = self.create_many([(key, data)])[0]
         if isinstance(result, Unavailable):
             raise result
         return result
 
+    @override
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`.
-
-        Files are written and fsynced in parallel, then linked in the order given; each directory that gained names is
-        fsynced once.
-        """
+        """Write and fsync the files in parallel, link them in the order given, and fsync each directory once."""
         for key, _ in items:
             self._path(key)
         if not items:
@@ -289,7 +291,7 @@ class FilesystemStore:
         Raises:
             Unavailable: one could not be synced, so nothing of the batch is promised.
         """
-        # a name that somebody else gave may not be durable yet either
+        # also where the name was taken: whoever gave it may not have synced the directory yet
         gained = [
             os.path.dirname(key)
             for (key, _), result in zip(items, results, strict=True)
@@ -305,14 +307,14 @@ class FilesystemStore:
 
     def _sync_names(self, anchor: Anchor, folder: str) -> Unavailable | None:
         try:
-            with _reported("fsync", os.path.join(self.root, folder)):
+            with translating_os_errors("fsync", os.path.join(self.root, folder)):
                 fsync_directory(folder or ".", anchor.fd)
         except Unavailable as error:
             return error
         return None
 
     def _map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        """Apply a function in parallel: one slice for each thread, since a hand-over costs more than a file."""
+        """Apply a function in parallel, to a slice in each task: handing over a task costs more than writing a file."""
         if self._pool is None or len(items) <= _ALONE:
             return [function(item) for item in items]
         width = -(-len(items) // _SLICES)
@@ -324,7 +326,7 @@ class FilesystemStore:
     def _write(self, anchor: Anchor, data: bytes) -> _Written | Unavailable:
         key = f"{self._private}/{self._token()}.tmp"
         try:
-            with _reported("write", os.path.join(self.root, key)):
+            with translating_os_errors("write", os.path.join(self.root, key)):
                 self._make_private(anchor)
                 if self._unnamed:
                     try:
@@ -336,14 +338,14 @@ class FilesystemStore:
                         self._unnamed = False
                 write_durably(key, data, self._modes.file, anchor.fd)
         except Unavailable as error:
-            self._synced.clear()  # somebody may have removed what we had made
+            self._synced.clear()  # the folders that were made may have been removed
             return error
         return _Written(-1, key, anchor.fd)
 
     def _link(self, path: str, key: str, file: _Written, anchor: Anchor, made: dict[str, None]) -> bool | Unavailable:
         """Give a written file its name, unless the name is taken; adds the folders that were made to ``made``."""
         try:
-            with _reported("link", path):
+            with translating_os_errors("link", path):
                 try:
                     folder = os.path.dirname(key)
                     if folder not in made:
@@ -352,7 +354,7 @@ class FilesystemStore:
                 except FileExistsError:
                     return False
                 finally:
-                    file.let_go()
+                    file.release()
         except Unavailable as error:
             self._synced.clear()
             return error
@@ -371,11 +373,11 @@ class FilesystemStore:
         finally:
             os.close(fd)
 
+    @override
     def replace(self, key: str, data: bytes, version: str) -> bool:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         path = self._path(key)
         anchor = self._root.make()
-        with _reported("replace", path), self._locked(anchor, key):
+        with translating_os_errors("replace", path), self._locked(anchor, key):
             current = self.read(key, 1 << 30)
             if current is None or current.version != version:
                 return False
@@ -392,16 +394,16 @@ class FilesystemStore:
 
     # --- reading
 
+    @override
     def read(self, key: str, limit: int) -> StoredObject | None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         path = self._path(key)
         anchor = self._root.proven()
-        with _reported("read", path):
+        with translating_os_errors("read", path):
             try:
                 flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
                 fd = os.open(key, flags, dir_fd=anchor.fd)
             except (FileNotFoundError, NotADirectoryError):
-                self._root.prove(anchor)  # nothing is absent from a store that is not there itself
+                self._root.prove(anchor)  # otherwise the object would seem absent from another store
                 return None
             except OSError as error:
                 if error.errno in _NOT_A_FILE and not stat.S_ISREG(os.lstat(path).st_mode):
@@ -421,42 +423,18 @@ class FilesystemStore:
             raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
         return StoredObject(data, version_of(data))
 
-    def keys(self, prefix: str) -> list[str]:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        self._path(prefix.removesuffix("/") if prefix else "all")  # a prefix is the beginning of a key
-        anchor = self._root.anchor_if_there()
-        if anchor is None:
-            return []
-        found: list[str] = []
-        private = os.path.join(self.root, self._private)
-        pending = [os.path.join(self.root, os.path.dirname(prefix))]
-        while pending:
-            folder = pending.pop()
-            with _reported("list", folder):
-                try:
-                    entries = list(os.scandir(folder))
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.extend([] if entry.path == private else [entry.path])
-                else:
-                    found.append(os.path.relpath(entry.path, self.root))
-        self._root.prove(anchor)
-        return sorted(key for key in found if key.startswith(prefix))
-
+    @override
     def locate(self, key: str) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         return self._path(key)
 
+    @override
     def probe(self) -> None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         key = f"{self._private}/probe-{self._token()}"
         first, second = b"first", b"second"
         honoured = self.create(key, first) and not self.create(key, second) and self._holds(key, first)
         honoured = honoured and not self.replace(key, second, version_of(second)) and self._holds(key, first)
         honoured = honoured and self.replace(key, second, version_of(first)) and self._holds(key, second)
-        with _reported("remove", self._path(key)):
+        with translating_os_errors("remove", self._path(key)):
             os.unlink(key, dir_fd=self._root.proven().fd)
         if not honoured:
             raise ConfigurationError(
@@ -470,13 +448,13 @@ class FilesystemStore:
         stored = self.read(key, len(data))
         return stored is not None and stored.data == data
 
+    @override
     def sweep(self) -> int:
-        """Remove temporary files that a killed process left behind; returns how many."""
         anchor = self._root.anchor_if_there()
         if anchor is None:
             return 0
         removed = 0
-        with _reported("sweep", os.path.join(self.root, self._private)):
+        with translating_os_errors("sweep", os.path.join(self.root, self._private)):
             try:
                 names = _names_in(self._private, anchor)
             except FileNotFoundError:
@@ -501,5 +479,5 @@ def _sweep_one(key: str, anchor: Anchor) -> int:
             return 0
         os.unlink(key, dir_fd=anchor.fd)
     except (FileNotFoundError, IsADirectoryError, PermissionError):
-        return 0  # its writer has just finished, or it is nobody's temporary file
+        return 0  # its writer has just finished, or it is no temporary file of ours
     return 1

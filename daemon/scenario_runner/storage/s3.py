@@ -8,31 +8,35 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
-from scenario_runner.contracts.paths import check_relative_posix
-from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ObjectTooLargeError, StoredObject
-from scenario_runner.storage.identity import MARKER, MAX_MARKER, another_store, marker_bytes, parse_marker
-from scenario_runner.storage.s3_client import BadKeyError, S3Bucket, TooLargeError
+from typing_extensions import override
 
-_MAX_LISTED: Final = 10_000_000
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError, StoredObject, check_key
+from scenario_runner.storage.identity import MARKER, MAX_MARKER, another_store, marker_bytes, parse_marker
+from scenario_runner.storage.s3_client import S3Bucket, TooLargeError
+
+#: Probes before a store is called unsafe: one fails when another process probes the same object at the same time.
 _PROBES: Final = 5
-_SLOTS: Final = 256
-_LANES: Final = 16
+#: Objects that probes use. Few, because they are never deleted; enough that two processes seldom take the same one.
+_PROBE_OBJECTS: Final = 256
+#: Most threads for one batch. A request takes 10 to 30 ms and little CPU; more threads only wait for the interpreter.
+_CREATORS: Final = 16
 #: A proof costs a request: one a second, however many runs there are.
 _PROOF_SECONDS: Final = 1.0
+#: An ETag that no object has.
 _NO_ETAG: Final = '"00000000000000000000000000000000"'
 
 
-class S3Store:
-    """See :class:`~scenario_runner.storage.base.ObjectStore`.
+class S3Store(ObjectStore):
+    """Objects below a prefix of a bucket.
 
     Args:
         bucket: The bucket.
         prefix: Key prefix of the root, without slashes at its ends; may be empty.
         private: Folder under the root, as a key, for probes and the store's marker.
         pool: Threads that write many objects at once; one after the other without.
-        token: Source of random words.
+        token: Source of random names.
         monotonic: Seconds, never going back.
     """
 
@@ -52,11 +56,7 @@ class S3Store:
         self._proving = threading.Lock()
 
     def _key(self, key: str) -> str:
-        try:
-            check_relative_posix(key)
-            key.encode("utf-8")
-        except ValueError as error:
-            raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
+        check_key(key)
         return f"{self._prefix}/{key}" if self._prefix else key
 
     # --- identity
@@ -66,12 +66,12 @@ class S3Store:
         return f"{self._private}/{MARKER}"
 
     @property
+    @override
     def where(self) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         return self._bucket.uri(self._prefix).rstrip("/")
 
+    @override
     def identity(self) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         where = self.locate(self._marker)
         try:
             found = self._bucket.get(self._key(self._marker), MAX_MARKER)
@@ -79,13 +79,13 @@ class S3Store:
             return parse_marker(b"", where)
         return "" if found is None else parse_marker(bytes(found.data), where)
 
+    @override
     def leave_identity(self, proposed: str) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self._bucket.put(self._key(self._marker), marker_bytes(proposed))
         return self.identity()
 
+    @override
     def expect(self, identity: str) -> None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self._expected, self._proof_due = identity, 0.0
         self._prove()
 
@@ -106,14 +106,15 @@ class S3Store:
 
     # --- objects
 
+    @override
     def create(self, key: str, data: bytes) -> bool:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         path = self._key(key)
         self._prove()
         return self._bucket.put(path, data)
 
+    @override
     def create_many(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`. Objects are written in parallel."""
+        """Create the objects in parallel."""
         for key, _ in items:
             self._key(key)
         if not items:
@@ -123,11 +124,11 @@ class S3Store:
         except Unavailable as error:
             return [error] * len(items)
         first: dict[str, int] = {}
-        for place, (key, _) in enumerate(items):
-            first.setdefault(key, place)
-        places = list(first.values())
-        made = dict(zip(places, self._create_all([items[place] for place in places]), strict=True))
-        return [made[place] if place in made else self._create_one(item) for place, item in enumerate(items)]
+        for index, (key, _) in enumerate(items):
+            first.setdefault(key, index)
+        firsts = list(first.values())
+        created = dict(zip(firsts, self._create_all([items[index] for index in firsts]), strict=True))
+        return [created[index] if index in created else self._create_one(item) for index, item in enumerate(items)]
 
     def _create_one(self, item: tuple[str, bytes]) -> bool | Unavailable:
         try:
@@ -136,23 +137,26 @@ class S3Store:
             return error
 
     def _create_all(self, items: Sequence[tuple[str, bytes]]) -> list[bool | Unavailable]:
-        """Create objects, in parallel where there are threads: each takes every n-th, so that few hands touch many."""
-        lanes = min(_LANES, len(items))
-        if self._pool is None or lanes <= 1:
+        """Create objects with different keys, in parallel where there is a pool.
+
+        The items are striped over few tasks: handing a task to a thread costs about as much CPU as a request.
+        """
+        stripes = min(_CREATORS, len(items))
+        if self._pool is None or stripes <= 1:
             return [self._create_one(item) for item in items]
-        made: list[bool | Unavailable] = [False] * len(items)
+        created: list[bool | Unavailable] = [False] * len(items)
 
-        def some(first: int) -> None:
-            for place in range(first, len(items), lanes):
-                made[place] = self._create_one(items[place])
+        def create_stripe(first: int) -> None:
+            for index in range(first, len(items), stripes):
+                created[index] = self._create_one(items[index])
 
-        list(self._pool.map(some, range(lanes)))
-        return made
+        list(self._pool.map(create_stripe, range(stripes)))
+        return created
 
+    @override
     def read(self, key: str, limit: int) -> StoredObject | None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         path = self._key(key)
-        self._prove()  # nothing is absent from a store that is not there itself
+        self._prove()  # otherwise an object would seem absent from a bucket that is not ours
         try:
             found = self._bucket.get(path, limit)
         except TooLargeError as error:
@@ -161,37 +165,22 @@ class S3Store:
             ) from error
         return None if found is None else StoredObject(bytes(found.data), found.etag)
 
+    @override
     def replace(self, key: str, data: bytes, version: str) -> bool:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         self._prove()
         return self._bucket.put(self._key(key), data, replacing=version or _NO_ETAG)
 
-    def keys(self, prefix: str) -> list[str]:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
-        if prefix:
-            self._key(prefix.removesuffix("/"))
-        self._prove()
-        folder = prefix.rpartition("/")[0]
-        try:
-            found = self._bucket.listing("/".join(filter(None, (self._prefix, folder))), _MAX_LISTED)
-        except BadKeyError as error:
-            raise Unavailable(f"cannot list {self._bucket.uri(folder)}: {error}") from error
-        if found is None:
-            raise Unavailable(f"{self._bucket.uri(folder)} holds more than {_MAX_LISTED} objects")
-        skip = len(self._prefix) + 1 if self._prefix else 0
-        keys = [item.key[skip:] for item in found]
-        return [key for key in keys if key.startswith(prefix) and not key.startswith(self._private + "/")]
-
+    @override
     def locate(self, key: str) -> str:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`."""
         return self._bucket.uri(self._key(key))
 
+    @override
     def probe(self) -> None:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`.
+        """Probe with a few objects that are used again and again.
 
-        Uses a few objects again and again, so that it needs no permission to delete and leaves no heap behind.
+        So no permission to delete is needed, and the number of objects does not grow.
         """
-        if not any(self._probe_once(f"{self._private}/{self._slot()}") for _ in range(_PROBES)):
+        if not any(self._probe_once(f"{self._private}/{self._probe_object()}") for _ in range(_PROBES)):
             raise ConfigurationError(
                 self._bucket.uri(self._prefix),
                 "the object store does not honour conditional writes (If-None-Match, If-Match), so write-once "
@@ -200,11 +189,11 @@ class S3Store:
                 Reason.STORE_UNSAFE,
             )
 
-    def _slot(self) -> str:
-        return f"probe-{int(hashlib.sha256(self._token().encode()).hexdigest(), 16) % _SLOTS:03d}"
+    def _probe_object(self) -> str:
+        return f"probe-{int(hashlib.sha256(self._token().encode()).hexdigest(), 16) % _PROBE_OBJECTS:03d}"
 
     def _probe_once(self, key: str) -> bool:
-        """True when everything held; false also when another process probed at the same time."""
+        """True when every condition held; False also when another process probed the same object at the same time."""
         first, second = (f"probe {self._token()}".encode() for _ in range(2))
         self.create(key, first)
         if self.create(key, second):
@@ -218,6 +207,7 @@ class S3Store:
         after = self.read(key, 1 << 16)
         return replaced and after is not None and after.data == second and after.version != before.version
 
+    @override
     def sweep(self) -> int:
-        """See :class:`~scenario_runner.storage.base.ObjectStore`. Nothing is ever left behind here."""
+        """Do nothing: there are no temporary objects."""
         return 0

@@ -35,6 +35,7 @@ from fault_proxy import (
     status_after,
 )
 from s3_support import PRIVATE, SERVERS, Spot, spot_on
+from storage_support import objects_in
 from support import World
 
 from scenario_runner.artifacts import s3_tree
@@ -96,9 +97,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def racy_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def writes_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just written counts as written long ago."""
-    monkeypatch.setattr("scenario_runner.artifacts.s3.RACY_NS", -60_000_000_000)
+    monkeypatch.setattr("scenario_runner.artifacts.reuse.RACY_NS", -60_000_000_000)
 
 
 def opened(spot: Spot, root: str = "root", **options: Any) -> S3RunRoot:
@@ -143,7 +144,7 @@ CALLS: dict[str, Call] = {
     "read": Call("GET", lambda spot: spot.store().read("object", MANY).data, BODY),
     "get_range": Call("GET", _range, BODY[100:600]),
     "head": Call("HEAD", lambda spot: spot.bucket().head(f"{spot.prefix}/object").size, len(BODY)),
-    "list": Call("LIST", lambda spot: spot.store().keys(""), ["object", "root/file"]),
+    "list": Call("LIST", lambda spot: objects_in(spot.store()), ["object", "root/file"]),
     "digest": Call("GET", lambda spot: digest_of(opened(spot), "root/file".partition("/")[2]).sha256, sha(BODY)),
     "create": Call("PUT", lambda spot: (spot.store().create("new", b"new"), spot.data("new")), (True, b"new")),
     "replace": Call("PUT", _replace, (True, b"new")),
@@ -213,7 +214,7 @@ def test_evidence_behind_a_server_that_refuses_is_never_missing_nor_refused(
     monkeypatch.setattr("scenario_runner.storage.s3_client._RETRY", RetryPolicy(0.002, 0.01, deadline_seconds=0.02))
     spot.put_all({"root/a/file": BODY, "root/a/empty": b"", "root/b/c/file": b"y"})
     for at_once in (2000, 1):
-        monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+        monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
         spot.proxy.clear()
         looks: list[Callable[[S3RunRoot], Any]] = [
             lambda root: root.kind("a"), lambda root: root.kind("a/file"), lambda root: root.kind("a/empty"),
@@ -307,7 +308,7 @@ def test_a_bucket_that_is_not_there_is_never_an_absent_object(spot: Spot) -> Non
     name = f"sr-no-such-bucket-{secrets.token_hex(4)}"
     store = S3Store(spot.bucket(name), "prefix", PRIVATE)
     calls: list[Callable[[], Any]] = [
-        lambda: store.read("object", MANY), lambda: store.create("object", b"x"), lambda: store.keys(""), store.probe,
+        lambda: store.read("object", MANY), lambda: store.create("object", b"x"), store.probe,
         lambda: spot.artifacts(root=f"s3://{name}").open(f"s3://{name}/run", ReadBudget()),
         lambda: store.replace("object", b"x", '"0"'),
         lambda: spot.bucket(name).get_range("object", 0, 1, '"0"'),
@@ -396,7 +397,7 @@ def test_a_credentials_file_that_is_rotated_is_read_again_while_the_store_is_ope
 def test_a_server_that_does_not_listen_is_unavailable(first: Spot) -> None:
     first.proxy.close()
     for call in (lambda: first.store().read("object", MANY), lambda: first.store().create("object", b"x"),
-                 lambda: first.store().keys(""), lambda: opened(first)):  # fmt: skip
+                 lambda: opened(first)):  # fmt: skip
         with pytest.raises(Unavailable):
             call()
 
@@ -426,7 +427,7 @@ def _body(answer: Any, body: bytes) -> Any:
 def test_a_prefix_never_takes_its_siblings_along(spot: Spot) -> None:
     spot.put_all({"root/run1/a": b"1", "root/run1/b/c": b"1", "root/run10/a": b"2", "root/run1.bak/a": b"3",
                   "root/run": b"4", "root/run1-a": b"5"})  # fmt: skip
-    assert spot.store().keys("root/run1/") == ["root/run1/a", "root/run1/b/c"]
+    assert objects_in(spot.store(), "root/run1") == ["root/run1/a", "root/run1/b/c"]
     root = opened(spot)
     assert root.files_under("run1") == ["run1/a", "run1/b/c"]
     assert opened(spot, "root/run1").files_under("b") == ["b/c"]
@@ -479,7 +480,7 @@ def test_bounds_of_the_policy_hold_for_listings_and_sizes(spot: Spot) -> None:
     assert root.size([f"few/{number}" for number in range(7)]) == 10
 
 
-def test_what_was_derived_is_kept_while_the_object_is_the_same(first: Spot, racy_is_settled: None) -> None:
+def test_what_was_derived_is_kept_while_the_object_is_the_same(first: Spot, writes_are_old: None) -> None:
     first.put("root/a", b"one")
     artifacts = first.artifacts(DigestReuse())
     for text, answer in ((b"one", "first"), (b"one", "first"), (b"two", "third")):
@@ -488,7 +489,7 @@ def test_what_was_derived_is_kept_while_the_object_is_the_same(first: Spot, racy
         assert root.derive("a", 10, "name", lambda _data, answer=answer: answer) == answer
 
 
-def test_a_large_digest_on_s3_that_was_broken_off_goes_on_where_it_was(first: Spot, racy_is_settled: None) -> None:
+def test_a_large_digest_on_s3_that_was_broken_off_goes_on_where_it_was(first: Spot, writes_are_old: None) -> None:
     data = secrets.token_bytes(1 << 20) * 20
     first.put("root/large", data)
     artifacts = first.artifacts(DigestReuse())
@@ -553,7 +554,7 @@ def test_a_root_outside_the_allowed_ones_is_refused_before_anything_is_asked(spo
 def test_folder_markers_are_folders_and_empty_files_are_files(
     spot: Spot, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
     spot.put_all({"root/": b"", "root/a/": b"", "root/a/file": b"x", "root/a/nothing": b"", "root/only/": b"",
                   "root/parts/": b"", "root/parts/part-0": b"x", "root/parts/sub/": b""})  # fmt: skip
     root = opened(spot)
@@ -577,7 +578,7 @@ def test_a_folder_that_holds_an_object_which_is_also_a_folder_is_refused_whole(
     spot: Spot, monkeypatch: pytest.MonkeyPatch, at_once: int, parts: bool
 ) -> None:
     """Bytes that a listing by folders would hide are bytes that nobody hashed."""
-    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
     spot.put_all({"root/d/evil": b"payload", "root/d/evil/part-0.txt": b"y", "root/d/part-0.txt": b"z"})
     with pytest.raises(EvidenceRefused, match="at the same time"):
         opened(spot).files_under("d", parts=parts)
@@ -586,7 +587,7 @@ def test_a_folder_that_holds_an_object_which_is_also_a_folder_is_refused_whole(
 def test_a_key_with_an_empty_segment_below_a_folder_that_is_too_large_to_list_is_refused(
     spot: Spot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_tree, "AT_ONCE", 1)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", 1)
     spot.put_all({"root/a": b"x", "root/b": b"x"})
     spot.client.put_object(Bucket=spot.bucket_name, Key=f"{spot.prefix}/root/d//x", Body=b"1")
     with pytest.raises(EvidenceRefused, match="normalised"):
@@ -595,7 +596,7 @@ def test_a_key_with_an_empty_segment_below_a_folder_that_is_too_large_to_list_is
 
 @pytest.mark.parametrize("at_once", [2000, 1])
 def test_an_object_that_is_also_a_folder_is_refused(spot: Spot, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
     spot.put_all({"root/a": b"x", "root/a/b": b"y", "root/c": b"z"})
     root = opened(spot)
     for look in (lambda: root.kind("a"), lambda: root.read("a", 10), lambda: digest_of(root, "a")):
@@ -612,7 +613,7 @@ BAD_KEYS = ("a//file", "a/../file", "a/./file", "a/../../../file")
 def test_a_key_that_is_no_path_is_refused_where_somebody_looks_and_ignored_elsewhere(
     first: Spot, monkeypatch: pytest.MonkeyPatch, key: str, at_once: int
 ) -> None:
-    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
     first.put_all({"root/a/good": b"x", "root/b/good": b"y", "root/b/sub/good": b"z"})
     first.client.put_object(Bucket=first.bucket_name, Key=f"{first.prefix}/root/{key}", Body=b"hidden")
     listed = {
@@ -682,7 +683,7 @@ def test_a_root_too_large_to_list_at_once_gives_the_same_answers_and_digests(
         "kind both": "EvidenceRefused"
     }
     for at_once in (1, 2, 4, 9):
-        monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+        monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
         assert everything_about(opened(spot)) == whole, at_once
 
 
@@ -740,7 +741,7 @@ def test_an_object_that_changes_between_two_blocks_never_gives_a_digest(
 def test_an_object_that_changes_between_look_and_confirmation_is_noticed(
     spot: Spot, monkeypatch: pytest.MonkeyPatch, change: str, at_once: int
 ) -> None:
-    monkeypatch.setattr(s3_tree, "AT_ONCE", at_once)
+    monkeypatch.setattr(s3_tree, "WHOLE_LISTING", at_once)
     spot.put_all({"root/file": BODY, "root/a/1": b"1", "root/b/1": b"1"})
     root = opened(spot)
     digest_of(root, "file", "a/1")
@@ -890,7 +891,7 @@ def test_a_fault_in_any_block_leaves_the_digest_right(first: Spot, monkeypatch: 
     assert rule.hits > 5
 
 
-@pytest.mark.usefixtures("racy_is_settled")
+@pytest.mark.usefixtures("writes_are_old")
 def test_a_second_look_at_unchanged_objects_lists_once_and_reads_nothing(spot: Spot) -> None:
     spot.put_all({f"root/a/{number}": b"%d" % number * 1000 for number in range(12)})
     artifacts = spot.artifacts(reuse=DigestReuse())
@@ -912,7 +913,7 @@ def test_a_second_look_at_unchanged_objects_lists_once_and_reads_nothing(spot: S
     assert dict(counts) == {"LIST": 1}, "opening and confirming an unchanged root is one listing"
 
 
-@pytest.mark.usefixtures("racy_is_settled")
+@pytest.mark.usefixtures("writes_are_old")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_kept_digest_is_not_believed_of_a_changed_object(spot: Spot, change: str) -> None:
     spot.put_all({"root/file": BODY, "root/other": b"x"})
@@ -934,7 +935,7 @@ def test_the_digest_of_an_object_that_was_just_written_is_not_kept(spot: Spot) -
         with spot.proxy.counting() as counts:
             root = artifacts.open(spot.uri("root"), ReadBudget())
             assert digest_of(root, "file").sha256 == sha(BODY)
-            assert not root.snapshot().settled
+            assert not root.snapshot().stable
         assert counts["GET"] == 1
 
 
@@ -965,8 +966,7 @@ def test_a_store_that_ignores_conditions_fails_the_probe(first: Spot, condition:
 def test_probes_of_many_processes_at_once_all_pass(spot: Spot) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: spot.store().probe(), range(16)))
-    probes = [key for key in spot.store().keys("") if "probe" in key]
-    assert probes == [], "probes are never listed"
+    assert objects_in(spot.store()) == [], "probes lie in the private folder"
 
 
 @pytest.mark.parametrize("fault", ["503 SlowDown", "reset before the server hears", "500", "409"])

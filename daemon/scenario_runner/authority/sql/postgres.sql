@@ -296,7 +296,7 @@ FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
 
 -- name: postpone_signals
 WITH failed AS MATERIALIZED (
-  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[]) AND sent_us IS NULL
+  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[])
   ORDER BY outbox_id FOR UPDATE)
 UPDATE outbox o SET due_us = %(due_us)b, lease_owner = '', lease_until_us = 0
 FROM failed f WHERE o.outbox_id = f.outbox_id;

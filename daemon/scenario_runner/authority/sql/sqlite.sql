@@ -114,8 +114,7 @@ UPDATE outbox SET sent_us = :now, lease_owner = '', lease_until_us = 0
 WHERE outbox_id = :outbox_id AND sent_us IS NULL;
 
 -- name: postpone_signal
-UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0
-WHERE outbox_id = :outbox_id AND sent_us IS NULL;
+UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0 WHERE outbox_id = :outbox_id;
 
 -- name: any_ahead
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)

@@ -74,7 +74,7 @@ POINTS: dict[str, Moment] = {
     "third receipt linked": Moment("os:link", match="instance_receipt.json", nth=3),
     "facts views written": Moment(LEDGER + "write_facts_views", match="FactsView"),
     "facts view, linked": Moment("os:link", match="/run_facts_view/", nth=2),
-    "facts view, let go by its writer": Moment(FILES + "_Written.let_go", match="/run_facts_view/"),
+    "facts view, released by its writer": Moment(FILES + "_Written.release", match="/run_facts_view/"),
     "facts view, directory fsynced": Moment(FILES + "fsync_directory", match="/run_facts_view"),
     "outcome written, before the commit": Moment(ROWS + "_apply", nth=3),
     "signal added, before the commit": Moment(ROWS + "_add_signal", nth=3),

@@ -6,6 +6,7 @@ module, of the contract or of the clocks.
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,16 @@ from authority_support import (
 )
 from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import Authority, Claim, ProjectionFailure, RunRow
+from scenario_runner.authority import sqlite as sqlite_module
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, Claim, ProjectionFailure, RunRow
 from scenario_runner.authority.rows import QUIET_PERIOD_US
+from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from scenario_runner.authority.base import Transition
 
@@ -232,6 +236,31 @@ def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Autho
     assert len(authority.claim_projections("relay", 1, LEASE)) == 1
 
 
+def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:  # noqa: F811
+    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    authority.mark_projected([(hex32("a"), 5)])
+    assert authority.resume_deliveries() == 0
+
+
+def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
+    first, _ = two_claims(authority)
+    authority.admit([asking("unprojected"), asking("left")])
+    for claim in authority.claim("w2", 2, LEASE):
+        settle(authority, ready(claim, claim.run_id))
+    assert len(unprojected(authority)) == 2
+    authority.postpone_projections([ProjectionFailure(hex32("unprojected"), START + SECOND, "away")])
+    authority.postpone_projections([ProjectionFailure(hex32("left"), UNTIL_RESTART, "drift")])
+    (later, never, _) = refusals(authority, "later", "never", "fresh")
+    authority.postpone_signals([later.outbox_id], START + SECOND)
+    authority.postpone_signals([never.outbox_id], UNTIL_RESTART)
+    settle(authority, parked(first, START + WAIT))
+    before = row(authority, "b"), row(authority, "unprojected"), row(authority, "left")
+    assert authority.pull_in_times() == 1
+    assert (row(authority, "b"), row(authority, "unprojected"), row(authority, "left")) == before
+    assert row(authority, "a").due_us == START
+    assert authority.pull_in_times() == 0
+
+
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -268,3 +297,72 @@ def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> No
 def test_no_more_signals_are_claimed_than_asked_for(authority: Authority) -> None:  # noqa: F811
     authority.admit([settled(name, Disposition.REJECTED, hex32(name), draft(name)) for name in "abc"])
     assert len(authority.claim_signals("p", 2, LEASE)) == 2
+
+
+def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authority) -> None:  # noqa: F811
+    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    assert len(authority.claim_projections("relay", 10, LEASE)) == 2
+    refusals(authority, "x")
+    authority.admit([asking("k")])
+    claim_one(authority, "w3")
+    authority.expire_owner("somebody else")
+    assert authority.owners() == {"relay", "p", "w3"}
+    assert authority.claim("w4", 10, LEASE) == []
+    assert authority.claim_projections("other", 10, LEASE) == []
+    assert authority.claim_signals("other", 10, LEASE) == []
+
+
+# --- idle -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Authority, Callable[[], None]]]:
+    """A SQLite authority, and what makes another process keep its write lock from then on."""
+    path = str(tmp_path / "authority.db")
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
+    opened = SqliteAuthority(path, clock=Clock())
+    other = sqlite3.connect(path, isolation_level=None)
+    yield opened, lambda: other.execute("BEGIN IMMEDIATE") and None
+    other.close()
+    opened.close()
+
+
+def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Callable[[], None]]) -> None:
+    authority, lock = locked  # noqa: F811
+    settle(authority, parked(two_claims(authority)[0], START + SECOND))
+    authority.admit([asking("done"), settled("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
+    settle(authority, ready(claim_one(authority, "w2"), "done"))
+    claimed = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in claimed])
+    (sent, later) = authority.claim_signals("p", 10, LEASE)
+    authority.mark_sent([sent.outbox_id])
+    authority.postpone_signals([later.outbox_id], START + SECOND)
+    lock()
+    assert authority.claim_signals("p", 10, LEASE) == []
+    assert authority.pull_in_times() == 0
+
+
+def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    first, second = two_claims(authority)
+    settle(authority, parked(first, START + SECOND), ready(second, "ready"))
+    authority.admit([settled("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
+    lock()
+    assert authority.pull_in_times() == 0
+
+
+def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    authority.admit([asking("k")])
+    settle(authority, ready(claim_one(authority)))
+    authority.mark_projected([(hex32("k"), 5)])
+    (row_,) = authority.claim_signals("p", 10, LEASE)
+    authority.mark_sent([row_.outbox_id])
+    lock()
+    assert authority.claim("w1", 10, LEASE) == []
+    assert authority.claim_projections("relay", 10, LEASE) == []
+    assert authority.claim_signals("p", 10, LEASE) == []

@@ -86,7 +86,7 @@ def _hold(cache: EvidenceCache) -> str:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just written counts as written long ago."""
-    monkeypatch.setattr("scenario_runner.artifacts.local.RACY_NS", -60_000_000_000)
+    monkeypatch.setattr("scenario_runner.artifacts.reuse.RACY_NS", -60_000_000_000)
 
 
 @dataclass

@@ -118,14 +118,14 @@ class _Changed:
 
 
 PASSED = Finding(Outcome.PASS, None, "", {}, verified=object())  # type: ignore[arg-type]
-LONG_AGO = Snapshot({"flag": (1,)}, {}, {}, settled=True)
+LONG_AGO = Snapshot({"flag": (1,)}, {}, {}, stable=True)
 
 
 @pytest.mark.parametrize(
     ("snapshot", "finding", "root", "kept"),
     [
         (LONG_AGO, PASSED, _Unchanged(), True),
-        (replace(LONG_AGO, settled=False), PASSED, _Unchanged(), False),
+        (replace(LONG_AGO, stable=False), PASSED, _Unchanged(), False),
         (LONG_AGO, replace(PASSED, verified=None), _Unchanged(), False),
         (LONG_AGO, PASSED, _Changed(), False),
     ],

@@ -90,7 +90,6 @@ def test_the_first_identity_that_is_left_stays(place: Place) -> None:
     assert (first.identity(), second.identity()) == (ID, ID)
     first.expect(ID)
     assert first.create("a", b"x") is True
-    assert first.keys("") == ["a"], "the marker is no object of the store"
 
 
 @pytest.mark.parametrize("found", [None, marker(OTHER), b"", b"{", b'{"store_id": 7}', b"[]", b"x" * 100_000])
@@ -107,7 +106,6 @@ def test_a_store_without_its_marker_is_unavailable_until_it_is_back(place: Place
         lambda: store.create("b", b"x"),
         lambda: store.replace("a", b"y", stored.version),
         lambda: store.read("nothing", 10),
-        lambda: store.keys(""),
     ]
     for call in calls:
         with pytest.raises(Unavailable):
@@ -274,7 +272,7 @@ def test_an_identical_marker_does_not_make_the_old_folder_ours(known: Filesystem
 
 def test_a_folder_that_is_known_is_never_made(known: FilesystemStore) -> None:
     os.rename(known.root, f"{known.root}.mounted")
-    for call in (lambda: known.create("b", b"x"), known.sweep, lambda: known.keys(""), known.probe):
+    for call in (lambda: known.create("b", b"x"), known.sweep, known.probe):
         with pytest.raises(Unavailable):
             call()  # type: ignore[no-untyped-call]
     assert not os.path.exists(known.root)

@@ -1,0 +1,20 @@
+"""What lies in an object store, seen past its interface."""
+
+from pathlib import Path
+
+from scenario_runner.storage.base import ObjectStore
+from scenario_runner.storage.filesystem import FilesystemStore
+from scenario_runner.storage.s3 import S3Store
+
+
+def objects_in(store: ObjectStore, folder: str = "") -> list[str]:
+    """Keys of the objects in a folder of a store, sorted; without those of its private folder."""
+    if isinstance(store, FilesystemStore):
+        root = Path(store.root)
+        found = [path.relative_to(root).as_posix() for path in (root / folder).rglob("*") if not path.is_dir()]
+    else:
+        assert isinstance(store, S3Store)
+        listed = store._bucket.listing("/".join(filter(None, (store._prefix, folder))), 100_000)
+        assert listed is not None
+        found = [item.key.removeprefix(store._prefix).lstrip("/") for item in listed]
+    return sorted(key for key in found if not key.startswith(store._private + "/"))
