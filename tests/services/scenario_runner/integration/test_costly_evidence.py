@@ -177,6 +177,26 @@ def test_members_that_are_listed_by_their_canonical_form_pass_and_are_too_large_
     assert all(word in detail for word in ("m.json", str(MAX_DOCUMENT_BYTES), "canonical"))
 
 
+def test_a_large_member_that_is_listed_by_the_digest_of_its_bytes_is_not_parsed(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "w")
+    made = world.make_run("large", outputs=[MEMBERS_OUTPUT])
+    data = b" " * (MAX_DOCUMENT_BYTES + 10)
+    add_members(made, {"m.json": (data, sha(data))})
+    assert verdict(world, made)[0] == ("READY", "")
+
+
+def test_a_member_that_is_an_empty_folder_is_no_evidence(tmp_path: Path) -> None:
+    """The digest of nothing is well known."""
+    world = ForkedWorld(tmp_path / "w")
+    made = world.make_run("hollow", outputs=[MEMBERS_OUTPUT])
+    add_members(made, {"hollow": (b"", sha(b""))})
+    (bundle_of(made) / "hollow").unlink()
+    (bundle_of(made) / "hollow").mkdir()
+    found, detail = verdict(world, made)
+    assert found == ("QUARANTINED", "EVIDENCE_MALFORMED")
+    assert "is an empty directory" in detail
+
+
 # --- others, and the end of the process
 
 
@@ -266,6 +286,8 @@ def test_an_output_whose_path_needs_the_run_id_is_refused_at_once_from_another_e
     found, detail = verdict(world, made)
     assert found == ("FAILED", "OUTPUT_OF_ANOTHER_RUN")
     assert all(word in detail for word in (RUN_ID_OUTPUT, made["run_id"], made["engine_run_id"]))
+    outputs = {item["output_id"]: item for item in world.query("explain", made["run_id"])[1]["outputs"]}
+    assert (outputs[RUN_ID_OUTPUT]["outcome"], outputs[OUTPUT]["outcome"]) == ("FAIL", "NOT_READ")
     other = made["request"] | {"run_equivalence_key": "without it", "output_ids": [OUTPUT]}
     world.drop(other, "other.json")
     world.serve()

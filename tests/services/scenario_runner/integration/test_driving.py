@@ -14,10 +14,12 @@ from structlog.testing import capture_logs
 from support import ForkedWorld, World
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, ReadBudget, Share
+from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.authority.base import Claim
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import (
+    EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
     EvidenceRefused,
@@ -285,6 +287,73 @@ def test_evidence_that_changes_meanwhile_is_not_waited_for_by_a_batch(world: Wor
     else:
         assert (deferred, bench.artifacts.looks) == ([], 3)
         assert (found.state, found.reason_code) == (RunState.QUARANTINED, "EVIDENCE_CHANGED")
+
+
+class Vanishing:
+    """An engine run root in which a file is removed just before it is digested, once."""
+
+    def __init__(self, inner: Any, file: Path) -> None:
+        self._inner, self._file = inner, file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def digest(self, sequences: Any) -> Any:
+        if any(str(self._file).endswith(path) for sequence in sequences for path in sequence):
+            self._file.unlink(missing_ok=True)
+        return self._inner.digest(sequences)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [("**/outlet_catalogue/**/part-*", RunState.READY), ("**/1A/validation/*/*.bin", RunState.QUARANTINED)],
+    ids=["a part of an output", "a member of a bundle"],
+)
+def test_a_file_that_disappears_while_it_is_read_is_a_change_and_not_something_to_wait_for(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, pattern: str, wanted: RunState
+) -> None:
+    """What is left is examined again: one part less is another output, one member less another bundle."""
+    made = world.make_run(
+        "vanishing", outputs=["outlet_catalogue"], damage="index_missing",
+        damage_target="gate.layer1.1A.validation", parts=2,
+    )  # fmt: skip
+    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    file = sorted(Path(made["engine_run_root"]).glob(pattern))[-1]
+    monkeypatch.setattr(bench.artifacts, "open", lambda *given: Vanishing(artifacts.open(*given), file))
+    bench.drive(UNLIMITED)
+    artifacts.close()
+    found = bench.authority.run(admitted.run_id)
+    assert found is not None
+    assert found.state is wanted, (found.reason_code, found.last_error)
+    assert not file.exists()
+
+
+class Archived(Vanishing):
+    """An engine run root one of whose files the store has put into an archive."""
+
+    def digest(self, sequences: Any) -> Any:
+        digests = self._inner.digest(sequences)
+        gone = EvidenceArchived(f"{self._file.name} is archived; restore it", path=self._file.name)
+        held = [any(str(self._file).endswith(path) for path in sequence) for sequence in sequences]
+        return [gone if hit else digest for hit, digest in zip(held, digests, strict=True)]
+
+
+@pytest.mark.parametrize("pattern", ["**/outlet_catalogue/**/part-*", "**/1A/validation/*/*.bin"])
+def test_a_file_that_was_put_into_an_archive_is_waited_for(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    made = world.make_run("archived", outputs=["outlet_catalogue"])
+    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    file = next(Path(made["engine_run_root"]).glob(pattern))
+    monkeypatch.setattr(bench.artifacts, "open", lambda *given: Archived(artifacts.open(*given), file))
+    bench.drive(UNLIMITED)
+    artifacts.close()
+    found, last = bench.authority.run(admitted.run_id), bench.authority.events(admitted.run_id)[-1]
+    assert found is not None
+    assert found.state is RunState.WAITING_EVIDENCE, found.reason_code
+    assert "is archived; restore it" in last.details["detail"]
 
 
 def lose(bench: Bench, claim: Claim) -> None:

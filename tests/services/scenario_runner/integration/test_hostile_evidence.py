@@ -1067,6 +1067,50 @@ def test_an_index_outside_its_bundle_is_read_too(world: World) -> None:
     assert state_of(world, made) == ("QUARANTINED", CONFLICT)
 
 
+CANONICAL_ONLY = b'{ "b": 1, "a": 2 }'
+OUTSIDE: dict[str, tuple[dict[str, str], str]] = {
+    "nothing more": ({}, "READY"),
+    "a file with the digest of its bytes": (
+        {"path": "more.json", "sha256_hex": hashlib.sha256(CANONICAL_ONLY).hexdigest()},
+        "READY",
+    ),
+    "a file with the digest of its canonical form, which is for another law": (
+        {"path": "more.json", "sha256_hex": hashlib.sha256(b'{"a":2,"b":1}').hexdigest()},
+        CONFLICT,
+    ),
+    "a folder": ({"path": "folder"}, MALFORMED),
+    "a folder with a digest": ({"path": "folder", "sha256_hex": hashlib.sha256(b"x").hexdigest()}, MALFORMED),
+}
+
+
+@pytest.mark.parametrize("more", OUTSIDE)
+def test_what_an_index_names_beside_the_bundle_is_read_under_the_bundles_own_law(world: World, more: str) -> None:
+    entry, wanted = OUTSIDE[more]
+
+    def index_outside(_: dict[str, Any], gate: dict[str, Any]) -> None:
+        gate["index_path_template"] = "index/{manifest_fingerprint}.json"
+
+    def from_the_run_root(_: dict[str, Any], gate: dict[str, Any]) -> None:
+        index_outside(_, gate)
+        gate["verification_method"] = gate["verification_method"] | {"path_base": "run_root"}
+
+    made = make(world, "outside", **custom_pack(world, index_outside))
+    custom_pack(world, from_the_run_root)
+    root = Path(made["engine_run_root"])
+    (root / "more.json").write_bytes(CANONICAL_ONLY)
+    (root / "folder").mkdir()
+    (root / "folder" / "x").write_bytes(b"x")
+    path = root / f"index/{made['manifest_fingerprint']}.json"
+    document = json.loads(path.read_bytes())
+    for item in entries_of(document):
+        item["path"] = str((flag_of(made).parent / item["path"]).relative_to(root))
+    entries_of(document).extend([entry] if entry else [])
+    path.write_text(json.dumps(document), "utf-8")
+    world.drop(made["request"])
+    drain(world)
+    assert wanted in state_of(world, made), explain(world, made)["detail"]
+
+
 def test_a_bundle_without_an_index_passes_by_its_law_and_its_receipt_names_no_index(world: World) -> None:
     made = make(
         world, "k", outputs=["outlet_catalogue"], damage="index_missing", damage_target="gate.layer1.1A.validation"
