@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
@@ -747,13 +748,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    options: argparse.Namespace, measurements: Mapping[str, Measurement], failures: tuple[type[Exception], ...]
+    options: argparse.Namespace,
+    measurements: Mapping[str, Measurement],
+    failures: tuple[type[Exception], ...],
+    conditions: Mapping[str, object] = MappingProxyType({}),
 ) -> int:
     """Take the measurements that were asked for, and print the report; 0 when all checks held, else 1."""
     if options.dir:
         options.dir.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="sr-bench-", dir=options.dir)).resolve()
-    report: Json = {"machine": machine(), "command": options.command, "results": []}
+    report: Json = {"machine": machine(), "command": options.command, **conditions, "results": []}
     try:
         for name in dict.fromkeys(options.only or measurements):
             report["results"] += measure(measurements[name], name, options, root / name, failures)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -38,6 +38,7 @@ from parity_world import (
     parity_world,
     wait_until_sent,
 )
+from sr_tools.bench.delay_proxy import DelayError, delayed
 
 T = TypeVar("T")
 RANGE: Final = 8 << 20
@@ -108,16 +109,16 @@ class Bare:
         return [partial(call, keys[number % len(keys)]) for number in numbers]
 
     def _put(self, key: str, size: int) -> None:
-        obstore.put(self.ledger.store, key, bytes(size), mode="create", use_multipart=False)
+        obstore.put(self.ledger.measured, key, bytes(size), mode="create", use_multipart=False)
 
     def _get(self, key: str) -> None:
-        obstore.get(self.engine.store, key).bytes()
+        obstore.get(self.engine.measured, key).bytes()
 
     def _head(self, key: str) -> None:
-        obstore.head(self.engine.store, key)
+        obstore.head(self.engine.measured, key)
 
     def _list(self, root: str) -> None:
-        for _ in obstore.list(self.engine.store, f"{root}/"):
+        for _ in obstore.list(self.engine.measured, f"{root}/"):
             pass
 
 
@@ -281,14 +282,14 @@ class StreamRound:
 
 def read_whole(folder: Folder, key: str) -> None:
     """Stream an object."""
-    for _ in obstore.get(folder.store, key).stream(min_chunk_size=1 << 20):
+    for _ in obstore.get(folder.measured, key).stream(min_chunk_size=1 << 20):
         pass
 
 
 def read_range(folder: Folder, item: tuple[str, int, int]) -> None:
     """Get a part of an object."""
     key, start, end = item
-    obstore.get(folder.store, key, options={"range": (start, end)}).bytes()
+    obstore.get(folder.measured, key, options={"range": (start, end)}).bytes()
 
 
 def ranges_of(sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
@@ -463,6 +464,7 @@ variables:
 
   scripts/parity_stack.sh up && eval "$(scripts/parity_stack.sh env)"     starts both here and sets them all
   scripts/bench_parity.py --only known_world --only outage --outage-seconds 10
+  scripts/bench_parity.py --only known_world --delay-ms 25                an S3 that is 25 ms away
 
 Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage, or a variable is not set.
 """
@@ -477,6 +479,14 @@ def positive(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A number of 0 or more."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError("must not be below 0")
     return value
 
 
@@ -504,6 +514,8 @@ def build_parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=positive, default=default, metavar="N", help=text)
     add("--stream-size", type=make_engine_run.parse_size, default=1 << 30, metavar="SIZE",
         help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
+    add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
+        help="answers of S3 reach daemon and references that much later; needs an endpoint of plain HTTP")  # fmt: skip
     return parser
 
 
@@ -511,11 +523,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Take the measurements; returns 0 when all checks held, else 1."""
     options = build_parser().parse_args(argv)
     try:
-        options.place = Place.from_environment(os.environ)
-    except UnsetError as error:
+        place = Place.from_environment(os.environ)
+        with delayed(place.endpoint, options.delay_ms) as endpoint:
+            options.place = replace(place, measured_endpoint=endpoint)
+            return bench.run(options, MEASUREMENTS, FAILURES, {"s3_delay_ms": options.delay_ms})
+    except (UnsetError, DelayError) as error:
         print(f"bench_parity.py: {error}", file=sys.stderr)
         return 2
-    return bench.run(options, MEASUREMENTS, FAILURES)
 
 
 if __name__ == "__main__":

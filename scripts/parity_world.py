@@ -45,7 +45,11 @@ class UnsetError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """S3 and Postgres of the environment."""
+    """S3 and Postgres of the environment.
+
+    What is measured (daemons and references) reaches S3 through ``measured_endpoint``, which may be a proxy that delays
+    answers; what only prepares, checks and cleans up uses ``endpoint``.
+    """
 
     bucket: str
     prefix: str
@@ -53,6 +57,7 @@ class Place:
     region: str
     path_style: bool
     dsn: str
+    measured_endpoint: str
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Place":
@@ -68,20 +73,24 @@ class Place:
         prefix = "/".join(filter(None, (env.get("SR_TEST_S3_PREFIX", "").strip("/"), f"bench-{secrets.token_hex(6)}")))
         return cls(
             env["SR_TEST_S3_BUCKET"], prefix, endpoint, env.get("SR_TEST_S3_REGION", ""),
-            style.lower() in ("1", "true", "yes") if style else bool(endpoint), env["SR_TEST_PG_DSN"],
+            style.lower() in ("1", "true", "yes") if style else bool(endpoint), env["SR_TEST_PG_DSN"], endpoint,
         )  # fmt: skip
 
-    def store(self, bucket: str) -> S3Store:
+    def store(self, bucket: str, endpoint: str) -> S3Store:
         """A plain client of a bucket, with credentials of the environment."""
         config: S3Config = {"region": self.region or "us-east-1", "virtual_hosted_style_request": not self.path_style}
-        if self.endpoint:
-            config["endpoint"] = self.endpoint
-        client: ClientConfig = {"allow_http": self.endpoint.startswith("http://"), "timeout": "120s"}
+        if endpoint:
+            config["endpoint"] = endpoint
+        client: ClientConfig = {"allow_http": endpoint.startswith("http://"), "timeout": "120s"}
         return S3Store(bucket, config=config, client_options=client)
+
+    def folder(self, bucket: str, prefix: str) -> "Folder":
+        """A prefix of a bucket, with both clients."""
+        return Folder(bucket, prefix, self.store(bucket, self.endpoint), self.store(bucket, self.measured_endpoint))
 
     def wiring(self) -> dict[str, object]:
         """How a profile reaches this S3."""
-        return {"s3_endpoint_url": self.endpoint, "s3_region": self.region, "s3_path_style": self.path_style}
+        return {"s3_endpoint_url": self.measured_endpoint, "s3_region": self.region, "s3_path_style": self.path_style}
 
     def boto(self) -> Any:  # noqa: ANN401 - an untyped library
         """The other client, for what the plain one cannot do: buckets."""
@@ -95,11 +104,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Folder:
-    """A prefix of a bucket."""
+    """A prefix of a bucket; ``measured`` is the client of references, which sees the delay that daemons see."""
 
     bucket: str
     prefix: str
     store: S3Store
+    measured: S3Store
 
     def key(self, *parts: str) -> str:
         """A key in it."""
@@ -131,7 +141,7 @@ def engine_folder(place: Place, name: str, *, keep: bool) -> Iterator[Folder]:
             bench.note(f"no bucket for engine runs ({error}); they share {place.bucket}, and listings may be slow")
             own = ""
     bucket = own or place.bucket
-    folder = Folder(bucket, "" if own else f"{place.prefix}/{name}-engine-runs", place.store(bucket))
+    folder = place.folder(bucket, "" if own else f"{place.prefix}/{name}-engine-runs")
     try:
         yield folder
     finally:
@@ -322,7 +332,7 @@ def parity_world(
     """
     place: Place = options.place
     schema = Schema(place.dsn)
-    ledger = Folder(place.bucket, f"{place.prefix}/{folder.name}", place.store(place.bucket))
+    ledger = place.folder(place.bucket, f"{place.prefix}/{folder.name}")
     if door is not None:
         wiring["authority_store_dsn"] = make_conninfo(door.dsn, options=f"-csearch_path={schema.name}")
     try:
