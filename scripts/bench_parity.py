@@ -24,7 +24,6 @@ import psycopg
 from obstore.exceptions import BaseError
 
 import bench
-import make_engine_run
 from bench import MICROS, CheckFailedError, Json, Usage, note, result
 from parity_world import (
     THREADS,
@@ -38,6 +37,7 @@ from parity_world import (
     parity_world,
     wait_until_sent,
 )
+from sr_tools.arguments import parse_size
 from sr_tools.bench.delay_proxy import DelayError, delayed
 
 T = TypeVar("T")
@@ -512,7 +512,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("outage-seconds", 60, "how long Postgres is away"),
     ):
         add(f"--{name}", type=positive, default=default, metavar="N", help=text)
-    add("--stream-size", type=make_engine_run.parse_size, default=1 << 30, metavar="SIZE",
+    add("--stream-size", type=parse_size, default=1 << 30, metavar="SIZE",
         help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
     add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
         help="answers of S3 reach daemon and references that much later; needs an endpoint of plain HTTP")  # fmt: skip
