@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -240,6 +241,7 @@ class ForkedWorld(World):
                 for number, file in enumerate((given, out, err)):
                     os.dup2(file.fileno(), number)
                 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
+                faulthandler.dump_traceback_later(timeout * 0.9, file=sys.stderr)  # a command that hangs says where
                 code = 1
                 try:
                     sys.argv = ["scenario-runner", *arguments]

@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NoEndpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    endpoints.export()
     root = Path(tempfile.mkdtemp(prefix="sr-bench-kinesis-"))
     take = Measurements(root, this_checkout(find_command()), endpoints, options)
     measurements: dict[str, Callable[[], Json]] = {name: getattr(take, name) for name in NAMES}

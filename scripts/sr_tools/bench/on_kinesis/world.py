@@ -1,8 +1,7 @@
 """A world whose control bus is a Kinesis stream of its own."""
 
-import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +25,12 @@ class Endpoints:
     region: str
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str]) -> "Endpoints":
+    def from_environment(cls, env: MutableMapping[str, str]) -> "Endpoints":
         """The endpoints that SR_KINESIS_* name.
+
+        The environment is changed for the daemons that inherit it, where it goes before their profiles: it names the
+        DynamoDB that was found, credentials that an emulator accepts, and no stream, because that would override the
+        worlds' own ones.
 
         Raises:
             NoEndpointError: One is not named and cannot be started.
@@ -37,18 +40,12 @@ class Endpoints:
             raise kinesis.NoEndpointError(
                 "SR_KINESIS_ENDPOINT_URL is not set: scripts/localstack.sh start, then see .env.localstack.example"
             )
-        dynamodb = kinesis.find_dynamodb(env.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", ""), named, region)
-        return cls(named, dynamodb, region)
-
-    def export(self) -> None:
-        """Let daemons see what this process found: their environment goes before their profiles.
-
-        The stream that the environment names would override the worlds' own ones.
-        """
-        os.environ.pop("SR_KINESIS_STREAM", None)
-        os.environ["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] = self.dynamodb
+        env.pop("SR_KINESIS_STREAM", None)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            os.environ.setdefault(name, "test")
+            env.setdefault(name, "test")
+        dynamodb = kinesis.find_dynamodb(env.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", ""), named, region)
+        env["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] = dynamodb
+        return cls(named, dynamodb, region)
 
     def client(self, service: str = "kinesis") -> Any:  # noqa: ANN401 - an untyped library
         """A boto3 client of one of the two."""
