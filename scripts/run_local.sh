@@ -14,8 +14,6 @@ wiring=config/platform/sr/wiring_local.yaml policy=config/platform/sr/policy_v0.
 key="local-demo-$(date -u +%Y%m%dT%H%M%S)-$$"
 mkdir -p "$SR_LOCAL_ROOT" "$SR_ENGINE_ROOT"
 
-step() { printf '\n== %s\n' "$*"; }
-
 step "1. a sealed engine run, and a request for it"
 python scripts/make_engine_run.py --runs "$SR_ENGINE_ROOT" --run-key "$key" --request "$SR_LOCAL_ROOT/request.json"
 
@@ -42,12 +40,11 @@ cat "$SR_LOCAL_ROOT/status.txt"
 [ "$code" -eq 0 ] || { scenario-runner explain "$run_id" --wiring "$wiring" || true; die "the run is not READY"; }
 
 step "5. READY, as it lies on the control bus"
-for _ in $(seq 50); do
-  signal=$(grep -lF "$run_id" "$SR_LOCAL_ROOT"/control-bus/fp.bus.control.v1/*.json 2>/dev/null | head -n 1 || true)
-  [ -n "$signal" ] && break
-  sleep 0.1
-done
-[ -n "${signal:-}" ] || die "READY is not on the bus; see $SR_LOCAL_ROOT/daemon.log"
+find_signal() {
+  signal=$(grep -lF "$run_id" "$SR_LOCAL_ROOT"/control-bus/fp.bus.control.v1/*.json 2>/dev/null | head -n 1)
+  [ -n "$signal" ]
+}
+wait_until 5 find_signal || die "READY is not on the bus; see $SR_LOCAL_ROOT/daemon.log"
 python -m json.tool "$signal"
 
 step "6. the ledger"

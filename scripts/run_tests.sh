@@ -9,21 +9,38 @@
 # parity           S3 + Postgres: those that SR_TEST_S3_BUCKET and SR_TEST_PG_DSN name, or a stack of its own
 # localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own; S3 and Postgres as above
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
+#
+# SR_TEST_JOBS     processes that share the tests of tier0 and parity (default: one per core; 0: none but pytest itself)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
 tests=tests/services/scenario_runner
-not_run=()
+scratch=$(mktemp -d)
+remaining=()
+trap finish EXIT
+# Tests share nothing: each has folders, a schema, a key prefix of its own. Whoever is done takes over from the others,
+# because a few tests take as long as a thousand.
+parallel=(-n "${SR_TEST_JOBS:-auto}" --dist worksteal)
 
-step() { printf '\n== %s\n' "$*"; }
+# not_run WHAT: remember what could not run. In a file, because tiers run in subshells.
+not_run() { printf 'not run: %s\n' "$*" >> "$scratch/not-run"; }
 
-# run_tier NAME MARKS: pytest over one tier; a tier without a test that ran counts as not run.
+# finish: say what did not run, also when a tier failed.
+finish() {
+  [ "${#remaining[@]}" -eq 0 ] || not_run "${remaining[*]}, because of the failure before"
+  [ ! -s "$scratch/not-run" ] || { printf '\n'; cat "$scratch/not-run"; }
+  rm -rf "$scratch"
+}
+
+# run_tier NAME MARKS PYTEST_ARGS...: pytest over one tier; every test that is skipped counts as not run.
 run_tier() {
-  local code=0
-  step "$1"
-  python -m pytest "$tests" -m "$2" -q || code=$?
-  [ "$code" -ne 5 ] || { not_run+=("$1: no test was found"); return 0; }
+  local name=$1 marks=$2 code=0 line
+  shift 2
+  step "$name"
+  python -m pytest "$tests" -m "$marks" -q "$@" | tee "$scratch/output" || code=$?
+  while read -r line; do not_run "$name: $line"; done < <(sed -n 's/^SKIPPED //p' "$scratch/output")
+  [ "$code" -ne 5 ] || { not_run "$name: no test was found"; return 0; }
   return "$code"
 }
 
@@ -35,7 +52,10 @@ lint() {
   mypy
 }
 
-tier0() { run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture"; }
+tier0() {
+  run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture" \
+    "${parallel[@]}"
+}
 
 # S3 and Postgres for this subshell, on ports of their own unless the environment names others; down when it ends.
 with_parity_stack() {
@@ -49,13 +69,13 @@ with_parity_stack() {
 
 parity() (
   with_parity_stack
-  run_tier "tier 1: parity, S3 and Postgres" "parity"
+  run_tier "tier 1: parity, S3 and Postgres" "parity" "${parallel[@]}"
 )
 
 localstack() {
   local name="tier 2: localstack, Kinesis through KCL" code=0
   if ! command -v java >/dev/null 2>&1 && [ -z "${JAVA_HOME:-}" ]; then
-    not_run+=("$name: KCL needs Java 17 or newer, and there is none")
+    not_run "$name: KCL needs Java 17 or newer, and there is none"
     return 0
   fi
   (
@@ -68,9 +88,10 @@ localstack() {
       export SR_KINESIS_REGION=us-east-1 SR_KINESIS_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_PORT
       export SR_KINESIS_DYNAMODB_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_DYNAMODB_PORT
     fi
+    # One after the other: each test starts JVMs, and measures how long KCL takes to notice that another one is gone.
     run_tier "$name" "localstack"
   ) || code=$?
-  [ "$code" -ne 90 ] || { not_run+=("$name: no Kinesis endpoint could be started, see above"); return 0; }
+  [ "$code" -ne 90 ] || { not_run "$name: no Kinesis endpoint could be started, see above"; return 0; }
   return "$code"
 }
 
@@ -81,11 +102,17 @@ engine_fixture() {
   run_tier "tier 3: engine fixtures, every gate of the pack" "engine_fixture"
 }
 
-all() { lint; tier0; parity; localstack; engine_fixture; }
+all() {
+  remaining=(lint tier0 parity localstack engine_fixture)
+  local tier
+  for tier in "${remaining[@]}"; do
+    remaining=("${remaining[@]:1}")
+    "$tier"
+  done
+}
 
 install dev
 case ${1:-all} in
   lint | tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
-  *) exec python -m pytest "$@" ;;
+  *) python -m pytest "$@" ;;
 esac
-[ "${#not_run[@]}" -eq 0 ] || printf '\nnot run: %s\n' "${not_run[@]}"

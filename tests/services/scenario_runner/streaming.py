@@ -7,27 +7,23 @@ and the authority are is decided in one place, :func:`backends`.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import tempfile
-import time
 import uuid
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import REPO, World
+from support import World
+
+from sr_tools import kinesis as streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 ENDPOINT = os.environ.get("SR_KINESIS_ENDPOINT_URL", "")
@@ -52,77 +48,31 @@ def backends(root: Path) -> dict[str, Any]:
 
 
 def client(service: str = "kinesis") -> Any:
-    import boto3
-
-    return boto3.client(service, region_name=REGION, endpoint_url=dynamodb() if service == "dynamodb" else ENDPOINT)
+    return streams.client(service, dynamodb() if service == "dynamodb" else ENDPOINT, REGION)
 
 
 def dynamodb() -> str:
     """The endpoint where KCL keeps its leases; the test is skipped, saying why, when there is none.
 
-    Asked for once: the environment, which daemons inherit and which overrides profiles, names it from then on.
+    Looked for once: the environment, which daemons inherit and which overrides profiles, names it from then on.
     """
-    found = _dynamodb()
-    if not found.startswith("http"):
-        pytest.skip(found)
-    return found
+    try:
+        return _dynamodb()
+    except streams.NoEndpointError as error:
+        pytest.skip(str(error))
 
 
 @cache
 def _dynamodb() -> str:
-    named = os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", "")
-    found = next((url for url in (named, ENDPOINT) if url and _serves_dynamodb(url)), "") or _own_dynamodb()
+    found = streams.find_dynamodb(os.environ.get("SR_KINESIS_DYNAMODB_ENDPOINT_URL", ""), ENDPOINT, REGION)
     os.environ["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] = found
     return found
 
 
-def _serves_dynamodb(url: str) -> bool:
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    config = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 1})
-    try:
-        boto3.client("dynamodb", region_name=REGION, endpoint_url=url, config=config).list_tables()
-    except (BotoCoreError, ClientError):
-        return False
-    return True
-
-
-def _own_dynamodb() -> str:
-    """Start an emulator that ends with the session; its endpoint, or why there is none."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(["bash", str(REPO / "scripts/localstack.sh"), "dynamodb"], stdin=subprocess.DEVNULL,
-                                   stdout=said, stderr=said, start_new_session=True,
-                                   env={**os.environ, "SR_LOCALSTACK_DYNAMODB_PORT": str(port)})  # fmt: skip
-        atexit.register(_end, process)
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
-        while process.poll() is None and time.monotonic() < deadline:
-            if _listens(port) and _serves_dynamodb(url):
-                return url
-            time.sleep(0.1)
-        _end(process)
-        said.seek(0)
-        return f"no DynamoDB for KCL's leases, none could be started: {said.read().decode(errors='replace')[-300:]}"
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def make_stream(shards: int = 1, name: str | None = None) -> str:
     """A new stream, ready for use."""
-    kinesis, name = client(), name or f"sr-{uuid.uuid4().hex[:12]}"
-    kinesis.create_stream(StreamName=name, ShardCount=shards)
+    name = name or f"sr-{uuid.uuid4().hex[:12]}"
+    client().create_stream(StreamName=name, ShardCount=shards)
     MADE.append(name)
     until_active(name)
     return name
@@ -135,29 +85,18 @@ def delete_streams(names: list[str]) -> None:
 
 
 def until_active(name: str) -> None:
-    kinesis = client()
-    until(lambda: kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]["StreamStatus"]
-          == "ACTIVE", f"stream {name} is active")  # fmt: skip
+    streams.until_active(client(), name)
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 60.0, pause: float = 0.1) -> Any:
-    """Poll until something is true and return it; AssertionError after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(pause)
-    return found
-
-
-def records_of(stream: str, kinesis: Any = None) -> list[dict[str, Any]]:
+def records_of(stream: str, reader: Any = None) -> list[dict[str, Any]]:
     """Every record on a stream, shard by shard, each with its ``ShardId``."""
-    kinesis, found = kinesis or client(), []
-    for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
-        iterator = kinesis.get_shard_iterator(
+    reader, found = reader or client(), []
+    for shard in reader.list_shards(StreamName=stream)["Shards"]:
+        iterator = reader.get_shard_iterator(
             StreamName=stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
         )["ShardIterator"]
         while iterator:
-            page = kinesis.get_records(ShardIterator=iterator, Limit=10_000)
+            page = reader.get_records(ShardIterator=iterator, Limit=10_000)
             found += [{**record, "ShardId": shard["ShardId"]} for record in page["Records"]]
             if not page["Records"] and not page.get("MillisBehindLatest"):
                 break
@@ -202,17 +141,7 @@ class KinesisWorld(World):
 
     def put(self, *documents: dict[str, Any] | bytes, kinesis: Any = None) -> list[str]:
         """Put records by hand; returns the keys that the authority will know them by."""
-        entries = [document if isinstance(document, bytes) else json.dumps(document).encode() for document in documents]
-        keys = []
-        for start in range(0, len(entries), 500):
-            answer = (kinesis or self.kinesis).put_records(
-                StreamName=self.stream,
-                Records=[{"Data": data, "PartitionKey": hashlib.sha256(data).hexdigest()[:32]}
-                         for data in entries[start : start + 500]],
-            )  # fmt: skip
-            assert answer["FailedRecordCount"] == 0
-            keys += [f"kinesis/{self.stream}/{item['ShardId']}/{item['SequenceNumber']}" for item in answer["Records"]]
-        return keys
+        return streams.put_records(kinesis or self.kinesis, self.stream, documents)
 
     def signals(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Envelopes that SR published, of one kind or all; copies of one message once."""
@@ -243,13 +172,7 @@ class KinesisWorld(World):
 
     def leases(self) -> dict[str, str]:
         """Owner of each shard's lease."""
-        from botocore.exceptions import ClientError
-
-        try:
-            items = self.dynamodb.scan(TableName=self.application)["Items"]
-        except ClientError:
-            return {}
-        return {item["leaseKey"]["S"]: item.get("leaseOwner", {}).get("S", "") for item in items}
+        return streams.lease_owners(self.dynamodb, self.application)
 
 
 def _require_java() -> None:
@@ -275,38 +198,9 @@ def run_ids(requests: Sequence[dict[str, Any]]) -> set[str]:
 
 def seed_leases(world: KinesisWorld) -> None:
     """Make the lease table beforehand, as KCL would: it waits for 1 to 30 s before it makes one itself."""
-    world.dynamodb.create_table(
-        TableName=world.application,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "leaseKey", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("leaseKey", "leaseOwner")],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "LeaseOwnerToLeaseKeyIndex",
-                "KeySchema": [
-                    {"AttributeName": "leaseOwner", "KeyType": "HASH"},
-                    {"AttributeName": "leaseKey", "KeyType": "RANGE"},
-                ],
-                "Projection": {"ProjectionType": "KEYS_ONLY"},
-            }
-        ],
-    )
-    put_leases(world)
+    streams.make_lease_table(world.dynamodb, world.kinesis, world.application, world.stream)
 
 
 def put_leases(world: KinesisWorld) -> None:
     """A lease at the horizon for every shard, in a table that is there."""
-    text = "S"
-    for shard in world.kinesis.list_shards(StreamName=world.stream)["Shards"]:
-        world.dynamodb.put_item(
-            TableName=world.application,
-            Item={
-                "leaseKey": {text: shard["ShardId"]},
-                "leaseCounter": {"N": "0"},
-                "checkpoint": {text: "TRIM_HORIZON"},
-                "checkpointSubSequenceNumber": {"N": "0"},
-                "ownerSwitchesSinceCheckpoint": {"N": "0"},
-                "startingHashKey": {text: shard["HashKeyRange"]["StartingHashKey"]},
-                "endingHashKey": {text: shard["HashKeyRange"]["EndingHashKey"]},
-            },
-        )
+    streams.put_leases(world.dynamodb, world.kinesis, world.application, world.stream)

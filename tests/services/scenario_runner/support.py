@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import faulthandler
 import json
 import os
 import signal
@@ -18,23 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
+from sr_tools.engine import make_run
+
 REPO = Path(__file__).resolve().parents[3]
 PACK = REPO / "config/engine/interface_pack"
 NEEDS_POSIX = "needs a POSIX system, as the daemon does: run it in WSL2"
 COMMAND = str(Path(sys.executable).parent / "scenario-runner")
-
-
-def _load_maker() -> Any:
-    spec = importlib.util.spec_from_file_location("make_engine_run", REPO / "scripts/make_engine_run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_engine_run"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-maker = _load_maker()
 
 
 @dataclass(frozen=True)
@@ -172,9 +161,9 @@ class World:
         self.policy.write_text(yaml.safe_dump(policy), "utf-8")
 
     def make_run(self, key: str = "key-1", **options: Any) -> dict[str, Any]:
-        """A sealed engine run and a request for it (``["request"]``); see scripts/make_engine_run.py."""
+        """A sealed engine run and a request for it (``["request"]``); see sr_tools.engine."""
         path = self.root / "requests-made" / f"{len(key)}-{abs(hash(key))}.json"
-        made = dict(maker.make_run(runs=self.runs, run_key=key, request=path, **options))
+        made = dict(make_run(runs=self.runs, run_key=key, request=path, **options))
         return made | {"request": json.loads(path.read_bytes())}
 
     def drop(self, request: dict[str, Any] | bytes, name: str = "request.json") -> Path:
@@ -252,6 +241,7 @@ class ForkedWorld(World):
                 for number, file in enumerate((given, out, err)):
                     os.dup2(file.fileno(), number)
                 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
+                faulthandler.dump_traceback_later(timeout * 0.9, file=sys.stderr)  # a command that hangs says where
                 code = 1
                 try:
                     sys.argv = ["scenario-runner", *arguments]

@@ -84,7 +84,9 @@ def install() -> None:
     builtins.__import__ = without_posix
 
 
-BOOT = f"import sys; sys.path.insert(0, {str(HERE)!r}); import windows_like; windows_like.install(); "
+BOOT = (
+    f"import sys; sys.path[:0] = {[str(HERE), str(REPO / 'scripts')]!r}; import windows_like; windows_like.install(); "
+)
 
 
 def run(code: str, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> Any:

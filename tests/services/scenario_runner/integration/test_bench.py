@@ -73,6 +73,17 @@ def test_only_takes_the_named_measurements_and_leaves_nothing_behind(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_checkouts_are_measured_in_turns_and_compared(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "one_world", "--against", str(REPO), "--rounds", "1")
+    assert code == 0, progress
+    assert [item["subject"] for item in report["results"]] == ["this", "other"]
+    compared = {item["name"]: item for item in report["comparison"]}
+    for figure in ("one_world", "one_world cpu_ms_per_run", "one_world steady_runs_per_second"):
+        assert compared[figure]["ratio"] > 0
+        assert figure in progress
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("measurement", ["one_world", "own_worlds", "drain", "large"])
 def test_a_command_that_does_nothing_is_no_measurement(tmp_path: Path, measurement: str) -> None:
     idle = script(tmp_path / "idle", "exit 0")

@@ -121,6 +121,20 @@ def test_outage_loses_nothing_and_tells_when_it_went_on(tmp_path: Path) -> None:
     assert found["outage_ready"]["value"] > 0
 
 
+def test_a_distant_s3_slows_down_the_daemon_and_the_bare_calls_alike(tmp_path: Path) -> None:
+    if not s3_place().endpoint.startswith("http://"):
+        pytest.skip("a delay needs an S3 endpoint of plain HTTP (SR_TEST_S3_ENDPOINT_URL)")
+    given_dsn()
+    sizes = ("--only", "known_world", "--known-rounds", "1", "--delay-ms", "30")
+    code, report, progress = bench(tmp_path, *sizes)
+    assert code == 0, progress
+    assert report["s3_delay_ms"] == 30
+    found = report["results"][0]
+    calls_in_turn = found["reference"]["calls"] / 16  # of each of the 16 threads
+    assert min(found["reference"]["seconds_each"]) >= 0.03 * calls_in_turn
+    assert found["wall_seconds"] >= 0.03
+
+
 @pytest.mark.parametrize("name", list(ENTRIES))
 def test_a_command_that_does_nothing_is_no_measurement(tmp_path: Path, name: str) -> None:
     assert failed(tmp_path / "worlds", name, script(tmp_path / "idle", "exit 0"))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support import COMMAND, PACK, ForkedWorld, World, maker
+from support import COMMAND, PACK, ForkedWorld, World
 
 from scenario_runner.artifacts import local
 from scenario_runner.artifacts.base import MAX_DOCUMENT_BYTES
@@ -30,6 +30,7 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.cli.status import look_at_run
 from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.plan import EvidenceBounds
+from sr_tools import engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +54,8 @@ GATES = {
     "gate.layer3.6B.validation": "s2_flow_anchor_baseline_6B",  # index law, excluding the index
 }
 LAW_OF = {
-    "gate.layer1.1A.validation": maker.BUNDLE_LAW,
-    "gate.layer1.3A.validation": maker.CONCAT_LAW,
+    "gate.layer1.1A.validation": engine.BUNDLE_LAW,
+    "gate.layer1.3A.validation": engine.CONCAT_LAW,
 }  # the rest: index law
 
 EXPECTED: dict[str, tuple[str, str]] = {
@@ -112,21 +113,21 @@ def world(tmp_path: Path) -> World:
 
 def cases() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for kind in maker.DAMAGE_KINDS:
+    for kind in engine.DAMAGE_KINDS:
         if kind == "root_missing":
             found.append((kind, ""))
-        elif kind in maker.OUTPUT_DAMAGES:
-            forms = maker.TARGET_FORMS.get(kind, ("glob", "directory", "file"))
+        elif kind in engine.OUTPUT_DAMAGES:
+            forms = engine.TARGET_FORMS.get(kind, ("glob", "directory", "file"))
             found += [
                 (kind, target)
                 for target, form in zip(OUTPUT_TARGETS, ("glob", "directory", "file"), strict=True)
                 if form in forms
             ]
         else:
-            laws = maker.TARGET_LAWS.get(kind, maker.LAWS)
-            able = [gate for gate in GATES if LAW_OF.get(gate, maker.INDEX_LAW) in laws]
+            laws = engine.TARGET_LAWS.get(kind, engine.LAWS)
+            able = [gate for gate in GATES if LAW_OF.get(gate, engine.INDEX_LAW) in laws]
             if kind == "index_missing":  # the bundle law is complete without one: docs/adr/0009
-                able = [gate for gate in able if LAW_OF.get(gate, maker.INDEX_LAW) != maker.BUNDLE_LAW]
+                able = [gate for gate in able if LAW_OF.get(gate, engine.INDEX_LAW) != engine.BUNDLE_LAW]
             found += [(kind, gate) for gate in (able[:2] if kind in SLOW_TO_MAKE else able)]
     return found
 
@@ -158,7 +159,7 @@ def index_of(made: dict[str, Any], segment: str = "2A") -> Path:
 
 
 def entries_of(document: Any) -> list[dict[str, Any]]:
-    return maker.index_entries(document)
+    return engine.index_entries(document)
 
 
 def explain(world: World, made: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Drained:
 
 
 def test_every_damage_kind_has_an_expected_outcome_and_is_tried() -> None:
-    assert set(EXPECTED) == set(maker.DAMAGE_KINDS) == {kind for kind, _ in CASES}
+    assert set(EXPECTED) == set(engine.DAMAGE_KINDS) == {kind for kind, _ in CASES}
 
 
 def test_only_the_undamaged_run_is_ready(damaged: Drained) -> None:

@@ -1,30 +1,20 @@
 """The LocalStack scripts: they parse, they pin what they install, and the narrative log reads as sentences."""
 
-import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import streaming
+
+from sr_tools import kinesis
+from sr_tools.narrative import sentences
 
 pytestmark = pytest.mark.unit
 
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
 SH, PS1 = (SCRIPTS / "localstack.sh").read_text("utf-8"), (SCRIPTS / "localstack.ps1").read_text("utf-8")
-
-
-def narrative() -> Any:
-    spec = importlib.util.spec_from_file_location("localstack_narrative", SCRIPTS / "localstack_narrative.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_shell_script_parses() -> None:
@@ -70,12 +60,12 @@ def test_the_log_reads_as_sentences_about_streams_and_records() -> None:
         "2026-11-24T10:41:54.123  INFO --- [et.reactor-0] localstack.request.http    : POST / => 500",
         f"{at} kinesis.DescribeStreamSummary => 400 (ResourceNotFoundException)",
     ]
-    assert list(narrative().sentences(lines)) == [
+    assert list(sentences(lines)) == [
         "LocalStack is ready.",
-        "10:40:06  A stream was asked for.",
+        "10:40:06  A client created a stream.",
         "10:40:06  A producer put records on a stream.",
         "10:40:06  A consumer read records. (2 times)",
-        "10:40:06  Somebody asked how a stream is, and was refused: ResourceNotFoundException.",
+        "10:40:06  A client asked for the status of a stream, and was refused: ResourceNotFoundException.",
     ]
 
 
@@ -94,13 +84,16 @@ def test_leases_are_kept_where_a_dynamodb_answers_and_else_in_one_of_the_session
 ) -> None:
     monkeypatch.setenv("SR_KINESIS_DYNAMODB_ENDPOINT_URL", named)
     monkeypatch.setattr(streaming, "ENDPOINT", "http://kinesis")
-    monkeypatch.setattr(streaming, "_serves_dynamodb", answering.__contains__)
-    monkeypatch.setattr(streaming, "_own_dynamodb", lambda: "http://own")
+    monkeypatch.setattr(kinesis, "serves_dynamodb", lambda url, region: url in answering)
+    monkeypatch.setattr(kinesis, "own_dynamodb", lambda region: "http://own")
     assert streaming._dynamodb.__wrapped__() == taken
     assert os.environ["SR_KINESIS_DYNAMODB_ENDPOINT_URL"] == taken, "daemons inherit it"
 
 
 def test_without_any_dynamodb_the_tests_that_need_it_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "_dynamodb", lambda: "no DynamoDB for KCL's leases, none could be started: no pip")
+    def none() -> str:
+        raise kinesis.NoEndpointError("no DynamoDB for KCL's leases, none could be started: no pip")
+
+    monkeypatch.setattr(streaming, "_dynamodb", none)
     with pytest.raises(pytest.skip.Exception, match="no DynamoDB for KCL's leases"):
         streaming.dynamodb()

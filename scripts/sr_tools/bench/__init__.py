@@ -1,0 +1,1 @@
+"""Measuring the installed command: worlds, references, checks and the report."""

@@ -1,0 +1,1 @@
+"""Measurements on files, SQLite and a spool: the command ``bench.py``."""

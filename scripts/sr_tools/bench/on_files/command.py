@@ -1,0 +1,46 @@
+"""The command ``bench.py``."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from sr_tools.arguments import at_least_one
+from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
+from sr_tools.bench.on_files.help_time import help_time
+from sr_tools.bench.on_files.large_run import large
+from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
+
+MEASUREMENTS: Final[Mapping[str, Measurement]] = {
+    "one_world": one_world,
+    "own_worlds": own_worlds,
+    "drain": drain,
+    "large": large,
+    "help": help_time,
+}
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        description="Measure the installed scenario-runner; one JSON object on stdout, progress on stderr.",
+        epilog="Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(parser, MEASUREMENTS)
+    add = parser.add_argument
+    for name, default, text in (
+        ("one-world-runs", 2000, "small runs on one engine run"),
+        ("own-worlds-runs", 400, "small runs with an engine run each"),
+        ("drain-runs", 10_000, "requests in the spool of `drain`; at least 10"),
+        ("large-part-mb", 230, "MB (10^6) per part of the large run; it has 9 parts"),
+        ("large-rounds", 3, "fresh profiles that are asked for the large run"),
+        ("large-warm", 5, "further requests per round"),
+    ):
+        add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take the measurements; returns 0 when all checks held, 1 when one failed, 2 for a usage error."""
+    return run(Bench("bench.py", MEASUREMENTS, FAILURES), _build_parser().parse_args(argv))

@@ -1,0 +1,108 @@
+"""The command ``bench_parity.py``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import psycopg
+from obstore.exceptions import BaseError
+
+from sr_tools.arguments import at_least_one, not_negative, parse_size, positive
+from sr_tools.bench.delay_proxy import DelayError, delayed
+from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
+from sr_tools.bench.on_parity.latency import latency
+from sr_tools.bench.on_parity.outage import outage
+from sr_tools.bench.on_parity.place import Place, UnsetError
+from sr_tools.bench.on_parity.small_runs import known_world, new_worlds
+from sr_tools.bench.on_parity.streaming import streaming
+from sr_tools.bench.report import cores
+
+MEASUREMENTS: Final[Mapping[str, Measurement]] = {
+    "known_world": known_world,
+    "new_worlds": new_worlds,
+    "latency": latency,
+    "streaming": streaming,
+    "outage": outage,
+}
+
+DESCRIPTION: Final = """\
+Measure the installed scenario-runner on S3 and Postgres: one JSON object on stdout,
+progress on stderr. Engine runs and documents go to S3 and are removed again; the
+authority is a schema of its own, which is dropped. Nothing else is touched.
+
+  known_world   many requests for one engine run: rates, S3 calls and statements per run,
+                beside the same calls by a plain client
+  new_worlds    the same with an engine run each
+  latency       requests at a steady rate: p50 and p99 to READY, and to the bus
+  streaming     large outputs, all of them read: GB/s beside plain GETs
+  outage        Postgres goes away and comes back: nothing lost, seconds until it goes on
+"""
+EPILOG: Final = """\
+variables:
+  SR_TEST_S3_BUCKET          bucket that may be written to (needed)
+  SR_TEST_S3_PREFIX          keys begin with it
+  SR_TEST_S3_ENDPOINT_URL    of an S3-compatible server; unset: AWS
+  SR_TEST_S3_REGION, SR_TEST_S3_PATH_STYLE (true, false)
+  SR_TEST_PG_DSN             database whose user may create schemas (needed)
+  AWS_ACCESS_KEY_ID, ...     credentials, as for every AWS tool
+
+  scripts/parity_stack.sh up && eval "$(scripts/parity_stack.sh env)"     starts both here and sets them all
+  scripts/bench_parity.py --only known_world --only outage --outage-seconds 10
+  scripts/bench_parity.py --only known_world --delay-ms 25                an S3 that is 25 ms away
+
+Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage, or a variable is not set.
+"""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as written, and defaults."""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench_parity.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=_Help, allow_abbrev=False
+    )
+    add_arguments(parser, MEASUREMENTS)
+    add = parser.add_argument
+    for name, default, text in (
+        ("known-runs", 2500, "requests of a round of known_world"),
+        ("known-rounds", 3, "rounds of known_world"),
+        ("new-worlds-runs", 150, "engine runs of new_worlds"),
+        ("stream-rounds", 3, "times that the large run is read"),
+        ("readers", max(cores(), 4), "readers of the references of streaming; SR hashes with as many"),
+    ):
+        add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
+    for name, default, text in (
+        ("rate", 50, "requests per second of latency"),
+        ("latency-seconds", 20, "how long they come"),
+        ("outage-rate", 20, "requests per second of outage"),
+        ("outage-seconds", 60, "how long Postgres is away"),
+    ):
+        add(f"--{name}", type=positive, default=default, metavar="N", help=text)
+    add("--stream-size", type=parse_size, default=1 << 30, metavar="SIZE",
+        help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
+    add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
+        help="answers of S3 reach daemon and references that much later; needs an endpoint of plain HTTP")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take the measurements.
+
+    Returns:
+        0 when all checks held, 1 when one failed, 2 for a usage error or a variable that is not set.
+    """
+    options = _build_parser().parse_args(argv)
+    try:
+        place = Place.from_environment(os.environ)
+        with delayed(place.endpoint, options.delay_ms) as endpoint:
+            options.place = replace(place, measured_endpoint=endpoint)
+            conditions = {"s3_delay_ms": options.delay_ms}
+            bench = Bench("bench_parity.py", MEASUREMENTS, (*FAILURES, psycopg.Error, BaseError), conditions)
+            return run(bench, options)
+    except (UnsetError, DelayError) as error:
+        print(f"bench_parity.py: {error}", file=sys.stderr)
+        return 2
