@@ -19,8 +19,8 @@ from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, LeaseLostError, Refusal, Unavailable
 from scenario_runner.contracts.ids import terminal_message_id
 from scenario_runner.contracts.states import EventKind, RunState
-from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.intake.decode import Message
+from scenario_runner.intake.validate import validate_message
 from scenario_runner.ledger.documents import status_document
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.profiles.policy import load_policy
@@ -70,7 +70,7 @@ class Bench:
         world.write_profiles()
         wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
         pack = open_pack(wiring)
-        self.rules: Rules = make_rules(wiring, policy, pack)
+        self.rules = make_rules(wiring, policy, pack)
         self.clock = Clock()
         self.artifacts = Slow(self.clock)
         self.authority = SqliteAuthority(str(world.root / "own.db"), self.clock)
@@ -89,6 +89,11 @@ class Bench:
         return self.driver.drive(claims, share)
 
 
+def validated(request: dict[str, Any], bench: Bench) -> Any:
+    """What intake hands to the authority for a request."""
+    return validate_message(Message("r", json.dumps(request).encode(), 1), bench.rules)
+
+
 @pytest.fixture
 def bench(world: World) -> Iterator[Bench]:
     made = Bench(world)
@@ -102,7 +107,7 @@ def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_t
 ) -> None:
     """Evidence may have arrived while others were looked at: only a look that began after the deadline ends the run."""
     made = world.make_run("slow")
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     run_id = admitted.run_id
     wait = bench.rules.policy.evidence_wait_seconds
     bench.clock.pass_seconds(wait - 1)
@@ -122,7 +127,7 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
     world: World, bench: Bench
 ) -> None:
     made = world.make_run("queued")
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     bench.drive(share=UNLIMITED, waiting=100.0)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
@@ -137,7 +142,7 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
 
 def admit(world: World, bench: Bench, key: str) -> str:
     made = world.make_run(key)
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     return admitted.run_id
 
 
@@ -237,7 +242,7 @@ def test_a_run_that_costs_too_much_for_a_batch_is_not_tried_there_again_until_it
     world: World, bench: Bench
 ) -> None:
     made = world.make_run("costly")
-    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.authority.admit([validated(made["request"], bench)])
     bench.artifacts.costs = [100 << 20]
     (deferred,) = bench.drive()
     assert (deferred.claim.run_id, bench.artifacts.looks) == (made["run_id"], 1)
@@ -259,15 +264,15 @@ def test_runs_of_a_batch_share_an_examination_only_under_equal_bounds(
     request = world.make_run("shared")["request"]
     others = replace(bench.rules, policy=bench.rules.policy.model_copy(update=bounds))
     for key, rules in (("one", bench.rules), ("two", others)):
-        record = Record(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
-        bench.authority.admit([judge(record, rules)])
+        record = Message(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
+        bench.authority.admit([validate_message(record, rules)])
     bench.drive()
     assert bench.artifacts.looks == looks
 
 
 def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(world: World, bench: Bench) -> None:
     made = world.make_run("cut")
-    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.authority.admit([validated(made["request"], bench)])
     bench.leases.end_in(-1.0)
     assert bench.drive() == []
     bench.leases.give_back()
