@@ -16,9 +16,10 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
-from scenario_runner.intake.spool_files import SpoolFiles, left_lying
+from scenario_runner.intake import spool_check
+from scenario_runner.intake.spool_files import SpoolFiles
 from scenario_runner.kcl.config import find_jars, find_java
-from scenario_runner.kcl.stream_identity import check as check_leases
+from scenario_runner.kcl.stream_identity import check_leases
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import (
@@ -241,12 +242,12 @@ def _examine_bus(exam: _Examination, wiring: Wiring, authority: Authority | None
         known = _known(named_spool(root), authority)
         spool = SpoolFiles(root)
         spool.open()
-        spool.probe()
+        spool_check.probe(spool)
         exam.note(
             "control bus",
             f"the spool {root.path} is writable, files can be renamed between its folders; {known}",
         )
-        for name, why in left_lying(spool).items():
+        for name, why in spool_check.files_not_taken(spool).items():
             exam.note("requests that nobody takes", name, ok=False, remedy=why)
 
 

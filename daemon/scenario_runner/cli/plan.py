@@ -19,8 +19,8 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import SignalKind, Strategy
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.verified_set import display_path
-from scenario_runner.intake.decode import Record, decode
-from scenario_runner.intake.judge import plan_request, refuse_without_engine
+from scenario_runner.intake.admission_policy import plan_request, refuse_without_engine
+from scenario_runner.intake.decode import Message, decode
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import make_rules, open_pack
@@ -42,7 +42,7 @@ def _read(file: str) -> bytes:
 def _request(file: str, wiring: Wiring) -> tuple[RunRequest, Json]:
     """The request in a file, bare or in an envelope, checked."""
     raw = _read(file)
-    decoded = decode(Record(file, raw, len(raw)), wiring.control_bus_topic, MAX_RECORD_BYTES)
+    decoded = decode(Message(file, raw, len(raw)), wiring.control_bus_topic, MAX_RECORD_BYTES)
     if decoded.foreign:
         raise RequestRefused(
             f"the envelope's topic is {decoded.foreign!r}; this profile serves {wiring.control_bus_topic!r}",

@@ -108,7 +108,7 @@ def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:
             "updated_at_utc": format_micros(found.dropped_us),
             "next_action": "wait: the daemon has not taken it yet; when it stays so, see whether the daemon runs",
         }
-    return None if found.looked_at_all or refused else _not_seen(run_id, found.detail)
+    return None if found.complete or refused else _not_seen(run_id, found.detail)
 
 
 def _not_seen(run_id: str, detail: str) -> Json:

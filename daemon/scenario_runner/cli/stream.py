@@ -5,7 +5,7 @@ import time
 from scenario_runner.cli.console import note
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
-from scenario_runner.kcl.stream_identity import adopt
+from scenario_runner.kcl.stream_identity import adopt_new_stream
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables
 
@@ -26,11 +26,11 @@ def adopt_stream(wiring_path: str) -> Json:
     if stream is None:
         raise UsageError(f"the control bus of profile {wiring.profile_id} is not a stream")
     note(f"looking whether a daemon of {tables.application} runs")
-    state = adopt(stream, tables, time.sleep)
+    state = adopt_new_stream(stream, tables, time.sleep)
     adopted = bool(state.problem)
     return {
         "stream": state.stream,
-        "former_stream": state.noted if adopted else "",
+        "former_stream": state.recorded if adopted else "",
         "lease_table": tables.application,
         "leases_forgotten": len(state.leases) if adopted else 0,
         "begins_at": (wiring.kinesis_start_timestamp or wiring.kinesis_start_position) if adopted else "",

@@ -1,36 +1,43 @@
-"""What the service wants of a consumer of the control bus, whichever bus it is."""
+"""The contract between the service and a consumer of the control bus."""
 
 from typing import Protocol
 
 
 class Intake(Protocol):
-    """Turns records into rows. Nothing is taken from the bus before it is durably disposed of."""
+    """Turns messages of the control bus into rows of the authority.
+
+    A message is removed from the bus, or checkpointed, only after it is durably disposed of.
+    """
 
     def open(self) -> None:
-        """Check what is needed, before any loop runs.
+        """Check what is needed, and finish what an earlier process began; called before any loop runs.
 
         Raises:
-            ConfigurationError: a person must change something first.
-            Unavailable: the bus does not answer.
+            ConfigurationError: An operator must change something first.
+            Unavailable: The bus does not answer.
         """
         ...
 
     def step(self) -> int:
-        """Do what can be done now; returns how many records were disposed of.
+        """Do what can be done now.
+
+        Returns:
+            How many messages were disposed of; 0 means that there is nothing to do at the moment.
 
         Raises:
-            Unavailable: the authority or the bus does not answer; nothing was lost.
+            ConfigurationError: The bus is not the one that was opened.
+            Unavailable: The authority or the bus does not answer; no message was lost.
         """
         ...
 
     def empty(self) -> bool:
-        """True when no record waits on the bus."""
+        """Whether no message waits on the bus."""
         ...
 
     def sweep(self) -> int:
-        """Remove what killed processes left behind."""
+        """Remove what killed processes left behind; returns how much."""
         ...
 
     def close(self) -> None:
-        """Let what is in flight finish, and give the bus back."""
+        """Let what is in progress finish, and release the bus."""
         ...

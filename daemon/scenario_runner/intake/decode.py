@@ -1,4 +1,4 @@
-"""From bytes to a judged record, without the authority: what is asked for, or why it is refused."""
+"""Decodes a message: opens its envelope and says what kind of message it is, or why it is refused."""
 
 import base64
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ from scenario_runner.contracts.types import KEY_MAX_LENGTH
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})
 _VERSION_KEYS = ("contract_version", "schema_version", "version")
+#: Kinds are short words; of a longer one the begin is enough to find its sender.
 _LONGEST_KIND: Final = 60
+#: The same for a message id, which is 64 characters long in every message of SR.
+_LONGEST_MESSAGE_ID: Final = 256
 _MARKS: Final = (
     (b"\xef\xbb\xbf", "starts with a UTF-8 byte order mark; send UTF-8 without one"),
     (b"\xff\xfe\0\0", "starts with a UTF-32 byte order mark; send UTF-8"),
@@ -27,20 +30,20 @@ _MARKS: Final = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd; send the JSON itself"),
     (b"PK\x03\x04", "is a zip archive; send the JSON itself"),
 )
-"""First bytes of what people send instead of JSON in UTF-8; the longer mark before the one it begins with."""
+"""First bytes of what people send instead of JSON in UTF-8; a mark stands before every mark that it begins with."""
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _VERSIONS = frozenset({"0", "0.0", "0.0.0"})
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it came from the bus.
+class Message:
+    """A message as it came from the control bus.
 
     Attributes:
-        key: Stable identity of the record on its bus.
-        raw: Its bytes, at most the bus's limit.
+        key: Stable identity of the message on its bus (``record_key`` of the authority).
+        raw: Its bytes, at most as many as the bus allows.
         size: Its full size in bytes; larger than ``len(raw)`` when it is over the limit.
-        unreadable: Why it could not be read at all, or empty.
+        unreadable: Why it could not be read at all; empty when it could.
     """
 
     key: str
@@ -51,11 +54,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a record says it is.
+    """What a message says about itself.
 
     Attributes:
-        document: The payload, or the whole record when it came without an envelope.
-        foreign: The topic of an envelope that is not ours; nothing else of it matters then.
+        kind: ``attributes.kind``; RUN_REQUEST for a request without an envelope.
+        message_id: ``message_id`` of the envelope; empty without one.
+        document: The payload, or the whole message when it came without an envelope.
+        foreign: The topic of an envelope of another topic than ours; empty otherwise. The document is then empty.
     """
 
     kind: str
@@ -64,19 +69,24 @@ class Decoded:
     foreign: str = ""
 
 
-def decode(record: Record, topic: str, limit: int) -> Decoded:
-    """Open a record's envelope, if it has one.
+def decode(message: Message, topic: str, limit: int) -> Decoded:
+    """Open the envelope of a message, if it has one.
+
+    Args:
+        message: The message.
+        topic: The control topic.
+        limit: Size of the largest message in bytes.
 
     Raises:
-        RequestRefused: unreadable, too large, not one JSON object, a malformed envelope, unknown topic or kind.
+        RequestRefused: Unreadable, too large, not one JSON object, a malformed envelope, unknown topic or kind.
     """
-    if record.unreadable:
-        raise RequestRefused(record.unreadable, Reason.RECORD_UNREADABLE)
-    if record.size > limit:
+    if message.unreadable:
+        raise RequestRefused(message.unreadable, Reason.RECORD_UNREADABLE)
+    if message.size > limit:
         raise RequestRefused(
-            f"the record holds {record.size} bytes, the bus takes at most {limit}", Reason.RECORD_TOO_LARGE
+            f"the record holds {message.size} bytes, the bus takes at most {limit}", Reason.RECORD_TOO_LARGE
         )
-    document = _parse(record.raw)
+    document = _parse(message.raw)
     if _ENVELOPE_KEYS.isdisjoint(document):
         return Decoded(SignalKind.RUN_REQUEST.value, "", document)
     return _open(document, topic)
@@ -102,7 +112,7 @@ def _parse(raw: bytes) -> Json:
 
 
 def _recognised(raw: bytes) -> str:
-    """What bytes that are not JSON look like, and what to send instead; empty when they look like nothing known."""
+    """What bytes that are not JSON look like, and what to send instead; empty when that is not recognised."""
     for mark, seen in _MARKS:
         if raw.startswith(mark):
             return seen
@@ -134,14 +144,16 @@ def _open(document: Json, topic: str) -> Decoded:
         )
     message_id = document.get("message_id")
     if kind in OWN_SIGNALS:
-        return Decoded(kind, one_line(message_id[:256]) if isinstance(message_id, str) else "", document)
+        return Decoded(
+            kind, one_line(message_id[:_LONGEST_MESSAGE_ID]) if isinstance(message_id, str) else "", document
+        )
     envelope = _envelope(document)
     _refuse_other_versions(envelope.attributes)
     return Decoded(kind, envelope.message_id, envelope.payload)
 
 
 def _open_foreign(document: Json) -> Decoded:
-    """A well-formed envelope of another topic is somebody else's, whatever is in it."""
+    """Decode an envelope of another topic: the stream is shared, so its payload is none of our business."""
     envelope = _envelope(document)
     kind = envelope.attributes.get("kind")
     shown = one_line(kind[:_LONGEST_KIND]) if isinstance(kind, str) else ""
@@ -155,10 +167,10 @@ def _envelope(document: Json) -> Envelope:
         raise RequestRefused(f"envelope: {explain_validation(error)}", Reason.ENVELOPE_INVALID) from error
 
 
-def run_id_hint(record: Record) -> str:
-    """The run id that a refused record was about, or empty when it does not say."""
+def run_id_hint(message: Message) -> str:
+    """The run id that a refused message was about; empty when it does not say."""
     try:
-        document = parse_object(record.raw)
+        document = parse_object(message.raw)
     except RequestRefused:
         return ""
     payload = document.get("payload", document)

@@ -1,8 +1,9 @@
-"""Consuming a Kinesis stream with KCL 3: this process supervises a JVM, whose record processors admit the records.
+"""Consuming a Kinesis stream with KCL 3: this process supervises a JVM, whose shard workers admit the records.
 
-Leases, resharding, hand-over and checkpoints are KCL's. What is ours: records are disposed of before they are
-checkpointed (``kcl.processor``), worker ids are stable and unique (``kcl.slots``), the JVM runs while it is wanted and
-not longer (``kcl.keeper``).
+KCL assigns leases, follows resharding and stores checkpoints. SR sees to the rest: a record is disposed of before it is
+checkpointed (:mod:`~scenario_runner.intake.kcl_processor`), worker ids are stable and unique
+(:mod:`~scenario_runner.kcl.worker_ids`), and the JVM runs exactly as long as the intake is open
+(:mod:`~scenario_runner.kcl.supervisor`).
 """
 
 import os
@@ -13,43 +14,48 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
+from typing_extensions import override
 
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import Json, canonical_bytes
-from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.intake.base import Intake
 from scenario_runner.kcl import config as kcl_config
-from scenario_runner.kcl import stream_identity as identity
-from scenario_runner.kcl.lease_table import Lease, Tables
-from scenario_runner.kcl.shard_status import Doing, Report
-from scenario_runner.kcl.supervisor import Keeper, Recipe
-from scenario_runner.kcl.worker_ids import Slot, take_slot
+from scenario_runner.kcl import stream_identity
+from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
+from scenario_runner.kcl.shard_status import ProcessorState, ShardStatus
+from scenario_runner.kcl.supervisor import JvmSupervisor, LaunchSpec
+from scenario_runner.kcl.worker_ids import WorkerIdLease, lease_worker_id
 from scenario_runner.profiles.wiring import Wiring
 
+#: One start may fail for a reason that passes; three in a row are an outage that an operator must hear of.
 _GIVE_UP_AFTER: Final = 3
-_LOOK_SECONDS: Final = 0.5
-_SAME_STREAM_SECONDS: Final = {"production": 30.0, "fast": 3.0}
-"""By ``kinesis_timing``: how often a running daemon makes sure that its stream was not made anew."""
+#: ``--until-idle`` asks many times a second; the lease table is read at most twice.
+_LEASE_CHECK_SECONDS: Final = 0.5
+_IDENTITY_CHECK_SECONDS: Final = {"production": 30.0, "fast": 3.0}
+"""By ``kinesis_timing``: how often a running daemon checks that its stream was not deleted and created again."""
+
 _log = structlog.get_logger("intake")
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What there is once the intake is open."""
+class _Running:
+    """What exists while the intake is open."""
 
-    slot: Slot
-    keeper: Keeper
+    worker: WorkerIdLease
+    supervisor: JvmSupervisor
 
 
-class KinesisIntake:
-    """See the module.
+class KinesisIntake(Intake):
+    """Consumes a stream.
 
     Args:
         wiring: The profile.
         stream: The stream.
-        tables: KCL's tables.
-        child: What record processors need to know, as JSON values.
-        pack: The interface pack that requests are judged by: the one that the daemon was started with and has pinned,
-            whatever lies in the profile's files by the time a record processor starts.
+        lease_table: KCL's tables.
+        worker_config: What shard workers need to know, as JSON values.
+        pack: The interface pack that requests are validated against: the pack that the daemon was started with and has
+            pinned, even when the profile's files have changed by the time a shard worker starts.
         monotonic: Seconds, never going back.
     """
 
@@ -57,137 +63,147 @@ class KinesisIntake:
         self,
         wiring: Wiring,
         stream: Stream,
-        tables: Tables,
-        child: Mapping[str, Any],
+        lease_table: KclLeaseTable,
+        worker_config: Mapping[str, Any],
         pack: Json,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wiring, self._stream, self._tables, self._child = wiring, stream, tables, child
-        self._pack = pack
-        self._parts: _Parts | None = None
-        self._counted: dict[tuple[str, int], int] = {}
-        self._seen: dict[str, Lease] = {}
-        self._monotonic, self._look_again = monotonic, 0.0
-        self._identity, self._same_until = "", 0.0
+        self._wiring, self._stream, self._lease_table = wiring, stream, lease_table
+        self._worker_config, self._pack, self._monotonic = worker_config, pack, monotonic
+        self._running: _Running | None = None
+        self._counted: dict[tuple[str, int], int] = {}  # records already returned by step, by shard and process
+        self._first_seen: dict[str, ShardLease] = {}  # leases of other workers
+        self._next_lease_check = 0.0
+        self._identity, self._next_identity_check = "", 0.0
 
+    @override
     def open(self) -> None:
-        """See :class:`~scenario_runner.intake.base.Intake`: Java, the jars and the leases' stream must be there."""
         java, jars = kcl_config.find_java(os.environ), kcl_config.find_jars()
         self._stream.check()
         self._identity = self._stream.identity()
-        with suppress(Unavailable):  # DynamoDB may come later, and the same is asked then
-            identity.check(self._stream, self._tables)
-        slot = take_slot(
+        with suppress(Unavailable):  # DynamoDB may start later than SR: _prepare checks the same
+            stream_identity.check_leases(self._stream, self._lease_table)
+        worker = lease_worker_id(
             self._wiring.kinesis_state_dir, self._wiring.kinesis_application, self._wiring.kinesis_worker_id
         )
-        region = str(self._stream.client.meta.region_name)
-        properties, pack = (os.path.join(slot.folder, name) for name in ("kcl.properties", "interface_pack.json"))
         try:
-            with open(properties, "w", encoding="ascii") as file:
-                file.write(kcl_config.render(kcl_config.properties_of(self._wiring, region, slot.worker_id)))
-            with open(pack, "wb") as packed:
-                packed.write(canonical_bytes(self._pack))
+            spec = self._write_launch_files(worker, java, jars)
         except OSError as error:
-            slot.release()
-            raise Unavailable(f"cannot write to {slot.folder}: {error.strerror}") from error
+            worker.release()
+            raise Unavailable(f"cannot write to {worker.folder}: {error.strerror}") from error
+        supervisor = JvmSupervisor(worker, spec, self._prepare)
+        supervisor.start()
+        self._running = _Running(worker, supervisor)
+
+    def _write_launch_files(self, worker: WorkerIdLease, java: str, jars: str) -> LaunchSpec:
+        """Write what the JVM and its shard workers read from files; returns how to start the JVM."""
+        region = str(self._stream.client.meta.region_name)
+        properties, pack = (os.path.join(worker.folder, name) for name in ("kcl.properties", "interface_pack.json"))
+        with open(properties, "w", encoding="ascii") as file:
+            file.write(kcl_config.render_properties(kcl_config.kcl_properties(self._wiring, region, worker.worker_id)))
+        with open(pack, "wb") as packed:
+            packed.write(canonical_bytes(self._pack))
         logging = os.path.join(os.path.dirname(kcl_config.__file__), "logback.xml")
-        command = kcl_config.command_of(self._wiring, java, jars, properties, logging)
-        recipe = Recipe(command, kcl_config.jvm_environment(os.environ), {**self._child, "pack": pack})
-        keeper = Keeper(slot, recipe, self._prepare)
-        keeper.start()
-        self._parts = _Parts(slot, keeper)
+        command = kcl_config.jvm_command(self._wiring, java, jars, properties, logging)
+        return LaunchSpec(command, kcl_config.jvm_environment(os.environ), {**self._worker_config, "pack": pack})
 
-    def _prepare(self) -> bool:
-        try:
-            self._tables.make_leaderless()
-            identity.note(self._stream, self._tables)
-        except ConfigurationError:
-            raise
-        except ScenarioRunnerError as error:
-            _log.warning("waiting for DynamoDB, where KCL keeps its leases", detail=error.detail)
-            return False
-        return True
-
-    def step(self) -> int:
-        """How many records were disposed of since the last call.
+    def _prepare(self) -> None:
+        """Write to DynamoDB what must be there before the first worker starts.
 
         Raises:
-            ConfigurationError: the stream was made anew.
-            Unavailable: KCL ended several times in a row without handing out anything.
+            ConfigurationError: The leases are not about the stream.
+            Unavailable: DynamoDB or the stream does not answer yet.
         """
-        if self._parts is None:
+        try:
+            self._lease_table.disable_leader_election()
+            stream_identity.record_stream_identity(self._stream, self._lease_table)
+        except Unavailable as error:
+            _log.warning("waiting for DynamoDB, where KCL keeps its leases", detail=error.detail)
+            raise
+
+    @override
+    def step(self) -> int:
+        if self._running is None:
             return 0
-        if self._monotonic() >= self._same_until:
-            self._look_at_stream()
+        if self._monotonic() >= self._next_identity_check:
+            self._check_stream()
         disposed = 0
-        for report in self._parts.keeper.reports().values():
-            key = (report.shard_id, report.pid)
-            disposed += report.records - self._counted.get(key, 0)
-            self._counted[key] = report.records
-        if self._parts.keeper.failures >= _GIVE_UP_AFTER and not disposed:
+        for status in self._running.supervisor.statuses().values():
+            key = (status.shard_id, status.pid)
+            disposed += status.records - self._counted.get(key, 0)
+            self._counted[key] = status.records
+        if self._running.supervisor.failures >= _GIVE_UP_AFTER and not disposed:
             raise Unavailable("KCL does not come up; the log says why")
         return disposed
 
-    def _look_at_stream(self) -> None:
-        """Make sure that the stream is still the one that was opened; one that is away may come back."""
-        self._same_until = self._monotonic() + _SAME_STREAM_SECONDS[self._wiring.kinesis_timing]
+    def _check_stream(self) -> None:
+        """Check that the stream is the one that was opened; a stream that is missing may be created again."""
+        self._next_identity_check = self._monotonic() + _IDENTITY_CHECK_SECONDS[self._wiring.kinesis_timing]
         try:
-            found = self._stream.identity()
+            identity = self._stream.identity()
         except (ConfigurationError, Unavailable) as error:
-            _log.error("the stream is away; its records are waited for", detail=error.detail)
+            _log.error("the stream cannot be read; SR waits for it", detail=error.detail)
         else:
-            self._check_same(found)
+            self._require_same(identity)
 
-    def _check_same(self, found: str) -> None:
-        if found != self._identity:
-            problem = f"it was {self._identity} when the daemon started, and is {found}"
-            raise identity.made_anew(self._stream.name, self._tables.application, problem)
+    def _require_same(self, identity: str) -> None:
+        if identity != self._identity:
+            problem = f"it was {self._identity} when the daemon started, and is {identity}"
+            raise stream_identity.stream_was_replaced(self._stream.name, self._lease_table.application, problem)
 
+    @override
     def empty(self) -> bool:
-        """True when every open shard is consumed to its tip by us, or in the hands of another worker that lives.
+        """Whether every open shard is read to its tip by this worker, or leased by another worker that is alive.
 
         Raises:
-            ConfigurationError: the leases are not about this stream, so nobody can say.
-            Unavailable: the stream or DynamoDB does not answer.
+            ConfigurationError: The leases are not about this stream, so that cannot be known.
+            Unavailable: The stream or DynamoDB does not answer.
         """
-        if self._parts is None:
+        if self._running is None:
             return True
-        now = self._monotonic()
-        reports = self._parts.keeper.reports()
-        busy = any(report.doing is not Doing.ENDED and not _caught_up(report) for report in reports.values())
-        if busy or now < self._look_again:
+        statuses = self._running.supervisor.statuses()
+        if any(item.state is not ProcessorState.ENDED and not _caught_up(item) for item in statuses.values()):
             return False
-        self._look_again = now + _LOOK_SECONDS
-        state = identity.check(self._stream, self._tables)
-        self._check_same(state.stream)
-        leases = state.leases
-        worker, settled = self._parts.slot.worker_id, True
-        for shard_id, lease in leases.items():
-            ours = lease.owner in ("", worker)
-            lives = self._moves(shard_id, lease)
-            settled &= lease.ended or (_caught_up(reports.get(shard_id)) if ours else lives)
-        return settled and all(shard_id in leases for shard_id in state.open_shards)
+        now = self._monotonic()
+        if now < self._next_lease_check:
+            return False
+        self._next_lease_check = now + _LEASE_CHECK_SECONDS
+        state = stream_identity.check_leases(self._stream, self._lease_table)
+        self._require_same(state.stream)
+        # A list, not a generator: every lease must be looked at, or the owners of later ones are first seen too late.
+        done = [self._is_done(shard_id, lease, statuses.get(shard_id)) for shard_id, lease in state.leases.items()]
+        return all(done) and all(shard_id in state.leases for shard_id in state.open_shards)
 
-    def _moves(self, shard_id: str, lease: Lease) -> bool:
-        """True when the owner of a lease was seen to renew it."""
-        before = self._seen.get(shard_id)
+    def _is_done(self, shard_id: str, lease: ShardLease, status: ShardStatus | None) -> bool:
+        """Whether a shard needs nothing of this worker any more."""
+        assert self._running is not None
+        if lease.ended:
+            return True
+        # A lease without owner is ours to take as well as anybody's.
+        if lease.owner in ("", self._running.worker.worker_id):
+            return _caught_up(status)
+        return self._is_renewed(shard_id, lease)
+
+    def _is_renewed(self, shard_id: str, lease: ShardLease) -> bool:
+        """Whether the owner of a lease was seen to renew it since the owner was first seen."""
+        before = self._first_seen.get(shard_id)
         if before is None or before.owner != lease.owner:
-            self._seen[shard_id] = lease
+            self._first_seen[shard_id] = lease
             return False
         return before.counter != lease.counter
 
+    @override
     def sweep(self) -> int:
-        """Nothing: a slot is swept when it is taken."""
-        return 0
+        return 0  # what a killed daemon left is removed when its worker id is leased again
 
+    @override
     def close(self) -> None:
-        """Let record processors finish and checkpoint, then end the JVM."""
-        if self._parts is None:
+        if self._running is None:
             return
-        self._parts.keeper.stop()
-        self._parts.slot.release()
-        self._parts = None
+        self._running.supervisor.stop()
+        self._running.worker.release()
+        self._running = None
 
 
-def _caught_up(report: Report | None) -> bool:
-    return report is not None and report.doing is Doing.IDLE and report.caught_up
+def _caught_up(status: ShardStatus | None) -> bool:
+    return status is not None and status.state is ProcessorState.IDLE and status.caught_up

@@ -1,4 +1,4 @@
-"""Searching a spool for a request that no daemon has disposed of yet; nothing is moved or made."""
+"""Searches a spool for a request that no daemon has disposed of yet; nothing is moved or created."""
 
 import os
 import stat
@@ -9,42 +9,45 @@ from typing import Final
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.states import SignalKind
-from scenario_runner.intake.decode import Record, decode, run_id_hint
+from scenario_runner.intake.decode import Message, decode, run_id_hint
 from scenario_runner.intake.spool_files import is_request
 
+#: Bounds of one ``status`` command: some seconds of reading, and memory for the list of names.
 _MOST_FILES: Final = 10_000
 _MOST_BYTES: Final = 64 << 20
+#: Whoever may write to ``requests/`` may leave a link or a FIFO there, which must not be followed or waited for.
 _READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        name: Of the file that asks for the run; empty when none was found.
+        name: Name of the file that requests the run; empty when none was found.
         dropped_us: When it was last written to, in microseconds since the epoch.
-        looked_at_all: False when not everything that waits could be read.
+        complete: False when not all waiting files could be read.
         detail: Why not.
     """
 
     name: str = ""
     dropped_us: int = 0
-    looked_at_all: bool = True
+    complete: bool = True
     detail: str = ""
 
 
 def find_submitted(root: str, topic: str, run_id: str) -> Search:
-    """Search ``requests/`` and what is claimed for a request of a run, the newest first.
+    """Search the dropped and the claimed requests for those of a run, the newest first.
 
     Args:
-        root: The spool's root; one that is not there holds nothing.
+        root: Root folder of the spool; a folder that does not exist holds nothing.
         topic: The control topic.
         run_id: The run.
     """
     paths, unreadable = SpoolPaths(root), ""
     left_files, left_bytes = _MOST_FILES, _MOST_BYTES
-    for folder in (paths.requests, paths.claimed):  # in this order: a file that is claimed meanwhile is met again
+    # In this order: a file that is claimed during the search is then met twice, not missed.
+    for folder in (paths.requests, paths.claimed):
         try:
             waiting = sorted(_files(folder, deep=folder == paths.claimed), reverse=True)
         except OSError as error:
@@ -53,21 +56,21 @@ def find_submitted(root: str, topic: str, run_id: str) -> Search:
         for modified_ns, path, size in waiting:
             left_files, left_bytes = left_files - 1, left_bytes - size
             if left_files < 0 or left_bytes < 0:
-                return Search(looked_at_all=False, detail=f"more requests wait in {root} than are searched")
+                return Search(complete=False, detail=f"more requests wait in {root} than are searched")
             try:
-                asks = _run_id_in(path, size, topic)
+                requested = _requested_run(path, size, topic)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 unreadable = f"{path} cannot be read: {error.strerror}"
                 continue
-            if asks == run_id:
+            if requested == run_id:
                 return Search(os.path.basename(path), modified_ns // 1000)
-    return Search(looked_at_all=not unreadable, detail=unreadable)
+    return Search(complete=not unreadable, detail=unreadable)
 
 
 def _files(folder: str, *, deep: bool) -> Iterator[tuple[int, str, int]]:
-    """Requests in a folder, or in the folders in it: when last written to, path, size."""
+    """Requests in a folder, or (``deep``) in its subfolders: time of the last write in ns, path, size."""
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -84,14 +87,14 @@ def _files(folder: str, *, deep: bool) -> Iterator[tuple[int, str, int]]:
             yield info.st_mtime_ns, entry.path, info.st_size
 
 
-def _run_id_in(path: str, size: int, topic: str) -> str:
-    """The run id that a file asks for, as intake would decode it; empty when it asks for none."""
+def _requested_run(path: str, size: int, topic: str) -> str:
+    """The run id that a file requests, as intake would decode it; empty when it requests none."""
     fd = os.open(path, _READ)
     with open(fd, "rb") as file:
         raw = file.read(MAX_RECORD_BYTES)
-    record = Record(path, raw, size)
+    message = Message(path, raw, size)
     try:
-        decoded = decode(record, topic, MAX_RECORD_BYTES)
+        decoded = decode(message, topic, MAX_RECORD_BYTES)
     except RequestRefused:
-        return run_id_hint(record)
-    return run_id_hint(record) if decoded.kind == SignalKind.RUN_REQUEST and not decoded.foreign else ""
+        return run_id_hint(message)
+    return run_id_hint(message) if decoded.kind == SignalKind.RUN_REQUEST and not decoded.foreign else ""

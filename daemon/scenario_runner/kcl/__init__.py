@@ -1,1 +1,1 @@
-"""The Kinesis Client Library as a supervised process: its settings, its slots, its keeper, and the record processor."""
+"""KCL's MultiLangDaemon as a supervised JVM: configuration, worker ids, lease table, status files, supervisor."""

@@ -1,7 +1,7 @@
-"""From a wiring profile to the properties of KCL's MultiLangDaemon, and to the command that runs it.
+"""The configuration of KCL's MultiLangDaemon: its properties, made from a wiring profile, and the command that runs it.
 
-The timings were measured (docs/adr/0015): with ``production`` a killed worker's shards are taken over within 21 s and
-a restart reads again after 5 s. ``fast`` is for tests: it asks far more of DynamoDB than is reasonable.
+The timings were measured (docs/adr/0015): with ``production`` a killed worker's shards are taken over within 21 s, and
+a restarted worker reads again after 5 s. ``fast`` is for tests: it sends DynamoDB far more requests than is reasonable.
 """
 
 import importlib.util
@@ -15,10 +15,14 @@ from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 from scenario_runner.profiles.wiring import Wiring
 
-CHILD_MODULE: Final = "scenario_runner.service.shard_worker"
+SHARD_WORKER_MODULE: Final = "scenario_runner.service.shard_worker"
+"""What KCL starts for each shard. Named, not imported: the room of the service lies above this one."""
+
 DRAIN_SECONDS: Final = 20
-"""How long KCL waits for record processors when it is told to stop."""
-MAIN_CLASS: Final = "software.amazon.kinesis.multilang.MultiLangDaemon"
+"""How long KCL waits for its record processors at a stop: time for one transaction, also on a slow authority."""
+
+_MAIN_CLASS: Final = "software.amazon.kinesis.multilang.MultiLangDaemon"
+#: A properties file is read as Latin-1; everything from here on is escaped, DEL included.
 _ASCII_END: Final = 0x7F
 _JVM_OPTIONS: Final = (
     "-XX:TieredStopAtLevel=1",  # half the start-up time; the JVM only moves bytes
@@ -30,7 +34,7 @@ _ALWAYS: Final = {
     "AwsCredentialsProvider": "DefaultCredentialsProvider",
     "clientVersionConfig": "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",  # no leader: docs/adr/0015
     "skipShardSyncAtWorkerInitializationIfLeasesExist": "true",
-    "callProcessRecordsEvenForEmptyRecordList": "true",  # tells that we are up to date, and that KCL is alive
+    "callProcessRecordsEvenForEmptyRecordList": "true",  # says that nothing is left to read, and that KCL is alive
     "maxLeasesToStealAtOneTime": "1",
     "shutdownGraceMillis": str(DRAIN_SECONDS * 1000),
 }
@@ -53,17 +57,17 @@ _TIMINGS: Final[Mapping[str, Mapping[str, int]]] = {
 }
 
 
-def properties_of(wiring: Wiring, region: str, worker_id: str) -> dict[str, str]:
+def kcl_properties(wiring: Wiring, region: str, worker_id: str) -> dict[str, str]:
     """The properties of the MultiLangDaemon.
 
     Args:
-        wiring: The profile.
-        region: Of the stream.
-        worker_id: Stable and unique.
+        wiring: The profile; its control bus is a stream.
+        region: Region of the stream.
+        worker_id: The worker id, stable and unique.
     """
     assert wiring.control_bus_stream is not None
-    found = {
-        "executableName": f"{os.path.basename(sys.executable)} -m {CHILD_MODULE}",
+    properties = {
+        "executableName": f"{os.path.basename(sys.executable)} -m {SHARD_WORKER_MODULE}",
         "applicationName": wiring.kinesis_application,
         "streamName": wiring.control_bus_stream,
         "workerId": worker_id,
@@ -73,23 +77,23 @@ def properties_of(wiring: Wiring, region: str, worker_id: str) -> dict[str, str]
         **{key: str(value) for key, value in _TIMINGS[wiring.kinesis_timing].items()},
     }
     if wiring.kinesis_start_timestamp is None:
-        found["initialPositionInStream"] = wiring.kinesis_start_position
+        properties["initialPositionInStream"] = wiring.kinesis_start_position
     else:
         micros = to_micros(parse_instant(wiring.kinesis_start_timestamp))
-        found["initialPositionInStreamExtended"] = str(micros // MICROS)
+        properties["initialPositionInStreamExtended"] = str(micros // MICROS)
     if wiring.control_bus_endpoint_url:
-        found["kinesisEndpoint"] = wiring.control_bus_endpoint_url
+        properties["kinesisEndpoint"] = wiring.control_bus_endpoint_url
     if wiring.dynamodb_endpoint_url:
-        found["dynamoDBEndpoint"] = wiring.dynamodb_endpoint_url
+        properties["dynamoDBEndpoint"] = wiring.dynamodb_endpoint_url
     if wiring.control_bus_endpoint_url or wiring.dynamodb_endpoint_url:
-        found["metricsLevel"] = "NONE"
+        properties["metricsLevel"] = "NONE"  # emulators have no CloudWatch
     else:
-        found |= {"leaseTablePitrEnabled": "true", "leaseTableDeletionProtectionEnabled": "true"}
-    return found
+        properties |= {"leaseTablePitrEnabled": "true", "leaseTableDeletionProtectionEnabled": "true"}
+    return properties
 
 
-def render(properties: Mapping[str, str]) -> str:
-    """Properties as Java reads them: backslashes and non-ASCII escaped."""
+def render_properties(properties: Mapping[str, str]) -> str:
+    """The text of a properties file as Java reads it: backslashes and all beyond ASCII are escaped."""
     return "".join(f"{key} = {_escaped(value)}\n" for key, value in properties.items())
 
 
@@ -103,7 +107,7 @@ def find_java(env: Mapping[str, str]) -> str:
     """The ``java`` command, from JAVA_HOME or the PATH.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: There is none.
     """
     home = env.get("JAVA_HOME")
     found = shutil.which(os.path.join(home, "bin", "java")) if home else shutil.which("java", path=env.get("PATH"))
@@ -131,26 +135,27 @@ def find_jars() -> str:
     return jars
 
 
-def command_of(wiring: Wiring, java: str, jars: str, properties_file: str, logging_file: str) -> list[str]:
+def jvm_command(wiring: Wiring, java: str, jars: str, properties_file: str, logging_file: str) -> list[str]:
     """The command that runs the MultiLangDaemon."""
     emulated = wiring.control_bus_endpoint_url is not None
-    no_cbor = emulated and wiring.kinesis_start_timestamp is not None  # no emulator reads Java's times in CBOR
+    no_cbor = emulated and wiring.kinesis_start_timestamp is not None  # no emulator can read Java's times in CBOR
     options = (f"-Dlogback.configurationFile={logging_file}", "-cp", os.path.join(jars, "*"))
     return [
         java,
         *_JVM_OPTIONS,
         *(("-Daws.cborEnabled=false",) if no_cbor else ()),
         *options,
-        MAIN_CLASS,
+        _MAIN_CLASS,
         "--properties-file",
         properties_file,
     ]
 
 
 def jvm_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a JVM that finds this very Python first.
+    """The environment of the JVM, whose PATH begins with the folder of this Python interpreter.
 
-    KCL splits ``executableName`` at white space, so the interpreter is named there without its folder.
+    KCL splits ``executableName`` at white space, so the interpreter is named there without its folder, which may hold
+    some, and is found by the PATH.
     """
     path = os.path.dirname(sys.executable) + os.pathsep + env.get("PATH", os.defpath)
     return {**env, "PATH": path, "PYTHONUNBUFFERED": "1"}

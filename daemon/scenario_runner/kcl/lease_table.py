@@ -1,8 +1,9 @@
 """What SR itself reads and writes of KCL's tables in DynamoDB.
 
-KCL 3 elects a leader that hands out the leases, and a killed leader's lock lasts two minutes. Its 2.x-compatible mode
-has no leader, but leaves that mode by itself once every worker could, unless the application's state says that it was
-rolled back (``CLIENT_VERSION_2X``). That state is written here, once, before the first worker starts (docs/adr/0015).
+KCL 3 elects a leader that assigns the leases. When the leader is killed, its lock blocks a new election for two
+minutes. KCL's 2.x-compatible mode has no leader, but KCL leaves that mode once every worker could run without it,
+unless the application's state says that it was rolled back (``CLIENT_VERSION_2X``). SR writes that state once, before
+its first worker starts (docs/adr/0015).
 """
 
 import time
@@ -15,23 +16,30 @@ import structlog
 
 from scenario_runner.bus.stream import client_of, failure_of
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.retry import RetryPolicy, with_retries
 
 _STATE_KEY: Final = "Migration3.0"
 _STREAM_KEY: Final = "ScenarioRunnerStream"
-"""A row of our own in the coordinator table, of which KCL reads rows by key only."""
-_LEADERLESS: Final = "CLIENT_VERSION_2X"
-_ACTIVE_SECONDS: Final = 60.0
-_log = structlog.get_logger("intake")
+"""A row of our own in the coordinator table, which is safe there: KCL reads rows of that table by key only."""
+
+_ROLLED_BACK: Final = "CLIENT_VERSION_2X"
+#: DynamoDB creates a table in 5 to 20 seconds.
+_UNTIL_ACTIVE: Final = RetryPolicy(first_seconds=0.2, most_seconds=1.0, deadline_seconds=60.0)
+_log = structlog.get_logger("kcl")
+
+
+class _NotActiveError(Exception):
+    """A table is still being created."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """A shard's lease.
+class ShardLease:
+    """KCL's lease of one shard.
 
     Attributes:
-        owner: Worker id, or empty.
-        counter: Grows while the owner lives.
-        ended: All of the shard was consumed.
+        owner: Worker id of the owner; empty when nobody owns the lease.
+        counter: Grows with every renewal by the owner.
+        ended: The whole shard was consumed.
     """
 
     owner: str
@@ -40,15 +48,15 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Tables:
-    """KCL's tables of one application.
+class KclLeaseTable:
+    """The lease table and the coordinator table of one application.
 
     Args:
-        application: The consumer application.
-        region: Of the tables; the environment's when None.
+        application: Name of the consumer application, and of its lease table.
+        region: Of the tables; None for that of the environment.
         endpoint_url: Of an emulator; None for the service.
-        connect: Makes the client; for tests.
-        sleep: Pauses.
+        connect: Makes the client; replaced in tests.
+        sleep: Waits some seconds.
     """
 
     application: str
@@ -59,11 +67,15 @@ class Tables:
 
     @cached_property
     def client(self) -> Any:  # noqa: ANN401 - boto3 has no types
-        """The boto3 client, made when first wanted."""
+        """The boto3 client, made on first use."""
         return self.connect("dynamodb", self.region, self.endpoint_url)
 
-    def _ask(self, operation: str, *expected: str, **arguments: Any) -> Any:  # noqa: ANN401
-        """Call an operation; None when it fails with one of the expected codes."""
+    @property
+    def _coordinator_table(self) -> str:
+        return f"{self.application}-CoordinatorState"
+
+    def _call(self, operation: str, *expected: str, **arguments: Any) -> Any:  # noqa: ANN401
+        """Call an operation; returns None when it fails with one of the expected error codes."""
         try:
             return getattr(self.client, operation)(**arguments)
         except Exception as error:
@@ -74,97 +86,106 @@ class Tables:
                 raise
             raise Unavailable(f"table {arguments.get('TableName')} in DynamoDB: {sentence}") from error
 
-    def make_leaderless(self) -> None:
-        """Write the state that keeps workers in the mode without a leader, unless there is one already.
+    def disable_leader_election(self) -> None:
+        """Write the state that keeps workers in the mode without a leader, unless there is a state already.
 
         Raises:
             Unavailable: DynamoDB does not answer, or refuses.
         """
-        table = f"{self.application}-CoordinatorState"
-        if self._ask("describe_table", "ResourceNotFoundException", TableName=table) is None:
-            self._ask(
+        table = self._coordinator_table
+        if self._call("describe_table", "ResourceNotFoundException", TableName=table) is None:
+            # "In use" means that another worker creates the table at the same moment.
+            self._call(
                 "create_table", "ResourceInUseException", TableName=table, BillingMode="PAY_PER_REQUEST",
                 KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
                 AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
             )  # fmt: skip
-        self._until_active(table)
+        self._await_active(table)
         state = {
             "key": {"S": _STATE_KEY},
-            "cv": {"S": _LEADERLESS},
+            "cv": {"S": _ROLLED_BACK},
             "mb": {"S": "scenario-runner"},
             "mts": {"N": str(time.time_ns() // 1_000_000)},
         }
-        made = self._ask(
+        # Only where there is none: to switch the mode under workers of another consumer is not for us to do.
+        written = self._call(
             "put_item", "ConditionalCheckFailedException", TableName=table, Item=state,
             ConditionExpression="attribute_not_exists(#k)", ExpressionAttributeNames={"#k": "key"},
         )  # fmt: skip
-        if made is not None:
+        if written is not None:
             return
-        found = self._ask("get_item", TableName=table, Key={"key": {"S": _STATE_KEY}}, ConsistentRead=True)
+        found = self._call("get_item", TableName=table, Key={"key": {"S": _STATE_KEY}}, ConsistentRead=True)
         version = found.get("Item", {}).get("cv", {}).get("S")
-        if version != _LEADERLESS:
-            _log.warning("this application elects a leader; when the leader is killed its shards rest for two minutes",
-                         table=table, state=version)  # fmt: skip
+        if version != _ROLLED_BACK:
+            _log.warning(
+                "this application elects a leader; when the leader is killed, its shards are not read for two minutes",
+                table=table, state=version,
+            )  # fmt: skip
+
+    def _await_active(self, table: str) -> None:
+        def check() -> None:
+            found = self._call("describe_table", "ResourceNotFoundException", TableName=table)
+            if found is None or found["Table"]["TableStatus"] not in ("ACTIVE", "UPDATING"):
+                raise _NotActiveError
+
+        try:
+            with_retries(check, _UNTIL_ACTIVE, lambda error: isinstance(error, _NotActiveError), wait=self.sleep)
+        except _NotActiveError as error:
+            raise Unavailable(f"table {table} in DynamoDB is still being created") from error
 
     def stream_identity(self) -> str:
-        """Identity of the stream that the leases are about; empty when it was never kept.
+        """Identity of the stream that the leases are about; empty when none was stored.
 
         Raises:
             Unavailable: DynamoDB does not answer.
         """
-        found = self._ask(
-            "get_item", "ResourceNotFoundException", TableName=f"{self.application}-CoordinatorState",
+        found = self._call(
+            "get_item", "ResourceNotFoundException", TableName=self._coordinator_table,
             Key={"key": {"S": _STREAM_KEY}}, ConsistentRead=True,
         )  # fmt: skip
         return str((found or {}).get("Item", {}).get("stream", {}).get("S", ""))
 
-    def keep_stream_identity(self, identity: str) -> None:
-        """Keep the identity of the stream that the leases are about from now on.
+    def store_stream_identity(self, identity: str) -> None:
+        """Store the identity of the stream that the leases are about from now on.
 
         Raises:
             Unavailable: DynamoDB does not answer, or has no coordinator table.
         """
         item = {"key": {"S": _STREAM_KEY}, "stream": {"S": identity}}
-        self._ask("put_item", TableName=f"{self.application}-CoordinatorState", Item=item)
+        self._call("put_item", TableName=self._coordinator_table, Item=item)
 
-    def forget_leases(self, shard_ids: Iterable[str]) -> None:
-        """Delete leases, so that KCL makes them anew from the start position.
+    def leases(self) -> Mapping[str, ShardLease]:
+        """All leases by shard id; empty when the table does not exist yet.
+
+        Raises:
+            Unavailable: DynamoDB does not answer.
+        """
+        found: dict[str, ShardLease] = {}
+        start: dict[str, Any] = {}
+        while True:
+            page = self._call(
+                "scan", "ResourceNotFoundException", TableName=self.application, ConsistentRead=True, **start
+            )
+            if page is None:
+                return found
+            found |= {item["leaseKey"]["S"]: _lease(item) for item in page["Items"]}
+            if not page.get("LastEvaluatedKey"):
+                return found
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def delete_leases(self, shard_ids: Iterable[str]) -> None:
+        """Delete leases, so that KCL creates them again at the start position.
 
         Raises:
             Unavailable: DynamoDB does not answer.
         """
         for shard_id in shard_ids:
-            self._ask("delete_item", TableName=self.application, Key={"leaseKey": {"S": shard_id}})
+            self._call("delete_item", TableName=self.application, Key={"leaseKey": {"S": shard_id}})
 
-    def _until_active(self, table: str) -> None:
-        deadline = time.monotonic() + _ACTIVE_SECONDS
-        while True:
-            found = self._ask("describe_table", "ResourceNotFoundException", TableName=table)
-            if found is not None and found["Table"]["TableStatus"] in ("ACTIVE", "UPDATING"):
-                return
-            if time.monotonic() > deadline:
-                raise Unavailable(f"table {table} in DynamoDB is still being created")
-            self.sleep(0.2)
 
-    def leases(self) -> Mapping[str, Lease]:
-        """Leases by shard id; none when the table does not exist yet.
-
-        Raises:
-            Unavailable: DynamoDB does not answer.
-        """
-        found: dict[str, Lease] = {}
-        more: dict[str, Any] = {}
-        while True:
-            page = self._ask(
-                "scan", "ResourceNotFoundException", TableName=self.application, ConsistentRead=True, **more
-            )
-            if page is None:
-                return found
-            for item in page["Items"]:
-                ended = item.get("checkpoint", {}).get("S") == "SHARD_END"
-                found[item["leaseKey"]["S"]] = Lease(
-                    item.get("leaseOwner", {}).get("S", ""), item.get("leaseCounter", {}).get("N", ""), ended
-                )
-            if not page.get("LastEvaluatedKey"):
-                return found
-            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+def _lease(item: Mapping[str, Any]) -> ShardLease:
+    return ShardLease(
+        owner=item.get("leaseOwner", {}).get("S", ""),
+        counter=item.get("leaseCounter", {}).get("N", ""),
+        ended=item.get("checkpoint", {}).get("S") == "SHARD_END",
+    )

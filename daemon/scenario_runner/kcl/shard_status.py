@@ -1,7 +1,7 @@
-"""How the record processors tell the supervisor where they stand: one small file for each shard, replaced whole.
+"""How shard workers tell the supervisor what they do: one small file per shard, replaced as a whole.
 
-Reports are hints for ``--until-idle``, for health and for logs. Nothing is decided by them: what was disposed of is
-in the authority, what was read is in KCL's checkpoints.
+The supervisor, ``--until-idle`` and logs read these files as hints. Nothing is decided by them: the authority knows
+what was disposed of, and KCL's checkpoints say what was read.
 """
 
 import json
@@ -11,60 +11,63 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
-class Doing(StrEnum):
-    """What a record processor does."""
+class ProcessorState(StrEnum):
+    """What a record processor does at the moment."""
 
     IDLE = "idle"
     ADMITTING = "admitting"
     WAITING = "waiting"  # for the authority
-    ENDED = "ended"  # end of the shard, or the lease was lost
+    ENDED = "ended"  # the shard has ended, or its lease was lost
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Where one record processor stands.
+class ShardStatus:
+    """What the record processor of one shard does.
 
     Attributes:
-        generation: Of the JVM that started it; reports of earlier ones mean nothing.
-        caught_up: The last read found no record and the stream had none to give.
-        records: Disposed of since the processor started.
-        at: Monotonic seconds of this machine when it last did something.
+        generation: Names the JVM that started the processor. Files of earlier JVMs mean nothing.
+        shard_id: The shard.
+        pid: Process id of the shard worker.
+        state: What the processor does.
+        caught_up: The last read found no record, and the stream had no more to give.
+        records: How many records were disposed of since the processor started.
+        at: Monotonic seconds of this machine when the processor last wrote.
     """
 
     generation: str
     shard_id: str
     pid: int
-    doing: Doing
+    state: ProcessorState
     caught_up: bool
     records: int
     at: float
 
 
-class Reporter:
-    """Writes reports.
+class StatusWriter:
+    """Writes the status of shards.
 
     Args:
-        folder: Where; it exists.
-        generation: Of the JVM.
+        folder: Where; the folder exists.
+        generation: Of the JVM that started this process.
     """
 
     def __init__(self, folder: str, generation: str) -> None:
         self._folder, self._generation = folder, generation
 
-    def write(self, shard_id: str, doing: Doing, *, caught_up: bool, records: int, at: float) -> None:
-        """Replace the report of a shard; a report that cannot be written is not worth an error."""
-        report = Report(self._generation, shard_id, os.getpid(), doing, caught_up, records, at)
+    def write(self, shard_id: str, state: ProcessorState, *, caught_up: bool, records: int, at: float) -> None:
+        """Replace the status of a shard. A failed write is ignored: no record must wait for a hint."""
+        status = ShardStatus(self._generation, shard_id, os.getpid(), state, caught_up, records, at)
         path = os.path.join(self._folder, f"{shard_id}.json")
         with suppress(OSError):
             temporary = f"{path}.{os.getpid()}.tmp"
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(asdict(report), file)
+                json.dump(asdict(status), file)
             os.replace(temporary, path)
 
 
-def read_reports(folder: str, generation: str) -> dict[str, Report]:
-    """Reports of one generation by shard; what cannot be read is left out."""
-    found: dict[str, Report] = {}
+def read_statuses(folder: str, generation: str) -> dict[str, ShardStatus]:
+    """The statuses of one generation by shard id. Files that cannot be read or parsed are left out."""
+    found: dict[str, ShardStatus] = {}
     try:
         names = os.listdir(folder)
     except OSError:
@@ -75,7 +78,7 @@ def read_reports(folder: str, generation: str) -> dict[str, Report]:
         with suppress(OSError, ValueError, TypeError, KeyError):
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 document = json.load(file)
-            report = Report(**{**document, "doing": Doing(document["doing"])})
-            if report.generation == generation:
-                found[report.shard_id] = report
+            status = ShardStatus(**{**document, "state": ProcessorState(document["state"])})
+            if status.generation == generation:
+                found[status.shard_id] = status
     return found

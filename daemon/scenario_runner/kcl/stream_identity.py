@@ -1,9 +1,9 @@
-"""Which stream the leases of an application are about, and whether that is the stream that has its name today.
+"""Checks that the leases of an application are about the stream that has its name today.
 
-A stream that is deleted and made again has the old one's name and shard ids, and none of its records. KCL does not see
-the difference: it takes the checkpoints of the old one for the new one's, and after SHARD_END it never reads a shard.
-So the identity of the stream is kept beside the leases (docs/adr/0019). Whether a person wanted the change is for a
-person to say: nothing is read until the leases are adopted for the new stream.
+A stream that is deleted and created again keeps the name and the shard ids of the old stream and has none of its
+records. KCL does not see the difference: it applies the old checkpoints to the new stream, and it never reads a shard
+whose lease says SHARD_END. So SR stores the identity of the stream beside the leases (docs/adr/0019). Only a person
+knows whether the stream was meant to be replaced: nothing is read until an operator adopts the new stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,27 +14,29 @@ import structlog
 
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.errors import ConfigurationError, UsageError
-from scenario_runner.kcl.lease_table import Lease, Tables
+from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
 
+#: A live worker renews its leases every third of ``failoverTimeMillis``, which is at most 10 s in practice.
 _RENEWED_WITHIN_SECONDS: Final = 4.0
-"""A worker that lives renews its leases every third of ``failoverTimeMillis``, which is 10 s at most in practice."""
-_log = structlog.get_logger("intake")
+#: Names in a message for people: some show what kind of thing it is, all would hide the sentence.
+_NAMED: Final = 3
+_log = structlog.get_logger("kcl")
 
 
 @dataclass(frozen=True)
 class LeaseState:
-    """The leases of an application beside the stream that they should be about.
+    """The leases of an application, and the stream that they should be about.
 
     Attributes:
         stream: Identity of the stream today.
-        noted: Identity of the stream that the leases are about; empty when that was never noted.
-        leases: By shard id.
+        recorded: Identity of the stream that the leases are about; empty when none was stored.
+        leases: Leases by shard id.
         open_shards: Ids of the shards that still take records, listed after the leases.
     """
 
     stream: str
-    noted: str
-    leases: Mapping[str, Lease]
+    recorded: str
+    leases: Mapping[str, ShardLease]
     open_shards: Sequence[str]
 
     @property
@@ -42,98 +44,106 @@ class LeaseState:
         """Why the leases cannot be about the stream; empty when they can."""
         if not self.leases:
             return ""
-        if self.noted and self.noted != self.stream:
-            return f"its leases are about another stream ({self.noted}) than the one of this name today ({self.stream})"
+        if self.recorded and self.recorded != self.stream:
+            return (
+                f"its leases are about another stream ({self.recorded}) than the one of this name today ({self.stream})"
+            )
         ended = [shard_id for shard_id in self.open_shards if shard_id in self.leases and self.leases[shard_id].ended]
         if ended:
-            return (
-                f"{', '.join(ended[:3])} ended by its lease and is open on the stream, so it is another stream's lease"
-            )
+            shards = ", ".join(ended[:_NAMED])
+            return f"{shards} ended by its lease and is open on the stream, so it is another stream's lease"
         return ""
 
 
 def is_open(shard: Mapping[str, Any]) -> bool:
-    """True while a shard takes records."""
+    """Whether a shard takes records."""
     return "EndingSequenceNumber" not in shard["SequenceNumberRange"]
 
 
-def read_state(stream: Stream, tables: Tables) -> LeaseState:
-    """Ask both; a shard that ends meanwhile is not taken for an open one.
+def read_lease_state(stream: Stream, table: KclLeaseTable) -> LeaseState:
+    """Read the leases and the stream.
+
+    The leases are read before the shards: a shard that ends between the two reads is then neither ended by its lease
+    nor open, which is no contradiction.
 
     Raises:
-        ConfigurationError: the stream does not exist.
-        Unavailable: the stream or DynamoDB does not answer.
+        ConfigurationError: The stream does not exist.
+        Unavailable: The stream or DynamoDB does not answer.
     """
-    identity, noted, leases = stream.identity(), tables.stream_identity(), tables.leases()
-    return LeaseState(identity, noted, leases, [shard["ShardId"] for shard in stream.shards() if is_open(shard)])
+    identity, recorded, leases = stream.identity(), table.stream_identity(), table.leases()
+    return LeaseState(identity, recorded, leases, [shard["ShardId"] for shard in stream.shards() if is_open(shard)])
 
 
-def check(stream: Stream, tables: Tables) -> LeaseState:
-    """Read the state of leases that can be about the stream.
+def check_leases(stream: Stream, table: KclLeaseTable) -> LeaseState:
+    """Check that the leases can be about the stream; returns what was read.
 
     Raises:
-        ConfigurationError: they cannot, or the stream does not exist.
-        Unavailable: the stream or DynamoDB does not answer.
+        ConfigurationError: They cannot, or the stream does not exist.
+        Unavailable: The stream or DynamoDB does not answer.
     """
-    state = read_state(stream, tables)
+    state = read_lease_state(stream, table)
     if state.problem:
-        raise made_anew(stream.name, tables.application, state.problem)
+        raise stream_was_replaced(stream.name, table.application, state.problem)
     return state
 
 
-def made_anew(stream: str, application: str, problem: str) -> ConfigurationError:
-    """The refusal to read a stream under leases that are about another one."""
+def stream_was_replaced(stream: str, application: str, problem: str) -> ConfigurationError:
+    """The refusal to read a stream under leases that are about another stream."""
     return ConfigurationError(
         f"stream {stream}, lease table {application}",
-        f"the stream was deleted and made anew: {problem}; nothing is read, or records would be lost without a word",
+        f"the stream was deleted and made anew: {problem}; nothing is read, because records would be lost silently",
         "stop every daemon of this application, then 'scenario-runner stream adopt --wiring FILE' forgets the old "
         "leases; or choose another kinesis_application_name",
     )
 
 
-def note(stream: Stream, tables: Tables) -> None:
-    """Keep the stream's identity beside leases that can be about it; the coordinator table is there.
+def record_stream_identity(stream: Stream, table: KclLeaseTable) -> None:
+    """Store the identity of the stream beside its leases, once it was checked; the coordinator table exists.
 
     Raises:
-        ConfigurationError: they cannot, or the stream does not exist.
-        Unavailable: the stream or DynamoDB does not answer.
+        ConfigurationError: The leases are about another stream, or the stream does not exist.
+        Unavailable: The stream or DynamoDB does not answer.
     """
-    state = check(stream, tables)
-    if state.noted and state.noted != state.stream:
-        _log.warning("the stream was made anew; there are no leases about the former one", stream=state.stream,
-                     former=state.noted)  # fmt: skip
-    if state.noted != state.stream:
-        tables.keep_stream_identity(state.stream)
+    state = check_leases(stream, table)
+    if state.recorded == state.stream:
+        return
+    if state.recorded:
+        _log.warning("the stream was deleted and made anew; there are no leases of the former stream",
+                     stream=state.stream, former=state.recorded)  # fmt: skip
+    table.store_stream_identity(state.stream)
 
 
-def adopt(stream: Stream, tables: Tables, sleep: Callable[[float], None]) -> LeaseState:
-    """Forget leases that are not about the stream, so that all of it is read: an operator's act.
+def adopt_new_stream(stream: Stream, table: KclLeaseTable, sleep: Callable[[float], None]) -> LeaseState:
+    """Delete leases that are not about the stream, so that all of the stream is read: an operator's decision.
 
     Args:
         stream: The stream.
-        tables: KCL's tables.
+        table: KCL's tables.
         sleep: Waits some seconds.
 
     Returns:
-        The state before; nothing was done when it has no problem.
+        The state before. When it shows no problem, nothing was changed.
 
     Raises:
-        UsageError: a daemon of the application runs.
-        ConfigurationError: the stream does not exist.
-        Unavailable: the stream or DynamoDB does not answer.
+        UsageError: A daemon of the application runs.
+        ConfigurationError: The stream does not exist.
+        Unavailable: The stream or DynamoDB does not answer.
     """
-    state = read_state(stream, tables)
+    state = read_lease_state(stream, table)
     if not state.problem:
         return state
+    # A worker that runs would write its old leases again. Its counters grow while we wait, those of a dead one do not.
     sleep(_RENEWED_WITHIN_SECONDS)
-    later = tables.leases()
+    later = table.leases()
     owners = {lease.owner for shard_id, lease in later.items()
               if lease.owner and lease.counter != state.leases.get(shard_id, lease).counter}  # fmt: skip
     if owners:
         raise UsageError(
-            f"a daemon of {tables.application} runs ({', '.join(sorted(owners)[:3])}); stop all of them first"
+            f"a daemon of {table.application} runs ({', '.join(sorted(owners)[:_NAMED])}); stop all of them first"
         )
-    tables.make_leaderless()
-    tables.forget_leases(later)
-    tables.keep_stream_identity(state.stream)
+    table.disable_leader_election()
+    # In this order: after a kill between the two the stored identity names the former stream, so leases that are left
+    # are still refused. The other way round they would pass for leases of the new stream.
+    table.delete_leases(later)
+    table.store_stream_identity(state.stream)
     return state

@@ -1,10 +1,10 @@
-"""Worker ids: stable, so that a restart finds its own leases at once, and unique.
+"""Worker ids for KCL: stable, so that a restarted daemon finds its own leases at once, and unique.
 
-Two workers under one id would take each other's leases for their own.
+Two workers with the same id would renew each other's shard leases and read the same shards.
 
-A daemon takes the first free slot of its host, application and state folder, and the slot's number is part of its id.
-The slot is a lock that the JVM inherits, so it is free only when the supervisor and its JVM are both gone. A JVM that
-outlived its supervisor is killed by the next daemon that wants the slot.
+A daemon leases the first free slot of its host, application and state folder; the number of the slot is part of the
+worker id. The lease is a file lock that the JVM inherits, so the slot is free only when the daemon and its JVM have
+both ended. A JVM that outlived its daemon is killed by the next daemon that wants the slot.
 """
 
 import hashlib
@@ -23,21 +23,26 @@ from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.posix import SIGKILL, fcntl
 
 SLOT_VARIABLE: Final = "SR_KCL_SLOT"
-"""Set in the environment of a JVM and of its record processors, so that leftovers can be told from other processes."""
+"""Names the slot in the environment of a JVM and of its shard workers. Processes of a slot are found by it."""
+
+#: Daemons of one application on one host; more of them than a stream has shards would have nothing to read.
 _SLOTS: Final = 64
-_WAIT_SECONDS: Final = 10.0
+#: A killed JVM needs a moment until the kernel has closed its descriptors, and with them the lock.
+_LOCK_WAIT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
-_log = structlog.get_logger("intake")
+#: KCL stores worker ids in DynamoDB and in file names of its metrics; 160 characters hold every host name of DNS.
+_LONGEST_NAME: Final = 160
+_log = structlog.get_logger("kcl")
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A slot that is ours until it is given back.
+class WorkerIdLease:
+    """A worker id that no other process uses until it is released.
 
     Attributes:
-        folder: Its own folder.
-        worker_id: The worker id that goes with it.
-        lock_fd: The lock; inherited by the JVM.
+        folder: Folder of the slot.
+        worker_id: The worker id.
+        lock_fd: Descriptor of the lock; the JVM inherits it.
     """
 
     folder: str
@@ -45,33 +50,34 @@ class Slot:
     lock_fd: int
 
     @property
-    def reports(self) -> str:
-        """Where record processors report."""
+    def status_folder(self) -> str:
+        """Where shard workers write their status."""
         return os.path.join(self.folder, "reports")
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Let another process have the worker id."""
         with suppress(OSError):
             os.unlink(os.path.join(self.folder, "supervisor"))
         os.close(self.lock_fd)
 
 
-def take_slot(
+def lease_worker_id(
     state_dir: str, application: str, worker: str | None, sleep: Callable[[float], None] = time.sleep
-) -> Slot:
-    """Take the first free slot.
+) -> WorkerIdLease:
+    """Lease the worker id of the first free slot.
 
     Args:
         state_dir: Folder for state that outlives a process, on a disk of this host.
-        application: The consumer application.
-        worker: Begin of the worker id; the host's name when None.
-        sleep: Pauses.
+        application: Name of the consumer application.
+        worker: First part of the worker id; None for the name of the host and the application.
+        sleep: Waits some seconds.
 
     Raises:
-        Unavailable: the folder cannot be used, or all slots are taken.
+        Unavailable: The folder cannot be used, or running daemons have all slots.
     """
     home = os.path.join(os.path.realpath(state_dir), application)
-    place = hashlib.sha256(home.encode()).hexdigest()[:8]
+    # Slots are counted per folder: two state folders of one host must not both give out the id with number 0.
+    home_digest = hashlib.sha256(home.encode()).hexdigest()[:8]
     try:
         for number in range(_SLOTS):
             folder = os.path.join(home, f"slot-{number}")
@@ -81,64 +87,69 @@ def take_slot(
                 continue
             with open(os.path.join(folder, "supervisor"), "w", encoding="ascii") as file:
                 file.write(f"{os.getpid()} {start_time(os.getpid())}")
-            base = _plain(worker or f"{socket.gethostname()}.{application}")
-            return Slot(folder, f"{base}.{place}.{number}", lock_fd)
+            name = _safe_name(worker or f"{socket.gethostname()}.{application}")
+            return WorkerIdLease(folder, f"{name}.{home_digest}.{number}", lock_fd)
     except OSError as error:
         raise Unavailable(f"the state folder {home} cannot be used: {error.strerror or error}") from error
     raise Unavailable(f"all {_SLOTS} slots under {home} are taken by running daemons")
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:160]
+def _safe_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:_LONGEST_NAME]
 
 
 def _lock(folder: str, sleep: Callable[[float], None]) -> int | None:
-    """The slot's lock as an inheritable descriptor, or None when a running daemon has it."""
+    """Lock a slot; returns an inheritable descriptor, or None when a running daemon holds the lock."""
     lock_fd = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline: float | None = None
     while True:
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if _supervisor_runs(folder) or (deadline is not None and time.monotonic() > deadline):
+            if _supervisor_is_alive(folder) or (deadline is not None and time.monotonic() > deadline):
                 os.close(lock_fd)
                 return None
         else:
+            # Java closes the lock in the processes that it starts, so a shard worker may have outlived its JVM.
             kill_processes(folder)
             return lock_fd
-        deadline = deadline or time.monotonic() + _WAIT_SECONDS
+        deadline = deadline or time.monotonic() + _LOCK_WAIT_SECONDS
         if killed := kill_processes(folder):
-            _log.warning("killed what a dead supervisor left running", processes=killed, slot=folder)
+            _log.warning("killed processes that a dead daemon had left running", processes=killed, slot=folder)
         sleep(_POLL_SECONDS)
 
 
 def start_time(pid: int) -> str:
-    """The kernel's start time of a process in clock ticks, or empty when no such process runs."""
+    """The kernel's start time of a process in clock ticks; empty when no such process runs."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            # The second field is the name of the program, which may hold spaces and parentheses.
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def runs(pid: int, started: str) -> bool:
-    """True while the process with this id and start time runs."""
+def is_alive(pid: int, started: str) -> bool:
+    """Whether the process with this id and this start time runs; an id alone may have been given out again."""
     return bool(started) and start_time(pid) == started
 
 
-def _supervisor_runs(folder: str) -> bool:
-    """True unless the slot's supervisor is certainly gone; one that has not signed in yet counts as running."""
+def _supervisor_is_alive(folder: str) -> bool:
+    """Whether the daemon of a slot may be running.
+
+    One that has locked the slot and not written its process id yet counts as running: its JVM must not be killed.
+    """
     try:
         with open(os.path.join(folder, "supervisor"), encoding="ascii") as file:
             pid, _, started = file.read().partition(" ")
-        return runs(int(pid), started)
+        return is_alive(int(pid), started)
     except (OSError, ValueError):
         return True
 
 
 def processes_of(folder: str) -> Iterator[int]:
-    """Process ids of JVMs and record processors of a slot that run, in no order."""
+    """Ids of the running processes (JVM and shard workers) of a slot, in no order."""
     mark = f"{SLOT_VARIABLE}={folder}".encode()
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -151,7 +162,7 @@ def processes_of(folder: str) -> Iterator[int]:
 
 
 def kill_processes(folder: str) -> int:
-    """Kill every process of a slot; returns how many there were."""
+    """Kill every process of a slot; returns how many were killed."""
     killed = 0
     for pid in processes_of(folder):
         with suppress(ProcessLookupError, PermissionError):

@@ -20,8 +20,8 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
 from scenario_runner.evidence.cache import EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
+from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake
-from scenario_runner.intake.judge import Rules
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -142,9 +142,9 @@ def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     return ArtifactsByScheme(readers)
 
 
-def make_rules(wiring: Wiring, policy: Policy, pack: InterfacePack) -> Rules:
-    """What records are judged by."""
-    return Rules(
+def make_rules(wiring: Wiring, policy: Policy, pack: InterfacePack) -> AdmissionPolicy:
+    """What messages are validated against."""
+    return AdmissionPolicy(
         topic=wiring.control_bus_topic,
         record_limit=MAX_RECORD_BYTES,
         allowlist=frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,

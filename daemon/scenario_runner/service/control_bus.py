@@ -9,11 +9,11 @@ from scenario_runner.bus.kinesis import KinesisPublisher
 from scenario_runner.bus.spool import SpoolPublisher
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
+from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake
-from scenario_runner.intake.judge import Rules
 from scenario_runner.intake.kinesis import KinesisIntake
 from scenario_runner.intake.spool import SpoolConsumer
-from scenario_runner.kcl.lease_table import Tables
+from scenario_runner.kcl.lease_table import KclLeaseTable
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.storage.anchored import AnchoredRoot
@@ -54,9 +54,9 @@ def open_stream(wiring: Wiring) -> Stream | None:
     return Stream(wiring.control_bus_stream, wiring.control_bus_region, wiring.control_bus_endpoint_url)
 
 
-def open_tables(wiring: Wiring) -> Tables:
+def open_tables(wiring: Wiring) -> KclLeaseTable:
     """Where KCL keeps the leases of a profile whose control bus is a stream."""
-    return Tables(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
+    return KclLeaseTable(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
 
 
 def open_publisher(wiring: Wiring, spool: AnchoredRoot | None, pool: ThreadPoolExecutor) -> SignalPublisher:
@@ -68,11 +68,11 @@ def open_publisher(wiring: Wiring, spool: AnchoredRoot | None, pool: ThreadPoolE
 
 
 def open_intake(
-    wiring: Wiring, policy: Policy, authority: Authority, rules: Rules, spool: AnchoredRoot | None
+    wiring: Wiring, policy: Policy, authority: Authority, admission: AdmissionPolicy, spool: AnchoredRoot | None
 ) -> Intake:
     """Where requests come from."""
     stream = open_stream(wiring)
     if stream is None:
-        return SpoolConsumer(spool or spool_root(wiring), authority, rules)
-    child = {"wiring": wiring.model_dump_json(), "policy": policy.model_dump_json()}
-    return KinesisIntake(wiring, stream, open_tables(wiring), child, rules.pack.document)
+        return SpoolConsumer(spool or spool_root(wiring), authority, admission)
+    worker_config = {"wiring": wiring.model_dump_json(), "policy": policy.model_dump_json()}
+    return KinesisIntake(wiring, stream, open_tables(wiring), worker_config, admission.pack.document)

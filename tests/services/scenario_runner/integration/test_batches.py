@@ -21,8 +21,8 @@ from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.evidence.cache import EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
-from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import judge
+from scenario_runner.intake.decode import Message
+from scenario_runner.intake.validate import validate_message
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import load_policy
@@ -56,7 +56,9 @@ class Place:
 
     def run(self, requests: list[bytes], share: Share) -> dict[str, Any]:
         """Admit all, drive all in one batch, and read what is there: rows by run, objects by path."""
-        self.authority.admit([judge(Record(str(n), data, 1), self.rules) for n, data in enumerate(requests)])
+        self.authority.admit(
+            [validate_message(Message(str(n), data, 1), self.rules) for n, data in enumerate(requests)]
+        )
         deferred = self.driver.drive(self.leases.claim(100), share)
         assert self.driver.drive([item.claim for item in deferred]) == []
         self.authority.close()

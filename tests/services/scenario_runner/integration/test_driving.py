@@ -31,8 +31,8 @@ from scenario_runner.contracts.ids import terminal_message_id
 from scenario_runner.contracts.refs import plan_ref
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.evidence.examiner import Examiner
-from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import Rules, judge
+from scenario_runner.intake.decode import Message
+from scenario_runner.intake.validate import validate_message
 from scenario_runner.ledger.documents import status_document
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
@@ -81,7 +81,7 @@ class Bench:
         world.write_profiles()
         wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
         pack = open_pack(wiring)
-        self.rules: Rules = make_rules(wiring, policy, pack)
+        self.rules = make_rules(wiring, policy, pack)
         self.clock = Clock()
         self.artifacts = Slow(self.clock)
         self.authority = SqliteAuthority(str(world.root / "own.db"), self.clock)
@@ -98,6 +98,11 @@ class Bench:
         return self.driver.drive(claims, share)
 
 
+def validated(request: dict[str, Any], bench: Bench) -> Any:
+    """What intake hands to the authority for a request."""
+    return validate_message(Message("r", json.dumps(request).encode(), 1), bench.rules)
+
+
 @pytest.fixture
 def bench(world: World) -> Iterator[Bench]:
     made = Bench(world)
@@ -111,7 +116,7 @@ def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_t
 ) -> None:
     """Evidence may have arrived while others were looked at: only a look that began after the deadline ends the run."""
     made = world.make_run("slow")
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     run_id = admitted.run_id
     wait = bench.rules.policy.evidence_wait_seconds
     bench.clock.pass_seconds(wait - 1)
@@ -131,7 +136,7 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
     world: World, bench: Bench
 ) -> None:
     made = world.make_run("queued")
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     bench.drive(share=UNLIMITED, waiting=100.0)
     found = bench.authority.run(admitted.run_id)
     assert found is not None
@@ -146,7 +151,7 @@ def test_a_run_that_waited_for_the_long_lane_is_judged_and_dated_by_the_clock_wh
 
 def admit(world: World, bench: Bench, key: str) -> str:
     made = world.make_run(key)
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit([validated(made["request"], bench)])
     return admitted.run_id
 
 
@@ -246,7 +251,7 @@ def test_a_run_that_costs_too_much_for_a_batch_is_not_tried_there_again_until_it
     world: World, bench: Bench
 ) -> None:
     made = world.make_run("costly")
-    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.authority.admit([validated(made["request"], bench)])
     bench.artifacts.costs = [100 << 20]
     (deferred,) = bench.drive()
     assert (deferred.claim.run_id, bench.artifacts.looks) == (made["run_id"], 1)
@@ -268,8 +273,8 @@ def test_runs_of_a_batch_share_an_examination_only_under_equal_bounds(
     request = world.make_run("shared")["request"]
     others = replace(bench.rules, policy=bench.rules.policy.model_copy(update=bounds))
     for key, rules in (("one", bench.rules), ("two", others)):
-        record = Record(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
-        bench.authority.admit([judge(record, rules)])
+        record = Message(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
+        bench.authority.admit([validate_message(record, rules)])
     bench.drive()
     assert bench.artifacts.looks == looks
 
@@ -317,7 +322,9 @@ def test_a_file_that_disappears_while_it_is_read_is_a_change_and_not_something_t
         "vanishing", outputs=["outlet_catalogue"], damage="index_missing",
         damage_target="gate.layer1.1A.validation", parts=2,
     )  # fmt: skip
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit(
+        [validate_message(Message("r", json.dumps(made["request"]).encode(), 1), bench.rules)]
+    )
     artifacts = LocalArtifacts([str(world.runs)], 1, None)
     file = sorted(Path(made["engine_run_root"]).glob(pattern))[-1]
     monkeypatch.setattr(bench.artifacts, "open", lambda *given: Vanishing(artifacts.open(*given), file))
@@ -344,7 +351,9 @@ def test_a_file_that_was_put_into_an_archive_is_waited_for(
     world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     made = world.make_run("archived", outputs=["outlet_catalogue"])
-    (admitted,) = bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    (admitted,) = bench.authority.admit(
+        [validate_message(Message("r", json.dumps(made["request"]).encode(), 1), bench.rules)]
+    )
     artifacts = LocalArtifacts([str(world.runs)], 1, None)
     file = next(Path(made["engine_run_root"]).glob(pattern))
     monkeypatch.setattr(bench.artifacts, "open", lambda *given: Archived(artifacts.open(*given), file))
@@ -385,8 +394,8 @@ def test_a_run_whose_lease_ran_out_is_not_ended_by_another_plan_in_the_place_of_
 def test_a_lease_that_runs_out_during_a_shared_examination_is_one_runs_loss_only(world: World, bench: Bench) -> None:
     request = world.make_run("shared")["request"]
     for key in ("one", "two", "three"):
-        record = Record(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
-        bench.authority.admit([judge(record, bench.rules)])
+        message = Message(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
+        bench.authority.admit([validate_message(message, bench.rules)])
     claims = bench.leases.claim(10)
     lose(bench, claims[0])
     bench.driver.drive(claims)
@@ -423,7 +432,7 @@ def test_what_hinders_one_run_is_tried_again_and_decides_nothing(
 
 def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(world: World, bench: Bench) -> None:
     made = world.make_run("cut")
-    bench.authority.admit([judge(Record("r", json.dumps(made["request"]).encode(), 1), bench.rules)])
+    bench.authority.admit([validated(made["request"], bench)])
     bench.leases.end_in(-1.0)
     assert bench.drive() == []
     bench.leases.give_back()

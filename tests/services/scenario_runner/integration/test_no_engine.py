@@ -14,8 +14,8 @@ from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import plan_hash, plan_inputs_from_document
 from scenario_runner.contracts.states import Strategy
-from scenario_runner.intake.decode import Record
-from scenario_runner.intake.judge import judge
+from scenario_runner.intake.decode import Message
+from scenario_runner.intake.validate import validate_message
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import make_rules, open_pack
@@ -113,8 +113,8 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     world = ForkedWorld(tmp_path / "w")
     made = world.make_run(**SMALL)
     wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
-    admission = judge(
-        Record("r", json.dumps(made["request"]).encode(), 1), make_rules(wiring, policy, open_pack(wiring))
+    admission = validate_message(
+        Message("r", json.dumps(made["request"]).encode(), 1), make_rules(wiring, policy, open_pack(wiring))
     )
     run = admission.run
     assert run is not None

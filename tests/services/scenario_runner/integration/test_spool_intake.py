@@ -20,10 +20,10 @@ from support import REPO, World
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
-from scenario_runner.intake import spool as intake_of_spool
-from scenario_runner.intake import spool_files
+from scenario_runner.intake import spool_files, validate
 from scenario_runner.intake.spool import BATCH, TAKE_OVER_SECONDS, SpoolConsumer
-from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles, left_lying
+from scenario_runner.intake.spool_check import files_not_taken
+from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import make_rules, open_pack
@@ -212,7 +212,7 @@ def test_a_record_that_was_admitted_before_a_kill_keeps_its_disposition(
 ) -> None:
     spool.drop("one")
     with monkeypatch.context() as killed:
-        killed.setattr(SpoolConsumer, "_put_away", lambda *_: None)
+        killed.setattr(SpoolConsumer, "_acknowledge", lambda *_: None)
         spool.intake.step()
     assert spool.records() == [("request.json", "ACCEPTED")]
     spool.another().step()
@@ -409,7 +409,7 @@ def test_a_folder_that_may_not_be_changed_is_refused_at_start_with_its_name(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        spool_files, "_may_change", lambda fd: not os.readlink(f"/proc/self/fd/{fd}").endswith("consumed")
+        spool_files, "may_rename_in", lambda fd: not os.readlink(f"/proc/self/fd/{fd}").endswith("consumed")
     )
     with pytest.raises(ConfigurationError, match="control-bus/consumed"):
         spool.another()
@@ -436,17 +436,17 @@ def test_the_whole_way_to_ready_needs_no_hard_links(world: World) -> None:
     assert left == []
 
 
-def test_a_record_that_breaks_the_judge_is_kept_and_holds_up_nobody(
+def test_a_request_whose_validation_fails_is_kept_and_blocks_no_other(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = intake_of_spool.judge
+    real = validate._validate
 
-    def judge(record: Any, rules: Any) -> Admission:
-        if b"poison" in record.raw:
+    def failing(message: Any, admission: Any) -> Admission:
+        if b"poison" in message.raw:
             raise KeyError("a defect of ours")
-        return real(record, rules)
+        return real(message, admission)
 
-    monkeypatch.setattr(intake_of_spool, "judge", judge)
+    monkeypatch.setattr(validate, "_validate", failing)
     spool.drop("poison", "aa.json")
     spool.drop("good", "zz.json")
     assert spool.intake.step() == 2
@@ -472,7 +472,7 @@ def test_files_that_nobody_takes_are_named_once_in_the_log_and_by_doctor(spool: 
     assert spool.intake.empty() is True
     files = SpoolFiles(AnchoredRoot(str(spool.world.bus)))
     files.open()
-    assert sorted(left_lying(files)) == expected
+    assert sorted(files_not_taken(files)) == expected
     done = spool.world.command("doctor", "--wiring", str(spool.world.wiring))
     assert done.returncode == 2
     assert b"requests that nobody takes: UPPER.JSON" in done.stdout

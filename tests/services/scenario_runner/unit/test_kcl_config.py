@@ -25,7 +25,7 @@ def wiring(**changes: Any) -> Wiring:
 
 
 def properties(**changes: Any) -> dict[str, str]:
-    return kcl_config.properties_of(wiring(**changes), "eu-west-1", "host.app.0")
+    return kcl_config.kcl_properties(wiring(**changes), "eu-west-1", "host.app.0")
 
 
 def test_the_properties_name_the_application_the_stream_and_the_worker() -> None:
@@ -36,7 +36,7 @@ def test_the_properties_name_the_application_the_stream_and_the_worker() -> None
 
 
 def test_the_record_processor_is_named_without_white_space_and_found_first_on_the_path() -> None:
-    assert properties()["executableName"] == f"{os.path.basename(sys.executable)} -m {kcl_config.CHILD_MODULE}"
+    assert properties()["executableName"] == f"{os.path.basename(sys.executable)} -m {kcl_config.SHARD_WORKER_MODULE}"
     environment = kcl_config.jvm_environment({"PATH": "/usr/bin", "HOME": "/h"})
     assert environment["PATH"].split(os.pathsep)[0] == os.path.dirname(sys.executable)
     assert environment["HOME"] == "/h"
@@ -93,7 +93,7 @@ def test_fan_out_can_be_chosen() -> None:
 
 
 def test_properties_are_written_as_java_reads_them() -> None:
-    assert kcl_config.render({"a": "C:\\x é"}) == "a = C:\\\\x \\u00e9\n"
+    assert kcl_config.render_properties({"a": "C:\\x é"}) == "a = C:\\\\x \\u00e9\n"
 
 
 def test_java_is_found_by_java_home_or_on_the_path(tmp_path: Path) -> None:

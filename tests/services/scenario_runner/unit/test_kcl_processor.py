@@ -12,9 +12,9 @@ from scenario_runner.authority.base import Admission, Admitted
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
-from scenario_runner.intake import kcl_processor
+from scenario_runner.intake import validate
 from scenario_runner.intake.kcl_processor import MAX_BYTES, MAX_RECORDS, ShardProcessor
-from scenario_runner.kcl.shard_status import Doing
+from scenario_runner.kcl.shard_status import ProcessorState
 
 pytestmark = pytest.mark.unit
 
@@ -75,7 +75,7 @@ class Shard:
     checkpointer: Checkpointer = field(default_factory=Checkpointer)
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
-    told: list[tuple[Doing, bool]] = field(default_factory=list)
+    told: list[tuple[ProcessorState, bool]] = field(default_factory=list)
     died: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Shard:
         )  # type: ignore[arg-type]
         self.processor.initialize(SimpleNamespace(shard_id="shard-1", sequence_number="TRIM_HORIZON"))
 
-    def write(self, _shard_id: str, doing: Doing, *, caught_up: bool, **_: Any) -> None:
+    def write(self, _shard_id: str, doing: ProcessorState, *, caught_up: bool, **_: Any) -> None:
         self.told.append((doing, caught_up))
 
     def give(self, *records: Record, behind: int = 0) -> None:
@@ -139,17 +139,17 @@ def test_data_that_is_not_base64_is_a_dead_letter_too(shard: Shard) -> None:
     assert [item.reason_code for item in shard.rows.batches[0]] == ["RECORD_UNREADABLE", "RECORD_NOT_JSON"]
 
 
-def test_a_record_that_breaks_the_judge_is_kept_and_does_not_block(
+def test_a_record_whose_validation_fails_is_kept_and_does_not_block(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = kcl_processor.judge
+    real = validate._validate
 
-    def judge(record: Any, rules: Any) -> Admission:
-        if record.key.endswith("/2"):
+    def failing(message: Any, admission: Any) -> Admission:
+        if message.key.endswith("/2"):
             raise RuntimeError("a defect")
-        return real(record, rules)
+        return real(message, admission)
 
-    monkeypatch.setattr(kcl_processor, "judge", judge)
+    monkeypatch.setattr(validate, "_validate", failing)
     shard.give(junk(1), junk(2), junk(3))
     (batch,) = shard.rows.batches
     assert [item.reason_code for item in batch] == ["RECORD_NOT_JSON", "INTERNAL_ERROR", "RECORD_NOT_JSON"]
@@ -172,7 +172,7 @@ def test_an_authority_that_is_down_is_waited_for_and_nothing_is_checkpointed_mea
     assert shard.keys == ["kinesis/bus/shard-1/1"]
     assert len(shard.slept) == 6
     assert max(shard.slept) <= 2.0
-    assert (Doing.WAITING, False) in shard.told
+    assert (ProcessorState.WAITING, False) in shard.told
     assert shard.checkpointer.taken == [("1", 0)]
 
 
@@ -248,7 +248,7 @@ def test_the_end_of_a_shard_is_checkpointed_however_often_that_is_refused(shard:
     shard.checkpointer.errors = ["ThrottlingException", "KinesisClientLibDependencyException"]
     shard.processor.shard_ended(SimpleNamespace(checkpointer=shard.checkpointer))
     assert shard.checkpointer.taken == [()]
-    assert shard.told[-1] == (Doing.ENDED, False)
+    assert shard.told[-1] == (ProcessorState.ENDED, False)
 
 
 def test_the_end_of_a_shard_that_cannot_be_checkpointed_ends_the_process(shard: Shard) -> None:

@@ -10,11 +10,11 @@ import pytest
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import exit_for_error
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
-from scenario_runner.intake.kinesis import KinesisIntake, _Parts
-from scenario_runner.kcl.lease_table import Lease, Tables
-from scenario_runner.kcl.shard_status import Doing, Report
-from scenario_runner.kcl.stream_identity import adopt, check, note, read_state
-from scenario_runner.kcl.supervisor import Keeper
+from scenario_runner.intake.kinesis import KinesisIntake, _Running
+from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
+from scenario_runner.kcl.shard_status import ProcessorState, ShardStatus
+from scenario_runner.kcl.stream_identity import adopt_new_stream, check_leases, read_lease_state, record_stream_identity
+from scenario_runner.kcl.supervisor import JvmSupervisor
 
 pytestmark = pytest.mark.unit
 
@@ -43,31 +43,31 @@ class Kinesis:
         return {"Shards": [{"ShardId": name, "SequenceNumberRange": span} for name, span in self.shards.items()]}
 
 
-class MemoryTables(Tables):
+class MemoryTables(KclLeaseTable):
     """KCL's tables in memory."""
 
-    def __init__(self, **leases: Lease) -> None:
+    def __init__(self, **leases: ShardLease) -> None:
         super().__init__("app", None, None)
         self.__dict__.update(kept="", held={name.replace("_", "-"): lease for name, lease in leases.items()}, beats=0)
 
-    def make_leaderless(self) -> None:
+    def disable_leader_election(self) -> None:
         pass
 
     def stream_identity(self) -> str:
         return str(self.__dict__["kept"])
 
-    def keep_stream_identity(self, identity: str) -> None:
+    def store_stream_identity(self, identity: str) -> None:
         self.__dict__["kept"] = identity
 
-    def leases(self) -> dict[str, Lease]:
+    def leases(self) -> dict[str, ShardLease]:
         return dict(self.__dict__["held"])
 
-    def forget_leases(self, shard_ids: Any) -> None:
+    def delete_leases(self, shard_ids: Any) -> None:
         for shard_id in shard_ids:
             del self.__dict__["held"][shard_id]
 
 
-READING, ENDED = Lease("worker", "7", ended=False), Lease("worker", "7", ended=True)
+READING, ENDED = ShardLease("worker", "7", ended=False), ShardLease("worker", "7", ended=True)
 
 
 def stream_of(kinesis: Kinesis) -> Stream:
@@ -81,13 +81,13 @@ def test_the_identity_of_a_stream_is_its_arn_and_the_moment_of_its_creation() ->
 
 
 @pytest.mark.parametrize("lease", [READING, ENDED])
-def test_leases_about_a_former_stream_are_refused(lease: Lease) -> None:
+def test_leases_about_a_former_stream_are_refused(lease: ShardLease) -> None:
     kinesis, tables = Kinesis(shards={"shard-0": CLOSED, "shard-1": OPEN}), MemoryTables(shard_0=lease)
     stream = stream_of(kinesis)
-    note(stream, tables)
-    assert check(stream, tables).problem == ""
+    record_stream_identity(stream, tables)
+    assert check_leases(stream, tables).problem == ""
     kinesis.created = TUESDAY
-    for ask in (check, note):
+    for ask in (check_leases, record_stream_identity):
         with pytest.raises(ConfigurationError, match="made anew") as refused:
             ask(stream, tables)
         assert "stream adopt" in refused.value.remedy
@@ -97,32 +97,32 @@ def test_leases_about_a_former_stream_are_refused(lease: Lease) -> None:
 
 def test_an_ended_lease_of_an_open_shard_is_another_streams_also_where_nothing_was_noted() -> None:
     with pytest.raises(ConfigurationError, match="shard-0 ended by its lease and is open"):
-        check(stream_of(Kinesis()), MemoryTables(shard_0=ENDED))
-    assert check(stream_of(Kinesis(shards={"shard-0": CLOSED})), MemoryTables(shard_0=ENDED)).problem == ""
+        check_leases(stream_of(Kinesis()), MemoryTables(shard_0=ENDED))
+    assert check_leases(stream_of(Kinesis(shards={"shard-0": CLOSED})), MemoryTables(shard_0=ENDED)).problem == ""
 
 
 def test_without_leases_there_is_nothing_to_decide_and_the_new_stream_is_noted() -> None:
     kinesis, tables = Kinesis(), MemoryTables()
     stream = stream_of(kinesis)
-    note(stream, tables)
+    record_stream_identity(stream, tables)
     kinesis.created = TUESDAY
-    note(stream, tables)
+    record_stream_identity(stream, tables)
     assert tables.stream_identity() == stream.identity()
 
 
 def test_adopting_forgets_the_leases_and_knows_the_new_stream() -> None:
     kinesis, tables = Kinesis(), MemoryTables(shard_0=ENDED, shard_1=READING)
     stream, waited = stream_of(kinesis), list[float]()
-    assert adopt(stream, tables, waited.append).problem
+    assert adopt_new_stream(stream, tables, waited.append).problem
     assert waited, "running daemons are looked for"
     assert (tables.leases(), tables.stream_identity()) == ({}, stream.identity())
-    assert adopt(stream, tables, waited.append).problem == ""
+    assert adopt_new_stream(stream, tables, waited.append).problem == ""
     assert len(waited) == 1
 
 
 def test_a_sound_state_is_left_alone() -> None:
     tables = MemoryTables(shard_0=READING)
-    assert adopt(stream_of(Kinesis()), tables, lambda _: None).problem == ""
+    assert adopt_new_stream(stream_of(Kinesis()), tables, lambda _: None).problem == ""
     assert tables.leases() == {"shard-0": READING}
 
 
@@ -130,26 +130,26 @@ def test_nothing_is_adopted_under_a_running_daemon() -> None:
     kinesis, tables = Kinesis(), MemoryTables(shard_0=ENDED, shard_1=READING)
 
     def renew(_seconds: float) -> None:
-        tables.__dict__["held"]["shard-1"] = Lease("worker", "8", ended=False)
+        tables.__dict__["held"]["shard-1"] = ShardLease("worker", "8", ended=False)
 
     with pytest.raises(UsageError, match="worker"):
-        adopt(stream_of(kinesis), tables, renew)
+        adopt_new_stream(stream_of(kinesis), tables, renew)
     assert len(tables.leases()) == 2
 
 
 # --- while a daemon serves --------------------------------------------------------------------------------------------
 
 
-def opened(kinesis: Kinesis, tables: Tables, clock: list[float]) -> KinesisIntake:
+def opened(kinesis: Kinesis, tables: KclLeaseTable, clock: list[float]) -> KinesisIntake:
     """An intake that is open, as far as the stream and the leases go: without a JVM."""
     made: Any = KinesisIntake(
         SimpleNamespace(kinesis_timing="production"), stream_of(kinesis), tables, {}, {}, lambda: clock[0]
     )  # type: ignore[arg-type]
-    report = Report("g", "shard-0", 1, Doing.IDLE, caught_up=True, records=0, at=0.0)
-    keeper: Any = SimpleNamespace(reports=lambda: {"shard-0": report}, failures=0)
-    slot: Any = SimpleNamespace(worker_id="worker")
-    made._parts = _Parts(slot, keeper)
-    made._identity, made._same_until = made._stream.identity(), 30.0
+    report = ShardStatus("g", "shard-0", 1, ProcessorState.IDLE, caught_up=True, records=0, at=0.0)
+    supervisor: Any = SimpleNamespace(statuses=lambda: {"shard-0": report}, failures=0)
+    worker: Any = SimpleNamespace(worker_id="worker")
+    made._running = _Running(worker, supervisor)
+    made._identity, made._next_identity_check = made._stream.identity(), 30.0
     return made  # type: ignore[no-any-return]
 
 
@@ -190,25 +190,26 @@ def test_dynamodb_that_comes_late_is_waited_for_and_then_asked_the_same(monkeypa
     tables = MemoryTables(shard_0=ENDED)
     intake = opened(Kinesis(), tables, [0.0])
 
-    def away(_self: Tables) -> None:
+    def away(_self: KclLeaseTable) -> None:
         raise Unavailable("not yet")
 
-    monkeypatch.setattr(MemoryTables, "make_leaderless", away)
-    assert intake._prepare() is False
+    monkeypatch.setattr(MemoryTables, "disable_leader_election", away)
+    with pytest.raises(Unavailable):
+        intake._prepare()
     monkeypatch.undo()
-    slot: Any = SimpleNamespace(folder="/nowhere", reports="/nowhere", worker_id="w", lock_fd=-1)
-    keeper = Keeper(slot, SimpleNamespace(), intake._prepare)  # type: ignore[arg-type]
-    keeper.start()
-    keeper._thread.join(10)
+    slot: Any = SimpleNamespace(folder="/nowhere", status_folder="/nowhere", worker_id="w", lock_fd=-1)
+    supervisor = JvmSupervisor(slot, SimpleNamespace(), intake._prepare)  # type: ignore[arg-type]
+    supervisor.start()
+    supervisor._thread.join(10)
     with pytest.raises(ConfigurationError, match="made anew"):
-        keeper.reports()
+        supervisor.statuses()
 
 
 def test_the_state_is_read_leases_first_so_a_shard_that_ends_meanwhile_is_no_contradiction() -> None:
     order: list[str] = []
 
     class Ordered(MemoryTables):
-        def leases(self) -> dict[str, Lease]:
+        def leases(self) -> dict[str, ShardLease]:
             order.append("leases")
             return super().leases()
 
@@ -217,5 +218,5 @@ def test_the_state_is_read_leases_first_so_a_shard_that_ends_meanwhile_is_no_con
             order.append("shards")
             return super().list_shards()
 
-    read_state(stream_of(Shards()), Ordered())
+    read_lease_state(stream_of(Shards()), Ordered())
     assert order == ["leases", "shards"]

@@ -1,0 +1,126 @@
+"""Validates a message: all that can be known of it without the authority, from its bytes and the admission policy."""
+
+from typing import Final
+
+import structlog
+
+from scenario_runner.authority.base import Admission, NewRun, SignalDraft
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.errors import RequestRefused, one_line
+from scenario_runner.contracts.ids import rejected_message_id
+from scenario_runner.contracts.intent import Intent
+from scenario_runner.contracts.plan import PlanInputs, plan_hash
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import OWN_SIGNALS, Disposition, SignalKind
+from scenario_runner.contracts.times import MICROS
+from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
+from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
+
+REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
+"""Dispositions of messages that made no run and were meant to."""
+
+#: A detail quotes what somebody sent; two thousand characters show what is wrong with it.
+_LONGEST_DETAIL: Final = 2000
+_COLLISION: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
+_log = structlog.get_logger("intake")
+
+
+def validate_message(message: Message, admission: AdmissionPolicy) -> Admission:
+    """Decode, validate and authorise a message.
+
+    Returns:
+        What to admit: a run, or the disposition of a message that makes none. A message that raises an unexpected error
+        is a dead letter: it must not block the messages after it.
+    """
+    try:
+        return _validate(message, admission)
+    except MemoryError:
+        raise  # says nothing about the message
+    except Exception as error:  # noqa: BLE001 - whatever a message causes stays with this message
+        _log.critical("validating a message failed unexpectedly; it is kept as a dead letter", record=message.key,
+                      exc_info=error)  # fmt: skip
+        return dead_letter(message.key, message.raw, message.size, error)
+
+
+def dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
+    """The rejection of a message that caused an unexpected error; only its bytes are kept of it."""
+    detail = one_line(f"this record broke Scenario Runner: {type(error).__name__}: {error}")
+    return Admission(key, "", "", "", None, Disposition.REJECTED, Reason.INTERNAL_ERROR.value, detail, raw, size)
+
+
+def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
+    decoded = Decoded("", "", {})
+    try:
+        decoded = decode(message, admission.topic, admission.record_limit)
+        if decoded.foreign:
+            return _disposed(message, decoded, Disposition.IGNORED, f"of the topic {decoded.foreign}, not ours")
+        if decoded.kind in OWN_SIGNALS:
+            return _disposed(message, decoded, Disposition.IGNORED, "one of our own signals")
+        if decoded.kind != SignalKind.RUN_REQUEST:
+            raise RequestRefused(f"{decoded.kind} is not served by this release", Reason.KIND_NOT_SERVED)
+        request = parse_run_request(decoded.document)
+        intent, inputs = plan_request(request, admission)
+    except RequestRefused as refused:
+        return _rejected(message, decoded, refused, admission.record_limit)
+    return _admitted(message, decoded, request, intent, inputs)
+
+
+def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: Intent, inputs: PlanInputs) -> Admission:
+    run = NewRun(
+        run_id=intent.run_id,
+        run_equivalence_key=intent.run_equivalence_key,
+        fingerprint=intent.fingerprint(),
+        intent=intent.document(),
+        inputs=inputs.document(),
+        plan_hash=plan_hash(intent, inputs),
+        plan_ref=refs.plan_ref(intent.run_id),
+        evidence_wait_us=inputs.evidence_wait_seconds * MICROS,
+        invoker=request.invoker or "",
+    )
+    # Only the authority can know whether the key is taken, so the refusal is ready in case it is.
+    refusal = _refusal(
+        message, decoded, intent.run_id, Disposition.CONFLICT, Reason.EQUIV_KEY_COLLISION.value, _COLLISION
+    )
+    return Admission(
+        message.key, decoded.kind, decoded.message_id, intent.run_id, run, None, "", "", message.raw, message.size,
+        refusal,
+    )  # fmt: skip
+
+
+def _disposed(message: Message, decoded: Decoded, disposition: Disposition, detail: str) -> Admission:
+    """A disposition that is final, and of which nobody is told."""
+    return Admission(
+        message.key, decoded.kind, decoded.message_id, "", None, disposition, "", detail[:_LONGEST_DETAIL], message.raw,
+        message.size,
+    )  # fmt: skip
+
+
+def _rejected(message: Message, decoded: Decoded, refused: RequestRefused, limit: int) -> Admission:
+    """The rejection of a message, with a signal when it says which run it is about."""
+    # An oversized message is not parsed, and it may have been cut off.
+    run_id = run_id_hint(message) if message.size <= limit else ""
+    code, detail, disposition = refused.reason.value, refused.detail[:_LONGEST_DETAIL], Disposition.REJECTED
+    refusal = _refusal(message, decoded, run_id, disposition, code, detail) if run_id else None
+    return Admission(
+        message.key, decoded.kind, decoded.message_id, run_id, None, disposition, code, detail, message.raw,
+        message.size, refusal,
+    )  # fmt: skip
+
+
+def _refusal(
+    message: Message, decoded: Decoded, run_id: str, disposition: Disposition, reason_code: str, detail: str
+) -> SignalDraft:
+    payload = {
+        "run_id": run_id,
+        "disposition": disposition.value,
+        "reason_code": reason_code,
+        "detail": detail,
+        "record_key": message.key,
+    }
+    if decoded.message_id:
+        payload["request_message_id"] = decoded.message_id
+    return SignalDraft(
+        rejected_message_id(message.key), SignalKind.REQUEST_REJECTED, run_id, {}, canonical_bytes(payload)
+    )
