@@ -1,4 +1,4 @@
-"""Which control bus a profile means: the spool of a folder, or a Kinesis stream with KCL."""
+"""The control bus of a profile: a spool in a folder, or a Kinesis stream that KCL reads."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +21,7 @@ from scenario_runner.storage.modes import GROUP, PRIVATE, Modes
 
 
 def spool_root(wiring: Wiring) -> str:
-    """The spool of a profile.
+    """The root folder of a profile's spool.
 
     Raises:
         ConfigurationError: the profile's control bus is not a spool, or this platform has none.
@@ -38,29 +38,29 @@ def spool_root(wiring: Wiring) -> str:
 
 
 def state_modes(wiring: Wiring) -> Modes:
-    """Modes of what SR creates."""
+    """Modes of the files and folders that SR creates."""
     return GROUP if wiring.state_mode == "group" else PRIVATE
 
 
 def open_spool(wiring: Wiring) -> AnchoredRoot | None:
-    """The spool's root folder, shared by whoever works in it; None when the control bus of a profile is a stream."""
+    """The root folder of a profile's spool, one for intake and publisher; None when its control bus is a stream."""
     return AnchoredRoot(spool_root(wiring), state_modes(wiring)) if wiring.bus_kind == "spool" else None
 
 
 def open_stream(wiring: Wiring) -> Stream | None:
-    """The stream of a profile, not yet spoken to; None when its control bus is a spool."""
+    """The stream of a profile, without any request yet; None when its control bus is a spool."""
     if wiring.bus_kind != "kinesis" or wiring.control_bus_stream is None:
         return None
     return Stream(wiring.control_bus_stream, wiring.control_bus_region, wiring.control_bus_endpoint_url)
 
 
 def open_tables(wiring: Wiring) -> Tables:
-    """Where KCL keeps the leases of a profile whose control bus is a stream."""
+    """The DynamoDB tables of KCL, of a profile whose control bus is a stream."""
     return Tables(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
 
 
 def open_publisher(wiring: Wiring, spool: AnchoredRoot | None, pool: ThreadPoolExecutor) -> SignalPublisher:
-    """Where signals go."""
+    """The publisher of a profile's signals."""
     stream = open_stream(wiring)
     if stream is not None:
         return KinesisPublisher(stream, wiring.control_bus_topic)
@@ -70,7 +70,7 @@ def open_publisher(wiring: Wiring, spool: AnchoredRoot | None, pool: ThreadPoolE
 def open_intake(
     wiring: Wiring, policy: Policy, authority: Authority, rules: Rules, spool: AnchoredRoot | None
 ) -> Intake:
-    """Where requests come from."""
+    """The consumer of a profile's requests."""
     stream = open_stream(wiring)
     if stream is None:
         return SpoolConsumer(spool or spool_root(wiring), authority, rules)

@@ -1,8 +1,9 @@
-"""The process that KCL's MultiLangDaemon starts for each shard: opens the authority and the rules, then does as told.
+"""The process that KCL's MultiLangDaemon starts for each shard: connects to the authority, then serves KCL's requests.
 
 Its stdout is KCL's protocol, so the real one is put aside before anything is imported that might print, and
-descriptor 1 becomes stderr. SIGTERM is for the JVM alone, which tells us to stop in the protocol. When the JVM is gone,
-or the supervisor has been gone for longer than an orderly stop takes, this process ends too.
+descriptor 1 becomes stderr. It ignores SIGTERM, which the whole process group gets: the JVM stops on it, and ends this
+process through the protocol. It also ends when the JVM is gone, or when the supervisor has been gone for longer than an
+orderly stop takes.
 """
 
 import json
@@ -13,26 +14,36 @@ import threading
 import time
 from typing import Any, Final
 
-_LOOK_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 1.0
+"""How often the parents are checked: an orphan holds a shard's lease, which nobody else gets for 10 s anyway."""
 _ORPHANED: Final = 75
+"""Exit status: EX_TEMPFAIL of sysexits.h."""
+_EXTRA_PATIENCE_SECONDS: Final = 5.0
+"""How much longer than an orderly stop takes a process group without a supervisor may live."""
 
 
 def _watch(parent: int, supervisor: str, patience: float) -> None:
-    """End this process when it has nobody to work for."""
+    """End this process when the JVM, its parent, is gone; end the group when the supervisor has been gone for too long.
+
+    Args:
+        parent: Process id of the JVM.
+        supervisor: Process id and start time of the daemon.
+        patience: Seconds that the group may outlive the supervisor.
+    """
     from scenario_runner.intake.kcl.slots import runs
     from scenario_runner.posix import SIGKILL
 
     pid, _, started = supervisor.partition(" ")
     gone_since: float | None = None
     while True:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_WATCH_SECONDS)
         if os.getppid() != parent:
             os._exit(_ORPHANED)
         if runs(int(pid), started):
             continue
         gone_since = gone_since or time.monotonic()
         if time.monotonic() - gone_since > patience:
-            os.killpg(0, SIGKILL)  # the JVM did not obey; its group is ours
+            os.killpg(0, SIGKILL)  # the JVM does not stop by itself; the group holds only it and its children
 
 
 def _serve(child: dict[str, Any], protocol: int) -> None:
@@ -51,7 +62,7 @@ def _serve(child: dict[str, Any], protocol: int) -> None:
 
     set_up_logging("info")
     sys.stdout = sys.stderr
-    watch = (os.getppid(), child["supervisor"], DRAIN_SECONDS + 5.0)
+    watch = (os.getppid(), child["supervisor"], DRAIN_SECONDS + _EXTRA_PATIENCE_SECONDS)
     threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()
     wiring = Wiring.model_validate_json(child["wiring"])
     policy = Policy.model_validate_json(child["policy"])
