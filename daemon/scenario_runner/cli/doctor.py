@@ -32,7 +32,7 @@ from scenario_runner.service.compose import (
 )
 from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
 from scenario_runner.service.identity import NamedStore, named_spool, require_known
-from scenario_runner.service.permissions import Outcome, Trial, try_bucket, try_metrics, try_stream, try_tables
+from scenario_runner.service.permissions import Access, Trial, try_bucket, try_metrics, try_stream, try_tables
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.identity import AnotherStoreError
@@ -151,7 +151,7 @@ def examine(wiring_path: str, policy_path: str | None, show: Callable[[Json], No
 
 
 def _examine_aws(report: _Report, wiring: Wiring) -> None:
-    """Which endpoints and credentials are in effect, where they come from, and what of the environment is ignored."""
+    """Report endpoints and credentials that are in effect, where they come from, and variables that are ignored."""
     if not wiring.on_s3 and wiring.bus_kind != "kinesis":
         return
     with report.examining("AWS"):
@@ -195,16 +195,16 @@ def _examine_pack(report: _Report, wiring: Wiring, policy: Policy | None) -> Non
 
 
 def _all_allowed(report: _Report, service: str, trials: Iterable[Trial]) -> bool:
-    """Note the outcome of trials; false when a permission is missing."""
+    """Report trials; False when a permission is missing."""
     found = list(trials)
-    denied = [trial for trial in found if trial.outcome is Outcome.DENIED]
+    denied = [trial for trial in found if trial.access is Access.DENIED]
     for trial in denied:
         report.add(
             f"permission {trial.permission}", f"denied on {trial.resource}: {trial.why}", ok=False, remedy=trial.remedy
         )
-    allowed = sorted({trial.permission for trial in found if trial.outcome is Outcome.ALLOWED})
+    allowed = sorted({trial.permission for trial in found if trial.access is Access.ALLOWED})
     untried = [f"{trial.permission} on {trial.resource} ({trial.why})" for trial in found
-               if trial.outcome is Outcome.NOT_TRIED]  # fmt: skip
+               if trial.access is Access.NOT_TRIED]  # fmt: skip
     detail = f"allowed: {', '.join(allowed) or 'none'}" + (f"; not tried: {'; '.join(untried)}" if untried else "")
     report.add(f"permissions of {service}", detail)
     return not denied
@@ -272,7 +272,7 @@ def _examine_store(report: _Report, wiring: Wiring, authority: Authority) -> Non
 
 
 def _allowed_on_bucket(report: _Report, wiring: Wiring) -> bool:
-    """Whether all that SR needs is allowed on its bucket; true also where the store is none."""
+    """Whether SR has all permissions on the bucket of its object store; True where the store is a folder."""
     if not wiring.store_root.startswith("s3://"):
         return True
     name, prefix = split_s3_uri(wiring.store_root)
@@ -281,7 +281,7 @@ def _allowed_on_bucket(report: _Report, wiring: Wiring) -> bool:
 
 
 def _known(item: NamedStore, authority: Authority) -> str:
-    """What is known of a store, for a person.
+    """Require a store to be the known one, and describe its identity.
 
     Raises:
         Unavailable: it is not the known one, or cannot be asked.
@@ -313,7 +313,7 @@ def _examine_bus(report: _Report, wiring: Wiring, authority: Authority | None) -
 
 
 def _examine_modes(report: _Report, wiring: Wiring) -> None:
-    """Whether others may look at the state of SR. What is there keeps its mode: an administrator may have meant it."""
+    """Warn about state that other users may read. Modes are left as they are: an administrator may have meant them."""
     beyond = 0o777 & ~state_modes(wiring).folder
     wide = [path for path in _state_of(wiring) if os.path.exists(path) and os.stat(path).st_mode & beyond]
     if wide:
@@ -326,7 +326,7 @@ def _examine_modes(report: _Report, wiring: Wiring) -> None:
 
 
 def _state_of(wiring: Wiring) -> list[str]:
-    """Folders and files of the profile on this machine, but for the folder where producers drop requests."""
+    """Folders and files of the profile on this machine, except the folder in which producers drop requests."""
     found = []
     store = open_store(wiring)
     if os.path.isabs(store.where):

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Final, NoReturn, TextIO, cast
 
 import structlog
+from typing_extensions import override
 
 from scenario_runner.contracts.errors import printable
 from scenario_runner.counters import count, counted
@@ -48,6 +49,7 @@ class LogStream(io.TextIOBase):
         self._ended = self._torn = False
         threading.Thread(target=self._write_lines, name="log", daemon=True).start()
 
+    @override
     def write(self, text: str) -> int:
         """Queue a text, or drop it when too much is queued."""
         if self._ended or self._lines.qsize() >= _MOST_LINES:
@@ -56,6 +58,7 @@ class LogStream(io.TextIOBase):
             self._lines.put(text)
         return len(text)
 
+    @override
     def flush(self) -> None:
         """Wait until the lines so far are written or dropped, for a second at most."""
         busy_since = self._busy_since
@@ -70,8 +73,8 @@ class LogStream(io.TextIOBase):
         self.flush()
         self._ended = True
 
+    @override
     def fileno(self) -> int:
-        """The descriptor."""
         return self._descriptor
 
     def _write_lines(self) -> None:
