@@ -1,4 +1,4 @@
-"""How commands speak: JSON or text on stdout, diagnostics on stderr, one exit code per kind of outcome."""
+"""Output of the commands: JSON or text on stdout, diagnostics on stderr, one exit code per kind of result."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Exit(IntEnum):
     WAITING = 3
     QUARANTINED = 4
     UNAVAILABLE = 5
-    DEFECT = 70
+    DEFECT = 70  # EX_SOFTWARE of sysexits.h; no command returns it on purpose
 
 
 _BY_STATE: Final = {
@@ -59,61 +59,64 @@ def exit_for_error(error: BaseException) -> Exit:
 
 
 @contextmanager
-def reporting(*, as_json: bool) -> Iterator[None]:
-    """Turn errors into a message for a person, a JSON object where asked for, and an exit code."""
+def exit_on_error(*, as_json: bool) -> Iterator[None]:
+    """End the command on an error of SR: a message on stderr, a JSON object where asked for, and an exit code.
+
+    What SR logs meanwhile goes to stderr too.
+    """
+    from scenario_runner.service.telemetry import log_warnings_as_text  # slow to import: not for --help
+
+    log_warnings_as_text()
     try:
         yield
     except ScenarioRunnerError as error:
-        note(f"error: {error.reason}: {error.detail}")
+        print_err(f"error: {error.reason}: {error.detail}")
         if as_json:
-            emit(
-                {
-                    "error": {
-                        "reason_code": error.reason.value,
-                        "sentence": error.sentence(),
-                        "detail": error.detail,
-                    }
-                }
-            )
+            found = {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}
+            print_json({"error": found})
         raise typer.Exit(exit_for_error(error)) from error
     except BrokenPipeError:
-        sys.stderr.close()
+        sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
         raise typer.Exit(Exit.DONE) from None
 
 
-def emit(document: Any) -> None:  # noqa: ANN401
-    """One JSON document on stdout."""
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+    """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
     sys.stdout.flush()
 
 
-def say(text: str = "") -> None:
-    """One line for a person on stdout; what is not printable in it is shown escaped."""
+def print_line(text: str, *, flush: bool = False) -> None:
+    """Print one line on stdout. Characters that are not printable are escaped: they come from outside."""
     sys.stdout.write(printable(text) + "\n")
+    if flush:
+        sys.stdout.flush()
 
 
-def note(text: str) -> None:
-    """One line of progress or diagnostics on stderr; what is not printable in it is shown escaped.
+def print_fields(document: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Print the named fields that have a value, one a line."""
+    for key in keys:
+        value = document.get(key)
+        if value not in (None, "", [], {}):
+            shown = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
+            print_line(f"{key + ':':24}{shown}")
 
-    Nothing depends on whether it can be written.
-    """
+
+def print_err(text: str) -> None:
+    """Print one line on stderr, escaped likewise. A failure to write it is ignored: no result depends on it."""
     with suppress(OSError, ValueError):
         sys.stderr.write(printable(text) + "\n")
 
 
 def open_standard_streams() -> None:
-    """Put ``/dev/null`` where standard streams were closed: else the next file that is opened gets their number."""
+    """Open ``/dev/null`` in the place of standard streams that are closed.
+
+    Else the next file that is opened, a database perhaps, gets the number of the closed stream, and whatever is printed
+    is written into it.
+    """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end
-
-
-def say_fields(document: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """The named fields that are there, one a line."""
-    for key in keys:
-        value = document.get(key)
-        if value not in (None, "", [], {}):
-            say(f"{key + ':':24}{value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)}")

@@ -4,13 +4,20 @@ import os
 
 import yaml
 
+from scenario_runner.cli.console import exit_on_error, print_json, print_line
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.schema_export import all_schemas
 
 
-def render_schema(schema: object) -> str:
-    """A schema as the YAML that stands in the files."""
-    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+def run(directory: str, *, as_json: bool) -> None:
+    """The command."""
+    with exit_on_error(as_json=as_json):
+        written = export_contracts(directory)
+    if as_json:
+        print_json({"written": written})
+        return
+    for path in written:
+        print_line(path)
 
 
 def export_contracts(directory: str) -> list[str]:
@@ -25,8 +32,12 @@ def export_contracts(directory: str) -> list[str]:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w", encoding="utf-8", newline="\n") as file:
-                file.write(render_schema(schema))
+                file.write(_as_yaml(schema))
         except OSError as error:
             raise Unavailable(f"cannot write {path}: {error.strerror}") from error
         written.append(path)
     return written
+
+
+def _as_yaml(schema: object) -> str:
+    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)

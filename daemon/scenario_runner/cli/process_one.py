@@ -1,21 +1,21 @@
 """Process 1 of a container: the kernel makes it the parent of every orphan, and it must wait for them.
 
-``serve`` has processes of others below it (KCL's JVM, and what that leaves behind), and :mod:`subprocess` must get the
-exit statuses of its own. So process 1 only waits and passes signals on, and the daemon is its child.
+KCL's JVM leaves orphans behind. If the daemon itself waited for every process, :mod:`subprocess` would not get the exit
+statuses of its own children. So process 1 only waits and forwards signals, and the daemon is its child.
 """
 
 import os
 import signal
 from typing import Final, NoReturn
 
-_PASSED_ON: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+_FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
 
 def leave_process_one() -> None:
-    """Go on in a child when this is process 1, which ends with the child's exit status; must precede all threads."""
+    """Continue in a child if this is process 1, which then ends with its exit status. Must precede all threads."""
     if os.getpid() != 1:
         return
-    awaited = {signal.SIGCHLD, *(getattr(signal, name) for name in _PASSED_ON)}
+    awaited = {signal.SIGCHLD, *(getattr(signal, name) for name in _FORWARDED)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     child = os.fork()
     if child != 0:
@@ -28,12 +28,12 @@ def _wait_for_all(child: int, awaited: set[signal.Signals]) -> NoReturn:
         received = signal.sigwaitinfo(awaited)
         if received.si_signo == signal.SIGCHLD:
             _reap(child)
-        elif received.si_code <= 0:  # sent by a process: what a terminal sends, its whole foreground gets
+        elif received.si_code <= 0:  # sent by a process; a signal from a terminal has reached the child already
             os.kill(child, received.si_signo)
 
 
 def _reap(child: int) -> None:
-    """Wait for every process that has ended; the end of the child is ours."""
+    """Collect every process that has ended; when the child has, end with its exit status."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:

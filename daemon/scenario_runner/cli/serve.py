@@ -1,4 +1,4 @@
-"""``serve``: wire the daemon, answer signals, run the loops of a role."""
+"""``serve``: compose the daemon, answer signals, run the loops of a role."""
 
 import os
 import signal
@@ -11,20 +11,32 @@ from typing import Final
 import structlog
 
 from scenario_runner import posix
-from scenario_runner.cli.console import Exit, exit_for_error, note
+from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.compose import Daemon, wire_daemon
+from scenario_runner.service.compose import Daemon, compose_daemon
 from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
-from scenario_runner.service.owner import recognises_the_dead
+from scenario_runner.service.owner import can_tell_dead_owners
 from scenario_runner.service.telemetry import end_process, set_up_logging
 
-_SWITCH_INTERVAL_SECONDS = 0.001
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_SWITCH_INTERVAL_SECONDS: Final = 0.001
+"""How long a thread keeps the interpreter while others want it.
+
+Most threads of the daemon wait for a disk, a database or a network and then need the interpreter for microseconds; with
+the default of 5 ms each such wait is lengthened by what a busy thread keeps.
+"""
 _LAST_RESORT_SECONDS: Final = 30.0
 """How long after ``shutdown_seconds`` the process ends whatever still hangs: an orderly stop takes less."""
 _log = structlog.get_logger("service")
+
+
+def run(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
+    """The command."""
+    with exit_on_error(as_json=False):
+        run_daemon(wiring_path, policy_path, role, log_level, until_idle=until_idle)
 
 
 def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
@@ -33,48 +45,54 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
     Raises:
         ConfigurationError: a profile, schema or pack is not valid.
         Unavailable: infrastructure does not answer at start-up, or what is owed could not be delivered.
+        UsageError: no such role or log level.
     """
     if not posix.AVAILABLE:
         raise needs_posix("serve", "the daemon")
     if role not in set(Role):
         raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
-    if log_level not in ("debug", "info", "warning", "error"):
-        raise UsageError(f"--log-level {log_level!r} is not one of debug, info, warning, error")
+    if log_level not in _LOG_LEVELS:
+        raise UsageError(f"--log-level {log_level!r} is not one of {', '.join(_LOG_LEVELS)}")
     set_up_logging(log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     wiring = load_wiring(wiring_path)
     os.umask(state_modes(wiring).umask)
     try:
-        _serve(wire_daemon(wiring, load_policy(policy_path)), Role(role), until_idle=until_idle)
+        _serve(compose_daemon(wiring, load_policy(policy_path)), Role(role), until_idle=until_idle)
     except ScenarioRunnerError:
         raise
-    except BaseException as error:  # noqa: BLE001 - threads may still run: nothing is left to chance
+    except BaseException as error:  # noqa: BLE001 - a defect: threads may still run, and none may decide anything more
         end_process(Exit.DEFECT, error)
 
 
 def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
-    if not recognises_the_dead():
+    if not can_tell_dead_owners():
         _log.warning("killed processes of this host cannot be recognised; their leases run out by themselves",
                      lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
-    threading.Thread(target=_end_what_hangs, args=(daemon, supervisor), name="last-resort", daemon=True).start()
-    _answer_signals(daemon)
-    if supervisor.run():
-        _check_nothing_is_left(daemon, role)
+    threading.Thread(target=_end_stuck_process, args=(daemon, supervisor), name="last-resort", daemon=True).start()
+    _stop_on_signals(daemon)
+    became_idle = supervisor.run()
+    if became_idle:
+        _require_nothing_postponed(daemon, role)
     daemon.authority.close()
 
 
-def _end_what_hangs(daemon: Daemon, supervisor: Supervisor) -> None:
-    """End the process when a stop takes too long: leases of threads that hang are given up by the next start."""
+def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
+    """End the process when a stop takes too long: the next start gives up the leases of threads that hang."""
     daemon.stopping.wait()
     time.sleep(daemon.wiring.shutdown_seconds + _LAST_RESORT_SECONDS)
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
-    _log.critical("the stop takes too long; the process ends without what still hangs", threads=threads)
+    _log.critical("the stop takes too long; the process ends without the threads that hang", threads=threads)
     end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)
 
 
-def _check_nothing_is_left(daemon: Daemon, role: Role) -> None:
-    """Idle is not done: what infrastructure kept from being done is left to the next start."""
+def _require_nothing_postponed(daemon: Daemon, role: Role) -> None:
+    """Refuse to call an idle daemon done when infrastructure failures left work for the next start.
+
+    Raises:
+        Unavailable: runs, documents or signals are left that this role is to drive or deliver.
+    """
     pending = daemon.authority.pending()
     if role in (Role.ALL, Role.RELAY) and pending.undelivered:
         raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
@@ -82,16 +100,17 @@ def _check_nothing_is_left(daemon: Daemon, role: Role) -> None:
         raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
 
 
-def _answer_signals(daemon: Daemon) -> None:
-    asked = threading.Event()
+def _stop_on_signals(daemon: Daemon) -> None:
+    """Drain on the first SIGTERM or SIGINT, end the process on the second."""
+    draining = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
-            note("second signal: stopping at once; leases will be given up by the next start")
+        if draining.is_set():
+            print_err("second signal: stopping at once; the next start gives up the leases")
             end_process(128 + signal.SIGTERM)
-        asked.set()
+        draining.set()
         daemon.stopping.set()
-        note("stopping: what is in flight will finish; signal again to stop at once")
+        print_err("stopping: what is in progress will finish; signal again to stop at once")
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -1,14 +1,28 @@
-"""``stores adopt``: what an operator does when a store was really replaced."""
+"""``stores adopt``: an operator confirms that a store was really replaced."""
 
 import os
 
 from scenario_runner.authority.connect import connect_authority
+from scenario_runner.cli.console import exit_on_error, print_json, print_line
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import adopt, named_stores
+
+
+def run(wiring_path: str, only: str | None, *, as_json: bool) -> None:
+    """The command."""
+    with exit_on_error(as_json=as_json):
+        found = adopt_stores(wiring_path, only)
+    if as_json:
+        print_json({"stores": found})
+        return
+    for item in found:
+        print_line(f"{item['store']}  {item['where']}")
+        print_line(f"  known until now: {item['old'] or 'none'}")
+        print_line(f"  known from now on: {item['new']}" if item["adopted"] else "  unchanged: no other store is there")
 
 
 def adopt_stores(wiring_path: str, only: str | None) -> list[Json]:

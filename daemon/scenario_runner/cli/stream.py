@@ -1,13 +1,23 @@
-"""``stream adopt``: an operator's word that a stream that was made anew is to be read."""
+"""``stream adopt``: an operator confirms that a stream that was made anew is to be read."""
 
 import time
 
-from scenario_runner.cli.console import note
+from scenario_runner.cli.console import exit_on_error, print_err, print_fields, print_json
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.kcl.stream_identity import adopt_new_stream
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.control_bus import open_stream, open_tables
+
+
+def run(wiring_path: str, *, as_json: bool) -> None:
+    """The command."""
+    with exit_on_error(as_json=as_json):
+        document = adopt_stream(wiring_path)
+    if as_json:
+        print_json(document)
+    else:
+        print_fields(document, ("stream", "former_stream", "lease_table", "leases_forgotten", "begins_at", "outcome"))
 
 
 def adopt_stream(wiring_path: str) -> Json:
@@ -25,7 +35,7 @@ def adopt_stream(wiring_path: str) -> Json:
     stream, tables = open_stream(wiring), open_tables(wiring)
     if stream is None:
         raise UsageError(f"the control bus of profile {wiring.profile_id} is not a stream")
-    note(f"looking whether a daemon of {tables.application} runs")
+    print_err(f"checking whether a daemon of {tables.application} runs; this takes some seconds")
     state = adopt_new_stream(stream, tables, time.sleep)
     adopted = bool(state.problem)
     return {

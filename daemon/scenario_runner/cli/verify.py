@@ -3,17 +3,20 @@
 import os
 import time
 from dataclasses import dataclass
+from typing import Final
 
+import typer
+
+from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.published import ReadSignal
 from scenario_runner.audit.required import Known, Named, Unknown
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
-from scenario_runner.authority.connect import connect_authority
 from scenario_runner.bus.base import NotSeen
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.console import Exit, exit_for_state, note
-from scenario_runner.cli.status import never_started, require_marked
+from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
+from scenario_runner.cli.read_only import existing_authority, never_started, require_marked
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
@@ -21,6 +24,7 @@ from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import parse_instant, to_micros
 from scenario_runner.interface_pack.loader import load_pack
+from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
@@ -31,11 +35,116 @@ from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
-_PROGRESS_SECONDS = 1.0
+_PROGRESS_SECONDS: Final = 1.0
+"""Between two lines of progress: often enough to see that it goes on, rare enough for a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFiles:
+    """Files that ``verify`` was given in addition to the profile; empty when it was not."""
+
+    catalogue: str = ""
+    gate_map: str = ""
+    policy: str = ""
+
+    def check(self) -> None:
+        """Refuse half an interface pack.
+
+        Raises:
+            UsageError: only one of its two files is named.
+        """
+        if bool(self.catalogue) is not bool(self.gate_map):
+            raise UsageError("an interface pack is two files: give both --catalogue and --gate-map")
+
+
+def run(wiring_path: str, target: str, files: NamedFiles, *, as_json: bool) -> None:
+    """The command."""
+    with exit_on_error(as_json=as_json):
+        document, code = verify_target(wiring_path, target, files)
+    if as_json:
+        print_json(document)
+    else:
+        _print_checks(document)
+    raise typer.Exit(code)
+
+
+def _print_checks(document: Json) -> None:
+    for check in document["checks"]:
+        mark = "n/a " if check.get("not_possible") else "ok  " if check["ok"] else "FAIL"
+        print_line(f"{mark}  {check['check']}" + (f": {check['detail']}" if check.get("detail") else ""))
+    for name in ("pack", "policy"):
+        if document.get(name):
+            print_line(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
+    print_line(f"{document['outcome']}: {document['summary']}")
+
+
+def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Json, Exit]:
+    """Verify a run.
+
+    Args:
+        wiring_path: The profile.
+        target: A run id, or the path of a facts view file.
+        files: What was named in addition to the profile.
+
+    Returns:
+        ``{run_id, outcome, summary, checks, pack, policy}`` and the exit code.
+
+    Raises:
+        UsageError: there is no such run or file.
+        Unavailable: a store, the control bus or an engine run root does not answer.
+    """
+    files.check()
+    wiring = load_wiring(wiring_path)
+    pack = load_pack(files.catalogue, files.gate_map) if files.catalogue else open_pack(wiring)
+    policy_rev = load_policy(files.policy).rev().wire() if files.policy else None
+    named = Named(pack=bool(files.catalogue), policy_rev=policy_rev)
+    if HEX32.fullmatch(target) and never_started(wiring):
+        raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
+    store, known = open_store(wiring), _known_by(wiring)
+    require_marked(wiring, NamedStore("object_store", store.where, store))
+    try:
+        run_id, data = _facts_view(target, store)
+    except UnreadableObjectError as error:
+        return _failed(target, "facts view is well formed", error.detail), Exit.NEGATIVE
+    if data is None:
+        return _not_ready(run_id, store, known)
+    found_id, findings = _verify(wiring, store, pack, known, named, data)
+    return _document(run_id or found_id, findings), Exit.DONE if findings.ok else Exit.NEGATIVE
+
+
+def _verify(
+    wiring: Wiring, store: ObjectStore, pack: InterfacePack, known: Known, named: Named, data: bytes
+) -> tuple[str, Findings]:
+    packs = PinnedPacks(pack, Ledger(store, open_schemas(wiring)))
+    artifacts = open_artifacts(wiring, None)
+    try:
+        read_signal = _signal_reader(wiring, store)
+        verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, read_signal, _Progress(), known, named)
+        return verifier.verify(data)
+    finally:
+        artifacts.close()
+
+
+def _document(run_id: str, findings: Findings) -> Json:
+    missed = sum(1 for check in findings.checks if check.get("not_possible"))
+    failed = sum(1 for check in findings.checks if not check["ok"])
+    return {
+        "run_id": run_id,
+        "outcome": "PASS" if findings.ok else "FAIL",
+        "summary": f"{len(findings.checks)} checks, {failed} failed" + (f", {missed} not possible" if missed else ""),
+        "checks": findings.checks,
+        "pack": findings.pack,
+        "policy": findings.policy,
+    }
+
+
+def _failed(run_id: str, check: str, detail: str) -> Json:
+    checks = [{"check": check, "ok": False, "detail": detail}]
+    return {"run_id": run_id, "outcome": "FAIL", "summary": detail, "checks": checks}
 
 
 class _Progress:
-    """Says on stderr how many bytes were read, now and then."""
+    """Prints on stderr, at intervals, how many bytes were read."""
 
     def __init__(self) -> None:
         self._bytes, self._started = 0, time.monotonic()
@@ -47,7 +156,10 @@ class _Progress:
         if now >= self._next:
             self._next = now + _PROGRESS_SECONDS
             rate = self._bytes / 1e9 / (now - self._started)
-            note(f"verified {self._bytes / 1e9:.2f} GB ({rate:.2f} GB/s)")
+            print_err(f"verified {self._bytes / 1e9:.2f} GB ({rate:.2f} GB/s)")
+
+
+# --- what is verified
 
 
 def _facts_view(target: str, store: ObjectStore) -> tuple[str, bytes | None]:
@@ -64,8 +176,18 @@ def _facts_view(target: str, store: ObjectStore) -> tuple[str, bytes | None]:
         raise Unavailable(f"cannot read {target}: {error.strerror}") from error
 
 
-def _status_of(run_id: str, store: ObjectStore, key: str) -> str:
-    """A value of a run's status, or empty."""
+def _not_ready(run_id: str, store: ObjectStore, known: Known) -> tuple[Json, Exit]:
+    """The answer for a run without a facts view, by its state in the authority, or else in the ledger."""
+    row = known(run_id)
+    state = _status_field(run_id, store, "state") if isinstance(row, Unknown) else row.state.value
+    if not state:
+        raise UsageError(f"neither the authority nor the ledger knows a run {run_id}", Reason.RUN_NOT_FOUND)
+    code = Exit.NEGATIVE if state == "READY" else exit_for_state(state)
+    return _failed(run_id, "facts view is there", f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"), code
+
+
+def _status_field(run_id: str, store: ObjectStore, key: str) -> str:
+    """A value of a run's status in the ledger; empty when there is none."""
     try:
         stored = store.read(refs.status_ref(run_id), MAX_DOCUMENT)
         return str(parse_json(stored.data)[key]) if stored is not None else ""
@@ -73,122 +195,46 @@ def _status_of(run_id: str, store: ObjectStore, key: str) -> str:
         return ""
 
 
-def _failed(run_id: str, check: str, detail: str) -> Json:
-    checks = [{"check": check, "ok": False, "detail": detail}]
-    return {"run_id": run_id, "outcome": "FAIL", "summary": detail, "checks": checks}
-
-
-def _not_ready(run_id: str, store: ObjectStore, known: Known) -> tuple[Json, Exit]:
-    row = known(run_id)
-    state = _status_of(run_id, store, "state") if isinstance(row, Unknown) else row.state.value
-    if not state:
-        raise UsageError(f"neither the authority nor the ledger knows a run {run_id}", Reason.RUN_NOT_FOUND)
-    detail = f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"
-    return _failed(run_id, "facts view is there", detail), (
-        Exit.NEGATIVE if state == "READY" else exit_for_state(state)
-    )
-
-
-def _known_by(wiring: Wiring, wiring_path: str) -> Known:
-    """What the profile's authority knows of runs; that it cannot be read is no error, since readers may not be let."""
+def _known_by(wiring: Wiring) -> Known:
+    """What the profile's authority knows of runs. Readers may have no access to it, so a failure is no error."""
 
     def known(run_id: str) -> RunRow | Unknown:
-        if never_started(wiring):
-            return Unknown("the profile's authority was never started")
         try:
-            authority = connect_authority(wiring.authority_store_dsn, wiring_path)
-            try:
+            with existing_authority(wiring) as authority:
+                if authority is None:
+                    return Unknown("the profile's authority was never started")
                 return authority.run(run_id) or Unknown("the profile's authority does not know the run")
-            finally:
-                authority.close()
         except (ConfigurationError, Unavailable) as error:
             return Unknown(f"the profile's authority cannot be read: {error.detail}")
 
     return known
 
 
-@dataclass(frozen=True, slots=True)
-class NamedFiles:
-    """Files that ``verify`` was given beside the profile; empty when it was not."""
-
-    catalogue: str = ""
-    gate_map: str = ""
-    policy: str = ""
-
-    def check(self) -> None:
-        """Refuse half an interface pack.
-
-        Raises:
-            UsageError: only one of its two files is named.
-        """
-        if bool(self.catalogue) is not bool(self.gate_map):
-            raise UsageError("an interface pack is two files: give both --catalogue and --gate-map")
-
-
-def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Json, Exit]:
-    """Verify a run.
-
-    Returns:
-        ``{run_id, outcome, summary, checks, pack, policy}`` and the exit code.
-    """
-    files.check()
-    wiring = load_wiring(wiring_path)
-    pack = load_pack(files.catalogue, files.gate_map) if files.catalogue else open_pack(wiring)
-    policy_rev = load_policy(files.policy).rev().wire() if files.policy else None
-    named = Named(pack=bool(files.catalogue), policy_rev=policy_rev)
-    if HEX32.fullmatch(target) and never_started(wiring):
-        raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
-    store, known = open_store(wiring), _known_by(wiring, wiring_path)
-    require_marked(wiring, NamedStore("object_store", store.where, store))
-    try:
-        run_id, data = _facts_view(target, store)
-    except UnreadableObjectError as error:
-        return _failed(target, "facts view is well formed", error.detail), Exit.NEGATIVE
-    if data is None:
-        return _not_ready(run_id, store, known)
-    packs = PinnedPacks(pack, Ledger(store, open_schemas(wiring)))
-    artifacts = open_artifacts(wiring, None)
-    try:
-        read_signal = _signal_reader(wiring, store)
-        verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, read_signal, _Progress(), known, named)
-        found_id, findings = verifier.verify(data)
-    finally:
-        artifacts.close()
-    missed = sum(1 for check in findings.checks if check.get("not_possible"))
-    failed = sum(1 for check in findings.checks if not check["ok"])
-    document = {
-        "run_id": run_id or found_id,
-        "outcome": "PASS" if findings.ok else "FAIL",
-        "summary": f"{len(findings.checks)} checks, {failed} failed" + (f", {missed} not possible" if missed else ""),
-        "checks": findings.checks,
-        "pack": findings.pack,
-        "policy": findings.policy,
-    }
-    return document, Exit.DONE if findings.ok else Exit.NEGATIVE
+# --- READY on the control bus
 
 
 def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     stream = open_stream(wiring)
     if stream is not None:
-        return _stream_reader(stream, ledger)
+        return stream_reader(stream, ledger)
     store = spool_store(spool_root(wiring))
 
     def read(message_id: str, _run_id: str) -> bytes | None:
         try:
             stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
         except UnreadableObjectError:
-            return b""  # there, and no message of ours
+            return b""  # something is there that SR did not write: it is not well formed, rather than absent
         return stored.data if stored else None
 
     return read
 
 
-def _stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
-    """Looks through the stream from when the run became READY: a record cannot be asked for by its message id."""
+def stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
+    """Searches a stream from the moment when the run became READY: a record cannot be read by its message id."""
 
     def read(message_id: str, run_id: str) -> bytes | NotSeen | None:
         try:
-            ready_us = to_micros(parse_instant(_status_of(run_id, ledger, "updated_at_utc")))
+            ready_us = to_micros(parse_instant(_status_field(run_id, ledger, "updated_at_utc")))
         except ValueError:
             return NotSeen("run_status does not say when the run became READY, so there is nowhere to begin")
         return stream.find(message_id, run_id, ready_us)

@@ -34,7 +34,7 @@ class Setting:
 
 
 def from_environment(document: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Setting]:
-    """What the environment says about keys of a parsed, not yet validated wiring document.
+    """The values that the environment sets for keys of a parsed, not yet validated wiring document.
 
     Raises:
         ConfigurationError: a variable that is used holds no valid value; names it.

@@ -1,4 +1,7 @@
-"""The policy profile: what is allowed and how long to wait. Its content digest is checked, so it cannot drift."""
+"""The policy profile: what is allowed, and how long to wait.
+
+Its content digest is checked: a policy that was changed without a new digest is refused.
+"""
 
 import os
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ _NOT_SERVED: Final = frozenset(
         "reemit_rate_limit_max", "reemit_rate_limit_window_seconds",
     }
 )  # fmt: skip
-"""Keys of things that this release does not do: accepted, they would promise it."""
+"""Keys of features that this release does not have. Accepting them would promise that they have an effect."""
 _SQLITE: Final = "sqlite:///"
 
 
@@ -115,6 +115,9 @@ class Wiring(BaseModel):
     auth_mode: Literal["disabled", "allowlist"]
     auth_allowlist: Texts = []
     digest_reuse: Literal["version", "off"] = "version"
+    # The bounds of numbers refuse typing errors; within them every value works. Leases are renewed three times in their
+    # length, so below 2 s a pause of the machine loses them. ECS kills a task 120 s after it asked it to stop: a stop
+    # may take 110 s.
     runner_workers: Annotated[int, Field(ge=1, le=256)] = 8
     hash_workers: Annotated[int | None, Field(ge=1, le=256)] = None
     lease_seconds: Annotated[int, Field(ge=2, le=3600)] = 30
@@ -132,7 +135,7 @@ class Wiring(BaseModel):
 
     @field_validator("kinesis_start_timestamp")
     @classmethod
-    def _is_a_moment(cls, value: str | None) -> str | None:
+    def _is_an_instant(cls, value: str | None) -> str | None:
         if value is not None:
             parse_instant(value)
         return value
@@ -152,7 +155,7 @@ class Wiring(BaseModel):
         return self
 
     def origin(self, key: str) -> str:
-        """Where the value of a key comes from: an environment variable, or the profile."""
+        """The environment variable that the value of a key comes from, or else ``key NAME``."""
         return self._origins.get(key, f"key {key}")
 
     @property
@@ -167,14 +170,15 @@ class Wiring(BaseModel):
 
     @property
     def kinesis_application(self) -> str:
-        """Name of the consumer application: its lease table in DynamoDB is called so."""
+        """Name of the consumer application and of its lease table in DynamoDB."""
         return self.kinesis_application_name or f"scenario-runner-{self.control_bus_stream}"
 
     @property
     def dynamodb_endpoint_url(self) -> str | None:
-        """Where leases and checkpoints are kept; None for the service's own address.
+        """Endpoint of the DynamoDB that keeps leases and checkpoints; None for AWS.
 
-        ``AWS_ENDPOINT_URL_KINESIS`` is about Kinesis alone.
+        An emulator mostly serves both, so the endpoint of the stream stands for it, unless that comes from
+        ``AWS_ENDPOINT_URL_KINESIS``, which is about Kinesis alone.
         """
         if self.kinesis_dynamodb_endpoint_url or self.origin("control_bus_endpoint_url") == "AWS_ENDPOINT_URL_KINESIS":
             return self.kinesis_dynamodb_endpoint_url
@@ -182,7 +186,7 @@ class Wiring(BaseModel):
 
     @property
     def store_root(self) -> str:
-        """The object-store root without the ledger prefix, which SR adds itself."""
+        """The object-store root without the prefix of the ledger: SR adds it to every key."""
         scheme, separator, path = self.object_store_root.rpartition("://")
         root = posixpath.normpath(path)
         if root == PREFIX:

@@ -1,8 +1,8 @@
-"""The long lane: workers for runs whose examination costs more than a batch should wait for."""
+"""The bulk pool: threads for runs whose examination costs more than a batch should wait for."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from scenario_runner.artifacts.budget import Share
@@ -13,31 +13,33 @@ from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
 Drive = Callable[[Sequence[Claim], Share], list[Deferred]]
 
 
-class LongLane:
-    """Workers that drive runs in turns, in the order of a :class:`~scenario_runner.service.fair_queue.FairQueue`.
+class BulkPool:
+    """Threads that drive runs in turns, in the order of a :class:`~scenario_runner.service.fair_queue.FairQueue`.
 
-    An examination whose turn is over while others wait is broken off and goes on later: digests of files that were
-    read, and of the beginning of a large one, are kept.
+    An examination whose turn is over while others wait is broken off and goes on in a later turn. Digests of files that
+    were read, and of the beginning of a large one, are kept between turns.
 
     Args:
-        workers: How many examinations there may be at a time.
+        workers: Most examinations at a time.
         drive: Drives runs with the same evidence, and returns those whose turn was over; raises nothing.
     """
 
     def __init__(self, workers: int, drive: Drive) -> None:
         self._queue, self._drive = FairQueue(), drive
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards the queue and `_stopped`
         self._stopped = False
-        # daemon threads: one that hangs in a dead mount must not keep the process alive
-        self._threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(workers)]
+        # Daemon threads: one that hangs in a dead mount must not keep the process alive.
+        self._threads = [threading.Thread(target=self._work, name=f"bulk-{n}", daemon=True) for n in range(workers)]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
-    def add(self, deferred: Iterable[Deferred]) -> None:
-        """Let runs wait for their turn; their leases are renewed meanwhile."""
+    def add(self, deferred: Sequence[Deferred]) -> None:
+        """Queue runs; whoever renews leases must renew theirs meanwhile."""
+        if not deferred:
+            return  # else every batch would wake up every thread for nothing
         with self._changed:
             for item in deferred:
                 self._queue.add(item)
@@ -74,6 +76,7 @@ class LongLane:
             return self._queue.is_over(group, seconds)
 
     def _next(self) -> Group | None:
+        """Wait for a group whose turn it is; None when the pool was stopped."""
         with self._changed:
             while not self._stopped:
                 group = self._queue.take()

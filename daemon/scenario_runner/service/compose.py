@@ -1,4 +1,4 @@
-"""The composition root: from profiles to wired objects. Nothing else knows which backend serves a seam."""
+"""The composition root: from profiles to the objects of a daemon. Nothing else knows which backend serves a seam."""
 
 import os
 import threading
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 from scenario_runner import posix
 from scenario_runner.artifacts.base import Artifacts
@@ -33,7 +34,7 @@ from scenario_runner.relay.relay import Lane, Projections, Publications
 from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
-from scenario_runner.service.identity import named_stores, settle_identities
+from scenario_runner.service.identity import establish_identities, named_stores
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import keys_of
@@ -42,11 +43,15 @@ from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
 from scenario_runner.storage.s3_client import S3Bucket, S3Settings, split_s3_uri
 
-_IO_THREADS = 8
-_S3_IO_THREADS = 32
-_S3_READERS = 4
-_REMEMBER_SECONDS = 60.0
-"""How long a write-once object on S3 that this process wrote or compared is not read again."""
+_IO_THREADS: Final = 8
+"""Threads that write to folders. They wait for fsyncs, which file systems make together; more threads gain nothing."""
+_S3_IO_THREADS: Final = 32
+"""Requests to S3 at a time: at 25 ms each they are 1,280 a second, what 250 runs of five objects need."""
+_S3_READERS: Final = 4
+"""Least number of threads that read evidence on S3, whatever the machine's cores: they wait for a network."""
+_WRITTEN_CACHE_SECONDS: Final = 60.0
+"""How long a write-once object on S3 that this process wrote or compared is not read again: a read costs a round trip,
+and whoever changes the object meanwhile is found by ``verify`` and by the next process."""
 
 
 def allowed_roots(wiring: Wiring) -> list[str]:
@@ -83,19 +88,19 @@ def s3_settings(wiring: Wiring) -> S3Settings:
 
 
 def check_profile(wiring: Wiring) -> None:
-    """Check all of a profile that its own values do not tell, without making, opening or asking anything.
+    """Check what a profile's schema does not: locations, DSN and credentials. Nothing is made, opened or asked.
 
     Raises:
         ConfigurationError: a location or DSN that is not served, or credentials that cannot be right.
     """
     allowed_roots(wiring)
     check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
-    _store_place(wiring)
+    _store_location(wiring)
     if wiring.on_s3 or wiring.bus_kind == "kinesis":
         keys_of(os.environ)
 
 
-def _store_place(wiring: Wiring) -> tuple[str, str]:
+def _store_location(wiring: Wiring) -> tuple[str, str]:
     """The object store's bucket and prefix; an empty bucket and a folder when it is on this machine."""
     root = wiring.store_root.removeprefix("file://")
     if root.startswith("s3://"):
@@ -111,7 +116,7 @@ def _store_place(wiring: Wiring) -> tuple[str, str]:
 
 def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> ObjectStore:
     """The object store of a profile."""
-    bucket, path = _store_place(wiring)
+    bucket, path = _store_location(wiring)
     if bucket:
         return S3Store(S3Bucket(bucket, s3_settings(wiring)), path, refs.PRIVATE, pool)
     if not posix.AVAILABLE:
@@ -162,7 +167,6 @@ class Daemon:
     wiring: Wiring
     owner: str
     authority: Authority
-    artifacts: Artifacts
     store: ObjectStore
     intake: Intake
     leases: Leases
@@ -171,8 +175,8 @@ class Daemon:
     stopping: threading.Event
 
 
-def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
-    """Build a daemon.
+def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
+    """Compose a daemon.
 
     Raises:
         ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
@@ -182,35 +186,39 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     pack, schemas = open_pack(wiring), open_schemas(wiring)
     rules = make_rules(wiring, policy, pack)
     on_s3 = wiring.store_root.startswith("s3://")
-    pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
-    store = open_store(wiring, pool)
+    io_pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
+    store = open_store(wiring, io_pool)
     spool = open_spool(wiring)
     authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
-    settle_identities(named_stores(store, spool), authority)
+    # Before anything is written: a bare mount point in the place of a store must stay empty.
+    establish_identities(named_stores(store, spool), authority)
     store.probe()
-    ledger = Ledger(store, schemas, _REMEMBER_SECONDS if on_s3 else 0.0, time.monotonic)
+    ledger = Ledger(store, schemas, _WRITTEN_CACHE_SECONDS if on_s3 else 0.0, time.monotonic)
     packs = PinnedPacks(pack, ledger)
     packs.pin()
-    owner = make_owner()
-    stopping = threading.Event()
-    leases = Leases(authority, owner, wiring.lease_seconds, time.monotonic)
-    reuse = wiring.digest_reuse == "version"
-    artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
-    examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
-    plan_writer_pool = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plans")
-    examination_pool = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="examine") if artifacts.remote else None
+    leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic)
     return Daemon(
         wiring=wiring,
-        owner=owner,
+        owner=leases.owner,
         authority=authority,
-        artifacts=artifacts,
         store=store,
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
-        driver=RunDriver(authority, ledger, examiner, leases, plan_writer_pool, examination_pool),
+        driver=_open_driver(wiring, authority, ledger, packs, leases),
         relay=[
+            # A lease owner each: what is leased to a worker's owner is in flight in that worker and nowhere else.
             Projections(authority, ledger, make_owner()),
-            Publications(authority, open_publisher(wiring, spool, pool), make_owner()),
+            Publications(authority, open_publisher(wiring, spool, io_pool), make_owner()),
         ],
-        stopping=stopping,
+        stopping=threading.Event(),
     )
+
+
+def _open_driver(wiring: Wiring, authority: Authority, ledger: Ledger, packs: PinnedPacks, leases: Leases) -> RunDriver:
+    reuse = wiring.digest_reuse == "version"
+    artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
+    examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
+    # The runner and every bulk worker may write the plans of a batch at the same time, and none waits for another.
+    plan_writer_pool = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plan-writer")
+    examination_pool = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="examination") if artifacts.remote else None
+    return RunDriver(authority, ledger, examiner, leases, plan_writer_pool, examination_pool)

@@ -1,4 +1,4 @@
-"""Runs that wait for the long lane, and whose turn it is. Pure data: the caller has the threads and the lock."""
+"""Runs that wait for the bulk pool, and the order of their turns. Pure data: the caller has the threads and a lock."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -8,10 +8,14 @@ from typing import Final
 from scenario_runner.authority.base import Claim
 from scenario_runner.runs.batch import Deferred
 
-#: Length of a first turn. Every further one is twice as long, so that what is done again costs half of it at most.
+#: Length of a first turn: a run of a few gigabytes ends in it. Every further turn is twice as long as the one before,
+#: so that work that is repeated (with ``digest_reuse: off`` a turn begins anew) is at most half of all.
 TURN_SECONDS: Final = 5.0
-#: Every so many turns the oldest run has one, however many it had before: newcomers alone do not keep it waiting.
+#: Every fourth turn is the oldest run's, however many it had before: newcomers, who had fewer, take three quarters of
+#: the pool at most and never delay it for ever.
 _OLDEST_EVERY: Final = 4
+#: Bound of the exponent of a turn's length: 5 s doubled 20 times is two months, longer than any policy allows.
+_MOST_DOUBLINGS: Final = 20
 
 
 @dataclass(slots=True)
@@ -34,18 +38,18 @@ class Group:
 
     @property
     def turn_seconds(self) -> float:
-        """Length of the turn that the group is in."""
-        return TURN_SECONDS * float(1 << min(self.turns, 20))
+        """Length of the group's next or current turn, in seconds."""
+        return TURN_SECONDS * float(1 << min(self.turns, _MOST_DOUBLINGS))
 
 
 class FairQueue:
-    """Next is who had the fewest turns; of those the invoker with the fewest examinations in progress, then the oldest.
+    """Takes the group with the fewest turns; of those one of the invoker with the fewest examinations; then the oldest.
 
-    Evidence that is being examined is not taken a second time: whoever asks for it waits here, not on a worker. Runs
-    without an invoker count as those of one invoker.
+    Evidence that is being examined is not taken a second time: runs that ask for it wait here and occupy no thread.
+    Runs without an invoker count as those of one invoker.
 
     Args:
-        together: Most runs of one group.
+        together: Most runs of one group; by default as many as a batch has.
     """
 
     def __init__(self, together: int = 64) -> None:
@@ -56,7 +60,7 @@ class FairQueue:
         self._taken = 0
 
     def add(self, deferred: Deferred) -> None:
-        """Let a run wait for its first turn."""
+        """Queue a run for its first turn."""
         claim = deferred.claim
         self._put(Group(deferred.evidence, claim.invoker, claim.admitted_us, [claim]))
 
@@ -65,19 +69,19 @@ class FairQueue:
         if kept is not group:
             kept.claims.extend(group.claims)
 
-    def _able(self) -> list[Group]:
+    def _startable(self) -> list[Group]:
         return [group for group in self._waiting.values() if group.evidence not in self._examined]
 
     def take(self) -> Group | None:
-        """The runs whose turn it is; None when none may begin now. Tell :meth:`done` when the turn is over."""
-        able = self._able()
-        if not able:
+        """Begin the next turn; None when no group may begin one now. Call :meth:`done` when the turn is over."""
+        startable = self._startable()
+        if not startable:
             return None
         self._taken += 1
         if self._taken % _OLDEST_EVERY:
-            group = min(able, key=lambda group: (group.turns, self._in_progress[group.invoker], group.admitted_us))
+            group = min(startable, key=lambda group: (group.turns, self._in_progress[group.invoker], group.admitted_us))
         else:
-            group = min(able, key=lambda group: group.admitted_us)
+            group = min(startable, key=lambda group: group.admitted_us)
         del self._waiting[group.invoker, group.evidence]
         more, group.claims = group.claims[self._together :], group.claims[: self._together]
         if more:
@@ -87,23 +91,28 @@ class FairQueue:
         return group
 
     def is_over(self, group: Group, seconds: float) -> bool:
-        """Whether a group that has been in its turn for so long makes way for others that wait.
+        """Whether a group's turn ends because another group waits.
 
-        After a first turn's length for those that had fewer turns; after its own for those that had as many.
+        It ends after the length of a first turn when the other had fewer turns, and after its own length when the other
+        had as many.
+
+        Args:
+            group: What :meth:`take` returned.
+            seconds: How long its turn has lasted.
         """
         mine = group.turn_seconds
         return any(
             seconds > (TURN_SECONDS if other.turns < group.turns else mine) and other.turns <= group.turns
-            for other in self._able()
+            for other in self._startable()
         )
 
     def done(self, group: Group, unfinished: list[Claim], seconds: float) -> None:
-        """A turn is over.
+        """End a turn.
 
         Args:
-            group: What :meth:`take` gave.
+            group: What :meth:`take` returned.
             unfinished: Those of its runs that wait for another turn.
-            seconds: How long it was.
+            seconds: How long the turn lasted.
         """
         self._in_progress[group.invoker] -= 1
         self._examined.discard(group.evidence)

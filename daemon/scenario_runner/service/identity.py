@@ -1,4 +1,4 @@
-"""Whether the stores of a profile are those that its authority knows, settled before anything is written to them."""
+"""Whether the stores of a profile are those that its authority knows: checked before anything is written to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,31 +31,36 @@ class NamedStore:
 
     @property
     def title(self) -> str:
-        """What it is and where, for a person."""
+        """What it is and where, for messages."""
         return f"the {self.kind.replace('_', ' ')} {self.where}"
 
     @property
     def name(self) -> str:
-        """Under which the authority knows it; two profiles on one authority may have stores in different places."""
+        """Name under which the authority knows it; profiles that share an authority may have stores in other places."""
         return f"{self.kind}/{self.where}"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known of a store, and what is there: ids, empty where there is none."""
+class IdentityState:
+    """The identity of a store on both sides.
+
+    Attributes:
+        known: The id that the authority knows; empty when it knows none.
+        found: The id in the store; empty when it has none.
+    """
 
     known: str
     found: str
 
     @property
-    def other(self) -> bool:
-        """True when something else is there than what is known."""
+    def differs(self) -> bool:
+        """True when the authority knows a store and another one is there."""
         return bool(self.known) and self.known != self.found
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What adopting a store came to: the ids that the authority knew before and knows now."""
+    """The result of adopting a store: the ids that the authority knew before and knows now."""
 
     store: NamedStore
     old: str
@@ -73,17 +78,17 @@ def named_stores(store: ObjectStore, spool: AnchoredRoot | None) -> list[NamedSt
     return named if spool is None else [*named, named_spool(spool)]
 
 
-def standing(item: NamedStore, authority: Authority) -> Standing:
-    """Look at both sides, writing nothing.
+def read_identity(item: NamedStore, authority: Authority) -> IdentityState:
+    """Read the identity of a store on both sides; nothing is written.
 
     Raises:
-        Unavailable: one of them cannot be looked at.
+        Unavailable: one of them cannot be read.
     """
-    return Standing(authority.identity(item.name, ""), item.store.identity())
+    return IdentityState(authority.identity(item.name, ""), item.store.identity())
 
 
 def require_known(item: NamedStore, authority: Authority) -> str:
-    """Refuse a store that is not the known one, writing nothing to it; from then on it is proven with every use.
+    """Refuse a store that is not the known one, and write nothing to it. From then on every use of it is checked again.
 
     Returns:
         Its id; empty when neither side knows one yet.
@@ -91,25 +96,25 @@ def require_known(item: NamedStore, authority: Authority) -> str:
     Raises:
         Unavailable: another store is there, or none.
     """
-    seen = standing(item, authority)
-    if seen.other:
-        raise another_store(item.title, seen.known, seen.found)
-    if seen.known:
-        item.store.expect(seen.known)
-    return seen.known
+    state = read_identity(item, authority)
+    if state.differs:
+        raise another_store(item.title, state.known, state.found)
+    if state.known:
+        item.store.expect(state.known)
+    return state.known
 
 
-def settle_identities(items: Sequence[NamedStore], authority: Authority) -> None:
-    """Make sure that every store is the known one; on the first start, leave an identity on both sides.
+def establish_identities(items: Sequence[NamedStore], authority: Authority) -> None:
+    """Require that every store is the known one; at the first start, leave an identity on both sides.
 
-    The marker is left first: a process that is killed in between finds it there the next time, and the authority
-    learns it then. An authority that is new beside stores in use learns theirs likewise.
+    The marker in the store is written first: a process that is killed before the authority learns it finds the marker
+    the next time. A new authority beside stores in use learns their identities in the same way.
 
     Raises:
         Unavailable: another store is there, or none.
     """
     new = [item for item in items if not require_known(item, authority)]
-    for item in new:  # once no store is refused: a refusal leaves nothing behind in the others
+    for item in new:  # only after no store was refused: a refusal leaves no marker in the others
         identity = _leave_identity(item)
         known = authority.identity(item.name, identity)
         if known != identity:
@@ -119,20 +124,20 @@ def settle_identities(items: Sequence[NamedStore], authority: Authority) -> None
 
 
 def adopt(item: NamedStore, authority: Authority) -> Adoption:
-    """Make what is there the known store: an operator's act, after a store was really replaced.
+    """Make what is there the known store, because an operator confirms that it was really replaced.
 
-    A store without an identity gets a new one, so that daemons that still expect the old one do not go on with it.
+    A store without an identity gets a new one: daemons that still expect the old one then stop using it.
 
     Raises:
         Unavailable: there is nothing to adopt, or it cannot be reached.
     """
-    seen = standing(item, authority)
-    if not seen.other:
-        return Adoption(item, seen.known, seen.known)
-    item.store.read(refs.pack_ref("0" * 64), 0)  # a folder or bucket that is not there was not replaced
-    identity = seen.found or _leave_identity(item)
+    state = read_identity(item, authority)
+    if not state.differs:
+        return Adoption(item, state.known, state.known)
+    item.store.read(refs.pack_ref("0" * 64), 0)  # raises where there is no folder or bucket: nothing was replaced
+    identity = state.found or _leave_identity(item)
     authority.adopt_identity(item.name, identity)
-    return Adoption(item, seen.known, identity)
+    return Adoption(item, state.known, identity)
 
 
 def _leave_identity(item: NamedStore) -> str:

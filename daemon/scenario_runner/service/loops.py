@@ -1,12 +1,21 @@
-"""The loops of a daemon, as threads. Each can be killed at any instant; each does nothing twice.
+"""The loops of a daemon, one thread each. Each can be killed at any instant; each may repeat what it did.
 
-A loop that dies of a defect stops the daemon: half a daemon is worse than none. Infrastructure that does not answer is
-waited for.
+======================  =====================================================================================
+intake                  takes requests from the control bus and admits them as runs
+runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool
+relay, one per worker   delivers documents and signals that the authority's rows ask for
+renewal                 renews the leases that this process holds
+housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
+======================  =====================================================================================
+
+A loop that fails with a defect stops the daemon: the others would go on with half of the work undone, and nobody would
+notice. A loop whose infrastructure does not answer waits for it.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Final
@@ -20,20 +29,25 @@ from scenario_runner.counters import counted
 from scenario_runner.relay.relay import Lane
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
-from scenario_runner.service.bulk_pool import LongLane
+from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.owner import is_dead
 
+#: Most runs of a batch. BATCH SIZE REASON
+_BATCH: Final = 64
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
 #: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
 _TRY_ONCE: Final = RetryPolicy(first_seconds=0.0, most_seconds=0.0, most_tries=1)
+#: How often a relay worker claims without asking first. The question leaves out runs that are being driven, whose
+#: documents are mostly written once at the end; a claim also takes those that have been quiet for two seconds.
 _RELAY_SWEEP_SECONDS: Final = 1.0
+#: How often `--until-idle` asks whether anything is left: five statements, and the wait that a drained daemon adds.
 _IDLE_POLL_SECONDS: Final = 0.05
-_FIRST_BATCH: Final = 32
-_LEAST_BATCH, _MOST_BATCH = 8, 64
-_QUICK_SECONDS, _SLOW_SECONDS = 0.25, 1.0
-#: What is left of ``shutdown_seconds`` for giving up examinations and delivering what is owed.
+#: How often a serving daemon wakes up its main thread, so that a signal handler runs also where waits are not
+#: interrupted.
+_SERVING_POLL_SECONDS: Final = 1.0
+#: What is left of ``shutdown_seconds``, after examinations were broken off, for delivering what is owed.
 _STOP_MARGIN_SECONDS: Final = 2.0
 _log = structlog.get_logger("service")
 
@@ -48,21 +62,27 @@ class Role(StrEnum):
     HOUSEKEEPING = "housekeeping"
 
 
-def next_batch(size: int, driven: int, seconds: float) -> int:
-    """How many runs to claim next: large batches share more, but every run of a batch waits for all of it."""
-    if seconds > _SLOW_SECONDS:
-        return max(_LEAST_BATCH, size // 2)
-    if driven == size and seconds < _QUICK_SECONDS:
-        return min(_MOST_BATCH, size * 2)
-    return size
+class _RelayWorker:
+    """A worker of the relay with its two signals.
 
-
-class _LaneOfRelay:
-    """A lane of the relay with its signals: there is something to do; deliver what is owed now, and end."""
+    Attributes:
+        lane: What it delivers.
+        work: Set when there may be something to deliver.
+        last: Set when it shall deliver what can be delivered now, and end.
+    """
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        self.wanted, self.last = threading.Event(), threading.Event()
+        self.work, self.last = threading.Event(), threading.Event()
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """The threads of the loops, in the order in which they are stopped."""
+
+    sources: list[threading.Thread]
+    relay: list[tuple[_RelayWorker, threading.Thread]]
+    upkeep: list[threading.Thread]
 
 
 def _join(threads: Iterable[threading.Thread]) -> None:
@@ -71,10 +91,10 @@ def _join(threads: Iterable[threading.Thread]) -> None:
 
 
 class Supervisor:
-    """Runs the loops of a role until told to stop, or until nothing is left to do.
+    """Runs the loops of a role until it is stopped, or until nothing is left to do.
 
     Args:
-        daemon: The wired objects.
+        daemon: The composed objects.
         role: Which loops to run.
         until_idle: Stop when nothing is left that can be done now.
     """
@@ -84,18 +104,39 @@ class Supervisor:
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
         self._runs_wanted = threading.Event()
-        self._batch = _FIRST_BATCH
-        self._lanes = [_LaneOfRelay(lane) for lane in daemon.relay]
-        self._drained = threading.Event()
+        self._relay_workers = [_RelayWorker(lane) for lane in daemon.relay]
+        self._delivered = threading.Event()
         self._poll = daemon.wiring.poll_seconds
-        self._long = LongLane(daemon.wiring.runner_workers, self._drive_long)
+        self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
 
     def run(self) -> bool:
-        """Run until stopped or idle, then let what is in flight finish; true when it became idle.
+        """Run until stopped or idle, then finish what is in progress; true when the daemon became idle.
 
         Raises:
-            BaseException: whatever killed a loop.
+            BaseException: whatever ended a loop.
         """
+        self._prepare()
+        threads = self._start()
+        _log.info("started", role=self._role, owner=self._daemon.owner)
+        idle = self._wait()
+        self._stop(threads)
+        if self._failure is not None:
+            raise self._failure
+        _log.info("stopped", role=self._role, idle=idle, counts=counted())
+        return idle
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error that ended a loop; None when none did."""
+        return self._failure
+
+    def _has(self, role: Role) -> bool:
+        return self._role in (Role.ALL, role)
+
+    # --- start
+
+    def _prepare(self) -> None:
+        """Mend what an earlier process left, before any loop takes work."""
         self._expire_dead_owners()
         self._pull_in_times()
         if self._has(Role.RELAY):
@@ -104,69 +145,70 @@ class Supervisor:
             self._daemon.authority.make_waiting_due()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
+
+    def _start(self) -> _Threads:
+        sources = []
+        if self._has(Role.INTAKE):
+            sources.append(self._thread(Role.INTAKE, self._take_requests))
         if self._has(Role.RUNNER):
-            self._long.start()
-        sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
-        lanes = [self._start(Role.RELAY, partial(self._relay, lane)) for lane in self._lanes]
-        keepers = [
-            self._thread(Role.HOUSEKEEPING, self._renewing),
-            self._thread(Role.HOUSEKEEPING, self._housekeeping),
-        ]
-        _log.info("started", role=self._role, owner=self._daemon.owner)
-        idle = False
-        while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
-            idle = self._until_idle and self._looks_idle()
-        self._stop(sources, lanes, keepers)
-        if self._failure is not None:
-            raise self._failure
-        _log.info("stopped", role=self._role, idle=idle, counts=counted())
-        return idle
-
-    @property
-    def failure(self) -> BaseException | None:
-        """What killed a loop, if anything did."""
-        return self._failure
-
-    def _has(self, role: Role) -> bool:
-        return self._role in (Role.ALL, role)
-
-    def _start(self, role: Role, loop: Callable[[], None]) -> list[threading.Thread]:
-        return [self._thread(role, loop)] if self._has(role) else []
+            self._bulk.start()
+            sources.append(self._thread(Role.RUNNER, self._drive_runs))
+        relay = []
+        if self._has(Role.RELAY):
+            relay = [(item, self._thread(Role.RELAY, partial(self._deliver, item))) for item in self._relay_workers]
+        loops = (self._renew_leases, self._keep_house)  # in every role: each holds leases, or may have to give them up
+        return _Threads(sources, relay, [self._thread(Role.HOUSEKEEPING, loop) for loop in loops])
 
     def _thread(self, role: Role, loop: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded, args=(role, loop), name=role.value)
+        thread = threading.Thread(target=self._supervise, args=(role, loop), name=role.value)
         thread.start()
         return thread
 
-    def _stop(
-        self, sources: list[threading.Thread], lanes: list[list[threading.Thread]], keepers: list[threading.Thread]
-    ) -> None:
-        """What makes work stops first, what delivers it last; leases are renewed to the end."""
+    def _supervise(self, role: Role, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - any end of a loop stops the daemon
+            self._fail(error, role=role)
+
+    def _fail(self, error: BaseException, **facts: str) -> None:
+        self._failure = self._failure or error
+        self._stopping.set()  # before the log line: a log that cannot be written must not delay the stop
+        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
+
+    def _wait(self) -> bool:
+        """Wait until the daemon is stopped or, with ``until_idle``, idle; true when it is idle."""
+        idle = False
+        while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else _SERVING_POLL_SECONDS):
+            idle = self._until_idle and self._is_idle()
+        return idle
+
+    # --- stop
+
+    def _stop(self, threads: _Threads) -> None:
+        """Stop the loops in the order in which work flows, so that each finds the work of the one before it done.
+
+        1. Nothing new is taken: intake and the runner finish their batch and end.
+        2. Examinations in progress end, or are broken off undecided when their time is over.
+        3. The leases of what was not finished are given back, so that another process need not wait for their end.
+        4. The relay workers deliver what all these left, documents before the signals that need them.
+        5. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
+        """
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()
-        _join(sources)
-        if not self._long.stop(max(1.0, seconds - (time.monotonic() - began))):
+        _join(threads.sources)
+        if not self._bulk.stop(max(1.0, seconds - (time.monotonic() - began))):
             _log.error("an examination does not end; it is left behind, and its lease runs out")
         self._daemon.leases.give_back()
-        for lane, threads in zip(self._lanes, lanes, strict=True):
-            lane.last.set()
-            lane.wanted.set()
-            _join(threads)
-        self._drained.set()
-        _join(keepers)
+        for worker, thread in threads.relay:
+            worker.last.set()
+            worker.work.set()
+            thread.join()
+        self._delivered.set()
+        _join(threads.upkeep)
 
-    def _guarded(self, role: Role, loop: Callable[[], None]) -> None:
-        try:
-            loop()
-        except BaseException as error:  # noqa: BLE001 - any death of a loop stops the daemon
-            self._die(error, role=role)
-
-    def _die(self, error: BaseException, **facts: str) -> None:
-        self._failure = self._failure or error
-        self._stopping.set()  # first: the stop does not hang on what can be logged
-        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
+    # --- loops
 
     def _with_retries(self, step: Callable[[], int], policy: RetryPolicy = _RETRY) -> int:
         """One step of a loop, tried again while infrastructure does not answer; 0 when it was stopped or given up.
@@ -192,9 +234,7 @@ class Supervisor:
     def _is_waited_for(self, error: BaseException) -> bool:
         return isinstance(error, Unavailable) and not self._until_idle
 
-    # --- loops
-
-    def _intake(self) -> None:
+    def _take_requests(self) -> None:
         try:
             while not self._stopping.is_set():
                 if self._with_retries(self._daemon.intake.step):
@@ -205,8 +245,9 @@ class Supervisor:
         finally:
             self._daemon.intake.close()
 
-    def _runner(self) -> None:
+    def _drive_runs(self) -> None:
         while not self._stopping.is_set():
+            # Cleared before the claim: a request that is admitted after the claim sets it again, and is not waited for.
             self._runs_wanted.clear()
             if self._with_retries(self._drive_batch):
                 self._wake_relay()
@@ -214,50 +255,52 @@ class Supervisor:
                 self._runs_wanted.wait(self._poll)
 
     def _drive_batch(self) -> int:
-        """Drive one batch here; runs with much to examine go to the long lane, which is never waited for."""
-        claims, began = self._daemon.leases.claim(self._batch), time.monotonic()
-        self._long.add(self._daemon.driver.drive(claims, BATCH_SHARE))
-        self._batch = next_batch(self._batch, len(claims), time.monotonic() - began)
+        """Drive one batch; costly examinations go to the bulk pool, which this thread never waits for."""
+        claims = self._daemon.leases.claim(_BATCH)
+        if claims:
+            self._bulk.add(self._daemon.driver.drive(claims, BATCH_SHARE))
         return len(claims)
 
-    def _drive_long(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
+    def _drive_bulk(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
+        """Drive runs with the same evidence in a thread of the bulk pool; returns those that need another turn."""
         try:
             return self._daemon.driver.drive(claims, share)
         except Unavailable as error:
             _log.warning("waiting for infrastructure", run_id=claims[0].run_id, detail=error.detail)
-        except BaseException as error:  # noqa: BLE001 - a defect: stop, the lease runs out and nothing is decided
-            self._die(error, run_id=claims[0].run_id)
+        except BaseException as error:  # noqa: BLE001 - a defect: stop; the leases run out and nothing is decided
+            self._fail(error, run_id=claims[0].run_id)
         finally:
             self._wake_relay()
         return []
 
     def _wake_relay(self) -> None:
-        for lane in self._lanes:
-            lane.wanted.set()
+        for worker in self._relay_workers:
+            worker.work.set()
 
-    def _relay(self, lane: "_LaneOfRelay") -> None:
-        """Deliver as long as something is delivered; then look whether something is owed, which costs less."""
-        quiet, busy = 0.0, False
+    def _deliver(self, worker: _RelayWorker) -> None:
+        """Deliver batch after batch; when a batch delivered nothing, ask before the next claim, which costs less."""
+        quiet_seconds, busy = 0.0, False
         while True:
-            last = lane.last.is_set()
-            lane.wanted.clear()
-            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._with_retries(lane.lane.owed):
-                quiet, busy = 0.0, self._with_retries(lane.lane.step) > 0
+            # Read before the claim: what was written before `last` was set is then in the claim of the last round.
+            last = worker.last.is_set()
+            worker.work.clear()
+            if busy or last or quiet_seconds >= _RELAY_SWEEP_SECONDS or self._with_retries(worker.lane.owed):
+                quiet_seconds, busy = 0.0, self._with_retries(worker.lane.step) > 0
                 if busy:
-                    self._wake_relay()
+                    self._wake_relay()  # a document that was written lets the other worker publish its signal
                     continue
             if last:
                 return
-            lane.wanted.wait(self._poll)
-            quiet += self._poll
+            worker.work.wait(self._poll)
+            quiet_seconds += self._poll
 
-    def _renewing(self) -> None:
-        """Renews what is held, and does nothing else that could keep it from that."""
-        while not self._drained.wait(self._daemon.leases.seconds / 3):
+    def _renew_leases(self) -> None:
+        """Renew the leases that are held; not in housekeeping, which may wait for a store longer than a lease."""
+        while not self._delivered.wait(self._daemon.leases.seconds / 3):
             self._daemon.leases.renew()
 
-    def _housekeeping(self) -> None:
-        while not self._drained.wait(self._daemon.leases.seconds / 3):
+    def _keep_house(self) -> None:
+        while not self._delivered.wait(self._daemon.leases.seconds / 3):
             if not self._stopping.is_set():
                 self._with_retries(self._expire_dead_owners, _TRY_ONCE)
                 self._with_retries(self._pull_in_times, _TRY_ONCE)
@@ -265,7 +308,7 @@ class Supervisor:
                 self._with_retries(self._daemon.intake.sweep, _TRY_ONCE)
 
     def _expire_dead_owners(self) -> int:
-        """Leases of processes of this machine that were killed need not run out by themselves."""
+        """Expire the leases of killed processes of this machine: their runs are driven at once, not after the lease."""
         dead = [owner for owner in self._daemon.authority.owners() if is_dead(owner)]
         for owner in dead:
             _log.info("expiring the leases of a dead process", owner=owner)
@@ -273,28 +316,31 @@ class Supervisor:
         return len(dead)
 
     def _pull_in_times(self) -> int:
-        """A clock that was set back does not keep anything waiting for longer than it is ever put off."""
+        """Make due what a clock that was set back would keep waiting for longer than anything is ever put off."""
         corrected = self._daemon.authority.pull_in_times()
         if corrected:
             _log.warning("the authority's clock was set back; what seemed due far ahead is due now", rows=corrected)
         return corrected
 
-    def _looks_idle(self) -> bool:
-        """True when idle; when that cannot be told, the daemon stops and says why."""
+    # --- idle
+
+    def _is_idle(self) -> bool:
+        """True when idle. When infrastructure cannot say, the daemon stops and reports that."""
         try:
-            return self._idle()
+            return not self._has_work()
         except ScenarioRunnerError as error:
             self._failure = self._failure or error
             self._stopping.set()
             return False
 
-    def _idle(self) -> bool:
-        """True when nothing is left that this role could do now."""
+    def _has_work(self) -> bool:
+        """True when something is left that this role could do now."""
         if self._has(Role.INTAKE) and not self._daemon.intake.empty():
-            return False
+            return True
         if self._has(Role.RUNNER) and self._daemon.leases.held:
-            return False
+            return True
         pending = self._daemon.authority.pending()
+        # The leases once more: a run that was claimed between the two readings above is not due any more, but held.
         if self._has(Role.RUNNER) and (pending.runs or self._daemon.leases.held):
-            return False
-        return not (self._has(Role.RELAY) and (pending.projections or pending.signals))
+            return True
+        return self._has(Role.RELAY) and (pending.projections or pending.signals)

@@ -1,4 +1,8 @@
-"""Who holds a lease: a name that tells, on the same host, whether the process still lives."""
+"""Names of lease owners. On the same machine a name says whether its process still runs.
+
+A name is ``host|machine|process id|start time|random``. A process id alone is reused by the kernel; with its start time
+it is not.
+"""
 
 import hashlib
 import os
@@ -12,7 +16,7 @@ _UNKNOWN: Final = "?"
 _PARTS: Final = 5
 _BOOTED: Final = re.compile(r"(?P<ids>[0-9a-f]+)@(?P<booted>[0-9]+)\.(?P<space>[0-9]+)")
 _BOOT_TIME_TOLERANCE_SECONDS: Final = 2
-"""Two readings of the time of one boot differ by their rounding; a second is left for a leap second."""
+"""Two readings of the time of one boot differ by a second of rounding and a leap second."""
 
 
 def _read(path: str) -> str:
@@ -74,15 +78,15 @@ def make_owner() -> str:
     return f"{socket.gethostname()}|{_machine()}|{pid}|{_start_time(pid)}|{secrets.token_hex(6)}"
 
 
-def recognises_the_dead() -> bool:
-    """True when processes of this machine that were killed can be told; else their leases run out by themselves."""
+def can_tell_dead_owners() -> bool:
+    """True when this machine shows whether a process still runs; else leases of killed ones run out by themselves."""
     return _UNKNOWN not in _machine() and _start_time(os.getpid()) != _UNKNOWN
 
 
 def is_dead(owner: str) -> bool:
-    """True when the owner was a process of this machine that certainly runs no more."""
+    """True when the owner was a process of this machine that certainly runs no more; False when in doubt."""
     parts = owner.split("|")
-    if len(parts) != _PARTS or not parts[2].isdigit() or not recognises_the_dead():
+    if len(parts) != _PARTS or not parts[2].isdigit() or not can_tell_dead_owners():
         return False
     if not _same_machine(parts[1], _machine()) or _start_time(int(parts[2])) == parts[3]:
         return False

@@ -1,8 +1,8 @@
-"""The permissions of AWS that SR needs, and a trial of each that changes nothing.
+"""The AWS permissions that SR needs, and a trial of each that changes nothing.
 
-A trial asks for what cannot be given for another reason than a missing permission: a condition that never holds, a
-value out of range, an object that is not there. AWS looks at permissions first, so another refusal than a denial shows
-that the permission is there. What cannot be tried without a change is said to be that, and is not tried.
+A trial is a request that AWS refuses for another reason than a missing permission: a condition that never holds, a
+value out of range, an object that is not there. AWS checks permissions first, so a refusal other than a denial shows
+that the permission was granted. A permission that cannot be tried without a change is reported as not tried.
 """
 
 import json
@@ -21,9 +21,10 @@ from scenario_runner.storage.s3_client import BadKeyError, S3Bucket
 _LEASES_INDEX: Final = "LeaseOwnerToLeaseKeyIndex"
 _BUSY: Final = "ProvisionedThroughputExceededException"
 _ABSENT: Final = "scenario-runner-doctor"
+"""Name of everything that a trial asks for and that is never there."""
 _NO_HASH_KEY: Final = "9" * 39
-"""Well formed, and beyond 2^128: a record under it is never taken."""
-_RECORD_OF_NOBODY: Final = {
+"""Well formed, and beyond 2^128, the largest hash key: Kinesis refuses a record under it."""
+_REFUSED_RECORD: Final = {
     "PartitionKey": _ABSENT,
     "ExplicitHashKey": _NO_HASH_KEY,
     "Data": json.dumps(
@@ -37,7 +38,7 @@ _RECORD_OF_NOBODY: Final = {
         }
     ).encode(),
 }
-"""Refused; a server that takes it all the same has a record of another topic, which everybody ignores."""
+"""Its topic is nobody's: a server that accepts it in spite of its hash key has a record that every reader ignores."""
 
 _DENIALS: Final = ("AccessDenied", "NotAuthorized", "Unauthorized", "UnrecognizedClient", "InvalidClientTokenId",
                    "InvalidSignature", "SignatureDoesNotMatch", "ExpiredToken", "IncompleteSignature")  # fmt: skip
@@ -74,8 +75,8 @@ NEEDED: Final[dict[str, str]] = {
 """Every permission, and what SR does with it. docs/guides/permissions.md lists them with their resources."""
 
 
-class Outcome(StrEnum):
-    """What a trial showed."""
+class Access(StrEnum):
+    """The result of a trial."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
@@ -84,11 +85,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One permission on one resource; ``why`` says what was answered where it is not allowed."""
+    """One permission on one resource; ``why`` is the service's answer where it is not allowed."""
 
     permission: str
     resource: str
-    outcome: Outcome
+    access: Access
     why: str = ""
 
     @property
@@ -108,9 +109,9 @@ def attempt(permission: str, resource: str, call: Callable[[], object], *expecte
 
     Args:
         permission: One of :data:`NEEDED`.
-        resource: What it is needed on.
-        call: Asks for it.
-        expected: Error codes that show that it is there.
+        resource: What it is needed on, for a person.
+        call: Makes the request.
+        expected: Error codes of refusals that show that the permission was granted.
 
     Raises:
         Unavailable: the service does not answer at all.
@@ -122,20 +123,20 @@ def attempt(permission: str, resource: str, call: Callable[[], object], *expecte
         if not isinstance(getattr(error, "response", None), dict):
             raise Unavailable(f"{permission} on {resource}: {sentence}") from error
         if _is_denial(error, code):
-            return Trial(permission, resource, Outcome.DENIED, sentence)
+            return Trial(permission, resource, Access.DENIED, sentence)
         if code not in expected:
-            return Trial(permission, resource, Outcome.NOT_TRIED, sentence)
-    return Trial(permission, resource, Outcome.ALLOWED)
+            return Trial(permission, resource, Access.NOT_TRIED, sentence)
+    return Trial(permission, resource, Access.ALLOWED)
 
 
 def try_stream(client: Any, name: str, application: str, *, fan_out: bool) -> Iterator[Trial]:  # noqa: ANN401 - boto3
-    """Try what is needed of a stream; no record is read by anybody, or put.
+    """Try the permissions on a stream. No record is put.
 
     Args:
         client: boto3's client of Kinesis.
         name: The stream.
         application: The consumer application.
-        fan_out: Whether it reads through a consumer of its own.
+        fan_out: Whether the application reads through a registered consumer of its own.
     """
     resource, found = f"stream {name}", dict[str, Any]()
 
@@ -155,15 +156,15 @@ def try_stream(client: Any, name: str, application: str, *, fan_out: bool) -> It
 
     described = trial("DescribeStreamSummary", describe)
     yield described
-    if described.outcome is Outcome.NOT_TRIED:
+    if described.access is Access.NOT_TRIED:
         return  # there is no such stream
     yield trial("ListShards", shards)
     yield trial("GetShardIterator", iterator, "ResourceNotFoundException")
     if "iterator" in found:
         yield trial("GetRecords", partial(client.get_records, ShardIterator=found["iterator"], Limit=1), _BUSY)
     else:
-        yield Trial("kinesis:GetRecords", resource, Outcome.NOT_TRIED, "it needs kinesis:GetShardIterator")
-    put = partial(client.put_records, StreamName=name, Records=[_RECORD_OF_NOBODY])
+        yield Trial("kinesis:GetRecords", resource, Access.NOT_TRIED, "it needs kinesis:GetShardIterator")
+    put = partial(client.put_records, StreamName=name, Records=[_REFUSED_RECORD])
     yield trial("PutRecords", put, "InvalidArgumentException", "ValidationException", _BUSY)
     if fan_out:
         yield from _try_consumer(client, found.get("arn"), application)
@@ -173,7 +174,7 @@ def _try_consumer(client: Any, arn: str | None, application: str) -> Iterator[Tr
     resource = f"consumer {application} of the stream"
     names = [f"kinesis:{name}" for name in ("DescribeStreamConsumer", "RegisterStreamConsumer", "SubscribeToShard")]
     if arn is None:
-        yield from (Trial(name, resource, Outcome.NOT_TRIED, "the stream's ARN is not known") for name in names)
+        yield from (Trial(name, resource, Access.NOT_TRIED, "the stream's ARN is not known") for name in names)
         return
     known: list[str] = []
 
@@ -186,7 +187,7 @@ def _try_consumer(client: Any, arn: str | None, application: str) -> Iterator[Tr
         register = partial(client.register_stream_consumer, StreamARN=arn, ConsumerName=application)
         yield attempt(names[1], resource, register, "ResourceInUseException")
     else:
-        yield Trial(names[1], resource, Outcome.NOT_TRIED, "a trial would register the consumer")
+        yield Trial(names[1], resource, Access.NOT_TRIED, "a trial would register the consumer")
     consumer, position = f"{arn}/consumer/{application}:1", {"Type": "LATEST"}
     subscribe = partial(
         client.subscribe_to_shard, ConsumerARN=consumer, ShardId="shardId-000000000000", StartingPosition=position
@@ -195,7 +196,7 @@ def _try_consumer(client: Any, arn: str | None, application: str) -> Iterator[Tr
 
 
 def try_tables(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3
-    """Try what is needed of KCL's tables; no table is made or changed, no item written.
+    """Try the permissions on KCL's tables. No table is made or changed, no item written.
 
     Args:
         client: boto3's client of DynamoDB.
@@ -210,7 +211,11 @@ def try_tables(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN40
 
 
 class _Table:
-    """A table; ``there`` tells whether it was found, once it was described."""
+    """Trials on one table.
+
+    Attributes:
+        there: True once the table was described.
+    """
 
     def __init__(self, client: Any, name: str, key: str) -> None:  # noqa: ANN401 - boto3
         self._client, self._name, self._key, self.there = client, name, key, False
@@ -226,7 +231,7 @@ class _Table:
         self.there = True
 
     def trials(self) -> Iterator[Trial]:
-        """What is needed of every table."""
+        """Try what every table needs."""
         resource, absent = f"table {self._name}", "ResourceNotFoundException"
         yield attempt("dynamodb:DescribeTable", resource, self._describe, absent)
         if self.there:  # then it is not made again
@@ -237,7 +242,7 @@ class _Table:
             yield self._trial("CreateTable", "ResourceInUseException", BillingMode="PAY_PER_REQUEST", **key)
         else:
             why = "it is not there yet, a trial would make it"
-            yield Trial("dynamodb:CreateTable", resource, Outcome.NOT_TRIED, why)
+            yield Trial("dynamodb:CreateTable", resource, Access.NOT_TRIED, why)
         never: dict[str, Any] = {
             "ConditionExpression": "attribute_exists(#k)", "ExpressionAttributeNames": {"#k": self._key},
         }  # fmt: skip
@@ -249,7 +254,7 @@ class _Table:
         yield self._trial("DeleteItem", *refused, Key=item, **never)
 
     def trials_of_leases(self) -> Iterator[Trial]:
-        """What is needed of the lease table only; it is there."""
+        """Try what only the lease table needs; it must be there."""
         protected = bool(self._description.get("DeletionProtectionEnabled"))
         allowed = ("ResourceInUseException", "ValidationException")
         yield self._trial("UpdateTable", *allowed, DeletionProtectionEnabled=protected)
@@ -261,21 +266,21 @@ class _Table:
         )  # fmt: skip
 
     def _backups(self) -> Trial:
-        """Set point-in-time recovery to what it is."""
+        """Set point-in-time recovery to the value that it has; not tried when that cannot be read."""
         action = "UpdateContinuousBackups"
         try:
             found = self._client.describe_continuous_backups(TableName=self._name)["ContinuousBackupsDescription"]
             status = found.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus")
-        except Exception as error:  # noqa: BLE001 - see attempt
+        except Exception as error:  # noqa: BLE001 - as in attempt: boto3 has many
             why = f"without dynamodb:DescribeContinuousBackups a trial might change it ({failure_of(error)[1]})"
-            return Trial(f"dynamodb:{action}", f"table {self._name}", Outcome.NOT_TRIED, why)
+            return Trial(f"dynamodb:{action}", f"table {self._name}", Access.NOT_TRIED, why)
         same = {"PointInTimeRecoveryEnabled": status == "ENABLED"}
         expected = "ContinuousBackupsUnavailableException"
         return self._trial(action, expected, PointInTimeRecoverySpecification=same)
 
 
 def try_metrics(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3
-    """Try what is needed of CloudWatch, with a value that is none."""
+    """Try the permission to send metrics, with a value that CloudWatch refuses."""
     datum = {"MetricName": _ABSENT, "Value": float("nan")}
     call = partial(client.put_metric_data, Namespace=application, MetricData=[datum])
     codes = ("InvalidParameterValue", "InvalidParameterValueException", "ValidationError")
@@ -283,12 +288,12 @@ def try_metrics(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN4
 
 
 def try_bucket(bucket: S3Bucket, prefix: str, written: str | None) -> Iterator[Trial]:
-    """Try what is needed of a bucket.
+    """Try the permissions on a bucket.
 
     Args:
         bucket: The bucket.
         prefix: Where objects lie in it, without slashes at its ends.
-        written: Key of a small object that may be made once and stays; None where nothing is written.
+        written: Key of a small object that the trial may write, and leaves there; None to write nothing.
     """
     resource = bucket.uri(prefix)
 
@@ -298,16 +303,16 @@ def try_bucket(bucket: S3Bucket, prefix: str, written: str | None) -> Iterator[T
                 call()
         except Unavailable as error:
             denied = "access is denied" in error.detail or "credentials are not accepted" in error.detail
-            return Trial(permission, resource, Outcome.DENIED if denied else Outcome.NOT_TRIED, error.detail)
-        return Trial(permission, resource, Outcome.ALLOWED)
+            return Trial(permission, resource, Access.DENIED if denied else Access.NOT_TRIED, error.detail)
+        return Trial(permission, resource, Access.ALLOWED)
 
     listed = trial("s3:ListBucket", lambda: bucket.listing(prefix, 0))
     yield listed
     if written is not None:
         yield trial("s3:PutObject", lambda: bucket.put(written, b"{}"))
     got = trial("s3:GetObject", lambda: bucket.get(written or f"{prefix}/{_ABSENT}".lstrip("/"), 1 << 16))
-    if got.outcome is Outcome.DENIED and written is None and listed.outcome is Outcome.DENIED:
+    if got.access is Access.DENIED and written is None and listed.access is Access.DENIED:
         got = Trial(
-            "s3:GetObject", resource, Outcome.NOT_TRIED, "without s3:ListBucket an absent object is denied as well"
+            "s3:GetObject", resource, Access.NOT_TRIED, "without s3:ListBucket an absent object is denied as well"
         )
     yield got

@@ -17,18 +17,21 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Final, NoReturn, TextIO, cast
 
 import structlog
+from typing_extensions import override
 
+from scenario_runner.contracts.errors import printable
 from scenario_runner.counters import count, counted
 
 DROPPED: Final = "log.dropped"
 """Counter of log lines that could not be written."""
 _MOST_LINES: Final = 10_000
-"""Bound of the queue: some megabytes, and minutes of what a busy daemon says."""
+"""Bound of the queue: some megabytes of memory, and minutes of a busy daemon's lines."""
 _FLUSH_SECONDS: Final = 1.0
-"""The longest that the end of a process waits for a reader of its log."""
+"""Longest time that the end of a process waits for its log to be written: a reader that lives needs milliseconds."""
 
 
 class LogStream(io.TextIOBase):
@@ -46,6 +49,7 @@ class LogStream(io.TextIOBase):
         self._ended = self._torn = False
         threading.Thread(target=self._write_lines, name="log", daemon=True).start()
 
+    @override
     def write(self, text: str) -> int:
         """Queue a text, or drop it when too much is queued."""
         if self._ended or self._lines.qsize() >= _MOST_LINES:
@@ -54,6 +58,7 @@ class LogStream(io.TextIOBase):
             self._lines.put(text)
         return len(text)
 
+    @override
     def flush(self) -> None:
         """Wait until the lines so far are written or dropped, for a second at most."""
         busy_since = self._busy_since
@@ -68,8 +73,8 @@ class LogStream(io.TextIOBase):
         self.flush()
         self._ended = True
 
+    @override
     def fileno(self) -> int:
-        """The descriptor."""
         return self._descriptor
 
     def _write_lines(self) -> None:
@@ -111,7 +116,7 @@ def _loss(lines: int) -> str:
 
 
 class _LineLogger:
-    """What structlog hands rendered lines to."""
+    """Takes rendered lines from structlog."""
 
     def __init__(self, stream: LogStream) -> None:
         self._stream = stream
@@ -149,8 +154,35 @@ def set_up_logging(level: str) -> None:
     )
 
 
+class _WarningLogger:
+    """Takes rendered lines of a short command from structlog."""
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{printable(line)}\n")
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _as_text(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    """``level: event (key=value)``."""
+    level, text = event.pop("level"), event.pop("event")
+    facts = " ".join(f"{key}={value!r}" for key, value in event.items())
+    return f"{level}: {text}" + (f" ({facts})" if facts else "")
+
+
+def log_warnings_as_text() -> None:
+    """Send warnings of a short command to stderr, a line each: its stdout holds the result and nothing else."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, _as_text],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_names: _WarningLogger(),
+        cache_logger_on_first_use=False,  # `serve` configures its own log after this
+    )
+
+
 def end_process(code: int, error: BaseException | None = None) -> NoReturn:
-    """End this process now, whatever its threads do; says why, where there is an error, if the log can be written."""
+    """End this process now, whatever its threads do. An error is printed first, if the log can be written."""
     if error is not None:
         traceback.print_exception(error)
     sys.stderr.flush()

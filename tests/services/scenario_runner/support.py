@@ -225,7 +225,11 @@ class World:
 
 
 class ForkedWorld(World):
-    """A world whose commands run in a fork of this process: the same code, without the start of an interpreter."""
+    """A world whose commands run in a fork of this process: the same code, without the start of an interpreter.
+
+    Not for commands that reach S3: once this process has used the native client, its threads are missing in a fork, and
+    the client waits for them for ever.
+    """
 
     def command(
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 120

@@ -169,9 +169,9 @@ SqliteAuthority.claim = step
 """
 _HANG = """
 import pathlib, time
-import scenario_runner.cli.serve as serving
+import scenario_runner.cli.serve as serve
 from scenario_runner.runs.leases import Leases
-serving._LAST_RESORT_SECONDS = 1.0
+serve._LAST_RESORT_SECONDS = 1.0
 def claim(self, size):
     pathlib.Path({folder!r}, "hangs").touch()
     while True:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import ForkedWorld, World
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,23 +105,83 @@ def test_credentials_are_not_the_concern_of_a_profile_without_aws(
     assert ForkedWorld(tmp_path / "w").serve().returncode == 0
 
 
+_IMPATIENT = """
+from scenario_runner.bus import stream
+from scenario_runner.retry import RetryPolicy
+from scenario_runner.storage import s3_client
+s3_client._RETRY = stream._RETRY = RetryPolicy(0.001, 0.005, deadline_seconds=0.01)
+from scenario_runner.cli.main import main
+main()
+"""
+
+
+def _doctor(world: World, *more: str) -> subprocess.CompletedProcess[bytes]:
+    """``doctor`` in a process of its own, which gives S3 up at once: a fork cannot use the native client."""
+    arguments = ["doctor", "--wiring", str(world.wiring), *more]
+    return subprocess.run([sys.executable, "-c", _IMPATIENT, *arguments], capture_output=True, timeout=120, check=False)
+
+
 def test_doctor_names_the_endpoints_in_effect_and_what_of_the_environment_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("obstore")
-    world = ForkedWorld(tmp_path / "w", {**ON_A_STREAM, **ON_S3, "control_bus_endpoint_url": None,
-                                         "engine_contracts_root": "/nowhere"})  # fmt: skip
+    world = World(tmp_path / "w", {**ON_A_STREAM, **ON_S3, "control_bus_endpoint_url": None,
+                                   "engine_contracts_root": "/nowhere"})  # fmt: skip
     env = {**KEYS, "AWS_ENDPOINT_URL": "http://localhost:8", "AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "eu-west-1"}
     for variable, value in env.items():
         monkeypatch.setenv(variable, value)
-    for module in ("storage.s3_client", "bus.stream"):
-        monkeypatch.setattr(f"scenario_runner.{module}._RETRY", RetryPolicy(0.001, 0.005, deadline_seconds=0.01))
-    said = world.command("doctor", "--wiring", str(world.wiring)).stdout.decode()
+    done = _doctor(world)
+    said = done.stdout.decode()
     assert "S3: http://localhost:9 (key s3_endpoint_url), region eu-west-1 (AWS_REGION)" in said
     assert "Kinesis: http://localhost:8 (AWS_ENDPOINT_URL), region us-east-1 (key control_bus_region)" in said
     assert "DynamoDB: http://localhost:8 (AWS_ENDPOINT_URL)" in said
     assert "credentials come from the environment" in said
     assert "ignores: AWS_SKIP_SIGNATURE" in said
+    assert all(line.startswith(("ok    ", "FAIL  ")) for line in said.splitlines()), "stdout holds findings only"
+    assert b"AWS_SKIP_SIGNATURE" in done.stderr
+
+
+def test_what_is_logged_does_not_get_into_the_json_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    world = World(tmp_path / "w", ON_S3)
+    for variable, value in {**KEYS, "AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "eu-west-1"}.items():
+        monkeypatch.setenv(variable, value)
+    done = _doctor(world, "--json")
+    assert json.loads(done.stdout)["ok"] is False
+    assert done.stderr.startswith(b"warning: ")
+
+
+def test_doctor_shows_each_finding_when_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ends a command that hangs sees how far it came."""
+
+    def hang(_wiring: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("scenario_runner.cli.doctor.open_store", hang)
+    world = ForkedWorld(tmp_path / "w")
+    done = world.command("doctor", "--wiring", str(world.wiring))
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.decode().splitlines()[-1].startswith("ok    clock: ")
+
+
+def test_a_stream_that_does_not_answer_is_an_outage_also_where_its_leases_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("boto3")
+
+    def no_answer(*_given: object, **_named: object) -> None:
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr("scenario_runner.cli.doctor.try_stream", no_answer)
+    monkeypatch.setattr("scenario_runner.cli.doctor.try_tables", lambda *_given: [])
+    for variable, value in KEYS.items():
+        monkeypatch.setenv(variable, value)
+    world = ForkedWorld(tmp_path / "w", ON_A_STREAM)
+    done = world.command("doctor", "--wiring", str(world.wiring), "--json")
+    failed = {item["check"] for item in json.loads(done.stdout)["checks"] if not item["ok"]} - {"KCL"}  # no JVM here
+    assert (done.returncode, failed) == (5, {"control bus"})
 
 
 def test_a_panic_of_the_native_client_is_an_outage_and_does_not_end_the_process(

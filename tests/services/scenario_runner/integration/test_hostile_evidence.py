@@ -27,7 +27,8 @@ from support import COMMAND, PACK, ForkedWorld, World
 from scenario_runner.artifacts import local
 from scenario_runner.artifacts.base import MAX_DOCUMENT_BYTES
 from scenario_runner.artifacts.budget import ReadBudget
-from scenario_runner.cli.status import look_at_run
+from scenario_runner.audit.explain import explain_run
+from scenario_runner.cli.status import find_run
 from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.plan import EvidenceBounds
 from sr_tools import engine
@@ -163,7 +164,7 @@ def entries_of(document: Any) -> list[dict[str, Any]]:
 
 
 def explain(world: World, made: dict[str, Any]) -> dict[str, Any]:
-    return look_at_run(str(world.wiring), made["run_id"], whole=True)
+    return find_run(str(world.wiring), made["run_id"], explain_run)
 
 
 def state_of(world: World, made: dict[str, Any]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from support import World
 
-from scenario_runner.cli.status import list_runs
+from scenario_runner.cli.runs import list_runs
 from scenario_runner.contracts.ids import run_id_of
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ from support import COMMAND, ForkedWorld, World
 
 from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.cli import doctoring
+from scenario_runner.cli import doctor
 from scenario_runner.service import owner
 
 pytestmark = pytest.mark.integration
@@ -104,7 +104,7 @@ def test_in_doubt_whether_an_owner_was_of_this_machine_it_counts_as_alive(
 
 def test_where_nothing_tells_the_machine_no_owner_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "_read", _hiding(_BOOT_ID, _MACHINE_ID))
-    assert not owner.recognises_the_dead()
+    assert not owner.can_tell_dead_owners()
     assert owner.is_dead(f"host|{owner._machine()}|{2**22 + 1}|1|token") is False
 
 
@@ -172,7 +172,7 @@ def test_an_error_that_nobody_thought_of_is_one_finding_of_doctor_among_the_othe
     def connect(*_given: object) -> None:
         raise LookupError("of some\nlibrary")
 
-    monkeypatch.setattr(doctoring, "connect_authority", connect)
+    monkeypatch.setattr(doctor, "connect_authority", connect)
     world = ForkedWorld(tmp_path / "world")
     done = world.command("doctor", "--wiring", str(world.wiring), "--json")
     found = {item["check"]: item for item in json.loads(done.stdout)["checks"]}

@@ -17,7 +17,7 @@ from s3_support import spot_on
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.service.identity import NamedStore, adopt, require_known, settle_identities
+from scenario_runner.service.identity import NamedStore, adopt, establish_identities, require_known
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -141,10 +141,10 @@ def named(place: Place, where: str = "/store") -> NamedStore:
 
 def test_a_first_start_leaves_one_identity_on_both_sides(place: Place, authority: SqliteAuthority) -> None:
     assert require_known(named(place), authority) == ""
-    settle_identities([named(place)], authority)
+    establish_identities([named(place)], authority)
     known = require_known(named(place), authority)
     assert len(known) == 32
-    settle_identities([named(place)], authority)
+    establish_identities([named(place)], authority)
     assert require_known(named(place), authority) == known == place.open().identity()
 
 
@@ -153,7 +153,7 @@ def test_an_authority_learns_the_identity_of_a_store_in_use_under_every_name(
 ) -> None:
     place.open().leave_identity(ID)
     for where in ("/store", "/the/same/elsewhere"):
-        settle_identities([named(place, where)], authority)
+        establish_identities([named(place, where)], authority)
         assert require_known(named(place, where), authority) == ID
 
 
@@ -166,7 +166,7 @@ def test_another_store_is_refused_with_both_ids_and_nothing_is_written_anywhere(
         place.open().leave_identity(there)
     fresh = NamedStore("spool", str(tmp_path / "bus"), FilesystemStore(str(tmp_path / "bus"), ".private"))
     with pytest.raises(Unavailable) as refused:
-        settle_identities([fresh, named(place)], authority)
+        establish_identities([fresh, named(place)], authority)
     for words in ("/store", ID, there or "absent", "Mount", "stores adopt"):
         assert words in refused.value.detail
     assert place.open().identity() == there
@@ -184,7 +184,7 @@ def test_what_was_adopted_is_known_from_then_on_and_adopting_it_again_changes_no
     assert done.new != ID, "daemons that expect the old store must not go on with the new one"
     again = adopt(named(place), authority)
     assert again.old == again.new == done.new
-    settle_identities([named(place)], authority)
+    establish_identities([named(place)], authority)
 
 
 def test_a_store_with_an_identity_is_adopted_with_it(place: Place, authority: SqliteAuthority) -> None:

@@ -1,4 +1,4 @@
-"""Whose turn it is on the long lane."""
+"""The order of turns in the bulk pool."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.service.permissions import NEEDED, Outcome, Trial, try_metrics, try_stream, try_tables
+from scenario_runner.service.permissions import NEEDED, Access, Trial, try_metrics, try_stream, try_tables
 
 pytestmark = pytest.mark.unit
 
@@ -79,13 +79,13 @@ def trials(aws: Aws) -> list[Trial]:
 def test_with_every_permission_each_is_found_to_be_there() -> None:
     found = trials(Aws())
     assert {trial.permission for trial in found} == set(SERVICES)
-    assert [trial for trial in found if trial.outcome is not Outcome.ALLOWED] == []
+    assert [trial for trial in found if trial.access is not Access.ALLOWED] == []
 
 
 @pytest.mark.parametrize("permission", SERVICES)
 def test_each_permission_that_is_missing_is_named_with_what_it_is_for(permission: str) -> None:
     found = trials(Aws(denied=permission.partition(":")[2]))
-    denied = [trial for trial in found if trial.outcome is Outcome.DENIED]
+    denied = [trial for trial in found if trial.access is Access.DENIED]
     assert {trial.permission for trial in denied} == {permission}
     for trial in denied:
         assert permission in trial.remedy
@@ -98,7 +98,7 @@ def test_each_permission_that_is_missing_is_named_with_what_it_is_for(permission
 def test_no_trial_changes_anything(backups: str, there: bool) -> None:
     aws = Aws(tables=there, consumer=there, backups=backups)
     found = trials(aws)
-    assert {trial.outcome for trial in found} <= {Outcome.ALLOWED, Outcome.NOT_TRIED}
+    assert {trial.access for trial in found} <= {Access.ALLOWED, Access.NOT_TRIED}
     for name, arguments in aws.calls:
         if name in CHANGING:
             assert arguments["ConditionExpression"] == "attribute_exists(#k)"
@@ -125,13 +125,13 @@ def test_no_trial_changes_anything(backups: str, there: bool) -> None:
 
 def test_what_cannot_be_tried_without_a_change_is_said_to_be_that() -> None:
     found = trials(Aws(tables=False, consumer=False))
-    untried = {trial.permission: trial.why for trial in found if trial.outcome is Outcome.NOT_TRIED}
+    untried = {trial.permission: trial.why for trial in found if trial.access is Access.NOT_TRIED}
     assert set(untried) == {"dynamodb:CreateTable", "kinesis:RegisterStreamConsumer"}
     assert "would make it" in untried["dynamodb:CreateTable"]
     (backups,) = [
         t for t in trials(Aws(denied="DescribeContinuousBackups")) if t.permission.endswith("ContinuousBackups")
     ]
-    assert backups.outcome is Outcome.NOT_TRIED
+    assert backups.access is Access.NOT_TRIED
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_what_cannot_be_tried_without_a_change_is_said_to_be_that() -> None:
     ],
 )
 def test_a_denial_is_known_by_its_code_or_its_status(error: ClientError) -> None:
-    assert {trial.outcome for trial in trials(Aws(wrong=lambda _: error))} <= {Outcome.DENIED, Outcome.NOT_TRIED}
+    assert {trial.access for trial in trials(Aws(wrong=lambda _: error))} <= {Access.DENIED, Access.NOT_TRIED}
 
 
 def test_an_answer_that_says_nothing_about_permissions_proves_none() -> None:
     found = trials(Aws(wrong=lambda name: refusal("InternalFailure", 500) if name == "Scan" else None))
-    assert {trial.outcome for trial in found if trial.permission == "dynamodb:Scan"} == {Outcome.NOT_TRIED}
+    assert {trial.access for trial in found if trial.permission == "dynamodb:Scan"} == {Access.NOT_TRIED}
 
 
 def test_a_service_that_does_not_answer_is_unavailable_at_the_first_trial() -> None:

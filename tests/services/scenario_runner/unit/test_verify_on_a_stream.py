@@ -8,7 +8,7 @@ import pytest
 
 from scenario_runner.audit.findings import Findings
 from scenario_runner.bus.base import NotSeen
-from scenario_runner.cli.verify import _stream_reader
+from scenario_runner.cli.verify import stream_reader
 from scenario_runner.contracts.times import parse_instant, to_micros
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ def read(status: Any, answer: Any = b"found") -> tuple[Any, list[Any]]:
 
     stream: Any = SimpleNamespace(find=find)
     ledger: Any = Ledger(status)
-    return _stream_reader(stream, ledger)("message", "run"), asked
+    return stream_reader(stream, ledger)("message", "run"), asked
 
 
 def test_the_stream_is_read_from_when_the_run_became_ready() -> None:

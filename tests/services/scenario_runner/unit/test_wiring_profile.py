@@ -1,14 +1,17 @@
 """The wiring profile: read strictly; a mistake in it refuses start-up and never weakens anything."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import scenario_runner
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
 
 pytestmark = pytest.mark.unit
@@ -252,3 +255,14 @@ def test_a_bucket_that_ends_in_the_prefix_is_not_doubled(root: str) -> None:
 )
 def test_a_root_that_only_resembles_the_prefix_is_left_alone(root: str) -> None:
     assert wiring(object_store_root=root).store_root == root
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [*Wiring.model_fields, *Policy.model_fields])
+def test_every_key_of_a_profile_is_read_by_something(key: str) -> None:
+    """A key that is accepted and has no effect is a promise that is not kept."""
+    package = Path(scenario_runner.__file__).parent
+    sources = [path.read_text("utf-8") for path in package.rglob("*.py")]
+    assert any(re.search(rf"\b(self|wiring|_wiring|policy)\.{key}\b", source) for source in sources)

@@ -1,0 +1,54 @@
+"""Reading what a profile names without making any of it: a command that asks a question leaves nothing behind."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.connect import connect_authority, sqlite_path
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.service.identity import NamedStore, require_known
+from scenario_runner.storage.identity import HiddenMarkerError
+
+
+def never_started(wiring: Wiring) -> bool:
+    """True when the profile's embedded authority does not exist yet: connecting to it would create it."""
+    path = sqlite_path(wiring.authority_store_dsn)
+    return path is not None and not os.path.exists(path)
+
+
+@contextmanager
+def existing_authority(wiring: Wiring) -> Iterator[Authority | None]:
+    """The profile's authority, closed at the end; None when no daemon ever started on it.
+
+    Raises:
+        ConfigurationError: the DSN is not valid.
+        Unavailable: the authority does not answer.
+    """
+    if never_started(wiring):
+        yield None
+        return
+    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+    try:
+        yield authority
+    finally:
+        authority.close()
+
+
+def require_marked(wiring: Wiring, item: NamedStore) -> None:
+    """Refuse a bare mount point; the authority is asked only about a store that has no identity.
+
+    Producers may not be allowed into the private folder of the store, where its identity lies. That the folder is there
+    is enough for them.
+
+    Raises:
+        Unavailable: the authority knows a store at this place, and this is not it.
+    """
+    try:
+        if item.store.identity():
+            return
+    except HiddenMarkerError:
+        return
+    with existing_authority(wiring) as authority:
+        if authority is not None:
+            require_known(item, authority)

@@ -1,0 +1,44 @@
+"""A run request that a person holds in a file, for ``submit`` and ``plan``."""
+
+import sys
+
+from scenario_runner.bus.spool import MAX_RECORD_BYTES
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.errors import RequestRefused, UsageError
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import SignalKind
+from scenario_runner.intake.decode import Message, decode
+
+
+def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
+    """The request in a file, bare or in an envelope, checked; and the document as it was written.
+
+    Args:
+        file: A path; ``-`` reads standard input.
+        topic: The control topic of the profile.
+
+    Raises:
+        RequestRefused: the document is not a valid run request of this topic.
+        UsageError: the file cannot be read.
+    """
+    raw = _read(file)
+    decoded = decode(Message(file, raw, len(raw)), topic, MAX_RECORD_BYTES)
+    if decoded.foreign:
+        raise RequestRefused(
+            f"the envelope's topic is {decoded.foreign!r}; this profile serves {topic!r}", Reason.KIND_UNKNOWN
+        )
+    if decoded.kind != SignalKind.RUN_REQUEST:
+        raise RequestRefused(f"the document is a {decoded.kind}, a run request is needed", Reason.KIND_NOT_SERVED)
+    return parse_run_request(decoded.document), decoded.document
+
+
+def _read(file: str) -> bytes:
+    most = MAX_RECORD_BYTES + 1  # one byte too many shows that it is too large; the rest of it is of no use
+    if file == "-":
+        return sys.stdin.buffer.read(most)
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(most)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
