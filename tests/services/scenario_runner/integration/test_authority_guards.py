@@ -312,6 +312,24 @@ def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authori
     assert authority.claim_signals("other", 10, LEASE) == []
 
 
+def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    assert authority.pending().projections is False, "nobody drives the run yet"
+    claim = claim_one(authority)
+    assert authority.pending().projections is False, "it is being driven"
+    settle(authority, ready(claim))
+    assert authority.pending().projections is True
+    assert unprojected(authority) == [hex32("k")]
+    assert authority.pending().projections is True, "they are being written"
+    authority.postpone_projections([ProjectionFailure(hex32("k"), START + SECOND, "away")])
+    assert authority.pending().projections is False
+    clock.pass_seconds(1)
+    assert authority.pending().projections is True
+
+
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
