@@ -330,6 +330,17 @@ def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
     assert authority.pending().projections is True
 
 
+def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    assert authority.pending().postponed is False
+    settle(authority, postponed(claim, START, "the store is away"))
+    assert authority.pending().postponed is True
+    settle(authority, ready(claim_one(authority)))
+    assert row(authority, "k").retries == 1
+    assert authority.pending().postponed is False
+
+
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
