@@ -341,6 +341,24 @@ def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(auth
     assert authority.pending().postponed is False
 
 
+def test_the_refusal_of_a_record_that_names_no_known_run_is_pending(authority: Authority) -> None:  # noqa: F811
+    authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
+    assert authority.pending().signals is True
+
+
+@pytest.mark.parametrize("kind", ["documents", "signals"])
+def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: Clock, kind: str) -> None:  # noqa: F811
+    if kind == "signals":
+        refusals(authority, "x")
+    else:
+        settle(authority, ready(two_claims(authority)[0]))
+        authority.expire_owner("w1")
+        assert unprojected(authority) == [hex32("a")]
+    assert authority.owners() == {"p" if kind == "signals" else "relay"}
+    clock.pass_seconds(LEASE / SECOND)
+    assert authority.owners() == set()
+
+
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
