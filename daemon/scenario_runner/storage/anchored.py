@@ -1,7 +1,7 @@
-"""A root folder that is held open, and proven to be the same store as before whenever something is done in it.
+"""A root folder that is held open, and proven to be the same store before and after every operation.
 
-What is done relative to the descriptor can never land in what took the folder's place: a bare mount point, another
-volume, a folder that was moved there. The proof tells whether anything did.
+Operations relative to the descriptor never reach what took the folder's place: a bare mount point, another volume, a
+folder that was moved there. The proof detects that something took its place.
 """
 
 import os
@@ -16,7 +16,8 @@ from scenario_runner.storage.modes import PRIVATE, Modes
 
 _DIRECTORY: Final = os.O_RDONLY | O_DIRECTORY | O_CLOEXEC
 _MARKER: Final = os.O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
-_Place = tuple[int, ...]
+_FileId = tuple[int, ...]
+"""Device and inode of a file; with its size and time of change where its content counts."""
 
 
 def fsync_directory(path: str, dir_fd: int | None = None) -> None:
@@ -28,30 +29,30 @@ def fsync_directory(path: str, dir_fd: int | None = None) -> None:
         os.close(fd)
 
 
-def _place(info: os.stat_result) -> _Place:
+def _id(info: os.stat_result) -> _FileId:
     return info.st_dev, info.st_ino
 
 
-def _state(info: os.stat_result) -> _Place:
+def _state(info: os.stat_result) -> _FileId:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
 class Anchor:
-    """A root folder that is open until nobody refers to this object any more, and with it the marker.
+    """A root folder and its marker, open as long as this object exists.
 
-    What is open is not freed, so nothing else gets its inode number.
+    The inode number of an open file is not used again, so an equal number means the same file.
 
     Attributes:
         fd: For ``dir_fd``.
-        place: Device and inode of the folder.
-        marker: Which file the marker is, and in which state, once it was read.
+        id: Device and inode of the folder.
+        marker: Identity and state of the marker once it was read.
     """
 
     def __init__(self, path: str) -> None:
-        self.marker: _Place | None = None
+        self.marker: _FileId | None = None
         self._marker_fd = -1
         self.fd = os.open(path, _DIRECTORY)
-        self.place = _place(os.fstat(self.fd))
+        self.id = _id(os.fstat(self.fd))
 
     def __del__(self) -> None:
         for fd in (getattr(self, "fd", -1), self._marker_fd):
@@ -104,7 +105,7 @@ class AnchoredRoot:
             marker: The marker, relative to the root.
 
         Raises:
-            Unavailable: it cannot be told.
+            Unavailable: it cannot be read.
         """
         try:
             return Anchor(self.path).read_marker(marker, os.path.join(self.path, marker))
@@ -114,7 +115,7 @@ class AnchoredRoot:
             raise Unavailable(f"the folder {self.path} cannot be opened: {error.strerror}") from error
 
     def expect(self, marker: str, identity: str) -> None:
-        """From now on only the store with this identity is worked in; a missing folder is never made.
+        """Accept only the store with this identity from now on, and never make a missing folder.
 
         Args:
             marker: The marker, relative to the root.
@@ -128,7 +129,7 @@ class AnchoredRoot:
         self.proven()
 
     def proven(self) -> Anchor:
-        """The folder, now that its path was seen to lead there: one or two calls of ``stat``.
+        """The open folder, after a check that the path still leads to it: one or two calls of ``stat``.
 
         Raises:
             Unavailable: it leads nowhere, or to another store.
@@ -137,10 +138,10 @@ class AnchoredRoot:
         return anchor if anchor is not None and self._leads_to(anchor) else self._open()
 
     def prove(self, anchor: Anchor) -> None:
-        """Prove that what was done since ``anchor`` was taken was done in the store.
+        """Prove that all operations since ``anchor`` was returned were done in the store.
 
         Raises:
-            Unavailable: the path leads elsewhere by now: what was done may not be there, or not any more.
+            Unavailable: the path leads elsewhere now: what was written may be lost.
         """
         if self.proven() is not anchor:
             raise Unavailable(f"{self.path} was mounted anew in the middle of a write; it is tried again")
@@ -165,7 +166,7 @@ class AnchoredRoot:
 
     def _leads_to(self, anchor: Anchor) -> bool:
         try:
-            if _place(os.stat(self.path)) != anchor.place:
+            if _id(os.stat(self.path)) != anchor.id:
                 return False
             return not self._marker or _state(os.lstat(f"{self.path}/{self._marker}")) == anchor.marker
         except OSError:
@@ -174,7 +175,7 @@ class AnchoredRoot:
     def _open(self) -> Anchor:
         with self._lock:
             if self._anchor is not None and self._leads_to(self._anchor):
-                return self._anchor  # another thread was quicker
+                return self._anchor  # another thread has opened it meanwhile
             try:
                 anchor = Anchor(self.path)
             except OSError as error:
@@ -193,7 +194,7 @@ class AnchoredRoot:
 
 
 def make_folder_durably(path: str, mode: int) -> None:
-    """Make a folder and its parents where they are missing, and their names durable, whoever made them.
+    """Make a folder and its missing parents, and make their names durable, also of those that others made.
 
     Args:
         path: Absolute.

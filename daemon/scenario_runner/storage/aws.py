@@ -1,8 +1,8 @@
-"""AWS credentials, found and kept fresh at one place for S3, Kinesis and DynamoDB, and the rest of AWS's environment.
+"""AWS credentials for S3, Kinesis and DynamoDB, found and renewed in one place, and the rest of AWS's environment.
 
-Of the ``AWS_*`` variables SR honours a closed list: credentials, region and endpoints. Every other one is taken out of
-the process' environment before the first client is made, so that no client, and no child process, is changed by a
-setting that SR did not check; :func:`foreign_variables` names them.
+Of the ``AWS_*`` variables SR honours a closed list: credentials, region and endpoints. Every other one is
+removed from the environment of the process before the first client is made, so that no setting that SR did not check
+reaches a client or a child process; :func:`foreign_variables` names them.
 """
 
 import os
@@ -32,8 +32,9 @@ HONOURED: Final = frozenset(
     }
 )  # fmt: skip
 _CLIENT_KEEPS: Final = timedelta(seconds=300)
-"""The native client asks anew for credentials that end sooner than this."""
+"""The native client asks the provider again for credentials that expire sooner than this."""
 _ASK_EVERY: Final = timedelta(seconds=10)
+"""How often it therefore asks: a changed credentials file is noticed within this time."""
 _VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _QUOTES: Final = ("'", '"')
 _log = structlog.get_logger("aws")
@@ -68,7 +69,7 @@ def keys_of(env: Mapping[str, str]) -> Keys | None:
     """The access key that the environment names; None when it names none. A token that is empty means none.
 
     Raises:
-        ConfigurationError: half a key, or a value that was read wrongly from a file. The value is never told.
+        ConfigurationError: half a key, or a value that was read wrongly from a file. The value is never shown.
     """
     names = _VARIABLES
     access_key, secret_key, token = (env.get(name, "") for name in names)
@@ -102,7 +103,7 @@ class Credentials:
     """Where access keys come from: the environment, else the AWS SDK's default chain.
 
     A role's keys are renewed by the SDK. The SDK reads a shared credentials or configuration file once; here it is read
-    again when it has changed. May be asked from any thread.
+    again when it has changed. Every thread may call the methods.
 
     Raises:
         ConfigurationError: the environment, or the file, holds no valid key.
@@ -139,7 +140,7 @@ class Credentials:
         return "" if self._session is None else str(self._session.get_config_variable("region") or "")
 
     def _refresh(self) -> None:
-        """Ask the SDK's chain, anew when one of its files has changed. What was found lasts until something else is."""
+        """Ask the SDK's chain again when one of its files has changed; keep the last answer when it finds nothing."""
         stamps = self._stamps_of_files()
         if self._found is not None and stamps == self._stamps:
             return
@@ -148,7 +149,7 @@ class Credentials:
         except (Unavailable, ConfigurationError):
             if self._found is None:
                 raise
-            return  # a file that is just being written
+            return  # the file is being written at this moment
         self._session, self._found = session, found
         self._stamps = stamps or self._stamps_of_files()
 
@@ -222,7 +223,7 @@ def native_options(credentials: Credentials) -> dict[str, Any]:
 
 
 def sdk_client(service: str, region: str, endpoint_url: str | None, config: Any) -> Any:  # noqa: ANN401 - untyped
-    """A boto3 client that signs with :class:`Credentials` and goes where SR says, whatever the SDK's files say.
+    """A boto3 client that signs with :class:`Credentials` and ignores the endpoints of the SDK's files.
 
     Args:
         service: As boto3 calls it.
@@ -247,7 +248,7 @@ def sdk_client(service: str, region: str, endpoint_url: str | None, config: Any)
             return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token or None)
 
     class Chain:
-        """All that the session's default chain is replaced by."""
+        """Replaces the session's default chain."""
 
         def load_credentials(self) -> Any:  # noqa: ANN401
             keys = credentials.current()

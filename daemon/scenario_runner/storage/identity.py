@@ -14,11 +14,12 @@ from scenario_runner.contracts.ids import HEX32
 MARKER: Final = "store.json"
 """Name of the marker in the private folder of a store."""
 MAX_MARKER: Final = 4096
+"""Bytes of a marker that are read; ours has 50."""
 _FIELD: Final = "store_id"
 
 
 class HiddenMarkerError(Unavailable):
-    """The marker lies in a private folder that this user may not look into: a store is there, nobody says which."""
+    """This user may not read the private folder with the marker: a store is there, but its identity is unknown."""
 
 
 def new_identity() -> str:
@@ -47,11 +48,11 @@ def parse_marker(data: bytes, where: str) -> str:
 
 
 class AnotherStoreError(Unavailable):
-    """What is there is not the store that the authority knows; see :func:`another_store`."""
+    """The store is not the one that the authority knows; made by :func:`another_store`."""
 
 
 def another_store(where: str, expected: str, found: str) -> AnotherStoreError:
-    """What is there is not the store that the authority knows.
+    """The error of a store that the authority does not know.
 
     Args:
         where: The store's root, for a person.

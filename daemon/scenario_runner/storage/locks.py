@@ -1,4 +1,4 @@
-"""File locks whose waiting is bounded: whoever may open a lock file can keep it, for a moment or for ever."""
+"""File locks with bounded waiting: every process that may open a lock file can hold its lock for ever."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,11 @@ from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.counters import count
 from scenario_runner.posix import fcntl
 
-#: A holder of ours reads, writes and fsyncs one object; nobody who keeps a lock for longer is one of us at work.
+#: A process of ours holds a lock while it reads, writes and fsyncs one object, which takes milliseconds.
 _WAIT_SECONDS: Final = 3.0
-#: For how long after a wait in vain locks are only tried: many objects together must not cost many waits.
+#: After a wait in vain, locks are only tried for this time, so that many objects do not cost many waits.
 _TRY_ONLY_SECONDS: Final = 30.0
+#: About the time that a holder of ours needs; ``flock`` itself cannot wait for a bounded time.
 _POLL_SECONDS: Final = 0.005
 
 
@@ -33,7 +34,7 @@ class BoundedLocks:
         """Lock an open file exclusively; closing it gives the lock back.
 
         Raises:
-            Unavailable: somebody kept it for longer than anybody needs it.
+            Unavailable: another process holds it for too long.
         """
         now = self._monotonic()
         deadline = now if now < self._try_only_until else now + _WAIT_SECONDS

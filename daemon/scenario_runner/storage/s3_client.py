@@ -1,6 +1,6 @@
-"""One bucket of an S3-compatible store, spoken to in plain calls with plain errors.
+"""One bucket of an S3-compatible store: plain calls, plain errors.
 
-Absent (404) is told apart from everything else: a bucket that is not there, a denied access or a failing server is
+Absent (404) is distinguished from everything else: a bucket that is not there, a denied access or a failing server is
 ``Unavailable``, never "absent". What is worth another try (throttling, 5xx, broken connections, conflicting writes) is
 tried again within a budget of seconds.
 """
@@ -30,16 +30,20 @@ _STORAGE_CLASS: Final = re.compile(r"<StorageClass>([A-Z_]+)</StorageClass>")
 _NO_BUCKET: Final = "NoSuchBucket"
 _ARCHIVED: Final = "InvalidObjectState"
 _REDIRECTED: Final = "redirect without LOCATION"
-"""What the client says of S3's 301 and 307 for a bucket of another region, without the status."""
+"""The client's text for S3's 301 and 307 for a bucket of another region; it leaves the status out."""
 
+#: Timeouts of the native client: a block of 4 MiB arrives in 60 s at 70 kB/s; a server that is up accepts at once.
 _REQUEST_SECONDS: Final = "60s"
 _CONNECT_SECONDS: Final = "5s"
 _RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=2.0, jitter=True, deadline_seconds=8.0)
 """S3 answers 503 for seconds while it spreads load; the caller waits for longer outages, with its lease renewed."""
 
+#: Objects of one page: the most that S3 gives.
 _PAGE: Final = 1000
+#: Where nothing names a region: servers other than AWS ignore it.
 _DEFAULT_REGION: Final = "us-east-1"
-_WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+#: HTTP statuses after which the same request may succeed.
+_RETRIED_STATUSES: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class S3Bucket:
         drop_foreign_variables()
         options = _options(settings)
         try:
-            self._bucket: Bucket = _panics_told(lambda: backends.S3Store(name, **options))
+            self._bucket: Bucket = translating_panics(lambda: backends.S3Store(name, **options))
         except (obstore.exceptions.BaseError, _PanicError) as error:
             raise ConfigurationError(
                 f"s3://{name}", f"the S3 client refuses its settings: {_reason(error)}",
@@ -152,9 +156,9 @@ class S3Bucket:
         self._sleep = sleep
 
     def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
-        """The result of a call, tried as often as makes sense; None when there is no such object."""
+        """The result of a call, with retries; None when there is no such object."""
         try:
-            return with_retries(lambda: _panics_told(function), _RETRY, _worth_another_try, wait=self._sleep)
+            return with_retries(lambda: translating_panics(function), _RETRY, _worth_another_try, wait=self._sleep)
         except (FileNotFoundError, self._obstore.exceptions.BaseError) as error:
             if _code(error) == _NO_BUCKET:
                 raise Unavailable(f"cannot {action} {self.uri(key)}: there is no bucket {self.name}") from error
@@ -242,14 +246,14 @@ class S3Bucket:
     def head(self, key: str) -> Listed | None:
         """What an object is, without its bytes; None when there is none.
 
-        An answer to HEAD has no body, so a bucket that is not there looks the same: ask only where a listing succeeded.
+        The answer to HEAD has no body, so a missing bucket looks like a missing object: call this after a listing only.
         """
 
         def attempt() -> object:
             count("s3.head")
             return self._obstore.head(self._bucket, key)
 
-        meta: Any = self._call("look at", key, attempt)
+        meta: Any = self._call("inspect", key, attempt)
         return None if meta is None else Listed(key, meta["e_tag"] or "", meta["size"], _micros(meta))
 
     def listing(
@@ -293,11 +297,11 @@ class _ShortError(OSError):
 
 
 class _PanicError(Exception):
-    """The native client broke off: a defect of its own, or of what it was given."""
+    """The native client panicked: a defect of its own, or of its arguments."""
 
 
-def _panics_told(function: Callable[[], T]) -> T:
-    """Call the native client. Its panics derive from BaseException: uncaught, they would end the process."""
+def translating_panics(function: Callable[[], T]) -> T:
+    """Call the native client; raise its panics as an error, which as BaseException would end the process."""
     try:
         return function()
     except BaseException as error:
@@ -307,7 +311,7 @@ def _panics_told(function: Callable[[], T]) -> T:
 
 
 def _options(settings: S3Settings) -> dict[str, Any]:
-    """All that the native client is to know; what it would read of the environment itself is given or dropped."""
+    """All options of the native client; the variables that it would read itself are passed here, or dropped."""
     credentials = Credentials()
     path_style = bool(settings.endpoint_url) if settings.path_style is None else settings.path_style
     options: dict[str, Any] = {
@@ -352,7 +356,7 @@ def _worth_another_try(error: BaseException) -> bool:
         return True
     status = _status(error)
     return type(error).__module__.startswith("obstore") and (
-        status in _WORTH_ANOTHER_TRY or (status == 0 and type(error).__name__ == "GenericError")
+        status in _RETRIED_STATUSES or (status == 0 and type(error).__name__ == "GenericError")
     )
 
 

@@ -312,6 +312,53 @@ def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authori
     assert authority.claim_signals("other", 10, LEASE) == []
 
 
+def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    assert authority.pending().projections is False, "nobody drives the run yet"
+    claim = claim_one(authority)
+    assert authority.pending().projections is False, "it is being driven"
+    settle(authority, ready(claim))
+    assert authority.pending().projections is True
+    assert unprojected(authority) == [hex32("k")]
+    assert authority.pending().projections is True, "they are being written"
+    authority.postpone_projections([ProjectionFailure(hex32("k"), START + SECOND, "away")])
+    assert authority.pending().projections is False
+    clock.pass_seconds(1)
+    assert authority.pending().projections is True
+
+
+def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    assert authority.pending().postponed is False
+    settle(authority, postponed(claim, START, "the store is away"))
+    assert authority.pending().postponed is True
+    settle(authority, ready(claim_one(authority)))
+    assert row(authority, "k").retries == 1
+    assert authority.pending().postponed is False
+
+
+def test_the_refusal_of_a_record_that_names_no_known_run_is_pending(authority: Authority) -> None:  # noqa: F811
+    authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
+    assert authority.pending().signals is True
+
+
+@pytest.mark.parametrize("kind", ["documents", "signals"])
+def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: Clock, kind: str) -> None:  # noqa: F811
+    if kind == "signals":
+        refusals(authority, "x")
+    else:
+        settle(authority, ready(two_claims(authority)[0]))
+        authority.expire_owner("w1")
+        assert unprojected(authority) == [hex32("a")]
+    assert authority.owners() == {"p" if kind == "signals" else "relay"}
+    clock.pass_seconds(LEASE / SECOND)
+    assert authority.owners() == set()
+
+
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 

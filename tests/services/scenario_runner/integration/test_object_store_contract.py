@@ -537,7 +537,7 @@ def test_one_of_a_batch_that_cannot_be_written_does_not_take_the_others_along(fi
     first, second, third = files.create_many([("b/1", b"1"), ("a/2", b"2"), ("b/3", b"3")])
     assert (first, third) == (True, True)
     assert isinstance(second, Unavailable)
-    assert files.keys("b/") == ["b/1", "b/3"]
+    assert objects_in(files, "b") == ["b/1", "b/3"]
     assert private_files(files) == []
 
 
@@ -570,7 +570,7 @@ def test_nothing_is_left_in_the_private_folder_after_success(files: FilesystemSt
     files.replace("a/object", b"z", "stale")
     files.probe()
     assert private_files(files) == []
-    assert files.keys("") == ["a/object"]
+    assert objects_in(files) == ["a/object"]
 
 
 def _failing(real: Callable[..., Any], code: int, when: Callable[..., bool]) -> Callable[..., Any]:
@@ -637,18 +637,6 @@ def test_what_may_not_be_read_is_never_absent(
     assert files.locate("a/object") in refused.value.detail
     with pytest.raises(Unavailable):
         files.replace("a/object", b"y", "v")
-
-
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
-@pytest.mark.parametrize("folder", ["a", "a/sub"])
-def test_a_folder_that_may_not_be_listed_is_never_empty(
-    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch, folder: str, code: int
-) -> None:
-    files.create("a/sub/object", b"x")
-    path = os.path.join(files.root, folder)
-    monkeypatch.setattr(os, "scandir", _failing(os.scandir, code, lambda name=".": os.path.normpath(name) == path))
-    with pytest.raises(Unavailable):
-        files.keys("a/")
 
 
 def test_a_file_where_a_folder_should_be_is_unavailable_and_not_overwritten(files: FilesystemStore) -> None:
@@ -737,23 +725,6 @@ def test_a_file_that_grows_while_it_is_read_stays_bounded(
         files.read("a", 5)
 
 
-@pytest.mark.parametrize("prefix", ["/", "//", "../", "a/../../"])
-def test_a_listing_never_looks_outside_the_root(
-    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch, prefix: str
-) -> None:
-    files.create("a/object", b"x")
-    real = os.scandir
-
-    def scandir(path: str = ".") -> Any:
-        inside = os.path.realpath(path).startswith(os.path.realpath(files.root))
-        assert inside, f"a look into {path}"
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(SequenceError):
-        files.keys(prefix)
-
-
 # --- sweeping ---------------------------------------------------------------------------------------------------------
 
 
@@ -779,12 +750,7 @@ def test_old_temporary_files_are_swept_and_young_ones_and_locks_stay(
         "old-1.tmp": False, "old-2.tmp": False, "new.tmp": True, "00.lock": True,
     }  # fmt: skip
     assert files.sweep() == 0
-    assert files.keys("") == ["a"]
-
-
-def test_leftovers_are_never_listed(files: FilesystemStore, leftovers: dict[str, str]) -> None:
-    assert files.keys("") == ["a"]
-    assert files.keys(PREFIX) == []
+    assert objects_in(files) == ["a"]
 
 
 def test_two_processes_may_sweep_at_once(
