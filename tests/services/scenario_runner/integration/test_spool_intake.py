@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from support import REPO, World
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.contracts.types import KEY_MAX_LENGTH
 from scenario_runner.intake import spool_files, validate
 from scenario_runner.intake.spool import BATCH, TAKE_OVER_SECONDS, SpoolConsumer
 from scenario_runner.intake.spool_check import files_not_taken
@@ -29,6 +31,7 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import make_rules, open_pack
 from scenario_runner.storage import renames
 from scenario_runner.storage.anchored import AnchoredRoot
+from scenario_runner.storage.filesystem import FilesystemStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -507,3 +510,215 @@ def test_a_record_larger_than_the_bus_takes_is_refused_at_once_though_it_may_sti
     spool.world.drop(b"x" * (MAX_RECORD_BYTES + 1), "large.json")
     assert spool.intake.step() == 1
     assert [item["reason_code"] for item in spool.world.rejected()] == ["RECORD_TOO_LARGE"]
+
+
+# ---------------------------------------------------------------- what a refusal says
+
+
+def refuse(spool: Spool, data: bytes) -> dict[str, Any]:
+    """Drop a record that is refused at once; returns its reason file."""
+    spool.world.drop(data, "refused.json")
+    os.utime(spool.path("requests/refused.json"), OLD)
+    spool.intake.step()
+    (reason,) = spool.world.rejected()
+    return reason
+
+
+HINTS = ("is empty", "UTF-16", "base64")
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b" \n\t", "is empty"),
+        ('{"a": 1}'.encode("utf-16-le"), "UTF-16"),
+        ('{"a": 1}'.encode("utf-32-be"), "UTF-16"),
+        (b"eyJhIjogMX0=", "base64"),
+        (b'{"a": ', ""),
+        (b"\0\0\0\1binary", ""),
+        (b"see the wiki", ""),
+    ],
+    ids=["empty", "UTF-16", "UTF-32", "base64", "cut off", "binary", "text"],
+)
+def test_what_was_sent_in_the_place_of_json_is_named_only_when_it_is_recognised(
+    spool: Spool, data: bytes, hint: str
+) -> None:
+    reason = refuse(spool, data)
+    assert reason["reason_code"] == "RECORD_NOT_JSON"
+    assert [word for word in HINTS if word in reason["detail"]] == ([hint] if hint else [])
+    assert reason["detail"].startswith(" (") is False, "a remark on nothing"
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("k", True), ("k" * KEY_MAX_LENGTH, True), ("k" * (KEY_MAX_LENGTH + 1), False), ("", False), (7, False)],
+    ids=["short", "longest", "too long", "empty", "a number"],
+)
+def test_a_refusal_names_a_run_only_by_a_key_that_a_run_may_have(spool: Spool, key: Any, named: bool) -> None:
+    reason = refuse(spool, json.dumps(spool.request("x", run_equivalence_key=key, seed="no number")).encode())
+    assert bool(reason["run_id"]) is named
+    with closing(sqlite3.connect(spool.world.database)) as connection:
+        signals = connection.execute("SELECT count(*) FROM outbox WHERE kind = 'REQUEST_REJECTED'").fetchone()
+    assert signals == (int(named),)
+
+
+# ---------------------------------------------------------------- what an idle intake costs, and outages
+
+
+def test_an_idle_step_changes_no_folder_and_looks_for_claims_of_others_once_a_second(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = spool_files.claimed_lots
+    monkeypatch.setattr(spool_files, "claimed_lots", lambda folders: looks.append(1) or real(folders))
+    spool.pass_seconds(10)
+    spool.intake.step()
+    before = spool.path(".private/claimed").stat().st_mtime_ns
+    for _ in range(5):
+        spool.intake.step()
+        spool.pass_seconds(0.1)
+    assert spool.path(".private/claimed").stat().st_mtime_ns == before
+    assert len(looks) == 1
+    spool.pass_seconds(1)
+    spool.intake.step()
+    assert len(looks) == 2
+
+
+def test_a_spool_is_empty_only_when_nothing_waits_and_nothing_lies_claimed(spool: Spool) -> None:
+    assert spool.intake.empty() is True
+    spool.drop("one")
+    assert spool.intake.empty() is False, "it waits"
+    spool.during = unavailable
+    with pytest.raises(Unavailable):
+        spool.intake.step()
+    assert (spool.names("requests"), spool.intake.empty()) == ([], False), "it lies claimed"
+    spool.during = lambda: None
+    spool.intake.step()
+    assert spool.intake.empty() is True
+
+
+def test_a_refused_request_is_put_away_only_after_its_reason_is_written(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.world.drop(b"[]", "bad.json")
+    os.utime(spool.path("requests/bad.json"), OLD)
+    away = Unavailable("the disk is full")
+    with monkeypatch.context() as full:
+        full.setattr(FilesystemStore, "create_many", lambda _, items: [away for _ in items])
+        with pytest.raises(Unavailable, match="the disk is full"):
+            spool.intake.step()
+    assert (spool.names("rejected"), spool.claimed()) == ([], ["bad.json"])
+    spool.intake.step()
+    assert spool.names("rejected") == ["bad.json"]
+    assert len(spool.world.rejected()) == 1
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.ENOSPC], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["rename", "rmdir"])
+def test_an_error_that_is_not_about_one_file_is_an_outage(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    spool.drop("one")
+    with monkeypatch.context() as broken, structlog.testing.capture_logs() as logs:
+        broken.setattr(os, call, fail)
+        with pytest.raises(Unavailable, match=os.strerror(error)):
+            spool.intake.step()
+    assert not [line for line in logs if "cannot be taken" in line["event"]]
+    spool.intake.step()
+    assert spool.keys() == {"one"}
+
+
+def test_a_requests_folder_that_may_not_be_changed_any_more_is_an_outage_and_blames_no_file(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    spool.drop("one")
+    with monkeypatch.context() as broken, structlog.testing.capture_logs() as logs:
+        broken.setattr(os, "rename", denied)
+        broken.setattr(os, "access", lambda *_, **__: False)
+        with pytest.raises(Unavailable, match="Permission denied"):
+            spool.intake.step()
+    assert not [line for line in logs if "cannot be taken" in line["event"]]
+    spool.intake.step()
+    assert spool.keys() == {"one"}
+
+
+def test_a_file_that_is_read_in_small_pieces_is_read_whole(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.read
+    spool.drop("pieces")
+    with monkeypatch.context() as slow:
+        slow.setattr(os, "read", lambda fd, size: real(fd, min(size, 7)))
+        spool.intake.step()
+    assert spool.keys() == {"pieces"}
+
+
+def test_a_file_system_that_cannot_make_names_durable_is_refused_at_start_and_left_clean(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("consumed"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    with monkeypatch.context() as odd:
+        odd.setattr(os, "fsync", fsync)
+        with pytest.raises(ConfigurationError, match="made durable"):
+            spool.another()
+    assert spool.claimed() == []
+
+
+@pytest.mark.parametrize(
+    ("user", "sticky", "folder", "said"),
+    [
+        (12345, True, False, "sticky"),
+        (12345, False, False, "Operation not permitted"),
+        (12345, False, True, "it is a folder"),
+        (0, True, True, "Operation not permitted"),
+    ],
+    ids=["sticky", "not sticky", "a folder", "the superuser"],
+)
+def test_why_a_request_cannot_be_taken_is_said_as_far_as_it_is_known(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, user: int, sticky: bool, folder: bool, said: str
+) -> None:
+    def rename(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if folder:
+        spool.path("requests/aa.json").mkdir()
+    else:
+        spool.drop("stuck", "aa.json")
+    spool.path("requests").chmod(0o1777 if sticky else 0o777)
+    with monkeypatch.context() as other, structlog.testing.capture_logs() as logs:
+        other.setattr(os, "rename", rename)
+        other.setattr(os, "geteuid", lambda: user)
+        other.setattr(os, "access", lambda path, *_, **__: path == ".")
+        spool.intake.step()
+    (line,) = [line for line in logs if "cannot be taken" in line["event"]]
+    assert said in line["detail"]
+
+
+def test_the_owner_of_a_sticky_folder_and_the_owner_of_the_file_are_not_told_of_the_sticky_bit(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+
+    def rename(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    spool.drop("stuck", "aa.json")
+    spool.path("requests").chmod(0o1777)
+    for owners in ((12345, 0), (0, 12345)):
+        for path, owner in zip((spool.path("requests"), spool.path("requests/aa.json")), owners, strict=True):
+            os.chown(path, owner, -1)
+        with monkeypatch.context() as other, structlog.testing.capture_logs() as logs:
+            other.setattr(os, "rename", rename)
+            other.setattr(os, "geteuid", lambda: 12345)
+            made = SpoolConsumer(str(spool.world.bus), spool, spool.rules, lambda: spool.now)  # type: ignore[arg-type]
+            made.step()
+        (line,) = [line for line in logs if "cannot be taken" in line["event"]]
+        assert "sticky" not in line["detail"]
