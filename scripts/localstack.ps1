@@ -1,6 +1,6 @@
 <#
 .SYNOPSIS
-A Kinesis endpoint on this machine: LocalStack for the stream, and DynamoDB beside it, where KCL keeps its leases.
+A Kinesis endpoint on this machine: LocalStack for the stream, and DynamoDB, where KCL keeps its leases.
 
 .DESCRIPTION
     .\scripts\localstack.ps1 start

@@ -15,8 +15,8 @@ from sr_tools.bench.subject import Subject
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the memory of a daemon; VmHWM is a high-water mark, so nothing between is missed but
-#: the last moments.
+#: Seconds between two readings of a daemon's memory. VmHWM is a high-water mark: only what grows in the last moments
+#: before the end is missed.
 _SAMPLE_SECONDS: Final = 0.05
 #: Seconds within which a daemon has to start.
 _START_SECONDS: Final = 30

@@ -45,7 +45,7 @@ def bare_files_and_commits(folder: Path, files: int, runs: int) -> Json:
         "commits": commits,
         "seconds": round(seconds, 3),
         "how": f"no SR: the same number of files of {FILE_BYTES} bytes (temporary, fsync, link, directory fsync) "
-        f"from {WRITER_THREADS} threads, beside {COMMITS_PER_GROUP} SQLite WAL FULL commits of "
+        f"from {WRITER_THREADS} threads, and at the same time {COMMITS_PER_GROUP} SQLite WAL FULL commits of "
         f"{RUNS_PER_COMMIT} rows of 1 KB per {RUNS_PER_COMMIT} runs",
     }
 

@@ -88,6 +88,6 @@ def _row(entry: Mapping[str, Any]) -> Sequence[str]:
     if "error" in entry:
         return (str(entry["name"]), "FAILED", "", "", "no", "")
     reference = entry.get("reference", {})
-    beside = f"{reference['value']:g} {reference['unit']}" if reference else ""
+    shown = f"{reference['value']:g} {reference['unit']}" if reference else ""
     met = "yes" if entry["met"] else "NO"
-    return (str(entry["name"]), f"{entry['value']:g}", str(entry["unit"]), str(entry["target"]), met, beside)
+    return (str(entry["name"]), f"{entry['value']:g}", str(entry["unit"]), str(entry["target"]), met, shown)

@@ -20,8 +20,8 @@ DESCRIPTION: Final = """\
 Measure the stream consumer, with the real KCL between, and print one JSON object.
 
 Runs against the endpoint that SR_KINESIS_ENDPOINT_URL (and SR_KINESIS_DYNAMODB_ENDPOINT_URL) name, with the
-production timings unless told otherwise. Every measurement has a stream and a world of its own, and checks that what
-was timed was really done: every record has exactly one disposition.
+production timings unless --timing fast is given. Every measurement has a stream and a world of its own, and checks
+that what was timed was really done: every record has exactly one disposition.
 
     scripts/bench_kinesis.py --only admit,latency,start,takeover,kills [--records N] [--kill-records N]
 """

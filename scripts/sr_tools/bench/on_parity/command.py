@@ -34,10 +34,10 @@ progress on stderr. Engine runs and documents go to S3 and are removed again; th
 authority is a schema of its own, which is dropped. Nothing else is touched.
 
   known_world   many requests for one engine run: rates, S3 calls and statements per run,
-                beside the same calls by a plain client
+                next to the same calls by a plain client
   new_worlds    the same with an engine run each
   latency       requests at a steady rate: p50 and p99 to READY, and to the bus
-  streaming     large outputs, all of them read: GB/s beside plain GETs
+  streaming     large outputs, all of them read: GB/s next to plain GETs
   outage        Postgres goes away and comes back: nothing lost, seconds until it goes on
 """
 EPILOG: Final = """\

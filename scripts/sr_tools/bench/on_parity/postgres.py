@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Schema:
-    """A schema of its own, with a connection that looks into it."""
+    """A schema of its own, with a connection of the bench to it."""
 
     def __init__(self, dsn: str) -> None:
         self.name = f"sr_bench_{secrets.token_hex(6)}"

@@ -81,7 +81,7 @@ class ParityWorld(World):
             return {str(name): int(count) for name, count in counts.items()}
         except (IndexError, ValueError, KeyError, TypeError) as error:
             tail = log_tail(self.logs[-1])
-            raise CheckFailedError(f"the daemon did not tell its counts at the end; {tail}") from error
+            raise CheckFailedError(f"the daemon did not log its counts at the end; {tail}") from error
 
     def drop_steadily(self, request: Json, name: str, rate: float, seconds: float) -> list[str]:
         """Drop requests at a steady rate; returns run ids."""

@@ -17,9 +17,10 @@ from streaming import (
     requests_of,
     run_ids,
     seed_leases,
-    until,
 )
 from support import COMMAND
+
+from sr_tools.waiting import until
 
 pytestmark = [pytest.mark.localstack, pytest.mark.skipif(not ENDPOINT, reason=WHY_NOT)]
 

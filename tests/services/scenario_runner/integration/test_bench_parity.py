@@ -159,9 +159,9 @@ def test_one_missing_ready_of_a_running_daemon_is_found(tmp_path: Path, name: st
     assert "1 missing" in failed(tmp_path / "worlds", name, script(tmp_path / "losing", body))
 
 
-def test_a_daemon_that_does_not_tell_its_counts_is_no_measurement(tmp_path: Path) -> None:
+def test_a_daemon_that_does_not_log_its_counts_is_no_measurement(tmp_path: Path) -> None:
     silent = script(tmp_path / "silent", f'{REAL} "$@" 2>&1 | grep -v counts >&2')
-    assert "did not tell its counts" in failed(tmp_path / "worlds", "known_world", silent)
+    assert "did not log its counts" in failed(tmp_path / "worlds", "known_world", silent)
 
 
 def test_a_facts_view_with_other_bytes_is_found(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import delete_guards
 
 pytestmark = pytest.mark.unit
 
@@ -47,13 +47,7 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due IS NULL);
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("delete_guards", REPO / "scripts/delete_guards.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return delete_guards
 
 
 def test_refusals_checks_and_terms_are_guards_and_other_statements_are_not(script: Any) -> None:
