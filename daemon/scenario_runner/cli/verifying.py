@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scenario_runner.authority.base import RunRow
 from scenario_runner.authority.connect import connect_authority
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.looking import never_started, require_marked
@@ -184,11 +184,11 @@ def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
 def _stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
     """Looks through the stream from when the run became READY: a record cannot be asked for by its message id."""
 
-    def read(message_id: str, run_id: str) -> bytes | NotSeen | None:
+    def read(message_id: str, run_id: str) -> bytes | SearchInconclusive | None:
         try:
             ready_us = to_micros(parse_instant(_status_of(run_id, ledger, "updated_at_utc")))
         except ValueError:
-            return NotSeen("run_status does not say when the run became READY, so there is nowhere to begin")
+            return SearchInconclusive("run_status does not say when the run became READY, so there is nowhere to begin")
         return stream.find(message_id, run_id, ready_us)
 
     return read

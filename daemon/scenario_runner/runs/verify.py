@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scenario_runner.artifacts.base import Artifacts, RunRoot
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.authority.base import RunRow
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
@@ -44,7 +44,7 @@ from scenario_runner.runs.packs import Packs
 from scenario_runner.runs.requirements import Known, Named, Origin, Unknown, pinned_inputs, pinned_plan
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
-ReadSignal = Callable[[str, str], bytes | NotSeen | None]
+ReadSignal = Callable[[str, str], bytes | SearchInconclusive | None]
 _TRIES: Final = 3
 #: What was admitted under bounds of its own may be verified however large it is.
 _ANY_EXTENT: Final = EvidenceBounds(1 << 62, 10_000_000, 366 * 86400)
@@ -194,7 +194,7 @@ class Verifier:
         )
         message_id = ready_message_id(run_id, view["bundle_hash"])
         raw = self._read_signal(message_id, run_id)
-        if isinstance(raw, NotSeen):
+        if isinstance(raw, SearchInconclusive):
             found.not_possible("READY is on the control bus", f"message {message_id}: {raw.why}")
             return
         if not found.expect("READY is on the control bus", ok=raw is not None, detail=f"no message {message_id}"):

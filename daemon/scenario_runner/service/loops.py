@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import structlog
@@ -17,7 +16,6 @@ from scenario_runner.artifacts.budget import BATCH_SHARE, Share
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
-from scenario_runner.relay.relay import Lane
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.known_large import Deferred
 from scenario_runner.service.long_lane import LongLane
@@ -57,14 +55,6 @@ def next_batch(size: int, driven: int, seconds: float) -> int:
     return size
 
 
-class _LaneOfRelay:
-    """A lane of the relay with its signals: there is something to do; deliver what is owed now, and end."""
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-        self.wanted, self.last = threading.Event(), threading.Event()
-
-
 def _join(threads: Iterable[threading.Thread]) -> None:
     for thread in threads:
         thread.join()
@@ -85,7 +75,8 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._runs_wanted = threading.Event()
         self._batch = _FIRST_BATCH
-        self._lanes = [_LaneOfRelay(lane) for lane in daemon.relay]
+        self._relay_wanted = threading.Event()
+        self._last_delivery = threading.Event()
         self._drained = threading.Event()
         self._poll = daemon.wiring.poll_seconds
         self._long = LongLane(daemon.wiring.runner_workers, self._drive_long)
@@ -107,7 +98,7 @@ class Supervisor:
         if self._has(Role.RUNNER):
             self._long.start()
         sources = [*self._start(Role.INTAKE, self._intake), *self._start(Role.RUNNER, self._runner)]
-        lanes = [self._start(Role.RELAY, partial(self._relay, lane)) for lane in self._lanes]
+        relay = self._start(Role.RELAY, self._relay)
         keepers = [
             self._thread(Role.HOUSEKEEPING, self._renewing),
             self._thread(Role.HOUSEKEEPING, self._housekeeping),
@@ -116,7 +107,7 @@ class Supervisor:
         idle = False
         while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else 1.0):
             idle = self._until_idle and self._looks_idle()
-        self._stop(sources, lanes, keepers)
+        self._stop(sources, relay, keepers)
         if self._failure is not None:
             raise self._failure
         _log.info("stopped", role=self._role, idle=idle, counts=counted())
@@ -139,7 +130,7 @@ class Supervisor:
         return thread
 
     def _stop(
-        self, sources: list[threading.Thread], lanes: list[list[threading.Thread]], keepers: list[threading.Thread]
+        self, sources: list[threading.Thread], relay: list[threading.Thread], keepers: list[threading.Thread]
     ) -> None:
         """What makes work stops first, what delivers it last; leases are renewed to the end."""
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
@@ -150,10 +141,9 @@ class Supervisor:
         if not self._long.stop(max(1.0, seconds - (time.monotonic() - began))):
             _log.error("an examination does not end; it is left behind, and its lease runs out")
         self._daemon.leases.give_back()
-        for lane, threads in zip(self._lanes, lanes, strict=True):
-            lane.last.set()
-            lane.wanted.set()
-            _join(threads)
+        self._last_delivery.set()
+        self._relay_wanted.set()
+        _join(relay)
         self._drained.set()
         _join(keepers)
 
@@ -232,23 +222,21 @@ class Supervisor:
         return []
 
     def _wake_relay(self) -> None:
-        for lane in self._lanes:
-            lane.wanted.set()
+        self._relay_wanted.set()
 
-    def _relay(self, lane: "_LaneOfRelay") -> None:
-        """Deliver as long as something is delivered; then look whether something is owed, which costs less."""
+    def _relay(self) -> None:
+        """Deliver batch after batch; when a batch delivered nothing, ask before the next claim, which costs less."""
         quiet, busy = 0.0, False
         while True:
-            last = lane.last.is_set()
-            lane.wanted.clear()
-            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._with_retries(lane.lane.owed):
-                quiet, busy = 0.0, self._with_retries(lane.lane.step) > 0
+            last = self._last_delivery.is_set()
+            self._relay_wanted.clear()
+            if busy or last or quiet >= _RELAY_SWEEP_SECONDS or self._with_retries(self._daemon.relay.has_pending):
+                quiet, busy = 0.0, self._with_retries(self._daemon.relay.step) > 0
                 if busy:
-                    self._wake_relay()
                     continue
             if last:
                 return
-            lane.wanted.wait(self._poll)
+            self._relay_wanted.wait(self._poll)
             quiet += self._poll
 
     def _renewing(self) -> None:

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.relay.relay import Lane, Projections, Publications
+from scenario_runner.relay.relay import Relay
 from scenario_runner.runs.driver import RunDriver
 from scenario_runner.runs.evaluation import EvaluationMemory
 from scenario_runner.runs.leases import Leases
@@ -166,7 +165,7 @@ class Daemon:
     intake: Intake
     leases: Leases
     driver: RunDriver
-    relay: Sequence[Lane]
+    relay: Relay
     stopping: threading.Event
 
 
@@ -207,9 +206,6 @@ def wire_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
         driver=RunDriver(authority, ledger, artifacts, packs, leases, memory, time.sleep, beside, looks),
-        relay=[
-            Projections(authority, ledger, make_owner()),
-            Publications(authority, open_publisher(wiring, spool, pool), make_owner()),
-        ],
+        relay=Relay(authority, ledger, open_publisher(wiring, spool, pool), make_owner()),
         stopping=stopping,
     )
