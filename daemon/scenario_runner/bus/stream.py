@@ -31,11 +31,13 @@ MAX_REQUEST_BYTES: Final = 5 << 20
 _RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=2.0, jitter=True, deadline_seconds=10.0)
 """A shard that takes no more records this second takes some in the next; the relay waits for longer outages."""
 
-#: Longer than any answer of a service that works; a call that takes longer is tried again within the deadline.
+#: Longer than a handshake within one region takes; a call that takes longer is tried again within the deadline.
 _CONNECT_SECONDS: Final = 2.0
+#: Longer than the service takes for its largest answer, 10 MB.
 _READ_SECONDS: Final = 5.0
 #: The relay, the intake and KCL's checks each use few connections at a time.
 _CONNECTIONS: Final = 8
+#: From this HTTP status on the service failed, not the request.
 _SERVER_ERROR: Final = 500
 _TRANSIENT: Final = frozenset(
     {
@@ -44,8 +46,9 @@ _TRANSIENT: Final = frozenset(
         "KMSThrottlingException", "RequestTimeout", "RequestTimeoutException", "ResourceInUseException",
     }
 )  # fmt: skip
-#: Bounds of one search, which a person waits for: beyond them it is inconclusive.
+#: A search that read so many records is inconclusive: `verify` asks for one record whose time it knows.
 _SEARCHED_RECORDS: Final = 200_000
+#: So is one that took so long: a person waits for it.
 _SEARCH_SECONDS: Final = 30.0
 #: One GetRecords takes at most 10,000.
 _READ_RECORDS: Final = 10_000

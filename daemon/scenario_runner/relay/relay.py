@@ -21,9 +21,11 @@ from scenario_runner.counters import count
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.retry import RetryPolicy
 
+#: Runs whose documents are written together: far less than a lease of work, also where every document has to be read
+#: and replaced one by one.
 _DOCUMENT_BATCH: Final = 64
+#: Signals that are published together: a signal is one write, a run has three documents.
 _SIGNAL_BATCH: Final = 128
-"""Both take far less than a lease, also where every document has to be read and replaced one by one."""
 
 #: For how long a batch is claimed. A relay that is killed in a batch delays what it had claimed by no more.
 _LEASE_US: Final = 30 * MICROS
@@ -79,8 +81,9 @@ class Relay:
             self._authority.expire_owner(self._owner)
         self._may_hold_leases = True
         delivered = self._deliver()
-        # A claim that was lost on the way back was repeated and found nothing, since all was leased to us. That cannot
-        # be told from leases of another relay, so whenever nothing is delivered of what is pending ours are expired.
+        # When the answer to a claim is lost, the claim is repeated and finds nothing: all is leased to us already. From
+        # here that looks like leases of another relay. So our leases are expired whenever nothing could be delivered of
+        # what is pending.
         self._may_hold_leases = not delivered and self.has_pending()
         return delivered
 
