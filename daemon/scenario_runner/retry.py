@@ -1,6 +1,6 @@
 """The one retry policy: how long to pause after a failure, and a call that is tried again at that pace.
 
-Whoever retries says which errors may go away by themselves. What is tried again must be safe to run twice.
+The caller says which errors may go away by themselves. What is tried again must be safe to run twice.
 """
 
 import random
@@ -49,7 +49,7 @@ class RetryPolicy:
 
 
 def _ignore(_failure: BaseException, _pause: float) -> None:
-    """Say nothing about a failure."""
+    """Ignore a failure."""
 
 
 def with_retries(
@@ -120,7 +120,7 @@ def _tenacity(
         retry=tenacity.retry_if_exception(retry_on),
         wait=pause,
         stop=tenacity.stop_any(*stops),
-        before_sleep=report_and_wait,  # waits here and not in `sleep`, which is not told which error to raise
+        before_sleep=report_and_wait,  # waits here: `sleep` is not given the error that an ended wait must raise
         sleep=lambda _seconds: None,
         reraise=True,
     )

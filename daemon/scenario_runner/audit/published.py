@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from scenario_runner.audit.documents import PublishedDocuments, PublishedView
 from scenario_runner.audit.findings import Findings
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
@@ -15,7 +15,7 @@ from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.states import RunState, SignalKind
 from scenario_runner.gates.receipts import ABSENT_NOTE, bundle_hash_of
 
-ReadSignal = Callable[[str, str], bytes | NotSeen | None]
+ReadSignal = Callable[[str, str], bytes | SearchInconclusive | None]
 """Envelope bytes on the control bus for a message id and a run id; None when there are none, or why nobody can say."""
 
 
@@ -88,7 +88,7 @@ def check_ready(
 def _ready_envelope(message_id: str, run_id: str, read_signal: ReadSignal, found: Findings) -> Envelope | None:
     check = "READY is on the control bus"
     raw = read_signal(message_id, run_id)
-    if isinstance(raw, NotSeen):
+    if isinstance(raw, SearchInconclusive):
         found.not_possible(check, f"message {message_id}: {raw.why}")
         return None
     if not found.expect(check, ok=raw is not None, detail=f"no message {message_id}"):

@@ -1,4 +1,4 @@
-"""The publishing contract; one contract test runs over every backend."""
+"""The contract of publishing; one contract test runs over every backend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,29 +8,41 @@ from scenario_runner.authority.base import OutboxRow
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What became of one signal.
+class PublishResult:
+    """The result of publishing one signal.
 
     Attributes:
-        error: Empty when it is durably on the bus.
-        lasting: Trying again fails again until somebody acts.
+        outbox_id: The signal.
+        error: Why it is not on the bus; empty when it is, durably.
+        permanent: Whether it fails again until an operator acts.
     """
 
     outbox_id: int
     error: str
-    lasting: bool = False
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class NotSeen:
-    """A message could not be looked for to the end, so nobody can say whether it is on the bus; ``why`` says it."""
+class SearchInconclusive:
+    """A search that ended early, so that nobody can say whether the message is on the bus.
+
+    Attributes:
+        why: Why it ended.
+    """
 
     why: str
 
 
 class SignalPublisher(Protocol):
-    """Puts signals on the control bus, at least once, always with the same message id and bytes."""
+    """Puts signals on the control bus, at least once, always with the same message id and the same bytes."""
 
-    def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
-        """Publish signals in order; a failure of one is reported, not raised."""
+    def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
+        """Publish signals; those of one run in their order.
+
+        Args:
+            rows: Rows of the outbox, at least one.
+
+        Returns:
+            One result for each row, in the order of the rows. A failure is a result, not an exception.
+        """
         ...

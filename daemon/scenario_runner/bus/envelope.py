@@ -1,6 +1,6 @@
 """The envelope around every payload.
 
-An outgoing one is a pure function of its outbox row, so sending it again gives the same bytes.
+The envelope of a signal is a pure function of its outbox row, so sending it again gives the same bytes.
 """
 
 from scenario_runner.authority.base import OutboxRow
@@ -11,7 +11,16 @@ from scenario_runner.contracts.times import format_micros
 
 
 def envelope(topic: str, message_id: str, at_us: int, attributes: Json, partition_key: str, payload: Json) -> bytes:
-    """Canonical bytes of an envelope published at ``at_us`` (microseconds since the epoch)."""
+    """Canonical bytes of an envelope.
+
+    Args:
+        topic: The topic.
+        message_id: The message id.
+        at_us: When it was published, in microseconds since the epoch.
+        attributes: The attributes.
+        partition_key: The partition key.
+        payload: The payload.
+    """
     return canonical_bytes(
         {
             "topic": topic,
@@ -25,7 +34,7 @@ def envelope(topic: str, message_id: str, at_us: int, attributes: Json, partitio
 
 
 def signal_envelope(topic: str, row: OutboxRow) -> bytes:
-    """The envelope of an outgoing signal."""
+    """The envelope of a signal."""
     attributes: Json = {"kind": row.kind.value, **row.attributes}
     return envelope(topic, row.message_id, row.created_us, attributes, row.partition_key, parse_json(row.payload))
 
@@ -35,8 +44,12 @@ def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, reque
     return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)
 
 
-def timeless(data: bytes) -> bytes:
-    """An envelope's bytes without the moment of its publication: all that a re-sent one may differ in."""
+def without_publication_time(data: bytes) -> bytes:
+    """An envelope without ``published_at_utc``, the only field that may differ between two sendings of one message.
+
+    Args:
+        data: Bytes that lie on the bus. Bytes that are not an envelope are returned as they are.
+    """
     try:
         value = parse_json(data)
         return canonical_bytes({**value, "published_at_utc": ""}) if isinstance(value, dict) else data

@@ -1,80 +1,95 @@
 """Publishing signals to a Kinesis stream.
 
-The stream does not order the records of one request when some of them fail, so no request holds two signals of one
-run: they go in rounds, and what could not be put holds back the later signals of its run.
+A request to the stream may fail for some of its records, and the stream does not order those that are sent again. So no
+request holds two signals of one run: signals are sent in rounds, and a signal that could not be sent holds back the
+later signals of its run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from typing_extensions import override
+
 from scenario_runner.authority.base import OutboxRow
-from scenario_runner.bus.base import Published
-from scenario_runner.bus.envelope import signal_envelope, timeless
+from scenario_runner.bus.base import PublishResult, SignalPublisher
+from scenario_runner.bus.envelope import signal_envelope, without_publication_time
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.rounds import rounds_without_repeats
 
-_BEHIND: Final = "an earlier signal of the run is not on the stream yet"
+_HELD_BACK: Final = "an earlier signal of the run is not on the stream yet"
 
 
-class KinesisPublisher:
-    """Publishes signals as records, at least once, the run id being the partition key.
+class KinesisPublisher(SignalPublisher):
+    """Publishes signals as records, at least once; the partition key is the run id.
 
     Args:
-        stream: Where they go.
+        stream: The stream.
         topic: Topic of the envelopes.
     """
 
     def __init__(self, stream: Stream, topic: str) -> None:
         self._stream, self._topic = stream, topic
 
-    def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
-        """See :class:`~scenario_runner.bus.base.SignalPublisher`."""
+    @override
+    def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
         records = [(row.partition_key, signal_envelope(self._topic, row)) for row in rows]
-        errors: dict[int, str] = {}
-        same = self._same(rows, records, errors)
-        fresh = [index for index in range(len(rows)) if index not in same]
-        for positions in rounds_without_repeats([rows[index].run_id for index in fresh]):
-            self._send([fresh[position] for position in positions], rows, records, errors)
-        return [Published(row.outbox_id, errors[same.get(index, index)]) for index, row in enumerate(rows)]
-
-    def _same(
-        self, rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]], errors: dict[int, str]
-    ) -> dict[int, int]:
-        """Rows that share their message id with an earlier one, and which; with other bytes they are refused."""
-        first: dict[str, int] = {}
-        same: dict[int, int] = {}
-        for index, row in enumerate(rows):
-            earlier = first.setdefault(row.message_id, index)
-            if earlier == index:
-                continue
-            if timeless(records[earlier][1]) == timeless(records[index][1]):
-                same[index] = earlier
-            else:
-                same[index] = index
-                errors[index] = f"the message id {row.message_id} already stands for another message"
-        return same
+        repeats = _repeats(rows)
+        errors = _conflicts(rows, records, repeats)
+        once = [index for index in range(len(rows)) if index not in repeats]
+        for positions in rounds_without_repeats([rows[index].run_id for index in once]):
+            self._send([once[position] for position in positions], rows, records, errors)
+        # A repeat stands and falls with the signal that it repeats, unless it is in conflict with it.
+        return [
+            PublishResult(row.outbox_id, errors[index if index in errors else repeats[index]])
+            for index, row in enumerate(rows)
+        ]
 
     def _send(
         self, indices: Sequence[int], rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]],
         errors: dict[int, str],
     ) -> None:  # fmt: skip
-        """Put one signal of each run; what its run's earlier signal holds back is not sent."""
-        stuck: dict[str, int] = {}
+        """Send at most one signal of each run, and note the error of each, or an empty text.
+
+        Args:
+            indices: Which signals.
+            rows: All signals of the batch.
+            records: Partition key and data of each.
+            errors: Errors by index: those of earlier rounds; those of this round are added.
+        """
+        first_failure: dict[str, int] = {}
         for index in sorted(index for index, error in errors.items() if error):
-            stuck.setdefault(rows[index].run_id, index)
-        fitting = []
+            first_failure.setdefault(rows[index].run_id, index)
+        sendable = []
         for index in indices:
             key, data = records[index]
             if len(data) + len(key.encode()) > MAX_RECORD_BYTES:
                 most = MAX_RECORD_BYTES - len(key.encode())
                 errors[index] = f"the signal holds {len(data)} bytes, the stream takes at most {most} under its key"
-            elif stuck.get(rows[index].run_id, index) < index:
-                errors[index] = _BEHIND
+            elif first_failure.get(rows[index].run_id, index) < index:
+                errors[index] = _HELD_BACK
             else:
-                fitting.append(index)
-        answers = self._stream.put([records[index] for index in fitting])
-        errors.update((index, answer.error) for index, answer in zip(fitting, answers, strict=True))
+                sendable.append(index)
+        answers = self._stream.put([records[index] for index in sendable])
+        errors.update((index, answer.error) for index, answer in zip(sendable, answers, strict=True))
+
+
+def _repeats(rows: Sequence[OutboxRow]) -> dict[int, int]:
+    """Signals with the message id of an earlier signal: index of each, and of the earlier one."""
+    first: dict[str, int] = {}
+    indices = enumerate(first.setdefault(row.message_id, index) for index, row in enumerate(rows))
+    return {index: earlier for index, earlier in indices if earlier != index}
+
+
+def _conflicts(
+    rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]], repeats: Mapping[int, int]
+) -> dict[int, str]:
+    """The errors of repeats that have other bytes than the signal that they repeat."""
+    return {
+        index: f"the message id {rows[index].message_id} already stands for another message"
+        for index, earlier in repeats.items()
+        if without_publication_time(records[earlier][1]) != without_publication_time(records[index][1])
+    }
 
 
 def put_request(stream: Stream, run_id: str, data: bytes) -> str:
@@ -84,7 +99,7 @@ def put_request(stream: Stream, run_id: str, data: bytes) -> str:
         The key of its record, as the authority will have it.
 
     Raises:
-        Unavailable: it is not certain that the record is on the stream.
+        Unavailable: It is not certain that the record is on the stream.
     """
     (answer,) = stream.put([(run_id, data)])
     if answer.error:

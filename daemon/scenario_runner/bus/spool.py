@@ -1,7 +1,7 @@
 """The embedded control bus: a spool directory.
 
-``requests/*.json`` in, ``consumed/`` and ``rejected/`` once disposed of, ``{topic}/{message_id}.json`` out. On
-its way a request lies in ``.private/claimed/``.
+Requests are dropped as ``requests/*.json`` and move to ``consumed/`` or ``rejected/`` once they are disposed of; in
+between they lie in ``.private/claimed/``. Signals appear as ``{topic}/{message_id}.json``.
 """
 
 import os
@@ -11,9 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from typing_extensions import override
+
 from scenario_runner.authority.base import OutboxRow
-from scenario_runner.bus.base import Published
-from scenario_runner.bus.envelope import signal_envelope, timeless
+from scenario_runner.bus.base import PublishResult, SignalPublisher
+from scenario_runner.bus.envelope import signal_envelope, without_publication_time
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY
 from scenario_runner.storage.anchored import AnchoredRoot, anchored, fsync_directory
@@ -23,7 +25,7 @@ from scenario_runner.storage.filesystem import FilesystemStore
 PRIVATE: Final = ".private"
 CLAIMED: Final = f"{PRIVATE}/claimed"
 MAX_RECORD_BYTES: Final = 1 << 20
-"""A record of the control bus holds at most 1 MiB, as on Kinesis."""
+"""A message of the control bus holds at most 1 MiB, as on Kinesis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,22 @@ class SpoolPaths:
 
     @property
     def private(self) -> str:
-        """Files on their way."""
+        """Files that are being written or processed; nobody but the daemon opens this folder."""
         return os.path.join(self.root, PRIVATE)
 
     @property
     def claimed(self) -> str:
-        """Requests that an intake has taken and not put away yet, each lot in a folder of its own."""
+        """Requests that an intake has claimed and not moved on yet; each lot of claims is a folder."""
         return os.path.join(self.root, CLAIMED)
 
     def make(self, root: AnchoredRoot | None = None) -> None:
-        """Create what is missing below the root; the root itself only where no identity of it is known.
+        """Create the folders that are missing, and the root itself if no identity of it is known.
 
         Args:
-            root: The root, where it is open already.
+            root: The root, when it is open already.
 
         Raises:
-            Unavailable: the root is not the known one, or a folder cannot be created.
+            Unavailable: The root is another one than the known one, or a folder cannot be created.
         """
         root = root or AnchoredRoot(self.root)
         anchor = root.make()
@@ -82,59 +84,66 @@ def spool_store(root: str | AnchoredRoot, pool: ThreadPoolExecutor | None = None
     return FilesystemStore(root, PRIVATE, pool)
 
 
-class SpoolPublisher:
+class SpoolPublisher(SignalPublisher):
     """Publishes signals as files, write-once.
 
     Args:
-        root: The spool's root.
+        root: Root folder of the spool.
         topic: Folder and topic of the signals.
-        pool: Threads that write.
+        pool: Threads that write; None to write in the calling thread.
     """
 
     def __init__(self, root: str | AnchoredRoot, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
         self._store = spool_store(root, pool)
         self._topic = topic
 
-    def publish(self, rows: Sequence[OutboxRow]) -> list[Published]:
-        """See :class:`~scenario_runner.bus.base.SignalPublisher`."""
+    @override
+    def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
         envelopes = [(f"{self._topic}/{row.message_id}.json", signal_envelope(self._topic, row)) for row in rows]
         fitting = [item for item in envelopes if len(item[1]) <= MAX_RECORD_BYTES]
         made = dict(zip((key for key, _ in fitting), self._store.create_many(fitting), strict=True))
         return [
-            self._published(row.outbox_id, key, data, made.get(key))
+            self._result(row.outbox_id, key, data, made.get(key))
             for row, (key, data) in zip(rows, envelopes, strict=True)
         ]
 
-    def _published(self, outbox_id: int, key: str, data: bytes, made: object) -> Published:
-        """What became of a signal; ``made`` is what its create gave, None when it was too large to be tried."""
+    def _result(self, outbox_id: int, key: str, data: bytes, made: object) -> PublishResult:
+        """The result of one signal.
+
+        Args:
+            outbox_id: The signal.
+            key: Key of its file.
+            data: Its envelope.
+            made: What creating the file returned; None when the signal is too large, so that it was not tried.
+        """
         if made is None:
             problem = f"the signal holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}"
-            return Published(outbox_id, problem, lasting=True)
+            return PublishResult(outbox_id, problem, permanent=True)
         if isinstance(made, Unavailable):
-            return Published(outbox_id, made.detail)
+            return PublishResult(outbox_id, made.detail)
         try:
             stored = None if made else self._store.read(key, MAX_RECORD_BYTES)
         except UnreadableObjectError as error:
-            return Published(outbox_id, error.detail, lasting=True)
+            return PublishResult(outbox_id, error.detail, permanent=True)
         except ScenarioRunnerError as error:
-            return Published(outbox_id, error.detail)
-        if made or (stored is not None and timeless(stored.data) == timeless(data)):
-            return Published(outbox_id, "")
-        return Published(
-            outbox_id, f"{self._store.locate(key)} already holds another message; move it away", lasting=True
+            return PublishResult(outbox_id, error.detail)
+        if made or (stored is not None and without_publication_time(stored.data) == without_publication_time(data)):
+            return PublishResult(outbox_id, "")
+        return PublishResult(
+            outbox_id, f"{self._store.locate(key)} already holds another message; move it away", permanent=True
         )
 
 
 def drop_request(spool: str | AnchoredRoot, message_id: str, data: bytes) -> str:
     """Drop a request durably into the spool: written under a hidden name, then renamed into place.
 
-    Whoever may write to ``requests/`` may do so; the caller's umask decides who may read the file.
+    Every user who may write to ``requests/`` may do so; the caller's umask decides who may read the file.
 
     Returns:
-        Where it lies.
+        The path of the file.
 
     Raises:
-        Unavailable: it could not be written; nothing was dropped.
+        Unavailable: It could not be written; nothing was dropped.
     """
     root = anchored(spool)
     folder = SpoolPaths(root.path).requests

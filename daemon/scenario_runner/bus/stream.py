@@ -1,7 +1,7 @@
-"""One Kinesis stream, spoken to with boto3: is it there, put records, look for a message.
+"""One Kinesis stream, used through boto3: check that it exists, put records, search for a message.
 
-Answers are turned into this project's errors here; nothing of boto3 leaves the room. boto3 is imported when a stream
-is first spoken to. Its own retries are off: a put is tried again by the one policy, with the same bytes.
+Errors of boto3 become errors of this project here. boto3 is imported when a stream is first used. Its own retries are
+off: calls are tried again by the retry policy, and a put always with the same bytes.
 """
 
 import hashlib
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
+from scenario_runner.bus.batching import bounded_batches
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in_short
 from scenario_runner.contracts.times import MICROS
@@ -19,46 +20,61 @@ from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.aws import sdk_client
 
 MAX_RECORD_BYTES: Final = 1 << 20
-"""Data and partition key of one record."""
+"""Limit of the service for data and partition key of one record."""
+
 MAX_REQUEST_RECORDS: Final = 500
+"""Limit of the service for one PutRecords."""
+
 MAX_REQUEST_BYTES: Final = 5 << 20
+"""Limit of the service for one PutRecords, partition keys included."""
+
 _RETRY: Final = RetryPolicy(first_seconds=0.05, most_seconds=2.0, jitter=True, deadline_seconds=10.0)
 """A shard that takes no more records this second takes some in the next; the relay waits for longer outages."""
 
+#: Longer than a handshake within one region takes; a call that takes longer is tried again within the deadline.
 _CONNECT_SECONDS: Final = 2.0
+#: Longer than the service takes for its largest answer, 10 MB.
 _READ_SECONDS: Final = 5.0
+#: The relay, the intake and KCL's checks each use few connections at a time.
+_CONNECTIONS: Final = 8
+#: From this HTTP status on the service failed, not the request.
 _SERVER_ERROR: Final = 500
-_PASSING: Final = frozenset(
+_TRANSIENT: Final = frozenset(
     {
         "ProvisionedThroughputExceededException", "LimitExceededException", "ThrottlingException", "Throttling",
         "InternalFailure", "InternalFailureException", "ServiceUnavailable", "RequestLimitExceeded",
         "KMSThrottlingException", "RequestTimeout", "RequestTimeoutException", "ResourceInUseException",
     }
 )  # fmt: skip
-_LOOK_RECORDS: Final = 200_000
-_LOOK_SECONDS: Final = 30.0
+#: A search that read so many records is inconclusive: `verify` asks for one record whose time it knows.
+_SEARCHED_RECORDS: Final = 200_000
+#: So is one that took so long: a person waits for it.
+_SEARCH_SECONDS: Final = 30.0
+#: One GetRecords takes at most 10,000.
+_READ_RECORDS: Final = 10_000
 _NEAR_MARGIN_US: Final = 300 * MICROS
-"""Where a search begins, before the moment on our clock: records carry the stream's."""
+"""How far before the given time a search starts: that is a time of our clock, records carry the stream's."""
 
 _FAR_MARGIN_US: Final = 7200 * MICROS
-"""Where it begins anew when nothing was found: the stream's clock may be an hour or two behind ours."""
+"""How far before it starts again when nothing was found: the stream's clock may be two hours behind ours."""
 
+#: The service allows five reads a second and shard.
 _READS_PAUSE_SECONDS: Final = 0.2
 
 
-class _PassingError(Exception):
-    """An answer that may be another one in a moment; ``args[0]`` says it."""
+class _TransientError(Exception):
+    """An error after which the same call may succeed; ``args[0]`` is its text."""
 
 
-def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, _PassingError)
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, _TransientError)
 
 
 def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any:  # noqa: ANN401 - boto3 has no types
     """A boto3 client without retries of its own.
 
     Raises:
-        ConfigurationError: boto3 is not installed, or nothing names a region.
+        ConfigurationError: Boto3 is not installed, or nothing names a region.
     """
     try:
         from botocore.config import Config  # noqa: PLC0415 - slow to import, and an extra
@@ -72,27 +88,33 @@ def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any
         )
     config = Config(
         connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1},
-        max_pool_connections=8,
+        max_pool_connections=_CONNECTIONS,
     )  # fmt: skip
     return sdk_client(service, region, endpoint_url, config)
 
 
 def failure_of(error: Exception) -> tuple[str, str, bool]:
-    """A boto3 error as (code, sentence, whether it may pass)."""
+    """A boto3 error as (code, sentence, whether the same call may succeed later)."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        passing = type(error).__module__.startswith(("botocore", "urllib3", "http")) or isinstance(error, OSError)
-        lasting = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
-        return type(error).__name__, f"{type(error).__name__}: {in_short(error)}", passing and not lasting
+        transient = type(error).__module__.startswith(("botocore", "urllib3", "http")) or isinstance(error, OSError)
+        permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
+        return type(error).__name__, f"{type(error).__name__}: {in_short(error)}", transient and not permanent
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
     message = response.get("Error", {}).get("Message", "")
-    return code, f"{code}: {message}", code in _PASSING or status >= _SERVER_ERROR
+    return code, f"{code}: {message}", code in _TRANSIENT or status >= _SERVER_ERROR
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
-    """Where a record lies, or why it is not on the stream."""
+class PutResult:
+    """Where a record lies on the stream, or why it is not there.
+
+    Attributes:
+        shard_id: The shard; empty when there was an error.
+        sequence_number: The sequence number; empty when there was an error.
+        error: Why the record is not on the stream; empty when it is.
+    """
 
     shard_id: str = ""
     sequence_number: str = ""
@@ -128,16 +150,16 @@ class Stream:
         """The boto3 client, made when first wanted."""
         return self.connect("kinesis", self.region, self.endpoint_url)
 
-    def ask(self, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
-        """Call an operation that may be repeated.
+    def call(self, operation: str, **arguments: Any) -> Any:  # noqa: ANN401
+        """Call an operation that is safe to repeat.
 
         Raises:
-            ConfigurationError: the stream does not exist, or the caller may not do this.
-            Unavailable: no answer before the deadline of the retries.
+            ConfigurationError: The stream does not exist, or the caller may not do this.
+            Unavailable: No answer before the deadline of the retries.
         """
         try:
-            return with_retries(lambda: self._once(operation, arguments), self.retry, _is_passing, wait=self.sleep)
-        except _PassingError as error:
+            return with_retries(lambda: self._once(operation, arguments), self.retry, _is_transient, wait=self.sleep)
+        except _TransientError as error:
             raise Unavailable(f"stream {self.name}: {error}") from error
 
     def _once(self, operation: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -146,9 +168,9 @@ class Stream:
         except ConfigurationError:
             raise
         except Exception as error:
-            code, sentence, passing = failure_of(error)
-            if passing:
-                raise _PassingError(sentence) from error
+            code, sentence, transient = failure_of(error)
+            if transient:
+                raise _TransientError(sentence) from error
             if code == "ResourceNotFoundException":
                 raise ConfigurationError(
                     f"stream {self.name}", "it does not exist", "create it, or correct control_bus_stream"
@@ -163,8 +185,8 @@ class Stream:
         """The stream's status.
 
         Raises:
-            ConfigurationError: it does not exist, or may not be described.
-            Unavailable: it does not answer, or is being created or deleted.
+            ConfigurationError: It does not exist, or may not be described.
+            Unavailable: It does not answer, or is being created or deleted.
         """
         status = str(self._summary()["StreamStatus"])
         if status not in ("ACTIVE", "UPDATING"):
@@ -172,25 +194,25 @@ class Stream:
         return status
 
     def identity(self) -> str:
-        """The stream's ARN and when it was created, in milliseconds: another stream of its name has another one.
+        """The stream's ARN and the time of its creation in milliseconds: unique also among streams of one name.
 
         Raises:
-            ConfigurationError: it does not exist, or may not be described.
-            Unavailable: it does not answer.
+            ConfigurationError: It does not exist, or may not be described.
+            Unavailable: It does not answer.
         """
         summary = self._summary()
         return f"{summary['StreamARN']}@{round(summary['StreamCreationTimestamp'].timestamp() * 1000)}"
 
     def _summary(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self.ask("describe_stream_summary", StreamName=self.name)["StreamDescriptionSummary"]
+        answer: dict[str, Any] = self.call("describe_stream_summary", StreamName=self.name)["StreamDescriptionSummary"]
         return answer
 
     def shards(self) -> list[dict[str, Any]]:
-        """Every shard that the stream still has, open and closed."""
+        """All shards of the stream, open and closed, until their records have expired."""
         found: list[dict[str, Any]] = []
         arguments: dict[str, Any] = {"StreamName": self.name}
         while True:
-            page = self.ask("list_shards", **arguments)
+            page = self.call("list_shards", **arguments)
             found += page["Shards"]
             if not page.get("NextToken"):
                 return found
@@ -198,18 +220,24 @@ class Stream:
 
     # --- putting
 
-    def put(self, records: Sequence[tuple[str, bytes]]) -> list[Put]:
-        """Put (partition key, data) pairs; one answer for each.
+    def put(self, records: Sequence[tuple[str, bytes]]) -> list[PutResult]:
+        """Put records.
 
-        When an answer is lost the pair is sent again, so a record may be on the stream twice, with the same bytes.
+        When an answer is lost the records are sent again. So a record may be on the stream twice, with the same bytes.
+
+        Args:
+            records: Partition key and data of each.
+
+        Returns:
+            One result for each record, in their order.
         """
-        answers: list[Put] = []
-        for request in _requests(records):
+        answers: list[PutResult] = []
+        for request in bounded_batches(records, _weight, MAX_REQUEST_RECORDS, MAX_REQUEST_BYTES):
             answers += self._put_request(request)
         return answers
 
-    def _put_request(self, records: Sequence[tuple[str, bytes]]) -> list[Put]:
-        answers = [Put(error="not tried")] * len(records)
+    def _put_request(self, records: Sequence[tuple[str, bytes]]) -> list[PutResult]:
+        answers = [PutResult(error="not tried")] * len(records)
         open_ones = list(range(len(records)))
 
         def attempt() -> None:
@@ -222,63 +250,74 @@ class Stream:
             )
             for index, item in zip(tuple(open_ones), response["Records"], strict=True):
                 code = item.get("ErrorCode")
-                answers[index] = Put(
+                answers[index] = PutResult(
                     item.get("ShardId", ""), item.get("SequenceNumber", ""),
                     f"{code}: {item.get('ErrorMessage', '')}" if code else "",
                 )  # fmt: skip
             open_ones[:] = [index for index in open_ones if answers[index].error]
             if open_ones:
-                raise _PassingError(answers[open_ones[0]].error)
+                raise _TransientError(answers[open_ones[0]].error)
 
         try:
-            with_retries(attempt, self.retry, _is_passing, wait=self.sleep)
-        except (_PassingError, ConfigurationError, Unavailable) as error:
-            why = str(error) if isinstance(error, _PassingError) else error.detail
+            with_retries(attempt, self.retry, _is_transient, wait=self.sleep)
+        except (_TransientError, ConfigurationError, Unavailable) as error:
+            why = str(error) if isinstance(error, _TransientError) else error.detail
             for index in open_ones:
-                answers[index] = Put(error=f"stream {self.name}: {why}")
+                answers[index] = PutResult(error=f"stream {self.name}: {why}")
         return answers
 
-    # --- looking
+    # --- searching
 
-    def find(self, message_id: str, partition_key: str, since_us: int) -> bytes | NotSeen | None:
-        """Look for a message from a moment (microseconds since the epoch) to the tip of the stream.
+    def find(self, message_id: str, partition_key: str, since_us: int) -> bytes | SearchInconclusive | None:
+        """Search for a message from a point in time to the tip of the stream.
 
-        The moment is one of our clock, the stream's may differ: what is not found from shortly before the moment is
-        looked for in the two hours before as well.
+        The time is one of our clock, and the stream's may differ. So a message that is not found from shortly before
+        that time on is searched for in the two hours before, too.
+
+        Args:
+            message_id: The message.
+            partition_key: Its partition key, which says on which shards it can be.
+            since_us: When it was put at the earliest, in microseconds since the epoch.
 
         Returns:
-            The record's data, None when it is certainly not there, or why that cannot be said.
+            The data of its record; None when it is certainly not on the stream; or why that is not known.
         """
         hours = int(self._summary()["RetentionPeriodHours"])
         near_us, far_us = since_us - _NEAR_MARGIN_US, since_us - _FAR_MARGIN_US
-        hashed = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
-        spans = [(shard["ShardId"], shard["HashKeyRange"]) for shard in self.shards()]
-        shards = [name for name, span in spans if int(span["StartingHashKey"]) <= hashed <= int(span["EndingHashKey"])]
-        deadline, budget = self.monotonic() + _LOOK_SECONDS, _LOOK_RECORDS
+        shards = self._shards_of(partition_key)
+        deadline, left = self.monotonic() + _SEARCH_SECONDS, _SEARCHED_RECORDS
         for begin_us, end_us in ((near_us, None), (far_us, near_us)):
             for data in (data for shard_id in shards for data in self._read(shard_id, begin_us, end_us)):
                 if message_id.encode() in data and _message_id(data) == message_id:
                     return data
-                budget -= 1
-                if budget <= 0 or self.monotonic() > deadline:
-                    return NotSeen(f"not among the {_LOOK_RECORDS - budget} records that were looked at; gave up")
+                left -= 1
+                if left <= 0 or self.monotonic() > deadline:
+                    read = _SEARCHED_RECORDS - left
+                    return SearchInconclusive(f"not among the {read} records that were read; gave up")
         if far_us < self.now_us() - hours * 3600 * MICROS:
-            return NotSeen(f"the stream keeps records for {hours} h and the signal is older")
+            return SearchInconclusive(f"the stream keeps records for {hours} h and the signal is older")
         return None
 
+    def _shards_of(self, partition_key: str) -> list[str]:
+        """Ids of the shards, open and closed, that take or took records with a partition key."""
+        # The service maps a key to a shard by its MD5, also where MD5 is not allowed for security.
+        hash_key = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
+        spans = [(shard["ShardId"], shard["HashKeyRange"]) for shard in self.shards()]
+        return [name for name, span in spans if int(span["StartingHashKey"]) <= hash_key <= int(span["EndingHashKey"])]
+
     def _read(self, shard_id: str, begin_us: int, end_us: int | None) -> Iterator[bytes]:
-        """Data of a shard's records from a moment to another, or to its end or tip; empty for each empty answer."""
+        """Data of a shard's records between two times, or to its end or tip; empty bytes for each empty answer."""
         try:
-            iterator = self.ask(
+            iterator = self.call(
                 "get_shard_iterator", StreamName=self.name, ShardId=shard_id, ShardIteratorType="AT_TIMESTAMP",
                 Timestamp=begin_us / MICROS,
             )["ShardIterator"]  # fmt: skip
         except Unavailable as error:
             if end_us is None and "InvalidArgumentException" in error.detail:
-                return  # on the stream's clock the moment has not come yet, so nothing arrived after it
+                return  # on the stream's clock that time lies ahead, so no record has arrived since
             raise
         while iterator:
-            page = self.ask("get_records", ShardIterator=iterator, Limit=10_000)
+            page = self.call("get_records", ShardIterator=iterator, Limit=_READ_RECORDS)
             for record in page["Records"]:
                 if end_us is not None and _arrived_us(record) > end_us:
                     return
@@ -286,7 +325,7 @@ class Stream:
             if not page["Records"]:
                 if not page.get("MillisBehindLatest"):
                     return
-                yield b""
+                yield b""  # lets the search see its deadline
                 self.sleep(_READS_PAUSE_SECONDS)
             iterator = page.get("NextShardIterator")
 
@@ -304,16 +343,7 @@ def _message_id(data: bytes) -> object:
     return document.get("message_id") if isinstance(document, dict) else None
 
 
-def _requests(records: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """Records in requests that the service takes."""
-    request: list[tuple[str, bytes]] = []
-    size = 0
-    for key, data in records:
-        weight = len(key.encode()) + len(data)
-        if request and (len(request) == MAX_REQUEST_RECORDS or size + weight > MAX_REQUEST_BYTES):
-            yield request
-            request, size = [], 0
-        request.append((key, data))
-        size += weight
-    if request:
-        yield request
+def _weight(record: tuple[str, bytes]) -> int:
+    """Bytes of a record as the service counts them."""
+    key, data = record
+    return len(key.encode()) + len(data)

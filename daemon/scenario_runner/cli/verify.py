@@ -12,7 +12,7 @@ from scenario_runner.audit.published import ReadSignal
 from scenario_runner.audit.required import Known, Named, Unknown
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
@@ -232,11 +232,11 @@ def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
 def stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
     """Searches a stream from the moment when the run became READY: a record cannot be read by its message id."""
 
-    def read(message_id: str, run_id: str) -> bytes | NotSeen | None:
+    def read(message_id: str, run_id: str) -> bytes | SearchInconclusive | None:
         try:
             ready_us = to_micros(parse_instant(_status_field(run_id, ledger, "updated_at_utc")))
         except ValueError:
-            return NotSeen("run_status does not say when the run became READY, so there is nowhere to begin")
+            return SearchInconclusive("run_status does not say when the run became READY, so there is nowhere to begin")
         return stream.find(message_id, run_id, ready_us)
 
     return read

@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from scenario_runner.authority.base import Admission, Admitted, Authority
+from scenario_runner.bus.batching import bounded_batches
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.intake.admission_policy import AdmissionPolicy
@@ -131,7 +132,7 @@ class ShardProcessor:
         """Dispose of a batch. KCL also calls this without records, and says how far behind the shard is."""
         if given.records:
             self._write_status(ProcessorState.ADMITTING)
-            for batch in _batches(self._messages(given.records)):
+            for batch in bounded_batches(self._messages(given.records), _size, MAX_RECORDS, MAX_BYTES):
                 self._admit([validate_message(message, self._admission) for message, _ in batch])
                 self._uncheckpointed = batch[-1][1]
         if self._uncheckpointed is not None and self._monotonic() - self._checkpointed_at >= _CHECKPOINT_SECONDS:
@@ -271,15 +272,5 @@ class ShardProcessor:
         self._write_status(ProcessorState.ENDED)
 
 
-def _batches(messages: Iterable[tuple[Message, Position]]) -> Iterator[list[tuple[Message, Position]]]:
-    """Messages in transactions of bounded size, in order."""
-    batch: list[tuple[Message, Position]] = []
-    size = 0
-    for item in messages:
-        if batch and (len(batch) == MAX_RECORDS or size + len(item[0].raw) > MAX_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item[0].raw)
-    if batch:
-        yield batch
+def _size(item: tuple[Message, Position]) -> int:
+    return len(item[0].raw)

@@ -46,6 +46,7 @@ _REREAD_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 5.0
 #: Names in ``rejected/`` and in keys stay below the 255 bytes of a file name with what is put before and after them.
 _LONGEST_SAFE_NAME: Final = 120
+#: The same for a name that a digest is appended to.
 _LONGEST_STEM: Final = 100
 _INCOMPLETE: Final = (
     "If the file was still being written (an incomplete copy): write it under a hidden name, then rename it into "

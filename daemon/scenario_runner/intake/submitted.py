@@ -12,8 +12,9 @@ from scenario_runner.contracts.states import SignalKind
 from scenario_runner.intake.decode import Message, decode, run_id_hint
 from scenario_runner.intake.spool_files import is_request
 
-#: Bounds of one ``status`` command: some seconds of reading, and memory for the list of names.
+#: Files that one ``status`` command reads: some seconds, also on a network file system.
 _MOST_FILES: Final = 10_000
+#: Bytes that it reads: 64 requests of the largest size, or all files of an ordinary size.
 _MOST_BYTES: Final = 64 << 20
 #: Whoever may write to ``requests/`` may leave a link or a FIFO there, which must not be followed or waited for.
 _READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

@@ -90,7 +90,7 @@ def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: I
 
 
 def _disposed(message: Message, decoded: Decoded, disposition: Disposition, detail: str) -> Admission:
-    """A disposition that is final, and of which nobody is told."""
+    """A disposition that is final, and for which no signal is sent."""
     return Admission(
         message.key, decoded.kind, decoded.message_id, "", None, disposition, "", detail[:_LONGEST_DETAIL], message.raw,
         message.size,

@@ -61,7 +61,7 @@ class HealthCheck:
 
 
 def _any_died(statuses: Mapping[str, ShardStatus]) -> bool:
-    """Whether a record processor ended without having been told to.
+    """Whether a record processor ended without having announced its end.
 
     KCL ends then too, but only after it has waited in vain for that very processor to finish.
     """

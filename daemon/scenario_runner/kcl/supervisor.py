@@ -38,6 +38,7 @@ _LAUNCHER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lau
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=10.0)
 #: A JVM that ran for so long has initialised, so its end is not one more failure of the same start.
 _HEALTHY_SECONDS: Final = 60.0
+#: Between looks at the process table and the stop event; nothing notices a twentieth of a second.
 _POLL_SECONDS: Final = 0.05
 #: For the JVM to write its last lines, and to end beyond the grace that KCL gives record processors.
 _MARGIN_SECONDS: Final = 3.0

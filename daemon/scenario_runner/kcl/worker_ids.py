@@ -29,6 +29,7 @@ SLOT_VARIABLE: Final = "SR_KCL_SLOT"
 _SLOTS: Final = 64
 #: A killed JVM needs a moment until the kernel has closed its descriptors, and with them the lock.
 _LOCK_WAIT_SECONDS: Final = 10.0
+#: Between tries to lock a slot whose daemon is dead.
 _POLL_SECONDS: Final = 0.05
 #: KCL stores worker ids in DynamoDB and in file names of its metrics; 160 characters hold every host name of DNS.
 _LONGEST_NAME: Final = 160

@@ -1,1 +1,1 @@
-"""Delivering what the authority says is owed: documents to the ledger first, then signals to the control bus."""
+"""Delivers what the authority's rows ask for: documents to the ledger first, then signals to the control bus."""

@@ -1,157 +1,120 @@
-"""The relay: one lane brings documents up to their rows, another publishes the signals whose documents are written.
+"""The relay: writes the documents of runs to the ledger, then publishes the signals whose documents are written.
 
-Every step may be repeated: projections move forward only, signals keep id and bytes. Any number of lanes may run.
+Every step may be repeated: documents are only ever replaced by later ones, and signals keep their id and bytes. Any
+number of relays may run.
 
 What cannot be delivered is tried again, later each time, and delays nothing else. An outage is waited for without end.
-What somebody must put right (an object that is not ours in the place of one of ours) is tried for a day, and then again
-when a daemon starts.
+What an operator must put right (a foreign object in the place of one of ours) is tried for a day, and then again when a
+daemon starts.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from scenario_runner.authority.base import UNTIL_RESTART, Authority, OutboxRow, ProjectionFailure, ProjectionTask
-from scenario_runner.bus.base import Published, SignalPublisher
+from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import count
 from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.retry import RetryPolicy
 
-_PROJECTED: Final = 64
-_PUBLISHED: Final = 128
-"""A batch takes far less than a lease, also where every document of it has to be read and replaced one by one."""
+#: Runs whose documents are written together: far less than a lease of work, also where every document has to be read
+#: and replaced one by one.
+_DOCUMENT_BATCH: Final = 64
+#: Signals that are published together: a signal is one write, a run has three documents.
+_SIGNAL_BATCH: Final = 128
 
+#: For how long a batch is claimed. A relay that is killed in a batch delays what it had claimed by no more.
 _LEASE_US: Final = 30 * MICROS
-_FIRST_PAUSE_SECONDS: Final = 5
-_OUTAGE_PAUSE_SECONDS: Final = 30
-"""Longest pause between tries while the store is away: about a lease, so that little is late when it is back."""
-
-_DRIFT_PAUSE_SECONDS: Final = 15 * 60
-"""Longest pause between tries where somebody must act: seldom enough to cost nothing, soon enough to be noticed."""
-
-_SIGNAL_PAUSE_SECONDS: Final = 60
+#: While the ledger's store is away. The longest pause is a lease, so little is late when the store is back.
+_STORE_RETRY: Final = RetryPolicy(first_seconds=5, most_seconds=30)
+#: While the control bus is away.
+_BUS_RETRY: Final = RetryPolicy(first_seconds=2, most_seconds=60)
+#: Where an operator must act: seldom enough to cost nothing, often enough that the remedy is soon noticed.
+_DRIFT_RETRY: Final = RetryPolicy(first_seconds=5, most_seconds=15 * 60)
+#: How long drift is tried without a restart: within a day whoever is on call has seen it, or will not see it.
 _DRIFT_TRIED_US: Final = 24 * 3600 * MICROS
-"""How long drift is tried by itself: a day, in which whoever is on call has seen it, or will not."""
 
 _log = structlog.get_logger("relay")
 
 
-def _doubled(retries: int, most_seconds: int) -> int:
-    """Microseconds to wait after so many earlier failures."""
-    return min(most_seconds, _FIRST_PAUSE_SECONDS << min(retries, 10)) * MICROS
-
-
-def _drift_until(retries: int, since_us: int, now_us: int) -> int:
-    """When something that a person must put right is tried again."""
-    if now_us - since_us > _DRIFT_TRIED_US:
-        return UNTIL_RESTART
-    return now_us + _doubled(retries, _DRIFT_PAUSE_SECONDS)
-
-
-def _failed(owed: ProjectionTask, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:
-    """Count and report why documents were not written, and say when they are tried again."""
-    run = owed.run
-    log = _log.bind(run_id=run.run_id, tries=run.relay_retries + 1, detail=failure.detail)
-    if isinstance(failure, LedgerDrift):
-        count("relay.drift")
-        until_us = _drift_until(run.relay_retries, run.relay_since_us if run.relay_retries else now_us, now_us)
-        log.error(
-            "something else lies in the place of this run's documents; nothing is published for it until that is moved "
-            "away",
-            reason_code=failure.reason, tried_again=until_us != UNTIL_RESTART,
-        )  # fmt: skip
-    else:
-        count("relay.unavailable")
-        until_us = now_us + _doubled(run.relay_retries, _OUTAGE_PAUSE_SECONDS)
-        log.warning("documents could not be written; they stay owed")
-    return ProjectionFailure(run.run_id, until_us, f"{failure.reason}: {failure.detail}")
-
-
-class Lane(ABC):
-    """A lane of the relay: delivers what it claims.
+class Relay:
+    """Delivers documents and signals.
 
     Args:
-        authority: What is owed.
-        owner: Name of this lane as an owner, of nothing else: what is leased to it is in flight here, or abandoned.
+        authority: Whose rows ask for them.
+        ledger: Where documents go.
+        publisher: Where signals go.
+        owner: Lease owner of this relay and of nothing else. So between two steps nothing that is leased to it is being
+            delivered: what is, was abandoned.
     """
 
-    def __init__(self, authority: Authority, owner: str) -> None:
-        self._authority, self._owner = authority, owner
-        self._abandoned = False
+    def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
+        self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
+        self._may_hold_leases = False
 
-    def step(self) -> int:
-        """Deliver one batch; returns how many documents or signals were delivered.
-
-        What an earlier pass claimed and left, because it was broken off or never heard the answer, is given back first:
-        between two passes nothing is in flight.
+    def has_pending(self) -> bool:
+        """Whether there is a document or a signal to deliver, by this relay or another.
 
         Raises:
-            Unavailable: the authority does not answer.
+            Unavailable: The authority does not answer.
         """
-        if self._abandoned:
+        pending = self._authority.pending()
+        return pending.projections or pending.signals
+
+    def step(self) -> int:
+        """Deliver a batch of documents and a batch of signals.
+
+        What an earlier step claimed and did not deliver is claimed again without waiting for its lease to end: it may
+        have been broken off, or the answer to its claim may have been lost.
+
+        Returns:
+            How many were delivered; 0 means that there is nothing to deliver at the moment.
+
+        Raises:
+            Unavailable: The authority does not answer.
+        """
+        if self._may_hold_leases:
             self._authority.expire_owner(self._owner)
-        self._abandoned = True
+        self._may_hold_leases = True
         delivered = self._deliver()
-        self._abandoned = not delivered and self.owed()
+        # When the answer to a claim is lost, the claim is repeated and finds nothing: all is leased to us already. From
+        # here that looks like leases of another relay. So our leases are expired whenever nothing could be delivered of
+        # what is pending.
+        self._may_hold_leases = not delivered and self.has_pending()
         return delivered
 
-    @abstractmethod
-    def owed(self) -> bool:
-        """True when there is something to deliver, by this lane or another."""
-
-    @abstractmethod
-    def _deliver(self) -> int: ...
-
-
-class Projections(Lane):
-    """Brings documents up to their rows.
-
-    Args:
-        ledger: Where documents go.
-    """
-
-    def __init__(self, authority: Authority, ledger: Ledger, owner: str) -> None:
-        super().__init__(authority, owner)
-        self._ledger = ledger
-
-    def owed(self) -> bool:
-        """See :meth:`Lane.owed`."""
-        return self._authority.pending().projections
-
     def _deliver(self) -> int:
-        owed = self._authority.claim_projections(self._owner, _PROJECTED, _LEASE_US)
-        if not owed:
+        written = self._write_documents()
+        if written == _DOCUMENT_BATCH:
+            # There may be more. They go first, so that a control bus that is away, each call to which takes seconds,
+            # delays documents by one batch of signals at most.
+            return written
+        return written + self._publish_signals()
+
+    # --- documents
+
+    def _write_documents(self) -> int:
+        tasks = self._authority.claim_projections(self._owner, _DOCUMENT_BATCH, _LEASE_US)
+        if not tasks:
             return 0
-        results = list(zip(owed, self._ledger.project_many(owed), strict=True))
-        done = [(item.run.run_id, item.run.event_seq) for item, failure in results if failure is None]
+        results = list(zip(tasks, self._ledger.project_many(tasks), strict=True))
+        done = [(task.run.run_id, task.run.event_seq) for task, failure in results if failure is None]
         if done:
             self._authority.mark_projected(done)
-        failed = [(item, failure) for item, failure in results if failure is not None]
+        failed = [(task, failure) for task, failure in results if failure is not None]
         if failed:
             now_us = self._authority.now_us()
-            self._authority.postpone_projections([_failed(item, failure, now_us) for item, failure in failed])
+            self._authority.postpone_projections([_postponed(task, failure, now_us) for task, failure in failed])
         return len(done)
 
+    # --- signals
 
-class Publications(Lane):
-    """Publishes signals.
-
-    Args:
-        publisher: Where signals go.
-    """
-
-    def __init__(self, authority: Authority, publisher: SignalPublisher, owner: str) -> None:
-        super().__init__(authority, owner)
-        self._publisher = publisher
-
-    def owed(self) -> bool:
-        """See :meth:`Lane.owed`."""
-        return self._authority.pending().signals
-
-    def _deliver(self) -> int:
-        rows = self._authority.claim_signals(self._owner, _PUBLISHED, _LEASE_US)
+    def _publish_signals(self) -> int:
+        rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US)
         if not rows:
             return 0
         results = self._publisher.publish(rows)
@@ -160,19 +123,52 @@ class Publications(Lane):
             self._authority.mark_sent(sent)
         failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.error]
         if failed:
-            self._postpone(failed)
+            self._postpone_signals(failed)
         return len(sent)
 
-    def _postpone(self, failed: list[tuple[OutboxRow, Published]]) -> None:
-        """Put signals off, each by how often it failed."""
-        _log.warning("signals could not be published; they stay owed", count=len(failed), detail=failed[0][1].error)
+    def _postpone_signals(self, failed: Sequence[tuple[OutboxRow, PublishResult]]) -> None:
+        """Postpone signals, each by how often it failed."""
+        detail = failed[0][1].error
+        _log.warning("signals could not be published; they are tried again", count=len(failed), detail=detail)
         now_us = self._authority.now_us()
-        due: dict[int, list[int]] = {}
+        by_time: dict[int, list[int]] = {}
         for row, result in failed:
-            count("relay.signal_drift" if result.lasting else "relay.signal_unavailable")
-            until_us = now_us + min(_SIGNAL_PAUSE_SECONDS, 2 ** min(row.attempts, 10)) * MICROS
-            if result.lasting:
-                until_us = _drift_until(row.attempts - 1, row.created_us, now_us)
-            due.setdefault(until_us, []).append(row.outbox_id)
-        for until_us, outbox_ids in due.items():
+            count("relay.signal_drift" if result.permanent else "relay.signal_unavailable")
+            if result.permanent:
+                until_us = _after_drift(row.attempts, row.created_us, now_us)
+            else:
+                until_us = now_us + _BUS_RETRY.pause_us(row.attempts)
+            by_time.setdefault(until_us, []).append(row.outbox_id)
+        for until_us, outbox_ids in by_time.items():
             self._authority.postpone_signals(outbox_ids, until_us)
+
+
+def _postponed(task: ProjectionTask, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:
+    """Count and log why documents could not be written, and say when they are tried again."""
+    run, failures = task.run, task.run.relay_retries + 1
+    log = _log.bind(run_id=run.run_id, tries=failures, detail=failure.detail)
+    if isinstance(failure, LedgerDrift):
+        count("relay.drift")
+        first_failure_us = run.relay_since_us if run.relay_retries else now_us
+        until_us = _after_drift(failures, first_failure_us, now_us)
+        log.error(
+            "a foreign object lies in the place of a document of this run; nothing is published for it until that "
+            "object is moved away",
+            reason_code=failure.reason, tried_again=until_us != UNTIL_RESTART,
+        )  # fmt: skip
+    else:
+        count("relay.unavailable")
+        until_us = now_us + _STORE_RETRY.pause_us(failures)
+        log.warning("documents could not be written; they are tried again")
+    return ProjectionFailure(run.run_id, until_us, f"{failure.reason}: {failure.detail}")
+
+
+def _after_drift(failures: int, since_us: int, now_us: int) -> int:
+    """When what an operator must put right is tried again.
+
+    Args:
+        failures: How often it failed.
+        since_us: Since when, in microseconds since the epoch.
+        now_us: The time of the authority.
+    """
+    return UNTIL_RESTART if now_us - since_us > _DRIFT_TRIED_US else now_us + _DRIFT_RETRY.pause_us(failures)

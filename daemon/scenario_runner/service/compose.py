@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +29,7 @@ from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.relay.relay import Lane, Projections, Publications
+from scenario_runner.relay.relay import Relay
 from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
@@ -171,7 +170,7 @@ class Daemon:
     intake: Intake
     leases: Leases
     driver: RunDriver
-    relay: Sequence[Lane]
+    relay: Relay
     stopping: threading.Event
 
 
@@ -205,11 +204,7 @@ def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
         driver=_open_driver(wiring, authority, ledger, packs, leases),
-        relay=[
-            # A lease owner each: what is leased to a worker's owner is in flight in that worker and nowhere else.
-            Projections(authority, ledger, make_owner()),
-            Publications(authority, open_publisher(wiring, spool, io_pool), make_owner()),
-        ],
+        relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner()),
         stopping=threading.Event(),
     )
 

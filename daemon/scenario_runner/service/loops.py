@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import structlog
@@ -26,7 +25,6 @@ from scenario_runner.artifacts.budget import BATCH_SHARE, Share
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
-from scenario_runner.relay.relay import Lane
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.bulk_pool import BulkPool
@@ -62,26 +60,12 @@ class Role(StrEnum):
     HOUSEKEEPING = "housekeeping"
 
 
-class _RelayWorker:
-    """A worker of the relay with its two signals.
-
-    Attributes:
-        lane: What it delivers.
-        work: Set when there may be something to deliver.
-        last: Set when it shall deliver what can be delivered now, and end.
-    """
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-        self.work, self.last = threading.Event(), threading.Event()
-
-
 @dataclass(frozen=True)
 class _Threads:
     """The threads of the loops, in the order in which they are stopped."""
 
     sources: list[threading.Thread]
-    relay: list[tuple[_RelayWorker, threading.Thread]]
+    relay: list[threading.Thread]
     upkeep: list[threading.Thread]
 
 
@@ -104,7 +88,8 @@ class Supervisor:
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
         self._runs_wanted = threading.Event()
-        self._relay_workers = [_RelayWorker(lane) for lane in daemon.relay]
+        self._relay_wanted = threading.Event()
+        self._last_delivery = threading.Event()
         self._delivered = threading.Event()
         self._poll = daemon.wiring.poll_seconds
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
@@ -153,9 +138,7 @@ class Supervisor:
         if self._has(Role.RUNNER):
             self._bulk.start()
             sources.append(self._thread(Role.RUNNER, self._drive_runs))
-        relay = []
-        if self._has(Role.RELAY):
-            relay = [(item, self._thread(Role.RELAY, partial(self._deliver, item))) for item in self._relay_workers]
+        relay = [self._thread(Role.RELAY, self._deliver)] if self._has(Role.RELAY) else []
         loops = (self._renew_leases, self._keep_house)  # in every role: each holds leases, or may have to give them up
         return _Threads(sources, relay, [self._thread(Role.HOUSEKEEPING, loop) for loop in loops])
 
@@ -190,7 +173,7 @@ class Supervisor:
         1. Nothing new is taken: intake and the runner finish their batch and end.
         2. Examinations in progress end, or are broken off undecided when their time is over.
         3. The leases of what was not finished are given back, so that another process need not wait for their end.
-        4. The relay workers deliver what all these left, documents before the signals that need them.
+        4. The relay delivers what all these left, documents before the signals that need them.
         5. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
         """
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
@@ -201,10 +184,9 @@ class Supervisor:
         if not self._bulk.stop(max(1.0, seconds - (time.monotonic() - began))):
             _log.error("an examination does not end; it is left behind, and its lease runs out")
         self._daemon.leases.give_back()
-        for worker, thread in threads.relay:
-            worker.last.set()
-            worker.work.set()
-            thread.join()
+        self._last_delivery.set()
+        self._relay_wanted.set()
+        _join(threads.relay)
         self._delivered.set()
         _join(threads.upkeep)
 
@@ -274,24 +256,27 @@ class Supervisor:
         return []
 
     def _wake_relay(self) -> None:
-        for worker in self._relay_workers:
-            worker.work.set()
+        self._relay_wanted.set()
 
-    def _deliver(self, worker: _RelayWorker) -> None:
+    def _deliver(self) -> None:
         """Deliver batch after batch; when a batch delivered nothing, ask before the next claim, which costs less."""
         quiet_seconds, busy = 0.0, False
         while True:
-            # Read before the claim: what was written before `last` was set is then in the claim of the last round.
-            last = worker.last.is_set()
-            worker.work.clear()
-            if busy or last or quiet_seconds >= _RELAY_SWEEP_SECONDS or self._with_retries(worker.lane.owed):
-                quiet_seconds, busy = 0.0, self._with_retries(worker.lane.step) > 0
+            # Read before the claim: what was written before it was set is then in the claim of the last round.
+            last = self._last_delivery.is_set()
+            self._relay_wanted.clear()
+            if (
+                busy
+                or last
+                or quiet_seconds >= _RELAY_SWEEP_SECONDS
+                or self._with_retries(self._daemon.relay.has_pending)
+            ):
+                quiet_seconds, busy = 0.0, self._with_retries(self._daemon.relay.step) > 0
                 if busy:
-                    self._wake_relay()  # a document that was written lets the other worker publish its signal
                     continue
             if last:
                 return
-            worker.work.wait(self._poll)
+            self._relay_wanted.wait(self._poll)
             quiet_seconds += self._poll
 
     def _renew_leases(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from streaming import ENDPOINT, MADE, REGION, TOPIC, WHY_NOT, client, delete_streams, make_stream, records_of
 
 from scenario_runner.authority.base import OutboxRow
-from scenario_runner.bus.base import NotSeen, Published
+from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher, put_request
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
@@ -57,7 +57,7 @@ def row(number: int, kind: SignalKind = SignalKind.READY, **changes: Any) -> Out
 
 def test_what_is_published_is_read_back_byte_for_byte(stream: Stream) -> None:
     rows = [row(number) for number in range(1, 61)]
-    assert KinesisPublisher(stream, TOPIC).publish(rows) == [Published(item.outbox_id, "") for item in rows]
+    assert KinesisPublisher(stream, TOPIC).publish(rows) == [PublishResult(item.outbox_id, "") for item in rows]
     found = {json.loads(record["Data"]).get("message_id"): record for record in records_of(stream.name)}
     for item in rows:
         assert found[item.message_id]["Data"] == signal_envelope(TOPIC, item)
@@ -95,7 +95,7 @@ def test_a_message_is_found_again_by_its_id(stream: Stream) -> None:
 
 
 def test_a_message_older_than_the_retention_is_not_called_missing(stream: Stream) -> None:
-    assert isinstance(stream.find("0" * 64, "a" * 32, row(1).created_us - 10**15), NotSeen)
+    assert isinstance(stream.find("0" * 64, "a" * 32, row(1).created_us - 10**15), SearchInconclusive)
 
 
 def test_a_submitted_request_is_named_by_the_key_that_the_authority_will_know(stream: Stream) -> None:

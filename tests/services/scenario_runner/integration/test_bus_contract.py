@@ -23,7 +23,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from streaming import make_stream
 
 from scenario_runner.authority.base import OutboxRow
-from scenario_runner.bus.base import Published, SignalPublisher
+from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import request_envelope, signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, SpoolPublisher, drop_request
@@ -129,7 +129,7 @@ def row(number: int, payload: Any = None, **changes: Any) -> OutboxRow:
 
 
 def publish(publisher: SignalPublisher, *rows: OutboxRow) -> None:
-    assert publisher.publish(rows) == [Published(item.outbox_id, "") for item in rows]
+    assert publisher.publish(rows) == [PublishResult(item.outbox_id, "") for item in rows]
 
 
 def on_the_bus(backend: Backend, item: OutboxRow) -> bytes:

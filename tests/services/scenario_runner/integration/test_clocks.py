@@ -28,7 +28,7 @@ HOUR = 3600
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
     policies = (outcomes._WAIT_FOR_EVIDENCE, outcomes._WAIT_FOR_INFRASTRUCTURE)
     assert 2 * max(policy.most_seconds for policy in policies) * SECOND <= RUN_HORIZON_US
-    longest_pause = max(relay._SIGNAL_PAUSE_SECONDS, relay._OUTAGE_PAUSE_SECONDS, relay._DRIFT_PAUSE_SECONDS)
+    longest_pause = max(policy.most_seconds for policy in (relay._STORE_RETRY, relay._BUS_RETRY, relay._DRIFT_RETRY))
     assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
     assert relay._LEASE_US < RELAY_HORIZON_US
     longest = next(item.le for item in Wiring.model_fields["lease_seconds"].metadata if hasattr(item, "le"))

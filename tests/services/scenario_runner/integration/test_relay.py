@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, hex32, ready, settle
+from scenario_runner.runs.explain import status_of
 
 from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.base import UNTIL_RESTART
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.bus.base import Published
+from scenario_runner.bus.base import PublishResult
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.counters import counted
-from scenario_runner.relay.relay import Lane, Projections, Publications
+from scenario_runner.relay import relay as relay_module
+from scenario_runner.relay.relay import Relay
 
 pytestmark = pytest.mark.integration
 
@@ -45,24 +47,25 @@ class Flaky:
 
 
 class Sink:
-    """A ledger and a stream that take everything, or nothing."""
+    """A ledger and a stream: documents of runs in ``failures`` and signals of runs in ``taken`` are refused."""
 
     def __init__(self) -> None:
         self.projected: list[str] = []
         self.sent: list[str] = []
         self.failures: dict[str, LedgerDrift | Unavailable] = {}
+        self.taken: set[str] = set()
 
     def project_many(self, owed: Any) -> list[LedgerDrift | Unavailable | None]:
         self.projected += [item.run.run_id for item in owed]
         return [self.failures.get(item.run.run_id) for item in owed]
 
-    def publish(self, rows: Any) -> list[Published]:
+    def publish(self, rows: Any) -> list[PublishResult]:
         self.sent += [row.message_id for row in rows]
-        refused = {row.outbox_id for row in rows if row.run_id in self.failures}
+        refused = {row.outbox_id for row in rows if row.run_id in self.taken}
         return [
-            Published(row.outbox_id, "taken", lasting=True)
+            PublishResult(row.outbox_id, "taken", permanent=True)
             if row.outbox_id in refused
-            else Published(row.outbox_id, "")
+            else PublishResult(row.outbox_id, "")
             for row in rows
         ]
 
@@ -78,12 +81,9 @@ def authority(tmp_path: Path) -> Iterator[SqliteAuthority]:
     made.close()
 
 
-def lanes_of(authority: Any, sink: Sink) -> list[Lane]:
-    """Both lanes of a relay."""
-    return [
-        Projections(authority, sink, "projections"),  # type: ignore[arg-type]
-        Publications(authority, sink, "publications"),
-    ]
+def relay_of(authority: Any, sink: Sink) -> Relay:
+    """A relay that delivers to a sink."""
+    return Relay(authority, sink, sink, "relay")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["before", "after", "unheard"])
@@ -92,14 +92,12 @@ def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_wa
     authority: SqliteAuthority, call: str, how: str
 ) -> None:
     flaky, sink = Flaky(authority), Sink()
-    lanes = lanes_of(flaky, sink)
+    relay = relay_of(flaky, sink)
     flaky.fault = (call, how)
-    if call == "expire_owner":
-        for lane in lanes:
-            lane._abandoned = True
-    for lane in lanes * 4:
+    relay._may_hold_leases = call == "expire_owner"
+    for _ in range(4):
         try:
-            lane.step()
+            relay.step()
         except Unavailable:
             continue
     assert authority.pending().nothing
@@ -111,19 +109,50 @@ def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_wa
 def test_what_another_relay_has_claimed_is_left_to_it(authority: SqliteAuthority) -> None:
     assert len(authority.claim_projections("other", 10, 60_000_000)) == 2
     sink = Sink()
-    assert [lane.step() for lane in lanes_of(authority, sink) * 3] == [0] * 6
+    relay = relay_of(authority, sink)
+    assert [relay.step() for _ in range(6)] == [0] * 6
     assert (sink.projected, sink.sent) == ([], [])
 
 
-def test_a_lane_is_owed_only_what_it_can_deliver(authority: SqliteAuthority) -> None:
+def test_documents_are_written_before_the_signals_that_point_at_them(authority: SqliteAuthority) -> None:
+    order: list[str] = []
+
+    class Ordered(Sink):
+        def project_many(self, owed: Any) -> list[LedgerDrift | Unavailable | None]:
+            order.extend(f"documents of {item.run.run_id}" for item in owed)
+            return super().project_many(owed)
+
+        def publish(self, rows: Any) -> list[PublishResult]:
+            order.extend(f"signal of {row.run_id}" for row in rows)
+            return super().publish(rows)
+
+    relay = relay_of(authority, Ordered())
+    assert relay.has_pending()
+    assert relay.step() == 4
+    assert not relay.has_pending()
+    for run in ("a", "b"):
+        assert order.index(f"documents of {hex32(run)}") < order.index(f"signal of {hex32(run)}")
+
+
+def test_no_signal_is_published_while_its_documents_cannot_be_written(authority: SqliteAuthority) -> None:
     sink = Sink()
-    projections, publications = lanes_of(authority, sink)
-    assert (projections.owed(), publications.owed()) == (True, False)
-    assert publications.step() == 0, "a signal was published before its documents were written"
-    assert projections.step() == 2
-    assert (projections.owed(), publications.owed()) == (False, True)
-    assert publications.step() == 2
-    assert (projections.owed(), publications.owed()) == (False, False)
+    sink.failures[hex32("a")] = OUTAGE
+    relay = relay_of(authority, sink)
+    for _ in range(3):
+        relay.step()
+    assert sink.sent == [message_id for message_id, _, _ in authority.signals(hex32("b")).rows]
+
+
+def test_while_there_are_more_documents_than_one_batch_signals_wait(
+    authority: SqliteAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_DOCUMENT_BATCH", 1)
+    sink = Sink()
+    relay = relay_of(authority, sink)
+    assert [relay.step(), relay.step()] == [1, 1]
+    assert (len(sink.projected), sink.sent) == (2, [])
+    assert relay.step() == 2
+    assert len(sink.sent) == 2
 
 
 # --- what cannot be delivered
@@ -149,11 +178,11 @@ def timed(tmp_path: Path, clock: Clock) -> Iterator[SqliteAuthority]:
     made.close()
 
 
-def pauses(authority: SqliteAuthority, clock: Clock, lane: Lane, tries: int) -> list[float]:
-    """Step a lane whenever the run ``a`` is due; the pauses in seconds after each of some tries."""
+def pauses(authority: SqliteAuthority, clock: Clock, relay: Relay, tries: int) -> list[float]:
+    """Step a relay whenever the run ``a`` is due; the pauses in seconds after each of some tries."""
     found = []
     for _ in range(tries):
-        lane.step()
+        relay.step()
         run = authority.run(hex32("a"))
         assert run is not None
         found.append((run.relay_until_us - clock.now) / SECOND)
@@ -166,8 +195,8 @@ def test_documents_that_drifted_are_tried_later_each_time_while_those_of_other_r
 ) -> None:
     sink, before = Sink(), counted().get("relay.drift", 0)
     sink.failures[hex32("a")] = DRIFT
-    (lane, _) = lanes_of(timed, sink)
-    assert pauses(timed, clock, lane, 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
+    relay = relay_of(timed, sink)
+    assert pauses(timed, clock, relay, 10) == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
     assert sink.projected.count(hex32("b")) == 1
     assert counted()["relay.drift"] == before + 10
     explained = status_of(timed, hex32("a")) or {}
@@ -176,17 +205,17 @@ def test_documents_that_drifted_are_tried_later_each_time_while_those_of_other_r
     assert (owed["tries"], owed["since_utc"]) == (10, format_micros(START))
     assert owed["next_try"] == format_micros(clock.now)
     del sink.failures[hex32("a")]
-    assert lane.step() == 1
+    assert relay.step() == 2, "the documents and the signal"
     assert "documents_owed" not in (status_of(timed, hex32("a")) or {})
 
 
 def test_documents_that_drifted_for_a_day_wait_for_a_daemon_to_start(timed: SqliteAuthority, clock: Clock) -> None:
     sink = Sink()
     sink.failures[hex32("a")] = DRIFT
-    (lane, _) = lanes_of(timed, sink)
+    relay = relay_of(timed, sink)
     run = timed.run(hex32("a"))
     for _ in range(200):
-        lane.step()
+        relay.step()
         run = timed.run(hex32("a"))
         assert run is not None
         if run.relay_until_us == UNTIL_RESTART:
@@ -199,11 +228,11 @@ def test_documents_that_drifted_for_a_day_wait_for_a_daemon_to_start(timed: Sqli
     assert timed.pending().undelivered
     assert not timed.pending().projections, "a drain would never end"
     clock.pass_seconds(1000 * HOUR)
-    assert lane.step() == 0
+    assert relay.step() == 0
     del sink.failures[hex32("a")]
-    assert lane.step() == 0
+    assert relay.step() == 0
     assert timed.resume_deliveries() == 1
-    assert lane.step() == 1
+    assert relay.step() == 2, "the documents and the signal"
 
 
 def test_an_outage_is_waited_for_without_end_and_noticed_soon_when_it_is_over(
@@ -211,10 +240,10 @@ def test_an_outage_is_waited_for_without_end_and_noticed_soon_when_it_is_over(
 ) -> None:
     sink, before = Sink(), counted().get("relay.unavailable", 0)
     sink.failures[hex32("a")] = OUTAGE
-    (lane, _) = lanes_of(timed, sink)
-    assert pauses(timed, clock, lane, 5) == [5, 10, 20, 30, 30]
+    relay = relay_of(timed, sink)
+    assert pauses(timed, clock, relay, 5) == [5, 10, 20, 30, 30]
     clock.pass_seconds(100 * HOUR)
-    assert pauses(timed, clock, lane, 1) == [30]
+    assert pauses(timed, clock, relay, 1) == [30]
     assert counted()["relay.unavailable"] == before + 6
     assert (status_of(timed, hex32("a")) or {})["documents_owed"]["error"] == f"UNAVAILABLE: {OUTAGE.detail}"
 
@@ -223,19 +252,18 @@ def test_a_signal_whose_place_is_taken_is_put_off_by_itself_and_in_the_end_until
     timed: SqliteAuthority, clock: Clock
 ) -> None:
     sink = Sink()
-    projections, publications = lanes_of(timed, sink)
-    assert projections.step() == 2
-    sink.failures[hex32("a")] = DRIFT
-    assert publications.step() == 1, "the other run's signal"
+    relay = relay_of(timed, sink)
+    sink.taken.add(hex32("a"))
+    assert relay.step() == 3, "both runs' documents and the other run's signal"
     for seconds in (5, 10, 20):
         clock.pass_seconds(seconds - 0.1)
         assert len(timed.claim_signals("probe", 10, 1)) == 0
         clock.pass_seconds(0.1)
-        assert publications.step() == 0
+        assert relay.step() == 0
     clock.pass_seconds(25 * HOUR)
-    publications.step()
+    relay.step()
     clock.pass_seconds(25 * HOUR)
     assert timed.claim_signals("probe", 10, 1) == []
     assert timed.resume_deliveries() == 1
-    sink.failures.clear()
-    assert publications.step() == 1
+    sink.taken.clear()
+    assert relay.step() == 1

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError, ReadTimeoutError
 
 from scenario_runner.authority.base import OutboxRow
-from scenario_runner.bus.base import NotSeen, Published
+from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher, put_request
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, MAX_REQUEST_BYTES, Stream
@@ -102,7 +102,7 @@ def row(number: int, run: int | None = None, **changes: Any) -> OutboxRow:
     return replace(made, **changes)
 
 
-def publish(kinesis: FakeKinesis, *rows: OutboxRow, **changes: Any) -> list[Published]:
+def publish(kinesis: FakeKinesis, *rows: OutboxRow, **changes: Any) -> list[PublishResult]:
     return KinesisPublisher(stream_of(kinesis, **changes), TOPIC).publish(rows)
 
 
@@ -113,21 +113,21 @@ def sent(*rows: OutboxRow) -> list[bytes]:
 def test_only_the_records_that_failed_are_sent_again() -> None:
     kinesis = FakeKinesis([lambda _: {1: "ProvisionedThroughputExceededException"}, lambda _: {}])
     rows = [row(1), row(2), row(3)]
-    assert publish(kinesis, *rows) == [Published(number, "") for number in (1, 2, 3)]
+    assert publish(kinesis, *rows) == [PublishResult(number, "") for number in (1, 2, 3)]
     assert [len(request) for request in kinesis.requests] == [3, 1]
     assert kinesis.stream == sent(rows[0], rows[2], rows[1])
 
 
 def test_a_lost_answer_is_sent_again_with_the_same_bytes() -> None:
     kinesis = FakeKinesis(lose=[ReadTimeoutError(endpoint_url="x"), ConnectTimeoutError(endpoint_url="x")])
-    assert publish(kinesis, row(1)) == [Published(1, "")]
+    assert publish(kinesis, row(1)) == [PublishResult(1, "")]
     assert kinesis.stream == sent(row(1)) * 3
 
 
 @pytest.mark.parametrize("code", ["InternalFailure", "LimitExceededException", "AnythingElse"])
 def test_what_may_pass_is_tried_again(code: str) -> None:
     kinesis = FakeKinesis(lose=[refusal(code, 503)])
-    assert publish(kinesis, row(1)) == [Published(1, "")]
+    assert publish(kinesis, row(1)) == [PublishResult(1, "")]
 
 
 @pytest.mark.parametrize("error", [refusal("ResourceNotFoundException"), refusal("AccessDeniedException"),
@@ -154,7 +154,7 @@ def test_throttling_that_lasts_is_reported_and_the_rest_counts_as_sent() -> None
 def test_no_request_holds_two_signals_of_one_run_and_they_keep_their_order() -> None:
     kinesis = FakeKinesis()
     rows = [row(1, run=7), row(2, run=8), row(3, run=7), row(4, run=7), row(5, run=8)]
-    assert publish(kinesis, *rows) == [Published(item.outbox_id, "") for item in rows]
+    assert publish(kinesis, *rows) == [PublishResult(item.outbox_id, "") for item in rows]
     for request in kinesis.requests:
         keys = [item["PartitionKey"] for item in request]
         assert len(keys) == len(set(keys))
@@ -231,7 +231,7 @@ def test_a_message_that_is_not_there_is_missing_only_when_everything_was_read() 
     assert stream_of(FakeKinesis()).find("0" * 64, "key", NOW_US) is None
     old = NOW_US - 25 * 3600 * 1_000_000
     trimmed = stream_of(FakeKinesis()).find("0" * 64, "key", old)
-    assert isinstance(trimmed, NotSeen)
+    assert isinstance(trimmed, SearchInconclusive)
     assert "24 h" in trimmed.why
 
 
@@ -242,7 +242,7 @@ def test_looking_gives_up_and_says_so() -> None:
 
     clock = iter(range(10_000))
     found = stream_of(Endless(), monotonic=lambda: float(next(clock))).find("0" * 64, "key", NOW_US)
-    assert isinstance(found, NotSeen)
+    assert isinstance(found, SearchInconclusive)
     assert "gave up" in found.why
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.audit.findings import Findings
-from scenario_runner.bus.base import NotSeen
+from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.cli.verify import stream_reader
 from scenario_runner.contracts.times import parse_instant, to_micros
 
@@ -45,7 +45,7 @@ def test_the_stream_is_read_from_when_the_run_became_ready() -> None:
 @pytest.mark.parametrize("status", [None, {}, {"updated_at_utc": "yesterday"}, []])
 def test_without_that_moment_the_check_is_not_possible(status: Any) -> None:
     found, asked = read(status)
-    assert isinstance(found, NotSeen)
+    assert isinstance(found, SearchInconclusive)
     assert asked == []
 
 
