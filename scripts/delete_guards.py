@@ -4,7 +4,7 @@ r"""Delete each guard of the code once, in a copy of the tree, and say which del
 A guard is an early refusal (``if ...: raise``, ``if ...: return``, ``if ...: continue``), a call that only checks
 (``check_...``, ``confirm...``, ``require...``, ``probe``), or one term of an ``and`` or ``or`` in a condition.
 
-  scripts/delete_guards.py                            gates/, runs/, ledger/ and intake/ against tier 0
+  scripts/delete_guards.py                            gates/, runs/, ledger/, intake/ and audit/ against tier 0
   scripts/delete_guards.py --list                     only list the guards
   scripts/delete_guards.py --room gates --tests tests/services/scenario_runner/unit/test_hashing_laws.py \
       --tests tests/services/scenario_runner/unit     a quick selection first, a slower one for what that misses
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 REPO: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = "daemon/scenario_runner"
 EQUIVALENT: Final = REPO / "scripts/delete_guards.equivalent.json"
-ROOMS: Final = ("gates", "runs", "ledger", "intake")
+ROOMS: Final = ("gates", "runs", "ledger", "intake", "audit")
 TIER_0: Final = "tests/services/scenario_runner"
 MARKS: Final = "not parity and not localstack and not engine_fixture"
 Node = ast.expr | ast.stmt
