@@ -30,7 +30,6 @@ from scenario_runner.runs.known_large import Deferred
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.packs import Packs
 from scenario_runner.service.compose import make_rules, open_pack, open_schemas
-from scenario_runner.service.loops import next_batch
 from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.integration
@@ -275,18 +274,6 @@ def test_what_was_not_finished_when_the_process_stops_is_given_back_undecided(wo
     assert found is not None
     assert (found.state, found.retries, found.lease_until_us) == (RunState.VERIFYING, 0, 0)
     assert [item.run_id for item in bench.authority.claim("another", 10, LEASE)] == [made["run_id"]]
-
-
-def test_a_batch_grows_while_it_is_quick_and_shrinks_when_those_in_it_wait_for_each_other() -> None:
-    assert next_batch(32, 32, 0.1) == 64
-    assert next_batch(64, 64, 0.1) == 64
-    assert next_batch(32, 5, 0.1) == 32, "a batch that is not full says nothing about a larger one"
-    assert next_batch(32, 32, 0.5) == 32
-    assert next_batch(32, 7, 3.0) == 16
-    sizes = [64]
-    for _ in range(9):
-        sizes.append(next_batch(sizes[-1], sizes[-1], 60.0))
-    assert sizes[-1] == 8
 
 
 def test_a_drain_that_cannot_deliver_what_is_owed_exits_5_and_the_next_one_delivers(world: World) -> None:
