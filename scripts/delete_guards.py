@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 REPO: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = "daemon/scenario_runner"
 EQUIVALENT: Final = REPO / "scripts/delete_guards.equivalent.json"
-ROOMS: Final = ("gates", "evidence", "runs", "ledger", "intake", "authority/sql/sqlite.sql")
+ROOMS: Final = ("gates", "evidence", "runs", "ledger", "intake", "audit", "authority/sql/sqlite.sql")
 TIER_0: Final = "tests/services/scenario_runner"
 MARKS: Final = "not parity and not localstack and not engine_fixture"
 Node = ast.expr | ast.stmt

@@ -14,6 +14,8 @@ from typing import Final
 
 _UNKNOWN: Final = "?"
 _PARTS: Final = 5
+_ENDED: Final = ("Z", "X")
+"""State letters of processes that have ended: zombie and dead."""
 _BOOTED: Final = re.compile(r"(?P<ids>[0-9a-f]+)@(?P<booted>[0-9]+)\.(?P<space>[0-9]+)")
 _BOOT_TIME_TOLERANCE_SECONDS: Final = 2
 """Two readings of the time of one boot differ by a second of rounding and a leap second."""
@@ -27,16 +29,19 @@ def _read(path: str) -> str:
         return _UNKNOWN
 
 
-def _start_time(pid: int) -> str:
-    """The kernel's start time of a process, in clock ticks since boot; ``?`` when no such process runs.
-
-    A killed process that nobody has waited for yet runs no more.
-    """
+def _state_and_start(pid: int) -> tuple[str, str]:
+    """A process's state letter, and its start time in clock ticks since boot; ``?`` when ``/proc`` does not show it."""
     text = _read(f"/proc/{pid}/stat")
     if text == _UNKNOWN:
-        return _UNKNOWN
-    fields = text.rpartition(")")[2].split()
-    return _UNKNOWN if fields[0] in "ZX" else fields[19]
+        return _UNKNOWN, _UNKNOWN
+    fields = text.rpartition(")")[2].split()  # the name before the bracket may hold spaces and brackets itself
+    return fields[0], fields[19]
+
+
+def _start_time(pid: int) -> str:
+    """The start time of a process that runs; ``?`` when none does, or when it was killed and not waited for yet."""
+    state, started = _state_and_start(pid)
+    return _UNKNOWN if state in _ENDED else started
 
 
 def _machine() -> str:
@@ -101,10 +106,4 @@ def _exists(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return _state(pid) not in ("Z", "X")
-
-
-def _state(pid: int) -> str:
-    """A process's state letter; empty when it cannot be told."""
-    text = _read(f"/proc/{pid}/stat")
-    return "" if text == _UNKNOWN else text.rpartition(")")[2].split()[0]
+    return _state_and_start(pid)[0] not in _ENDED

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, hex32, ready, settle
-from scenario_runner.runs.explain import status_of
 
 from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.base import UNTIL_RESTART
