@@ -9,7 +9,7 @@ import typer
 
 from scenario_runner import posix
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.connect import connect_authority, sqlite_path
+from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
 from scenario_runner.bus.stream import Stream, client_of
 from scenario_runner.cli.console import Exit, exit_on_error, print_json, print_line
@@ -26,6 +26,7 @@ from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import (
     allowed_roots,
     check_profile,
+    open_authority,
     open_pack,
     open_schemas,
     open_store,
@@ -215,7 +216,7 @@ def _examine_state(report: _Report, wiring: Wiring) -> None:
     """Examine the authority first: it alone knows which stores are ours, and nothing is written to another one."""
     authority: Authority | None = None
     with report.examining("authority") as connecting:
-        authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+        authority = open_authority(wiring)
     try:
         if authority is None:
             _leave_stores_alone(report, wiring, connecting.code or Exit.UNAVAILABLE)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.connect import connect_authority, sqlite_path
+from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.service.compose import open_authority
 from scenario_runner.service.identity import NamedStore, require_known
 from scenario_runner.storage.identity import HiddenMarkerError
 
@@ -28,7 +29,7 @@ def existing_authority(wiring: Wiring) -> Iterator[Authority | None]:
     if never_started(wiring):
         yield None
         return
-    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+    authority = open_authority(wiring)
     try:
         yield authority
     finally:

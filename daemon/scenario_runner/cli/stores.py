@@ -2,12 +2,11 @@
 
 import os
 
-from scenario_runner.authority.connect import connect_authority
 from scenario_runner.cli.console import exit_on_error, print_json, print_line
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.compose import open_store
+from scenario_runner.service.compose import open_authority, open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import adopt, named_stores
 
@@ -44,7 +43,7 @@ def adopt_stores(wiring_path: str, only: str | None) -> list[Json]:
     stores = [item for item in named_stores(open_store(wiring), open_spool(wiring)) if only in (None, item.kind)]
     if not stores:
         raise UsageError(f"profile {wiring.profile_id} has no store {only!r}; it is object_store or spool")
-    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+    authority = open_authority(wiring)
     try:
         adopted = [adopt(item, authority) for item in stores]
     finally:

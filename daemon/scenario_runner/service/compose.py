@@ -123,6 +123,16 @@ def open_store(wiring: Wiring, pool: ThreadPoolExecutor | None = None) -> Object
     return FilesystemStore(AnchoredRoot(path, state_modes(wiring)), refs.PRIVATE, pool)
 
 
+def open_authority(wiring: Wiring) -> Authority:
+    """The authority of a profile, connected; an embedded one is made where there is none.
+
+    Raises:
+        ConfigurationError: the DSN is not valid, or the database is not one for SR.
+        Unavailable: it does not answer.
+    """
+    return connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+
+
 def open_pack(wiring: Wiring) -> InterfacePack:
     """The deployed interface pack."""
     return load_pack(wiring.engine_catalogue_path, wiring.gate_map_path)
@@ -188,7 +198,7 @@ def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     io_pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
     store = open_store(wiring, io_pool)
     spool = open_spool(wiring)
-    authority = connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
+    authority = open_authority(wiring)
     # Before anything is written: a bare mount point in the place of a store must stay empty.
     establish_identities(named_stores(store, spool), authority)
     store.probe()
