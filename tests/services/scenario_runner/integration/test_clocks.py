@@ -15,7 +15,7 @@ from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionF
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
-from scenario_runner.runs import outcomes
+from scenario_runner.runs import decisions
 
 if TYPE_CHECKING:
     from support import World
@@ -26,7 +26,7 @@ HOUR = 3600
 
 
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
-    policies = (outcomes._WAIT_FOR_EVIDENCE, outcomes._WAIT_FOR_INFRASTRUCTURE)
+    policies = (decisions._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
     assert 2 * max(policy.most_seconds for policy in policies) * SECOND <= RUN_HORIZON_US
     longest_pause = max(policy.most_seconds for policy in (relay._STORE_RETRY, relay._BUS_RETRY, relay._DRIFT_RETRY))
     assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
