@@ -46,8 +46,8 @@ run_tier() {
 
 lint() {
   step "ruff"
-  ruff check daemon tests scripts
-  ruff format --check daemon tests scripts
+  ruff check daemon tests scripts docs
+  ruff format --check daemon tests scripts docs
   step "mypy --strict"
   mypy
 }
