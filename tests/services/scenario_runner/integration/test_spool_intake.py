@@ -556,6 +556,7 @@ def test_what_was_sent_in_the_place_of_json_is_named_only_when_it_is_recognised(
 )
 def test_a_refusal_names_a_run_only_by_a_key_that_a_run_may_have(spool: Spool, key: Any, named: bool) -> None:
     reason = refuse(spool, json.dumps(spool.request("x", run_equivalence_key=key, seed="no number")).encode())
+    assert reason["reason_code"] == "REQUEST_SCHEMA_INVALID"
     assert bool(reason["run_id"]) is named
     with closing(sqlite3.connect(spool.world.database)) as connection:
         signals = connection.execute("SELECT count(*) FROM outbox WHERE kind = 'REQUEST_REJECTED'").fetchone()
@@ -646,6 +647,41 @@ def test_a_requests_folder_that_may_not_be_changed_any_more_is_an_outage_and_bla
     assert not [line for line in logs if "cannot be taken" in line["event"]]
     spool.intake.step()
     assert spool.keys() == {"one"}
+
+
+def test_a_process_that_has_no_descriptors_left_refuses_no_file_for_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def open_(path: Any, *more: Any, **named: Any) -> int:
+        if str(path).endswith("one.json"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *more, **named)
+
+    spool.drop("one", "one.json")
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", open_)
+        with pytest.raises(Unavailable, match="Too many open files"):
+            spool.intake.step()
+    assert spool.records() == []
+    spool.pass_seconds(6)
+    spool.intake.step()
+    assert spool.keys() == {"one"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.mkdir(), lambda path: os.mkfifo(path), lambda path: path.symlink_to("/etc/hostname")],  # noqa: PLW0108
+    ids=["a folder", "a pipe", "a link"],
+)
+def test_what_is_no_regular_file_is_refused_at_once_as_that(spool: Spool, make: Callable[[Path], object]) -> None:
+    make(spool.path("requests/odd.json"))
+    spool.drop("good", "zz.json")
+    assert spool.intake.step() == 2
+    (reason,) = spool.world.rejected()
+    assert (reason["reason_code"], reason["detail"]) == ("RECORD_UNREADABLE", "it is not a regular file")
+    assert spool.keys() == {"good"}
 
 
 def test_a_file_that_is_read_in_small_pieces_is_read_whole(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
