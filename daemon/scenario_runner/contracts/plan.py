@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_part, canonical_sha256
+from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -113,8 +113,3 @@ def plan_document(intent: Intent, inputs: PlanInputs, admitted_us: int) -> Json:
         "attempt_limit": inputs.attempt_limit,
         "created_at_utc": format_micros(admitted_us),
     }
-
-
-def plan_bytes(intent: Intent, inputs: PlanInputs, admitted_us: int) -> bytes:
-    """The bytes of the run_plan object."""
-    return canonical_bytes(plan_document(intent, inputs, admitted_us))
