@@ -91,10 +91,11 @@ def _ready_envelope(message_id: str, run_id: str, read_signal: ReadSignal, found
     if isinstance(raw, SearchInconclusive):
         found.not_possible(check, f"message {message_id}: {raw.why}")
         return None
-    if not found.expect(check, ok=raw is not None, detail=f"no message {message_id}"):
+    found.expect(check, ok=raw is not None, detail=f"no message {message_id}")
+    if raw is None:
         return None
     try:
-        return Envelope.model_validate(parse_json(raw or b""))
+        return Envelope.model_validate(parse_json(raw))
     except ValidationError as error:
         detail = explain_validation(error)
     except ValueError as error:

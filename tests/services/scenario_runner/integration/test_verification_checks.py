@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import World, need_posix
 
+from scenario_runner.audit import recomputed
 from scenario_runner.cli.verify import NamedFiles, verify_target
 from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import EvidenceChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +178,7 @@ CHECKS: dict[str, tuple[Callable[[Published], object], str]] = {
     "two roots": (in_view(lambda d: under_another_root(d, 1)), "all evidence lies under one run root"),
     "gate that the pack does not have": (in_view(as_another_gate), "all evidence lies under one run root"),
     "flag of another name": (
-        in_view(lambda d: d["gate_receipts"][0]["artifacts"].update(passed_flag_path="/elsewhere")),
+        in_view(lambda d: set_every(d["gate_receipts"], artifacts={"passed_flag_path": "/elsewhere"})),
         "all evidence lies under one run root",
     ),
     "tampered member": (
@@ -231,3 +233,21 @@ def test_a_change_fails_the_check_that_is_about_it(published: Published, name: s
     document = published.verify()
     assert document["outcome"] == "FAIL"
     assert check.replace("{gate}", gate) in {item["check"] for item in document["checks"] if not item["ok"]}
+
+
+@pytest.mark.parametrize(("changes", "outcome"), [(2, "PASS"), (3, "FAIL")])
+def test_evidence_that_changes_while_it_is_read_is_examined_three_times(
+    original: Published, monkeypatch: pytest.MonkeyPatch, changes: int, outcome: str
+) -> None:
+    real, left = recomputed.examine, [changes]
+
+    def changing(*given: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise EvidenceChanged("a file changed", path="file")
+        return real(*given)
+
+    monkeypatch.setattr(recomputed, "examine", changing)
+    document = original.verify()
+    failed = [item["check"] for item in document["checks"] if not item["ok"]]
+    assert (document["outcome"], failed) == (outcome, ["the engine run can be read"] if outcome == "FAIL" else [])

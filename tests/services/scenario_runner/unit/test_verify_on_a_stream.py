@@ -58,3 +58,15 @@ def test_a_check_that_was_not_possible_is_no_failure_and_is_not_the_only_proof()
     assert findings.ok is True
     findings.expect("something else", ok=False)
     assert findings.ok is False
+
+
+def test_a_detail_says_why_a_check_failed_and_is_there_only_then() -> None:
+    findings = Findings()
+    findings.expect("held", ok=True, detail="why not")
+    findings.expect("failed without a word", ok=False)
+    findings.expect("failed", ok=False, detail="why")
+    assert findings.checks == [
+        {"check": "held", "ok": True},
+        {"check": "failed without a word", "ok": False},
+        {"check": "failed", "ok": False, "detail": "why"},
+    ]
