@@ -25,7 +25,7 @@ from scenario_runner.contracts.errors import (
 )
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.evidence.bounds import check_extent
-from scenario_runner.evidence.parse_turns import parse_in_turn
+from scenario_runner.evidence.parse_turns import drop_frames, parse_in_turn
 from scenario_runner.gates.laws import (
     CANONICAL,
     DIRECTORY,
@@ -80,17 +80,9 @@ def read_gate(root: RunRoot, gate: GateSpec, tokens: Mapping[str, str]) -> GateR
         reading.members = _members(root, reading, tokens)
         _find_lone_members(root, reading, reading.members)
     except Refusal as refusal:
-        reading.refusal = _without_frames(refusal)
+        drop_frames(refusal)  # it is kept, and the parsed document must not be
+        reading.refusal = refusal
     return reading
-
-
-def _without_frames(refusal: Refusal) -> Refusal:
-    """A refusal to be kept: without its traceback, whose frames would keep the parsed document in memory."""
-    error: BaseException | None = refusal
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-    return refusal
 
 
 def _members(root: RunRoot, reading: GateReading, tokens: Mapping[str, str]) -> Members:

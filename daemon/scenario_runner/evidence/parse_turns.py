@@ -33,6 +33,18 @@ def parse_in_turn(budget: ReadBudget, size: int, parse: Callable[[], T]) -> T:
     began = time.monotonic()
     try:
         return parse()
+    except Exception as error:
+        # The next thread parses as soon as the turn is given away: this document must be gone by then.
+        drop_frames(error)
+        raise
     finally:
         time.sleep(time.monotonic() - began)
         _TURN.release()
+
+
+def drop_frames(error: BaseException) -> None:
+    """Take the tracebacks from an error and its causes: their frames keep what was being parsed in memory."""
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__

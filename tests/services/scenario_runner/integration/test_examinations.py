@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -343,3 +344,27 @@ def test_large_documents_are_parsed_one_at_a_time_and_leave_as_long_to_others() 
     assert parse_in_turn(ReadBudget(), 1 << 20, lambda: parsed[0]) == "large"
     assert time.monotonic() - began > 0.1, "the first one paused before it gave its turn away"
     thread.join()
+
+
+def test_a_document_that_was_refused_is_out_of_memory_before_the_next_one_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Document(dict[str, int]):
+        pass
+
+    parsed: list[weakref.ref[Document]] = []
+    gone: list[bool] = []
+
+    def refuse() -> str:
+        document = Document()
+        parsed.append(weakref.ref(document))
+        try:
+            raise ValueError("at its end")
+        except ValueError as error:
+            raise EvidenceRefused("bad") from error
+
+    # the pause comes before the turn is given away
+    monkeypatch.setattr(time, "sleep", lambda _seconds: gone.append(parsed[0]() is None))
+    with pytest.raises(EvidenceRefused):
+        parse_in_turn(ReadBudget(), 1 << 20, refuse)
+    assert gone == [True]
