@@ -88,7 +88,7 @@ def plan_request(request: RunRequest, admission: AdmissionPolicy) -> tuple[Inten
         RequestRefused: The invoker is not authorised, the root is not allowed, the outputs cannot be planned, or an
             engine would be needed.
     """
-    if admission.allowlist is not None and (request.invoker is None or request.invoker not in admission.allowlist):
+    if admission.allowlist is not None and request.invoker not in admission.allowlist:
         raise RequestRefused(
             "the invoker is not on the profile's auth_allowlist" if request.invoker else "the request names no invoker",
             Reason.AUTH_DENIED,
