@@ -89,7 +89,7 @@ class Claim:
     """A run under lease.
 
     Attributes:
-        epoch: Fencing epoch; grows with every claim, and every write names it.
+        epoch: Fencing epoch; grows with every claim, and every transition names it.
         owner: Who holds the lease.
         updated_us: When the run changed last.
         now_us: The database's clock when the run was claimed.
@@ -171,7 +171,7 @@ class Transition:
         require_path((claim.state, *(event.state for event in self.events)))
         if last is not self.to_state or claim.state in TERMINAL:
             raise SequenceError(f"run {claim.run_id}: nothing on record leads from {claim.state} to {self.to_state}")
-        if not (ends is (self.due_us is None) is (self.signal is not None)) or (ends and self.keep_lease):
+        if len({ends, self.due_us is None, self.signal is not None}) > 1 or (ends and self.keep_lease):
             raise SequenceError(f"run {claim.run_id}: an end has a signal, no due time and no lease; {self.to_state}")
         # The row's updated_us is what fences one transition of a claim from the next: it moves with every event.
         if self.at_us < claim.updated_us or (self.at_us > claim.updated_us) is not bool(self.events):
@@ -447,7 +447,7 @@ class Authority(Protocol):
         """The identity of a store as this authority knows it.
 
         Args:
-            name: Which store: ``object_store``, ``spool``, ``stream/NAME``.
+            name: Which store: ``object_store/PLACE`` or ``spool/PLACE``.
             proposed: Kept, and returned, when the authority knows none under this name; empty to keep nothing.
 
         Returns:

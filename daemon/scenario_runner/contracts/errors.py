@@ -1,10 +1,11 @@
-"""One root, six families.
+"""One root, seven families.
 
-* :class:`SequenceError` - our own order of steps is wrong. A defect: stops the worker, never becomes a verdict.
+* :class:`SequenceError` - our own order of steps is wrong. A defect: stops the daemon, never becomes a verdict.
 * :class:`Refusal` - material from outside is bad. Becomes a disposition or a verdict, never stops the worker.
 * :class:`LedgerDrift` - an object of our own is not what we wrote. QUARANTINED where a verdict depends on it.
 * :class:`EvidenceChanged` - an artifact changed while it was read. Nothing was decided: examine again.
 * :class:`Unavailable` - infrastructure failed. Retried, never an outcome of a run.
+* :class:`LeaseLostError` - the lease ran out or was taken, or the process stops. No verdict is committed.
 * :class:`ConfigurationError` / :class:`UsageError` - a person must change something before we start.
 """
 

@@ -1,4 +1,4 @@
-"""What an examination came to, and the report that says what was found where."""
+"""The result of an examination, and the report that says what was found where."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -16,7 +16,7 @@ class EvidenceKey:
     cannot depend on something that the key lacks: a field that is left out here cannot be read there.
 
     Attributes:
-        root: The engine run root as the request names it.
+        root: The engine run root, normalised at admission.
         pack_digest: sha256 of the interface pack.
         tokens: Name and value of each path token that the paths, flags or the engine's run receipt may name, sorted.
         gates: Required gates, sorted.
@@ -47,7 +47,7 @@ def evidence_key(
     """The only way to make a key.
 
     Args:
-        root: The engine run root as the request names it.
+        root: The engine run root, normalised at admission.
         pack: The pinned interface pack.
         tokens: Values of all path tokens of the run. The key keeps those that an examination may use, so that runs
             that differ in the others share a finding.

@@ -65,7 +65,7 @@ class AttestationKey:
     verified set and equal keys share one: a field that is left out here cannot be read there.
 
     Attributes:
-        location: The engine run root as the request names it; paths in receipts and locators begin with it.
+        location: The engine run root, normalised at admission; paths in receipts and locators begin with it.
         identity: Name and value of each identity partition that a gate's or output's scope names, sorted.
         outputs: Intended outputs, sorted.
         traffic: Those of them that the policy calls business traffic, sorted.

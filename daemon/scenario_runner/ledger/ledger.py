@@ -2,7 +2,7 @@
 
 Write-once documents are compared with what is there (:mod:`~scenario_runner.ledger.write_once`); projections only move
 forward (:mod:`~scenario_runner.ledger.projections`). Everything is written in batches: the runs of a batch share round
-trips and directory fsyncs, never each other's fate.
+trips and directory fsyncs; the failure of one does not affect the others.
 """
 
 from collections.abc import Callable, Sequence

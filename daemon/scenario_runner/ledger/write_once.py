@@ -47,8 +47,8 @@ class WriteOnceObjects:
 
     Keeps the digests of objects that this process wrote or compared. Within ``cache_ttl_seconds`` an object whose
     digest is the wanted one is not read again. So the cache can only say that an object holds what is to be written; a
-    write of other bytes always reads the store. What a lie costs: an object that was replaced in the meantime is found
-    one write later.
+    write of other bytes always reads the store. The cost of a stale entry: an object that was replaced in the meantime
+    is found one write later.
 
     Args:
         store: The object store.

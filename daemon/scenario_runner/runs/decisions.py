@@ -1,4 +1,4 @@
-"""What a run comes to: READY, a negative verdict, a wait, a retry. Pure: findings in, transitions out."""
+"""The result of a run: READY, a negative verdict, a wait, a retry. Pure: findings in, transitions out."""
 
 from typing import Final
 

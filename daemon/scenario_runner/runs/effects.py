@@ -37,7 +37,7 @@ class WritePlanAndExamine:
         LedgerDrift: ``PLAN_DRIFT`` or ``PACK_DRIFT``.
         Unavailable: the store or the evidence cannot be read.
         LeaseLostError: the lease ran out meanwhile.
-        ExaminationDeferred: the examination costs more than the batch's share.
+        ExaminationDeferred: the examination costs more than a batch may spend, or would have to wait.
     """
 
     plan: Json
@@ -50,7 +50,8 @@ class Examined:
     """The answer to :class:`WritePlanAndExamine`.
 
     Attributes:
-        began_us: The database's clock when the examination began; the deadline is compared with it.
+        began_us: The database's clock when the batch was claimed, or when the turn of a deferred run began. The
+            deadline is compared with it.
     """
 
     finding: Finding
@@ -89,7 +90,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class FindReceipts:
-    """Ask whether these instance receipts were seen in place a moment ago. Answer: bool."""
+    """Ask whether these receipts were seen in place a moment ago, or there are none. Answer: bool."""
 
     receipts: tuple[InstanceReceiptFile, ...]
 

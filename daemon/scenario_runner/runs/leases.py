@@ -1,4 +1,6 @@
-"""Leases held by this process: renewed in the background, checked before every effect.
+"""Leases held by this process, renewed in the background.
+
+They are checked while evidence is examined, and before receipts and facts views are written.
 
 A worker that was stopped for longer than its lease (SIGSTOP, a long pause) finds out here, before it writes; if it
 did not, the fencing epoch in the authority's WHERE clause would still refuse it.
@@ -94,6 +96,6 @@ class Leases:
             return  # the leases run out by themselves
 
     def release(self, claim: Claim) -> None:
-        """Forget a lease; the authority got it back with the run's last write."""
+        """Forget a lease: it was given back with the run's last transition, or it runs out."""
         with self._lock:
             self._valid_until.pop((claim.run_id, claim.epoch), None)

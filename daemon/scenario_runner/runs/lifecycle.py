@@ -2,7 +2,7 @@
 
 A lifecycle is a generator. It yields effects (:mod:`~scenario_runner.runs.effects`), is resumed with their answers, and
 returns the transition to commit. It does no I/O and knows of no other run, so the order of writes below is the whole
-order, and a test can hold it without a store or a database. :mod:`~scenario_runner.runs.batch` performs the effects.
+order, and a test checks it without a store or a database. :mod:`~scenario_runner.runs.batch` performs the effects.
 
 ======================================  ================================================================
 step                                    a crash after it leaves
@@ -17,7 +17,8 @@ step                                    a crash after it leaves
 ======================================  ================================================================
 
 Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
-evidence. If the evidence has changed in between, the write-once objects differ, which is drift: QUARANTINED.
+evidence. Evidence that changed in between is examined anew; if it passes with other digests, the write-once objects
+differ, which is drift: QUARANTINED. Steps 3 and 4 are left out when there are no receipts to write.
 """
 
 from collections.abc import Generator
@@ -82,9 +83,10 @@ def lifecycle(claim: Claim) -> Lifecycle:
     Infrastructure that fails is a retry, never a verdict. Drift of our own objects is a verdict.
 
     Raises:
-        LeaseLostError: another worker owns the run. Nothing is committed.
-        ExaminationDeferred: the examination costs more than the batch's share. Nothing is committed.
-        SequenceError: our own order of steps is wrong; the worker stops.
+        LeaseLostError: the lease ran out or was taken, or the process stops. No verdict is committed.
+        ExaminationDeferred: the examination costs more than a batch may spend, or would have to wait. Nothing is
+            committed.
+        SequenceError: a defect of SR: the daemon stops. No verdict is committed.
     """
     progress = _Progress(claim)
     try:
@@ -129,7 +131,7 @@ def _verify(progress: _Progress) -> Lifecycle:
 
 
 def _put_receipts_in_place(progress: _Progress, attested: Attested) -> Generator[Effect, Any, None]:
-    """Write the receipts. Before the first one the passes that allow it are on record, once for all attempts."""
+    """Write the receipts. The passes that allow them are on record before the first receipt of this finding."""
     receipts = attested.attestation.receipts
     if (yield FindReceipts(receipts)):
         return
