@@ -27,6 +27,9 @@ _DOCUMENT_BATCH: Final = 64
 #: Signals that are published together: a signal is one write, a run has three documents.
 _SIGNAL_BATCH: Final = 128
 
+#: Full batches of documents before signals are published, and of signals before documents are written again: each waits
+#: for the other for about a second at most.
+_BATCHES_IN_A_ROW: Final = 8
 #: For how long a batch is claimed. A relay that is killed in a batch delays what it had claimed by no more.
 _LEASE_US: Final = 30 * MICROS
 #: While the ledger's store is away. The longest pause is a lease, so little is late when the store is back.
@@ -55,6 +58,7 @@ class Relay:
     def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
         self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
         self._may_hold_leases = False
+        self._full_batches = 0
 
     def has_pending(self) -> bool:
         """Whether there is a document or a signal to deliver, by this relay or another.
@@ -89,10 +93,12 @@ class Relay:
 
     def _deliver(self) -> int:
         written = self._write_documents()
-        if written == _DOCUMENT_BATCH:
+        self._full_batches = self._full_batches + 1 if written == _DOCUMENT_BATCH else 0
+        if 0 < self._full_batches < _BATCHES_IN_A_ROW:
             # There may be more. They go first, so that a control bus that is away, each call to which takes seconds,
-            # delays documents by one batch of signals at most.
+            # delays many documents and not each batch of them. But not for ever: signals must not starve.
             return written
+        self._full_batches = 0
         return written + self._publish_signals()
 
     # --- documents
@@ -114,6 +120,16 @@ class Relay:
     # --- signals
 
     def _publish_signals(self) -> int:
+        """Publish as many batches of signals as batches of documents may have come before them."""
+        published = 0
+        for _ in range(_BATCHES_IN_A_ROW):
+            sent = self._publish_batch()
+            published += sent
+            if sent < _SIGNAL_BATCH:
+                break
+        return published
+
+    def _publish_batch(self) -> int:
         rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US)
         if not rows:
             return 0

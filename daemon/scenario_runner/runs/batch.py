@@ -1,7 +1,7 @@
 """Driving claimed runs a batch at a time: equal effects of many lifecycles are performed together.
 
 Runs of a batch share round trips, directory fsyncs, examinations and commits; the failure of one does not affect the
-others. Nothing is decided here: each run gets the result that its lifecycle gets alone, and a property test checks that.
+others. Nothing is decided here: each run gets the result that its lifecycle gets alone, and a property test checks it.
 What is shared is shared under keys that hold everything that the shared value depends on: the evidence key for an
 examination, the attestation key for an attestation.
 """

@@ -90,7 +90,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class FindReceipts:
-    """Ask whether these receipts were seen in place a moment ago, or there are none. Answer: bool."""
+    """Ask whether these receipts were seen in place a moment ago. Answer: bool."""
 
     receipts: tuple[InstanceReceiptFile, ...]
 

@@ -18,7 +18,8 @@ step                                    a crash after it leaves
 
 Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
 evidence. Evidence that changed in between is examined anew; if it passes with other digests, the write-once objects
-differ, which is drift: QUARANTINED. Steps 3 and 4 are left out when there are no receipts to write.
+differ, which is drift: QUARANTINED. Steps 3 and 4 are left out when all receipts were seen in place a moment ago; the
+event is then committed in step 6.
 """
 
 from collections.abc import Generator
@@ -133,12 +134,27 @@ def _verify(progress: _Progress) -> Lifecycle:
 def _put_receipts_in_place(progress: _Progress, attested: Attested) -> Generator[Effect, Any, None]:
     """Write the receipts. The passes that allow them are on record before the first receipt of this finding."""
     receipts = attested.attestation.receipts
-    if (yield FindReceipts(receipts)):
+    if receipts and (yield FindReceipts(receipts)):
         return
     if progress.claim.report_digest != attested.gates_passed_digest:
         now_us = yield ReadClock()
-        progress.claim = yield RecordProgress(gates_recorded_now(progress.claim, now_us, attested))
-    yield WriteReceipts(receipts)
+        progress.claim = yield from _record(gates_recorded_now(progress.claim, now_us, attested))
+    if receipts:
+        yield WriteReceipts(receipts)
+
+
+def _record(transition: Transition) -> Generator[Effect, Any, Claim]:
+    """Commit progress. When the answer is lost, commit the same once more: its token tells whether it was committed.
+
+    Without that the run could not even be put off: a retry from the claim as it was before changes no row of a run
+    whose progress is there, so the run would wait for its lease to run out.
+    """
+    after: Claim
+    try:
+        after = yield RecordProgress(transition)
+    except Unavailable:
+        after = yield RecordProgress(transition)
+    return after
 
 
 def _not_ready(claim: Claim, now_us: int, examined: Examined) -> Transition:

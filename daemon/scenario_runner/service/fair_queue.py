@@ -67,7 +67,10 @@ class FairQueue:
     def _put(self, group: Group) -> None:
         kept = self._waiting.setdefault((group.invoker, group.evidence), group)
         if kept is not group:
+            # What one of them has spent, both have: the turns of an examination must grow until one is long enough.
             kept.claims.extend(group.claims)
+            kept.turns, kept.spent_seconds = max(kept.turns, group.turns), max(kept.spent_seconds, group.spent_seconds)
+            kept.admitted_us = min(kept.admitted_us, group.admitted_us)
 
     def _startable(self) -> list[Group]:
         return [group for group in self._waiting.values() if group.evidence not in self._examined]
@@ -85,7 +88,8 @@ class FairQueue:
         del self._waiting[group.invoker, group.evidence]
         more, group.claims = group.claims[self._together :], group.claims[: self._together]
         if more:
-            self._put(Group(group.evidence, group.invoker, more[0].admitted_us, more))
+            spent = group.spent_seconds
+            self._put(Group(group.evidence, group.invoker, more[0].admitted_us, more, group.turns, spent))
         self._in_progress[group.invoker] += 1
         self._examined.add(group.evidence)
         return group

@@ -142,16 +142,18 @@ def test_no_signal_is_published_while_its_documents_cannot_be_written(authority:
     assert sink.sent == [message_id for message_id, _, _ in authority.signals(hex32("b")).rows]
 
 
-def test_while_there_are_more_documents_than_one_batch_signals_wait(
+def test_signals_wait_for_some_full_batches_of_documents_and_not_for_ever(
     authority: SqliteAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "_DOCUMENT_BATCH", 1)
+    monkeypatch.setattr(relay_module, "_SIGNAL_BATCH", 1)
+    monkeypatch.setattr(relay_module, "_BATCHES_IN_A_ROW", 2)
     sink = Sink()
     relay = relay_of(authority, sink)
-    assert [relay.step(), relay.step()] == [1, 1]
-    assert (len(sink.projected), sink.sent) == (2, [])
-    assert relay.step() == 2
-    assert len(sink.sent) == 2
+    assert relay.step() == 1
+    assert (len(sink.projected), sink.sent) == (1, [])
+    assert relay.step() == 1 + 2
+    assert (len(sink.projected), len(sink.sent)) == (2, 2)
 
 
 # --- what cannot be delivered

@@ -142,3 +142,18 @@ def test_expensive_evidence_is_remembered_within_bounds() -> None:
     large.discard("b")
     large.discard("never added")
     assert "b" not in large
+
+
+def test_turns_grow_also_when_more_runs_of_the_same_evidence_wait_than_one_turn_takes() -> None:
+    queue = FairQueue(together=2)
+    for name in ("a", "b", "c"):
+        queue.add(Deferred(claim(name, "me"), "large"))
+    lengths = []
+    for _ in range(4):
+        group = take(queue)
+        lengths.append(group.turn_seconds)
+        spent = group.spent_seconds
+        queue.done(group, group.claims, group.turn_seconds)
+        queue.add(Deferred(claim(f"new {len(lengths)}", "me"), "large"))
+    assert lengths == [5.0, 10.0, 20.0, 40.0]
+    assert spent == 35.0, "it counts for the policy's bound"

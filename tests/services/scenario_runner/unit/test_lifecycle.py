@@ -78,8 +78,8 @@ def claim(intent: Intent = INTENT, inputs: PlanInputs = INPUTS, **row: Any) -> C
     return Claim(**{**found, **row})
 
 
-def passed() -> Finding:
-    made = VerifiedSet(PACK, ("g",), ("one",))
+def passed(pack: Any = PACK) -> Finding:
+    made = VerifiedSet(pack, ("g",), ("one",))
     members = Members(D, ("g/x",), (), (), frozenset())
     made.admit_gate("g", GatePaths("g/_passed.flag", "g", ""), members, Measurement(D, {}, 1, 10))
     made.admit_output("one", "one.json", [FileDigest("one.json", 3, D)])
@@ -101,6 +101,7 @@ class World:
         in_place: Whether the receipts were seen in place a moment ago.
         began_us: When the examination began.
         fail: What is raised in the place of the answer to a kind of effect.
+        failing_for: How often.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class World:
         in_place: bool = False,
         began_us: int = NOW,
         fail: dict[type, Exception] | None = None,
+        failing_for: int = 1,
     ) -> None:
-        self.finding, self.in_place, self.began_us, self.fail = finding, in_place, began_us, dict(fail or {})
+        self.finding, self.in_place, self.began_us = finding, in_place, began_us
+        self.fail = {kind: [failure] * failing_for for kind, failure in (fail or {}).items()}
         self.asked: list[Effect] = []
 
     def answer(self, effect: Effect) -> Any:
@@ -132,7 +135,8 @@ class World:
         try:
             while True:
                 self.asked.append(effect)
-                failure = self.fail.pop(type(effect), None)
+                failures = self.fail.get(type(effect))
+                failure = failures.pop() if failures else None
                 effect = steps.throw(failure) if failure is not None else steps.send(self.answer(effect))
         except StopIteration as end:
             transition = end.value
@@ -271,12 +275,30 @@ def test_drift_of_our_own_object_ends_the_run_wherever_it_is_met_and_writes_noth
     assert ("gates" in report) is (kind is not WritePlanAndExamine)
 
 
+def test_progress_whose_commit_was_not_answered_is_committed_once_more() -> None:
+    world = World(passed(), fail={RecordProgress: Unavailable("the answer was lost")})
+    end = world.live(claim())
+    first, second = (effect.transition for effect in world.asked if isinstance(effect, RecordProgress))
+    assert first == second
+    assert (end.to_state, end.claim.report_digest) == (RunState.READY, "passes")
+
+
+def test_a_run_without_instance_receipts_puts_its_passes_on_record_before_its_facts_view() -> None:
+    pack = build_pack(
+        {"outputs": [{"output_id": "one", "path_template": "one.json", "scope": "scope_global"}]}, PACK.document
+    )
+    world = World(passed(pack))
+    assert world.live(claim()).to_state is RunState.READY
+    assert world.kinds == [WritePlanAndExamine, Attest, ReadClock, RecordProgress, WriteFactsView, ReadClock]
+
+
 @pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("failure", [Unavailable("the store is away"), KeyError("a defect")], ids=["outage", "defect"])
 def test_infrastructure_that_fails_and_defects_are_retries_and_never_a_verdict(kind: type, failure: Exception) -> None:
-    world = World(passed(), fail={kind: failure})
+    world = World(passed(), fail={kind: failure}, failing_for=2)
     end = world.live(claim(retries=2))
-    assert world.kinds == [*BEFORE[kind], kind, ReadClock]
+    again = [kind] if kind is RecordProgress and isinstance(failure, Unavailable) else []
+    assert world.kinds == [*BEFORE[kind], kind, *again, ReadClock]
     assert (end.to_state, end.due_us, end.retries) == (RunState.VERIFYING, NOW + 4 * SECOND, 3)
     assert (end.events, end.signal) == ((), None)
     assert ("the store is away" if isinstance(failure, Unavailable) else "KeyError") in end.last_error
@@ -298,7 +320,7 @@ def test_what_nobody_may_commit_after_ends_the_lifecycle_without_a_transition(ki
 
 def test_a_run_whose_clock_cannot_be_read_comes_to_nothing() -> None:
     world = World(passed(), fail={WriteFactsView: Unavailable("away")})
-    world.fail[ReadClock] = Unavailable("the authority is away")
+    world.fail[ReadClock] = [Unavailable("the authority is away")]
     with pytest.raises(Unavailable):
         world.live(claim(report_digest="passes"))
 
