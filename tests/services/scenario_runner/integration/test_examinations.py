@@ -21,6 +21,7 @@ from scenario_runner.artifacts.local import LocalArtifacts, LocalRunRoot
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
+from scenario_runner.evidence import gate_reader
 from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.evidence.findings import Outcome
@@ -322,6 +323,22 @@ def test_a_refusal_that_is_kept_keeps_no_parsed_document_in_memory(tmp_path: Pat
         refusal = refusal.__cause__ or refusal.__context__
     root.close()
     artifacts.close()
+
+
+def test_an_index_takes_its_turn_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(gate_reader, "parse_in_turn", lambda _budget, size, parse: sizes.append(size) or parse())
+    world = ForkedWorld(tmp_path / "world")
+    made = world.make_run("large", outputs=["site_timezones"])
+    gate = open_pack(load_wiring(str(world.wiring))).gates["gate.layer1.2A.validation"]
+    tokens = {name: str(made[name]) for name in TOKENS}
+    assert gate.index is not None
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    root = artifacts.open(made["engine_run_root"], ReadBudget())
+    read_gate(root, gate, tokens)
+    root.close()
+    artifacts.close()
+    assert sizes == [(Path(made["engine_run_root"]) / gate.index.render(tokens)).stat().st_size]
 
 
 def test_large_documents_are_parsed_one_at_a_time_and_leave_as_long_to_others() -> None:

@@ -148,12 +148,15 @@ def test_another_validator_reads_the_bundled_schema_alike(platform: Platform) ->
 
 def test_references_may_lead_into_the_other_configured_folder_and_to_anchors_and_siblings(platform: Platform) -> None:
     platform.change(platform.shared, lambda d: d["$defs"]["hex32"].update({"$anchor": "short"}))
+    either = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+    platform.change(platform.ours / "run_plan.schema.yaml", lambda d: d.setdefault("$defs", {}).update(either=either))
     for reference in (
         "../../../data-engine/interface_pack/contracts/gate_receipt.schema.yaml",
         "../../../data-engine/layer-1/specs/contracts/1A/schemas.layer1.yaml#short",
         "run_status.schema.yaml#/properties/run_id",
         "./run%5Fstatus.schema.yaml#/properties/run_id",
         "#/properties/run_id",
+        "#/$defs/either/anyOf/1",
     ):
         platform.refer(reference, platform.ours)
         platform.open()

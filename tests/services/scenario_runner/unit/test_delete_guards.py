@@ -111,3 +111,9 @@ def test_every_listed_reason_is_about_a_guard_that_is_there(script: Any) -> None
     there = {(item.file, item.function, item.text) for item in script.all_guards(script.ROOMS)}
     assert all(item["reason"] for item in listed)
     assert not [item for item in listed if (item["file"], item["function"], item["guard"]) not in there]
+
+
+def test_every_reason_is_about_a_guard_that_exists(script: Any) -> None:
+    guards = {(item.file, item.function, item.text) for item in script.all_guards(script.ROOMS)}
+    assert set(script.reasons()) <= guards
+    assert all(script.reasons().values())

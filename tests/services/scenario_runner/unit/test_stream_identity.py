@@ -1,6 +1,6 @@
 """A stream that was deleted and made anew is not read under the leases of the former one, and somebody is told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -220,3 +220,102 @@ def test_the_state_is_read_leases_first_so_a_shard_that_ends_meanwhile_is_no_con
 
     read_lease_state(stream_of(Shards()), Ordered())
     assert order == ["leases", "shards"]
+
+
+# --- whether everything was read
+
+
+CAUGHT_UP = ShardStatus("g", "shard-0", 1, ProcessorState.IDLE, caught_up=True, records=0, at=0.0)
+OURS, FREE, OTHERS = (ShardLease(owner, "7", ended=False) for owner in ("worker", "", "another"))
+
+
+def drained(
+    status: ShardStatus | None, lease: ShardLease | None, shards: dict[str, Any] | None = None
+) -> tuple[KinesisIntake, MemoryTables, list[float]]:
+    """An open intake of a stream of one shard, with what its processor and the lease table say of it."""
+    tables, clock = MemoryTables(), [1.0]
+    tables.__dict__["held"].update({"shard-0": lease} if lease is not None else {})
+    intake = opened(Kinesis(shards=shards or {"shard-0": OPEN}), tables, clock)
+    running: Any = intake._running
+    running.supervisor.statuses = lambda: {} if status is None else {"shard-0": status}
+    return intake, tables, clock
+
+
+@pytest.mark.parametrize(
+    ("status", "lease", "read"),
+    [
+        (CAUGHT_UP, OURS, True),
+        (CAUGHT_UP, FREE, True),
+        (replace(CAUGHT_UP, caught_up=False), OURS, False),
+        (replace(CAUGHT_UP, state=ProcessorState.ADMITTING), OURS, False),
+        (replace(CAUGHT_UP, state=ProcessorState.WAITING), OURS, False),
+        (replace(CAUGHT_UP, state=ProcessorState.ENDED, caught_up=False), OURS, False),
+        (None, OURS, False),
+        (None, FREE, False),
+        (CAUGHT_UP, None, False),
+        (None, None, False),
+    ],
+    ids=["ours", "nobody's", "not at the tip", "admitting", "waiting", "lost", "no status", "nobody's and unread",
+         "no lease", "nothing"],
+)  # fmt: skip
+def test_a_shard_of_ours_is_read_when_its_processor_is_idle_at_the_tip(
+    status: ShardStatus | None, lease: ShardLease | None, read: bool
+) -> None:
+    intake, _, _ = drained(status, lease)
+    assert intake.empty() is read
+
+
+def test_an_ended_shard_is_read_and_a_new_one_without_a_lease_is_not() -> None:
+    ended = replace(CAUGHT_UP, state=ProcessorState.ENDED, caught_up=False)
+    assert drained(ended, ENDED, {"shard-0": CLOSED})[0].empty() is True
+    assert drained(None, ENDED, {"shard-0": CLOSED})[0].empty() is True
+    assert drained(ended, ENDED, {"shard-0": CLOSED, "shard-1": OPEN})[0].empty() is False
+
+
+def test_a_shard_of_another_worker_is_read_when_its_lease_was_seen_to_be_renewed() -> None:
+    intake, tables, clock = drained(None, OTHERS)
+    held = tables.__dict__["held"]
+
+    def look() -> bool:
+        clock[0] += 1.0
+        return intake.empty()
+
+    assert look() is False, "seen for the first time"
+    assert look() is False, "not renewed since: that worker may be dead"
+    held["shard-0"] = ShardLease("a third", "8", ended=False)
+    assert look() is False, "another owner, seen for the first time"
+    held["shard-0"] = ShardLease("a third", "9", ended=False)
+    assert look() is True
+    running: Any = intake._running
+    running.supervisor.statuses = lambda: {"shard-0": replace(CAUGHT_UP, state=ProcessorState.ADMITTING)}
+    assert look() is False, "a processor of ours is still at it"
+
+
+def test_the_lease_table_is_read_at_most_twice_a_second_and_until_then_nothing_is_said_to_be_read() -> None:
+    intake, _, clock = drained(CAUGHT_UP, OURS)
+    assert intake.empty() is True
+    clock[0] += 0.4
+    assert intake.empty() is False
+    clock[0] += 0.1
+    assert intake.empty() is True
+
+
+def test_an_intake_that_is_not_open_does_nothing_and_has_nothing() -> None:
+    intake, _, _ = drained(CAUGHT_UP, OURS)
+    closed: Any = intake
+    closed._running = None
+    assert (intake.step(), intake.empty()) == (0, True)
+    intake.close()
+
+
+def test_records_are_counted_once_and_a_jvm_that_never_comes_up_is_an_outage_only_when_nothing_was_read() -> None:
+    intake, _, _ = drained(replace(CAUGHT_UP, records=3), OURS)
+    assert (intake.step(), intake.step()) == (3, 0)
+    running: Any = intake._running
+    running.supervisor.statuses = lambda: {"shard-0": replace(CAUGHT_UP, pid=2, records=2)}
+    running.supervisor.failures = 3
+    assert intake.step() == 2, "a processor that was started anew counts from nothing"
+    with pytest.raises(Unavailable, match="does not come up"):
+        intake.step()
+    running.supervisor.failures = 2
+    assert intake.step() == 0
