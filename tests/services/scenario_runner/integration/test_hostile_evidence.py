@@ -299,6 +299,24 @@ def assert_the_end_is_published(damaged: Drained, made: dict[str, Any], document
     assert not {"GATES_PASSED", "RECEIPTS_COMMITTED"} & {line["event_kind"] for line in record}
 
 
+def test_gates_behind_one_that_has_not_passed_are_blocked_by_name_and_the_daemon_goes_on(world: World) -> None:
+    """Each has evidence of its own that is right; it counts only after what it depends on."""
+    first, second, last = (f"gate.layer1.{segment}.validation" for segment in ("1A", "1B", "2A"))
+    bad = make(world, "bad", outputs=["site_timezones"], damage="flag_bit_off", damage_target=first)
+    good = make(world, "good", outputs=["site_timezones"])
+    for made in (bad, good):
+        world.drop(made["request"], f"{made['run_id']}.json")
+    drain(world)
+    assert state_of(world, good) == ("READY", "")
+    document = explain(world, bad)
+    assert (document["state"], document["reason_code"]) == ("QUARANTINED", CONFLICT)
+    gates = {item["gate_id"]: item for item in document["gates"]}
+    assert {gate_id: item["outcome"] for gate_id, item in gates.items()} == {
+        first: "CONFLICT", second: "BLOCKED", last: "BLOCKED"
+    }  # fmt: skip
+    assert (gates[second]["blocked_by"], gates[last]["blocked_by"]) == ([first], [first, second])
+
+
 def test_evidence_that_is_missing_is_waited_for_until_the_deadline(world: World) -> None:
     kinds = ("flag_missing", "index_missing", "output_missing", "root_missing", "output_empty_directory")
     made = [make(world, kind, damage=kind, outputs=["outlet_catalogue", "site_timezones"]) for kind in kinds]
@@ -1045,11 +1063,27 @@ def custom_pack(world: World, change: Callable[[dict[str, Any], dict[str, Any]],
     return {"catalogue": catalogue, "gate_map": gate_map}
 
 
+@pytest.mark.parametrize("output", OUTPUT_TARGETS, ids=["glob", "directory", "file"])
+def test_an_output_of_another_shape_than_its_path_template_is_refused_as_that(world: World, output: str) -> None:
+    made = make(world, "shape", outputs=[output])
+    files = (path for path in sorted(Path(made["engine_run_root"]).rglob("*")) if path.is_file())
+    file = next(path for path in files if output in str(path))
+    if output == OUTPUT_TARGETS[-1]:
+        file.unlink()
+        file.mkdir()
+    else:
+        shutil.rmtree(file.parent)
+        file.parent.touch()
+    world.drop(made["request"])
+    drain(world)
+    assert state_of(world, made) == ("QUARANTINED", MALFORMED)
+    assert "which the path template does not mean" in explain(world, made)["detail"]
+
+
+@pytest.mark.parametrize("template", ["part-*.parquet\n", "parts/\n", "whole.parquet\n"], ids=str.strip)
 @pytest.mark.parametrize("availability", ["required", "optional"])
-def test_part_files_at_the_run_root_itself_are_found(world: World, availability: str) -> None:
-    pack = custom_pack(
-        world, lambda output, _: output.update(path_template="part-*.parquet\n", availability=availability)
-    )
+def test_outputs_at_the_run_root_itself_are_found(world: World, availability: str, template: str) -> None:
+    pack = custom_pack(world, lambda output, _: output.update(path_template=template, availability=availability))
     made = make(world, "top", **pack)
     world.drop(made["request"])
     drain(world)
