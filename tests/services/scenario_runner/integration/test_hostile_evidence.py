@@ -328,6 +328,18 @@ def test_evidence_that_is_missing_is_waited_for_until_the_deadline(world: World)
     assert all(explain(world, item).get("missing") or item["damage"] == "root_missing" for item in made)
 
 
+@pytest.mark.parametrize("output", OUTPUT_TARGETS, ids=["glob", "directory", "file"])
+def test_what_is_missing_of_a_required_output_is_its_path(world: World, output: str) -> None:
+    made = make(world, "missing", outputs=[output], damage="output_missing", damage_target=output)
+    world.drop(made["request"])
+    drain(world)
+    document = explain(world, made)
+    (found,) = document["outputs"]
+    assert document["missing"] == [found["path"]]
+    assert output in found["path"]
+    assert "/" in found["path"]
+
+
 # --- attacks of our own on flag, index and bundle
 
 
@@ -1114,6 +1126,7 @@ OUTSIDE: dict[str, tuple[dict[str, str], str]] = {
         {"path": "more.json", "sha256_hex": hashlib.sha256(b'{"a":2,"b":1}').hexdigest()},
         CONFLICT,
     ),
+    "a file that is not there": ({"path": "absent.json"}, CONFLICT),
     "a folder": ({"path": "folder"}, MALFORMED),
     "a folder with a digest": ({"path": "folder", "sha256_hex": hashlib.sha256(b"x").hexdigest()}, MALFORMED),
 }
@@ -1145,6 +1158,13 @@ def test_what_an_index_names_beside_the_bundle_is_read_under_the_bundles_own_law
     world.drop(made["request"])
     drain(world)
     assert wanted in state_of(world, made), explain(world, made)["detail"]
+
+
+def test_a_gate_of_the_bundle_law_needs_no_index_in_the_pack_either(world: World) -> None:
+    made = make(world, "none", **custom_pack(world, lambda _, gate: gate.pop("index_path_template")))
+    world.drop(made["request"])
+    drain(world)
+    assert state_of(world, made) == ("READY", ""), explain(world, made)["detail"]
 
 
 def test_a_bundle_without_an_index_passes_by_its_law_and_its_receipt_names_no_index(world: World) -> None:
