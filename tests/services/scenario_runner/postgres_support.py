@@ -109,18 +109,21 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.dsn = with_parameters(dsn, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable",
                                    gssencmode="disable")  # fmt: skip
-        self._armed = ""
+        self._armed, self._marker = "", b""
         self._lock = threading.Lock()
         self.lost = self.ended = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_answer(self) -> None:
         """Swallow the next answer and cut."""
-        self._armed = "answer"
+        self._armed, self._marker = "answer", b""
 
-    def cut_after_request(self) -> None:
-        """Forward the next request and cut."""
-        self._armed = "request"
+    def cut_after_request(self, marker: bytes = b"") -> None:
+        """Forward the next request that holds the marker and cut.
+
+        Without a marker it may be a request of the pool, which sets up a further connection when it likes.
+        """
+        self._armed, self._marker = "request", marker
 
     def close(self) -> None:
         """Take no more connections."""
@@ -138,7 +141,7 @@ class Proxy:
     def _requests(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
-                armed = self._fire() if data[:1] in (b"P", b"B", b"Q") else ""
+                armed = self._fire() if data[:1] in (b"P", b"B", b"Q") and self._marker in data else ""
                 if armed:
                     doomed.set()
                 server.sendall(data)

@@ -618,7 +618,7 @@ def test_an_outcome_that_the_server_still_works_on_is_waited_for_and_not_taken_f
 
     with ThreadPoolExecutor(1) as pool, schema.admin.transaction():
         schema.query("SELECT 1 FROM runs FOR UPDATE")
-        proxy.cut_after_request()
+        proxy.cut_after_request(b"INSERT INTO outbox")
         answer = pool.submit(lossy.commit, [ready(claim)])
         until(lambda: waiting() == 2, 10)
     assert answer.result(30) == [None]
