@@ -7,7 +7,7 @@ compares what was read with what was claimed. The caller reads the files in betw
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from scenario_runner.contracts.errors import EvidenceRefused, SequenceError
 from scenario_runner.contracts.reasons import Reason
@@ -114,10 +114,12 @@ def members_of(
     kept = [(path, entry) for path, entry in based if path not in excluded]
     if gate.law is Law.BUNDLE:
         ordered = [path for path in listing or () if path not in excluded]
-    else:
+    elif gate.law is Law.INDEX_RAW_BYTES:
         ordered = [path for path, _ in kept]
         if gate.ordering is Ordering.ASCII_LEX:
             ordered.sort()
+    else:
+        assert_never(gate.law)  # a new law must say what it hashes: it must not fall into another one's branch
     if not ordered:
         raise EvidenceRefused(
             f"the bundle {paths.bundle_root} has no files to hash; an empty bundle is no pass",
