@@ -1,7 +1,7 @@
 """The embedded authority: SQLite in WAL mode, ``synchronous=FULL``, so a commit is a promise.
 
-One connection writes, through group commit; every thread reads on a connection of its own. Several processes may
-share the file: every write transaction takes the lock at its start.
+One connection writes, one operation after the other, each in a transaction of its own; every thread reads on a
+connection of its own. Several processes may share the file: every write transaction takes the lock at its start.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -29,7 +29,6 @@ from scenario_runner.authority.base import (
     SignalDraft,
     Transition,
 )
-from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.queries import Queries, projection_tasks
 from scenario_runner.authority.rows import (
     COLLISION_CODE,
@@ -103,10 +102,10 @@ class SqliteAuthority(Queries):
         self._readers_lock = threading.Lock()
         self._files = DatabaseFiles(path, modes)
         self._files.create()
+        self._closed = False
+        self._write_lock = threading.Lock()
         with translating_errors(path):
-            self._writer: GroupCommitter[sqlite3.Connection] = GroupCommitter(
-                self._open_migrated, self._begin, self._commit, _rollback, _close
-            )
+            self._writer = self._open_migrated()
 
     # --- connections
 
@@ -132,18 +131,42 @@ class SqliteAuthority(Queries):
             raise
         return connection
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        self._files.check()
-        _begin(connection)
-
-    def _commit(self, connection: sqlite3.Connection) -> None:
-        """Commit, and fail unless the files are still where every other process finds them."""
-        _commit(connection)
-        self._files.check()
-
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        with translating_errors(self._path):
-            return self._writer.run(operation)
+        """Run an operation in a transaction; returns once it is durable.
+
+        Raises:
+            Unavailable: nothing of it is durable, or nobody knows whether it is.
+        """
+        with translating_errors(self._path), self._transaction() as connection:
+            return operation(connection)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # Bounded: while another process keeps the file locked, each thread would wait for all those before it.
+        if not self._write_lock.acquire(timeout=_BUSY_SECONDS):
+            raise Unavailable(
+                f"the authority {self._path} does not answer: another thread writes for {_BUSY_SECONDS:g} s"
+            )
+        try:
+            if self._closed:
+                raise Unavailable("the authority is closed")
+            self._files.check()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._undo()
+                raise
+            self._files.check()  # the files must still be where every other process finds them
+        finally:
+            self._write_lock.release()
+
+    def _undo(self) -> None:
+        """Roll back. If that fails too, the connection refuses the next BEGIN, and its caller gets that error."""
+        with suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
 
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -162,7 +185,9 @@ class SqliteAuthority(Queries):
 
     @override
     def close(self) -> None:
-        self._writer.close()
+        with self._write_lock:
+            self._closed = True
+            self._writer.close()
         with self._readers_lock:
             for connection in self._readers:
                 connection.close()
@@ -425,20 +450,3 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         policy,
         lambda error: isinstance(error, sqlite3.OperationalError),
     )
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-
-
-def _commit(connection: sqlite3.Connection) -> None:
-    connection.execute("COMMIT")
-
-
-def _rollback(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    connection.close()

@@ -32,7 +32,7 @@ from scenario_runner.service.compose import (
     open_store,
     s3_settings,
 )
-from scenario_runner.service.control_bus import open_stream, open_tables, spool_root, state_modes
+from scenario_runner.service.control_bus import open_lease_table, open_stream, spool_root, state_modes
 from scenario_runner.service.identity import NamedStore, named_spool, require_known
 from scenario_runner.service.permissions import Access, Trial, try_bucket, try_metrics, try_stream, try_tables
 from scenario_runner.storage.anchored import AnchoredRoot
@@ -352,10 +352,10 @@ def _examine_stream(report: _Report, wiring: Wiring, stream: Stream) -> None:
         if readable:
             report.add("control bus", f"the stream {stream.name} is {stream.check()}, {len(stream.shards())} shards")
     with report.examining("leases"):
-        tables = open_tables(wiring)
-        if _all_allowed(report, "the lease tables", try_tables(tables.client, tables.application)) and readable:
-            state = check_leases(stream, tables)
-            report.add("leases", f"DynamoDB answers; {len(state.leases)} leases in table {tables.application}")
+        table = open_lease_table(wiring)
+        if _all_allowed(report, "the lease tables", try_tables(table.client, table.application)) and readable:
+            state = check_leases(stream, table)
+            report.add("leases", f"DynamoDB answers; {len(state.leases)} leases in table {table.application}")
     if not (wiring.control_bus_endpoint_url or wiring.dynamodb_endpoint_url):  # an emulator is given no metrics
         with report.examining("metrics"):
             client = client_of("cloudwatch", wiring.control_bus_region, None)

@@ -11,7 +11,7 @@ from scenario_runner.gates.verified_set import display_path
 from scenario_runner.intake.admission_policy import plan_request
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.compose import make_rules, open_pack
+from scenario_runner.service.compose import make_admission_policy, open_pack
 
 
 def run(wiring_path: str, policy_path: str, file: str, *, as_json: bool) -> None:
@@ -39,7 +39,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> Json:
     wiring, policy = load_wiring(wiring_path), load_policy(policy_path)
     pack = open_pack(wiring)
     request, _ = read_request(file, wiring.control_bus_topic)
-    intent, inputs = plan_request(request, make_rules(wiring, policy, pack))
+    intent, inputs = plan_request(request, make_admission_policy(wiring, policy, pack))
     tokens, root = intent.tokens(), intent.engine_run_root
     specs = [pack.outputs[output_id] for output_id in inputs.outputs]
     outputs = [

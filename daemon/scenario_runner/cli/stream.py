@@ -7,7 +7,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.kcl.stream_identity import adopt_new_stream
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.control_bus import open_stream, open_tables
+from scenario_runner.service.control_bus import open_lease_table, open_stream
 
 
 def run(wiring_path: str, *, as_json: bool) -> None:
@@ -32,16 +32,16 @@ def adopt_stream(wiring_path: str) -> Json:
         Unavailable: the stream or DynamoDB does not answer.
     """
     wiring = load_wiring(wiring_path)
-    stream, tables = open_stream(wiring), open_tables(wiring)
+    stream, table = open_stream(wiring), open_lease_table(wiring)
     if stream is None:
         raise UsageError(f"the control bus of profile {wiring.profile_id} is not a stream")
-    print_err(f"checking whether a daemon of {tables.application} runs; this takes some seconds")
-    state = adopt_new_stream(stream, tables, time.sleep)
+    print_err(f"checking whether a daemon of {table.application} runs; this takes some seconds")
+    state = adopt_new_stream(stream, table, time.sleep)
     adopted = bool(state.problem)
     return {
         "stream": state.stream,
         "former_stream": state.recorded if adopted else "",
-        "lease_table": tables.application,
+        "lease_table": table.application,
         "leases_forgotten": len(state.leases) if adopted else 0,
         "begins_at": (wiring.kinesis_start_timestamp or wiring.kinesis_start_position) if adopted else "",
         "outcome": "adopted: start the daemons again" if adopted else "nothing to do: the leases are about this stream",

@@ -29,13 +29,13 @@ from scenario_runner.runs.effects import (
     Attest,
     Attested,
     Effect,
+    Examine,
     Examined,
     FindReceipts,
     ReadClock,
     RecordProgress,
     WriteFactsView,
     WritePlan,
-    WritePlanAndExamine,
     WriteReceipts,
 )
 from scenario_runner.runs.leases import Leases
@@ -83,7 +83,6 @@ class RunDriver:
         ledger: Where documents are written.
         examiner: Examines evidence.
         leases: Leases of this process.
-        plan_writer_pool: Threads that write plan objects while the evidence is examined.
         examination_pool: Threads that examine the evidence of several runs at the same time, where it lies behind a
             network; None examines one after the other.
     """
@@ -94,11 +93,10 @@ class RunDriver:
         ledger: Ledger,
         examiner: Examiner,
         leases: Leases,
-        plan_writer_pool: ThreadPoolExecutor,
         examination_pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self._authority, self._ledger, self._examiner, self._leases = authority, ledger, examiner, leases
-        self._plan_writer_pool, self._examination_pool = plan_writer_pool, examination_pool
+        self._examination_pool = examination_pool
 
     def drive(self, claims: Sequence[Claim], share: Share = UNLIMITED) -> list[Deferred]:
         """Drive runs as far as they go now, commit their transitions and give their leases back.
@@ -126,7 +124,7 @@ class RunDriver:
             _resume(member, None)
         performers: Sequence[tuple[type, Performer]] = (  # in the order of a lifecycle, so that runs stay together
             (WritePlan, self._write_plans),
-            (WritePlanAndExamine, partial(self._write_plans_and_examine, share)),
+            (Examine, partial(self._examine, share)),
             (Attest, self._attest),
             (FindReceipts, self._find_receipts),
             (ReadClock, self._read_clock),
@@ -155,30 +153,23 @@ class RunDriver:
     # --- performers: members that wait for one kind of effect in, one answer for each out
 
     def _write_plans(self, members: Sequence[_Member]) -> Sequence[Answer]:
-        return self._ledger.write_plans([_effect(member, WritePlan).plan for member in members])
+        def write(members: Sequence[_Member]) -> Sequence[Answer]:
+            return self._ledger.write_plans([_effect(member, WritePlan).plan for member in members])
 
-    def _write_plans_and_examine(self, share: Share, members: Sequence[_Member]) -> Sequence[Answer]:
-        plans = [_effect(member, WritePlanAndExamine).plan for member in members]
+        return self._under_lease(members, write)
+
+    def _examine(self, share: Share, members: Sequence[_Member]) -> Sequence[Answer]:
         # A batch is examined when it is claimed; a run that was deferred has waited for its turn since.
         began_us = self._authority.now_us() if share.patient else max(member.claim.now_us for member in members)
-        writing = self._plan_writer_pool.submit(self._ledger.write_plans, plans)
         findings = self._examine_all(members, share)
-        answers: list[Answer] = []
-        for finding, failure in zip(findings, writing.result(), strict=True):
-            if failure is not None and not isinstance(finding, LeaseLostError):
-                answers.append(failure)  # nothing of a run goes on before its plan object is in place
-            elif isinstance(finding, Finding):
-                answers.append(Examined(finding, began_us))
-            else:
-                answers.append(finding)
-        return answers
+        return [Examined(finding, began_us) if isinstance(finding, Finding) else finding for finding in findings]
 
     def _examine_all(self, members: Sequence[_Member], share: Share) -> list[Answer]:
         """Findings of all members; members with equal evidence keys share one examination."""
         answers: dict[int, Answer] = {}
         groups: dict[EvidenceKey, list[int]] = {}
         for number, member in enumerate(members):
-            effect = _effect(member, WritePlanAndExamine)
+            effect = _effect(member, Examine)
             key = _caught(partial(self._examiner.key_of, effect.intent, effect.inputs))
             if isinstance(key, EvidenceKey):
                 groups.setdefault(key, []).append(number)

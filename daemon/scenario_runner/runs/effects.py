@@ -16,10 +16,11 @@ from scenario_runner.gates.receipts import Attestation, AttestationKey, FactsVie
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """Write the run_plan object once. Answer: None.
+    """Write the run_plan object once, under a valid lease. Answer: None.
 
     Raises in the lifecycle:
         LedgerDrift: ``PLAN_DRIFT``.
+        LeaseLostError: the lease ran out; nothing was written.
         Unavailable: the store does not answer.
     """
 
@@ -27,27 +28,23 @@ class WritePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class WritePlanAndExamine:
-    """Write the run_plan object once and examine the evidence meanwhile. Answer: :class:`Examined`.
-
-    The answer comes only when both are done. Examining reads and writes nothing of a run, so its order beside the plan
-    is free; on S3 the write costs no time of its own.
+class Examine:
+    """Examine the evidence. Answer: :class:`Examined`.
 
     Raises in the lifecycle:
-        LedgerDrift: ``PLAN_DRIFT`` or ``PACK_DRIFT``.
-        Unavailable: the store or the evidence cannot be read.
+        LedgerDrift: ``PACK_DRIFT``.
+        Unavailable: the evidence cannot be read.
         LeaseLostError: the lease ran out meanwhile.
         ExaminationDeferred: the examination costs more than a batch may spend, or would have to wait.
     """
 
-    plan: Json
     intent: Intent
     inputs: PlanInputs
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The answer to :class:`WritePlanAndExamine`.
+    """The answer to :class:`Examine`.
 
     Attributes:
         began_us: The database's clock when the batch was claimed, or when the turn of a deferred run began. The
@@ -142,13 +139,4 @@ class WriteFactsView:
     view: FactsView
 
 
-Effect = (
-    WritePlan
-    | WritePlanAndExamine
-    | Attest
-    | FindReceipts
-    | ReadClock
-    | RecordProgress
-    | WriteReceipts
-    | WriteFactsView
-)
+Effect = WritePlan | Examine | Attest | FindReceipts | ReadClock | RecordProgress | WriteReceipts | WriteFactsView

@@ -56,13 +56,13 @@ from scenario_runner.runs.effects import (
     Attest,
     Attested,
     Effect,
+    Examine,
     Examined,
     FindReceipts,
     ReadClock,
     RecordProgress,
     WriteFactsView,
     WritePlan,
-    WritePlanAndExamine,
     WriteReceipts,
 )
 
@@ -113,12 +113,12 @@ def _verify(progress: _Progress) -> Lifecycle:
     inputs = plan_inputs_from_document(claim.inputs)
     plan = plan_document(intent, inputs, claim.admitted_us)
 
+    yield WritePlan(plan)
     missing_engine = engine_needed(intent, inputs)
     if missing_engine is not None:
-        yield WritePlan(plan)
         return failed(claim, (yield ReadClock()), refused_unread(Outcome.FAIL, missing_engine))
 
-    examined: Examined = yield WritePlanAndExamine(plan, intent, inputs)
+    examined: Examined = yield Examine(intent, inputs)
     finding = examined.finding
     progress.report = finding.report
     if finding.verified is None:

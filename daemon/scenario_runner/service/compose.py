@@ -156,7 +156,7 @@ def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     return ArtifactsByScheme(readers)
 
 
-def make_rules(wiring: Wiring, policy: Policy, pack: InterfacePack) -> AdmissionPolicy:
+def make_admission_policy(wiring: Wiring, policy: Policy, pack: InterfacePack) -> AdmissionPolicy:
     """What messages are validated against."""
     return AdmissionPolicy(
         topic=wiring.control_bus_topic,
@@ -193,7 +193,7 @@ def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     """
     check_profile(wiring)
     pack, schemas = open_pack(wiring), open_schemas(wiring)
-    rules = make_rules(wiring, policy, pack)
+    rules = make_admission_policy(wiring, policy, pack)
     on_s3 = wiring.store_root.startswith("s3://")
     io_pool = ThreadPoolExecutor(_S3_IO_THREADS if on_s3 else _IO_THREADS, thread_name_prefix="io")
     store = open_store(wiring, io_pool)
@@ -223,7 +223,5 @@ def _open_driver(wiring: Wiring, authority: Authority, ledger: Ledger, packs: Pi
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
-    # The runner and every bulk worker may write the plans of a batch at the same time, and none waits for another.
-    plan_writer_pool = ThreadPoolExecutor(1 + wiring.runner_workers, thread_name_prefix="plan-writer")
     examination_pool = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="examination") if artifacts.remote else None
-    return RunDriver(authority, ledger, examiner, leases, plan_writer_pool, examination_pool)
+    return RunDriver(authority, ledger, examiner, leases, examination_pool)

@@ -54,7 +54,7 @@ def open_stream(wiring: Wiring) -> Stream | None:
     return Stream(wiring.control_bus_stream, wiring.control_bus_region, wiring.control_bus_endpoint_url)
 
 
-def open_tables(wiring: Wiring) -> KclLeaseTable:
+def open_lease_table(wiring: Wiring) -> KclLeaseTable:
     """Where KCL keeps the leases of a profile whose control bus is a stream."""
     return KclLeaseTable(wiring.kinesis_application, wiring.control_bus_region, wiring.dynamodb_endpoint_url)
 
@@ -75,4 +75,4 @@ def open_intake(
     if stream is None:
         return SpoolConsumer(spool or spool_root(wiring), authority, admission)
     worker_config = {"wiring": wiring.model_dump_json(), "policy": policy.model_dump_json()}
-    return KinesisIntake(wiring, stream, open_tables(wiring), worker_config, admission.pack.document)
+    return KinesisIntake(wiring, stream, open_lease_table(wiring), worker_config, admission.pack.document)

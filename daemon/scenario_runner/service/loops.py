@@ -27,13 +27,11 @@ from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.counters import counted
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
+from scenario_runner.service.batch_size import BatchSize
 from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.owner import is_dead
 
-#: Most runs of a batch. Commits, directory fsyncs and the examination of equal evidence are paid once for all of them:
-#: batches of 32 make a known world slower. Each run waits for the whole batch, so they are not larger either.
-_BATCH: Final = 64
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
 #: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
@@ -93,6 +91,7 @@ class Supervisor:
         self._last_delivery = threading.Event()
         self._delivered = threading.Event()
         self._poll = daemon.wiring.poll_seconds
+        self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
 
     def run(self) -> bool:
@@ -239,9 +238,10 @@ class Supervisor:
 
     def _drive_batch(self) -> int:
         """Drive one batch; costly examinations go to the bulk pool, which this thread never waits for."""
-        claims = self._daemon.leases.claim(_BATCH)
+        claims, began = self._daemon.leases.claim(self._batch_size.runs), time.monotonic()
         if claims:
             self._bulk.add(self._daemon.driver.drive(claims, BATCH_SHARE))
+            self._batch_size.drove(len(claims), time.monotonic() - began)
         return len(claims)
 
     def _drive_bulk(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:

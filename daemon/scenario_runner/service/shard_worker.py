@@ -52,7 +52,7 @@ def _serve(config: dict[str, Any], protocol: int) -> None:
     from scenario_runner.kcl.shard_status import StatusWriter
     from scenario_runner.profiles.policy import Policy
     from scenario_runner.profiles.wiring import Wiring
-    from scenario_runner.service.compose import make_rules
+    from scenario_runner.service.compose import make_admission_policy
     from scenario_runner.service.telemetry import set_up_logging
 
     set_up_logging("info")
@@ -66,7 +66,7 @@ def _serve(config: dict[str, Any], protocol: int) -> None:
     processor = ShardProcessor(
         wiring.control_bus_stream or "",
         lambda: connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}"),
-        make_rules(wiring, policy, pack),
+        make_admission_policy(wiring, policy, pack),
         StatusWriter(config["status_folder"], config["generation"]),
     )
     KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8"), sys.stderr).run()

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -52,7 +52,6 @@ from scenario_runner.authority.base import (
     RunRow,
     Transition,
 )
-from scenario_runner.authority.group_commit import GroupCommitter
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.statements import load_migrations
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
@@ -1407,151 +1406,64 @@ def test_a_commit_is_a_promise(path: str) -> None:
     authority.close()
 
 
-# --- group commit -----------------------------------------------------------------------------------------------------
+# --- transactions of the embedded engine ------------------------------------------------------------------------------
 
 
-class Ledger:
-    """A connection that remembers what was committed."""
-
-    def __init__(self, broken: str = "") -> None:
-        self.broken, self.open, self.committed, self.commits = broken, [], [], 0  # type: ignore[var-annotated]
-
-    def begin(self) -> None:
-        self._maybe("begin")
-        self.open = []
-
-    def commit(self) -> None:
-        self._maybe("commit")
-        self.committed += self.open
-        self.commits += 1
-
-    def rollback(self) -> None:
-        self._maybe("rollback")
-        self.open = []
-
-    def _maybe(self, step: str) -> None:
-        if step == self.broken:
-            raise sqlite3.OperationalError(f"{step} failed")
-
-
-def committer(ledger: Ledger) -> GroupCommitter[Ledger]:
-    return GroupCommitter(lambda: ledger, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: None)
-
-
-def in_one_group(group: GroupCommitter[Ledger], operations: Sequence[Callable[[Ledger], Any]]) -> list[Any]:
-    """Hand operations in while the committer is busy, so that it takes them together; results or exceptions."""
-    busy, release = threading.Event(), threading.Event()
-
-    def hold(_: Ledger) -> None:
-        busy.set()
-        release.wait(30)
-
-    results: list[Any] = [None] * len(operations)
-
-    def run(number: int) -> None:
-        try:
-            results[number] = group.run(operations[number])
-        except Exception as error:  # noqa: BLE001 - whatever the operation raised is its result
-            results[number] = error
-
-    holder = threading.Thread(target=group.run, args=(hold,))
-    holder.start()
-    assert busy.wait(30)
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(operations))]
-    for number, thread in enumerate(threads, 1):
-        thread.start()
-        while group._queue.qsize() < number and thread.is_alive():
-            pass  # handed in, and waiting for its result
-    release.set()
-    for thread in [holder, *threads]:
-        thread.join(30)
-        assert not thread.is_alive(), "somebody waits for ever"
-    return results
-
-
-def adds(name: str) -> Callable[[Ledger], str]:
-    return lambda ledger: (ledger.open.append(name), name)[1]
-
-
-def fails(ledger: Ledger) -> None:
-    ledger.open.append("never")
+def leaves_half(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO store_identities (name, identity, noted_us) VALUES ('half', 'x', 1)")
     raise ValueError("mine")
 
 
-def test_operations_of_many_threads_share_one_commit() -> None:
-    ledger = Ledger()
-    group = committer(ledger)
-    assert in_one_group(group, [adds(str(n)) for n in range(10)]) == [str(n) for n in range(10)]
-    assert ledger.committed == [str(n) for n in range(10)]
-    assert ledger.commits == 2
-    group.close()
+def test_an_operation_that_fails_leaves_nothing_and_the_next_one_is_not_affected(path: str) -> None:
+    authority = SqliteAuthority(path)
+    with pytest.raises(ValueError, match="mine"):
+        authority._write(leaves_half)
+    assert authority.identity("half", "") == ""
+    assert authority.identity("whole", "y") == "y"
+    authority.close()
 
 
-def test_a_faulty_operation_does_not_take_its_neighbours_along() -> None:
-    ledger = Ledger()
-    group = committer(ledger)
-    results = in_one_group(group, [adds("a"), fails, adds("b")])
-    assert (results[0], results[2]) == ("a", "b")
-    assert isinstance(results[1], ValueError)
-    assert ledger.committed == ["a", "b"]
-    group.close()
+def test_operations_of_many_threads_come_one_after_the_other_and_each_gets_its_own_result(path: str) -> None:
+    authority = SqliteAuthority(path)
+
+    def run(number: int) -> str:
+        if number % 3 == 0:
+            with pytest.raises(ValueError, match="mine"):
+                authority._write(leaves_half)
+        return authority.identity(f"store-{number}", str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, range(60))) == [str(number) for number in range(60)]
+    assert authority.identity("half", "") == ""
+    authority.close()
 
 
-@pytest.mark.parametrize("step", ["begin", "commit"])
-def test_a_transaction_that_fails_is_told_to_everybody_in_it(step: str) -> None:
-    ledger = Ledger()
-    group = committer(ledger)
-    group.run(adds("before"))
-    ledger.broken = step
-    for _ in range(3):
-        with pytest.raises(sqlite3.OperationalError, match=step):
-            group.run(adds("x"))
-    ledger.broken = ""
-    assert group.run(adds("after")) == "after"
-    assert ledger.committed == ["before", "after"]
-    group.close()
+def test_a_thread_waits_a_bounded_time_for_the_one_that_writes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = SqliteAuthority(path)
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
+    busy, release = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        busy.set()
+        release.wait(30)
+
+    holder = threading.Thread(target=authority._write, args=(hold,))
+    holder.start()
+    assert busy.wait(30)
+    with pytest.raises(Unavailable, match="another thread"):
+        authority.adopt_identity("late", "x")
+    release.set()
+    holder.join(30)
+    assert authority.identity("late", "") == ""
+    authority.close()
 
 
-def test_a_rollback_that_fails_is_told_and_nobody_waits_for_ever() -> None:
-    ledger = Ledger("rollback")
-    group = committer(ledger)
-    answers: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            group.run(fails)
-        except Exception as error:  # noqa: BLE001 - whatever the operation raised is its result
-            answers.append(error)
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(5)
-    assert [thread.is_alive() for thread in threads] == [False, False]
-    assert len(answers) == 2
-
-
-def test_a_connection_that_cannot_be_opened_is_told_to_whoever_opens_it() -> None:
-    def connect() -> Ledger:
-        raise sqlite3.OperationalError("no such place")
-
-    with pytest.raises(sqlite3.OperationalError, match="no such place"):
-        GroupCommitter(connect, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: None)
-
-
-def test_closing_finishes_what_was_handed_in_and_takes_nothing_more() -> None:
-    ledger, closed = Ledger(), threading.Event()
-    group: GroupCommitter[Ledger] = GroupCommitter(
-        lambda: ledger, Ledger.begin, Ledger.commit, Ledger.rollback, lambda _: closed.set()
-    )
-    assert in_one_group(group, [adds(str(n)) for n in range(5)]) == [str(n) for n in range(5)]
-    group.close()
-    group.close()
-    assert closed.is_set()
-    with pytest.raises(Unavailable):
-        group.run(adds("late"))
-    assert ledger.committed == [str(n) for n in range(5)]
+def test_a_closed_authority_takes_nothing_more(path: str) -> None:
+    authority = SqliteAuthority(path)
+    authority.close()
+    authority.close()
+    with pytest.raises(Unavailable, match="closed"):
+        authority.adopt_identity("late", "x")
 
 
 # --- stores

@@ -29,7 +29,7 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.leases import Leases
-from scenario_runner.service.compose import make_rules, open_pack, open_schemas
+from scenario_runner.service.compose import make_admission_policy, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.integration
@@ -44,15 +44,15 @@ class Place:
     def __init__(self, folder: Path, world: World, cache: EvidenceCache | None, *, pooled: bool) -> None:
         wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
         pack = open_pack(wiring)
-        self.rules, self.folder = make_rules(wiring, policy, pack), folder
+        self.rules, self.folder = make_admission_policy(wiring, policy, pack), folder
         self.authority = SqliteAuthority(str(folder / "a.db"), Clock())
         self.leases = Leases(self.authority, "w", 30.0, lambda: 0.0)
         ledger = Ledger(FilesystemStore(str(folder / "store"), ".private"), open_schemas(wiring))
         self.artifacts = LocalArtifacts([str(world.runs)], 1, DigestReuse(self.authority) if cache else None)
-        self.pools = [ThreadPoolExecutor(2), ThreadPoolExecutor(2)]
+        self.pool = ThreadPoolExecutor(2)
         examiner = Examiner(self.artifacts, PinnedPacks(pack, ledger), cache, lambda _seconds: None)
-        examination_pool = self.pools[1] if pooled else None
-        self.driver = RunDriver(self.authority, ledger, examiner, self.leases, self.pools[0], examination_pool)
+        examination_pool = self.pool if pooled else None
+        self.driver = RunDriver(self.authority, ledger, examiner, self.leases, examination_pool)
 
     def run(self, requests: list[bytes], share: Share) -> dict[str, Any]:
         """Admit all, drive all in one batch, and read what is there: rows by run, objects by path."""
@@ -63,8 +63,7 @@ class Place:
         assert self.driver.drive([item.claim for item in deferred]) == []
         self.authority.close()
         self.artifacts.close()
-        for pool in self.pools:
-            pool.shutdown()
+        self.pool.shutdown()
         return self.found()
 
     def found(self) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.runs.batch import Deferred, RunDriver
 from scenario_runner.runs.leases import Leases
-from scenario_runner.service.compose import make_rules, open_pack, open_schemas
+from scenario_runner.service.compose import make_admission_policy, open_pack, open_schemas
 from scenario_runner.storage.filesystem import FilesystemStore
 
 pytestmark = pytest.mark.integration
@@ -80,16 +79,15 @@ class Bench:
         world.write_profiles()
         wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
         pack = open_pack(wiring)
-        self.rules = make_rules(wiring, policy, pack)
+        self.rules = make_admission_policy(wiring, policy, pack)
         self.clock = Clock()
         self.artifacts = Slow(self.clock)
         self.authority = SqliteAuthority(str(world.root / "own.db"), self.clock)
         store = FilesystemStore(str(world.root / "own-store"), ".private")
-        ledger = Ledger(store, open_schemas(wiring))
+        self.ledger = Ledger(store, open_schemas(wiring))
         self.leases = Leases(self.authority, "w", LEASE / SECOND, lambda: 0.0)
-        self.plan_writers = ThreadPoolExecutor(1)
-        examiner = Examiner(self.artifacts, PinnedPacks(pack, ledger), None, lambda _seconds: None)
-        self.driver = RunDriver(self.authority, ledger, examiner, self.leases, self.plan_writers)
+        examiner = Examiner(self.artifacts, PinnedPacks(pack, self.ledger), None, lambda _seconds: None)
+        self.driver = RunDriver(self.authority, self.ledger, examiner, self.leases)
 
     def drive(self, share: Share = BATCH_SHARE, waiting: float = 0.0) -> list[Deferred]:
         claims = self.leases.claim(10)
@@ -107,7 +105,6 @@ def bench(world: World) -> Iterator[Bench]:
     made = Bench(world)
     yield made
     made.authority.close()
-    made.plan_writers.shutdown()
 
 
 def test_a_look_that_began_before_the_deadline_is_not_too_late_however_long_it_takes(
@@ -382,7 +379,7 @@ def test_a_run_whose_lease_ran_out_is_not_ended_by_another_plan_in_the_place_of_
     bench.driver.drive([claim])
     found = bench.authority.run(run_id)
     assert found is not None
-    assert (found.state, bench.artifacts.looks) == (RunState.VERIFYING, 1)
+    assert (found.state, bench.artifacts.looks) == (RunState.VERIFYING, 0)
     bench.clock.pass_seconds(LEASE / SECOND + 1)
     bench.drive()
     found = bench.authority.run(run_id)
@@ -390,13 +387,22 @@ def test_a_run_whose_lease_ran_out_is_not_ended_by_another_plan_in_the_place_of_
     assert (found.state, found.reason_code) == (RunState.QUARANTINED, "PLAN_DRIFT")
 
 
-def test_a_lease_that_runs_out_during_a_shared_examination_is_one_runs_loss_only(world: World, bench: Bench) -> None:
+def test_a_lease_that_runs_out_during_a_shared_examination_is_one_runs_loss_only(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = world.make_run("shared")["request"]
     for key in ("one", "two", "three"):
         message = Message(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
         bench.authority.admit([validate_message(message, bench.rules)])
     claims = bench.leases.claim(10)
-    lose(bench, claims[0])
+    real = bench.ledger.write_plans
+
+    def write_plans_then_lose(plans: Sequence[Any]) -> Sequence[Exception | None]:
+        written = real(plans)
+        lose(bench, claims[0])
+        return written
+
+    monkeypatch.setattr(bench.ledger, "write_plans", write_plans_then_lose)
     bench.driver.drive(claims)
     states = {}
     for claim in claims:

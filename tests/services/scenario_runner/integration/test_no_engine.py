@@ -18,7 +18,7 @@ from scenario_runner.intake.decode import Message
 from scenario_runner.intake.validate import validate_message
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.compose import make_rules, open_pack
+from scenario_runner.service.compose import make_admission_policy, open_pack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +114,7 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     made = world.make_run(**SMALL)
     wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
     admission = validate_message(
-        Message("r", json.dumps(made["request"]).encode(), 1), make_rules(wiring, policy, open_pack(wiring))
+        Message("r", json.dumps(made["request"]).encode(), 1), make_admission_policy(wiring, policy, open_pack(wiring))
     )
     run = admission.run
     assert run is not None

@@ -28,7 +28,7 @@ from scenario_runner.intake.spool_check import files_not_taken
 from scenario_runner.intake.spool_files import QUIET_SECONDS, SpoolFiles
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.service.compose import make_rules, open_pack
+from scenario_runner.service.compose import make_admission_policy, open_pack
 from scenario_runner.storage import renames
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -107,7 +107,7 @@ class Spool:
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Any:
     world = World(tmp_path_factory.mktemp("rules"))
     wiring = load_wiring(str(world.wiring))
-    made = make_rules(wiring, load_policy(str(world.policy)), open_pack(wiring))
+    made = make_admission_policy(wiring, load_policy(str(world.policy)), open_pack(wiring))
     object.__setattr__(made, "engine_roots", ["/"])
     return made
 

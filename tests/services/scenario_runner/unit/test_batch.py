@@ -1,7 +1,6 @@
 """Effects of many lifecycles performed together: what runs share, and what the failure of one does to the others."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -45,9 +44,8 @@ class Place:
         self.committed: list[Transition] = []
         self.released: list[str] = []
         self.packs_away: set[str] = set()
-        self.plan_writers = ThreadPoolExecutor(1)
         me: Any = self
-        self.driver = RunDriver(me, me, me, me, self.plan_writers)
+        self.driver = RunDriver(me, me, me, me)
 
     def _each(self, step: str, run_ids: Sequence[str]) -> list[Any]:
         self.asked.append((step, [run_id[:1] for run_id in run_ids]))
@@ -112,10 +110,8 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    made = Place()
-    yield made
-    made.plan_writers.shutdown()
+def place() -> Place:
+    return Place()
 
 
 def test_runs_with_equal_evidence_share_one_examination_and_one_check_and_every_effect_is_performed_once(
@@ -168,11 +164,25 @@ def test_a_plan_that_failed_is_no_reason_to_commit_without_a_lease(place: Place)
 
 
 def test_the_next_run_of_a_group_is_examined_for_when_the_first_loses_its_lease(place: Place) -> None:
-    place.lost = {"a", "b"}
+    real = place.write_plans
+
+    def write_plans(plans: Sequence[Any]) -> list[Any]:
+        place.lost = {"a", "b"}  # from now on
+        return real(plans)
+
+    place.write_plans = write_plans  # type: ignore[method-assign]
     place.driver.drive(runs("a", "b", "c", "d"))
     assert len(place.steps("examine")) == 3
     assert place.states() == {"c": RunState.READY, "d": RunState.READY}
     assert sorted(place.released) == ["a", "b", "c", "d"]
+
+
+def test_a_run_whose_lease_ran_out_before_its_plan_writes_nothing(place: Place) -> None:
+    place.lost = {"a"}
+    place.driver.drive(runs("a", "b"))
+    assert (place.steps("plans"), place.steps("views")) == ([["b"]], [["b"]])
+    assert place.states() == {"b": RunState.READY}
+    assert sorted(place.released) == ["a", "b"]
 
 
 def test_a_run_whose_lease_ran_out_meanwhile_writes_nothing_more(place: Place) -> None:
