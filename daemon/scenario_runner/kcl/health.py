@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.kcl.shard_status import ProcessorState, ShardStatus
-from scenario_runner.kcl.worker_ids import start_time
+from scenario_runner.procfs import start_time
 
 #: Statuses are files: read a few times a second they cost nothing, and a dead processor is noticed at once.
 _READ_SECONDS: Final = 0.25

@@ -25,8 +25,9 @@ from scenario_runner.kcl.config import DRAIN_SECONDS
 from scenario_runner.kcl.health import HealthCheck
 from scenario_runner.kcl.jvm_log import forward_logs
 from scenario_runner.kcl.shard_status import ShardStatus, read_statuses
-from scenario_runner.kcl.worker_ids import SLOT_VARIABLE, WorkerIdLease, kill_processes, processes_of, start_time
+from scenario_runner.kcl.worker_ids import SLOT_VARIABLE, WorkerIdLease, kill_processes, processes_of
 from scenario_runner.posix import SIGKILL
+from scenario_runner.procfs import start_time
 from scenario_runner.retry import RetryPolicy, with_retries
 
 WORKER_CONFIG_VARIABLE: Final = "SR_KCL_CHILD"

@@ -21,6 +21,7 @@ import structlog
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.posix import SIGKILL, fcntl
+from scenario_runner.procfs import start_time
 
 SLOT_VARIABLE: Final = "SR_KCL_SLOT"
 """Names the slot in the environment of a JVM and of its shard workers. Processes of a slot are found by it."""
@@ -118,17 +119,6 @@ def _lock(folder: str, sleep: Callable[[float], None]) -> int | None:
         if killed := kill_processes(folder):
             _log.warning("killed processes that a dead daemon had left running", processes=killed, slot=folder)
         sleep(_POLL_SECONDS)
-
-
-def start_time(pid: int) -> str:
-    """The kernel's start time of a process in clock ticks; empty when no such process runs."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            # The second field is the name of the program, which may hold spaces and parentheses.
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 def is_alive(pid: int, started: str) -> bool:

@@ -12,10 +12,10 @@ import socket
 import time
 from typing import Final
 
+from scenario_runner.procfs import ENDED, start_time, state_and_start_time
+
 _UNKNOWN: Final = "?"
 _PARTS: Final = 5
-_ENDED: Final = ("Z", "X")
-"""State letters of processes that have ended: zombie and dead."""
 _BOOTED: Final = re.compile(r"(?P<ids>[0-9a-f]+)@(?P<booted>[0-9]+)\.(?P<space>[0-9]+)")
 _BOOT_TIME_TOLERANCE_SECONDS: Final = 2
 """Two readings of the time of one boot differ by a second of rounding and a leap second."""
@@ -27,21 +27,6 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return _UNKNOWN
-
-
-def _state_and_start(pid: int) -> tuple[str, str]:
-    """A process's state letter, and its start time in clock ticks since boot; ``?`` when ``/proc`` does not show it."""
-    text = _read(f"/proc/{pid}/stat")
-    if text == _UNKNOWN:
-        return _UNKNOWN, _UNKNOWN
-    fields = text.rpartition(")")[2].split()  # the name before the bracket may hold spaces and brackets itself
-    return fields[0], fields[19]
-
-
-def _start_time(pid: int) -> str:
-    """The start time of a process that runs; ``?`` when none does, or when it was killed and not waited for yet."""
-    state, started = _state_and_start(pid)
-    return _UNKNOWN if state in _ENDED else started
 
 
 def _machine() -> str:
@@ -80,12 +65,12 @@ def _same_machine(one: str, other: str) -> bool:
 def make_owner() -> str:
     """A new owner name for this process."""
     pid = os.getpid()
-    return f"{socket.gethostname()}|{_machine()}|{pid}|{_start_time(pid)}|{secrets.token_hex(6)}"
+    return f"{socket.gethostname()}|{_machine()}|{pid}|{start_time(pid) or _UNKNOWN}|{secrets.token_hex(6)}"
 
 
 def can_tell_dead_owners() -> bool:
     """True when this machine shows whether a process still runs; else leases of killed ones run out by themselves."""
-    return _UNKNOWN not in _machine() and _start_time(os.getpid()) != _UNKNOWN
+    return _UNKNOWN not in _machine() and start_time(os.getpid()) != ""
 
 
 def is_dead(owner: str) -> bool:
@@ -93,9 +78,10 @@ def is_dead(owner: str) -> bool:
     parts = owner.split("|")
     if len(parts) != _PARTS or not parts[2].isdigit() or not can_tell_dead_owners():
         return False
-    if not _same_machine(parts[1], _machine()) or _start_time(int(parts[2])) == parts[3]:
+    pid, started = int(parts[2]), parts[3]
+    if not _same_machine(parts[1], _machine()) or start_time(pid) == started:
         return False
-    return _start_time(int(parts[2])) != _UNKNOWN or not _exists(int(parts[2]))
+    return start_time(pid) != "" or not _exists(pid)
 
 
 def _exists(pid: int) -> bool:
@@ -106,4 +92,4 @@ def _exists(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return _state_and_start(pid)[0] not in _ENDED
+    return state_and_start_time(pid)[0] not in ENDED

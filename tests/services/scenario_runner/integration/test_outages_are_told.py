@@ -51,7 +51,7 @@ def test_a_run_that_is_put_off_by_an_outage_is_pending_whenever_it_is_due(tmp_pa
 
 def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        name = f"host|{owner._machine()}|{other.pid}|{owner._start_time(other.pid)}|token"
+        name = f"host|{owner._machine()}|{other.pid}|{owner.start_time(other.pid)}|token"
         real = owner._read
         with monkeypatch.context() as hidden:
             hidden.setattr(owner, "_read", lambda path: "?" if f"/{other.pid}/" in path else real(path))
@@ -74,7 +74,7 @@ def test_a_dead_process_is_recognised_although_the_boot_id_is_hidden(monkeypatch
     read = _hiding(_BOOT_ID)
     monkeypatch.setattr(owner, "_read", lambda path: "f" * 32 if path == _MACHINE_ID else read(path))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        name = f"host|{owner._machine()}|{other.pid}|{owner._start_time(other.pid)}|token"
+        name = f"host|{owner._machine()}|{other.pid}|{owner.start_time(other.pid)}|token"
         assert owner.is_dead(name) is False
         other.kill()
         other.wait()
