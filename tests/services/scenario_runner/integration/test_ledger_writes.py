@@ -182,6 +182,18 @@ def test_a_pack_is_what_its_digest_says_and_none_when_it_is_not_in_the_ledger(st
     assert (refused.value.reason, refused.value.actual) == (Reason.PACK_DRIFT, digest)
 
 
+def test_a_pack_in_whose_place_lies_something_else_is_refused_and_an_outage_is_one(store: Watched) -> None:
+    ledger = ledger_on(store)
+    digest = canonical_sha256({"pack": 1})
+    ledger.write_pack(digest, {"pack": 2})
+    with pytest.raises(LedgerDrift, match="already exists with other bytes") as refused:
+        ledger.write_pack(digest, {"pack": 1})
+    assert (refused.value.reason, refused.value.expected) == (Reason.PACK_DRIFT, digest)
+    store.answers["create_many"] = Unavailable("the store is away")
+    with pytest.raises(Unavailable, match="the store is away"):
+        ledger.write_pack("0" * 64, {"pack": 3})
+
+
 # --- documents that follow the rows
 
 
