@@ -154,7 +154,7 @@ class SqliteAuthority(Queries):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
-                self._writer.execute("COMMIT")
+                _commit(self._writer)
             except BaseException:
                 self._undo()
                 raise
@@ -450,3 +450,8 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         policy,
         lambda error: isinstance(error, sqlite3.OperationalError),
     )
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    """Make a transaction durable; the place where tests kill the process between rows and objects."""
+    connection.execute("COMMIT")

@@ -40,7 +40,7 @@ DURABLE: Final = ("os:fsync", "os:link", "os:rename", "os:replace", "os:unlink",
 # ---------------------------------------------------------------- the program
 
 
-def _holder(target: str) -> tuple[Any, str]:
+def holder_of(target: str) -> tuple[Any, str]:
     """The module or class that a target is an attribute of, and its name there."""
     module, _, path = target.partition(":")
     holder = importlib.import_module(module)
@@ -52,7 +52,7 @@ def _holder(target: str) -> tuple[Any, str]:
 
 
 def _wrap(target: str, around: Callable[..., Any]) -> None:
-    holder, name = _holder(target)
+    holder, name = holder_of(target)
     static = inspect.getattr_static(holder, name)
     original = getattr(holder, name)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from crashing import (
+    DURABLE,
     KILLED,
     NO_SUCH_POINT,
     STORE,
@@ -24,6 +25,7 @@ from crashing import (
     Scenery,
     drained,
     evidence,
+    holder_of,
     launch,
     log_of,
     make_load,
@@ -97,6 +99,14 @@ WAITING_POINTS: dict[str, Moment] = {
     "replacement renamed": Moment("os:rename", match="/run_record/"),
     "deadline decided": Moment(ROWS + "commit"),
 }
+
+
+@pytest.mark.parametrize(
+    "target", sorted({*DURABLE, *(moment.at for moment in (*POINTS.values(), *WAITING_POINTS.values()))})
+)
+def test_each_call_at_which_a_daemon_is_killed_exists(target: str) -> None:
+    holder, name = holder_of(target)
+    assert callable(getattr(holder, name))
 
 
 def settled_scenery(root: Path) -> Scenery:
