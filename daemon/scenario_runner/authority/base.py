@@ -14,7 +14,12 @@ from typing import Final, Protocol
 
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError
-from scenario_runner.contracts.states import TERMINAL, Disposition, EventKind, RunState, SignalKind, require_path
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import FINAL_STATES, Disposition, EventKind, RunState, SignalKind, require_path
+
+COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
+#: Detail of a CONFLICT: only the authority finds it, and intake prepares the signal that quotes it.
+COLLISION_DETAIL: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,14 @@ class NewRun:
     invoker: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """One record of the control bus, validated as far as that is possible without the authority.
 
     Attributes:
         record_key: Stable identity of the record on its bus; the same record delivered again has the same key.
+        raw_size: Bytes of the record as received; ``raw`` may be cut off.
+        kind: Of the message; empty, like ``message_id`` and ``run_id``, where the record does not say it.
         run: The run it asks for; None when the disposition is final without the authority.
         disposition: The final disposition (REJECTED or IGNORED) when ``run`` is None.
         raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
@@ -56,15 +63,15 @@ class Admission:
     """
 
     record_key: str
-    kind: str
-    message_id: str
-    run_id: str
-    run: NewRun | None
-    disposition: Disposition | None
-    reason_code: str
-    detail: str
     raw: bytes
     raw_size: int
+    kind: str = ""
+    message_id: str = ""
+    run_id: str = ""
+    run: NewRun | None = None
+    disposition: Disposition | None = None
+    reason_code: str = ""
+    detail: str = ""
     refusal: SignalDraft | None = None
 
 
@@ -164,12 +171,12 @@ class Transition:
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
-        claim, ends = self.claim, self.to_state in TERMINAL
+        claim, ends = self.claim, self.to_state in FINAL_STATES
         last = self.events[-1].state if self.events else claim.state
         # The states of the events, not just the two ends: a run that waited passes VERIFYING before it ends, and its
         # record says so in the same transaction.
         require_path((claim.state, *(event.state for event in self.events)))
-        if last is not self.to_state or claim.state in TERMINAL:
+        if last is not self.to_state or claim.state in FINAL_STATES:
             raise SequenceError(f"run {claim.run_id}: nothing on record leads from {claim.state} to {self.to_state}")
         if len({ends, self.due_us is None, self.signal is not None}) > 1 or (ends and self.keep_lease):
             raise SequenceError(f"run {claim.run_id}: an end has a signal, no due time and no lease; {self.to_state}")

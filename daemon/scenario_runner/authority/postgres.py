@@ -13,6 +13,8 @@ from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
 from scenario_runner.authority.base import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
     UNTIL_RESTART,
     Admission,
     Admitted,
@@ -35,8 +37,6 @@ from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
 from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.queries import Queries, projection_tasks
 from scenario_runner.authority.rows import (
-    COLLISION_CODE,
-    COLLISION_DETAIL,
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
     RELAY_HORIZON_US,
@@ -153,9 +153,10 @@ class PostgresAuthority(Queries):
         """Refuse a record that no database can hold; without a disposition its bus would deliver it for ever."""
         kind = type(error).__name__
         safe = Admission(
-            _plain(record.record_key), _plain(record.kind), _plain(record.message_id), _plain(record.run_id), None,
-            Disposition.REJECTED, Reason.REQUEST_SCHEMA_INVALID.value,
-            f"the record holds a value that cannot be stored ({kind})", record.raw, len(record.raw),
+            record_key=_plain(record.record_key), kind=_plain(record.kind), message_id=_plain(record.message_id),
+            run_id=_plain(record.run_id), disposition=Disposition.REJECTED,
+            reason_code=Reason.REQUEST_SCHEMA_INVALID.value,
+            detail=f"the record holds a value that cannot be stored ({kind})", raw=record.raw, raw_size=len(record.raw),
         )  # fmt: skip
         try:
             (answer,) = self._admit_together([safe]).values()

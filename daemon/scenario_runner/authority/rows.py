@@ -17,7 +17,6 @@ from scenario_runner.authority.base import (
 )
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LeaseLostError
-from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.contracts.times import MICROS
 
@@ -34,10 +33,6 @@ RELAY_HORIZON_US: Final = 1800 * MICROS
 LEASE_HORIZON_US: Final = 3660 * MICROS
 """Longer than the longest lease of a run: ``lease_seconds`` is 3600 at most."""
 
-COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
-COLLISION_DETAIL: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
-#: Dispositions that leave a dead letter and send a signal.
-REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 #: Characters of an error that a run keeps: as many as :func:`~scenario_runner.contracts.errors.one_line` leaves.
 _LONGEST_ERROR: Final = 2000
 

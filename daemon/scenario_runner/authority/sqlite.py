@@ -16,6 +16,8 @@ import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.base import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
     UNTIL_RESTART,
     Admission,
     Admitted,
@@ -31,11 +33,8 @@ from scenario_runner.authority.base import (
 )
 from scenario_runner.authority.queries import Queries, projection_tasks
 from scenario_runner.authority.rows import (
-    COLLISION_CODE,
-    COLLISION_DETAIL,
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
-    REFUSED,
     RELAY_HORIZON_US,
     RUN_HORIZON_US,
     claim_of,
@@ -50,7 +49,7 @@ from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
-from scenario_runner.contracts.states import Disposition, EventKind, RunState
+from scenario_runner.contracts.states import REFUSED, Disposition, EventKind, RunState
 from scenario_runner.counters import count
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.modes import PRIVATE, Modes

@@ -6,6 +6,7 @@ later signals of its run.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from typing_extensions import override
@@ -35,43 +36,43 @@ class KinesisPublisher(SignalPublisher):
     def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
         records = [(row.partition_key, signal_envelope(self._topic, row)) for row in rows]
         repeats = _repeats(rows)
-        errors = _conflicts(rows, records, repeats)
+        results = _conflicts(rows, records, repeats)
         once = [index for index in range(len(rows)) if index not in repeats]
         for positions in rounds_without_repeats([rows[index].run_id for index in once]):
-            self._send([once[position] for position in positions], rows, records, errors)
-        # A repeat stands and falls with the signal that it repeats, unless it is in conflict with it.
-        return [
-            PublishResult(row.outbox_id, errors[index if index in errors else repeats[index]])
-            for index, row in enumerate(rows)
-        ]
+            self._send([once[position] for position in positions], rows, records, results)
+        for index, earlier in repeats.items():  # a repeat shares the result of what it repeats, unless they differ
+            results.setdefault(index, replace(results[earlier], outbox_id=rows[index].outbox_id))
+        return [results[index] for index in range(len(rows))]
 
     def _send(
         self, indices: Sequence[int], rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]],
-        errors: dict[int, str],
+        results: dict[int, PublishResult],
     ) -> None:  # fmt: skip
-        """Send at most one signal of each run, and note the error of each, or an empty text.
+        """Send at most one signal of each run.
 
         Args:
             indices: Which signals.
             rows: All signals of the batch.
             records: Partition key and data of each.
-            errors: Errors by index: those of earlier rounds; those of this round are added.
+            results: Results by index: those of earlier rounds; those of this round are added.
         """
         first_failure: dict[str, int] = {}
-        for index in sorted(index for index, error in errors.items() if error):
+        for index in sorted(index for index, result in results.items() if result.error):
             first_failure.setdefault(rows[index].run_id, index)
         sendable = []
         for index in indices:
             key, data = records[index]
             if len(data) + len(key.encode()) > MAX_RECORD_BYTES:
                 most = MAX_RECORD_BYTES - len(key.encode())
-                errors[index] = f"the signal holds {len(data)} bytes, the stream takes at most {most} under its key"
+                problem = f"the signal holds {len(data)} bytes, the stream takes at most {most} under its key"
+                results[index] = PublishResult(rows[index].outbox_id, problem, permanent=True)
             elif first_failure.get(rows[index].run_id, index) < index:
-                errors[index] = _HELD_BACK
+                results[index] = PublishResult(rows[index].outbox_id, _HELD_BACK)
             else:
                 sendable.append(index)
         answers = self._stream.put([records[index] for index in sendable])
-        errors.update((index, answer.error) for index, answer in zip(sendable, answers, strict=True))
+        for index, answer in zip(sendable, answers, strict=True):
+            results[index] = PublishResult(rows[index].outbox_id, answer.error)
 
 
 def _repeats(rows: Sequence[OutboxRow]) -> dict[int, int]:
@@ -83,10 +84,14 @@ def _repeats(rows: Sequence[OutboxRow]) -> dict[int, int]:
 
 def _conflicts(
     rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]], repeats: Mapping[int, int]
-) -> dict[int, str]:
-    """The errors of repeats that have other bytes than the signal that they repeat."""
+) -> dict[int, PublishResult]:
+    """The refusals of repeats that have other bytes than the signal that they repeat."""
     return {
-        index: f"the message id {rows[index].message_id} already stands for another message"
+        index: PublishResult(
+            rows[index].outbox_id,
+            f"the message id {rows[index].message_id} already stands for another message",
+            permanent=True,
+        )
         for index, earlier in repeats.items()
         if without_publication_time(records[earlier][1]) != without_publication_time(records[index][1])
     }

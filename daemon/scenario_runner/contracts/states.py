@@ -21,7 +21,7 @@ class RunState(StrEnum):
     QUARANTINED = "QUARANTINED"
 
 
-TERMINAL: Final = frozenset({RunState.READY, RunState.FAILED, RunState.QUARANTINED})
+FINAL_STATES: Final = frozenset({RunState.READY, RunState.FAILED, RunState.QUARANTINED})
 
 TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     RunState.OPEN: frozenset({RunState.PLANNED}),
@@ -62,6 +62,10 @@ class Disposition(StrEnum):
     CONFLICT = "CONFLICT"
     REJECTED = "REJECTED"
     IGNORED = "IGNORED"
+
+
+#: Dispositions of records that were meant to make a run and made none: they leave a dead letter and send a signal.
+REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
 
 
 class SignalKind(StrEnum):

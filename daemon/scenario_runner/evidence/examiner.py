@@ -18,7 +18,7 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
 from scenario_runner.evidence.examine import examine
-from scenario_runner.evidence.findings import Finding, Outcome, refused_unread
+from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.packs import PinnedPacks
@@ -56,7 +56,7 @@ class Examiner:
         self, artifacts: Artifacts, packs: PinnedPacks, cache: EvidenceCache | None, sleep: Callable[[float], None]
     ) -> None:
         self._artifacts, self._packs, self._cache, self._sleep = artifacts, packs, cache, sleep
-        self._expensive = ExpensiveKeys()
+        self._bulk_keys = BulkKeys()
 
     @property
     def remote(self) -> bool:
@@ -85,15 +85,15 @@ class Examiner:
             ExaminationDeferred: it costs more than the share; what was learned of it (digests) is kept.
             Unavailable: something could not be read.
         """
-        if not share.patient and key in self._expensive:
+        if not share.patient and key in self._bulk_keys:
             raise ExaminationDeferred(key)
         try:
             return self._until_stable(key, heartbeat, share)
         except (ReadBudgetExceeded, EvidenceBusyError) as error:
-            self._expensive.add(key)
+            self._bulk_keys.add(key)
             raise ExaminationDeferred(key) from error
         except ExaminationTooLongError as error:
-            return refused_unread(Outcome.CONFLICT, EvidenceRefused(error.detail, error.reason))
+            return refused_without_report(Outcome.CONFLICT, EvidenceRefused(error.detail, error.reason))
 
     def _until_stable(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share) -> Finding:
         for pause in EXAMINE_AGAIN_SECONDS:
@@ -106,23 +106,23 @@ class Examiner:
         try:
             return self._examine_once(key, heartbeat, share)
         except EvidenceChanged as changed:
-            return refused_unread(Outcome.CONFLICT, EvidenceRefused(changed.detail, changed.reason))
+            return refused_without_report(Outcome.CONFLICT, EvidenceRefused(changed.detail, changed.reason))
 
     def _examine_once(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share) -> Finding:
         pack = self._packs.get(key.pack_digest)
         with ReadBudget(lambda _hashed: heartbeat(), share, key.bounds) as budget:
             finding = self._examine_root(key, pack, budget)
             if share.patient and budget.fits(BATCH_SHARE):
-                self._expensive.discard(key)  # its digests are known by now
+                self._bulk_keys.discard(key)  # its digests are known by now
             return finding
 
     def _examine_root(self, key: EvidenceKey, pack: InterfacePack, budget: ReadBudget) -> Finding:
         try:
             root = self._artifacts.open(key.root, budget)
         except EvidenceMissing as missing:
-            return refused_unread(Outcome.MISSING, missing)
+            return refused_without_report(Outcome.MISSING, missing)
         except EvidenceRefused as refused:
-            return refused_unread(Outcome.CONFLICT, refused)
+            return refused_without_report(Outcome.CONFLICT, refused)
         try:
             if self._cache is None:
                 return examine(root, pack, key)[0]
@@ -136,8 +136,8 @@ class Examiner:
             root.close()
 
 
-class ExpensiveKeys:
-    """Keys whose examination is known to cost more than a batch's share, so that no batch tries it again.
+class BulkKeys:
+    """Keys whose examination is left to the bulk workers: it cost more than a batch's share, or was in progress.
 
     Bounded; the key that was added first is dropped first. Losing one costs one more try in a batch.
 
@@ -155,7 +155,7 @@ class ExpensiveKeys:
         return key in self._kept
 
     def add(self, key: EvidenceKey) -> None:
-        """Add a key whose examination cost more than a share."""
+        """Add a key that no batch is to try again."""
         with self._lock:
             self._kept[key] = None
             while len(self._kept) > self._most:

@@ -40,7 +40,7 @@ class Finding:
     verified: Verified | None
 
 
-def refused_unread(outcome: Outcome, refusal: Refusal) -> Finding:
+def refused_without_report(outcome: Outcome, refusal: Refusal) -> Finding:
     """The finding of an examination that ended before any gate was read."""
     report: Json = {
         "outcome": outcome.value,

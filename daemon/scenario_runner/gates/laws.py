@@ -164,15 +164,22 @@ def verify_digests(gate: GateSpec, paths: GatePaths, members: Members, measured:
     matched: dict[str, str] = {}
     for path, listed in members.checked:
         matched[path] = _matching_form(paths, path, listed, measured)
-    actual = measured.digest
-    if gate.law is Law.MEMBER_DIGESTS:
-        actual = hashlib.sha256("".join(members.concatenated).encode("ascii")).hexdigest()
+    actual = _digest_by_law(gate.law, members, measured)
     if actual != members.claimed:
         raise EvidenceRefused(
             f"the flag {paths.flag} claims {members.claimed} but {gate.law} over the bundle gives {actual}",
             Reason.EVIDENCE_CONFLICT, path=paths.flag, expected=members.claimed, actual=actual,
         )  # fmt: skip
     return matched
+
+
+def _digest_by_law(law: Law, members: Members, measured: Measurement) -> str:
+    match law:
+        case Law.BUNDLE | Law.INDEX_RAW_BYTES:
+            return measured.digest
+        case Law.MEMBER_DIGESTS:
+            return hashlib.sha256("".join(members.concatenated).encode("ascii")).hexdigest()
+    assert_never(law)
 
 
 def _matching_form(paths: GatePaths, path: str, listed: tuple[str, ...], measured: Measurement) -> str:

@@ -26,9 +26,10 @@ from scenario_runner.authority.base import Admission, Admitted, Authority
 from scenario_runner.bus.batching import bounded_batches
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import REFUSED
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.decode import Message
-from scenario_runner.intake.validate import REFUSED, dead_letter, validate_message
+from scenario_runner.intake.validate import dead_letter, validate_message
 from scenario_runner.kcl.shard_status import ProcessorState, StatusWriter
 from scenario_runner.retry import RetryPolicy, with_retries
 

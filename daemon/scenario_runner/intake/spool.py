@@ -21,12 +21,13 @@ from scenario_runner.bus.spool import spool_store
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.states import REFUSED
 from scenario_runner.intake import spool_check, spool_files
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake
 from scenario_runner.intake.decode import Message
 from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
-from scenario_runner.intake.validate import REFUSED, validate_message
+from scenario_runner.intake.validate import validate_message
 from scenario_runner.storage.anchored import AnchoredRoot, anchored
 
 BATCH: Final = 128

@@ -4,7 +4,7 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Admission, NewRun, SignalDraft
+from scenario_runner.authority.base import COLLISION_CODE, COLLISION_DETAIL, Admission, NewRun, SignalDraft
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.documents import RunRequest, parse_run_request
@@ -18,12 +18,8 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
 from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
 
-REFUSED: Final = (Disposition.REJECTED, Disposition.CONFLICT)
-"""Dispositions of messages that made no run and were meant to."""
-
 #: A detail quotes what somebody sent; two thousand characters show what is wrong with it.
 _LONGEST_DETAIL: Final = 2000
-_COLLISION: Final = "the run equivalence key is bound to another intent; use a new key for a different request"
 _log = structlog.get_logger("intake")
 
 
@@ -47,7 +43,10 @@ def validate_message(message: Message, admission: AdmissionPolicy) -> Admission:
 def dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
     """The rejection of a message that caused an unexpected error; only its bytes are kept of it."""
     detail = one_line(f"this record broke Scenario Runner: {type(error).__name__}: {error}")
-    return Admission(key, "", "", "", None, Disposition.REJECTED, Reason.INTERNAL_ERROR.value, detail, raw, size)
+    return Admission(
+        record_key=key, raw=raw, raw_size=size, disposition=Disposition.REJECTED,
+        reason_code=Reason.INTERNAL_ERROR.value, detail=detail,
+    )  # fmt: skip
 
 
 def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
@@ -80,20 +79,18 @@ def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: I
         invoker=request.invoker or "",
     )
     # Only the authority can know whether the key is taken, so the refusal is ready in case it is.
-    refusal = _refusal(
-        message, decoded, intent.run_id, Disposition.CONFLICT, Reason.EQUIV_KEY_COLLISION.value, _COLLISION
-    )
+    refusal = _refusal(message, decoded, intent.run_id, Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL)
     return Admission(
-        message.key, decoded.kind, decoded.message_id, intent.run_id, run, None, "", "", message.raw, message.size,
-        refusal,
+        record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
+        message_id=decoded.message_id, run_id=intent.run_id, run=run, refusal=refusal,
     )  # fmt: skip
 
 
 def _disposed(message: Message, decoded: Decoded, disposition: Disposition, detail: str) -> Admission:
     """A disposition that is final, and for which no signal is sent."""
     return Admission(
-        message.key, decoded.kind, decoded.message_id, "", None, disposition, "", detail[:_LONGEST_DETAIL], message.raw,
-        message.size,
+        record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
+        message_id=decoded.message_id, disposition=disposition, detail=detail[:_LONGEST_DETAIL],
     )  # fmt: skip
 
 
@@ -104,8 +101,9 @@ def _rejected(message: Message, decoded: Decoded, refused: RequestRefused, limit
     code, detail, disposition = refused.reason.value, refused.detail[:_LONGEST_DETAIL], Disposition.REJECTED
     refusal = _refusal(message, decoded, run_id, disposition, code, detail) if run_id else None
     return Admission(
-        message.key, decoded.kind, decoded.message_id, run_id, None, disposition, code, detail, message.raw,
-        message.size, refusal,
+        record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
+        message_id=decoded.message_id, run_id=run_id, disposition=disposition, reason_code=code, detail=detail,
+        refusal=refusal,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from scenario_runner.contracts.canonical import parse_json, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import TERMINAL
+from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.ledger.write_once import MAX_DOCUMENT, Failure, drift_of
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
@@ -93,9 +93,9 @@ def status_step(stored: bytes, data: bytes) -> bool:
         old = None
     if old is None or old.run_id != new.run_id:
         raise ValueError("is no status of this run; move it away")
-    if old.state in TERMINAL:
+    if old.state in FINAL_STATES:
         raise ValueError("holds another final status; find out which is true, and move it away if it is ours")
     ahead = old.updated_at_utc < new.updated_at_utc
-    if not ahead and new.state in TERMINAL:
+    if not ahead and new.state in FINAL_STATES:
         raise ValueError("holds a status that is not the run's final one; move it away")
     return ahead

@@ -87,7 +87,7 @@ class WriteOnceObjects:
             made = created[key] if new.get(key) == data else False  # one key may be asked to hold two things
             if isinstance(made, Unavailable):
                 results.append(made)
-            elif not made and self.cached(key, data):
+            elif self.cached(key, data):
                 results.append(None)  # a hit does not extend the entry's life
             else:
                 failure = None if made else self._compare(key, data, drift, same)

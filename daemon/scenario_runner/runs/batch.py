@@ -17,7 +17,7 @@ import structlog
 from scenario_runner.artifacts.budget import UNLIMITED, Share
 from scenario_runner.authority.base import Authority, Claim, Transition
 from scenario_runner.contracts.canonical import canonical_part, canonical_sha256
-from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, ScenarioRunnerError, SequenceError, Unavailable
 from scenario_runner.contracts.states import RunState
 from scenario_runner.counters import count
 from scenario_runner.evidence.examiner import ExaminationDeferred, Examiner
@@ -132,7 +132,10 @@ class RunDriver:
             (WriteReceipts, self._write_receipts),
             (WriteFactsView, self._write_facts_views),
         )
-        while any(member.effect is not None for member in members):
+        known = {kind for kind, _ in performers}
+        while waiting := {type(member.effect) for member in members if member.effect is not None}:
+            if waiting - known:
+                raise SequenceError(f"no performer for {waiting - known}")
             for kind, perform in performers:
                 self._perform([member for member in members if type(member.effect) is kind], perform)
         self._commit([member for member in members if member.deferred is None])
@@ -147,6 +150,10 @@ class RunDriver:
             answers = perform(waiting)
         except Unavailable as failure:
             answers = [failure] * len(waiting)
+        except ScenarioRunnerError:
+            raise  # a verdict belongs to one run; it must not become one about all of them
+        except Exception as defect:  # noqa: BLE001 - each lifecycle logs it and has its run tried again
+            answers = [defect] * len(waiting)
         for member, answer in zip(waiting, answers, strict=True):
             _resume(member, answer)
 

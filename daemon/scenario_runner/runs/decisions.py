@@ -15,7 +15,7 @@ from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
 from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.effects import Attested, Examined
-from scenario_runner.runs.transitions import gates_recorded, retry_later, terminal, waiting
+from scenario_runner.runs.transitions import ended, gates_recorded, retry_later, waiting
 
 #: Evidence that arrives is noticed a minute later at most (architecture.md section 4).
 _WAIT_FOR_EVIDENCE: Final = RetryPolicy(first_seconds=1, most_seconds=60)
@@ -71,7 +71,7 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
         ),
         Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
     )
-    return terminal(claim, RunState.READY, "", _later_than(claim, now_us), events, signal, view.digest)
+    return ended(claim, RunState.READY, "", _later_than(claim, now_us), events, signal, view.digest)
 
 
 def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transition:
@@ -104,7 +104,7 @@ def quarantined(claim: Claim, now_us: int, finding: Finding) -> Transition:
 
 
 def quarantined_by_drift(claim: Claim, now_us: int, failure: LedgerDrift | Refusal, report: Json) -> Transition:
-    """QUARANTINED: an object of our own is not what it should be.
+    """QUARANTINED: an object of our own is not what it should be, or what was found cannot be written as one.
 
     Args:
         claim: The run.
@@ -131,7 +131,7 @@ def _negative(
     kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
     event = Event(kind, state, {"reason_code": code, "detail": detail[:_MAX_DETAIL], "report": report})
     signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
-    return terminal(claim, state, code, at_us, (*_resumed(claim), event), signal)
+    return ended(claim, state, code, at_us, (*_resumed(claim), event), signal)
 
 
 def _resumed(claim: Claim) -> tuple[Event, ...]:

@@ -1,6 +1,6 @@
 """Leases held by this process, renewed in the background.
 
-They are checked while evidence is examined, and before receipts and facts views are written.
+They are checked while evidence is examined, and before plans, receipts and facts views are written.
 
 A worker that was stopped for longer than its lease (SIGSTOP, a long pause) finds out here, before it writes; if it
 did not, the fencing epoch in the authority's WHERE clause would still refuse it.

@@ -40,7 +40,7 @@ from scenario_runner.contracts.errors import (
 from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import plan_document, plan_inputs_from_document
 from scenario_runner.evidence.examiner import ExaminationDeferred
-from scenario_runner.evidence.findings import Finding, Outcome, refused_unread
+from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
 from scenario_runner.gates.receipts import attestation_key, facts_view
 from scenario_runner.runs.decisions import (
     engine_needed,
@@ -116,7 +116,7 @@ def _verify(progress: _Progress) -> Lifecycle:
     yield WritePlan(plan)
     missing_engine = engine_needed(intent, inputs)
     if missing_engine is not None:
-        return failed(claim, (yield ReadClock()), refused_unread(Outcome.FAIL, missing_engine))
+        return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_engine))
 
     examined: Examined = yield Examine(intent, inputs)
     finding = examined.finding

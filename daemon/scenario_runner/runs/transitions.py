@@ -52,7 +52,7 @@ def retry_later(claim: Claim, due_us: int, error: str) -> Transition:
     )  # fmt: skip
 
 
-def terminal(
+def ended(
     claim: Claim, state: RunState, reason_code: str, at_us: int, events: tuple[Event, ...], signal: SignalDraft,
     facts_view_digest: str = "",
 ) -> Transition:  # fmt: skip

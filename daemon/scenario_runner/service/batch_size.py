@@ -10,7 +10,7 @@ from typing import Final
 
 #: Time that a batch should take: well below the quiet period after which the relay writes documents half-way.
 _SECONDS: Final = 1.0
-#: Fewer runs than the examination pool has threads would only make it idle, and the next batch smaller still.
+#: Fewer would share a commit and its round trips among too few, and a slow start would keep later batches small.
 _LEAST: Final = 8
 #: More runs share nothing that 64 do not share; batches of 32 make one known world slower.
 _MOST: Final = 64

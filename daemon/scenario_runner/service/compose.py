@@ -1,4 +1,4 @@
-"""The composition root: from profiles to the objects of a daemon. Nothing else knows which backend serves a seam."""
+"""The composition root: from profiles to the objects of a daemon. No loop knows which backend serves a seam."""
 
 import os
 import threading
@@ -47,7 +47,9 @@ _IO_THREADS: Final = 8
 _S3_IO_THREADS: Final = 32
 """Requests to S3 at a time: at 25 ms each they are 1,280 a second, what 250 runs of five objects need."""
 _S3_READERS: Final = 4
-"""Least number of threads that read evidence on S3, whatever the machine's cores: they wait for a network."""
+"""Least number of threads that read one run's evidence on S3, whatever the machine's cores: they wait for a network."""
+_S3_EXAMINATIONS: Final = 4
+"""Examinations of a batch at a time where the evidence lies on S3. Each has readers of its own."""
 _WRITTEN_CACHE_SECONDS: Final = 60.0
 """How long a write-once object on S3 that this process wrote or compared is not read again: a read costs a round trip,
 and whoever changes the object meanwhile is found by ``verify`` and by the next process."""
@@ -223,5 +225,7 @@ def _open_driver(wiring: Wiring, authority: Authority, ledger: Ledger, packs: Pi
     reuse = wiring.digest_reuse == "version"
     artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
-    examination_pool = ThreadPoolExecutor(_S3_READERS, thread_name_prefix="examination") if artifacts.remote else None
+    examination_pool = (
+        ThreadPoolExecutor(_S3_EXAMINATIONS, thread_name_prefix="examination") if artifacts.remote else None
+    )
     return RunDriver(authority, ledger, examiner, leases, examination_pool)

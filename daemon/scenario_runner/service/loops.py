@@ -3,7 +3,7 @@
 ======================  =====================================================================================
 intake                  takes requests from the control bus and admits them as runs
 runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool
-relay, one per worker   delivers documents and signals that the authority's rows ask for
+relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
 ======================  =====================================================================================
@@ -139,7 +139,7 @@ class Supervisor:
             self._bulk.start()
             sources.append(self._thread(Role.RUNNER, self._drive_runs))
         relay = [self._thread(Role.RELAY, self._deliver)] if self._has(Role.RELAY) else []
-        loops = (self._renew_leases, self._keep_house)  # in every role: each holds leases, or may have to give them up
+        loops = (self._renew_leases, self._keep_house)  # in every role; most hold leases
         return _Threads(sources, relay, [self._thread(Role.HOUSEKEEPING, loop) for loop in loops])
 
     def _thread(self, role: Role, loop: Callable[[], None]) -> threading.Thread:
@@ -260,25 +260,20 @@ class Supervisor:
         self._relay_wanted.set()
 
     def _deliver(self) -> None:
-        """Deliver batch after batch; when a batch delivered nothing, ask before the next claim, which costs less."""
-        quiet_seconds, busy = 0.0, False
+        """Deliver what is owed, batch after batch. Asking whether there is any costs less than a claim."""
+        swept_at = time.monotonic()
         while True:
-            # Read before the claim: what was written before it was set is then in the claim of the last round.
+            # Read before the claim: what was written before it was set is then in the claims of the last round.
             last = self._last_delivery.is_set()
             self._relay_wanted.clear()
-            if (
-                busy
-                or last
-                or quiet_seconds >= _RELAY_SWEEP_SECONDS
-                or self._with_retries(self._daemon.relay.has_pending)
-            ):
-                quiet_seconds, busy = 0.0, self._with_retries(self._daemon.relay.step) > 0
-                if busy:
-                    continue
+            sweep = last or time.monotonic() - swept_at >= _RELAY_SWEEP_SECONDS
+            if sweep or self._with_retries(self._daemon.relay.has_pending):
+                while self._with_retries(self._daemon.relay.step):
+                    pass
+                swept_at = time.monotonic()
             if last:
                 return
             self._relay_wanted.wait(self._poll)
-            quiet_seconds += self._poll
 
     def _renew_leases(self) -> None:
         """Renew the leases that are held; not in housekeeping, which may wait for a store longer than a lease."""

@@ -81,25 +81,23 @@ def asking(key: str, record: str = "", fingerprint: str = "one", **more: Any) ->
     """A record that asks for a run."""
     record = record or f"spool/{key}"
     return Admission(
-        record,
-        "RUN_REQUEST",
-        f"message-{record}",
-        hex32(key),
-        new_run(key, fingerprint, **more),
-        None,
-        "",
-        "",
-        f"raw of {record}".encode(),
-        99,
-        draft("refusal of " + record),
+        record_key=record,
+        kind="RUN_REQUEST",
+        message_id=f"message-{record}",
+        run_id=hex32(key),
+        run=new_run(key, fingerprint, **more),
+        raw=f"raw of {record}".encode(),
+        raw_size=99,
+        refusal=draft("refusal of " + record),
     )
 
 
-def settled(record: str, disposition: Disposition, run_id: str = "", refusal: SignalDraft | None = None) -> Admission:
+def disposed(record: str, disposition: Disposition, run_id: str = "", refusal: SignalDraft | None = None) -> Admission:
     """A record whose disposition is known already."""
     return Admission(
-        record, "RUN_REQUEST", "", run_id, None, disposition, "RECORD_NOT_JSON", "not JSON", b"\xff raw", 5, refusal
-    )
+        record_key=record, kind="RUN_REQUEST", run_id=run_id, disposition=disposition, reason_code="RECORD_NOT_JSON",
+        detail="not JSON", raw=b"\xff raw", raw_size=5, refusal=refusal,
+    )  # fmt: skip
 
 
 def claim_one(authority: Authority, owner: str = "w1", lease_us: int = LEASE) -> Claim:
@@ -120,14 +118,14 @@ def resumed(claim: Claim) -> tuple[Event, ...]:
     return ()
 
 
-def parked(claim: Claim, due_us: int, events: Sequence[Event] | None = None, digest: str = "report") -> Transition:
+def waiting(claim: Claim, due_us: int, events: Sequence[Event] | None = None, digest: str = "report") -> Transition:
     """Wait for evidence; by default with the event that a run needs to get there from where it is."""
     if events is None:
         events = () if claim.state is RunState.WAITING_EVIDENCE else (event(),)
     return transitions.waiting(claim, due_us, claim.updated_us + bool(events), tuple(events), digest)
 
 
-def postponed(claim: Claim, due_us: int, error: str) -> Transition:
+def retried(claim: Claim, due_us: int, error: str) -> Transition:
     return transitions.retry_later(claim, due_us, error)
 
 
@@ -137,19 +135,19 @@ def ready(claim: Claim, name: str = "ready") -> Transition:
         event(EventKind.RUN_READY, RunState.READY),
     )
     signal = draft(name, SignalKind.READY, claim.run_id)
-    return transitions.terminal(claim, RunState.READY, "", claim.updated_us + 1, events, signal, hex64("view"))
+    return transitions.ended(claim, RunState.READY, "", claim.updated_us + 1, events, signal, hex64("view"))
 
 
 def failed(claim: Claim, name: str = "failed") -> Transition:
     events = (*resumed(claim), event(EventKind.RUN_FAILED, RunState.FAILED, reason_code="GATE_FAIL"))
     signal = draft(name, SignalKind.TERMINAL, claim.run_id)
-    return transitions.terminal(claim, RunState.FAILED, "GATE_FAIL", claim.updated_us + 1, events, signal)
+    return transitions.ended(claim, RunState.FAILED, "GATE_FAIL", claim.updated_us + 1, events, signal)
 
 
-def noted(claim: Claim, digest: str = "passed") -> Transition:
+def gates_recorded(claim: Claim, digest: str = "passed") -> Transition:
     events = (event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),)
     return transitions.gates_recorded(claim, claim.updated_us + 1, events, digest)
 
 
-def settle(authority: Authority, *given: Transition) -> None:
+def commit(authority: Authority, *given: Transition) -> None:
     assert authority.commit(given) == [None] * len(given)

@@ -29,18 +29,18 @@ from authority_support import (
     WAIT,
     asking,
     claim_one,
+    commit,
+    disposed,
     draft,
     event,
     failed,
+    gates_recorded,
     hex32,
     hex64,
     new_run,
-    noted,
-    parked,
-    postponed,
     ready,
-    settle,
-    settled,
+    retried,
+    waiting,
 )
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
@@ -406,7 +406,7 @@ def test_a_database_whose_clock_is_an_hour_off_grants_and_takes_leases_all_the_s
     run = authority.run(claim.run_id)
     assert run is not None
     assert 0 <= run.lease_until_us - claim.now_us - 30 * SECOND < 20 * SECOND
-    settle(authority, parked(claim, claim.now_us + 3600 * SECOND))
+    commit(authority, waiting(claim, claim.now_us + 3600 * SECOND))
     assert authority.claim("w1", 10, LEASE) == []
     assert authority.make_waiting_due() == 1
     assert claim_one(authority).epoch == 2
@@ -505,7 +505,7 @@ POISON: dict[str, Callable[[], Any]] = {
     "a key that no index can hold": poisoned(run_equivalence_key="".join(secrets.token_hex(4000))),
     "a deadline after the end of time": poisoned(evidence_wait_us=2**63 - 1),
     "a wait that is no number of microseconds": poisoned(evidence_wait_us=2**70),
-    "a size that no column can hold": lambda: replace(settled("bad", Disposition.REJECTED), raw_size=2**64),
+    "a size that no column can hold": lambda: replace(disposed("bad", Disposition.REJECTED), raw_size=2**64),
 }
 
 
@@ -513,7 +513,7 @@ POISON: dict[str, Callable[[], Any]] = {
 def test_a_record_that_cannot_be_stored_is_refused_and_takes_no_other_along(
     schema: Schema, authority: Authority, kind: str
 ) -> None:
-    batch = [asking("a"), asking("b"), POISON[kind](), asking("c"), settled("d", Disposition.IGNORED)]
+    batch = [asking("a"), asking("b"), POISON[kind](), asking("c"), disposed("d", Disposition.IGNORED)]
     answers = authority.admit(batch)
     assert [item.disposition.value for item in answers] == ["ACCEPTED", "ACCEPTED", "REJECTED", "ACCEPTED", "IGNORED"]
     assert [item.record_key for item in answers] == [record.record_key for record in batch]
@@ -526,15 +526,15 @@ def test_a_record_that_cannot_be_stored_is_refused_and_takes_no_other_along(
 
 def test_texts_for_people_may_hold_anything(authority: Authority) -> None:
     hostile = "NUL \x00 half \udc80 pair \U0001f600 ünï"
-    record = replace(settled("r", Disposition.REJECTED, hex32("k")), detail=hostile, message_id=hostile, kind=hostile)
+    record = replace(disposed("r", Disposition.REJECTED, hex32("k")), detail=hostile, message_id=hostile, kind=hostile)
     assert authority.admit([record, asking("k")])[0].disposition is Disposition.REJECTED
     claim = claim_one(authority)
-    settle(authority, postponed(claim, 0, hostile))
+    commit(authority, retried(claim, 0, hostile))
     run = authority.run(hex32("k"))
     assert run is not None
     assert run.last_error == "NUL \\x00 half \\udc80 pair \U0001f600 ünï"
     claim = claim_one(authority)
-    settle(authority, parked(claim, START, [event(detail="NUL \x00", key="\x01")]))
+    commit(authority, waiting(claim, START, [event(detail="NUL \x00", key="\x01")]))
     assert authority.events(hex32("k"))[-1].details["detail"] == "NUL \x00"
 
 
@@ -560,9 +560,9 @@ def state_of(authority: Authority) -> tuple[Any, ...]:
 SETTLED: dict[str, Callable[[Claim], Any]] = {
     "READY": ready,
     "FAILED": failed,
-    "parked": lambda claim: parked(claim, START + WAIT, [event()]),
-    "postponed": lambda claim: postponed(claim, START + WAIT, "the store is away"),
-    "noted": noted,
+    "waiting": lambda claim: waiting(claim, START + WAIT, [event()]),
+    "retry": lambda claim: retried(claim, START + WAIT, "the store is away"),
+    "gates recorded": gates_recorded,
 }
 
 
@@ -595,13 +595,13 @@ def test_an_outcome_whose_commit_is_unknown_is_found_applied_once(
     claim = prepare(lossy)
     before = state_of(lossy)
     LOSSES[loss](proxy)
-    settle(lossy, SETTLED[kind](claim))
+    commit(lossy, SETTLED[kind](claim))
     assert proxy.lost == 1
     applied = state_of(lossy)
     assert applied != before
     schema.query("DELETE FROM run_events; DELETE FROM outbox; DELETE FROM runs; DELETE FROM intake_records")
     twin = prepare(lossy)
-    settle(lossy, SETTLED[kind](twin))
+    commit(lossy, SETTLED[kind](twin))
     assert state_of(lossy) == applied, "as if nothing had been lost"
 
 
@@ -628,7 +628,7 @@ def test_an_outcome_that_the_server_still_works_on_is_waited_for_and_not_taken_f
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_batch_of_records_whose_commit_is_unknown_is_admitted_once(proxy: Proxy, lossy: Authority, loss: str) -> None:
-    refused = settled("x", Disposition.REJECTED, hex32("k"), draft("no"))
+    refused = disposed("x", Disposition.REJECTED, hex32("k"), draft("no"))
     batch = [asking("k"), asking("k", "again"), asking("k", "other", fingerprint="two"), refused]
     LOSSES[loss](proxy)
     answers = lossy.admit(batch)
@@ -653,7 +653,7 @@ def test_runs_whose_claim_was_never_answered_come_back_when_their_lease_has_run_
     second = lossy.claim("w2", 10, LEASE)
     assert {claim.run_id for claim in first} | {claim.run_id for claim in second} == {hex32(f"k{n}") for n in range(4)}
     assert not {claim.run_id for claim in first} & {claim.run_id for claim in second}
-    settle(lossy, *[ready(claim, f"ready {claim.run_id}") for claim in (*first, *second)])
+    commit(lossy, *[ready(claim, f"ready {claim.run_id}") for claim in (*first, *second)])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -669,9 +669,9 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     claim = prepare(lossy)
     assert cut(lambda: lossy.renew("w1", [(claim.run_id, claim.epoch)], LEASE)) == {(claim.run_id, claim.epoch)}
     assert cut(lossy.now_us) == START
-    settle(lossy, parked(claim, START + WAIT))
+    commit(lossy, waiting(claim, START + WAIT))
     cut(lossy.make_waiting_due)
-    settle(lossy, ready(claim_one(lossy)))
+    commit(lossy, ready(claim_one(lossy)))
     cut(lambda: lossy.claim_projections("relay", 10, LEASE))
     assert cut(lossy.owners) == {"relay"}
     cut(lambda: lossy.expire_owner("relay"))
@@ -691,7 +691,7 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
 
 
 def test_a_signal_keeps_the_time_of_its_first_mark(schema: Schema, lossy: Authority) -> None:
-    settle(lossy, ready(prepare(lossy)))
+    commit(lossy, ready(prepare(lossy)))
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = lossy.claim_signals("p", 10, LEASE)
@@ -739,7 +739,7 @@ def test_a_lock_that_is_held_for_too_long_is_given_up_and_told(
         schema.query("SELECT 1 FROM runs FOR UPDATE")
         with pytest.raises(Unavailable, match="pg_stat_activity"):
             authority.commit([ready(claim)])
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -761,7 +761,7 @@ def test_a_server_that_is_away_is_unavailable_and_serves_again_when_it_is_back(
     with pytest.raises(Unavailable):
         opened(server.dsn)
     server.start()
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
 
 
 class Load:

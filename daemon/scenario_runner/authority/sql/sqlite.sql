@@ -119,8 +119,11 @@ UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0 WHERE o
 -- name: any_ahead
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)
     OR EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound)
-    OR EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound)
-    OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND max(due_us, lease_until_us) > :relay_bound);
+    OR EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
+                                    AND relay_until_us < :until_restart)
+    OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL
+                                      AND ((due_us > :relay_bound AND due_us < :until_restart)
+                                           OR lease_until_us > :relay_bound));
 
 -- name: pull_in_runs
 UPDATE runs

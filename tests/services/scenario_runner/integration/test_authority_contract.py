@@ -28,17 +28,17 @@ from authority_support import (
     Clock,
     asking,
     claim_one,
+    commit,
+    disposed,
     draft,
     event,
     failed,
+    gates_recorded,
     hex32,
     hex64,
-    noted,
-    parked,
-    postponed,
     ready,
-    settle,
-    settled,
+    retried,
+    waiting,
 )
 from postgres_support import Schema, given_dsn
 
@@ -245,7 +245,7 @@ def test_two_keys_that_share_a_run_id_do_not_share_a_run(authority: Authority) -
 
 
 def test_a_refused_record_is_kept_as_a_dead_letter_and_answered(authority: Authority, backend: Backend) -> None:
-    (result,) = authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
+    (result,) = authority.admit([disposed("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
     assert (result.disposition, result.reason_code, result.detail) == (
         Disposition.REJECTED,
         "RECORD_NOT_JSON",
@@ -257,25 +257,25 @@ def test_a_refused_record_is_kept_as_a_dead_letter_and_answered(authority: Autho
 
 
 def test_a_refused_record_that_names_no_run_is_kept_and_not_answered(authority: Authority, backend: Backend) -> None:
-    authority.admit([settled("r1", Disposition.REJECTED)])
+    authority.admit([disposed("r1", Disposition.REJECTED)])
     assert backend.dead_letters() == {"r1": b"\xff raw"}
     assert authority.records("") == []
     assert authority.pending().nothing
 
 
 def test_an_ignored_record_leaves_its_disposition_and_nothing_else(authority: Authority, backend: Backend) -> None:
-    assert authority.admit([settled("r1", Disposition.IGNORED)])[0].disposition is Disposition.IGNORED
+    assert authority.admit([disposed("r1", Disposition.IGNORED)])[0].disposition is Disposition.IGNORED
     assert backend.dead_letters() == {}
     assert authority.pending().nothing
-    assert authority.admit([settled("r1", Disposition.IGNORED)])[0].repeated
+    assert authority.admit([disposed("r1", Disposition.IGNORED)])[0].repeated
 
 
 REPEATED: dict[Disposition, Callable[[], Admission]] = {
     Disposition.ACCEPTED: lambda: asking("k", "again"),
     Disposition.DUPLICATE: lambda: asking("before", "again"),
     Disposition.CONFLICT: lambda: asking("before", "again", fingerprint="two"),
-    Disposition.REJECTED: lambda: settled("again", Disposition.REJECTED, hex32("k"), draft("no")),
-    Disposition.IGNORED: lambda: settled("again", Disposition.IGNORED),
+    Disposition.REJECTED: lambda: disposed("again", Disposition.REJECTED, hex32("k"), draft("no")),
+    Disposition.IGNORED: lambda: disposed("again", Disposition.IGNORED),
 }
 
 
@@ -311,10 +311,10 @@ def test_a_batch_is_answered_in_order_and_sees_its_own_records(authority: Author
             asking("a", "1"),
             asking("a", "2"),
             asking("a", "3", fingerprint="two"),
-            settled("4", Disposition.REJECTED),
+            disposed("4", Disposition.REJECTED),
             asking("b", "5"),
             asking("a", "1"),
-            settled("6", Disposition.IGNORED),
+            disposed("6", Disposition.IGNORED),
         ]
     )
     assert [result.record_key for result in results] == ["1", "2", "3", "4", "5", "1", "6"]
@@ -328,7 +328,7 @@ def test_a_batch_is_admitted_whole_or_not_at_all(authority: Authority, backend: 
     assert broken.run is not None
     broken = replace(broken, run=replace(broken.run, intent={"a float": 1.5}))
     with pytest.raises(SequenceError):
-        authority.admit([asking("a", "1"), settled("0", Disposition.REJECTED), broken, asking("c", "3")])
+        authority.admit([asking("a", "1"), disposed("0", Disposition.REJECTED), broken, asking("c", "3")])
     assert [authority.run(hex32(key)) for key in "abc"] == [None] * 3
     assert backend.dead_letters() == {}
     assert authority.pending().nothing
@@ -428,7 +428,7 @@ def test_the_oldest_due_runs_are_claimed_first_and_no_more_than_asked_for(author
 
 def test_what_counts_is_when_a_run_is_due_and_not_when_it_was_admitted(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("old")])
-    settle(authority, parked(claim_one(authority), START + 20 * SECOND))
+    commit(authority, waiting(claim_one(authority), START + 20 * SECOND))
     clock.pass_seconds(1)
     authority.admit([asking("young")])
     clock.pass_seconds(30)
@@ -439,7 +439,7 @@ def test_what_counts_is_when_a_run_is_due_and_not_when_it_was_admitted(authority
 def test_a_run_that_is_due_later_is_not_taken_along_with_one_that_is_due(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("later"), asking("now")])
     later, now = authority.claim("w1", 2, LEASE)
-    settle(authority, parked(later, clock.now + SECOND), parked(now, clock.now))
+    commit(authority, waiting(later, clock.now + SECOND), waiting(now, clock.now))
     assert [claim.run_id for claim in authority.claim("w1", 10, LEASE)] == [now.run_id]
 
 
@@ -525,7 +525,7 @@ def test_a_decision_writes_state_events_and_signal_and_gives_the_lease_back(auth
     authority.admit([asking("k")])
     claim = claim_one(authority)
     clock.pass_seconds(2)
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.state, run.reason_code, run.due_us, run.lease_owner) == (RunState.READY, "", None, "")
@@ -547,14 +547,14 @@ def test_a_decision_that_cannot_be_written_whole_is_not_written_at_all(authority
     with pytest.raises(SequenceError):
         authority.commit([broken])
     assert snapshot(authority, "k") == before
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
 
 
 def test_a_run_without_evidence_waits_until_it_is_due(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
     due = clock.now + 10 * SECOND
-    settle(authority, parked(claim, due, [event(missing=["x"])]))
+    commit(authority, waiting(claim, due, [event(missing=["x"])]))
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.state, run.due_us, run.lease_owner, run.wakes) == (RunState.WAITING_EVIDENCE, due, "", 1)
@@ -570,7 +570,7 @@ def test_a_run_that_waits_without_news_gets_no_new_event(authority: Authority, c
     authority.admit([asking("k")])
     for number in range(4):
         claim = claim_one(authority)
-        settle(authority, parked(claim, clock.pass_seconds(1), [event()] if number == 0 else []))
+        commit(authority, waiting(claim, clock.pass_seconds(1), [event()] if number == 0 else []))
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.wakes, run.event_seq) == (4, 4)
@@ -582,21 +582,21 @@ def test_an_infrastructure_error_leaves_the_state_and_counts_a_try(authority: Au
     for number in range(1, 4):
         claim = claim_one(authority)
         assert claim.retries == number - 1
-        settle(authority, postponed(claim, clock.now + SECOND, f"the store is away ({number})"))
+        commit(authority, retried(claim, clock.now + SECOND, f"the store is away ({number})"))
         run = authority.run(hex32("k"))
         assert run is not None
         assert (run.state, run.retries, run.last_error) == (RunState.VERIFYING, number, f"the store is away ({number})")
         assert authority.claim("w2", 1, LEASE) == []
         clock.pass_seconds(1)
-    settle(authority, parked(claim_one(authority), clock.now + SECOND))
+    commit(authority, waiting(claim_one(authority), clock.now + SECOND))
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.retries, run.last_error) == (0, "")
 
 
 OUTCOMES: dict[str, Callable[[Claim], Transition]] = {
-    "park": lambda claim: parked(claim, START + WAIT, [event()]),
-    "retry later": lambda claim: postponed(claim, START + WAIT, "an old worker's error"),
+    "park": lambda claim: waiting(claim, START + WAIT, [event()]),
+    "retry later": lambda claim: retried(claim, START + WAIT, "an old worker's error"),
     "decide READY": ready,
     "decide FAILED": failed,
 }
@@ -616,7 +616,7 @@ def test_whoever_lost_the_lease_changes_nothing(
     assert isinstance(answer, LeaseLostError)
     assert hex32("k") in answer.detail
     assert snapshot(authority, "k") == before
-    settle(authority, failed(new))
+    commit(authority, failed(new))
 
 
 @pytest.mark.parametrize("late", OUTCOMES)
@@ -626,7 +626,7 @@ def test_a_terminal_run_is_never_changed_again(
 ) -> None:
     authority.admit([asking("k", "r1")])
     claim = claim_one(authority)
-    settle(authority, terminal(claim))
+    commit(authority, terminal(claim))
     run, events, signals, _ = snapshot(authority, "k")
     clock.pass_seconds(10_000)
     (answer,) = authority.commit([OUTCOMES[late](claim)])
@@ -653,7 +653,7 @@ def test_only_the_owner_and_the_epoch_of_the_lease_may_settle(authority: Authori
         (answer,) = authority.commit([OUTCOMES[late](forged)])
         assert isinstance(answer, LeaseLostError)
     assert snapshot(authority, "k") == before
-    settle(authority, OUTCOMES[late](claim))
+    commit(authority, OUTCOMES[late](claim))
 
 
 @pytest.mark.parametrize("first", OUTCOMES)
@@ -661,7 +661,7 @@ def test_only_the_owner_and_the_epoch_of_the_lease_may_settle(authority: Authori
 def test_a_claim_is_settled_once(authority: Authority, first: str, second: str) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
-    settle(authority, OUTCOMES[first](claim))
+    commit(authority, OUTCOMES[first](claim))
     before = snapshot(authority, "k")
     (answer,) = authority.commit([OUTCOMES[second](claim)])
     assert isinstance(answer, LeaseLostError) is (first != second), "only the very same outcome is known to be there"
@@ -671,9 +671,9 @@ def test_a_claim_is_settled_once(authority: Authority, first: str, second: str) 
 FIRST: dict[str, Callable[[Claim], Transition]] = {
     "READY": ready,
     "FAILED": failed,
-    "waiting": lambda claim: parked(claim, START + WAIT),
-    "retry": lambda claim: postponed(claim, START + WAIT, "one"),
-    "gates": noted,
+    "waiting": lambda claim: waiting(claim, START + WAIT),
+    "retry": lambda claim: retried(claim, START + WAIT, "one"),
+    "gates": gates_recorded,
 }
 NEARLY: dict[str, tuple[str, Callable[[Transition], Transition]]] = {
     "a later time": ("READY", lambda first: replace(first, at_us=first.at_us + 1)),
@@ -702,26 +702,26 @@ def test_an_outcome_that_is_nearly_the_one_that_was_committed_has_lost_the_lease
     authority.admit([asking("k")])
     name, changed = NEARLY[near]
     first = FIRST[name](claim_one(authority))
-    settle(authority, first)
+    commit(authority, first)
     before = snapshot(authority, "k")
     assert isinstance(authority.commit([changed(first)])[0], LeaseLostError)
-    settle(authority, first)
+    commit(authority, first)
     assert snapshot(authority, "k") == before
 
 
 def test_a_note_keeps_the_lease_and_may_be_handed_in_again(authority: Authority) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
-    settle(authority, noted(claim))
+    commit(authority, gates_recorded(claim))
     before = snapshot(authority, "k")
-    settle(authority, noted(claim), noted(claim))
+    commit(authority, gates_recorded(claim), gates_recorded(claim))
     assert snapshot(authority, "k") == before
-    assert isinstance(authority.commit([replace(noted(claim), report_digest="other")])[0], LeaseLostError)
-    after = noted(claim).claim_after
+    assert isinstance(authority.commit([replace(gates_recorded(claim), report_digest="other")])[0], LeaseLostError)
+    after = gates_recorded(claim).claim_after
     assert isinstance(authority.commit([ready(claim)])[0], LeaseLostError), "it was made from the row before the note"
-    settle(authority, ready(after))
-    settle(authority, ready(after))
-    assert isinstance(authority.commit([noted(claim)])[0], LeaseLostError), "it has been decided since"
+    commit(authority, ready(after))
+    commit(authority, ready(after))
+    assert isinstance(authority.commit([gates_recorded(claim)])[0], LeaseLostError), "it has been decided since"
     assert len(authority.events(hex32("k"))) == 6
 
 
@@ -730,10 +730,10 @@ def test_an_outcome_that_was_committed_under_an_older_lease_is_not_taken_for_the
 ) -> None:
     authority.admit([asking("k")])
     old = claim_one(authority)
-    settle(authority, parked(old, clock.now))
+    commit(authority, waiting(old, clock.now))
     new = claim_one(authority, "w2")
-    assert isinstance(authority.commit([parked(old, clock.now)])[0], LeaseLostError)
-    settle(authority, failed(new))
+    assert isinstance(authority.commit([waiting(old, clock.now)])[0], LeaseLostError)
+    commit(authority, failed(new))
 
 
 def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, backend: Backend, clock: Clock) -> None:
@@ -745,7 +745,7 @@ def test_each_outcome_of_a_batch_is_decided_for_itself(authority: Authority, bac
     stolen = [claim for claim in backend.open().claim("w2", 2, LEASE) if claim.run_id in (a.run_id, b.run_id)]
     assert len(stolen) == 2
     answers = authority.commit(
-        [ready(a, "a"), ready(c, "c"), parked(b, clock.now), postponed(d, clock.now, "x"), ready(c, "c again")]
+        [ready(a, "a"), ready(c, "c"), waiting(b, clock.now), retried(d, clock.now, "x"), ready(c, "c again")]
     )
     assert [isinstance(answer, LeaseLostError) for answer in answers] == [True, False, True, False, True]
     found = [authority.run(hex32(key)) for key in "abcd"]
@@ -763,18 +763,18 @@ def test_a_lease_that_ran_out_and_was_not_taken_still_counts(authority: Authorit
     authority.admit([asking("k")])
     claim = claim_one(authority)
     clock.pass_seconds(100)
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
 
 
 def test_events_are_numbered_without_gaps_through_a_whole_life(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
-    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), [event(), event()]))
-    settle(authority, postponed(claim_one(authority), clock.pass_seconds(1), "x"))
+    commit(authority, waiting(claim_one(authority), clock.pass_seconds(1), [event(), event()]))
+    commit(authority, retried(claim_one(authority), clock.pass_seconds(1), "x"))
     claim_one(authority)
     clock.pass_seconds(31)
-    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), []))
-    settle(authority, parked(claim_one(authority), clock.pass_seconds(1), [event()]))
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, waiting(claim_one(authority), clock.pass_seconds(1), []))
+    commit(authority, waiting(claim_one(authority), clock.pass_seconds(1), [event()]))
+    commit(authority, ready(claim_one(authority)))
     events = authority.events(hex32("k"))
     assert [item.seq for item in events] == list(range(1, 9))
     assert [item.details["seq"] for item in events] == list(range(1, 9))
@@ -827,7 +827,7 @@ def test_a_lease_that_somebody_took_is_not_renewed(authority: Authority, clock: 
 def test_a_lease_that_was_given_back_is_not_renewed(authority: Authority, done: str) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
-    settle(authority, OUTCOMES[done](claim))
+    commit(authority, OUTCOMES[done](claim))
     assert authority.renew("w1", held(claim), LEASE) == set()
 
 
@@ -841,7 +841,7 @@ def test_the_leases_of_a_dead_owner_can_be_let_run_out_at_once(authority: Author
     again = claim_one(authority, "w3")
     assert (again.run_id, again.epoch) == (dead.run_id, 2)
     assert isinstance(authority.commit([ready(dead)])[0], LeaseLostError)
-    settle(authority, ready(alive, "other"))
+    commit(authority, ready(alive, "other"))
 
 
 def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, clock: Clock) -> None:
@@ -849,7 +849,7 @@ def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, 
     authority.admit([asking("k")])
     claim = claim_one(authority, "runner")
     assert authority.owners() == {"runner"}
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
     assert authority.owners() == set()
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert authority.owners() == {"relay"}
@@ -865,7 +865,7 @@ def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, 
 
 def test_the_leases_of_a_dead_relay_can_be_let_run_out_at_once(authority: Authority) -> None:
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     assert len(authority.claim_projections("dead", 10, LEASE)) == 1
     assert authority.claim_projections("alive", 10, LEASE) == []
     authority.expire_owner("dead")
@@ -880,9 +880,9 @@ def test_the_leases_of_a_dead_relay_can_be_let_run_out_at_once(authority: Author
 def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("waits"), asking("waits too")])
     for claim in authority.claim("w1", 2, LEASE):
-        settle(authority, parked(claim, START + WAIT))
+        commit(authority, waiting(claim, START + WAIT))
     authority.admit([asking("postponed")])
-    settle(authority, postponed(claim_one(authority), START + WAIT, "x"))
+    commit(authority, retried(claim_one(authority), START + WAIT, "x"))
     assert authority.claim("w1", 10, LEASE) == []
     assert authority.make_waiting_due() == 2
     assert {claim.run_id for claim in authority.claim("w1", 10, LEASE)} == {hex32("waits"), hex32("waits too")}
@@ -894,7 +894,7 @@ def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Author
 
 def test_a_finished_run_is_owed_to_the_ledger_with_all_its_events(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert owed.run.state is RunState.READY
     assert owed.run.event_seq == 5
@@ -906,12 +906,12 @@ def test_a_finished_run_is_owed_to_the_ledger_with_all_its_events(authority: Aut
 
 def test_a_projected_run_is_owed_again_only_after_something_new(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
-    settle(authority, parked(claim_one(authority), clock.now + SECOND, [event()]))
+    commit(authority, waiting(claim_one(authority), clock.now + SECOND, [event()]))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     assert authority.claim_projections("relay", 10, LEASE) == []
     clock.pass_seconds(1)
-    settle(authority, failed(claim_one(authority)))
+    commit(authority, failed(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5, 6]
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
@@ -924,7 +924,7 @@ def test_a_projected_run_is_owed_again_only_after_something_new(authority: Autho
 
 def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     authority.claim_projections("relay", 10, LEASE)
     authority.postpone_projections([ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, "why")])
     clock.pass_seconds(4.9)
@@ -943,7 +943,7 @@ def test_failures_of_projections_are_counted_with_why_and_since_when_until_one_s
     authority: Authority, clock: Clock
 ) -> None:
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     for number in range(1, 4):
         authority.claim_projections("relay", 10, LEASE)
         failure = ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, f"RECORD_DRIFT: {number} \x00 {'x' * 3000}")
@@ -966,7 +966,7 @@ def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_w
 ) -> None:
     for key in ("parked", "claimed", "signal"):
         authority.admit([asking(key)])
-        settle(authority, ready(claim_one(authority), key))
+        commit(authority, ready(claim_one(authority), key))
     authority.claim_projections("relay", 1, LEASE)
     authority.postpone_projections([ProjectionFailure(hex32("parked"), UNTIL_RESTART, "drift")])
     (claimed,) = authority.claim_projections("relay", 1, 3 * LEASE)
@@ -988,7 +988,7 @@ def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_w
 def test_projections_are_claimed_up_to_a_limit_and_by_one_relay_each(authority: Authority, backend: Backend) -> None:
     authority.admit([asking(f"k{number}") for number in range(5)])
     for number, claim in enumerate(authority.claim("w1", 5, LEASE)):
-        settle(authority, ready(claim, f"ready {number}"))
+        commit(authority, ready(claim, f"ready {number}"))
     first = authority.claim_projections("r1", 2, LEASE)
     second = backend.open().claim_projections("r2", 10, LEASE)
     assert (len(first), len(second)) == (2, 3)
@@ -1003,7 +1003,7 @@ def decided(authority: Authority, *keys: str) -> None:
     for key in keys:
         authority.admit([asking(key)])
         (claim,) = [claim for claim in authority.claim("w1", 1, LEASE) if claim.run_id == hex32(key)]
-        settle(authority, ready(claim, f"ready {key}"))
+        commit(authority, ready(claim, f"ready {key}"))
 
 
 def projected(authority: Authority) -> None:
@@ -1033,7 +1033,7 @@ def test_a_signal_is_claimed_only_when_its_runs_documents_are_in_the_ledger(auth
 
 
 def test_the_refusal_of_a_record_waits_for_no_documents(authority: Authority) -> None:
-    authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no", run_id=hex32("k")))])
+    authority.admit([disposed("r1", Disposition.REJECTED, hex32("k"), draft("no", run_id=hex32("k")))])
     (row,) = authority.claim_signals("p", 10, LEASE)
     assert (row.kind, row.message_id) == (SignalKind.REQUEST_REJECTED, hex64("no"))
 
@@ -1097,7 +1097,7 @@ def test_a_postponed_signal_is_not_taken_along_with_one_that_is_due(authority: A
 
 
 def test_two_processes_never_hold_the_same_signal(backend: Backend) -> None:
-    backend.open().admit([settled(f"r{n}", Disposition.REJECTED, hex32(f"k{n}"), draft(f"no {n}")) for n in range(60)])
+    backend.open().admit([disposed(f"r{n}", Disposition.REJECTED, hex32(f"k{n}"), draft(f"no {n}")) for n in range(60)])
     outcomes = backend.in_processes(
         f"authority = connect(lambda: {START + 1})\n"
         "while rows := authority.claim_signals(f'p{me}', 3, 60_000_000):\n"
@@ -1110,7 +1110,7 @@ def test_two_processes_never_hold_the_same_signal(backend: Backend) -> None:
 def test_a_signal_that_is_owed_already_is_not_owed_twice(authority: Authority) -> None:
     same = draft("no", run_id=hex32("k"))
     authority.admit(
-        [settled("r1", Disposition.REJECTED, hex32("k"), same), settled("r2", Disposition.REJECTED, hex32("k"), same)]
+        [disposed("r1", Disposition.REJECTED, hex32("k"), same), disposed("r2", Disposition.REJECTED, hex32("k"), same)]
     )
     assert len(authority.claim_signals("p", 10, LEASE)) == 1
 
@@ -1129,13 +1129,13 @@ def test_what_is_left_to_do_is_told_from_the_first_record_to_the_last_signal(
     assert left() == (False, False, False, False)
     authority.admit([asking("k")])
     assert left()[0] is True
-    settle(authority, parked(claim_one(authority), clock.now + 10 * SECOND, [event()]))
+    commit(authority, waiting(claim_one(authority), clock.now + 10 * SECOND, [event()]))
     assert left() == (False, True, False, False)
     projected(authority)
     assert left() == (False, False, False, False)
     clock.pass_seconds(10)
     assert left()[0] is True
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     assert left() == (False, True, False, True), "its signal waits for its documents"
     projected(authority)
     assert left() == (False, False, True, True)
@@ -1166,7 +1166,7 @@ def test_runs_are_listed_newest_first_of_one_state_or_all(authority: Authority, 
     for key in "abc":
         authority.admit([asking(key)])
         clock.pass_seconds(1)
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     assert [run.run_equivalence_key for run in authority.runs(None, 10)] == ["c", "b", "a"]
     assert [run.run_equivalence_key for run in authority.runs(None, 2)] == ["c", "b"]
     assert [run.run_equivalence_key for run in authority.runs("READY", 10)] == ["a"]
@@ -1201,7 +1201,8 @@ def test_several_processes_may_create_the_schema_at_once(backend: Backend) -> No
         "authority = connect()\n"
         "from scenario_runner.authority.base import Admission\n"
         "from scenario_runner.contracts.states import Disposition\n"
-        "record = Admission(f'r{me}', 'X', '', 'a' * 32, None, Disposition.IGNORED, '', '', b'', 0)\n"
+        "ignored = {'kind': 'X', 'run_id': 'a' * 32, 'disposition': Disposition.IGNORED}\n"
+        "record = Admission(record_key=f'r{me}', raw=b'', raw_size=0, **ignored)\n"
         "print(authority.admit([record])[0].disposition.value)\n"
         "authority.close()\n"
     )
@@ -1233,7 +1234,7 @@ def test_everything_is_there_after_it_was_closed_and_opened_again(backend: Backe
     authority.close()
     again = backend.open()
     assert snapshot(again, "k") == before
-    settle(again, ready(claim))
+    commit(again, ready(claim))
 
 
 def test_a_closed_authority_is_unavailable_and_does_not_hang(backend: Backend) -> None:
@@ -1256,7 +1257,8 @@ def test_what_was_admitted_survives_the_death_of_the_process(backend: Backend) -
         "from scenario_runner.authority.base import Admission\n"
         "from scenario_runner.contracts.states import Disposition\n"
         "authority = connect()\n"
-        "authority.admit([Admission('r1', 'X', '', 'a' * 32, None, Disposition.IGNORED, '', '', b'', 0)])\n"
+        "ignored = {'kind': 'X', 'run_id': 'a' * 32, 'disposition': Disposition.IGNORED}\n"
+        "authority.admit([Admission(record_key='r1', raw=b'', raw_size=0, **ignored)])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     script = f"{backend.script}\n{body}"
@@ -1327,7 +1329,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
     authority = SqliteAuthority(path, clock=Clock())
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     run = authority.run(hex32("k"))
     assert run is not None
     assert run.state is RunState.READY
@@ -1390,7 +1392,7 @@ def test_a_full_disk_is_unavailable_and_nothing_of_the_transaction_stays(path: s
     authority = SqliteAuthority(path, clock=Clock())
     (pages,) = authority._write(lambda connection: connection.execute("PRAGMA page_count").fetchone())
     authority._write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchone())
-    big = replace(settled("r2", Disposition.REJECTED), raw=b"x" * 200_000)
+    big = replace(disposed("r2", Disposition.REJECTED), raw=b"x" * 200_000)
     with pytest.raises(Unavailable, match="full"):
         authority.admit([asking("a", "r1"), big])
     assert authority.run(hex32("a")) is None

@@ -19,16 +19,16 @@ from authority_support import (
     Clock,
     asking,
     claim_one,
+    commit,
+    disposed,
     draft,
     failed,
+    gates_recorded,
     hex32,
     hex64,
-    noted,
-    parked,
-    postponed,
     ready,
-    settle,
-    settled,
+    retried,
+    waiting,
 )
 from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
@@ -90,7 +90,7 @@ def test_a_claim_of_a_run_whose_verification_has_started_adds_nothing_to_its_rec
     clock: Clock,  # noqa: F811
 ) -> None:
     authority.admit([asking("k")])
-    settle(authority, parked(claim_one(authority), clock.now))
+    commit(authority, waiting(claim_one(authority), clock.now))
     before = row(authority, "k")
     again = claim_one(authority)
     assert (again.state, again.updated_us) == (RunState.WAITING_EVIDENCE, before.updated_us)
@@ -100,9 +100,9 @@ def test_a_claim_of_a_run_whose_verification_has_started_adds_nothing_to_its_rec
 # --- transitions ------------------------------------------------------------------------------------------------------
 
 CHANGES: dict[str, Callable[[Claim], Transition]] = {
-    "gates recorded": noted,
-    "waiting": lambda claim: parked(claim, START + WAIT),
-    "retry": lambda claim: postponed(claim, START + WAIT, "away"),
+    "gates recorded": gates_recorded,
+    "waiting": lambda claim: waiting(claim, START + WAIT),
+    "retry": lambda claim: retried(claim, START + WAIT, "away"),
     "READY": ready,
     "FAILED": failed,
 }
@@ -130,28 +130,28 @@ def test_a_transition_of_a_claim_that_is_not_the_rows_changes_nothing(
     (answer,) = authority.commit([CHANGES[change](FORGED[forgery](claims[0]))])
     assert isinstance(answer, LeaseLostError)
     assert (snapshot(authority, "a"), snapshot(authority, "b")) == before
-    settle(authority, CHANGES[change](claims[0]))
+    commit(authority, CHANGES[change](claims[0]))
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_transition_changes_its_own_run_and_no_other(authority: Authority, change: str) -> None:  # noqa: F811
     first, _ = two_claims(authority)
     before = snapshot(authority, "b")
-    settle(authority, CHANGES[change](first))
+    commit(authority, CHANGES[change](first))
     assert snapshot(authority, "b") == before
 
 
 def test_an_equal_transition_of_another_run_is_not_taken_for_ones_own(authority: Authority) -> None:  # noqa: F811
     first, second = two_claims(authority)
-    settle(authority, parked(first, START + WAIT), failed(second))
-    (answer,) = authority.commit([parked(second, START + WAIT)])
+    commit(authority, waiting(first, START + WAIT), failed(second))
+    (answer,) = authority.commit([waiting(second, START + WAIT)])
     assert isinstance(answer, LeaseLostError)
 
 
 def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority) -> None:  # noqa: F811
     first, _ = two_claims(authority)
     before = row(authority, "a")
-    settle(authority, noted(first))
+    commit(authority, gates_recorded(first))
     after = row(authority, "a")
     assert (after.lease_owner, after.lease_epoch, after.lease_until_us) == (
         before.lease_owner,
@@ -168,7 +168,7 @@ def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due
     state: str,
 ) -> None:
     authority.admit([asking("k")])
-    settle(authority, parked(claim_one(authority), clock.now))
+    commit(authority, waiting(claim_one(authority), clock.now))
     if state == "under lease":
         claim_one(authority)
     before = row(authority, "k")
@@ -185,7 +185,7 @@ def unprojected(authority: Authority) -> list[str]:  # noqa: F811
 
 
 def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:  # noqa: F811
-    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
     authority.mark_projected([(hex32("a"), 5)])
     assert (row(authority, "a").projected_seq, row(authority, "b").projected_seq) == (5, 0)
@@ -193,7 +193,7 @@ def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None: 
 
 
 def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:  # noqa: F811
-    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
     authority.postpone_projections([ProjectionFailure(hex32("a"), START + WAIT, "why")])
     assert (row(authority, "a").relay_retries, row(authority, "b").relay_retries) == (1, 0)
@@ -227,17 +227,17 @@ def test_a_run_whose_lease_has_run_out_is_not_projected_before_somebody_goes_on_
 @pytest.mark.parametrize("change", ["waiting", "READY"])
 def test_a_run_that_waits_or_has_ended_is_projected_at_once(authority: Authority, change: str) -> None:  # noqa: F811
     first, _ = two_claims(authority)
-    settle(authority, CHANGES[change](first))
+    commit(authority, CHANGES[change](first))
     assert unprojected(authority) == [hex32("a")]
 
 
 def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Authority) -> None:  # noqa: F811
-    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(authority.claim_projections("relay", 1, LEASE)) == 1
 
 
 def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:  # noqa: F811
-    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     authority.mark_projected([(hex32("a"), 5)])
     assert authority.resume_deliveries() == 0
 
@@ -246,14 +246,14 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     first, _ = two_claims(authority)
     authority.admit([asking("unprojected"), asking("left")])
     for claim in authority.claim("w2", 2, LEASE):
-        settle(authority, ready(claim, claim.run_id))
+        commit(authority, ready(claim, claim.run_id))
     assert len(unprojected(authority)) == 2
     authority.postpone_projections([ProjectionFailure(hex32("unprojected"), START + SECOND, "away")])
     authority.postpone_projections([ProjectionFailure(hex32("left"), UNTIL_RESTART, "drift")])
     (later, never, _) = refusals(authority, "later", "never", "fresh")
     authority.postpone_signals([later.outbox_id], START + SECOND)
     authority.postpone_signals([never.outbox_id], UNTIL_RESTART)
-    settle(authority, parked(first, START + WAIT))
+    commit(authority, waiting(first, START + WAIT))
     before = row(authority, "b"), row(authority, "unprojected"), row(authority, "left")
     assert authority.pull_in_times() == 1
     assert (row(authority, "b"), row(authority, "unprojected"), row(authority, "left")) == before
@@ -266,7 +266,7 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
 
 def refusals(authority: Authority, *names: str) -> list[Any]:  # noqa: F811
     """Signals that wait for no documents, claimed."""
-    authority.admit([settled(name, Disposition.REJECTED, hex32(name), draft(name)) for name in names])
+    authority.admit([disposed(name, Disposition.REJECTED, hex32(name), draft(name)) for name in names])
     return authority.claim_signals("p", 10, LEASE)
 
 
@@ -295,12 +295,12 @@ def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> No
 
 
 def test_no_more_signals_are_claimed_than_asked_for(authority: Authority) -> None:  # noqa: F811
-    authority.admit([settled(name, Disposition.REJECTED, hex32(name), draft(name)) for name in "abc"])
+    authority.admit([disposed(name, Disposition.REJECTED, hex32(name), draft(name)) for name in "abc"])
     assert len(authority.claim_signals("p", 2, LEASE)) == 2
 
 
 def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authority) -> None:  # noqa: F811
-    settle(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
+    commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(authority.claim_projections("relay", 10, LEASE)) == 2
     refusals(authority, "x")
     authority.admit([asking("k")])
@@ -320,7 +320,7 @@ def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
     assert authority.pending().projections is False, "nobody drives the run yet"
     claim = claim_one(authority)
     assert authority.pending().projections is False, "it is being driven"
-    settle(authority, ready(claim))
+    commit(authority, ready(claim))
     assert authority.pending().projections is True
     assert unprojected(authority) == [hex32("k")]
     assert authority.pending().projections is True, "they are being written"
@@ -334,15 +334,15 @@ def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(auth
     authority.admit([asking("k")])
     claim = claim_one(authority)
     assert authority.pending().postponed is False
-    settle(authority, postponed(claim, START, "the store is away"))
+    commit(authority, retried(claim, START, "the store is away"))
     assert authority.pending().postponed is True
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     assert row(authority, "k").retries == 1
     assert authority.pending().postponed is False
 
 
 def test_the_refusal_of_a_record_that_names_no_known_run_is_pending(authority: Authority) -> None:  # noqa: F811
-    authority.admit([settled("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
+    authority.admit([disposed("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
     assert authority.pending().signals is True
 
 
@@ -351,7 +351,7 @@ def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: C
     if kind == "signals":
         refusals(authority, "x")
     else:
-        settle(authority, ready(two_claims(authority)[0]))
+        commit(authority, ready(two_claims(authority)[0]))
         authority.expire_owner("w1")
         assert unprojected(authority) == [hex32("a")]
     assert authority.owners() == {"p" if kind == "signals" else "relay"}
@@ -376,9 +376,9 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Au
 
 def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Callable[[], None]]) -> None:
     authority, lock = locked  # noqa: F811
-    settle(authority, parked(two_claims(authority)[0], START + SECOND))
-    authority.admit([asking("done"), settled("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
-    settle(authority, ready(claim_one(authority, "w2"), "done"))
+    commit(authority, waiting(two_claims(authority)[0], START + SECOND))
+    authority.admit([asking("done"), disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
+    commit(authority, ready(claim_one(authority, "w2"), "done"))
     claimed = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in claimed])
     (sent, later) = authority.claim_signals("p", 10, LEASE)
@@ -394,8 +394,8 @@ def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
 ) -> None:
     authority, lock = locked  # noqa: F811
     first, second = two_claims(authority)
-    settle(authority, parked(first, START + SECOND), ready(second, "ready"))
-    authority.admit([settled("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
+    commit(authority, waiting(first, START + SECOND), ready(second, "ready"))
+    authority.admit([disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
     lock()
     assert authority.pull_in_times() == 0
 
@@ -405,7 +405,7 @@ def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
 ) -> None:
     authority, lock = locked  # noqa: F811
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     authority.mark_projected([(hex32("k"), 5)])
     (row_,) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([row_.outbox_id])

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, hex32, parked, postponed, ready, settle
+from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, commit, hex32, ready, retried, waiting
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionFailure
@@ -44,7 +44,7 @@ def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
     authority.admit([asking("k")])
     claim = claim_one(authority)
     due = START + 30 * SECOND
-    settle(authority, parked(claim, due) if kind == "parked" else postponed(claim, due, "away"))
+    commit(authority, waiting(claim, due) if kind == "parked" else retried(claim, due, "away"))
     assert authority.pull_in_times() == 0
     assert authority.claim("w1", 10, LEASE) == []
     clock.pass_seconds(-HOUR)
@@ -53,7 +53,7 @@ def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
     assert authority.pending().runs
     again = claim_one(authority)
     assert again.epoch == claim.epoch + 1
-    settle(authority, ready(again))
+    commit(authority, ready(again))
     events = authority.events(hex32("k"))
     assert [item.ts_us for item in events] == sorted(item.ts_us for item in events), "a record never goes back"
 
@@ -79,7 +79,7 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
     clock: Clock,  # noqa: F811
 ) -> None:
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     clock.pass_seconds(-HOUR)
     assert authority.claim_projections("relay", 10, LEASE) == []
@@ -104,7 +104,7 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
 
 def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clock) -> None:  # noqa: F811
     authority.admit([asking("k")])
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
@@ -116,7 +116,7 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
 def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authority, clock: Clock) -> None:  # noqa: F811
     authority.admit([asking("k"), asking("l")])
     for number, claim in enumerate(authority.claim("w", 2, LEASE)):
-        settle(authority, ready(claim, f"ready {number}"))
+        commit(authority, ready(claim, f"ready {number}"))
     first, second = authority.claim_projections("relay", 10, LEASE)
     authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
     authority.mark_projected([(second.run.run_id, second.run.event_seq)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authority_support import START, WAIT, Clock, asking, claim_one, postponed, settle
+from authority_support import START, WAIT, Clock, asking, claim_one, commit, retried
 from support import COMMAND, ForkedWorld, World
 
 from scenario_runner.authority.connect import sqlite_path
@@ -44,7 +44,7 @@ def test_a_run_that_is_put_off_by_an_outage_is_pending_whenever_it_is_due(tmp_pa
     authority.admit([asking("k")])
     claim = claim_one(authority)
     assert authority.pending().postponed is False
-    settle(authority, postponed(claim, START + WAIT, "the store is away"))
+    commit(authority, retried(claim, START + WAIT, "the store is away"))
     assert (authority.pending().runs, authority.pending().postponed) == (False, True)
     authority.close()
 

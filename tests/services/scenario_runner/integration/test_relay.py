@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authority_support import SECOND, START, Clock, asking, claim_one, hex32, ready, settle
+from authority_support import SECOND, START, Clock, asking, claim_one, commit, hex32, ready
 
 from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.base import UNTIL_RESTART
@@ -75,7 +75,7 @@ def authority(tmp_path: Path) -> Iterator[SqliteAuthority]:
     made = SqliteAuthority(str(tmp_path / "authority.db"))
     for key in ("a", "b"):
         made.admit([asking(key)])
-        settle(made, ready(claim_one(made), f"ready {key}"))
+        commit(made, ready(claim_one(made), f"ready {key}"))
     yield made
     made.close()
 
@@ -174,7 +174,7 @@ def timed(tmp_path: Path, clock: Clock) -> Iterator[SqliteAuthority]:
     made = SqliteAuthority(str(tmp_path / "timed.db"), clock)
     for key in ("a", "b"):
         made.admit([asking(key)])
-        settle(made, ready(claim_one(made), f"ready {key}"))
+        commit(made, ready(claim_one(made), f"ready {key}"))
     yield made
     made.close()
 

@@ -1,6 +1,6 @@
 """Effects of many lifecycles performed together: what runs share, and what the failure of one does to the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from scenario_runner.contracts.states import RunState
 from scenario_runner.evidence.examiner import ExaminationDeferred
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
+from scenario_runner.runs import batch
 from scenario_runner.runs.batch import RunDriver
 
 pytestmark = pytest.mark.unit
@@ -242,6 +243,31 @@ def test_a_wrong_order_of_steps_stops_the_worker_and_gives_no_lease_back_as_if_a
         place.driver.drive([*runs("a"), *runs("b", root="/engine/other")])
     assert place.committed == []
     assert sorted(place.released) == ["a", "b"], "they are not renewed any more"
+
+
+def test_a_defect_of_a_whole_stage_puts_its_runs_off_and_stops_no_daemon(place: Place) -> None:
+    place.failures["plans", "all"] = KeyError("a defect")
+    place.driver.drive(runs("a", "b"))
+    assert place.states() == {"a": RunState.VERIFYING, "b": RunState.VERIFYING}
+    assert all("a defect" in item.last_error for item in place.committed)
+
+
+def test_a_refusal_of_a_whole_stage_is_no_verdict_about_its_runs(place: Place) -> None:
+    place.failures["plans", "all"] = DRIFT
+    with pytest.raises(LedgerDrift):
+        place.driver.drive(runs("a", "b"))
+    assert place.committed == []
+
+
+def test_an_effect_that_nothing_performs_is_a_wrong_order_of_steps(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: Claim) -> Iterator[object]:
+        yield object()
+
+    monkeypatch.setattr(batch, "lifecycle", unknown)
+    with pytest.raises(SequenceError, match="no performer"):
+        place.driver.drive(runs("a"))
 
 
 @pytest.mark.parametrize("step", ["clock", "commit"])

@@ -6,7 +6,7 @@ import pytest
 
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.states import RunState
-from scenario_runner.evidence.examiner import ExpensiveKeys
+from scenario_runner.evidence.examiner import BulkKeys
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
 
@@ -135,7 +135,7 @@ def test_who_waits_for_the_same_evidence_does_not_end_a_turn() -> None:
 
 
 def test_expensive_evidence_is_remembered_within_bounds() -> None:
-    large: Any = ExpensiveKeys(most=2)
+    large: Any = BulkKeys(most=2)
     for evidence in ("a", "b", "c"):
         large.add(evidence)
     assert [evidence in large for evidence in ("a", "b", "c")] == [False, True, True]

@@ -244,6 +244,15 @@ def test_a_protocol_that_is_out_of_step_ends_the_process(shard: Shard) -> None:
     assert len(shard.died) == 1
 
 
+def test_an_error_that_is_not_one_of_a_checkpoint_ends_the_process(shard: Shard) -> None:
+    def checkpoint(*_at: Any) -> None:
+        raise OSError("the pipe to the JVM is broken")
+
+    shard.checkpointer.checkpoint = checkpoint  # type: ignore[method-assign]
+    shard.give(junk(1))
+    assert [str(error) for error in shard.died] == ["the pipe to the JVM is broken"]
+
+
 def test_the_end_of_a_shard_is_checkpointed_however_often_that_is_refused(shard: Shard) -> None:
     shard.checkpointer.errors = ["ThrottlingException", "KinesisClientLibDependencyException"]
     shard.processor.shard_ended(SimpleNamespace(checkpointer=shard.checkpointer))

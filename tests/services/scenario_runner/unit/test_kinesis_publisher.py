@@ -174,7 +174,7 @@ def test_what_is_too_large_is_never_sent() -> None:
     kinesis = FakeKinesis()
     large = row(1, payload=canonical_bytes({"pad": "x" * MAX_RECORD_BYTES}))
     results = publish(kinesis, large, row(2))
-    assert [bool(item.error) for item in results] == [True, False]
+    assert [(bool(item.error), item.permanent) for item in results] == [(True, True), (False, False)]
     assert kinesis.stream == sent(row(2))
 
 

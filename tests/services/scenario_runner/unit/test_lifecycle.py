@@ -22,7 +22,7 @@ from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
 from scenario_runner.evidence.examiner import ExaminationDeferred
-from scenario_runner.evidence.findings import Finding, Outcome, refused_unread
+from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
 from scenario_runner.evidence.key import evidence_key
 from scenario_runner.gates.laws import GatePaths, Measurement, Members
 from scenario_runner.gates.receipts import make_attestation
@@ -217,9 +217,9 @@ def test_a_run_that_waited_puts_on_record_that_it_goes_on_once() -> None:
     ]  # fmt: skip
 
 
-MISSING = refused_unread(Outcome.MISSING, EvidenceMissing("a flag is not there", path="g/_passed.flag"))
-SAYS_NO = refused_unread(Outcome.FAIL, EvidenceSaysNo("the flag says FAIL"))
-CONFLICT = refused_unread(Outcome.CONFLICT, EvidenceRefused("it contradicts itself", Reason.EVIDENCE_CONFLICT))
+MISSING = refused_without_report(Outcome.MISSING, EvidenceMissing("a flag is not there", path="g/_passed.flag"))
+SAYS_NO = refused_without_report(Outcome.FAIL, EvidenceSaysNo("the flag says FAIL"))
+CONFLICT = refused_without_report(Outcome.CONFLICT, EvidenceRefused("it contradicts itself", Reason.EVIDENCE_CONFLICT))
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from scenario_runner.contracts.errors import (
 )
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import (
+    FINAL_STATES,
     OWN_SIGNALS,
-    TERMINAL,
     TRANSITIONS,
     Disposition,
     RunState,
@@ -193,8 +193,8 @@ def test_the_states_and_their_transitions_are_those_of_the_architecture() -> Non
     words = ["OPEN", "PLANNED", "EXECUTING", "VERIFYING", "WAITING_EVIDENCE", "READY", "FAILED", "QUARANTINED"]
     assert [state.value for state in RunState] == words
     assert set(TRANSITIONS) == set(RunState)
-    assert {state for state in RunState if not TRANSITIONS[state]} == set(TERMINAL)
-    assert {state.value for state in TERMINAL} == {"READY", "FAILED", "QUARANTINED"}
+    assert {state for state in RunState if not TRANSITIONS[state]} == set(FINAL_STATES)
+    assert {state.value for state in FINAL_STATES} == {"READY", "FAILED", "QUARANTINED"}
     assert {state for state in RunState if RunState.READY in TRANSITIONS[state]} == {RunState.VERIFYING}
 
 

@@ -10,9 +10,9 @@ from authority_support import START, draft
 
 from scenario_runner.authority.base import Claim, Event, Transition
 from scenario_runner.contracts.errors import SequenceError
-from scenario_runner.contracts.states import TERMINAL, TRANSITIONS, EventKind, RunState, SignalKind
+from scenario_runner.contracts.states import FINAL_STATES, TRANSITIONS, EventKind, RunState, SignalKind
 from scenario_runner.rounds import rounds_without_repeats
-from scenario_runner.runs.transitions import gates_recorded, retry_later, terminal, waiting
+from scenario_runner.runs.transitions import ended, gates_recorded, retry_later, waiting
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +35,7 @@ def on_record(*states: RunState) -> tuple[Event, ...]:
 def going(start: RunState, *states: RunState, to: RunState | None = None) -> Transition:
     """A transition with an event for each of some states."""
     end = to or (states[-1] if states else start)
-    ends = end in TERMINAL
+    ends = end in FINAL_STATES
     return Transition(
         claim(start), end, START + bool(states), None if ends else LATER, keep_lease=False, wakes=0, retries=0,
         last_error="", report_digest="", events=on_record(*states), signal=SIGNAL if ends else None,
@@ -52,7 +52,7 @@ def is_legal(start: RunState, *states: RunState, **more: Any) -> bool:
 
 @pytest.mark.parametrize(("start", "end"), list(product(RunState, RunState)))
 def test_a_run_goes_in_one_step_exactly_where_the_table_says(start: RunState, end: RunState) -> None:
-    stays = start is end and start not in TERMINAL
+    stays = start is end and start not in FINAL_STATES
     assert is_legal(start, end) is (end in TRANSITIONS[start] or stays)
 
 
@@ -64,7 +64,7 @@ def test_a_run_goes_through_verifying_exactly_where_the_table_says(start: RunSta
 
 @pytest.mark.parametrize(("start", "end"), list(product(RunState, RunState)))
 def test_a_state_changes_only_with_an_event(start: RunState, end: RunState) -> None:
-    assert is_legal(start, to=end) is (start is end and start not in TERMINAL)
+    assert is_legal(start, to=end) is (start is end and start not in FINAL_STATES)
 
 
 def test_the_last_event_and_the_row_have_the_same_state() -> None:
@@ -117,7 +117,7 @@ def test_a_retry_changes_nothing_but_when_how_often_and_why(state: RunState) -> 
 
 
 def test_an_end_keeps_what_was_counted_and_has_no_error() -> None:
-    made = terminal(claim(), READY, "", LATER, on_record(READY), SIGNAL, "view")
+    made = ended(claim(), READY, "", LATER, on_record(READY), SIGNAL, "view")
     assert (made.due_us, made.keep_lease, made.wakes, made.retries, made.last_error) == (None, False, 2, 1, "")
     assert (made.facts_view_digest, made.report_digest, made.signal) == ("view", "found", SIGNAL)
 
