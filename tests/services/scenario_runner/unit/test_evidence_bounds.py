@@ -1,8 +1,12 @@
 """Bounds of the evidence are pinned with a run, and are no news to runs of policies that name none."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from scenario_runner.contracts.canonical import canonical_sha256
+from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import (
     DEFAULT_BOUNDS,
@@ -11,7 +15,9 @@ from scenario_runner.contracts.plan import (
     plan_hash,
     plan_inputs_from_document,
 )
+from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Strategy
+from scenario_runner.evidence.bounds import check_extent
 
 pytestmark = pytest.mark.unit
 
@@ -42,3 +48,24 @@ def test_bounds_of_a_policy_are_part_of_the_plan_and_come_back_from_the_row() ->
     }  # fmt: skip
     assert plan_inputs_from_document(pinned.document()) == pinned
     assert plan_hash(INTENT, pinned) != plan_hash(INTENT, inputs())
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "refused"),
+    [
+        (3, 100, ""),
+        (4, 100, "out holds 4 files, the policy's max_output_files allows 3"),
+        (3, 101, "out holds 101 bytes, the policy's max_output_bytes allows 100"),
+    ],
+    ids=["just within both", "one file too many", "one byte too many"],
+)
+def test_what_is_beyond_a_bound_is_refused_before_anything_is_hashed(files: int, size: int, refused: str) -> None:
+    bounds = EvidenceBounds(max_output_bytes=100, max_output_files=3)
+    root: Any = SimpleNamespace(budget=SimpleNamespace(bounds=bounds), size=lambda _files: size)
+    given = (root, "out", [f"out/{number}" for number in range(files)])
+    if not refused:
+        check_extent(*given)
+        return
+    with pytest.raises(EvidenceRefused, match=refused) as raised:
+        check_extent(*given)
+    assert (raised.value.reason, raised.value.path) == (Reason.EVIDENCE_TOO_LARGE, "out")
