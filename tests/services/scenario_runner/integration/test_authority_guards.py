@@ -389,6 +389,21 @@ def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Calla
     assert authority.pull_in_times() == 0
 
 
+def test_what_is_left_until_a_daemon_starts_takes_no_write_lock_either(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    for claim, name in zip(two_claims(authority), ("first", "second"), strict=True):
+        commit(authority, ready(claim, name))
+    first, second = authority.claim_projections("relay", 10, LEASE)
+    authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
+    authority.mark_projected([(second.run.run_id, second.run.event_seq)])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    lock()
+    assert authority.pull_in_times() == 0
+
+
 def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
