@@ -9,8 +9,10 @@ import pytest
 
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import exit_for_error
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, UsageError
+from scenario_runner.intake import kinesis as kinesis_intake
 from scenario_runner.intake.kinesis import KinesisIntake, _Running
+from scenario_runner.kcl import config as kcl_config
 from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
 from scenario_runner.kcl.shard_status import ProcessorState, ShardStatus
 from scenario_runner.kcl.stream_identity import adopt_new_stream, check_leases, read_lease_state, record_stream_identity
@@ -27,6 +29,7 @@ class Kinesis:
     created: datetime = MONDAY
     shards: dict[str, Any] = field(default_factory=lambda: {"shard-0": OPEN})
     gone: bool = False
+    status: str = "ACTIVE"
 
     def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
         if self.gone:
@@ -35,7 +38,7 @@ class Kinesis:
             raise error
         return {
             "StreamDescriptionSummary": {
-                "StreamARN": "arn:stream/bus", "StreamStatus": "ACTIVE", "StreamCreationTimestamp": self.created,
+                "StreamARN": "arn:stream/bus", "StreamStatus": self.status, "StreamCreationTimestamp": self.created,
             }
         }  # fmt: skip
 
@@ -135,6 +138,50 @@ def test_nothing_is_adopted_under_a_running_daemon() -> None:
     with pytest.raises(UsageError, match="worker"):
         adopt_new_stream(stream_of(kinesis), tables, renew)
     assert len(tables.leases()) == 2
+
+
+# --- when a daemon starts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["a stream that is being deleted", "leases of a former stream"])
+def test_a_stream_that_must_not_be_read_is_refused_before_a_worker_id_is_leased(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    kinesis, tables = Kinesis(), MemoryTables(shard_0=READING)
+    if wrong == "leases of a former stream":
+        record_stream_identity(stream_of(Kinesis(TUESDAY)), tables)
+    else:
+        kinesis.status = "DELETING"
+    monkeypatch.setattr(kcl_config, "find_java", lambda _environ: "java")
+    monkeypatch.setattr(kcl_config, "find_jars", lambda: "jars")
+    monkeypatch.setattr(kinesis_intake, "lease_worker_id", lambda *_: pytest.fail("a worker id was leased"))
+    wiring: Any = SimpleNamespace(kinesis_timing="production", kinesis_state_dir="", kinesis_application="",
+                                  kinesis_worker_id="")  # fmt: skip
+    with pytest.raises(ScenarioRunnerError, match="DELETING" if "deleted" in wrong else "made anew"):
+        KinesisIntake(wiring, stream_of(kinesis), tables, {}, {}).open()
+
+
+def test_an_intake_that_is_not_open_takes_nothing_is_empty_and_may_be_closed() -> None:
+    wiring: Any = SimpleNamespace(kinesis_timing="production")
+    intake = KinesisIntake(wiring, stream_of(Kinesis(gone=True)), MemoryTables(), {}, {})
+    assert (intake.step(), intake.empty()) == (0, True)
+    intake.close()
+
+
+@pytest.mark.parametrize(("failures", "records", "gives_up"), [(2, 0, False), (3, 0, True), (3, 1, False)])
+def test_three_starts_in_a_row_that_failed_are_an_outage_unless_records_were_disposed_of(
+    failures: int, records: int, gives_up: bool
+) -> None:
+    intake = opened(Kinesis(), MemoryTables(shard_0=READING), [0.0])
+    report = ShardStatus("g", "shard-0", 1, ProcessorState.IDLE, caught_up=True, records=records, at=0.0)
+    supervisor: Any = SimpleNamespace(statuses=lambda: {"shard-0": report}, failures=failures)
+    running: Any = intake._running
+    intake._running = _Running(running.worker, supervisor)
+    if gives_up:
+        with pytest.raises(Unavailable, match="does not come up"):
+            intake.step()
+    else:
+        assert intake.step() == records
 
 
 # --- while a daemon serves --------------------------------------------------------------------------------------------
