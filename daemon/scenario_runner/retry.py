@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Failures after which a pause grows no further: 2**60 times anything is over every bound, 2.0**1024 is an error.
 _MOST_DOUBLINGS: Final = 60
+#: Microseconds in a second.
 _MICROS: Final = 1_000_000
 
 

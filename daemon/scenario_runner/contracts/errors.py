@@ -13,7 +13,9 @@ from typing import Final
 
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 
+#: Characters of a detail: it quotes what was met, and a row, an event and a log line hold it.
 _LONGEST: Final = 2000
+#: Characters of a library's message that are quoted: the first sentence says what is wrong, the rest is a dump.
 _SHORT: Final = 300
 
 

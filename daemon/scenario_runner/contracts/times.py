@@ -16,11 +16,14 @@ PATTERN: Final = (
 )
 _PARTS = re.compile(PATTERN.rstrip("$"), re.ASCII)
 _FINE = re.compile(r"\.([0-9]+)")
+#: Nanoseconds, which Java and .NET write.
 _MOST_DIGITS: Final = 9
 _LEAP_SECOND = re.compile(r"[Tt][0-9]{2}:[0-9]{2}:60")
 _TO_MICROSECONDS: Final = len("2026-01-01T00:00:00.000000")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Microseconds in a second.
 MICROS: Final = 1_000_000
+#: Four digits, as the pattern demands; later or earlier years are mistakes.
 _FIRST_YEAR: Final = 1000
 _LAST_YEAR: Final = 2999
 

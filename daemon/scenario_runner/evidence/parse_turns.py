@@ -14,6 +14,7 @@ from scenario_runner.artifacts.budget import ReadBudget
 T = TypeVar("T")
 #: Smaller documents are parsed in a few milliseconds.
 _LARGE_BYTES: Final = 128 * 1024
+#: How often a thread that waits for its turn reports that it is alive, so that it ends with its lease.
 _BEAT_SECONDS: Final = 0.5
 _TURN: Final = threading.Lock()
 

@@ -9,7 +9,9 @@ from scenario_runner.contracts.ids import HEX64
 from scenario_runner.contracts.paths import check_relative_posix
 from scenario_runner.contracts.reasons import Reason
 
+#: As many as the files of an output that the default policy allows.
 MAX_ENTRIES: Final = 200_000
+#: Characters: S3 keys have 1,024 bytes, and POSIX paths 4,096 with the root before them.
 _MAX_PATH: Final = 2048
 _DIGEST_KEYS: Final = ("sha256_hex", "sha256")
 _LIST_KEYS: Final = ("items", "members", "entries", "files")

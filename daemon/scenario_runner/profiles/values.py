@@ -15,6 +15,7 @@ _REGION: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII | re.IGNORECAS
 _STREAM: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
 _DRIVE: Final = re.compile(r"/?([A-Za-z]):(?:[\\/]|$)")
 _UNEXPANDED: Final = re.compile(r"~|\$[A-Za-z_{(]|%[A-Za-z_]+%")
+#: Of TCP.
 _HIGHEST_PORT: Final = 65535
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from scenario_runner.procfs import ENDED, start_time, state_and_start_time
 
 _UNKNOWN: Final = "?"
+#: Of a name, see above.
 _PARTS: Final = 5
 _BOOTED: Final = re.compile(r"(?P<ids>[0-9a-f]+)@(?P<booted>[0-9]+)\.(?P<space>[0-9]+)")
 _BOOT_TIME_TOLERANCE_SECONDS: Final = 2

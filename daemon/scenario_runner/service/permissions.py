@@ -42,6 +42,7 @@ _REFUSED_RECORD: Final = {
 
 _DENIALS: Final = ("AccessDenied", "NotAuthorized", "Unauthorized", "UnrecognizedClient", "InvalidClientTokenId",
                    "InvalidSignature", "SignatureDoesNotMatch", "ExpiredToken", "IncompleteSignature")  # fmt: skip
+#: HTTP status of a denial whose code is not known here.
 _DENIED_STATUS: Final = (401, 403)
 
 _ITEMS: Final = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
+#: RENAME_NOREPLACE of renameat2(2).
 _NOREPLACE: Final = 1
 _TAKEN_OR_NOT_OFFERED: Final = (errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
