@@ -17,7 +17,7 @@ from scenario_runner.contracts.schema_export import DRAFT
 from scenario_runner.contracts.strict_yaml import read_yaml
 
 _PACK: Final = "interface_pack"
-#: Bounds of what references pull in: real schema folders have some fifty files and a thousand schemas.
+#: Bounds of what references pull in: a platform's folders have tens of files.
 _MAX_FILES: Final = 256
 _MAX_SCHEMAS: Final = 20_000
 _REMEDY: Final = "correct the reference, or put the file where it leads, inside the tree of the schema folders"
