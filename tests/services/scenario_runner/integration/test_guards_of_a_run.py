@@ -18,11 +18,19 @@ from crashing import KILLED, Moment, launch
 from support import REPO, ForkedWorld
 
 from scenario_runner.artifacts.base import Snapshot
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.artifacts.local import LocalArtifacts
+from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.errors import EvidenceChanged
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.evidence.cache import EvidenceCache
+from scenario_runner.evidence.examine import examine
 from scenario_runner.evidence.findings import Finding, Outcome
-from scenario_runner.evidence.key import EvidenceKey
+from scenario_runner.evidence.key import EvidenceKey, evidence_key
+from scenario_runner.intake.admission_policy import plan_request
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.compose import make_admission_policy, open_pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,3 +145,34 @@ def test_a_finding_is_used_again_only_when_equal_identities_mean_equal_bytes(
     cache, key = EvidenceCache(), EvidenceKey("/r", "d", (), (), (), DEFAULT_BOUNDS)
     cache.put(key, finding, snapshot)
     assert cache.get(key, root) is (finding if kept else None)
+
+
+@pytest.mark.parametrize("changed", ["nothing", "a flag", "a member", "an output", "a listing"])
+def test_everything_that_was_read_is_seen_unchanged_before_there_is_a_finding(world: ForkedWorld, changed: str) -> None:
+    made = world.make_run(**SMALL)
+    world.write_profiles()
+    wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
+    pack = open_pack(wiring)
+    intent, inputs = plan_request(parse_run_request(made["request"]), make_admission_policy(wiring, policy, pack))
+    key = evidence_key(intent.engine_run_root, pack, intent.tokens(), inputs.gates, inputs.outputs, inputs.bounds)
+    folder = Path(intent.engine_run_root)
+    victims = {"a flag": "_passed.flag", "a member": "*.bin", "an output": "part-*"}
+    with closing(LocalArtifacts([str(world.runs)], 1, None)) as artifacts, ReadBudget(bounds=inputs.bounds) as budget:
+        root: Any = artifacts.open(intent.engine_run_root, budget)
+        real = root.snapshot
+
+        def snapshot_and_change() -> Snapshot:
+            seen: Snapshot = real()
+            if changed == "a listing":
+                (next(folder.rglob("part-*")).parent / "part-99999.parquet").touch()
+            elif changed != "nothing":
+                os.utime(next(folder.rglob(victims[changed])), (0, 0))
+            return seen
+
+        root.snapshot = snapshot_and_change
+        if changed == "nothing":
+            assert examine(root, pack, key)[0].outcome is Outcome.PASS
+        else:
+            with pytest.raises(EvidenceChanged):
+                examine(root, pack, key)
+        root.close()
