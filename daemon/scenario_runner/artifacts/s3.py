@@ -195,7 +195,7 @@ class S3RunRoot(ExaminedRoot[Identity]):
             try:
                 entry = self._tree.entry(path)
             except Refusal:
-                continue  # whoever reads it is told
+                continue  # the read of this path will raise the same refusal
             if entry.size <= min(limit, _SMALL):
                 wanted[path] = entry
         fetched = [

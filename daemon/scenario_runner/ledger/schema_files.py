@@ -24,7 +24,7 @@ _REMEDY: Final = "correct the reference, or put the file where it leads, inside 
 _DYNAMIC: Final = ("$dynamicRef", "$recursiveRef")
 _DROPPED: Final = frozenset({"$id", "$schema", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 _IN_PLACE: Final = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
-"""Keywords whose schemas judge the same value again: a circle of them never ends."""
+"""Keywords whose schemas apply to the same value again: a circle of them never ends."""
 _SCHEMAS: Final = _IN_PLACE | {
     "additionalProperties", "unevaluatedProperties", "propertyNames", "items", "prefixItems", "additionalItems",
     "unevaluatedItems", "contains", "contentSchema",

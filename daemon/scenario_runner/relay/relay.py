@@ -51,8 +51,8 @@ class Relay:
         authority: Whose rows ask for them.
         ledger: Where documents go.
         publisher: Where signals go.
-        owner: Lease owner of this relay and of nothing else. So between two steps nothing that is leased to it is being
-            delivered: what is, was abandoned.
+        owner: Lease owner of this relay and of nothing else. A step delivers, or gives back, all that it has leased. So
+            a lease that is still held when the next step begins belongs to a step that failed, and may be given back.
     """
 
     def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:

@@ -151,7 +151,7 @@ def admit(world: World, bench: Bench, key: str) -> str:
     return admitted.run_id
 
 
-@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "on the long lane"])
+@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "by a bulk worker"])
 @pytest.mark.parametrize("state", ["QUARANTINED", "FAILED", "WAITING_EVIDENCE"])
 def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is_compared_with_its_begin(
     world: World, bench: Bench, state: str, share: Share
@@ -252,7 +252,7 @@ def test_a_run_that_costs_too_much_for_a_batch_is_not_tried_there_again_until_it
     (deferred,) = bench.drive()
     assert (deferred.claim.run_id, bench.artifacts.looks) == (made["run_id"], 1)
     bench.artifacts.costs = [100 << 20]
-    assert bench.driver.drive([deferred.claim]) == [], "the long lane drives it to its end"
+    assert bench.driver.drive([deferred.claim]) == [], "a bulk worker drives it to its end"
     bench.clock.pass_seconds(60)
     (deferred,) = bench.drive()
     assert bench.artifacts.looks == 2, "the batch knows without looking"
@@ -275,7 +275,7 @@ def test_runs_of_a_batch_share_an_examination_only_under_equal_bounds(
     assert bench.artifacts.looks == looks
 
 
-@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "on the long lane"])
+@pytest.mark.parametrize("share", [BATCH_SHARE, UNLIMITED], ids=["in a batch", "by a bulk worker"])
 def test_evidence_that_changes_meanwhile_is_not_waited_for_by_a_batch(world: World, bench: Bench, share: Share) -> None:
     run_id = admit(world, bench, "changing")
     bench.artifacts.refusal = EvidenceChanged("it changed while it was read", path="flag")
