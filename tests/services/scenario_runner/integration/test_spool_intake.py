@@ -482,6 +482,21 @@ def test_files_that_nobody_takes_are_named_once_in_the_log_and_by_doctor(spool: 
     assert b"rename it to *.json" in done.stdout
 
 
+@pytest.mark.parametrize(("kind", "writable", "stuck"), [("folder", False, True), ("folder", True, False),
+                                                         ("file", False, False)])  # fmt: skip
+def test_a_folder_that_the_daemon_may_not_write_to_cannot_be_moved_and_the_remedy_is_said(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, kind: str, writable: bool, stuck: bool
+) -> None:
+    """To rename a folder is to write to it; a file may be renamed by whoever may write to its parent."""
+    path = spool.path("requests/in-the-way.json")
+    path.mkdir() if kind == "folder" else path.write_text("{}")
+    files = SpoolFiles(AnchoredRoot(str(spool.world.bus)))
+    files.open()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda *_given, **_more: writable)
+    assert ("may not move: remove it" in files_not_taken(files).get("in-the-way.json", "")) is stuck
+
+
 def test_a_request_that_cannot_be_renamed_is_said_once_tried_again_and_holds_up_nobody(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
