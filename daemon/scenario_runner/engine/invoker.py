@@ -22,9 +22,17 @@ from scenario_runner.contracts.reasons import Reason
 
 
 class LaunchFailed(Refusal):
-    """The engine was certainly not launched, and this attempt never will be."""
+    """The engine was certainly not launched, and this attempt never will be.
+
+    Attributes:
+        another_attempt: The engine was not at fault, so that another attempt may succeed.
+    """
 
     default_reason = Reason.ENGINE_LAUNCH_FAILED
+
+    def __init__(self, detail: str, *, another_attempt: bool = False) -> None:
+        super().__init__(detail)
+        self.another_attempt = another_attempt
 
 
 @dataclass(frozen=True, slots=True)

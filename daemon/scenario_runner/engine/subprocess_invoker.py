@@ -137,7 +137,9 @@ class SubprocessInvoker(EngineInvoker):
         try:
             lock = folder.create()
         except OSError as error:
-            raise LaunchFailed(f"the folder of the attempt cannot be made: {error.strerror or error}") from error
+            raise LaunchFailed(
+                f"the folder of the attempt cannot be made: {error.strerror or error}", another_attempt=True
+            ) from error
         if lock is None:
             return self._launched_before(job, folder)
         try:
@@ -370,7 +372,7 @@ def _kill(child: "subprocess.Popen[bytes]") -> None:
 def _not_started(folder: AttemptFolder, why: str) -> LaunchFailed:
     with suppress(OSError):  # a full disk; what finds the folder without a result notes that the attempt was lost
         folder.note_not_started(why)
-    return LaunchFailed(why)
+    return LaunchFailed(why, another_attempt=True)
 
 
 def _end(result: Mapping[str, Any], job: Job, folder: AttemptFolder) -> JobEnd:
