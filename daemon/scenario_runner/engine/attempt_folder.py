@@ -136,8 +136,12 @@ class AttemptFolder:
 
     def output(self, stream: str) -> bytes:
         """What is kept of ``stdout`` or ``stderr``."""
+        return self._read(f"{stream}.log")
+
+    def _read(self, name: str) -> bytes:
+        """A file of the folder; empty when it cannot be read."""
         try:
-            with open(os.path.join(self.path, f"{stream}.log"), "rb") as file:
+            with open(os.path.join(self.path, name), "rb") as file:
                 return file.read()
         except OSError:
             return b""
@@ -162,9 +166,12 @@ class AttemptFolder:
         """Called under the lock."""
         started = self.keeper() is not None
         self.kill_processes()
-        error = "" if started else "the daemon was killed before it could start the engine"
+        # A keeper that was killed says nothing; one that failed has left a traceback, whose last line says why.
+        said = self._read("keeper.log").decode(errors="replace").strip().rpartition("\n")[2]
+        error = said if started else "the daemon was killed before it could start the engine"
         lost = {"started": started, "error": error, "exit_code": None, "cause": _LOST, "duration_ms": 0}
-        self._write_result(lost)
+        with suppress(OSError):  # a full disk: whoever asks again finds the same
+            self._write_result(lost)
         return lost
 
     def note_not_started(self, error: str) -> None:

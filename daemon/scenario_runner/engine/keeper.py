@@ -9,7 +9,8 @@ It is run as a plain file that imports nothing of the package, with the attempt'
 * ``stdout.log``, ``stderr.log``, then ``result.json``: written when nothing of the attempt runs any more.
 
 The keeper is a child subreaper: whatever the engine starts stays below it, also what forks twice and makes a session of
-its own. So "no child is left" means that no process of the attempt is left. It has one thread, and waits in ``poll``.
+its own. So "no child is left" means that no process of the attempt is left. (What the engine asks another service to
+run, as ``docker run`` does, is not below it and is the engine's to end.) It has one thread, and waits in ``poll``.
 
 The daemon's end is seen by the end of descriptor 0. The kernel's death signal would be sent when the daemon's *thread*
 ends that started the keeper, and threads of a pool do end.
@@ -213,14 +214,18 @@ class Keeper:
                 return True
             if pid == self._engine and self._status is None:
                 self._status, self._ended = status, time.monotonic()
+                # An engine that ends by itself is judged by its status, whatever is wanted of it later. One that fails
+                # while its stop is wanted is not: who stops a service signals all processes of it at once.
+                if not self._ending and status:
+                    self._cause = self._stop_cause()
 
     def _advance(self, now: float) -> None:
         """Begin to end the attempt when it is time, and end by force what has not ended in the grace."""
         if not self._ending:
-            # An engine that has ended by itself is judged by that, whatever is wanted of it since.
-            self._cause = "" if self._status is not None else self._cause_at(now)
-            if self._status is None and not self._cause:
-                return
+            if self._status is None:
+                self._cause = self._cause_at(now)
+                if not self._cause:
+                    return
             self._ending, self._kill_at = True, now + self._spec["grace_seconds"]
             self._signal_all(signal.SIGTERM, signal.SIGCONT)  # a process that is stopped sees SIGTERM when it goes on
         elif now >= self._kill_at:
@@ -229,13 +234,17 @@ class Keeper:
             self._kill_pause = min(2 * self._kill_pause, _LONGEST_KILL_PAUSE_SECONDS)
 
     def _cause_at(self, now: float) -> str:
-        if self._stop_wanted:
-            return "STOPPED"
-        if self._daemon_gone:
-            return "DAEMON_GONE"
+        """Why the engine is to be ended now; empty when it may run on."""
+        if cause := self._stop_cause():
+            return cause
         if now >= self._deadline:
             return "TIMEOUT"
         return "NOT_RENEWED" if now >= self._renewed_until else ""
+
+    def _stop_cause(self) -> str:
+        if self._stop_wanted:
+            return "STOPPED"
+        return "DAEMON_GONE" if self._daemon_gone else ""
 
     def _signal_all(self, *numbers: int) -> None:
         for pid, started in list(descendants()):

@@ -48,6 +48,8 @@ _ENDED_BY: Final = {
     "NOT_RENEWED": "the daemon did not renew the run's lease in time",
     "KEEPER_LOST": "its keeper was killed, or its host was restarted",
 }
+#: Signals by which somebody ends a service or a session: the engine that they reach is not at fault.
+_ENDING_SIGNALS: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, -1})
 _log = structlog.get_logger("engine")
 
 
@@ -379,10 +381,10 @@ def _end(result: Mapping[str, Any], job: Job, folder: AttemptFolder) -> JobEnd:
     """How an attempt ended, from what its keeper found."""
     code, cause = result["exit_code"], str(result["cause"])
     reason, detail = _judge(result, job)
-    stdout, stderr = folder.output("stdout"), folder.output("stderr")
     return JobEnd(
         succeeded=reason is None, reason_code=reason, exit_code=code, stop_code=cause, detail=detail,
-        another_attempt=cause in _ENDED_BY, stdout=stdout, stderr=stderr, duration_ms=int(result["duration_ms"]),
+        another_attempt=cause in _ENDED_BY or (not cause and code in _ENDING_SIGNALS), stdout=folder.output("stdout"),
+        stderr=folder.output("stderr"), duration_ms=int(result["duration_ms"]),
     )  # fmt: skip
 
 
@@ -394,7 +396,8 @@ def _judge(result: Mapping[str, Any], job: Job) -> tuple[Reason | None, str]:
     if cause == "TIMEOUT":
         return Reason.ENGINE_TIMEOUT, f"the engine did not end within {job.timeout_seconds:g} s and was stopped"
     if cause:
-        return Reason.ENGINE_EXIT_NONZERO, f"the engine was ended: {_ENDED_BY.get(cause, cause)}"
+        why = in_short(result["error"])
+        return Reason.ENGINE_EXIT_NONZERO, f"the engine was ended: {_ENDED_BY[cause]}{why and f' ({why})'}"
     if code is None or code < 0:
         number = 0 if code is None else -code
         return Reason.ENGINE_EXIT_NONZERO, f"the engine was killed by signal {number}, which SR did not send"

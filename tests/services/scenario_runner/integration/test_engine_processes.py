@@ -99,6 +99,34 @@ def test_an_engine_that_is_killed_by_somebody_ends_with_the_signal(tmp_path: Pat
     assert "signal 9" in end.detail
 
 
+def test_an_engine_that_somebody_ended_is_not_at_fault(tmp_path: Path) -> None:
+    with engine(tmp_path / "a", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)") as invoker:
+        end = end_of(invoker, invoker.launch(launch_of()))
+    assert (end.exit_code, end.stop_code, end.another_attempt) == (-15, "", True)
+
+
+@pytest.mark.parametrize(("status", "cause"), [(143, "STOPPED"), (0, "")])
+def test_an_engine_that_fails_while_its_stop_is_wanted_was_stopped(tmp_path: Path, status: int, cause: str) -> None:
+    """As under systemd, which signals the keeper and the engine of a service in one go."""
+    program = f"import os, signal; os.kill(os.getppid(), signal.SIGSTOP); os._exit({status})"
+    with engine(tmp_path / "a", program) as invoker:
+        job = invoker.launch(launch_of())
+        keeper = int(job.handle.split("|")[-2])
+        until(lambda: Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+        until(lambda: processes_of(job.attempt_id) == {keeper}, "the engine ends")
+        os.kill(keeper, signal.SIGTERM)
+        os.kill(keeper, signal.SIGCONT)
+        end = end_of(invoker, job)
+    assert (end.stop_code, end.exit_code, end.succeeded) == (cause, status, not status)
+
+
+def test_a_keeper_that_fails_says_why(tmp_path: Path) -> None:
+    with engine(tmp_path / "a", "import os; os.mkdir('result.json')") as invoker:
+        end = end_of(invoker, invoker.launch(launch_of()))
+    assert (end.stop_code, end.another_attempt) == ("KEEPER_LOST", True)
+    assert "IsADirectoryError" in end.detail
+
+
 def test_an_engine_that_takes_too_long_ends_with_a_timeout_also_when_it_exits_with_zero(tmp_path: Path) -> None:
     program = (
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(600)"
@@ -428,6 +456,48 @@ def test_an_engine_whose_daemon_renews_no_lease_ends(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert set(ends) == {lost.attempt_id}
     assert (ends[lost.attempt_id].stop_code, ends[lost.attempt_id].another_attempt) == ("NOT_RENEWED", True)
+
+
+def test_a_daemon_that_is_killed_at_any_moment_of_a_launch_leaves_at_most_one_launch_and_no_process(
+    tmp_path: Path,
+) -> None:
+    """The successor asks for the attempt while the keeper of the dead one may just be starting."""
+    kills = int(os.environ.get("SR_TEST_ENGINE_KILLS", "12"))
+    launches, attempts = tmp_path / "launches", tmp_path / "a"
+    program = f"open({str(launches)!r}, 'a').write(__import__('os').environ['SR_ATTEMPT_ID'] + chr(10))\n"
+    source = tmp_path / "program"
+    source.write_text(f"{program}import time; time.sleep(600)")
+    with engine(attempts, f"{program}import time; time.sleep(600)") as successor:
+        for number in range(1, kills + 1):
+            process = subprocess.Popen(
+                [sys.executable, "-c", KILLED, str(attempts), str(source), str(number), str(Path(__file__).parents[1])],
+                stdout=subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            process.stdout.readline()  # it launches next
+            time.sleep(0.08 * number / kills)
+            process.kill()
+            process.communicate()
+            row = Job(launch_of(number).attempt_id, successor.place, 0, 60.0)
+            found = successor.find(row)
+            if found is not None:
+                assert not end_of(successor, found).succeeded
+            assert processes_of(row.attempt_id) == set()
+    made = launches.read_text().split() if launches.exists() else []
+    assert len(made) == len(set(made)) <= kills
+
+
+KILLED = """
+import sys
+sys.path[:0] = sys.argv[4:]
+from pathlib import Path
+from engine_support import launch_of, script_engine
+invoker = script_engine(Path(sys.argv[1]), Path(sys.argv[2]).read_text())
+launch = launch_of(int(sys.argv[3]))
+print("ready", flush=True)
+invoker.launch(launch)
+__import__("time").sleep(600)
+"""
 
 
 # --- once
