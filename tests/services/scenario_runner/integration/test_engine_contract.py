@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from engine_support import end_of, launch_of, processes_of, script_engine, until
+from engine_support import SALT_VARIABLE, end_of, launch_of, processes_of, script_engine, until
 from fake_ecs import FakeEcs, ServiceError, fake_ecs
 
 from scenario_runner.contracts.errors import EngineRefusal, Unavailable
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _attempts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SALT_VARIABLE, secrets.token_hex(8))
 
 
 class Bench(Protocol):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from engine_support import end_of, launch_of, processes_of, script_engine, until
+from engine_support import SALT_VARIABLE, end_of, launch_of, processes_of, script_engine, until
 
 from scenario_runner.contracts.errors import ConfigurationError, EngineRefusal, Unavailable
 from scenario_runner.contracts.reasons import Reason
@@ -23,11 +25,18 @@ from scenario_runner.engine.command import parse_command
 from scenario_runner.engine.invoker import Job, LaunchFailed
 from scenario_runner.engine.keeper_process import pipes
 from scenario_runner.engine.subprocess_invoker import KEPT_BYTES, SubprocessInvoker, SubprocessSettings
+from scenario_runner.procfs import state_and_start_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _attempts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SALT_VARIABLE, secrets.token_hex(8))
+
 
 # Forks twice, in a session of its own, ignores SIGTERM, forgets its environment: and says its process id in a file.
 ESCAPE = """
@@ -61,12 +70,12 @@ def engine(folder: Path, program: str, **settings: object) -> Iterator[Subproces
         invoker.close()
 
 
+def state_of(pid: int) -> str:
+    return state_and_start_time(pid)[0]
+
+
 def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in ("Z", "X")
+    return state_of(pid) in ("", "Z", "X")
 
 
 def written_pid(path: Path) -> int:
@@ -112,7 +121,7 @@ def test_an_engine_that_fails_while_its_stop_is_wanted_was_stopped(tmp_path: Pat
     with engine(tmp_path / "a", program) as invoker:
         job = invoker.launch(launch_of())
         keeper = int(job.handle.split("|")[-2])
-        until(lambda: Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+        until(lambda: state_of(keeper) == "T", "it is stopped")
         until(lambda: processes_of(job.attempt_id) == {keeper}, "the engine ends")
         os.kill(keeper, signal.SIGTERM)
         os.kill(keeper, signal.SIGCONT)
@@ -196,6 +205,17 @@ print(json.dumps([dict(os.environ), fds, os.getcwd(), os.readlink("/proc/self/fd
         "SR_ATTEMPT_ID": launch.attempt_id, "TRACEPARENT": launch.traceparent,
     }  # fmt: skip
     assert (fds, cwd, stdin, leads_session) == ({}, str(tmp_path), "/dev/null", True)
+
+
+def test_an_engine_ignores_and_blocks_no_signal(tmp_path: Path) -> None:
+    command = parse_command(["/bin/grep", "-E", "SigIgn|SigBlk", "/proc/self/status"], "test")
+    invoker = SubprocessInvoker(SubprocessSettings(str(tmp_path / "a"), command))
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    try:
+        end = end_of(invoker, invoker.launch(launch_of()))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    assert [line.split()[1].strip(b"0") for line in end.stdout.splitlines()] == [b"", b""]
 
 
 def test_what_is_kept_of_an_attempt_is_private(tmp_path: Path) -> None:
@@ -319,6 +339,23 @@ def test_stop_ends_everything_before_it_returns_and_may_be_repeated(tmp_path: Pa
     assert (end.succeeded, end.stop_code, end.another_attempt) == (False, "STOPPED", True)
 
 
+def test_an_engine_that_is_stopped_by_a_signal_still_ends_in_order(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+def end(*_):
+    print("in order", flush=True)
+    sys.exit(5)
+signal.signal(signal.SIGTERM, end)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    with engine(tmp_path / "a", program, grace_seconds=10.0) as invoker:
+        job = invoker.launch(launch_of())
+        until(lambda: "T" in {state_of(pid) for pid in processes_of(job.attempt_id)}, "it stops itself")
+        invoker.stop(job)
+        end = end_of(invoker, job)
+    assert (end.stop_code, end.exit_code, end.stdout) == ("STOPPED", 5, b"in order\n")
+
+
 def test_stop_of_an_attempt_that_was_never_launched_does_nothing(tmp_path: Path) -> None:
     with engine(tmp_path / "a", "") as invoker:
         invoker.stop(Job("f" * 32, invoker.place, 0, 1))
@@ -370,6 +407,13 @@ def test_nothing_of_an_engine_survives_the_death_of_its_keeper_once_it_is_notice
         assert is_gone(pid)
         assert processes_of(job.attempt_id) == set()
     assert (end.succeeded, end.stop_code, end.another_attempt) == (False, "KEEPER_LOST", True)
+
+
+def test_an_engine_dies_with_its_keeper_also_when_nobody_is_there_to_notice(tmp_path: Path) -> None:
+    with daemon(tmp_path / "a", "import time; time.sleep(600)") as (process, job):
+        process.send_signal(signal.SIGSTOP)
+        os.kill(int(job.handle.split("|")[-2]), signal.SIGKILL)
+        until(lambda: not processes_of(job.attempt_id), "the engine ends")
 
 
 DAEMON = """
@@ -521,6 +565,27 @@ def test_an_attempt_is_launched_once_however_often_and_from_however_many_threads
     assert (end.succeeded, end.stdout) == (True, b"")
 
 
+def test_a_keeper_that_another_thread_finds_while_it_is_started_belongs_to_the_daemon_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scenario_runner.engine import subprocess_invoker
+
+    real = subprocess_invoker.start_keeper
+    with engine(tmp_path / "a", "import time; time.sleep(600)") as invoker:
+
+        def found_at_once(folder: str, attempt_id: str, lock: int) -> subprocess.Popen[bytes]:
+            child = real(folder, attempt_id, lock)
+            assert invoker.find(Job(attempt_id, invoker.place, 0, 60.0)) is not None
+            return child
+
+        monkeypatch.setattr(subprocess_invoker, "start_keeper", found_at_once)
+        job = invoker.launch(launch_of())
+        gc.collect()
+        assert invoker.poll([job]) == {}
+        invoker.close()
+        assert invoker.poll([job])[job.attempt_id].stop_code == "STOPPED"
+
+
 def test_an_attempt_without_a_folder_was_not_launched_on_this_host(tmp_path: Path) -> None:
     with engine(tmp_path / "a", "") as invoker:
         row = Job("e" * 32, invoker.place, 0, 60.0)
@@ -579,6 +644,7 @@ def test_old_folders_and_those_of_killed_launches_are_removed_at_the_start(tmp_p
 
 def test_fifty_engines_at_once_cost_one_call_to_follow_and_leave_no_descriptor(tmp_path: Path) -> None:
     with engine(tmp_path / "a", "import sys; sys.stdin.read(); import time; time.sleep(600)") as invoker:
+        gc.collect()  # closes what earlier tests have left to it
         before = len(os.listdir("/proc/self/fd"))
         jobs = [invoker.launch(launch_of(number)) for number in range(50)]
         began = time.process_time()
