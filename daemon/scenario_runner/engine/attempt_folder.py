@@ -100,8 +100,8 @@ class AttemptFolder:
         """
         new = tempfile.mkdtemp(prefix=_NEW, dir=self._root)
         descriptor = os.open(os.path.join(new, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A folder that is not empty is never replaced by a rename: this one call decides who launches.
             os.rename(new, self.path)
         except OSError:
