@@ -1,5 +1,8 @@
 """What ``/proc`` shows of a process (Linux: proc_pid_stat(5))."""
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 #: State letters of processes that have ended: zombie and dead.
@@ -26,3 +29,19 @@ def start_time(pid: int) -> str:
     """
     state, started = state_and_start_time(pid)
     return "" if state in ENDED else started
+
+
+def processes_with(variable: str, value: str) -> Iterator[int]:
+    """Ids of the running processes, this one left out, that were started with a variable in their environment.
+
+    A process shows its environment to its own user only; those of others are not found.
+    """
+    mark = f"{variable}={value}".encode()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with suppress(OSError):
+            with open(f"/proc/{name}/environ", "rb") as file:
+                marked = mark in file.read().split(b"\0")
+            if marked and start_time(int(name)):
+                yield int(name)

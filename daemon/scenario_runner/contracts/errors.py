@@ -169,6 +169,12 @@ class EvidenceArchived(EvidenceMissing):
     """An artifact is there but its store has put it into an archive: missing until somebody restores it."""
 
 
+class EngineRefusal(Refusal):
+    """What an engine would be given cannot be given to it: nothing is launched, and the attempt has failed."""
+
+    default_reason = Reason.ENGINE_INVOCATION_INVALID
+
+
 class EvidenceChanged(ScenarioRunnerError):  # noqa: N818 - what happened, no fault of anybody
     """An artifact changed while it was read. Nothing was decided: examine again, and refuse what never keeps still.
 

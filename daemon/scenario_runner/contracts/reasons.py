@@ -61,6 +61,9 @@ class Reason(StrEnum):
     OUTPUT_OF_ANOTHER_RUN = "OUTPUT_OF_ANOTHER_RUN"
     PACK_DRIFT = "PACK_DRIFT"
 
+    # Engine.
+    ENGINE_LAUNCH_FAILED = "ENGINE_LAUNCH_FAILED"
+
     # Commands and start-up.
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
     USAGE = "USAGE"
@@ -118,6 +121,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.EVIDENCE_MISSING: "Evidence is not there yet; the run waits for it until its evidence deadline.",
     Reason.OUTPUT_OF_ANOTHER_RUN: "An output's path needs the run id, and the engine run at the root has another one.",
     Reason.PACK_DRIFT: "The pinned interface pack in the object store is not the one that the run was admitted with.",
+    Reason.ENGINE_LAUNCH_FAILED: "The engine could not be started.",
     Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",

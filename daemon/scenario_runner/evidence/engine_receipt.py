@@ -4,18 +4,11 @@ Its run id is the engine's and is not compared: many runs may refer to one engin
 """
 
 from collections.abc import Mapping
-from typing import Final
-
-from pydantic import ValidationError
 
 from scenario_runner.artifacts.base import MAX_FLAG_BYTES, Kind, RunRoot
-from scenario_runner.contracts.canonical import parse_json
-from scenario_runner.contracts.documents import RunReceipt, explain_validation
-from scenario_runner.contracts.errors import EvidenceRefused, EvidenceSaysNo
+from scenario_runner.contracts.errors import EvidenceSaysNo
 from scenario_runner.contracts.reasons import Reason
-
-RUN_RECEIPT: Final = "run_receipt.json"
-RECEIPT_IDENTITY: Final = ("manifest_fingerprint", "parameter_hash", "seed")
+from scenario_runner.engine.run_receipt import RECEIPT_IDENTITY, RUN_RECEIPT, parse_run_receipt, require_identity
 
 
 def check_run_receipt(root: RunRoot, tokens: Mapping[str, str]) -> str:
@@ -33,22 +26,8 @@ def check_run_receipt(root: RunRoot, tokens: Mapping[str, str]) -> str:
     """
     if root.kind(RUN_RECEIPT) is Kind.ABSENT:
         return ""
-    try:
-        receipt = RunReceipt.model_validate(parse_json(root.read(RUN_RECEIPT, MAX_FLAG_BYTES)))
-    except ValidationError as error:
-        raise _refused(f"the engine's run receipt is not valid: {explain_validation(error)}") from error
-    except ValueError as error:
-        raise _refused(f"the engine's run receipt is not well-formed JSON: {error}") from error
-    for key in RECEIPT_IDENTITY:
-        found = str(getattr(receipt, key))
-        if found != tokens[key]:
-            raise EvidenceRefused(
-                f"the engine's run receipt names another {key} than the request",
-                Reason.ENGINE_RECEIPT_MISMATCH,
-                path=RUN_RECEIPT,
-                expected=tokens[key],
-                actual=found,
-            )
+    receipt = parse_run_receipt(root.read(RUN_RECEIPT, MAX_FLAG_BYTES))
+    require_identity(receipt, tokens, RECEIPT_IDENTITY)
     return receipt.run_id
 
 
@@ -62,7 +41,3 @@ def output_of_another_run(output_id: str, path: str, run_id: str, engine_run_id:
         expected=run_id,
         actual=engine_run_id,
     )
-
-
-def _refused(detail: str) -> EvidenceRefused:
-    return EvidenceRefused(detail, Reason.ENGINE_RECEIPT_INVALID, path=RUN_RECEIPT)

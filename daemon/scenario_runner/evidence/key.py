@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from scenario_runner.contracts.plan import EvidenceBounds
-from scenario_runner.evidence.engine_receipt import RECEIPT_IDENTITY
+from scenario_runner.engine.run_receipt import RECEIPT_IDENTITY
 from scenario_runner.interface_pack.model import InterfacePack
 
 

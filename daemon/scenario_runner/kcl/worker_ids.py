@@ -21,7 +21,7 @@ import structlog
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.posix import SIGKILL, fcntl
-from scenario_runner.procfs import start_time
+from scenario_runner.procfs import processes_with, start_time
 
 SLOT_VARIABLE: Final = "SR_KCL_SLOT"
 """Names the slot in the environment of a JVM and of its shard workers. Processes of a slot are found by it."""
@@ -141,15 +141,7 @@ def _supervisor_is_alive(folder: str) -> bool:
 
 def processes_of(folder: str) -> Iterator[int]:
     """Ids of the running processes (JVM and shard workers) of a slot, in no order."""
-    mark = f"{SLOT_VARIABLE}={folder}".encode()
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        with suppress(OSError):
-            with open(f"/proc/{name}/environ", "rb") as file:
-                marked = mark in file.read().split(b"\0")
-            if marked and start_time(int(name)):
-                yield int(name)
+    return processes_with(SLOT_VARIABLE, folder)
 
 
 def kill_processes(folder: str) -> int:

@@ -1,0 +1,71 @@
+"""What tests of the engine room share: launches, waiting, and a view of the processes of an attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from scenario_runner.engine.command import ATTEMPT_VARIABLE, parse_command
+from scenario_runner.engine.invoker import EngineInvoker, Job, JobEnd, Launch
+from scenario_runner.engine.subprocess_invoker import SubprocessInvoker, SubprocessSettings
+from scenario_runner.procfs import processes_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SALT_VARIABLE = "SR_TEST_ATTEMPT_SALT"
+"""Set for each test: what a failed test leaves running must not be taken for a process of the next one."""
+RUN_ID = "0" * 31 + "1"
+
+
+def launch_of(number: int = 1, timeout_seconds: float = 60.0, **changes: Any) -> Launch:
+    """A launch; equal numbers are one attempt of a test, and those of other tests are others."""
+    salt = os.environ.get(SALT_VARIABLE, "")
+    fields: dict[str, Any] = {
+        "attempt_id": hashlib.sha256(f"{salt}|{number}".encode()).hexdigest()[:32],
+        "attempt_no": number,
+        "run_id": RUN_ID,
+        "tokens": {"manifest_fingerprint": "a" * 64, "parameter_hash": "b" * 64, "seed": "7", "scenario_id": "base",
+                   "scenario_set": "base"},
+        "engine_run_root": "/runs/r1",
+        "invocation": json.dumps({"run_id": RUN_ID}).encode(),
+        "invocation_path": "/store/invocation.json",
+        "timeout_seconds": timeout_seconds,
+        "traceparent": "00-0123-4567-01",
+    }  # fmt: skip
+    return Launch(**{**fields, **changes})
+
+
+def script_engine(folder: Path, program: str, **settings: Any) -> SubprocessInvoker:
+    """A subprocess invoker whose engine is a Python program, in a file."""
+    script = folder.parent / f"engine-{hashlib.sha256(program.encode()).hexdigest()[:8]}.py"
+    script.write_text(program)
+    command = parse_command([sys.executable, "-I", "-S", str(script)], "test")
+    return SubprocessInvoker(
+        SubprocessSettings(str(folder), command, **{"grace_seconds": 0.5, **settings}), environment=os.environ
+    )
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """Wait until something holds; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return found
+
+
+def end_of(invoker: EngineInvoker, job: Job) -> JobEnd:
+    """Wait for the end of a job."""
+    end: JobEnd = until(lambda: invoker.poll([job]).get(job.attempt_id), "the engine ends")
+    return end
+
+
+def processes_of(attempt_id: str) -> set[int]:
+    """Running processes that bear the attempt's mark, its keeper among them."""
+    return set(processes_with(ATTEMPT_VARIABLE, attempt_id))
