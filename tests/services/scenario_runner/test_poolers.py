@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from authority_support import asking, claim_one, hex32, ready, settle
+from authority_support import asking, claim_one, commit, hex32, ready
 from pooler_support import Order, PgBouncer, TransactionPooler
 from postgres_support import given_dsn, with_parameters
 from support import World
@@ -177,7 +177,7 @@ def test_pgbouncer_that_pools_sessions_is_used_with_all_settings(
     assert shown == "15s"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: authority.admit([asking(f"k{number}")]), range(40)))
-    settle(authority, ready(claim_one(authority)))
+    commit(authority, ready(claim_one(authority)))
     assert authority.run(hex32("k3")) is not None
 
 

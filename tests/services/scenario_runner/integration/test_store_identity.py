@@ -422,7 +422,7 @@ def test_a_thread_that_opens_another_database_does_not_read_from_it(
         authority.pending()
 
 
-def test_a_lock_of_another_process_fails_all_that_wait_for_it_at_once(
+def test_a_lock_of_another_process_fails_all_that_wait_for_it_in_a_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.2)
@@ -435,9 +435,9 @@ def test_a_lock_of_another_process_fails_all_that_wait_for_it_at_once(
     monkeypatch.setattr(authority._files, "check", lambda: (begun.append(None), real())[1])
     with ThreadPoolExecutor(12) as pool:
         waiting = [pool.submit(authority.admit, [asking(str(number))]) for number in range(12)]
-        for future in waiting:
-            with pytest.raises(Unavailable, match="by another process"):
-                future.result()
-    assert len(begun) < 12, "those that wait together fail together"
+        failures = [future.exception() for future in waiting]
+    assert all(isinstance(failure, Unavailable) for failure in failures)
+    assert any("by another process" in str(failure) for failure in failures), "the one that reached SQLite names it"
+    assert len(begun) < 12, "the others do not wait for SQLite one after the other"
     other.close()
     authority.close()
