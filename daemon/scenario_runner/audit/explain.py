@@ -126,7 +126,7 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
         "detail": _last_detail(events),
         "next_action": _NEXT[run.state],
         "run_equivalence_key": run.run_equivalence_key,
-        "engine_run_root": run.intent["engine_run_root"],
+        "engine_run_root": run.intent["engine_run_root"] or run.inputs.get("engine_run_root", ""),
         "strategy": run.inputs["strategy"],
         "intended_outputs": run.inputs["outputs"],
         "required_gates": run.inputs["gates"],

@@ -92,6 +92,50 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """An attempt of an engine. Its row is inserted, and counted, in the commit before the launch.
+
+    Attributes:
+        attempt_no: From 1, without gaps.
+        attempt_id: hex32.
+        invoker: Name of the backend.
+        handle: Text with which the backend finds the job; its ``place`` until the launch has answered.
+        launched_us: When it was launched; until the launch has answered, when the row was inserted.
+        timeout_us: How long the engine may run, in microseconds.
+        ended_us: When its end was seen; None while it is open.
+        outcome: ``SUCCEEDED`` or ``FAILED``; empty while it is open.
+        reason_code: Why it failed; empty otherwise.
+        exit_code: Exit status of the engine; negative for the number of the signal that ended it; None without one.
+        stop_code: What ended it, in the backend's words; empty when it ended by itself.
+        another_attempt: The engine was not at fault.
+        duration_ms: How long it ran.
+        detail: What happened, for a person.
+        stderr_tail: The last lines of what it wrote to stderr.
+    """
+
+    attempt_no: int
+    attempt_id: str
+    invoker: str
+    handle: str
+    launched_us: int
+    timeout_us: int
+    ended_us: int | None = None
+    outcome: str = ""
+    reason_code: str = ""
+    exit_code: int | None = None
+    stop_code: str = ""
+    another_attempt: bool = False
+    duration_ms: int = 0
+    detail: str = ""
+    stderr_tail: str = ""
+
+    @property
+    def open(self) -> bool:
+        """True until its end is on record: it may be running."""
+        return self.ended_us is None
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A run under lease.
 
@@ -100,6 +144,7 @@ class Claim:
         owner: Who holds the lease.
         updated_us: When the run changed last.
         now_us: The database's clock when the run was claimed.
+        attempts: Its attempts, in order.
     """
 
     run_id: str
@@ -118,6 +163,7 @@ class Claim:
     now_us: int
     invoker: str = ""
     last_error: str = ""
+    attempts: tuple[AttemptRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +196,8 @@ class Transition:
         reason_code: Of a negative verdict.
         facts_view_digest: Of READY.
         signal: Put into the outbox with a terminal state.
+        deadline_us: The evidence deadline afterwards; None leaves it as it is.
+        attempt: An attempt as its row is to be afterwards: a new one, which is the next number, or the last one.
 
     Raises:
         SequenceError: the run never goes this way, or an end comes without a signal, or a signal without an end.
@@ -168,6 +216,8 @@ class Transition:
     reason_code: str = ""
     facts_view_digest: str = ""
     signal: SignalDraft | None = None
+    deadline_us: int | None = None
+    attempt: AttemptRow | None = None
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
@@ -183,6 +233,17 @@ class Transition:
         # The row's updated_us is what fences one transition of a claim from the next: it moves with every event.
         if self.at_us < claim.updated_us or (self.at_us > claim.updated_us) is not bool(self.events):
             raise SequenceError(f"run {claim.run_id}: the time of a change moves on with events, and only with them")
+        self._check_attempt()
+
+    def _check_attempt(self) -> None:
+        """An attempt is added after the end of the one before it, and with an event; an end is on record once."""
+        if self.attempt is None:
+            return
+        known, number = self.claim.attempts, self.attempt.attempt_no
+        adds = number == len(known) + 1 and not (known and known[-1].open) and self.attempt.open
+        changes = bool(known) and number == len(known) and known[-1].open
+        if not (adds or changes) or not self.events:
+            raise SequenceError(f"run {self.claim.run_id}: attempt {number} cannot be changed like this")
 
     @property
     def claim_after(self) -> Claim:
@@ -193,9 +254,14 @@ class Transition:
         """
         if not self.keep_lease:
             raise SequenceError(f"the lease of run {self.claim.run_id} was given back with its last transition")
+        attempts, deadline_us = self.claim.attempts, self.claim.deadline_us
+        if self.attempt is not None:
+            attempts = (*attempts[: self.attempt.attempt_no - 1], self.attempt)
+        if self.deadline_us is not None:
+            deadline_us = self.deadline_us
         return replace(
             self.claim, state=self.to_state, updated_us=self.at_us, wakes=self.wakes, retries=self.retries,
-            last_error=self.last_error, report_digest=self.report_digest,
+            last_error=self.last_error, report_digest=self.report_digest, attempts=attempts, deadline_us=deadline_us,
         )  # fmt: skip
 
 

@@ -47,7 +47,10 @@ class PlanInputs:
         traffic: Intended outputs that the policy calls business traffic, sorted.
         evidence_wait_seconds: From admission to the evidence deadline.
         bounds: Bounds of the evidence; part of the document only when the policy names one of them, so that the plan
-            hashes of older policies stay what they are.
+            hashes of older policies stay what they are. The next two are likewise only there when they are set.
+        auto_invoke: When the engine is invoked for a run of strategy AUTO whose evidence is missing: ``at_deadline``
+            or ``at_once``; empty for never, as where no engine was configured at admission.
+        engine_run_root: Where the evidence of a request lies, or will, that names no root; empty when it names one.
     """
 
     pack_digest: str
@@ -59,6 +62,8 @@ class PlanInputs:
     evidence_wait_seconds: int
     attempt_limit: int
     bounds: EvidenceBounds = DEFAULT_BOUNDS
+    auto_invoke: str = ""
+    engine_run_root: str = ""
 
     def document(self) -> Json:
         """Plain JSON, for the row."""
@@ -72,7 +77,14 @@ class PlanInputs:
             "evidence_wait_seconds": self.evidence_wait_seconds,
             "attempt_limit": self.attempt_limit,
         }
-        return document if self.bounds == DEFAULT_BOUNDS else document | {"bounds": asdict(self.bounds)}
+        if self.bounds != DEFAULT_BOUNDS:
+            document["bounds"] = asdict(self.bounds)
+        optional = {"auto_invoke": self.auto_invoke, "engine_run_root": self.engine_run_root}
+        return document | {name: value for name, value in optional.items() if value}
+
+    def root_of(self, intent: Intent) -> str:
+        """The engine run root of a run: the one that its request names, or else the one that was pinned for it."""
+        return intent.engine_run_root or self.engine_run_root
 
     @cached_property
     def rendered(self) -> orjson.Fragment:
@@ -92,6 +104,8 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
         evidence_wait_seconds=document["evidence_wait_seconds"],
         attempt_limit=document["attempt_limit"],
         bounds=EvidenceBounds(**document.get("bounds", {})),
+        auto_invoke=document.get("auto_invoke", ""),
+        engine_run_root=document.get("engine_run_root", ""),
     )
 
 

@@ -27,7 +27,10 @@ TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     RunState.OPEN: frozenset({RunState.PLANNED}),
     RunState.PLANNED: frozenset({RunState.EXECUTING, RunState.VERIFYING}),
     RunState.EXECUTING: frozenset({RunState.VERIFYING, RunState.FAILED}),
-    RunState.VERIFYING: frozenset({RunState.WAITING_EVIDENCE, RunState.READY, RunState.FAILED, RunState.QUARANTINED}),
+    # To EXECUTING: evidence that could have been reused is missing, and the engine is to make it.
+    RunState.VERIFYING: frozenset(
+        {RunState.EXECUTING, RunState.WAITING_EVIDENCE, RunState.READY, RunState.FAILED, RunState.QUARANTINED}
+    ),
     RunState.WAITING_EVIDENCE: frozenset({RunState.VERIFYING}),
     RunState.READY: frozenset(),
     RunState.FAILED: frozenset(),
@@ -97,6 +100,9 @@ class EventKind(StrEnum):
     RUN_ADMITTED = "RUN_ADMITTED"
     PLAN_COMMITTED = "PLAN_COMMITTED"
     VERIFICATION_STARTED = "VERIFICATION_STARTED"
+    ENGINE_ATTEMPT_LAUNCH_REQUESTED = "ENGINE_ATTEMPT_LAUNCH_REQUESTED"
+    ENGINE_JOB_SUBMITTED = "ENGINE_JOB_SUBMITTED"
+    ENGINE_ATTEMPT_FINISHED = "ENGINE_ATTEMPT_FINISHED"
     EVIDENCE_MISSING = "EVIDENCE_MISSING"
     GATES_PASSED = "GATES_PASSED"
     RECEIPTS_COMMITTED = "RECEIPTS_COMMITTED"

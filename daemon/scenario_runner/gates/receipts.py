@@ -179,7 +179,7 @@ def attestation_key(verified: Verified, intent: Intent, inputs: PlanInputs) -> A
     identity = intent.identity()
     named = tuple((name, identity[name]) for name in sorted(names | {"manifest_fingerprint"}))
     return AttestationKey(
-        intent.engine_run_root, named, inputs.outputs, inputs.traffic, canonical_bytes(inputs.policy_rev)
+        inputs.root_of(intent), named, inputs.outputs, inputs.traffic, canonical_bytes(inputs.policy_rev)
     )
 
 
