@@ -63,6 +63,7 @@ class Reason(StrEnum):
 
     # Engine.
     ENGINE_LAUNCH_FAILED = "ENGINE_LAUNCH_FAILED"
+    ATTEMPT_LOG_DRIFT = "ATTEMPT_LOG_DRIFT"
 
     # Commands and start-up.
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
@@ -122,6 +123,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.OUTPUT_OF_ANOTHER_RUN: "An output's path needs the run id, and the engine run at the root has another one.",
     Reason.PACK_DRIFT: "The pinned interface pack in the object store is not the one that the run was admitted with.",
     Reason.ENGINE_LAUNCH_FAILED: "The engine could not be started.",
+    Reason.ATTEMPT_LOG_DRIFT: "Logs of an attempt already exist in the object store with other bytes.",
     Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",

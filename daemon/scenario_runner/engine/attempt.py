@@ -9,6 +9,7 @@ from scenario_runner.contracts.canonical import Json, canonical_bytes
 from scenario_runner.contracts.documents import EngineAttempt, EngineInvocation, explain_validation
 from scenario_runner.contracts.errors import EngineRefusal, SequenceError
 from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.engine.invoker import JobEnd, Launch
@@ -19,52 +20,26 @@ class Attempt:
     """One attempt of a run, before its launch.
 
     Attributes:
-        run_id: hex32.
+        intent: What the run asks for.
         attempt_no: From 1.
-        manifest_fingerprint: hex64.
-        parameter_hash: hex64.
-        seed: uint64.
-        scenario_id: The run's scenario, or the id that stands for its set.
-        scenario_set: The scenarios of a set, sorted; empty where the request names one scenario.
         engine_run_root: Where the engine is to write its run.
         invoker: Who asked for the run; empty when nobody is named.
-        notes: The request's notes; empty for none.
     """
 
-    run_id: str
+    intent: Intent
     attempt_no: int
-    manifest_fingerprint: str
-    parameter_hash: str
-    seed: int
-    scenario_id: str
     engine_run_root: str
-    scenario_set: tuple[str, ...] = ()
     invoker: str = ""
-    notes: str = ""
 
     @property
     def attempt_id(self) -> str:
         """hex32 id of the attempt."""
-        return attempt_id_of(self.run_id, self.attempt_no)
+        return attempt_id_of(self.intent.run_id, self.attempt_no)
 
     def tokens(self) -> dict[str, str]:
         """The identity as placeholders of ``engine_command`` take it. A set is written with commas between."""
-        return {
-            "manifest_fingerprint": self.manifest_fingerprint,
-            "parameter_hash": self.parameter_hash,
-            "seed": str(self.seed),
-            "scenario_id": self.scenario_id,
-            "scenario_set": ",".join(self.scenario_set or (self.scenario_id,)),
-        }
-
-    def identity(self) -> dict[str, str]:
-        """What the engine's run receipt must say, as text."""
-        return {
-            "run_id": self.run_id,
-            "manifest_fingerprint": self.manifest_fingerprint,
-            "parameter_hash": self.parameter_hash,
-            "seed": str(self.seed),
-        }
+        scenarios = self.intent.scenario_set or (self.intent.scenario_id,)
+        return {**self.intent.tokens(), "scenario_set": ",".join(scenarios)}
 
 
 def invocation_document(attempt: Attempt) -> Json:
@@ -73,18 +48,20 @@ def invocation_document(attempt: Attempt) -> Json:
     Raises:
         EngineRefusal: It would not be a valid document.
     """
+    intent = attempt.intent
     document: Json = {
-        "manifest_fingerprint": attempt.manifest_fingerprint,
-        "parameter_hash": attempt.parameter_hash,
-        "seed": attempt.seed,
-        "run_id": attempt.run_id,
-        "scenario_binding": {"scenario_set": list(attempt.scenario_set)}
-        if attempt.scenario_set
-        else {"scenario_id": attempt.scenario_id},
+        "manifest_fingerprint": intent.manifest_fingerprint,
+        "parameter_hash": intent.parameter_hash,
+        "seed": intent.seed,
+        "run_id": intent.run_id,
+        "scenario_binding": {"scenario_set": list(intent.scenario_set)}
+        if intent.scenario_set
+        else {"scenario_id": intent.scenario_id},
         "request_id": attempt.attempt_id,
         "engine_run_root": attempt.engine_run_root,
     }
-    document |= {name: value for name, value in (("invoker", attempt.invoker), ("notes", attempt.notes)) if value}
+    if attempt.invoker:
+        document["invoker"] = attempt.invoker
     try:
         return EngineInvocation.model_validate(document).wire()
     except ValidationError as error:
@@ -104,8 +81,9 @@ def launch_of(attempt: Attempt, invocation_path: str, timeout_seconds: float, tr
         EngineRefusal: The invocation would not be a valid document.
     """
     return Launch(
-        attempt_id=attempt.attempt_id, attempt_no=attempt.attempt_no, run_id=attempt.run_id, tokens=attempt.tokens(),
-        engine_run_root=attempt.engine_run_root, invocation=canonical_bytes(invocation_document(attempt)),
+        attempt_id=attempt.attempt_id, attempt_no=attempt.attempt_no, run_id=attempt.intent.run_id,
+        tokens=attempt.tokens(), engine_run_root=attempt.engine_run_root,
+        invocation=canonical_bytes(invocation_document(attempt)),
         invocation_path=invocation_path, timeout_seconds=timeout_seconds, traceparent=traceparent,
     )  # fmt: skip
 
@@ -141,7 +119,7 @@ def attempt_document(
     if reason is None and not (end.succeeded and run_receipt_ref):
         raise SequenceError("an attempt without a reason to fail has no accepted run receipt")
     document: Json = {
-        "run_id": attempt.run_id,
+        "run_id": attempt.intent.run_id,
         "attempt_id": attempt.attempt_id,
         "attempt_no": attempt.attempt_no,
         "outcome": "SUCCEEDED" if reason is None else "FAILED",

@@ -113,6 +113,11 @@ class EcsInvoker(EngineInvoker):
 
     @property
     @override
+    def bound_to_lease(self) -> bool:
+        return False
+
+    @property
+    @override
     def place(self) -> str:
         return f"ecs|{self._settings.cluster}"
 

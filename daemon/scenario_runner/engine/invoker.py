@@ -10,7 +10,7 @@ The protocol of calls:
    launched again.
 4. When the end is committed, ``forget`` lets the backend drop what it kept.
 
-An attempt whose lease is lost is ended with ``stop``.
+An attempt whose lease is lost is ended with ``stop`` where the backend is ``bound_to_lease``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,6 +117,14 @@ class EngineInvoker(Protocol):
     @property
     def place(self) -> str:
         """Where this process launches: the handle that a row keeps until ``launch`` has answered."""
+
+    @property
+    def bound_to_lease(self) -> bool:
+        """Whether an engine must end with the lease of its run.
+
+        True where only the process that launched it can follow it for certain. False where any owner of the run can:
+        ending an engine of hours because a database was away for a minute would help nobody.
+        """
 
     def launch(self, launch: Launch) -> Job:
         """Launch an attempt, or return the job of the first call with this attempt id.

@@ -126,6 +126,11 @@ class SubprocessInvoker(EngineInvoker):
 
     @property
     @override
+    def bound_to_lease(self) -> bool:
+        return True
+
+    @property
+    @override
     def place(self) -> str:
         return self._place
 

@@ -7,10 +7,12 @@ trips and directory fsyncs; the failure of one does not affect the others.
 
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from scenario_runner.authority.base import ProjectionTask
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
-from scenario_runner.contracts.errors import SequenceError
+from scenario_runner.contracts.errors import SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
@@ -19,6 +21,8 @@ from scenario_runner.ledger.projections import Projection, project, record_step,
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.ledger.write_once import MAX_DOCUMENT, Failure, WriteOnce, WriteOnceObjects, drift_of
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+_log = structlog.get_logger("ledger")
 
 
 class Ledger:
@@ -125,6 +129,31 @@ class Ledger:
         return self._objects.write(
             [(refs.facts_view_ref(view.document["run_id"]), view.data, Reason.FACTS_VIEW_DRIFT) for view in views]
         )
+
+    def write_attempt_logs(self, run_id: str, attempt_no: int, stdout: bytes, stderr: bytes) -> dict[str, str]:
+        """Write what an attempt of an engine wrote once.
+
+        Logs decide nothing: where something else lies in their place, they are left out, which is logged.
+
+        Returns:
+            ``stdout_ref`` and ``stderr_ref``; empty when the attempt wrote nothing, or nothing could be kept.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        if not stdout and not stderr:
+            return {}
+        wanted = {"stdout": stdout, "stderr": stderr}
+        keys = {stream: refs.attempt_log_ref(run_id, attempt_no, stream) for stream in wanted}
+        drift = Reason.ATTEMPT_LOG_DRIFT
+        results = self._objects.write([(keys[stream], data, drift) for stream, data in wanted.items()])
+        for failure in results:
+            if isinstance(failure, Unavailable):
+                raise failure
+        drifted = [failure for failure in results if failure is not None]
+        for failure in drifted:
+            _log.warning("logs of an attempt are not kept", run_id=run_id, detail=failure.detail)
+        return {} if drifted else {f"{stream}_ref": key for stream, key in keys.items()}
 
     # --- projections
 

@@ -18,17 +18,17 @@ from scenario_runner.artifacts.budget import UNLIMITED, Share
 from scenario_runner.authority.base import Authority, Claim, Transition
 from scenario_runner.contracts.canonical import canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, ScenarioRunnerError, SequenceError, Unavailable
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.counters import count
-from scenario_runner.evidence.examiner import ExaminationDeferred, Examiner
+from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey
 from scenario_runner.gates.receipts import facts_view, make_attestation
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.effects import (
+    ENGINE_BEGINS,
     Attest,
     Attested,
-    Effect,
     Examine,
     Examined,
     FindReceipts,
@@ -39,12 +39,10 @@ from scenario_runner.runs.effects import (
     WriteReceipts,
 )
 from scenario_runner.runs.leases import Leases
-from scenario_runner.runs.lifecycle import Lifecycle, lifecycle
+from scenario_runner.runs.lifecycle import lifecycle
+from scenario_runner.runs.member import Answer, Member
 
 _log = structlog.get_logger("runs")
-
-Answer = Any
-"""What a lifecycle is resumed with: the answer to its effect, or the exception that is raised in it."""
 
 E = TypeVar("E")
 
@@ -61,18 +59,7 @@ class Deferred:
     evidence: EvidenceKey
 
 
-@dataclass(slots=True)
-class _Member:
-    """A lifecycle in the batch. Exactly one of the last three is set, or none once the lease is lost."""
-
-    claim: Claim
-    steps: Lifecycle
-    effect: Effect | None = None
-    transition: Transition | None = None
-    deferred: Deferred | None = None
-
-
-Performer = Callable[[Sequence[_Member]], Sequence[Answer]]
+Performer = Callable[[Sequence[Member]], Sequence[Answer]]
 
 
 class RunDriver:
@@ -85,6 +72,7 @@ class RunDriver:
         leases: Leases of this process.
         examination_pool: Threads that examine the evidence of several runs at the same time, where it lies behind a
             network; None examines one after the other.
+        launch_retries: How many launches of a run's engine may fail before its run does.
     """
 
     def __init__(
@@ -94,9 +82,15 @@ class RunDriver:
         examiner: Examiner,
         leases: Leases,
         examination_pool: ThreadPoolExecutor | None = None,
+        launch_retries: int = 0,
     ) -> None:
         self._authority, self._ledger, self._examiner, self._leases = authority, ledger, examiner, leases
-        self._examination_pool = examination_pool
+        self._examination_pool, self._launch_retries = examination_pool, launch_retries
+        self._hand_over: Callable[[Member], None] | None = None
+
+    def hand_over_to(self, lane: Callable[[Member], None]) -> None:
+        """Hand runs whose next effect is one of the engine to a lane of their own, which calls :meth:`advance`."""
+        self._hand_over = lane
 
     def drive(self, claims: Sequence[Claim], share: Share = UNLIMITED) -> list[Deferred]:
         """Drive runs as far as they go now, commit their transitions and give their leases back.
@@ -119,30 +113,59 @@ class RunDriver:
             raise
 
     def _drive(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
-        members = [_Member(claim, lifecycle(claim)) for claim in claims]
+        members = [Member(claim, lifecycle(claim, self._launch_retries)) for claim in claims]
         for member in members:
-            _resume(member, None)
-        performers: Sequence[tuple[type, Performer]] = (  # in the order of a lifecycle, so that runs stay together
-            (WritePlan, self._write_plans),
-            (Examine, partial(self._examine, share)),
-            (Attest, self._attest),
-            (FindReceipts, self._find_receipts),
-            (ReadClock, self._read_clock),
-            (RecordProgress, self._record_progress),
-            (WriteReceipts, self._write_receipts),
-            (WriteFactsView, self._write_facts_views),
-        )
-        known = {kind for kind, _ in performers}
+            member.resume(None)
+        performers = self._performers(share)
         while waiting := {type(member.effect) for member in members if member.effect is not None}:
-            if waiting - known:
-                raise SequenceError(f"no performer for {waiting - known}")
-            for kind, perform in performers:
+            if waiting - performers.keys():
+                raise SequenceError(f"no performer for {waiting - performers.keys()}")
+            for kind, perform in performers.items():
                 self._perform([member for member in members if type(member.effect) is kind], perform)
+            members = [member for member in members if not self._is_handed_over(member)]
         self._commit([member for member in members if member.deferred is None])
-        return [member.deferred for member in members if member.deferred is not None]
+        return [Deferred(member.claim, member.deferred) for member in members if member.deferred is not None]
+
+    def _performers(self, share: Share) -> dict[type, Performer]:
+        """Who performs which effect, in the order of a lifecycle, so that runs stay together."""
+        refused = ENGINE_BEGINS if self._hand_over is None else ()
+        return {
+            WritePlan: self._write_plans,
+            Examine: partial(self._examine, share),
+            **dict.fromkeys(refused, self._refuse_engine),
+            Attest: self._attest,
+            FindReceipts: self._find_receipts,
+            ReadClock: self._read_clock,
+            RecordProgress: self._record_progress,
+            WriteReceipts: self._write_receipts,
+            WriteFactsView: self._write_facts_views,
+        }
+
+    def _is_handed_over(self, member: Member) -> bool:
+        """Hand a run over when its engine is next."""
+        if self._hand_over is None or not isinstance(member.effect, ENGINE_BEGINS):
+            return False
+        self._hand_over(member)
+        return True
+
+    def advance(self, member: Member) -> None:
+        """Perform the effect of one run that is driven alone, and let it go on.
+
+        Raises:
+            SequenceError: our own order of steps is wrong.
+        """
+        self._perform([member], self._performers(UNLIMITED)[type(member.effect)])
+
+    def finish(self, member: Member) -> bool:
+        """Commit the transition of one run that is driven alone, if it has one, and give its lease back.
+
+        Returns:
+            Whether a transition was committed.
+        """
+        return self._commit([member]) > 0
 
     @staticmethod
-    def _perform(waiting: list[_Member], perform: Performer) -> None:
+    def _perform(waiting: list[Member], perform: Performer) -> None:
         if not waiting:
             return
         answers: Sequence[Answer]
@@ -155,23 +178,28 @@ class RunDriver:
         except Exception as defect:  # noqa: BLE001 - each lifecycle logs it and has its run tried again
             answers = [defect] * len(waiting)
         for member, answer in zip(waiting, answers, strict=True):
-            _resume(member, answer)
+            member.resume(answer)
+
+    @staticmethod
+    def _refuse_engine(members: Sequence[Member]) -> Sequence[Answer]:
+        detail = "the profile of this daemon configures no engine; the run waits for a daemon that has one"
+        return [Unavailable(detail)] * len(members)
 
     # --- performers: members that wait for one kind of effect in, one answer for each out
 
-    def _write_plans(self, members: Sequence[_Member]) -> Sequence[Answer]:
-        def write(members: Sequence[_Member]) -> Sequence[Answer]:
+    def _write_plans(self, members: Sequence[Member]) -> Sequence[Answer]:
+        def write(members: Sequence[Member]) -> Sequence[Answer]:
             return self._ledger.write_plans([_effect(member, WritePlan).plan for member in members])
 
         return self._under_lease(members, write)
 
-    def _examine(self, share: Share, members: Sequence[_Member]) -> Sequence[Answer]:
+    def _examine(self, share: Share, members: Sequence[Member]) -> Sequence[Answer]:
         # A batch is examined when it is claimed; a run that was deferred has waited for its turn since.
         began_us = self._authority.now_us() if share.patient else max(member.claim.now_us for member in members)
         findings = self._examine_all(members, share)
         return [Examined(finding, began_us) if isinstance(finding, Finding) else finding for finding in findings]
 
-    def _examine_all(self, members: Sequence[_Member], share: Share) -> list[Answer]:
+    def _examine_all(self, members: Sequence[Member], share: Share) -> list[Answer]:
         """Findings of all members; members with equal evidence keys share one examination."""
         answers: dict[int, Answer] = {}
         groups: dict[EvidenceKey, list[int]] = {}
@@ -205,7 +233,7 @@ class RunDriver:
                 break
         return answers + [answers[-1]] * (len(claims) - len(answers))
 
-    def _attest(self, members: Sequence[_Member]) -> Sequence[Answer]:
+    def _attest(self, members: Sequence[Member]) -> Sequence[Answer]:
         """Attestations; members with the same finding and equal attestation keys share one."""
         made: dict[Any, Answer] = {}
         answers = []
@@ -228,19 +256,19 @@ class RunDriver:
         committed = {"outputs": canonical_part(finding.report["outputs"]), "receipts": receipts}
         return Attested(attestation, passed, canonical_sha256(passed), committed)
 
-    def _find_receipts(self, members: Sequence[_Member]) -> Sequence[Answer]:
+    def _find_receipts(self, members: Sequence[Member]) -> Sequence[Answer]:
         return [self._ledger.receipts_in_place(_effect(member, FindReceipts).receipts) for member in members]
 
-    def _read_clock(self, members: Sequence[_Member]) -> Sequence[Answer]:
+    def _read_clock(self, members: Sequence[Member]) -> Sequence[Answer]:
         return [self._authority.now_us()] * len(members)
 
-    def _record_progress(self, members: Sequence[_Member]) -> Sequence[Answer]:
+    def _record_progress(self, members: Sequence[Member]) -> Sequence[Answer]:
         transitions = [_effect(member, RecordProgress).transition for member in members]
         losses = self._authority.commit(transitions)
         return [lost or made.claim_after for made, lost in zip(transitions, losses, strict=True)]
 
-    def _write_receipts(self, members: Sequence[_Member]) -> Sequence[Answer]:
-        def write(members: Sequence[_Member]) -> list[Answer]:
+    def _write_receipts(self, members: Sequence[Member]) -> Sequence[Answer]:
+        def write(members: Sequence[Member]) -> list[Answer]:
             wanted = [_effect(member, WriteReceipts).receipts for member in members]
             failures = iter(self._ledger.write_receipts([receipt for receipts in wanted for receipt in receipts]))
             each = [[next(failures) for _ in receipts] for receipts in wanted]
@@ -248,13 +276,13 @@ class RunDriver:
 
         return self._under_lease(members, write)
 
-    def _write_facts_views(self, members: Sequence[_Member]) -> Sequence[Answer]:
-        def write(members: Sequence[_Member]) -> Sequence[Answer]:
+    def _write_facts_views(self, members: Sequence[Member]) -> Sequence[Answer]:
+        def write(members: Sequence[Member]) -> Sequence[Answer]:
             return self._ledger.write_facts_views([_effect(member, WriteFactsView).view for member in members])
 
         return self._under_lease(members, write)
 
-    def _under_lease(self, members: Sequence[_Member], write: Performer) -> list[Answer]:
+    def _under_lease(self, members: Sequence[Member], write: Performer) -> list[Answer]:
         """Write for the members whose lease is still valid; in the place of each other one, the loss of its lease.
 
         A worker that was stopped for longer than its lease (SIGSTOP, a long pause) finds out here, before it writes.
@@ -269,8 +297,10 @@ class RunDriver:
 
     # --- the end
 
-    def _commit(self, members: Sequence[_Member]) -> None:
+    def _commit(self, members: Sequence[Member]) -> int:
+        """Commit transitions and give the leases back; returns how many were committed."""
         transitions = [member.transition for member in members if member.transition is not None]
+        losses: Sequence[LeaseLostError | None] = ()
         try:
             losses = self._authority.commit(transitions) if transitions else []
         except Unavailable as error:
@@ -281,27 +311,10 @@ class RunDriver:
         finally:
             for member in members:
                 self._leases.release(member.claim)
+        return sum(lost is None for lost in losses)
 
 
-def _resume(member: _Member, answer: Answer) -> None:
-    """Give a lifecycle the answer to its effect, and let it go on to its next effect or to its end."""
-    member.effect = None
-    try:
-        if isinstance(answer, Exception):
-            member.effect = member.steps.throw(answer)
-        else:
-            member.effect = member.steps.send(answer)
-    except StopIteration as end:
-        member.transition = end.value
-    except ExaminationDeferred as deferred:
-        member.deferred = Deferred(member.claim, deferred.key)
-    except LeaseLostError as lost:
-        _log.warning("lease lost", run_id=member.claim.run_id, detail=lost.detail)
-    except Unavailable as error:  # not even the clock could be read
-        _log.warning("nothing was decided; the lease will run out", run_id=member.claim.run_id, detail=error.detail)
-
-
-def _effect(member: _Member, kind: type[E]) -> E:
+def _effect(member: Member, kind: type[E]) -> E:
     """The effect that a member waits for, as its type."""
     assert isinstance(member.effect, kind)
     return member.effect
@@ -330,6 +343,10 @@ def _log_transition(transition: Transition, lost: LeaseLostError | None) -> None
     elif transition.to_state is RunState.WAITING_EVIDENCE:
         new = bool(transition.events)
         (log.info if new else log.debug)("run waits for evidence", new_findings=new)
+    elif transition.attempt is not None and transition.to_state not in FINAL_STATES:
+        row = transition.attempt
+        log.info("an attempt of the engine ended", attempt_no=row.attempt_no, outcome=row.outcome,
+                 reason_code=row.reason_code, detail=row.detail)  # fmt: skip
     elif transition.to_state is RunState.READY:
         log.info("run is READY")
     else:

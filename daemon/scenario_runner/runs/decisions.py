@@ -9,7 +9,7 @@ from scenario_runner.contracts.errors import LedgerDrift, Refusal
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
+from scenario_runner.contracts.states import TRANSITIONS, EventKind, RunState, SignalKind, Strategy
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
@@ -25,30 +25,45 @@ _WAIT_FOR_INFRASTRUCTURE: Final = RetryPolicy(first_seconds=1, most_seconds=30)
 _MAX_DETAIL: Final = 2000
 
 
-def _later_than(claim: Claim, now_us: int) -> int:
+def later_than(claim: Claim, now_us: int) -> int:
     """Now, but later than anything that is on record for the run: the database's clock may have been set back."""
     return max(now_us, claim.updated_us + 1)
 
 
-def engine_needed(intent: Intent, inputs: PlanInputs) -> Refusal | None:
-    """Why a run cannot go on without an engine, which this release does not invoke; None when it can.
+def root_missing(intent: Intent, inputs: PlanInputs) -> Refusal | None:
+    """The refusal of a run without an engine run root, as only releases admitted it that had no engine; else None."""
+    if inputs.root_of(intent):
+        return None
+    return Refusal("the request names no engine_run_root, and none was pinned for it", Reason.ENGINE_ROOT_MISSING)
 
-    Intake refuses such requests; earlier releases admitted them. Evidence that lies there already must not make a run
-    READY whose policy does not allow reuse.
+
+def engine_is_first(claim: Claim, inputs: PlanInputs) -> bool:
+    """Whether the engine comes before the evidence: its attempts go on, or the strategy allows no reuse.
+
+    Evidence that lies there already must not make a run READY whose policy does not allow reuse.
     """
-    if inputs.strategy is Strategy.FORCE_INVOKE:
-        return Refusal("the strategy is FORCE_INVOKE and this release invokes no engine", Reason.ENGINE_COMMAND_MISSING)
-    if not intent.engine_run_root:
-        return Refusal(
-            "the request names no engine_run_root and this release invokes no engine", Reason.ENGINE_ROOT_MISSING
-        )
-    return None
+    if claim.state is RunState.EXECUTING:
+        return True
+    return inputs.strategy is Strategy.FORCE_INVOKE and not _has_succeeded(claim)
+
+
+def engine_is_next(claim: Claim, inputs: PlanInputs, examined: Examined) -> bool:
+    """Whether the engine is to make evidence that is missing: once, at the deadline or at once as was pinned."""
+    if inputs.strategy is not Strategy.AUTO or _has_succeeded(claim):
+        return False
+    if inputs.auto_invoke == "at_deadline":
+        return examined.began_us >= claim.deadline_us
+    return inputs.auto_invoke == "at_once"
+
+
+def _has_succeeded(claim: Claim) -> bool:
+    return any(attempt.outcome == "SUCCEEDED" for attempt in claim.attempts)
 
 
 def gates_recorded_now(claim: Claim, now_us: int, attested: Attested) -> Transition:
     """The passes of the gates are on record, and with them the receipts that may follow."""
-    events = (*_resumed(claim), _gates_passed(attested))
-    return gates_recorded(claim, _later_than(claim, now_us), events, attested.gates_passed_digest)
+    events = (*resumed(claim), _gates_passed(attested))
+    return gates_recorded(claim, later_than(claim, now_us), events, attested.gates_passed_digest)
 
 
 def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Transition:
@@ -62,7 +77,7 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
     )
     recorded = claim.report_digest == attested.gates_passed_digest
     events = (
-        *(() if recorded else (*_resumed(claim), _gates_passed(attested))),
+        *(() if recorded else (*resumed(claim), _gates_passed(attested))),
         Event(EventKind.RECEIPTS_COMMITTED, RunState.VERIFYING, attested.receipts_committed),
         Event(
             EventKind.FACTS_VIEW_COMMITTED,
@@ -71,7 +86,7 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
         ),
         Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
     )
-    return ended(claim, RunState.READY, "", _later_than(claim, now_us), events, signal, view.digest)
+    return ended(claim, RunState.READY, "", later_than(claim, now_us), events, signal, view.digest)
 
 
 def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transition:
@@ -82,25 +97,25 @@ def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transiti
     finding = examined.finding
     if examined.began_us >= claim.deadline_us:
         code = Reason.EVIDENCE_MISSING_DEADLINE
-        return _negative(claim, now_us, RunState.FAILED, code, finding.detail, finding.report)
+        return negative(claim, now_us, RunState.FAILED, code, finding.detail, finding.report)
     due_us = min(claim.deadline_us, now_us + _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1))
     digest = canonical_sha256(finding.report)
     if digest == claim.report_digest:
         return waiting(claim, due_us, claim.updated_us, (), digest)  # nothing new: no event
     code = finding.reason or Reason.EVIDENCE_MISSING
     details = {"reason_code": code.value, "detail": finding.detail, "report": finding.report}
-    events = (*_resumed(claim), Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details))
-    return waiting(claim, due_us, _later_than(claim, now_us), events, digest)
+    events = (*resumed(claim), Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details))
+    return waiting(claim, due_us, later_than(claim, now_us), events, digest)
 
 
 def failed(claim: Claim, now_us: int, finding: Finding) -> Transition:
     """FAILED: the evidence says no."""
-    return _negative(claim, now_us, RunState.FAILED, finding.reason, finding.detail, finding.report)
+    return negative(claim, now_us, RunState.FAILED, finding.reason, finding.detail, finding.report)
 
 
 def quarantined(claim: Claim, now_us: int, finding: Finding) -> Transition:
     """QUARANTINED: the evidence contradicts itself."""
-    return _negative(claim, now_us, RunState.QUARANTINED, finding.reason, finding.detail, finding.report)
+    return negative(claim, now_us, RunState.QUARANTINED, finding.reason, finding.detail, finding.report)
 
 
 def quarantined_by_drift(claim: Claim, now_us: int, failure: LedgerDrift | Refusal, report: Json) -> Transition:
@@ -114,7 +129,7 @@ def quarantined_by_drift(claim: Claim, now_us: int, failure: LedgerDrift | Refus
     """
     drift = failure.facts() if isinstance(failure, LedgerDrift) else {}
     found = {**report, "drift": drift} if drift else report
-    return _negative(claim, now_us, RunState.QUARANTINED, failure.reason, failure.detail, found)
+    return negative(claim, now_us, RunState.QUARANTINED, failure.reason, failure.detail, found)
 
 
 def retried(claim: Claim, now_us: int, detail: str) -> Transition:
@@ -122,23 +137,36 @@ def retried(claim: Claim, now_us: int, detail: str) -> Transition:
     return retry_later(claim, now_us + _WAIT_FOR_INFRASTRUCTURE.pause_us(claim.retries + 1), detail)
 
 
-def _negative(
-    claim: Claim, now_us: int, state: RunState, reason: Reason | None, detail: str, report: Json
-) -> Transition:
-    """FAILED or QUARANTINED, with its TERMINAL signal. A finding without a reason is a defect, and no pass."""
-    at_us, code = _later_than(claim, now_us), (reason or Reason.INTERNAL_ERROR).value
+def negative(
+    claim: Claim, now_us: int, state: RunState, reason: Reason | None, detail: str, report: Json,
+    before: tuple[Event, ...] = (),
+) -> Transition:  # fmt: skip
+    """FAILED or QUARANTINED, with its TERMINAL signal. A finding without a reason is a defect, and no pass.
+
+    Args:
+        claim: The run.
+        now_us: The database's clock.
+        state: FAILED or QUARANTINED.
+        reason: Why.
+        detail: Why, for a person.
+        report: What was found of the evidence; may be empty.
+        before: Events on the way there, in the claim's state.
+    """
+    at_us, code = later_than(claim, now_us), (reason or Reason.INTERNAL_ERROR).value
     message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
     kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
     event = Event(kind, state, {"reason_code": code, "detail": detail[:_MAX_DETAIL], "report": report})
     signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
-    return ended(claim, state, code, at_us, (*_resumed(claim), event), signal)
+    # A run whose engine failed has failed without being verified.
+    way = () if state in TRANSITIONS[claim.state] else resumed(claim)
+    return ended(claim, state, code, at_us, (*before, *way, event), signal)
 
 
-def _resumed(claim: Claim) -> tuple[Event, ...]:
-    """VERIFICATION_STARTED, the first event of a run that waited and goes on; nothing for every other run."""
-    if claim.state is RunState.WAITING_EVIDENCE:
-        return (Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {}),)
-    return ()
+def resumed(claim: Claim) -> tuple[Event, ...]:
+    """VERIFICATION_STARTED, the first event of a run that is being verified again; nothing where it is already."""
+    if claim.state is RunState.VERIFYING:
+        return ()
+    return (Event(EventKind.VERIFICATION_STARTED, RunState.VERIFYING, {}),)
 
 
 def _gates_passed(attested: Attested) -> Event:

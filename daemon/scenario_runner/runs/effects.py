@@ -1,15 +1,19 @@
 """What a lifecycle asks for: one frozen value per effect, each with the answer that comes back.
 
-An effect is performed by :mod:`~scenario_runner.runs.batch`. A failure comes back as an exception, which is raised in
+An effect is performed by :mod:`~scenario_runner.runs.batch`, one of the engine by
+:mod:`~scenario_runner.runs.engine_effects`. A failure comes back as an exception, which is raised in
 the lifecycle where the effect was asked for.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from scenario_runner.authority.base import Transition
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
+from scenario_runner.engine.attempt import Attempt
+from scenario_runner.engine.invoker import Job, JobEnd, Launch
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.gates.receipts import Attestation, AttestationKey, FactsView, InstanceReceiptFile
 
@@ -139,4 +143,99 @@ class WriteFactsView:
     view: FactsView
 
 
-Effect = WritePlan | Examine | Attest | FindReceipts | ReadClock | RecordProgress | WriteReceipts | WriteFactsView
+@dataclass(frozen=True, slots=True)
+class PrepareLaunch:
+    """Put the invocation document where the engine reads it. Nothing is launched. Answer: :class:`Prepared`.
+
+    Raises in the lifecycle:
+        EngineRefusal: the engine cannot be asked for this run.
+        Unavailable: this daemon has no engine, or may not use the run's root, or the document cannot be written.
+    """
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The answer to :class:`PrepareLaunch`.
+
+    Attributes:
+        launch: What :class:`LaunchEngine` takes.
+        invoker: Name of the backend.
+        place: Handle of the attempt until its launch has answered.
+    """
+
+    launch: Launch
+    invoker: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchEngine:
+    """Launch an attempt whose row is committed. Answer: the :class:`~scenario_runner.engine.invoker.Job`.
+
+    Raises in the lifecycle:
+        LaunchFailed, EngineRefusal: nothing was launched, and nothing will be.
+        Unavailable: it is not known whether something was launched.
+    """
+
+    launch: Launch
+
+
+@dataclass(frozen=True, slots=True)
+class FindJob:
+    """Find out what became of an attempt that may have been launched; ask until that is known.
+
+    Answer: the job, running or ended; None when nothing of the attempt runs or will run.
+    """
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitEnd:
+    """Wait until nothing of an attempt runs any more, without holding a thread. Answer: the :class:`JobEnd`."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRunReceipt:
+    """Read the run receipt that an engine left. Answer: its bytes, or None when there is none.
+
+    Raises in the lifecycle:
+        EvidenceRefused: it is no regular file, or too large.
+        Unavailable: it cannot be read.
+    """
+
+    engine_run_root: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAttemptLogs:
+    """Write what an attempt wrote once. Answer: ``stdout_ref`` and ``stderr_ref``; empty when nothing is kept.
+
+    Raises in the lifecycle:
+        LeaseLostError: the lease ran out; nothing was written.
+        Unavailable: the store does not answer.
+    """
+
+    attempt: Attempt
+    end: JobEnd
+
+
+#: The effects with which the part of a lifecycle begins that has an engine.
+ENGINE_BEGINS: Final = (PrepareLaunch, FindJob)
+
+EngineEffect = PrepareLaunch | LaunchEngine | FindJob | AwaitEnd | ReadRunReceipt | WriteAttemptLogs
+Effect = (
+    WritePlan
+    | Examine
+    | Attest
+    | FindReceipts
+    | ReadClock
+    | RecordProgress
+    | WriteReceipts
+    | WriteFactsView
+    | EngineEffect
+)

@@ -52,21 +52,26 @@ class Leases:
                 self._valid_until[claim.run_id, claim.epoch] = asked + self.seconds
         return claims
 
-    def renew(self) -> None:
-        """Renew everything that is held, and nothing that is not; called a few times per lease."""
+    def renew(self) -> set[tuple[str, int]]:
+        """Renew everything that is held, and nothing that is not; called a few times per lease.
+
+        Returns:
+            (run id, epoch) of the leases that were renewed.
+        """
         with self._lock:
             held = list(self._valid_until)
         if not held:
-            return
+            return set()
         asked = self._monotonic()
         try:
             kept = self._authority.renew(self.owner, held, self.micros)
         except Unavailable:
-            return  # the leases run out by themselves if this lasts
+            return set()  # the leases run out by themselves if this lasts
         with self._lock:
             for key in self._valid_until:
                 if key in kept:
                     self._valid_until[key] = asked + self.seconds
+        return kept
 
     def check(self, claim: Claim) -> None:
         """Make sure a lease is still ours, and that there is time left for what it is for.

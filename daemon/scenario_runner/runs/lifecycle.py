@@ -23,13 +23,11 @@ event is then committed in step 6.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from scenario_runner.authority.base import Claim, Transition
-from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     LeaseLostError,
     LedgerDrift,
@@ -43,13 +41,15 @@ from scenario_runner.evidence.examiner import ExaminationDeferred
 from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
 from scenario_runner.gates.receipts import attestation_key, facts_view
 from scenario_runner.runs.decisions import (
-    engine_needed,
+    engine_is_first,
+    engine_is_next,
     failed,
     gates_recorded_now,
     quarantined,
     quarantined_by_drift,
     ready,
     retried,
+    root_missing,
     waiting_or_failed,
 )
 from scenario_runner.runs.effects import (
@@ -60,28 +60,25 @@ from scenario_runner.runs.effects import (
     Examined,
     FindReceipts,
     ReadClock,
-    RecordProgress,
     WriteFactsView,
     WritePlan,
     WriteReceipts,
 )
+from scenario_runner.runs.execution import ExecutionPlan, execute
+from scenario_runner.runs.progress import Progress, record
 
 Lifecycle = Generator[Effect, Any, Transition]
 _log = structlog.get_logger("runs")
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far a lifecycle has come: the claim as the authority has it now, and what was found of the evidence."""
-
-    claim: Claim
-    report: Json = field(default_factory=dict)
-
-
-def lifecycle(claim: Claim) -> Lifecycle:
+def lifecycle(claim: Claim, launch_retries: int = 0) -> Lifecycle:
     """The lifecycle of a claimed run.
 
     Infrastructure that fails is a retry, never a verdict. Drift of our own objects is a verdict.
+
+    Args:
+        claim: The run under lease.
+        launch_retries: How many launches of its engine may fail before the run does.
 
     Raises:
         LeaseLostError: the lease ran out or was taken, or the process stops. No verdict is committed.
@@ -89,9 +86,9 @@ def lifecycle(claim: Claim) -> Lifecycle:
             committed.
         SequenceError: a defect of SR: the daemon stops. No verdict is committed.
     """
-    progress = _Progress(claim)
+    progress = Progress(claim)
     try:
-        return (yield from _verify(progress))
+        return (yield from _drive(progress, launch_retries))
     except (LeaseLostError, ExaminationDeferred, SequenceError):
         raise
     except (LedgerDrift, Refusal) as failure:
@@ -106,21 +103,26 @@ def lifecycle(claim: Claim) -> Lifecycle:
         return retried(progress.claim, now_us, f"a defect, please report it: {type(defect).__name__}: {defect}")
 
 
-def _verify(progress: _Progress) -> Lifecycle:
-    """From the plan to a verdict."""
+def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
+    """From the plan to a verdict, or to the engine."""
     claim = progress.claim
     intent = intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent)
     inputs = plan_inputs_from_document(claim.inputs)
-    plan = plan_document(intent, inputs, claim.admitted_us)
 
-    yield WritePlan(plan)
-    missing_engine = engine_needed(intent, inputs)
-    if missing_engine is not None:
-        return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_engine))
+    yield WritePlan(plan_document(intent, inputs, claim.admitted_us))
+    missing_root = root_missing(intent, inputs)
+    if missing_root is not None:
+        return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_root))
+    if engine_is_first(claim, inputs):
+        because: dict[str, Any] = {"strategy": inputs.strategy.value}
+        return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))
 
     examined: Examined = yield Examine(intent, inputs)
     finding = examined.finding
     progress.report = finding.report
+    if finding.outcome is Outcome.MISSING and engine_is_next(claim, inputs, examined):
+        because = {"strategy": inputs.strategy.value, "auto_invoke": inputs.auto_invoke, "report": finding.report}
+        return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))
     if finding.verified is None:
         return _not_ready(claim, (yield ReadClock()), examined)
 
@@ -131,30 +133,16 @@ def _verify(progress: _Progress) -> Lifecycle:
     return ready(progress.claim, (yield ReadClock()), attested, view)
 
 
-def _put_receipts_in_place(progress: _Progress, attested: Attested) -> Generator[Effect, Any, None]:
+def _put_receipts_in_place(progress: Progress, attested: Attested) -> Generator[Effect, Any, None]:
     """Write the receipts. The passes that allow them are on record before the first receipt of this finding."""
     receipts = attested.attestation.receipts
     if receipts and (yield FindReceipts(receipts)):
         return
     if progress.claim.report_digest != attested.gates_passed_digest:
         now_us = yield ReadClock()
-        progress.claim = yield from _record(gates_recorded_now(progress.claim, now_us, attested))
+        progress.claim = yield from record(gates_recorded_now(progress.claim, now_us, attested))
     if receipts:
         yield WriteReceipts(receipts)
-
-
-def _record(transition: Transition) -> Generator[Effect, Any, Claim]:
-    """Commit progress. When the answer is lost, commit the same once more: its token tells whether it was committed.
-
-    Without that the run could not even be put off: a retry from the claim as it was before changes no row of a run
-    whose progress is there, so the run would wait for its lease to run out.
-    """
-    after: Claim
-    try:
-        after = yield RecordProgress(transition)
-    except Unavailable:
-        after = yield RecordProgress(transition)
-    return after
 
 
 def _not_ready(claim: Claim, now_us: int, examined: Examined) -> Transition:

@@ -10,17 +10,20 @@ import pytest
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.documents import EngineAttempt, EngineInvocation
 from scenario_runner.contracts.errors import EngineRefusal, EvidenceRefused, SequenceError
+from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Strategy
 from scenario_runner.engine.attempt import Attempt, attempt_document, invocation_document, launch_of
 from scenario_runner.engine.invoker import JobEnd
 from scenario_runner.engine.run_receipt import check_invoked_run
 
 pytestmark = pytest.mark.unit
 
-ATTEMPT = Attempt(
-    run_id="1" * 32, attempt_no=2, manifest_fingerprint="a" * 64, parameter_hash="b" * 64, seed=2**64 - 1,
-    scenario_id="base", engine_run_root="/runs/r1",
-)  # fmt: skip
+INTENT = Intent(
+    "1" * 32, "key", "a" * 64, "b" * 64, 2**64 - 1, "base", (), "2026-01-01", "2026-01-02", (), Strategy.AUTO, ""
+)
+OF_A_SET = replace(INTENT, scenario_id="scnset_1", scenario_set=("a", "b"))
+ATTEMPT = Attempt(INTENT, 2, "/runs/r1")
 DONE = JobEnd(succeeded=True, reason_code=None, exit_code=0, stop_code="", detail="", duration_ms=1500)
 FAILED = JobEnd(succeeded=False, reason_code=Reason.ENGINE_TIMEOUT, exit_code=-9, stop_code="TIMEOUT", detail="")
 TIMES = {"started_us": 1_000_000, "ended_us": 2_500_000}
@@ -40,11 +43,9 @@ def test_the_invocation_asks_for_the_run_under_the_attempts_id() -> None:
 
 
 def test_the_invocation_of_a_set_names_its_scenarios_and_who_asked() -> None:
-    document = invocation_document(
-        replace(ATTEMPT, scenario_id="scnset_1", scenario_set=("a", "b"), invoker="me", notes="why")
-    )
+    document = invocation_document(replace(ATTEMPT, intent=OF_A_SET, invoker="me"))
     assert document["scenario_binding"] == {"scenario_set": ["a", "b"]}
-    assert (document["invoker"], document["notes"]) == ("me", "why")
+    assert document["invoker"] == "me"
 
 
 def test_an_invocation_that_is_not_valid_is_refused() -> None:
@@ -54,8 +55,8 @@ def test_an_invocation_that_is_not_valid_is_refused() -> None:
 
 
 def test_a_launch_carries_the_canonical_bytes_of_the_invocation() -> None:
-    launch = launch_of(replace(ATTEMPT, scenario_set=("a", "b")), "s3://bucket/key", 60.0, "00-1-2-01")
-    assert launch.invocation == canonical_bytes(invocation_document(replace(ATTEMPT, scenario_set=("a", "b"))))
+    launch = launch_of(replace(ATTEMPT, intent=OF_A_SET), "s3://bucket/key", 60.0, "00-1-2-01")
+    assert launch.invocation == canonical_bytes(invocation_document(replace(ATTEMPT, intent=OF_A_SET)))
     assert launch.tokens["scenario_set"] == "a,b"
     assert launch.tokens["seed"] == str(2**64 - 1)
     assert launch_of(ATTEMPT, "x", 1.0).tokens["scenario_set"] == "base"
@@ -114,7 +115,7 @@ RECEIPT: dict[str, Any] = {"run_id": "1" * 32, "manifest_fingerprint": "a" * 64,
 
 def refusal(data: bytes | None) -> Reason | None:
     try:
-        check_invoked_run(data, ATTEMPT.identity())
+        check_invoked_run(data, INTENT.tokens())
     except EvidenceRefused as refused:
         return refused.reason if refused.path == "run_receipt.json" else None
     return None

@@ -332,19 +332,11 @@ def test_refused_evidence_that_comes_as_an_exception_is_a_verdict() -> None:
     assert (end.to_state, end.reason_code) == (RunState.QUARANTINED, "EVIDENCE_MALFORMED")
 
 
-@pytest.mark.parametrize(
-    ("intent", "inputs", "code"),
-    [
-        (INTENT, dataclasses.replace(INPUTS, strategy=Strategy.FORCE_INVOKE), "ENGINE_COMMAND_MISSING"),
-        (dataclasses.replace(INTENT, engine_run_root=""), INPUTS, "ENGINE_ROOT_MISSING"),
-    ],
-    ids=["FORCE_INVOKE", "no root"],
-)
-def test_a_run_that_needs_an_engine_is_not_examined(intent: Intent, inputs: PlanInputs, code: str) -> None:
+def test_a_run_without_any_root_is_not_examined() -> None:
     world = World(passed())
-    end = world.live(claim(intent, inputs))
+    end = world.live(claim(dataclasses.replace(INTENT, engine_run_root="")))
     assert world.kinds == [WritePlan, ReadClock]
-    assert (end.to_state, end.reason_code) == (RunState.FAILED, code)
+    assert (end.to_state, end.reason_code) == (RunState.FAILED, "ENGINE_ROOT_MISSING")
 
 
 @pytest.mark.parametrize("behind", [0, 5], ids=["at the time of the last event", "before it"])
