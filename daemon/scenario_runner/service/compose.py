@@ -31,6 +31,7 @@ from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay.relay import Relay
 from scenario_runner.runs.batch import RunDriver
+from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
 from scenario_runner.service.identity import establish_identities, named_stores
@@ -184,6 +185,7 @@ class Daemon:
     driver: RunDriver
     relay: Relay
     stopping: threading.Event
+    engine: EngineEffects | None = None
 
 
 def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:

@@ -66,6 +66,7 @@ class EngineLane:
         effects: Performs the others.
         leases: Leases of this process.
         poll_seconds: How often the backend is asked for ends.
+        changed: Called after a commit.
         fail: Called with a defect: the daemon stops.
         monotonic: Seconds, never going back.
     """
@@ -76,11 +77,13 @@ class EngineLane:
         effects: EngineEffects,
         leases: Leases,
         poll_seconds: float,
+        changed: Callable[[], None],
         fail: Callable[[BaseException], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._driver, self._effects, self._leases = driver, effects, leases
-        self._poll_seconds, self._fail, self._monotonic = poll_seconds, fail, monotonic
+        self._poll_seconds, self._changed, self._fail = poll_seconds, changed, fail
+        self._monotonic = monotonic
         self._invoker = effects.invoker
         self._lock = threading.Lock()
         self._parked: dict[str, _Execution] = {}
@@ -255,6 +258,7 @@ class EngineLane:
             return
         if self._driver.finish(item.member) and item.ended is not None:
             self._invoker.forget(item.ended)
+        self._changed()
 
     def _stop_engine(self, item: _Execution) -> bool:
         assert item.job is not None

@@ -2,7 +2,8 @@
 
 ======================  =====================================================================================
 intake                  takes requests from the control bus and admits them as runs
-runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool
+runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool, engines
+                        to the engine lane
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -30,6 +31,7 @@ from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.batch_size import BatchSize
 from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
+from scenario_runner.service.engine_lane import EngineLane
 from scenario_runner.service.owner import is_dead
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
@@ -93,6 +95,18 @@ class Supervisor:
         self._poll = daemon.wiring.poll_seconds
         self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
+        self._engines = self._engine_lane()
+
+    def _engine_lane(self) -> EngineLane | None:
+        if self._daemon.engine is None or not self._has(Role.RUNNER):
+            return None
+        daemon = self._daemon
+        return EngineLane(daemon.driver, self._daemon.engine, daemon.leases, self._poll, self._on_change, self._fail)
+
+    def _on_change(self) -> None:
+        """A run of the engine lane was committed: it may be due, or its documents may be owed."""
+        self._runs_wanted.set()
+        self._wake_relay()
 
     def run(self) -> bool:
         """Run until stopped or idle, then finish what is in progress; true when the daemon became idle.
@@ -137,6 +151,8 @@ class Supervisor:
             sources.append(self._thread(Role.INTAKE, self._take_requests))
         if self._has(Role.RUNNER):
             self._bulk.start()
+            if self._engines is not None:
+                self._engines.start()
             sources.append(self._thread(Role.RUNNER, self._drive_runs))
         relay = [self._thread(Role.RELAY, self._deliver)] if self._has(Role.RELAY) else []
         loops = (self._renew_leases, self._keep_house)  # in every role; most hold leases
@@ -172,9 +188,10 @@ class Supervisor:
 
         1. Nothing new is taken: intake and the runner finish their batch and end.
         2. Examinations in progress end, or are broken off undecided when their time is over.
-        3. The leases of what was not finished are given back, so that another process need not wait for their end.
-        4. The relay delivers what all these left, documents before the signals that need them.
-        5. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
+        3. Engines of this process are ended.
+        4. The leases of what was not finished are given back, so that another process need not wait for their end.
+        5. The relay delivers what all these left, documents before the signals that need them.
+        6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
         """
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
@@ -183,6 +200,8 @@ class Supervisor:
         _join(threads.sources)
         if not self._bulk.stop(max(1.0, seconds - (time.monotonic() - began))):
             _log.error("an examination does not end; it is left behind, and its lease runs out")
+        if self._engines is not None:
+            self._engines.stop(max(1.0, seconds - (time.monotonic() - began)))
         self._daemon.leases.give_back()
         self._last_delivery.set()
         self._relay_wanted.set()
@@ -278,7 +297,9 @@ class Supervisor:
     def _renew_leases(self) -> None:
         """Renew the leases that are held; not in housekeeping, which may wait for a store longer than a lease."""
         while not self._delivered.wait(self._daemon.leases.seconds / 3):
-            self._daemon.leases.renew()
+            kept = self._daemon.leases.renew()
+            if self._engines is not None:
+                self._engines.renew(kept)
 
     def _keep_house(self) -> None:
         while not self._delivered.wait(self._daemon.leases.seconds / 3):
