@@ -103,6 +103,28 @@ def serve(
     run(str(wiring), str(policy), role, log_level, until_idle=until_idle)
 
 
+@app.command("run")
+def run_one(
+    file: FileArgument,
+    wiring: WiringOption,
+    policy: PolicyOption,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many seconds; the run goes on where it is driven next.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    as_json: JsonOption = False,
+) -> None:
+    """Carry one request to its verdict in this process: admit it, drive its run, deliver its signals.
+
+    For a scheduled task or a CI job. The exit code is the verdict: 0 READY, 1 FAILED or refused, 3 no verdict in time,
+    4 QUARANTINED. Run again with the same file it goes on with the same run; a run that has ended is not driven again.
+    Nothing is taken from the control bus, and no other run is touched.
+    """
+    from scenario_runner.cli.run import run
+
+    run(str(wiring), str(policy), file, timeout, log_level, as_json=as_json)
+
+
 @app.command()
 def submit(wiring: WiringOption, file: FileArgument, as_json: JsonOption = False) -> None:
     """Put a run request on the control bus; print its run id and message id.

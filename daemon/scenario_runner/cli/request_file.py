@@ -22,7 +22,7 @@ def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
         RequestRefused: the document is not a valid run request of this topic.
         UsageError: the file cannot be read.
     """
-    raw = _read(file)
+    raw = read_bytes(file)
     decoded = decode(Message(file, raw, len(raw)), topic, MAX_RECORD_BYTES)
     if decoded.foreign:
         raise RequestRefused(
@@ -33,7 +33,12 @@ def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
     return parse_run_request(decoded.document), decoded.document
 
 
-def _read(file: str) -> bytes:
+def read_bytes(file: str) -> bytes:
+    """The bytes of a file, or of standard input for ``-``: at most one more than the control bus takes.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     most = MAX_RECORD_BYTES + 1  # one byte too many shows that it is too large; the rest of it is of no use
     if file == "-":
         return sys.stdin.buffer.read(most)

@@ -53,10 +53,14 @@ class Relay:
         publisher: Where signals go.
         owner: Lease owner of this relay and of nothing else. A step delivers, or gives back, all that it has leased. So
             a lease that is still held when the next step begins belongs to a step that failed, and may be given back.
+        only: The only run to deliver for; empty for every run.
     """
 
-    def __init__(self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str) -> None:
+    def __init__(
+        self, authority: Authority, ledger: Ledger, publisher: SignalPublisher, owner: str, only: str = ""
+    ) -> None:
         self._authority, self._ledger, self._publisher, self._owner = authority, ledger, publisher, owner
+        self._only = only
         self._may_hold_leases = False
         self._full_batches = 0
 
@@ -66,7 +70,7 @@ class Relay:
         Raises:
             Unavailable: The authority does not answer.
         """
-        pending = self._authority.pending()
+        pending = self._authority.pending(only=self._only)
         return pending.projections or pending.signals
 
     def step(self) -> int:
@@ -104,7 +108,7 @@ class Relay:
     # --- documents
 
     def _write_documents(self) -> int:
-        tasks = self._authority.claim_projections(self._owner, _DOCUMENT_BATCH, _LEASE_US)
+        tasks = self._authority.claim_projections(self._owner, _DOCUMENT_BATCH, _LEASE_US, only=self._only)
         if not tasks:
             return 0
         results = list(zip(tasks, self._ledger.project_many(tasks), strict=True))
@@ -130,7 +134,7 @@ class Relay:
         return published
 
     def _publish_batch(self) -> int:
-        rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US)
+        rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US, only=self._only)
         if not rows:
             return 0
         results = self._publisher.publish(rows)

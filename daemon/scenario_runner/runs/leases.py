@@ -23,10 +23,13 @@ class Leases:
         owner: Name of this process as an owner.
         seconds: Length of a lease.
         monotonic: Seconds, never going back.
+        only: The only run to claim; empty for every run.
     """
 
-    def __init__(self, authority: Authority, owner: str, seconds: float, monotonic: Callable[[], float]) -> None:
-        self._authority, self.owner, self._monotonic = authority, owner, monotonic
+    def __init__(
+        self, authority: Authority, owner: str, seconds: float, monotonic: Callable[[], float], only: str = ""
+    ) -> None:
+        self._authority, self.owner, self._monotonic, self._only = authority, owner, monotonic, only
         self.seconds = seconds
         self._valid_until: dict[tuple[str, int], float] = {}
         self._ends = math.inf
@@ -46,7 +49,7 @@ class Leases:
     def claim(self, limit: int) -> list[Claim]:
         """Claim due runs."""
         asked = self._monotonic()
-        claims = self._authority.claim(self.owner, limit, self.micros)
+        claims = self._authority.claim(self.owner, limit, self.micros, only=self._only)
         with self._lock:
             for claim in claims:
                 self._valid_until[claim.run_id, claim.epoch] = asked + self.seconds

@@ -180,6 +180,7 @@ class Daemon:
     owner: str
     authority: Authority
     store: ObjectStore
+    admission: AdmissionPolicy
     intake: Intake
     leases: Leases
     driver: RunDriver
@@ -188,8 +189,13 @@ class Daemon:
     engine: EngineEffects | None = None
 
 
-def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
+def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
     """Compose a daemon.
+
+    Args:
+        wiring: The wiring profile.
+        policy: The policy profile.
+        only: The only run that it drives and delivers; empty for every run.
 
     Raises:
         ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
@@ -209,16 +215,17 @@ def compose_daemon(wiring: Wiring, policy: Policy) -> Daemon:
     ledger = Ledger(store, schemas, _WRITTEN_CACHE_SECONDS if on_s3 else 0.0, time.monotonic)
     packs = PinnedPacks(pack, ledger)
     packs.pin()
-    leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic)
+    leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic, only)
     return Daemon(
         wiring=wiring,
         owner=leases.owner,
         authority=authority,
         store=store,
+        admission=rules,
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
         driver=_open_driver(wiring, authority, ledger, packs, leases),
-        relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner()),
+        relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner(), only),
         stopping=threading.Event(),
     )
 

@@ -13,6 +13,7 @@ A loop that fails with a defect stops the daemon: the others would go on with ha
 notice. A loop whose infrastructure does not answer waits for it.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ import structlog
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
 from scenario_runner.authority.base import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.counters import counted
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
@@ -82,10 +84,12 @@ class Supervisor:
         daemon: The composed objects.
         role: Which loops to run.
         until_idle: Stop when nothing is left that can be done now.
+        only: The only run that the daemon was composed for: stop when it has ended and is delivered. Nothing is taken
+            from the control bus.
     """
 
-    def __init__(self, daemon: Daemon, role: Role, *, until_idle: bool) -> None:
-        self._daemon, self._role, self._until_idle = daemon, role, until_idle
+    def __init__(self, daemon: Daemon, role: Role, *, until_idle: bool = False, only: str = "") -> None:
+        self._daemon, self._role, self._until_idle, self._only = daemon, role, until_idle, only
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
         self._runs_wanted = threading.Event()
@@ -108,8 +112,11 @@ class Supervisor:
         self._runs_wanted.set()
         self._wake_relay()
 
-    def run(self) -> bool:
-        """Run until stopped or idle, then finish what is in progress; true when the daemon became idle.
+    def run(self, seconds: float | None = None) -> bool:
+        """Run until stopped or done, then finish what is in progress; true when the daemon became idle.
+
+        Args:
+            seconds: Stop after so long; None for no bound.
 
         Raises:
             BaseException: whatever ended a loop.
@@ -117,7 +124,7 @@ class Supervisor:
         self._prepare()
         threads = self._start()
         _log.info("started", role=self._role, owner=self._daemon.owner)
-        idle = self._wait()
+        idle = self._wait(math.inf if seconds is None else time.monotonic() + seconds)
         self._stop(threads)
         if self._failure is not None:
             raise self._failure
@@ -130,7 +137,13 @@ class Supervisor:
         return self._failure
 
     def _has(self, role: Role) -> bool:
+        if self._only and role is Role.INTAKE:
+            return False
         return self._role in (Role.ALL, role)
+
+    @property
+    def _ends_by_itself(self) -> bool:
+        return self._until_idle or bool(self._only)
 
     # --- start
 
@@ -138,7 +151,7 @@ class Supervisor:
         """Mend what an earlier process left, before any loop takes work."""
         self._expire_dead_owners()
         self._pull_in_times()
-        if self._has(Role.RELAY):
+        if self._has(Role.RELAY) and not self._only:
             self._daemon.authority.resume_deliveries()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.make_waiting_due()
@@ -174,11 +187,12 @@ class Supervisor:
         self._stopping.set()  # before the log line: a log that cannot be written must not delay the stop
         _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
 
-    def _wait(self) -> bool:
-        """Wait until the daemon is stopped or, with ``until_idle``, idle; true when it is idle."""
+    def _wait(self, until: float) -> bool:
+        """Wait until the daemon is stopped, or its time is over, or it has ended by itself, which is true."""
         idle = False
-        while not idle and not self._stopping.wait(_IDLE_POLL_SECONDS if self._until_idle else _SERVING_POLL_SECONDS):
-            idle = self._until_idle and self._is_idle()
+        pause = _IDLE_POLL_SECONDS if self._ends_by_itself else _SERVING_POLL_SECONDS
+        while not idle and time.monotonic() < until and not self._stopping.wait(pause):
+            idle = self._ends_by_itself and self._is_idle()
         return idle
 
     # --- stop
@@ -337,6 +351,8 @@ class Supervisor:
 
     def _has_work(self) -> bool:
         """True when something is left that this role could do now."""
+        if self._only:
+            return not self._is_delivered(self._only)
         if self._has(Role.INTAKE) and not self._daemon.intake.empty():
             return True
         if self._has(Role.RUNNER) and self._daemon.leases.held:
@@ -346,3 +362,9 @@ class Supervisor:
         if self._has(Role.RUNNER) and (pending.runs or self._daemon.leases.held):
             return True
         return self._has(Role.RELAY) and (pending.projections or pending.signals)
+
+    def _is_delivered(self, run_id: str) -> bool:
+        """True when a run has ended, and its documents and signals are delivered."""
+        run = self._daemon.authority.run(run_id)
+        ended = run is not None and run.state in FINAL_STATES
+        return ended and not self._daemon.authority.pending(only=run_id).undelivered
