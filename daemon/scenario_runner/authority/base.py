@@ -1,8 +1,8 @@
 """The authority contract. One contract test runs over every backend.
 
 Times are microseconds since the epoch on the database's clock. Every change of a run is a :class:`Transition`; its
-statement names the lease, the state and the time of the last change that it expects. Zero rows mean that the lease was
-lost, never success, unless the row holds the token of this very transition.
+statement names the lease, the state, the number of attempts and the time of the last change that it expects. Zero rows
+mean that the lease was lost, never success, unless the row holds the token of this very transition.
 
 Every operation may be called again when it is not known whether it was carried out (a connection lost during a commit).
 A claim that was never answered is the exception: its runs are renewed by nobody, so their leases run out.
@@ -246,6 +246,11 @@ class Transition:
             raise SequenceError(f"run {self.claim.run_id}: attempt {number} cannot be changed like this")
 
     @property
+    def launches(self) -> int:
+        """How many attempts it adds: 1 or 0."""
+        return int(self.attempt is not None and self.attempt.attempt_no > len(self.claim.attempts))
+
+    @property
     def claim_after(self) -> Claim:
         """The claim that the next transition under the same lease is made from.
 
@@ -405,8 +410,17 @@ class Authority(Protocol):
         """
         ...
 
-    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
-        """Lease runs that are due, oldest first."""
+    def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
+        """Lease runs that are due, oldest first, with their attempts.
+
+        A planned run becomes VERIFYING, with its event, unless it invokes its engine first (FORCE_INVOKE).
+
+        Args:
+            owner: Who asks.
+            limit: At most so many runs.
+            lease_us: Length of the lease from now.
+            only: Id of the one run that is asked for; empty for every run. Likewise below.
+        """
         ...
 
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
@@ -428,6 +442,9 @@ class Authority(Protocol):
         A transition that finds no row under its guards, while the row's last token under this epoch is its own, has
         been committed before: None, and nothing is written twice.
 
+        Its attempt is written with the row: a new one is inserted under the lease's epoch and counted, the last one is
+        changed while its end is not on record.
+
         Returns:
             For each transition None, or why nothing of it was written: another worker has claimed the run, or another
             transition of the same claim was committed.
@@ -438,7 +455,7 @@ class Authority(Protocol):
         """Make every waiting run due now; returns how many were not."""
         ...
 
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
+    def claim_projections(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[ProjectionTask]:
         """Lease runs whose ledger documents are older than their rows, those that changed first first."""
         ...
 
@@ -454,7 +471,7 @@ class Authority(Protocol):
         """Make postponed documents and signals due now and reset their counts of failures; returns how many."""
         ...
 
-    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
+    def claim_signals(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[OutboxRow]:
         """Lease signals whose run's documents are in the ledger, oldest first."""
         ...
 
@@ -484,7 +501,7 @@ class Authority(Protocol):
         """End all leases of an owner that is dead, or that gives them back."""
         ...
 
-    def pending(self) -> Pending:
+    def pending(self, only: str = "") -> Pending:
         """Whether work is due now."""
         ...
 
@@ -498,6 +515,10 @@ class Authority(Protocol):
 
     def events(self, run_id: str) -> list[StoredEvent]:
         """A run's events in order."""
+        ...
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """Attempts of a run's engine in order."""
         ...
 
     def records(self, run_id: str) -> list[RecordRow]:

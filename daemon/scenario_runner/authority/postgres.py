@@ -35,7 +35,7 @@ from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
 from scenario_runner.authority.postgres_session import Connection
-from scenario_runner.authority.queries import Queries, projection_tasks
+from scenario_runner.authority.queries import Queries, attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -167,9 +167,16 @@ class PostgresAuthority(Queries):
     # --- leases
 
     @override
-    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
-        rows = self._query("claim_runs", owner=owner, limit=limit, lease_us=lease_us, started=_STARTED)
-        return [claim_of(row, owner, RunState(row["state"]), row["updated_us"], row["now"]) for row in rows]
+    def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
+        name = "claim_runs_only" if only else "claim_runs"
+        rows = self._query(name, owner=owner, limit=limit, lease_us=lease_us, started=_STARTED, only=only)
+        # Read after the claim: whoever else changes attempts of these runs must have claimed them since.
+        tried = runs_with_attempts(rows)
+        attempts = attempts_by_run(self._query("attempts_of_runs", run_ids=tried)) if tried else {}
+        return [
+            claim_of(row, owner, RunState(row["state"]), row["updated_us"], row["now"], attempts.get(row["run_id"], ()))
+            for row in rows
+        ]
 
     @override
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
@@ -215,8 +222,9 @@ class PostgresAuthority(Queries):
     # --- relay
 
     @override
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
-        rows = self._query("claim_unprojected", owner=owner, limit=limit, lease_us=lease_us, quiet_us=QUIET_PERIOD_US)
+    def claim_projections(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[ProjectionTask]:
+        name = "claim_unprojected_only" if only else "claim_unprojected"
+        rows = self._query(name, owner=owner, limit=limit, lease_us=lease_us, quiet_us=QUIET_PERIOD_US, only=only)
         if not rows:
             return []
         return projection_tasks(rows, self._query("events_of_runs", run_ids=[row["run_id"] for row in rows]))
@@ -237,8 +245,10 @@ class PostgresAuthority(Queries):
         return len(self._query("resume_deliveries"))
 
     @override
-    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
-        return [outbox_row(row) for row in self._query("claim_signals", owner=owner, limit=limit, lease_us=lease_us)]
+    def claim_signals(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[OutboxRow]:
+        name = "claim_signals_only" if only else "claim_signals"
+        rows = self._query(name, owner=owner, limit=limit, lease_us=lease_us, only=only)
+        return [outbox_row(row) for row in rows]
 
     @override
     def mark_sent(self, outbox_ids: Sequence[int]) -> None:
@@ -249,8 +259,8 @@ class PostgresAuthority(Queries):
         self._query("postpone_signals", outbox_id=list(outbox_ids), due_us=due_us)
 
     @override
-    def pending(self) -> Pending:
-        return Pending(**self._query("any_pending")[0])
+    def pending(self, only: str = "") -> Pending:
+        return Pending(**self._query("any_pending_only" if only else "any_pending", only=only)[0])
 
     # --- digest reuse
 

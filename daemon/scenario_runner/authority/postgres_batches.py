@@ -8,12 +8,13 @@ from psycopg.types.numeric import Int8
 
 from scenario_runner.authority.base import (
     Admission,
+    AttemptRow,
     Event,
     ProjectionFailure,
     SignalDraft,
     Transition,
 )
-from scenario_runner.authority.rows import first_events, shortened, storable, token_of
+from scenario_runner.authority.rows import first_events, shortened, storable, storable_attempt, token_of
 from scenario_runner.contracts.canonical import canonical_bytes
 
 Parameters = dict[str, Any]
@@ -24,6 +25,10 @@ def _columns(names: str, rows: Iterable[tuple[Any, ...]]) -> Parameters:
     return {name: list(column) for name, column in zip(names.split(), zip(*rows, strict=True), strict=True)}
 
 
+def _columns_or_none(names: str, rows: Sequence[tuple[Any, ...]]) -> Parameters:
+    return _columns(names, rows) if rows else {name: [] for name in names.split()}
+
+
 def details_of(event: Event) -> bytes:
     """An event's details as stored: without its number, which is a column and not known before the commit."""
     return canonical_bytes({**event.details, "state": event.state.value})
@@ -31,7 +36,7 @@ def details_of(event: Event) -> bytes:
 
 _ADMISSION = (
     "record_key message_id kind run_id disposition reason_code detail raw raw_sha256 raw_size "
-    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned invoker "
+    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned invoker strategy "
     "signal_id signal_kind partition_key attributes payload"
 )
 
@@ -59,11 +64,12 @@ def _admission(record: Admission) -> tuple[Any, ...]:
 def _new_run(record: Admission) -> tuple[Any, ...]:
     run = record.run
     if run is None:
-        return (None,) * 8
+        return (None,) * 9
     admitted, planned = map(details_of, first_events(run))
     return (
         run.run_equivalence_key, run.fingerprint, canonical_bytes(run.intent), canonical_bytes(run.inputs),
         Int8(run.evidence_wait_us), admitted, planned, storable(run.invoker),
+        run.inputs.get("strategy", ""),
     )  # fmt: skip
 
 
@@ -76,9 +82,15 @@ def _signal(signal: SignalDraft | None) -> tuple[Any, ...]:
 
 _TRANSITION = (
     "run_id owner epoch from_state from_us to_state at_us due_us keep_lease wakes retries last_error report_digest "
-    "reason_code facts_view_digest count token signal_id signal_kind partition_key attributes payload"
+    "reason_code facts_view_digest count token signal_id signal_kind partition_key attributes payload "
+    "deadline_us attempts launches"
 )
 _EVENT = "event_run_id event_nth event_kind event_details"
+_ATTEMPT = (
+    "attempt_run_id attempt_no attempt_id attempt_invoker attempt_handle attempt_launched_us attempt_timeout_us "
+    "attempt_ended_us attempt_outcome attempt_reason_code attempt_exit_code attempt_stop_code attempt_another_attempt "
+    "attempt_duration_ms attempt_detail attempt_stderr_tail"
+)
 
 
 def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
@@ -92,18 +104,33 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
         for item in transitions
         for number, event in enumerate(item.events, 1)
     ]
-    event_columns = _columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
-    return _columns(_TRANSITION, map(_transition, transitions)) | event_columns
+    attempts = [_attempt(item.claim.run_id, item.attempt) for item in transitions if item.attempt is not None]
+    of_runs = _columns(_TRANSITION, map(_transition, transitions))
+    return of_runs | _columns_or_none(_EVENT, events) | _columns_or_none(_ATTEMPT, attempts)
 
 
 def _transition(item: Transition) -> tuple[Any, ...]:
     claim = item.claim
     return (
         claim.run_id, claim.owner, Int8(claim.epoch), claim.state.value, Int8(claim.updated_us), item.to_state.value,
-        Int8(item.at_us), None if item.due_us is None else Int8(item.due_us), item.keep_lease, Int8(item.wakes),
+        Int8(item.at_us), _bigint(item.due_us), item.keep_lease, Int8(item.wakes),
         Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
-        Int8(len(item.events)), token_of(item), *_signal(item.signal),
+        Int8(len(item.events)), token_of(item), *_signal(item.signal), _bigint(item.deadline_us),
+        Int8(len(claim.attempts)), Int8(item.launches),
     )  # fmt: skip
+
+
+def _attempt(run_id: str, given: AttemptRow) -> tuple[Any, ...]:
+    item = storable_attempt(given)
+    return (
+        run_id, Int8(item.attempt_no), item.attempt_id, item.invoker, item.handle, Int8(item.launched_us),
+        Int8(item.timeout_us), _bigint(item.ended_us), item.outcome, item.reason_code, _bigint(item.exit_code),
+        item.stop_code, item.another_attempt, Int8(item.duration_ms), item.detail, item.stderr_tail,
+    )  # fmt: skip
+
+
+def _bigint(value: int | None) -> Int8 | None:
+    return None if value is None else Int8(value)
 
 
 def failure_parameters(failures: Sequence[ProjectionFailure]) -> Parameters:

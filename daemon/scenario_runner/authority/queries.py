@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.base import (
+    AttemptRow,
     Authority,
     ProjectionTask,
     RecordRow,
@@ -15,7 +17,7 @@ from scenario_runner.authority.base import (
     Signals,
     StoredEvent,
 )
-from scenario_runner.authority.rows import Row, record_row, run_row, stored_event
+from scenario_runner.authority.rows import Row, attempt_row, record_row, run_row, stored_event
 
 
 class Queries(Authority):
@@ -37,6 +39,10 @@ class Queries(Authority):
     @override
     def events(self, run_id: str) -> list[StoredEvent]:
         return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
+
+    @override
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        return [attempt_row(row) for row in self._query("list_attempts", run_id=run_id)]
 
     @override
     def records(self, run_id: str) -> list[RecordRow]:
@@ -62,6 +68,18 @@ class Queries(Authority):
     @abstractmethod
     def _propose_identity(self, name: str, identity: str) -> None:
         """Keep the identity of a store unless one is known."""
+
+
+def runs_with_attempts(claimed: Iterable[Row]) -> list[str]:
+    """Ids of the claimed runs whose attempts must be read; most runs have none."""
+    return [row["run_id"] for row in claimed if row["attempts"]]
+
+
+def attempts_by_run(rows: Iterable[Row]) -> dict[str, tuple[AttemptRow, ...]]:
+    """Rows of attempts, in the order of their numbers, by run."""
+    return {
+        run_id: tuple(map(attempt_row, its_rows)) for run_id, its_rows in groupby(rows, lambda row: str(row["run_id"]))
+    }
 
 
 def projection_tasks(claimed: Iterable[Row], events: Iterable[Row]) -> list[ProjectionTask]:

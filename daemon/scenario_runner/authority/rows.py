@@ -1,11 +1,13 @@
 """From rows to values and back, the same for every engine."""
 
+from dataclasses import astuple, replace
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
 
 from scenario_runner.authority.base import (
+    AttemptRow,
     Claim,
     Event,
     NewRun,
@@ -57,14 +59,33 @@ def run_row(row: Row) -> RunRow:
     )  # fmt: skip
 
 
-def claim_of(row: Row, owner: str, state: RunState, updated_us: int, now_us: int) -> Claim:
+def claim_of(
+    row: Row, owner: str, state: RunState, updated_us: int, now_us: int, attempts: tuple[AttemptRow, ...]
+) -> Claim:
     """A run that has just been claimed."""
     return Claim(
         run_id=row["run_id"], run_equivalence_key=row["run_equivalence_key"], epoch=row["lease_epoch"], owner=owner,
         state=state, intent=orjson.loads(row["intent"]), inputs=orjson.loads(row["inputs"]),
         admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
         retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
-        invoker=row["invoker"], last_error=row["last_error"],
+        invoker=row["invoker"], last_error=row["last_error"], attempts=attempts,
+    )  # fmt: skip
+
+
+def attempt_row(row: Row) -> AttemptRow:
+    """An attempt as stored."""
+    return AttemptRow(
+        row["attempt_no"], row["attempt_id"], row["invoker"], row["handle"], row["launched_us"], row["timeout_us"],
+        row["ended_us"], row["outcome"], row["reason_code"], row["exit_code"], row["stop_code"],
+        bool(row["another_attempt"]), row["duration_ms"], row["detail"], row["stderr_tail"],
+    )  # fmt: skip
+
+
+def storable_attempt(attempt: AttemptRow) -> AttemptRow:
+    """An attempt as a row keeps it: what the engine and its backend say is for people."""
+    return replace(
+        attempt, handle=storable(attempt.handle), stop_code=storable(attempt.stop_code),
+        detail=shortened(attempt.detail), stderr_tail=storable(attempt.stderr_tail),
     )  # fmt: skip
 
 
@@ -126,12 +147,13 @@ def token_of(transition: Transition) -> str:
     payload of the signal are left out, because hashing them would cost as much as storing them: of two transitions of
     one claim with the same time, the report digest, the view digest or the message id differs when those do.
     """
-    signal = transition.signal
+    signal, attempt = transition.signal, transition.attempt
     return sha256_hex(rendered_again([
         transition.claim.epoch, transition.to_state, transition.at_us, transition.due_us, transition.keep_lease,
         transition.wakes, transition.retries, shortened(transition.last_error), transition.report_digest,
         transition.reason_code, transition.facts_view_digest, [event.kind for event in transition.events],
-        [signal.kind, signal.message_id] if signal is not None else None,
+        [signal.kind, signal.message_id] if signal is not None else None, transition.deadline_us,
+        astuple(storable_attempt(attempt)) if attempt is not None else None,
     ]))  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -21,6 +22,7 @@ from scenario_runner.authority.base import (
     UNTIL_RESTART,
     Admission,
     Admitted,
+    AttemptRow,
     Claim,
     Event,
     NewRun,
@@ -31,7 +33,7 @@ from scenario_runner.authority.base import (
     SignalDraft,
     Transition,
 )
-from scenario_runner.authority.queries import Queries, projection_tasks
+from scenario_runner.authority.queries import Queries, attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -42,6 +44,7 @@ from scenario_runner.authority.rows import (
     lease_lost,
     outbox_row,
     shortened,
+    storable_attempt,
     token_of,
 )
 from scenario_runner.authority.sqlite_files import DatabaseFiles
@@ -232,6 +235,7 @@ class SqliteAuthority(Queries):
                 "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
                 "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "now": now,
                 "evidence_wait_us": run.evidence_wait_us, "invoker": run.invoker,
+                "strategy": run.inputs.get("strategy", ""),
             },
         ).rowcount  # fmt: skip
         if inserted:
@@ -274,25 +278,36 @@ class SqliteAuthority(Queries):
     # --- leases
 
     @override
-    def claim(self, owner: str, limit: int, lease_us: int) -> list[Claim]:
+    def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
+        statement = self._sql["claim_due_only" if only else "claim_due"]
 
         def operation(connection: sqlite3.Connection) -> list[Claim]:
             now = self._clock()
-            rows = connection.execute(
-                self._sql["claim_due"], {"owner": owner, "now": now, "lease_us": lease_us, "limit": limit}
-            ).fetchall()
-            return [self._claimed(connection, row, owner, now) for row in sorted(rows, key=lambda r: r["admitted_us"])]
+            parameters = {"owner": owner, "now": now, "lease_us": lease_us, "limit": limit, "only": only}
+            rows = connection.execute(statement, parameters).fetchall()
+            rows.sort(key=lambda row: int(row["admitted_us"]))
+            attempts = self._attempts_of(connection, runs_with_attempts(rows))
+            return [self._claimed(connection, row, owner, now, attempts.get(row["run_id"], ())) for row in rows]
 
-        return self._write(operation) if self._query("any_due", now=self._clock())[0][0] else []
+        due = self._query("any_due_only" if only else "any_due", now=self._clock(), only=only)[0][0]
+        return self._write(operation) if due else []
 
-    def _claimed(self, connection: sqlite3.Connection, row: sqlite3.Row, owner: str, now: int) -> Claim:
+    def _attempts_of(self, connection: sqlite3.Connection, run_ids: list[str]) -> dict[str, tuple[AttemptRow, ...]]:
+        if not run_ids:
+            return {}
+        parameters = {"run_ids": orjson.dumps(run_ids).decode()}
+        return attempts_by_run(connection.execute(self._sql["attempts_of_runs"], parameters))
+
+    def _claimed(
+        self, connection: sqlite3.Connection, row: sqlite3.Row, owner: str, now: int, attempts: tuple[AttemptRow, ...]
+    ) -> Claim:
         parameters = {"run_id": row["run_id"], "now": now}
         started = connection.execute(self._sql["start_verifying"], parameters).fetchone()
         if started is None:
-            return claim_of(row, owner, RunState(row["state"]), row["updated_us"], now)
+            return claim_of(row, owner, RunState(row["state"]), row["updated_us"], now, attempts)
         seq, updated = started
         self._append(connection, row["run_id"], seq - 1, updated, [_STARTED])
-        return claim_of(row, owner, RunState.VERIFYING, updated, now)
+        return claim_of(row, owner, RunState.VERIFYING, updated, now, attempts)
 
     @override
     def renew(self, owner: str, held: Sequence[tuple[str, int]], lease_us: int) -> set[tuple[str, int]]:
@@ -316,6 +331,8 @@ class SqliteAuthority(Queries):
                 "retries": transition.retries, "last_error": shortened(transition.last_error),
                 "report_digest": transition.report_digest, "reason_code": transition.reason_code,
                 "facts_view_digest": transition.facts_view_digest, "count": len(transition.events), "token": token,
+                "deadline_us": transition.deadline_us, "attempts": len(claim.attempts),
+                "launches": transition.launches,
             },
         ).fetchone()  # fmt: skip
         if row is None:
@@ -326,6 +343,9 @@ class SqliteAuthority(Queries):
         if transition.events:
             before = last_seq - len(transition.events)
             self._append(connection, claim.run_id, before, transition.at_us, transition.events)
+        if transition.attempt is not None:
+            attempt = asdict(storable_attempt(transition.attempt))
+            connection.execute(self._sql["put_attempt"], {"run_id": claim.run_id, "epoch": claim.epoch, **attempt})
         if transition.signal is not None:
             self._add_signal(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
         return None
@@ -361,13 +381,15 @@ class SqliteAuthority(Queries):
     # --- relay
 
     @override
-    def claim_projections(self, owner: str, limit: int, lease_us: int) -> list[ProjectionTask]:
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "quiet_us": QUIET_PERIOD_US}
+    def claim_projections(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[ProjectionTask]:
+        statement = self._sql["claim_unprojected_only" if only else "claim_unprojected"]
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "quiet_us": QUIET_PERIOD_US, "only": only}
 
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(self._sql["claim_unprojected"], {**parameters, "now": self._clock()}).fetchall()
+            return connection.execute(statement, {**parameters, "now": self._clock()}).fetchall()
 
-        rows = self._write(operation) if self._query("any_unprojected")[0][0] else []
+        owed = self._query("any_unprojected_only" if only else "any_unprojected", only=only)[0][0]
+        rows = self._write(operation) if owed else []
         if not rows:
             return []
         run_ids = orjson.dumps([row["run_id"] for row in rows]).decode()
@@ -395,14 +417,15 @@ class SqliteAuthority(Queries):
         )
 
     @override
-    def claim_signals(self, owner: str, limit: int, lease_us: int) -> list[OutboxRow]:
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us}
+    def claim_signals(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[OutboxRow]:
+        statement = self._sql["claim_signals_only" if only else "claim_signals"]
+        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "only": only}
 
         def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(self._sql["claim_signals"], {**parameters, "now": self._clock()}).fetchall()
+            return connection.execute(statement, {**parameters, "now": self._clock()}).fetchall()
 
-        found = self._write(operation) if self._query("any_unsent", now=self._clock())[0][0] else []
-        rows = sorted(found, key=lambda row: int(row["outbox_id"]))
+        owed = self._query("any_unsent_only" if only else "any_unsent", now=self._clock(), only=only)[0][0]
+        rows = sorted(self._write(operation) if owed else [], key=lambda row: int(row["outbox_id"]))
         return [outbox_row(row) for row in rows]
 
     @override
@@ -417,8 +440,8 @@ class SqliteAuthority(Queries):
         self._write(lambda c: c.executemany(self._sql["postpone_signal"], rows).rowcount)
 
     @override
-    def pending(self) -> Pending:
-        row = self._query("any_pending", now=self._clock())[0]
+    def pending(self, only: str = "") -> Pending:
+        row = self._query("any_pending_only" if only else "any_pending", now=self._clock(), only=only)[0]
         return Pending(*map(bool, row))
 
     # --- digest reuse

@@ -8,16 +8,25 @@ from typing import Final
 _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 #: A line that is only a comment: it is for readers of the file, and is not sent.
 _COMMENT: Final = re.compile(r"^ *--.*\n?", re.MULTILINE)
+#: A line of the statement for the work of one run.
+_ONLY: Final = re.compile(r"^(.*)  -- only\n", re.MULTILINE)
 
 
 @cache
 def load_statements(engine: str) -> dict[str, str]:
-    """Statements by name for ``sqlite`` or ``postgres``, without comments."""
+    """Statements by name for ``sqlite`` or ``postgres``, without comments.
+
+    A statement with lines that end in ``-- only`` is two, NAME without and NAME_only with these lines.
+    """
     text = files("scenario_runner.authority").joinpath("sql", f"{engine}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]
-    return {
-        name: _COMMENT.sub("", body).strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
+    statements = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        whole = _COMMENT.sub("", body).strip().rstrip(";")
+        statements[name] = _ONLY.sub("", whole)
+        if statements[name] != whole:
+            statements[f"{name}_only"] = _ONLY.sub(r"\1\n", whole)
+    return statements
 
 
 def load_migrations(engine: str) -> list[tuple[int, str, str]]:

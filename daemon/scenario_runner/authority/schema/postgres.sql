@@ -16,7 +16,9 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
--- settled holds the token of the transition that was committed last.
+-- settled holds the token of the transition that was committed last. attempts counts the run's rows of engine_attempts, so
+-- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
+-- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE).
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -47,6 +49,8 @@ CREATE TABLE runs (
     relay_retries       integer NOT NULL DEFAULT 0,
     relay_error         text NOT NULL DEFAULT '',
     relay_since_us      bigint NOT NULL DEFAULT 0,
+    attempts            integer NOT NULL DEFAULT 0,
+    strategy            text NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -61,6 +65,31 @@ CREATE TABLE run_events (
     ts_us   bigint NOT NULL,
     details bytea NOT NULL,
     PRIMARY KEY (run_id, seq)
+);
+
+-- Every attempt of a run's engine. A row is inserted, and counted in runs.attempts, in the transaction before the launch:
+-- after a crash the attempt is found again, so it is monitored or ended and never launched twice. epoch is the epoch of
+-- the lease under which the row was inserted. A row changes only while ended_us is null.
+CREATE TABLE engine_attempts (
+    run_id          text COLLATE "C" NOT NULL,
+    attempt_no      integer NOT NULL CHECK (attempt_no > 0),
+    attempt_id      text COLLATE "C" NOT NULL UNIQUE,
+    epoch           bigint NOT NULL,
+    invoker         text NOT NULL,
+    handle          text NOT NULL,
+    launched_us     bigint NOT NULL,
+    timeout_us      bigint NOT NULL,
+    ended_us        bigint,
+    outcome         text NOT NULL CHECK (outcome IN ('', 'SUCCEEDED', 'FAILED')),
+    reason_code     text NOT NULL,
+    exit_code       bigint,
+    stop_code       text NOT NULL,
+    another_attempt boolean NOT NULL,
+    duration_ms     bigint NOT NULL,
+    detail          text NOT NULL,
+    stderr_tail     text NOT NULL,
+    PRIMARY KEY (run_id, attempt_no),
+    CHECK ((ended_us IS NULL) = (outcome = ''))
 );
 
 -- Every record of the control bus that was disposed of, once.

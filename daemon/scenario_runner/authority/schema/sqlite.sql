@@ -5,7 +5,9 @@
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
--- settled holds the token of the transition that was committed last.
+-- settled holds the token of the transition that was committed last. attempts counts the run's rows of engine_attempts, so
+-- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
+-- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE).
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -36,6 +38,8 @@ CREATE TABLE runs (
     relay_retries       INTEGER NOT NULL DEFAULT 0,
     relay_error         TEXT NOT NULL DEFAULT '',
     relay_since_us      INTEGER NOT NULL DEFAULT 0,
+    attempts            INTEGER NOT NULL DEFAULT 0,
+    strategy            TEXT NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -50,6 +54,31 @@ CREATE TABLE run_events (
     ts_us   INTEGER NOT NULL,
     details BLOB NOT NULL,
     PRIMARY KEY (run_id, seq)
+) WITHOUT ROWID;
+
+-- Every attempt of a run's engine. A row is inserted, and counted in runs.attempts, in the transaction before the launch:
+-- after a crash the attempt is found again, so it is monitored or ended and never launched twice. epoch is the epoch of
+-- the lease under which the row was inserted. A row changes only while ended_us is null.
+CREATE TABLE engine_attempts (
+    run_id          TEXT NOT NULL,
+    attempt_no      INTEGER NOT NULL CHECK (attempt_no > 0),
+    attempt_id      TEXT NOT NULL UNIQUE,
+    epoch           INTEGER NOT NULL,
+    invoker         TEXT NOT NULL,
+    handle          TEXT NOT NULL,
+    launched_us     INTEGER NOT NULL,
+    timeout_us      INTEGER NOT NULL,
+    ended_us        INTEGER,
+    outcome         TEXT NOT NULL CHECK (outcome IN ('', 'SUCCEEDED', 'FAILED')),
+    reason_code     TEXT NOT NULL,
+    exit_code       INTEGER,
+    stop_code       TEXT NOT NULL,
+    another_attempt INTEGER NOT NULL,
+    duration_ms     INTEGER NOT NULL,
+    detail          TEXT NOT NULL,
+    stderr_tail     TEXT NOT NULL,
+    PRIMARY KEY (run_id, attempt_no),
+    CHECK ((ended_us IS NULL) = (outcome = ''))
 ) WITHOUT ROWID;
 
 -- Every record of the control bus that was disposed of, once.

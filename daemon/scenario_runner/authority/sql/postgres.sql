@@ -4,6 +4,9 @@
 -- Every statement reads the database's clock once. Rows are locked in the order of their keys, so that of two batches one
 -- waits and none is ended by a deadlock. After a lost connection the statement is run again: each recognises what it has
 -- already done.
+--
+-- A statement with lines that end in "-- only" is two: NAME without these lines, and NAME_only with them, for the work of
+-- one run. Plans are generic, so a parameter that switches such a term off would spoil the plan of both.
 
 -- name: begin_session
 SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
@@ -63,18 +66,19 @@ given AS MATERIALIZED (
               %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
               %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
               %(fingerprint)b::text[], %(intent)b::bytea[], %(inputs)b::bytea[], %(evidence_wait_us)b::bigint[],
-              %(admitted)b::bytea[], %(planned)b::bytea[], %(invoker)b::text[],
+              %(admitted)b::bytea[], %(planned)b::bytea[], %(invoker)b::text[], %(strategy)b::text[],
               %(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
        WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
                             raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
-                            planned, invoker, signal_id, signal_kind, partition_key, attributes, payload, ord)
+                            planned, invoker, strategy, signal_id, signal_kind, partition_key, attributes, payload,
+                            ord)
   WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
   WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                    updated_us, due_us, event_seq, invoker)
+                    updated_us, due_us, event_seq, invoker, strategy)
   SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2,
-         invoker
+         invoker, strategy
   FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
   ON CONFLICT DO NOTHING
   RETURNING run_id),
@@ -131,26 +135,29 @@ SELECT record_key, disposition, reason_code, detail, run_id, TRUE FROM intake_re
 WHERE record_key = ANY (%(record_key)b::text[]);
 
 -- name: claim_runs
+-- A planned run starts with its verification, unless it invokes its engine first.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 due AS MATERIALIZED (
-  SELECT run_id, state AS was FROM runs
+  SELECT run_id, state = 'PLANNED' AND strategy <> 'FORCE_INVOKE' AS starts FROM runs
   WHERE due_us <= (SELECT now FROM clock) AND lease_until_us <= (SELECT now FROM clock)
+    AND run_id = %(only)b  -- only
   ORDER BY due_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED),
 claimed AS (
   UPDATE runs r
   SET lease_owner = %(owner)b, lease_epoch = r.lease_epoch + 1, lease_until_us = c.now + %(lease_us)b::bigint,
-      state = CASE d.was WHEN 'PLANNED' THEN 'VERIFYING' ELSE d.was END,
-      event_seq = r.event_seq + CASE d.was WHEN 'PLANNED' THEN 1 ELSE 0 END,
-      updated_us = CASE d.was WHEN 'PLANNED' THEN greatest(c.now, r.updated_us + 1) ELSE r.updated_us END
+      state = CASE WHEN d.starts THEN 'VERIFYING' ELSE r.state END,
+      event_seq = r.event_seq + CASE WHEN d.starts THEN 1 ELSE 0 END,
+      updated_us = CASE WHEN d.starts THEN greatest(c.now, r.updated_us + 1) ELSE r.updated_us END
   FROM due d, clock c
   WHERE r.run_id = d.run_id
   RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
-            r.updated_us, r.wakes, r.retries, r.last_error, r.report_digest, r.event_seq, r.invoker, d.was, c.now),
+            r.updated_us, r.wakes, r.retries, r.last_error, r.report_digest, r.event_seq, r.invoker, r.attempts, d.starts,
+            c.now),
 started AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
-  SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE was = 'PLANNED')
+  SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE starts)
 SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
-       retries, last_error, report_digest, invoker, now
+       retries, last_error, report_digest, invoker, attempts, now
 FROM claimed ORDER BY admitted_us;
 
 -- name: renew_leases
@@ -166,7 +173,8 @@ RETURNING r.run_id, r.lease_epoch;
 
 -- name: commit_runs
 -- The one statement that changes claimed runs. A row must be as the claim has it: under this lease (owner and epoch;
--- giving the lease back clears the owner), in this state, and not changed since by another transition of the same claim.
+-- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
+-- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
 -- Rows are locked before they are compared, so a first try that is still at work is waited for, and its token is seen.
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
@@ -174,11 +182,12 @@ WITH given AS MATERIALIZED (
                        %(keep_lease)b::boolean[], %(wakes)b::bigint[], %(retries)b::bigint[], %(last_error)b::text[],
                        %(report_digest)b::text[], %(reason_code)b::text[], %(facts_view_digest)b::text[],
                        %(count)b::bigint[], %(token)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
-                       %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
+                       %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[],
+                       %(deadline_us)b::bigint[], %(attempts)b::bigint[], %(launches)b::bigint[])
        WITH ORDINALITY
     AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
          report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
-         payload, ord)),
+         payload, deadline_us, attempts, launches, ord)),
 held AS MATERIALIZED (
   SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
   ORDER BY r.run_id FOR UPDATE OF r),
@@ -189,17 +198,39 @@ changed AS (
       lease_until_us = CASE WHEN g.keep_lease THEN r.lease_until_us ELSE 0 END,
       wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,
       facts_view_digest = g.facts_view_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
-      settled = g.token
+      settled = g.token, deadline_us = coalesce(g.deadline_us, r.deadline_us), attempts = r.attempts + g.launches
   FROM given g JOIN held h ON h.run_id = g.run_id
   WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.state = g.from_state
-    AND r.updated_us = g.from_us
-  RETURNING r.run_id, r.event_seq, r.event_seq - g.count AS before, g.at_us),
+    AND r.updated_us = g.from_us AND r.attempts = g.attempts
+  RETURNING r.run_id, r.lease_epoch, r.event_seq, r.event_seq - g.count AS before, g.at_us),
 added AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT c.run_id, c.before + e.nth, e.kind, c.at_us, e.details
   FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
          AS e(run_id, nth, kind, details)
   JOIN changed c ON c.run_id = e.run_id),
+tried AS (
+  INSERT INTO engine_attempts AS t (run_id, attempt_no, attempt_id, epoch, invoker, handle, launched_us, timeout_us,
+                                    ended_us, outcome, reason_code, exit_code, stop_code, another_attempt, duration_ms,
+                                    detail, stderr_tail)
+  SELECT a.run_id, a.attempt_no, a.attempt_id, c.lease_epoch, a.invoker, a.handle, a.launched_us, a.timeout_us,
+         a.ended_us, a.outcome, a.reason_code, a.exit_code, a.stop_code, a.another_attempt, a.duration_ms, a.detail,
+         a.stderr_tail
+  FROM unnest(%(attempt_run_id)b::text[], %(attempt_no)b::bigint[], %(attempt_id)b::text[], %(attempt_invoker)b::text[],
+              %(attempt_handle)b::text[], %(attempt_launched_us)b::bigint[], %(attempt_timeout_us)b::bigint[],
+              %(attempt_ended_us)b::bigint[], %(attempt_outcome)b::text[], %(attempt_reason_code)b::text[],
+              %(attempt_exit_code)b::bigint[], %(attempt_stop_code)b::text[], %(attempt_another_attempt)b::boolean[],
+              %(attempt_duration_ms)b::bigint[], %(attempt_detail)b::text[], %(attempt_stderr_tail)b::text[])
+         AS a(run_id, attempt_no, attempt_id, invoker, handle, launched_us, timeout_us, ended_us, outcome, reason_code,
+              exit_code, stop_code, another_attempt, duration_ms, detail, stderr_tail)
+  JOIN changed c ON c.run_id = a.run_id
+  ON CONFLICT (run_id, attempt_no) DO UPDATE
+  SET invoker = excluded.invoker, handle = excluded.handle, launched_us = excluded.launched_us,
+      timeout_us = excluded.timeout_us, ended_us = excluded.ended_us, outcome = excluded.outcome,
+      reason_code = excluded.reason_code, exit_code = excluded.exit_code, stop_code = excluded.stop_code,
+      another_attempt = excluded.another_attempt, duration_ms = excluded.duration_ms, detail = excluded.detail,
+      stderr_tail = excluded.stderr_tail
+  WHERE t.ended_us IS NULL),
 signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT g.signal_id, g.run_id, g.signal_kind, g.partition_key, g.attributes, g.payload, g.at_us, c.event_seq
@@ -224,6 +255,7 @@ behind AS MATERIALIZED (
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
              AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
+    AND run_id = %(only)b  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
 FROM behind b, clock c WHERE r.run_id = b.run_id
@@ -276,6 +308,7 @@ owed AS MATERIALIZED (
   SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
   WHERE o.sent_us IS NULL AND o.lease_until_us <= (SELECT now FROM clock) AND o.due_us <= (SELECT now FROM clock)
     AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+    AND o.run_id = %(only)b  -- only
   ORDER BY o.outbox_id LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED),
 claimed AS (
   UPDATE outbox o
@@ -354,15 +387,32 @@ UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = %(o
 
 -- name: any_pending
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
-SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= now) AS runs,
-       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
-                                    AND (relay_until_us <= now OR relay_owner <> '')) AS projections,
+SELECT EXISTS (SELECT 1 FROM runs
+               WHERE due_us <= now
+                 AND run_id = %(only)b  -- only
+              ) AS runs,
+       EXISTS (SELECT 1 FROM runs
+               WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                 AND (relay_until_us <= now OR relay_owner <> '')
+                 AND run_id = %(only)b  -- only
+              ) AS projections,
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= now
-                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)) AS signals,
-       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
-       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL) AS undelivered,
-       EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND retries > 0) AS postponed
+                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                 AND o.run_id = %(only)b  -- only
+              ) AS signals,
+       EXISTS (SELECT 1 FROM runs
+               WHERE event_seq > projected_seq AND due_us IS NULL
+                 AND run_id = %(only)b  -- only
+              )
+       OR EXISTS (SELECT 1 FROM outbox
+                  WHERE sent_us IS NULL
+                    AND run_id = %(only)b  -- only
+                 ) AS undelivered,
+       EXISTS (SELECT 1 FROM runs
+               WHERE due_us IS NOT NULL AND retries > 0
+                 AND run_id = %(only)b  -- only
+              ) AS postponed
 FROM clock;
 
 -- name: get_run
@@ -383,6 +433,16 @@ SELECT seq, kind, ts_us, details FROM run_events WHERE run_id = %(run_id)b ORDER
 -- name: events_of_runs
 SELECT run_id, seq, kind, ts_us, details FROM run_events
 WHERE run_id = ANY (%(run_ids)b::text[]) ORDER BY run_id, seq;
+
+-- name: list_attempts
+SELECT attempt_no, attempt_id, invoker, handle, launched_us, timeout_us, ended_us, outcome, reason_code, exit_code,
+       stop_code, another_attempt, duration_ms, detail, stderr_tail
+FROM engine_attempts WHERE run_id = %(run_id)b ORDER BY attempt_no;
+
+-- name: attempts_of_runs
+SELECT run_id, attempt_no, attempt_id, invoker, handle, launched_us, timeout_us, ended_us, outcome, reason_code,
+       exit_code, stop_code, another_attempt, duration_ms, detail, stderr_tail
+FROM engine_attempts WHERE run_id = ANY (%(run_ids)b::text[]) ORDER BY run_id, attempt_no;
 
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size

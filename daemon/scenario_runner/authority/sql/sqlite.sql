@@ -1,4 +1,7 @@
 -- Named statements of the SQLite authority. One statement per name; parameters are :named.
+--
+-- A statement with lines that end in "-- only" is two: NAME without these lines, and NAME_only with them, for the work of
+-- one run.
 
 -- name: find_record
 SELECT disposition, reason_code, detail, run_id FROM intake_records WHERE record_key = :record_key;
@@ -14,9 +17,9 @@ INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
 
 -- name: insert_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                  updated_us, due_us, event_seq, invoker)
+                  updated_us, due_us, event_seq, invoker, strategy)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
-        :now, :now, 2, :invoker)
+        :now, :now, 2, :invoker, :strategy)
 ON CONFLICT DO NOTHING;
 
 -- name: fingerprint_of
@@ -35,15 +38,17 @@ UPDATE runs
 SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE due_us <= :now AND lease_until_us <= :now
+                   AND run_id = :only  -- only
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, last_error, report_digest, invoker;
+          wakes, retries, last_error, report_digest, invoker, attempts;
 
 -- name: start_verifying
--- In the transaction that claims the run, so the lease need not be named.
+-- In the transaction that claims the run, so the lease need not be named. A planned run starts with its verification,
+-- unless it invokes its engine first.
 UPDATE runs
 SET state = 'VERIFYING', event_seq = event_seq + 1, updated_us = max(:now, updated_us + 1)
-WHERE run_id = :run_id AND state = 'PLANNED'
+WHERE run_id = :run_id AND state = 'PLANNED' AND strategy <> 'FORCE_INVOKE'
 RETURNING event_seq, updated_us;
 
 -- name: renew_leases
@@ -54,16 +59,33 @@ RETURNING run_id, lease_epoch;
 
 -- name: commit_run
 -- The one statement that changes a claimed run. The row must be as the claim has it: under this lease (owner and epoch;
--- giving the lease back clears the owner), in this state, and not changed since by another transition of the same claim.
+-- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
+-- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
 UPDATE runs
 SET state = :to_state, reason_code = :reason_code, due_us = :due_us,
     lease_owner = CASE WHEN :keep_lease THEN lease_owner ELSE '' END,
     lease_until_us = CASE WHEN :keep_lease THEN lease_until_us ELSE 0 END,
     wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,
-    facts_view_digest = :facts_view_digest, event_seq = event_seq + :count, updated_us = :at_us, settled = :token
+    facts_view_digest = :facts_view_digest, event_seq = event_seq + :count, updated_us = :at_us, settled = :token,
+    deadline_us = coalesce(:deadline_us, deadline_us), attempts = attempts + :launches
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND state = :from_state
-  AND updated_us = :from_us
+  AND updated_us = :from_us AND attempts = :attempts
 RETURNING event_seq;
+
+-- name: put_attempt
+-- In the transaction of commit_run, and only when that has found its row.
+INSERT INTO engine_attempts (run_id, attempt_no, attempt_id, epoch, invoker, handle, launched_us, timeout_us, ended_us,
+                             outcome, reason_code, exit_code, stop_code, another_attempt, duration_ms, detail,
+                             stderr_tail)
+VALUES (:run_id, :attempt_no, :attempt_id, :epoch, :invoker, :handle, :launched_us, :timeout_us, :ended_us, :outcome,
+        :reason_code, :exit_code, :stop_code, :another_attempt, :duration_ms, :detail, :stderr_tail)
+ON CONFLICT (run_id, attempt_no) DO UPDATE
+SET invoker = excluded.invoker, handle = excluded.handle, launched_us = excluded.launched_us,
+    timeout_us = excluded.timeout_us, ended_us = excluded.ended_us, outcome = excluded.outcome,
+    reason_code = excluded.reason_code, exit_code = excluded.exit_code, stop_code = excluded.stop_code,
+    another_attempt = excluded.another_attempt, duration_ms = excluded.duration_ms, detail = excluded.detail,
+    stderr_tail = excluded.stderr_tail
+WHERE ended_us IS NULL;
 
 -- name: find_committed
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
@@ -78,6 +100,7 @@ WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
                    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
                         OR (lease_until_us > :now AND updated_us <= :now - :quiet_us))
+                   AND run_id = :only  -- only
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
 
@@ -106,6 +129,7 @@ SET lease_owner = :owner, lease_until_us = :now + :lease_us, attempts = attempts
 WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                     WHERE o.sent_us IS NULL AND o.lease_until_us <= :now AND o.due_us <= :now
                       AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                      AND o.run_id = :only  -- only
                     ORDER BY o.outbox_id LIMIT :limit)
 RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts;
 
@@ -157,24 +181,50 @@ UPDATE runs SET relay_until_us = 0 WHERE event_seq > projected_seq AND relay_own
 UPDATE outbox SET lease_until_us = 0 WHERE sent_us IS NULL AND lease_owner = :owner;
 
 -- name: any_due
-SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now);
+SELECT EXISTS (SELECT 1 FROM runs
+               WHERE due_us <= :now
+                 AND run_id = :only  -- only
+              );
 
 -- name: any_unprojected
-SELECT EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq);
+SELECT EXISTS (SELECT 1 FROM runs
+               WHERE event_seq > projected_seq
+                 AND run_id = :only  -- only
+              );
 
 -- name: any_unsent
-SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL AND due_us <= :now);
+SELECT EXISTS (SELECT 1 FROM outbox
+               WHERE sent_us IS NULL AND due_us <= :now
+                 AND run_id = :only  -- only
+              );
 
 -- name: any_pending
-SELECT EXISTS (SELECT 1 FROM runs WHERE due_us <= :now),
-       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
-                                    AND (relay_until_us <= :now OR relay_owner <> '')),
+SELECT EXISTS (SELECT 1 FROM runs
+               WHERE due_us <= :now
+                 AND run_id = :only  -- only
+              ),
+       EXISTS (SELECT 1 FROM runs
+               WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                 AND (relay_until_us <= :now OR relay_owner <> '')
+                 AND run_id = :only  -- only
+              ),
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= :now
-                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)),
-       EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND due_us IS NULL)
-       OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL),
-       EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND retries > 0);
+                 AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                 AND o.run_id = :only  -- only
+              ),
+       EXISTS (SELECT 1 FROM runs
+               WHERE event_seq > projected_seq AND due_us IS NULL
+                 AND run_id = :only  -- only
+              )
+       OR EXISTS (SELECT 1 FROM outbox
+                  WHERE sent_us IS NULL
+                    AND run_id = :only  -- only
+                 ),
+       EXISTS (SELECT 1 FROM runs
+               WHERE due_us IS NOT NULL AND retries > 0
+                 AND run_id = :only  -- only
+              );
 
 -- name: get_run
 SELECT * FROM runs WHERE run_id = :run_id;
@@ -188,6 +238,13 @@ SELECT seq, kind, ts_us, details FROM run_events WHERE run_id = :run_id ORDER BY
 -- name: events_of_runs
 SELECT run_id, seq, kind, ts_us, details FROM run_events
 WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, seq;
+
+-- name: list_attempts
+SELECT * FROM engine_attempts WHERE run_id = :run_id ORDER BY attempt_no;
+
+-- name: attempts_of_runs
+SELECT * FROM engine_attempts
+WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, attempt_no;
 
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size

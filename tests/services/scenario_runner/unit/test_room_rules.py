@@ -375,10 +375,26 @@ def test_every_used_statement_exists(engine: str) -> None:
 def test_no_name_is_given_twice_and_each_names_one_statement(engine: str) -> None:
     text = (PACKAGE / f"authority/sql/{engine}.sql").read_text("utf-8")
     names = re.findall(r"^--\s*name:\s*(\S+)", text, re.MULTILINE)
-    assert len(names) == len(set(names)) == len(load_statements(engine))
+    of_one_run = [name for name in load_statements(engine) if name.endswith("_only")]
+    assert len(names) == len(set(names)) == len(load_statements(engine)) - len(of_one_run)
     for name, statement in load_statements(engine).items():
         assert statement, name
         assert ";" not in statement, name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_statement_for_the_work_of_one_run_differs_from_the_other_by_naming_the_run(engine: str) -> None:
+    statements = load_statements(engine)
+    of_one_run = {name for name in statements if name.endswith("_only")}
+    assert {"any_pending_only", "claim_signals_only", "claim_unprojected_only"} < of_one_run
+    for name in of_one_run:
+        named = re.findall(r"\n *AND (?:o\.)?run_id = (?::only|%\(only\)b)(?=\n)", statements[name])
+        assert named, name
+        whole = statements[name]
+        for line in named:
+            whole = whole.replace(line, "", 1)
+        assert whole == statements[name.removesuffix("_only")]
+        assert "only" not in whole
 
 
 def migrated() -> sqlite3.Connection:
@@ -418,7 +434,7 @@ def test_migrations_are_numbered_from_one_without_gaps() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "writers"),
-    [("sqlite", {"commit_run", "start_verifying"}), ("postgres", {"commit_runs", "claim_runs"})],
+    [("sqlite", {"commit_run", "start_verifying"}), ("postgres", {"commit_runs", "claim_runs", "claim_runs_only"})],
 )
 def test_only_a_claim_and_a_transition_change_the_state_of_a_run(engine: str, writers: set[str]) -> None:
     """Each term of their WHERE is held by the authority's contract tests."""
