@@ -2,18 +2,18 @@
 
 from typing import Final
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, RecordRow, RunRow, StoredEvent
+from scenario_runner.authority.base import UNTIL_RESTART, AttemptRow, Authority, RecordRow, RunRow, StoredEvent
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import EventKind, RunState
-from scenario_runner.contracts.times import format_micros
+from scenario_runner.contracts.times import MICROS, format_micros
 
 REJECTED: Final = "REJECTED"
 """State shown for a run id that only refused requests have named; no run exists."""
 
 _NEXT: Final = {
     RunState.PLANNED: "wait: a runner will claim it",
-    RunState.EXECUTING: "wait: the engine is running",
+    RunState.EXECUTING: "wait: its engine is running, or is invoked again soon; see the attempts",
     RunState.VERIFYING: "wait: its evidence is being verified",
     RunState.WAITING_EVIDENCE: "provide what is missing before the deadline; the daemon examines it again by itself",
     RunState.READY: "read the facts view; the run is final",
@@ -134,6 +134,7 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
         "policy_rev": run.inputs["policy_rev"],
         "admitted_at_utc": format_micros(run.admitted_us),
         **findings,
+        "attempts": [_attempt(row) for row in authority.attempts(run_id)],
         "missing": [item["missing"] for item in examined if item.get("missing")],
         "lease": _lease(run),
         "looks_while_waiting": run.wakes,
@@ -148,6 +149,22 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
         ],
         "records": _records(authority.records(run_id)),
     }
+
+
+def _attempt(row: AttemptRow) -> Json:
+    """An attempt of the engine: how it ended, or how it is found while it runs."""
+    found: Json = {
+        "attempt_no": row.attempt_no,
+        "attempt_id": row.attempt_id,
+        "invoker": row.invoker,
+        "launched_at_utc": format_micros(row.launched_us),
+        "outcome": row.outcome or "RUNNING",
+    }
+    if row.ended_us is None:
+        return found | {"handle": row.handle, "timeout_seconds": row.timeout_us / MICROS}
+    found |= {"ended_at_utc": format_micros(row.ended_us), "duration_ms": row.duration_ms, "exit_code": row.exit_code}
+    said = {"stop_code": row.stop_code, "detail": row.detail, "stderr_tail": row.stderr_tail}
+    return found | _reason(row.reason_code) | {name: value for name, value in said.items() if value}
 
 
 def _last_detail(events: list[StoredEvent]) -> str:

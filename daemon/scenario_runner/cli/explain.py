@@ -16,6 +16,9 @@ _FIELDS: Final = (
 _FINDING_FIELDS: Final = (
     "expected", "actual", "missing", "blocked_by", "reason_code", "detail", "files", "bytes",
 )  # fmt: skip
+_ATTEMPT_FIELDS: Final = (
+    "launched_at_utc", "handle", "duration_ms", "exit_code", "stop_code", "reason_code", "detail",
+)  # fmt: skip
 
 
 def run(wiring_path: str, run_id: str, *, as_json: bool) -> None:
@@ -35,6 +38,11 @@ def print_explanation(document: Json) -> None:
     for name in ("drift", "documents_owed"):
         for key, value in document.get(name, {}).items():
             print_line(f"{name.replace('_', ' ')} {key + ':':12} {value}")
+    for item in document.get("attempts", []):
+        print_line(f"attempt {item['attempt_no']}: {item['outcome']}  ({item['invoker']})")
+        _print_finding(item, _ATTEMPT_FIELDS)
+        for line in item.get("stderr_tail", "").splitlines():
+            print_line(f"         stderr | {line}")
     for item in document.get("gates", []):
         print_line(f"gate   {item['gate_id']}: {item['outcome']}  ({item['law']})")
         _print_finding(item, ("flag", "index", "bundle_root", *_FINDING_FIELDS))
