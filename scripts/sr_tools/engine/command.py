@@ -24,6 +24,7 @@ options write the same bytes.
 
   make_engine_run.py --request request.json           a good run, and a request for it
   make_engine_run.py --part-bytes 230M --members 20   about 2 GB of outputs
+  make_engine_run.py --run-root DIR --run-id HEX32 ...  as the engine of an invocation
   make_engine_run.py --damage flag_bit_off --damage-target gate.layer1.3A.validation
 """
 
@@ -57,6 +58,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
         str,
         f"the engine's own id, in its receipt and paths; {DERIVED}: one of its own (default: the run's id)",
     ),
+    "run_id": ("HEX32", str, "run id of an invocation: the receipt and the paths carry it"),
+    "run_root": ("DIR", str, "folder of this run (default: below --runs)"),
     "outputs": ("ID[,ID...]", split_ids, f"outputs to write (default {','.join(DEFAULT_OUTPUTS)})"),
     "members": ("N", int, "members per bundle, at least 3 where they differ in form (default %(default)s)"),
     "member_bytes": (

@@ -16,7 +16,10 @@ DERIVED: Final = "derived"
 class Identity:
     """The values that a run's path templates are filled with.
 
-    ``engine_run_id`` is the engine's own id of the run; empty when it is the one that a request gives.
+    Attributes:
+        engine_run_id: The engine's own id of the run; empty when it is the one that a request gives.
+        invoked_for: The run id of an invocation, which the receipt and the paths then carry; empty when the engine was
+            not invoked for a run. Its own id stands beside it.
     """
 
     run_key: str
@@ -25,11 +28,12 @@ class Identity:
     parameter_hash: str
     scenario_id: str
     engine_run_id: str = ""
+    invoked_for: str = ""
 
     @property
     def run_id(self) -> str:
-        """First 32 hex of sha256 over ``sr_run|`` and the run equivalence key."""
-        return sha256_hex(f"sr_run|{self.run_key}".encode())[:32]
+        """That of the invocation, or the first 32 hex of sha256 over ``sr_run|`` and the run equivalence key."""
+        return self.invoked_for or sha256_hex(f"sr_run|{self.run_key}".encode())[:32]
 
     @property
     def folder_name(self) -> str:
@@ -38,8 +42,9 @@ class Identity:
 
     def document(self) -> dict[str, object]:
         """The identity as the engine knows it, as the fields of a document."""
-        return {
-            "run_id": self.folder_name,
+        own = {"engine_run_id": self.engine_run_id} if self.invoked_for and self.engine_run_id else {}
+        return own | {
+            "run_id": self.invoked_for or self.folder_name,
             "run_equivalence_key": self.run_key,
             "manifest_fingerprint": self.manifest_fingerprint,
             "parameter_hash": self.parameter_hash,
@@ -73,6 +78,8 @@ class Identity:
                 raise MakeRunError(f"{name} must be exactly 64 lowercase hex characters")
         if not re.fullmatch("[0-9a-f]{32}|", self.engine_run_id):
             raise MakeRunError(f"engine_run_id must be exactly 32 lowercase hex characters, or {DERIVED!r}")
+        if not re.fullmatch("[0-9a-f]{32}|", self.invoked_for):
+            raise MakeRunError("run_id must be exactly 32 lowercase hex characters")
         if not 0 <= self.seed < 2**64:
             raise MakeRunError("seed must be an integer from 0 to 2^64-1")
         if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.:-]*", self.scenario_id):

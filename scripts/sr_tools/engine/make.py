@@ -36,6 +36,8 @@ def make_run(
     parameter_hash: str | None = None,
     scenario_id: str = "baseline_v1",
     engine_run_id: str | None = None,
+    run_id: str | None = None,
+    run_root: str | Path | None = None,
     outputs: Sequence[str] | None = None,
     all_outputs: bool = False,
     skip_optional: bool = False,
@@ -63,6 +65,8 @@ def make_run(
         parameter_hash: 64 hex; None derives it from ``data_seed``.
         scenario_id: The scenario.
         engine_run_id: The engine's own id of the run, 32 hex, or ``derived``; None takes the id that a request gives.
+        run_id: The run id of an invocation, 32 hex: the receipt and the paths carry it. None when there is none.
+        run_root: Folder of this run, in the place of the one under ``runs``.
         outputs: Ids of the outputs to write; None for the default ones.
         all_outputs: Every output that a request can address and that is not inside a bundle.
         skip_optional: Leave optional outputs unwritten; the request still asks for them.
@@ -91,6 +95,7 @@ def make_run(
         parameter_hash=parameter_hash or sha256_hex(f"parameter_hash|{data_seed}".encode()),
         scenario_id=scenario_id,
         engine_run_id=engine_run_id or "",
+        invoked_for=run_id or "",
     )
     if engine_run_id == DERIVED:
         identity = replace(identity, engine_run_id=sha256_hex(f"engine_run|{data_seed}|{run_key}".encode())[:32])
@@ -103,6 +108,8 @@ def make_run(
 
     # Everything is checked by now: what follows writes.
     root = Path(runs).resolve() / f"local_full_run-{number}" / identity.folder_name
+    if run_root is not None:
+        root = Path(run_root).resolve()
     _write_run(root, folder, plan, identity, damage, target, skip_optional=skip_optional, force=force)
     if request is not None:
         _write_request(Path(request), run_request(identity, plan, root))
