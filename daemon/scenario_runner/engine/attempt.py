@@ -9,6 +9,7 @@ from scenario_runner.contracts.canonical import Json, canonical_bytes
 from scenario_runner.contracts.documents import EngineAttempt, EngineInvocation, explain_validation
 from scenario_runner.contracts.errors import EngineRefusal, SequenceError
 from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.engine.invoker import JobEnd, Launch
@@ -65,6 +66,23 @@ class Attempt:
             "parameter_hash": self.parameter_hash,
             "seed": str(self.seed),
         }
+
+
+def attempt_of(intent: Intent, engine_run_root: str, attempt_no: int, invoker: str = "", notes: str = "") -> Attempt:
+    """An attempt of a run.
+
+    Args:
+        intent: What the run is to be.
+        engine_run_root: Where the engine is to write it (``PlanInputs.root_of``).
+        attempt_no: From 1.
+        invoker: Who asked for the run; empty when nobody is named.
+        notes: The request's notes; empty for none.
+    """
+    return Attempt(
+        run_id=intent.run_id, attempt_no=attempt_no, manifest_fingerprint=intent.manifest_fingerprint,
+        parameter_hash=intent.parameter_hash, seed=intent.seed, scenario_id=intent.scenario_id,
+        engine_run_root=engine_run_root, scenario_set=intent.scenario_set, invoker=invoker, notes=notes,
+    )  # fmt: skip
 
 
 def invocation_document(attempt: Attempt) -> Json:
