@@ -70,8 +70,16 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, _TransientError)
 
 
-def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any:  # noqa: ANN401 - boto3 has no types
+def client_of(
+    service: str, region: str | None, endpoint_url: str | None, needed_by: str = "control_bus_kind 'kinesis'"
+) -> Any:  # noqa: ANN401 - boto3 has no types
     """A boto3 client without retries of its own.
+
+    Args:
+        service: As boto3 calls it.
+        region: Its region.
+        endpoint_url: None for the service of AWS.
+        needed_by: The setting that needs it, for a person.
 
     Raises:
         ConfigurationError: Boto3 is not installed, or nothing names a region.
@@ -80,7 +88,7 @@ def client_of(service: str, region: str | None, endpoint_url: str | None) -> Any
         from botocore.config import Config  # noqa: PLC0415 - slow to import, and an extra
     except ImportError as error:
         raise ConfigurationError(
-            "control_bus_kind 'kinesis'", "boto3 is not installed", "install scenario-runner[kinesis]"
+            needed_by, "boto3 is not installed", "install scenario-runner[kinesis] or scenario-runner[s3]"
         ) from error
     if not region:
         raise ConfigurationError(

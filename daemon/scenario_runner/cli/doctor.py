@@ -33,8 +33,18 @@ from scenario_runner.service.compose import (
     s3_settings,
 )
 from scenario_runner.service.control_bus import open_lease_table, open_stream, spool_root, state_modes
+from scenario_runner.service.engine import ecs_settings, open_ecs, open_engine, root_template, subprocess_settings
+from scenario_runner.service.engine_checks import Check, check_cluster, check_command
 from scenario_runner.service.identity import NamedStore, named_spool, require_known
-from scenario_runner.service.permissions import Access, Trial, try_bucket, try_metrics, try_stream, try_tables
+from scenario_runner.service.permissions import (
+    Access,
+    Trial,
+    try_bucket,
+    try_cluster,
+    try_metrics,
+    try_stream,
+    try_tables,
+)
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.identity import AnotherStoreError
@@ -149,12 +159,13 @@ def examine(wiring_path: str, policy_path: str | None, show: Callable[[Json], No
         _examine_pack(report, wiring, policy)
         _examine_state(report, wiring)
         _examine_roots(report, wiring)
+        _examine_engine(report, wiring, policy)
     return report.findings
 
 
 def _examine_aws(report: _Report, wiring: Wiring) -> None:
     """Report endpoints and credentials that are in effect, where they come from, and variables that are ignored."""
-    if not wiring.on_s3 and wiring.bus_kind != "kinesis":
+    if not wiring.uses_aws:
         return
     with report.examining("AWS"):
         ignored = foreign_variables(os.environ)
@@ -170,6 +181,8 @@ def _examine_aws(report: _Report, wiring: Wiring) -> None:
                 else "control_bus_endpoint_url"
             )
             report.add("AWS", f"DynamoDB: {_in_effect(wiring, key, 'control_bus_region')}")
+        if wiring.engine_backend == "ecs":
+            report.add("AWS", f"ECS: {_in_effect(wiring, 'engine_ecs_endpoint_url', 'engine_ecs_region')}")
         if ignored:
             report.add("AWS", f"variables that SR does not honour and ignores: {', '.join(ignored)}")
 
@@ -339,6 +352,8 @@ def _state_of(wiring: Wiring) -> list[str]:
         found += [paths.root, paths.consumed, paths.rejected, paths.private, topic]
     else:
         found.append(os.path.abspath(wiring.kinesis_state_dir))
+    if wiring.engine_backend == "subprocess":
+        found.append(subprocess_settings(wiring).folder)
     database = sqlite_path(wiring.authority_store_dsn)
     return found if database is None else [*found, database, f"{database}-wal", f"{database}-shm"]
 
@@ -389,3 +404,39 @@ def _examine_s3_root(report: _Report, wiring: Wiring, root: str) -> None:
         name, prefix = split_s3_uri(root)
         if _all_allowed(report, root, try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, None)):
             report.add("engine roots", f"{root} can be listed")
+
+
+def _examine_engine(report: _Report, wiring: Wiring, policy: Policy | None) -> None:
+    """Examine the engine without launching it."""
+    if not wiring.engine_backend:
+        report.add("engine", "none is configured: requests that need one are refused")
+        return
+    with report.examining("engine"):
+        engine = open_engine(wiring)  # also makes the folder of attempts
+        if engine is not None:
+            engine.close()
+        report.add("engine", _when_invoked(wiring, policy))
+    with report.examining("engine"):
+        if wiring.engine_backend == "subprocess":
+            _add_all(report, check_command(wiring, os.environ))
+            return
+        client, settings = open_ecs(wiring), ecs_settings(wiring)
+        if _all_allowed(report, "ECS", try_cluster(client, settings.cluster, settings.task_definition)):
+            _add_all(report, check_cluster(wiring, client))
+
+
+def _when_invoked(wiring: Wiring, policy: Policy | None) -> str:
+    template = root_template(wiring, allowed_roots(wiring))
+    when = (
+        f"; AUTO invokes it {policy.auto_invoke.replace('_', ' ')}, {policy.attempt_limit} attempts" if policy else ""
+    )
+    found = f"{wiring.engine_backend}{when}; a launch that fails is tried again {wiring.engine_launch_retries} times; "
+    if template is None:
+        return found + "requests without a root are refused: there is no engine_run_root_template"
+    shared = "" if template.is_of_one_run else ", which runs of the same values share"
+    return f"{found}runs of requests without a root lie in {wiring.engine_run_root_template}{shared}"
+
+
+def _add_all(report: _Report, checks: Iterable[Check]) -> None:
+    for check in checks:
+        report.add("engine", check.detail, ok=check.ok, remedy=check.remedy)

@@ -1,17 +1,27 @@
 """``plan``: the plan that a request would get, computed without side effects."""
 
 import posixpath
+from typing import Final
 
 from scenario_runner.cli.console import exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.request_file import read_request
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.plan import plan_hash
+from scenario_runner.contracts.states import Strategy
 from scenario_runner.gates.laws import gate_paths
 from scenario_runner.gates.verified_set import display_path
 from scenario_runner.intake.admission_policy import plan_request
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import make_admission_policy, open_pack
+
+_SENTENCES: Final = {
+    "never": "never invoked",
+    "first": "invoked first",
+    "at_deadline": "invoked when evidence is missing at the deadline",
+    "at_once": "invoked as soon as evidence is missing",
+}
+"""When the engine is invoked, for a person."""
 
 
 def run(wiring_path: str, policy_path: str, file: str, *, as_json: bool) -> None:
@@ -21,7 +31,8 @@ def run(wiring_path: str, policy_path: str, file: str, *, as_json: bool) -> None
     if as_json:
         print_json(result)
         return
-    print_fields(result, ("run_id", "strategy", "evidence_wait_seconds", "engine_run_root", "plan_hash"))
+    shown = {**result, "engine": _SENTENCES[result["engine_invoked"]]}
+    print_fields(shown, ("run_id", "strategy", "evidence_wait_seconds", "engine_run_root", "engine", "plan_hash"))
     for item in result["outputs"]:
         print_line(f"  output {item['output_id']}  ({item['role']}{', optional' if item['optional'] else ''})")
         print_line(f"         {item['path']}")
@@ -40,7 +51,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> Json:
     pack = open_pack(wiring)
     request, _ = read_request(file, wiring.control_bus_topic)
     intent, inputs = plan_request(request, make_admission_policy(wiring, policy, pack))
-    tokens, root = intent.tokens(), intent.engine_run_root
+    tokens, root = intent.tokens(), inputs.root_of(intent)
     specs = [pack.outputs[output_id] for output_id in inputs.outputs]
     outputs = [
         {
@@ -71,6 +82,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> Json:
         "evidence_wait_seconds": inputs.evidence_wait_seconds,
         "attempt_limit": inputs.attempt_limit,
         "engine_run_root": root,
+        "engine_invoked": "first" if inputs.strategy is Strategy.FORCE_INVOKE else inputs.auto_invoke or "never",
         "intended_outputs": list(inputs.outputs),
         "required_gates": list(inputs.gates),
         "outputs": outputs,

@@ -38,11 +38,15 @@ def submit_request(wiring_path: str, file: str) -> Json:
         ``{run_id, message_id, record}``.
 
     Raises:
-        RequestRefused: the document is not a valid run request, or needs an engine; nothing was sent.
+        RequestRefused: the document is not a valid run request, or needs an engine that the
+            profile does not have; nothing was sent.
     """
     wiring = load_wiring(wiring_path)
     request, document = read_request(file, wiring.control_bus_topic)
-    refuse_without_engine(Strategy(request.requested_strategy or Strategy.AUTO), request.engine_run_root)
+    refuse_without_engine(
+        Strategy(request.requested_strategy or Strategy.AUTO), request.engine_run_root,
+        engine=bool(wiring.engine_backend), template=wiring.engine_run_root_template is not None,
+    )  # fmt: skip
     run_id = run_id_of(request.run_equivalence_key)
     message_id = submission_message_id(run_id, secrets.token_hex(16))
     data = request_envelope(wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document)

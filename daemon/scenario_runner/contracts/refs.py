@@ -48,6 +48,11 @@ def pack_ref(digest: str) -> str:
     return f"{PREFIX}/interface_pack/{digest}.json"
 
 
+def engine_invocation_ref(attempt_id: str) -> str:
+    """The invocation document of an attempt, write-once, for engines that read the object store."""
+    return f"{PREFIX}/engine_invocations/{attempt_id}.json"
+
+
 def receipt_folder(output_id: str, scope: Sequence[str], identity: Mapping[str, object]) -> str:
     """Folder of an instance receipt; ``scope`` is in the fixed order of the partitions."""
     partitions = "".join(f"/{key}={identity[key]}" for key in scope)

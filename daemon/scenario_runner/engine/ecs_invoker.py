@@ -61,6 +61,9 @@ class EcsSettings:
         consistency_seconds: For how long a task that was just launched may be unknown.
         poll_seconds: How often ECS is asked for the states of tasks.
         stop_seconds: How long a stop may take.
+
+    Raises:
+        ConfigurationError: The task definition is not pinned to a revision.
     """
 
     cluster: str
@@ -72,6 +75,14 @@ class EcsSettings:
     poll_seconds: float = POLL_SECONDS
     stop_seconds: float = STOP_SECONDS
 
+    def __post_init__(self) -> None:
+        if _PINNED.fullmatch(self.task_definition) is None:
+            raise ConfigurationError(
+                "key 'engine_ecs_task_definition'",
+                f"{self.task_definition!r} names no revision, so that two attempts may differ",
+                "write family:revision, or the ARN of a revision",
+            )
+
 
 class EcsInvoker(EngineInvoker):
     """Runs engines as tasks of one cluster.
@@ -82,9 +93,6 @@ class EcsInvoker(EngineInvoker):
         now_us: Microseconds since the epoch.
         monotonic: Seconds, never going back.
         wait: Waits some seconds.
-
-    Raises:
-        ConfigurationError: The task definition is not pinned to a revision.
     """
 
     def __init__(
@@ -95,11 +103,6 @@ class EcsInvoker(EngineInvoker):
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        if _PINNED.fullmatch(settings.task_definition) is None:
-            raise ConfigurationError(
-                f"task definition {settings.task_definition!r}", "names no revision, so that two attempts may differ",
-                "write family:revision",
-            )  # fmt: skip
         self._settings, self._calls = settings, calls
         self._now_us, self._monotonic, self._wait = now_us, monotonic, wait
         self._lock = threading.Lock()
@@ -125,7 +128,7 @@ class EcsInvoker(EngineInvoker):
 
     @override
     def launch(self, launch: Launch) -> Job:
-        overrides = self._overrides(launch)
+        overrides = overrides_of(self._settings, launch)
         launched_us = self._now_us()
         arn = self._calls.run_task(
             {
@@ -138,22 +141,6 @@ class EcsInvoker(EngineInvoker):
             }
         )
         return Job(launch.attempt_id, arn, launched_us, launch.timeout_seconds)
-
-    def _overrides(self, launch: Launch) -> dict[str, Any]:
-        variables = own_variables(launch)
-        del variables[INVOCATION_VARIABLE]  # it may be longer than all overrides together; the engine reads the path
-        overrides = {
-            "containerOverrides": [
-                {
-                    "name": self._settings.container,
-                    "command": self._settings.command.render(placeholder_values(launch)),
-                    "environment": [{"name": name, "value": value} for name, value in variables.items()],
-                }
-            ]
-        }
-        if (length := len(json.dumps(overrides))) > MOST_OVERRIDE_CHARACTERS:
-            raise EngineRefusal(f"the overrides hold {length} characters, ECS takes {MOST_OVERRIDE_CHARACTERS}")
-        return overrides
 
     @override
     def find(self, job: Job, unrenewed_seconds: float = 0.0) -> Job | None:
@@ -248,6 +235,28 @@ class EcsInvoker(EngineInvoker):
     @override
     def close(self) -> None:
         """Tasks run on, and the next daemon follows them."""
+
+
+def overrides_of(settings: EcsSettings, launch: Launch) -> dict[str, Any]:
+    """What a task is given beyond its definition: the command and SR's own variables.
+
+    Raises:
+        EngineRefusal: The command cannot be rendered, or the overrides are longer than ECS takes.
+    """
+    variables = own_variables(launch)
+    del variables[INVOCATION_VARIABLE]  # it may be longer than all overrides together; the engine reads the path
+    overrides = {
+        "containerOverrides": [
+            {
+                "name": settings.container,
+                "command": settings.command.render(placeholder_values(launch)),
+                "environment": [{"name": name, "value": value} for name, value in variables.items()],
+            }
+        ]
+    }
+    if (length := len(json.dumps(overrides))) > MOST_OVERRIDE_CHARACTERS:
+        raise EngineRefusal(f"the overrides hold {length} characters, ECS takes {MOST_OVERRIDE_CHARACTERS}")
+    return overrides
 
 
 def _started_by(attempt_id: str) -> str:

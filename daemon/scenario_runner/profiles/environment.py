@@ -1,8 +1,8 @@
 """Keys of a wiring profile that the environment sets: endpoints, regions and the stream.
 
 ``SR_KINESIS_*`` override a profile whose control bus is a stream. The AWS SDKs' own ``AWS_ENDPOINT_URL*`` and
-``AWS_REGION`` fill in what the profile leaves open, for S3, Kinesis and DynamoDB alike. Every value is checked here,
-under the name of its variable.
+``AWS_REGION`` fill in what the profile leaves open, for S3, Kinesis, DynamoDB and ECS alike. Every value is checked
+here, under the name of its variable.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,6 +59,9 @@ def from_environment(document: Mapping[str, Any], env: Mapping[str, str]) -> dic
     if _on_s3(document):
         fill("s3_endpoint_url", endpoint_variables("S3", env), values.endpoint)
         fill("s3_region", _REGIONS, values.region)
+    if document.get("engine_invoker") == "ecs":
+        fill("engine_ecs_endpoint_url", endpoint_variables("ECS", env), values.endpoint)
+        fill("engine_ecs_region", _REGIONS, values.region)
     return found
 
 

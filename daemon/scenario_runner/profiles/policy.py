@@ -30,6 +30,7 @@ class Policy(BaseModel):
     reuse_policy: Literal["ALLOW", "DENY"]
     evidence_wait_seconds: Annotated[int, Field(ge=0, le=366 * 86400)]
     attempt_limit: Positive
+    auto_invoke: Literal["at_deadline", "at_once"] = "at_deadline"
     traffic_output_ids: list[Name]
     max_output_bytes: Annotated[int, Field(ge=1, le=1 << 62)] = DEFAULT_BOUNDS.max_output_bytes
     max_output_files: Annotated[int, Field(ge=1, le=10_000_000)] = DEFAULT_BOUNDS.max_output_files

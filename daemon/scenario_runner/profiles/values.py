@@ -13,6 +13,7 @@ _ENDPOINT: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9._-]
                               re.ASCII | re.IGNORECASE)  # fmt: skip
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII | re.IGNORECASE)
 _STREAM: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
+_RESOURCE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9:/_.-]{0,511}", re.ASCII)
 _DRIVE: Final = re.compile(r"/?([A-Za-z]):(?:[\\/]|$)")
 _UNEXPANDED: Final = re.compile(r"~|\$[A-Za-z_{(]|%[A-Za-z_]+%")
 #: Of TCP.
@@ -64,6 +65,13 @@ def stream_name(value: str) -> str:
     """The name of a Kinesis stream, a consumer application or a worker."""
     if _STREAM.fullmatch(unquoted(one_line(value))) is None:
         raise ValueError("must be letters, digits, '.', '_' and '-', at most 128 of them")
+    return value
+
+
+def resource(value: str) -> str:
+    """The name, id or ARN of something in AWS."""
+    if _RESOURCE.fullmatch(unquoted(one_line(value))) is None:
+        raise ValueError("must be a name, an id or an ARN: letters, digits, ':', '/', '.', '_' and '-'")
     return value
 
 

@@ -6,13 +6,11 @@ directory.
 
 import os
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -27,27 +25,23 @@ from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.contracts.times import parse_instant
 from scenario_runner.profiles import values
+from scenario_runner.profiles.engine_keys import EngineKeys, refuse_options_of_environment
 from scenario_runner.profiles.environment import from_environment
+from scenario_runner.profiles.fields import (
+    Location,
+    OptionalEndpoint,
+    OptionalLocation,
+    OptionalName,
+    OptionalRegion,
+    OptionalText,
+    Text,
+    Texts,
+)
 
 _REMEDY: Final = "correct the wiring profile; docs/configuration.md lists every key"
-_NOT_SERVED: Final = frozenset(
-    {
-        "engine_command", "engine_command_cwd", "engine_command_timeout_seconds", "reemit_allowlist",
-        "reemit_rate_limit_max", "reemit_rate_limit_window_seconds",
-    }
-)  # fmt: skip
+_NOT_SERVED: Final = frozenset({"reemit_allowlist", "reemit_rate_limit_max", "reemit_rate_limit_window_seconds"})
 """Keys of features that this release does not have. Accepting them would promise that they have an effect."""
 _SQLITE: Final = "sqlite:///"
-
-
-def _as_list(value: object) -> object:
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return value
-
-
-def _blank(value: object) -> object:
-    return None if value == "" else value
 
 
 def _dsn(value: str) -> str:
@@ -56,32 +50,7 @@ def _dsn(value: str) -> str:
     return values.unquoted(values.one_line(value))
 
 
-def _each(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(lambda items: [check(item) for item in items])
-
-
-def _if_given(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(lambda value: None if value is None else check(value))
-
-
-def _entry(value: str) -> str:
-    if not value.strip():
-        raise ValueError("an entry is blank")
-    return values.one_line(value)
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(values.one_line)]
-Location = Annotated[str, Field(min_length=1), AfterValidator(values.location)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank), _if_given(values.one_line)]
-OptionalLocation = Annotated[str | None, BeforeValidator(_blank), _if_given(values.location)]
-OptionalEndpoint = Annotated[str | None, BeforeValidator(_blank), _if_given(values.endpoint)]
-OptionalRegion = Annotated[str | None, BeforeValidator(_blank), _if_given(values.region)]
-OptionalName = Annotated[str | None, BeforeValidator(_blank), _if_given(values.stream_name)]
-Texts = Annotated[list[str], BeforeValidator(_as_list), _each(_entry)]
-Locations = Annotated[list[str], BeforeValidator(_as_list), _each(_entry), _each(values.location)]
-
-
-class Wiring(BaseModel):
+class Wiring(EngineKeys):
     """A validated wiring profile; see docs/configuration.md for the meaning of every key."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -107,13 +76,12 @@ class Wiring(BaseModel):
     gate_map_path: Location
     schema_root: Location
     engine_contracts_root: Location
-    engine_roots: Locations = []
     authority_store_dsn: Annotated[str, Field(min_length=1), AfterValidator(_dsn)]
     s3_endpoint_url: OptionalEndpoint = None
     s3_region: OptionalRegion = None
     s3_path_style: bool | None = None
     auth_mode: Literal["disabled", "allowlist"]
-    auth_allowlist: Texts = []
+    auth_allowlist: Texts = Field(default_factory=list)
     digest_reuse: Literal["version", "off"] = "version"
     # The bounds of numbers refuse typing errors; within them every value works. Leases are renewed three times in their
     # length, so below 2 s a pause of the machine loses them. ECS kills a task 120 s after it asked it to stop: a stop
@@ -162,6 +130,11 @@ class Wiring(BaseModel):
     def on_s3(self) -> bool:
         """True when the object store or an engine root lies on S3."""
         return any(root.startswith("s3://") for root in (self.object_store_root, *self.engine_roots))
+
+    @property
+    def uses_aws(self) -> bool:
+        """True when anything of the profile needs credentials of AWS."""
+        return self.on_s3 or self.bus_kind == "kinesis" or self.engine_backend == "ecs"
 
     @property
     def bus_kind(self) -> str:
@@ -231,6 +204,8 @@ def load_wiring(path: str, env: Mapping[str, str] | None = None) -> Wiring:
     env = os.environ if env is None else env
     document: Any = read_yaml(path, env=env)
     found = from_environment(document, env) if isinstance(document, dict) else {}
+    if isinstance(document, dict) and document.get("engine_command"):
+        refuse_options_of_environment(path, read_yaml(path).get("engine_command"), document["engine_command"])
     wiring = parse_wiring({**document, **{key: item.value for key, item in found.items()}} if found else document, path)
     wiring._origins.update({key: item.variable for key, item in found.items()})  # noqa: SLF001 - our own
     return wiring

@@ -34,6 +34,7 @@ from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
+from scenario_runner.service.engine import engine_terms
 from scenario_runner.service.identity import establish_identities, named_stores
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.anchored import AnchoredRoot
@@ -90,15 +91,16 @@ def s3_settings(wiring: Wiring) -> S3Settings:
 
 
 def check_profile(wiring: Wiring) -> None:
-    """Check what a profile's schema does not: locations, DSN and credentials. Nothing is made, opened or asked.
+    """Check what a profile's schema does not: locations, DSN, engine and credentials. Nothing is made, opened or asked.
 
     Raises:
-        ConfigurationError: a location or DSN that is not served, or credentials that cannot be right.
+        ConfigurationError: a location or DSN that is not served, an engine that could never be launched, or credentials
+            that cannot be right.
     """
-    allowed_roots(wiring)
+    engine_terms(wiring, allowed_roots(wiring))
     check_dsn(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
     _store_location(wiring)
-    if wiring.on_s3 or wiring.bus_kind == "kinesis":
+    if wiring.uses_aws:
         keys_of(os.environ)
 
 
@@ -160,15 +162,21 @@ def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
 
 
 def make_admission_policy(wiring: Wiring, policy: Policy, pack: InterfacePack) -> AdmissionPolicy:
-    """What messages are validated against."""
+    """What messages are validated against.
+
+    Raises:
+        ConfigurationError: a location, or a key of the engine, has no valid value.
+    """
+    roots = allowed_roots(wiring)
     return AdmissionPolicy(
         topic=wiring.control_bus_topic,
         record_limit=MAX_RECORD_BYTES,
         allowlist=frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,
-        engine_roots=allowed_roots(wiring),
+        engine_roots=roots,
         cwd=os.getcwd(),
         policy=policy,
         pack=pack,
+        engine=engine_terms(wiring, roots),
     )
 
 

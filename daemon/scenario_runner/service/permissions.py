@@ -71,6 +71,11 @@ NEEDED: Final[dict[str, str]] = {
     "dynamodb:UpdateContinuousBackups": "switches point-in-time recovery of the lease table on",
     "dynamodb:Query": f"reads the index `{_LEASES_INDEX}` of the lease table",
     **{f"dynamodb:{action}": why for action, why in _ITEMS.items()},
+    "ecs:RunTask": "only with `engine_invoker: ecs`: launches the engine",
+    "ecs:DescribeTasks": "only with `engine_invoker: ecs`: follows it to its end",
+    "ecs:ListTasks": "only with `engine_invoker: ecs`: finds a task whose launch was not answered",
+    "ecs:StopTask": "only with `engine_invoker: ecs`: ends it after its timeout, or when its run was lost",
+    "iam:PassRole": "only with `engine_invoker: ecs`: gives the task the roles of its definition",
     "cloudwatch:PutMetricData": "KCL's metrics, in a namespace that is named like the application",
 }
 """Every permission, and what SR does with it. docs/guides/permissions.md lists them with their resources."""
@@ -278,6 +283,25 @@ class _Table:
         same = {"PointInTimeRecoveryEnabled": status == "ENABLED"}
         expected = "ContinuousBackupsUnavailableException"
         return self._trial(action, expected, PointInTimeRecoverySpecification=same)
+
+
+def try_cluster(client: Any, cluster: str, task_definition: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3
+    """Try the permissions to run engines as tasks. No task is run or stopped.
+
+    Args:
+        client: boto3's client of ECS.
+        cluster: Name or ARN.
+        task_definition: ``family:revision`` or an ARN.
+    """
+    resource, nobody = f"cluster {cluster}", "0" * 32
+    stop = partial(client.stop_task, cluster=cluster, task=nobody, reason=_ABSENT)
+    yield attempt(
+        "ecs:ListTasks", resource, partial(client.list_tasks, cluster=cluster, startedBy=_ABSENT, maxResults=1)
+    )
+    yield attempt("ecs:DescribeTasks", resource, partial(client.describe_tasks, cluster=cluster, tasks=[nobody]))
+    yield attempt("ecs:StopTask", resource, stop, "InvalidParameterException")
+    yield Trial("ecs:RunTask", f"task definition {task_definition}", Access.NOT_TRIED, "a trial would run the engine")
+    yield Trial("iam:PassRole", "the roles of the task definition", Access.NOT_TRIED, "only ecs:RunTask needs it")
 
 
 def try_metrics(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3

@@ -1,4 +1,4 @@
-"""AWS credentials for S3, Kinesis and DynamoDB, found and renewed in one place, and the rest of AWS's environment.
+"""AWS credentials for S3, Kinesis, DynamoDB and ECS, found and renewed in one place, and the rest of AWS's environment.
 
 Of the ``AWS_*`` variables SR honours a closed list: credentials, region and endpoints. Every other one is
 removed from the environment of the process before the first client is made, so that no setting that SR did not check
@@ -27,8 +27,8 @@ HONOURED: Final = frozenset(
         "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "AWS_METADATA_SERVICE_TIMEOUT",
         "AWS_METADATA_SERVICE_NUM_ATTEMPTS", "AWS_EXECUTION_ENV",
         "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_STS",
-        "AWS_CA_BUNDLE",
+        "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_ECS",
+        "AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE",
     }
 )  # fmt: skip
 _CLIENT_KEEPS: Final = timedelta(seconds=300)

@@ -36,6 +36,7 @@ class FakeEcs:
         requests: Operation and request body of everything that was asked for.
         faults: For each operation, what the next calls answer instead: a :class:`ServiceError`, a body, :data:`LOST`.
         hidden: Tasks that are unknown, as those that were just made may be.
+        definitions: Task definitions, by family and revision; a task may be run without one.
     """
 
     url: str = ""
@@ -45,6 +46,7 @@ class FakeEcs:
     faults: dict[str, list[Any]] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     stops_at_once: bool = True
+    definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def client(self) -> Any:
         import boto3
@@ -114,6 +116,15 @@ class FakeEcs:
             and task["desiredStatus"] == request["desiredStatus"]
         ]  # fmt: skip
         return {"taskArns": found}
+
+    def DescribeClusters(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        found = [{"clusterName": name, "status": "ACTIVE"} for name in request["clusters"] if name == "c"]
+        return {"clusters": found, "failures": []}
+
+    def DescribeTaskDefinition(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        if request["taskDefinition"] not in self.definitions:
+            raise ServiceError("ClientException", message="Unable to describe task definition.")
+        return {"taskDefinition": self.definitions[request["taskDefinition"]]}
 
     def StopTask(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         arn = request["task"]

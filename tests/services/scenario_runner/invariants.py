@@ -60,13 +60,16 @@ INFRASTRUCTURE: Final = frozenset(
 CONSUMED: Final = frozenset({"ACCEPTED", "DUPLICATE", "IGNORED"})
 REFUSED: Final = frozenset({"REJECTED", "CONFLICT"})
 CONCAT: Final = "sha256_member_digest_concat"
-WRITE_ONCE: Final = ("run_plan", "run_facts_view", "ready_signal", "quarantine", "interface_pack", "instance_receipts")
+WRITE_ONCE: Final = (
+    "run_plan", "run_facts_view", "ready_signal", "quarantine", "interface_pack", "instance_receipts",
+    "engine_invocations",
+)  # fmt: skip
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _RUN: Final = r"[0-9a-f]{32}"
 _KEYS: Final = re.compile(
     rf"{PREFIX}/(?:"
     rf"(?:run_plan|run_status|run_facts_view|ready_signal|quarantine)/{_RUN}\.json|run_record/{_RUN}\.jsonl"
-    r"|interface_pack/[0-9a-f]{64}\.json"
+    r"|interface_pack/[0-9a-f]{64}\.json|engine_invocations/[0-9a-f]{32}\.json"
     r"|instance_receipts/output_id=[A-Za-z0-9_.-]+(?:/manifest_fingerprint=[0-9a-f]{64})?"
     rf"(?:/parameter_hash=[0-9a-f]{{64}})?(?:/seed=[0-9]+)?(?:/scenario_id=[^/]+)?(?:/run_id={_RUN})?"
     r"/(?:instance_receipt|bundle_manifest)\.json"

@@ -1,4 +1,4 @@
-"""No engine is configured in this release: what would need one is refused at intake, and its key stays free."""
+"""Profiles without an engine: what would need one is refused at intake, and its key stays free."""
 
 from __future__ import annotations
 
@@ -40,10 +40,7 @@ REFUSED = {
     ("DENY", "AUTO", False): COMMAND,
     ("DENY", "FORCE_INVOKE", True): COMMAND,
 }
-NOT_SERVED = (
-    "engine_command", "engine_command_cwd", "engine_command_timeout_seconds", "reemit_allowlist",
-    "reemit_rate_limit_max", "reemit_rate_limit_window_seconds",
-)  # fmt: skip
+NOT_SERVED = ("reemit_allowlist", "reemit_rate_limit_max", "reemit_rate_limit_window_seconds")
 BY_POLICY = {key for key in REFUSED if key[0] == "DENY" and key[2] and key[1] != "FORCE_INVOKE"}
 
 
@@ -133,7 +130,7 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
 @pytest.mark.parametrize("key", NOT_SERVED)
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_a_wiring_key_that_nothing_reads_is_refused(tmp_path: Path, key: str, command: str) -> None:
-    value = {"engine_command": ["engine"], "engine_command_cwd": "/", "reemit_allowlist": ["ops"]}.get(key, 5)
+    value = {"reemit_allowlist": ["ops"]}.get(key, 5)
     world = ForkedWorld(tmp_path / "w", {key: value})
     before = set(world.root.rglob("*"))
     done = world.command(command, "--wiring", str(world.wiring), "--policy", str(world.policy))

@@ -10,11 +10,12 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.service.permissions import NEEDED, Access, Trial, try_metrics, try_stream, try_tables
+from scenario_runner.service.permissions import NEEDED, Access, Trial, try_cluster, try_metrics, try_stream, try_tables
 
 pytestmark = pytest.mark.unit
 
-SERVICES = sorted(name for name in NEEDED if not name.startswith("s3:"))
+NEVER_TRIED = {"ecs:RunTask", "iam:PassRole"}
+SERVICES = sorted(name for name in NEEDED.keys() - NEVER_TRIED if not name.startswith("s3:"))
 CHANGING = ("PutItem", "UpdateItem", "DeleteItem")
 
 
@@ -25,7 +26,7 @@ def refusal(code: str, status: int = 400) -> ClientError:
 
 @dataclass
 class Aws:
-    """Kinesis, DynamoDB and CloudWatch of an account in which everything is in place."""
+    """Kinesis, DynamoDB, ECS and CloudWatch of an account in which everything is in place."""
 
     denied: str = ""
     tables: bool = True
@@ -53,7 +54,8 @@ class Aws:
         refused = {
             "PutRecords": "InvalidArgumentException", "SubscribeToShard": "ResourceNotFoundException",
             "RegisterStreamConsumer": "ResourceInUseException", "CreateTable": "ResourceInUseException",
-            "PutMetricData": "InvalidParameterValue", **dict.fromkeys(CHANGING, "ConditionalCheckFailedException"),
+            "PutMetricData": "InvalidParameterValue", "StopTask": "InvalidParameterException",
+            **dict.fromkeys(CHANGING, "ConditionalCheckFailedException"),
         }  # fmt: skip
         if name in refused:
             raise refusal(refused[name])
@@ -71,15 +73,16 @@ class Aws:
 
 def trials(aws: Aws) -> list[Trial]:
     everything: Iterator[Trial] = chain(
-        try_stream(aws, "bus", "app", fan_out=True), try_tables(aws, "app"), try_metrics(aws, "app")
-    )
+        try_stream(aws, "bus", "app", fan_out=True), try_tables(aws, "app"), try_metrics(aws, "app"),
+        try_cluster(aws, "cluster", "engine:3"),
+    )  # fmt: skip
     return list(everything)
 
 
 def test_with_every_permission_each_is_found_to_be_there() -> None:
     found = trials(Aws())
-    assert {trial.permission for trial in found} == set(SERVICES)
-    assert [trial for trial in found if trial.access is not Access.ALLOWED] == []
+    assert {trial.permission for trial in found} == {*SERVICES, *NEVER_TRIED}
+    assert {trial.permission for trial in found if trial.access is not Access.ALLOWED} == NEVER_TRIED
 
 
 @pytest.mark.parametrize("permission", SERVICES)
@@ -119,6 +122,8 @@ def test_no_trial_changes_anything(backups: str, there: bool) -> None:
             assert re.fullmatch(r"0|([1-9]\d{0,38})", record["ExplicitHashKey"]), "well formed"
         elif name == "PutMetricData":
             assert str(arguments["MetricData"][0]["Value"]) == "nan"
+        elif name == "StopTask":
+            assert arguments["task"] == "0" * 32, "no such task is ever there"
         else:
             assert name.startswith(("Describe", "List", "Get", "Scan", "Query", "SubscribeToShard")), name
 
@@ -126,7 +131,7 @@ def test_no_trial_changes_anything(backups: str, there: bool) -> None:
 def test_what_cannot_be_tried_without_a_change_is_said_to_be_that() -> None:
     found = trials(Aws(tables=False, consumer=False))
     untried = {trial.permission: trial.why for trial in found if trial.access is Access.NOT_TRIED}
-    assert set(untried) == {"dynamodb:CreateTable", "kinesis:RegisterStreamConsumer"}
+    assert set(untried) == {"dynamodb:CreateTable", "kinesis:RegisterStreamConsumer", *NEVER_TRIED}
     assert "would make it" in untried["dynamodb:CreateTable"]
     (backups,) = [
         t for t in trials(Aws(denied="DescribeContinuousBackups")) if t.permission.endswith("ContinuousBackups")
