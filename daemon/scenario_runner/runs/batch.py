@@ -7,16 +7,16 @@ examination, the attestation key for an attestation.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from scenario_runner.artifacts.budget import UNLIMITED, Share
 from scenario_runner.authority.base import Authority, Claim, Transition
-from scenario_runner.contracts.canonical import canonical_part, canonical_sha256
+from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, ScenarioRunnerError, SequenceError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.counters import count
@@ -29,9 +29,9 @@ from scenario_runner.runs.effects import (
     ENGINE_BEGINS,
     Attest,
     Attested,
-    Examine,
     Examined,
     FindReceipts,
+    PlanAndExamine,
     ReadClock,
     RecordProgress,
     WriteFactsView,
@@ -42,6 +42,8 @@ from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.lifecycle import lifecycle
 from scenario_runner.runs.member import Answer, Member
 
+#: Batches whose plans are written at a time: the runner drives one, and the bulk pool a few small ones.
+_PLAN_WRITERS: Final = 4
 _log = structlog.get_logger("runs")
 
 E = TypeVar("E")
@@ -86,6 +88,7 @@ class RunDriver:
     ) -> None:
         self._authority, self._ledger, self._examiner, self._leases = authority, ledger, examiner, leases
         self._examination_pool, self._launch_retries = examination_pool, launch_retries
+        self._plan_pool = ThreadPoolExecutor(_PLAN_WRITERS, thread_name_prefix="plan")
         self._hand_over: Callable[[Member], None] | None = None
 
     def hand_over_to(self, lane: Callable[[Member], None]) -> None:
@@ -131,7 +134,7 @@ class RunDriver:
         refused = ENGINE_BEGINS if self._hand_over is None else ()
         return {
             WritePlan: self._write_plans,
-            Examine: partial(self._examine, share),
+            PlanAndExamine: partial(self._plan_and_examine, share),
             **dict.fromkeys(refused, self._refuse_engine),
             Attest: self._attest,
             FindReceipts: self._find_receipts,
@@ -189,9 +192,18 @@ class RunDriver:
 
     def _write_plans(self, members: Sequence[Member]) -> Sequence[Answer]:
         def write(members: Sequence[Member]) -> Sequence[Answer]:
-            return self._ledger.write_plans([_effect(member, WritePlan).plan for member in members])
+            return self._ledger.write_plans([_plan_of(member) for member in members])
 
         return self._under_lease(members, write)
+
+    def _plan_and_examine(self, share: Share, members: Sequence[Member]) -> Sequence[Answer]:
+        """Write the plans beside the examination; what is wrong with a plan goes before what was found."""
+        writing = self._plan_pool.submit(self._write_plans, members)
+        try:
+            findings = self._examine(share, members)
+        finally:
+            wait([writing])  # nothing more is written for a run before its plan is in place or has failed
+        return [wrong or found for wrong, found in zip(writing.result(), findings, strict=True)]
 
     def _examine(self, share: Share, members: Sequence[Member]) -> Sequence[Answer]:
         # A batch is examined when it is claimed; a run that was deferred has waited for its turn since.
@@ -204,7 +216,7 @@ class RunDriver:
         answers: dict[int, Answer] = {}
         groups: dict[EvidenceKey, list[int]] = {}
         for number, member in enumerate(members):
-            effect = _effect(member, Examine)
+            effect = _effect(member, PlanAndExamine)
             key = _caught(partial(self._examiner.key_of, effect.intent, effect.inputs))
             if isinstance(key, EvidenceKey):
                 groups.setdefault(key, []).append(number)
@@ -312,6 +324,11 @@ class RunDriver:
             for member in members:
                 self._leases.release(member.claim)
         return sum(lost is None for lost in losses)
+
+
+def _plan_of(member: Member) -> Json:
+    assert isinstance(member.effect, WritePlan | PlanAndExamine)
+    return member.effect.plan
 
 
 def _effect(member: Member, kind: type[E]) -> E:

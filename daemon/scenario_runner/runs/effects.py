@@ -32,23 +32,27 @@ class WritePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Examine:
-    """Examine the evidence. Answer: :class:`Examined`.
+class PlanAndExamine:
+    """Write the run_plan object as :class:`WritePlan` does, and examine the evidence meanwhile.
+
+    Both are done when the answer comes: :class:`Examined`. One waits for the store that plans go to, the other for the
+    one that evidence comes from, so a run is READY one round trip earlier (docs/benchmarks.md has the figure).
 
     Raises in the lifecycle:
-        LedgerDrift: ``PACK_DRIFT``.
-        Unavailable: the evidence cannot be read.
+        LedgerDrift: ``PLAN_DRIFT`` or ``PACK_DRIFT``.
+        Unavailable: the plan cannot be written, or the evidence cannot be read.
         LeaseLostError: the lease ran out meanwhile.
         ExaminationDeferred: the examination costs more than a batch may spend, or would have to wait.
     """
 
+    plan: Json
     intent: Intent
     inputs: PlanInputs
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The answer to :class:`Examine`.
+    """The answer to :class:`PlanAndExamine`.
 
     Attributes:
         began_us: The database's clock when the batch was claimed, or when the turn of a deferred run began. The
@@ -230,7 +234,7 @@ ENGINE_BEGINS: Final = (PrepareLaunch, FindJob)
 EngineEffect = PrepareLaunch | LaunchEngine | FindJob | AwaitEnd | ReadRunReceipt | WriteAttemptLogs
 Effect = (
     WritePlan
-    | Examine
+    | PlanAndExamine
     | Attest
     | FindReceipts
     | ReadClock

@@ -7,19 +7,19 @@ order, and a test checks it without a store or a database. :mod:`~scenario_runne
 ======================================  ================================================================
 step                                    a crash after it leaves
 ======================================  ================================================================
-1. run_plan written                     a plan object that the next attempt finds equal
-2. evidence examined                    nothing
-3. GATES_PASSED committed               the event; the next attempt does not repeat it
-4. manifests, instance receipts         objects that the next attempt finds equal
-5. run_facts_view written               an object that the next attempt finds equal
-6. one transaction: READY, its events   a READY run whose record, status and READY signal are owed; the relay
+1. run_plan written, evidence examined  a plan object that the next attempt finds equal
+2. GATES_PASSED committed               the event; the next attempt does not repeat it
+3. manifests, instance receipts         objects that the next attempt finds equal
+4. run_facts_view written               an object that the next attempt finds equal
+5. one transaction: READY, its events   a READY run whose record, status and READY signal are owed; the relay
    and its signal in the outbox         delivers them
 ======================================  ================================================================
 
 Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
 evidence. Evidence that changed in between is examined anew; if it passes with other digests, the write-once objects
-differ, which is drift: QUARANTINED. Steps 3 and 4 are left out when all receipts were seen in place a moment ago; the
-event is then committed in step 6.
+differ, which is drift: QUARANTINED. Steps 2 and 3 are left out when all receipts were seen in place a moment ago; the
+event is then committed in step 5. A run whose engine is invoked goes through :mod:`~scenario_runner.runs.execution`
+before it is examined (FORCE_INVOKE), or when its evidence is missing (AUTO).
 """
 
 from collections.abc import Generator
@@ -56,9 +56,9 @@ from scenario_runner.runs.effects import (
     Attest,
     Attested,
     Effect,
-    Examine,
     Examined,
     FindReceipts,
+    PlanAndExamine,
     ReadClock,
     WriteFactsView,
     WritePlan,
@@ -109,15 +109,17 @@ def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
     intent = intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent)
     inputs = plan_inputs_from_document(claim.inputs)
 
-    yield WritePlan(plan_document(intent, inputs, claim.admitted_us))
+    plan = plan_document(intent, inputs, claim.admitted_us)
     missing_root = root_missing(intent, inputs)
     if missing_root is not None:
+        yield WritePlan(plan)
         return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_root))
     if engine_is_first(claim, inputs):
+        yield WritePlan(plan)
         because: dict[str, Any] = {"strategy": inputs.strategy.value}
         return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))
 
-    examined: Examined = yield Examine(intent, inputs)
+    examined: Examined = yield PlanAndExamine(plan, intent, inputs)
     finding = examined.finding
     progress.report = finding.report
     if finding.outcome is Outcome.MISSING and engine_is_next(claim, inputs, examined):

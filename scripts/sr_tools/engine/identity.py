@@ -42,14 +42,16 @@ class Identity:
 
     def document(self) -> dict[str, object]:
         """The identity as the engine knows it, as the fields of a document."""
+        key = {} if self.invoked_for else {"run_equivalence_key": self.run_key}
         own = {"engine_run_id": self.engine_run_id} if self.invoked_for and self.engine_run_id else {}
-        return own | {
+        return {
             "run_id": self.invoked_for or self.folder_name,
-            "run_equivalence_key": self.run_key,
+            **key,
             "manifest_fingerprint": self.manifest_fingerprint,
             "parameter_hash": self.parameter_hash,
             "seed": self.seed,
             "scenario_id": self.scenario_id,
+            **own,
         }
 
     def fill(self, template: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -379,7 +379,7 @@ def test_a_run_whose_lease_ran_out_is_not_ended_by_another_plan_in_the_place_of_
     bench.driver.drive([claim])
     found = bench.authority.run(run_id)
     assert found is not None
-    assert (found.state, bench.artifacts.looks) == (RunState.VERIFYING, 0)
+    assert found.state is RunState.VERIFYING
     bench.clock.pass_seconds(LEASE / SECOND + 1)
     bench.drive()
     found = bench.authority.run(run_id)
@@ -395,14 +395,13 @@ def test_a_lease_that_runs_out_during_a_shared_examination_is_one_runs_loss_only
         message = Message(key, json.dumps(request | {"run_equivalence_key": key}).encode(), 1)
         bench.authority.admit([validate_message(message, bench.rules)])
     claims = bench.leases.claim(10)
-    real = bench.ledger.write_plans
+    real = bench.artifacts.open
 
-    def write_plans_then_lose(plans: Sequence[Any]) -> Sequence[Exception | None]:
-        written = real(plans)
+    def lose_then_open(root: str, budget: ReadBudget) -> Any:
         lose(bench, claims[0])
-        return written
+        return real(root, budget)
 
-    monkeypatch.setattr(bench.ledger, "write_plans", write_plans_then_lose)
+    monkeypatch.setattr(bench.artifacts, "open", lose_then_open)
     bench.driver.drive(claims)
     states = {}
     for claim in claims:

@@ -18,9 +18,9 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.runs.effects import (
     AwaitEnd,
     Effect,
-    Examine,
     FindJob,
     LaunchEngine,
+    PlanAndExamine,
     Prepared,
     PrepareLaunch,
     ReadClock,
@@ -248,7 +248,7 @@ def test_an_open_attempt_of_which_nothing_is_found_is_lost_and_followed_by_anoth
 def test_a_run_that_may_not_reuse_is_verified_only_after_an_attempt_that_succeeded() -> None:
     engine = Engine(finding=passed())
     assert engine.live(forced(state=RunState.VERIFYING, attempts=(over(1),))).to_state is RunState.VERIFYING
-    assert Examine not in engine.kinds
+    assert PlanAndExamine not in engine.kinds
     verified = Engine(finding=passed())
     assert verified.live(forced(state=RunState.VERIFYING, attempts=(over(1, "SUCCEEDED"),))).to_state is RunState.READY
     assert PrepareLaunch not in verified.kinds
@@ -260,7 +260,7 @@ def test_a_run_that_may_reuse_invokes_the_engine_at_its_deadline_and_once() -> N
     for state in (RunState.VERIFYING, RunState.WAITING_EVIDENCE):
         engine = Engine(began_us=deadline)
         end = engine.live(claim(inputs=AT_DEADLINE, state=state))
-        assert engine.kinds == [WritePlan, Examine, *TO_VERIFYING[1:]]
+        assert engine.kinds == [PlanAndExamine, *TO_VERIFYING[1:]]
         assert end.to_state is RunState.VERIFYING
         resumed = [EventKind.VERIFICATION_STARTED] if state is RunState.WAITING_EVIDENCE else []
         assert events(engine.progress[0]) == [*resumed, EventKind.ENGINE_ATTEMPT_LAUNCH_REQUESTED]

@@ -32,9 +32,9 @@ from scenario_runner.runs.effects import (
     Attest,
     Attested,
     Effect,
-    Examine,
     Examined,
     FindReceipts,
+    PlanAndExamine,
     ReadClock,
     RecordProgress,
     WriteFactsView,
@@ -118,7 +118,7 @@ class World:
         self.asked: list[Effect] = []
 
     def answer(self, effect: Effect) -> Any:
-        if isinstance(effect, Examine):
+        if isinstance(effect, PlanAndExamine):
             return Examined(self.finding, self.began_us)
         if isinstance(effect, Attest):
             return attested(effect)
@@ -149,7 +149,7 @@ class World:
 
 
 TO_READY = [
-    WritePlan, Examine, Attest, FindReceipts, ReadClock, RecordProgress, WriteReceipts, WriteFactsView, ReadClock,
+    PlanAndExamine, Attest, FindReceipts, ReadClock, RecordProgress, WriteReceipts, WriteFactsView, ReadClock,
 ]  # fmt: skip
 
 
@@ -178,11 +178,10 @@ def test_the_way_to_ready() -> None:
 def test_the_plan_and_the_receipts_that_are_written_are_the_runs() -> None:
     world = World(passed())
     world.live(claim())
-    first, second = world.asked[:2]
-    assert isinstance(first, WritePlan)
+    (first, *_) = world.asked
+    assert isinstance(first, PlanAndExamine)
     assert first.plan["run_id"] == INTENT.run_id
-    assert isinstance(second, Examine)
-    assert (second.intent, second.inputs) == (INTENT, INPUTS)
+    assert (first.intent, first.inputs) == (INTENT, INPUTS)
     found = next(effect for effect in world.asked if isinstance(effect, FindReceipts))
     written = next(effect for effect in world.asked if isinstance(effect, WriteReceipts))
     assert [item.output_id for item in written.receipts] == ["one"]
@@ -192,14 +191,14 @@ def test_the_plan_and_the_receipts_that_are_written_are_the_runs() -> None:
 def test_passes_that_are_on_record_are_not_recorded_again() -> None:
     world = World(passed())
     end = world.live(claim(report_digest="passes"))
-    assert world.kinds == [kind for kind in TO_READY if kind is not RecordProgress][:4] + TO_READY[6:]
+    assert world.kinds == [kind for kind in TO_READY if kind is not RecordProgress][:3] + TO_READY[5:]
     assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
 
 
 def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_with_the_verdict() -> None:
     world = World(passed(), in_place=True)
     end = world.live(claim())
-    assert world.kinds == [WritePlan, Examine, Attest, FindReceipts, WriteFactsView, ReadClock]
+    assert world.kinds == [PlanAndExamine, Attest, FindReceipts, WriteFactsView, ReadClock]
     assert events(end) == [
         EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY,
     ]  # fmt: skip
@@ -239,7 +238,7 @@ def test_evidence_that_has_not_passed_writes_nothing_more(
 ) -> None:
     world = World(finding, began_us=began_us)
     end = world.live(claim())
-    assert world.kinds == [WritePlan, Examine, ReadClock]
+    assert world.kinds == [PlanAndExamine, ReadClock]
     assert (end.to_state, end.reason_code, end.keep_lease) == (state, code, False)
     if state is not RunState.WAITING_EVIDENCE:
         assert end.signal is not None
@@ -261,8 +260,8 @@ def test_a_wait_that_finds_nothing_new_records_nothing_and_is_longer_each_time_u
 
 DRIFT = LedgerDrift("other bytes", Reason.FACTS_VIEW_DRIFT, place="/ledger/x", expected=D, actual="e" * 64)
 BEFORE: dict[type, list[type]] = {
-    WritePlan: [], Examine: TO_READY[:1], Attest: TO_READY[:2], RecordProgress: TO_READY[:5],
-    WriteReceipts: TO_READY[:6], WriteFactsView: TO_READY[:7],
+    PlanAndExamine: [], Attest: TO_READY[:1], RecordProgress: TO_READY[:4], WriteReceipts: TO_READY[:5],
+    WriteFactsView: TO_READY[:6],
 }  # fmt: skip
 
 
@@ -274,7 +273,7 @@ def test_drift_of_our_own_object_ends_the_run_wherever_it_is_met_and_writes_noth
     assert (end.to_state, end.reason_code) == (RunState.QUARANTINED, "FACTS_VIEW_DRIFT")
     report = end.events[-1].details["report"]
     assert report["drift"] == {"object": "/ledger/x", "expected": D, "actual": "e" * 64}
-    assert ("gates" in report) is (kind not in (WritePlan, Examine))
+    assert ("gates" in report) is (kind is not PlanAndExamine)
 
 
 def test_progress_whose_commit_was_not_answered_is_committed_once_more() -> None:
@@ -291,7 +290,7 @@ def test_a_run_without_instance_receipts_puts_its_passes_on_record_before_its_fa
     )
     world = World(passed(pack))
     assert world.live(claim()).to_state is RunState.READY
-    assert world.kinds == [WritePlan, Examine, Attest, ReadClock, RecordProgress, WriteFactsView, ReadClock]
+    assert world.kinds == [PlanAndExamine, Attest, ReadClock, RecordProgress, WriteFactsView, ReadClock]
 
 
 @pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
@@ -328,7 +327,7 @@ def test_a_run_whose_clock_cannot_be_read_comes_to_nothing() -> None:
 
 
 def test_refused_evidence_that_comes_as_an_exception_is_a_verdict() -> None:
-    end = World(passed(), fail={Examine: Refusal("odd", Reason.EVIDENCE_MALFORMED)}).live(claim())
+    end = World(passed(), fail={PlanAndExamine: Refusal("odd", Reason.EVIDENCE_MALFORMED)}).live(claim())
     assert (end.to_state, end.reason_code) == (RunState.QUARANTINED, "EVIDENCE_MALFORMED")
 
 
