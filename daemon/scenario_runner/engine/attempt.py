@@ -42,23 +42,6 @@ class Attempt:
         return {**self.intent.tokens(), "scenario_set": ",".join(scenarios)}
 
 
-def attempt_of(intent: Intent, engine_run_root: str, attempt_no: int, invoker: str = "", notes: str = "") -> Attempt:
-    """An attempt of a run.
-
-    Args:
-        intent: What the run is to be.
-        engine_run_root: Where the engine is to write it (``PlanInputs.root_of``).
-        attempt_no: From 1.
-        invoker: Who asked for the run; empty when nobody is named.
-        notes: The request's notes; empty for none.
-    """
-    return Attempt(
-        run_id=intent.run_id, attempt_no=attempt_no, manifest_fingerprint=intent.manifest_fingerprint,
-        parameter_hash=intent.parameter_hash, seed=intent.seed, scenario_id=intent.scenario_id,
-        engine_run_root=engine_run_root, scenario_set=intent.scenario_set, invoker=invoker, notes=notes,
-    )  # fmt: skip
-
-
 def invocation_document(attempt: Attempt) -> Json:
     """The engine_invocation document of an attempt.
 

@@ -10,7 +10,7 @@ from scenario_runner.contracts.intent import Intent, intent_of
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Strategy
-from scenario_runner.engine.attempt import attempt_of, launch_of
+from scenario_runner.engine.attempt import Attempt, launch_of
 from scenario_runner.engine.invoker import Launch
 from scenario_runner.engine.root_template import RootTemplate
 from scenario_runner.intake.roots import normalise_root
@@ -151,7 +151,7 @@ def _require_launchable(request: RunRequest, intent: Intent, inputs: PlanInputs,
         RequestRefused: ``ENGINE_INVOCATION_INVALID``.
     """
     try:
-        attempt = attempt_of(intent, inputs.root_of(intent), 1, request.invoker or "", request.notes or "")
+        attempt = Attempt(intent, 1, inputs.root_of(intent), request.invoker or "")
         engine.check(launch_of(attempt, engine.invocation_path, engine.timeout_seconds))
     except EngineRefusal as refusal:
         raise RequestRefused(

@@ -1,7 +1,6 @@
 """Performs the effects of an engine, for one run at a time."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 from scenario_runner.artifacts.base import MAX_FLAG_BYTES, Artifacts, Kind
 from scenario_runner.artifacts.budget import UNLIMITED, ReadBudget
@@ -16,6 +15,7 @@ from scenario_runner.contracts.errors import (
 )
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.engine.attempt import Attempt, launch_of
+from scenario_runner.engine.invocations import Invocations
 from scenario_runner.engine.invoker import EngineInvoker
 from scenario_runner.engine.run_receipt import RUN_RECEIPT
 from scenario_runner.ledger.ledger import Ledger
@@ -30,17 +30,6 @@ from scenario_runner.runs.effects import (
 )
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.member import Answer
-
-
-class Invocations(Protocol):
-    """Where invocation documents are put for engines to read."""
-
-    def write(self, attempt_id: str, data: bytes) -> str:
-        """Put a document there, and say where it lies; the same bytes may be put again.
-
-        Raises:
-            Unavailable: it cannot be written.
-        """
 
 
 class EngineEffects:

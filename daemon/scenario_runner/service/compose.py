@@ -3,8 +3,10 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from scenario_runner import posix
@@ -34,7 +36,7 @@ from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
-from scenario_runner.service.engine import engine_terms
+from scenario_runner.service.engine import engine_terms, open_engine, open_invocations
 from scenario_runner.service.identity import establish_identities, named_stores
 from scenario_runner.service.owner import make_owner
 from scenario_runner.storage.anchored import AnchoredRoot
@@ -182,7 +184,11 @@ def make_admission_policy(wiring: Wiring, policy: Policy, pack: InterfacePack) -
 
 @dataclass(frozen=True)
 class Daemon:
-    """Everything that the loops need."""
+    """Everything that the loops need.
+
+    Attributes:
+        open_engine: Opens the profile's engine, for a role that drives runs; None when none is configured.
+    """
 
     wiring: Wiring
     owner: str
@@ -194,7 +200,7 @@ class Daemon:
     driver: RunDriver
     relay: Relay
     stopping: threading.Event
-    engine: EngineEffects | None = None
+    open_engine: Callable[[], EngineEffects | None] = lambda: None
 
 
 def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
@@ -224,6 +230,7 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
     packs = PinnedPacks(pack, ledger)
     packs.pin()
     leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic, only)
+    artifacts = open_artifacts(wiring, DigestReuse(authority) if wiring.digest_reuse == "version" else None)
     return Daemon(
         wiring=wiring,
         owner=leases.owner,
@@ -232,17 +239,30 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
         admission=rules,
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
-        driver=_open_driver(wiring, authority, ledger, packs, leases),
+        driver=_open_driver(wiring, authority, ledger, packs, leases, artifacts),
         relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner(), only),
         stopping=threading.Event(),
+        open_engine=partial(_open_engine_effects, wiring, store, ledger, leases, artifacts),
     )
 
 
-def _open_driver(wiring: Wiring, authority: Authority, ledger: Ledger, packs: PinnedPacks, leases: Leases) -> RunDriver:
+def _open_driver(
+    wiring: Wiring, authority: Authority, ledger: Ledger, packs: PinnedPacks, leases: Leases, artifacts: Artifacts
+) -> RunDriver:
     reuse = wiring.digest_reuse == "version"
-    artifacts = open_artifacts(wiring, DigestReuse(authority) if reuse else None)
     examiner = Examiner(artifacts, packs, EvidenceCache() if reuse else None, time.sleep)
     examination_pool = (
         ThreadPoolExecutor(_S3_EXAMINATIONS, thread_name_prefix="examination") if artifacts.remote else None
     )
-    return RunDriver(authority, ledger, examiner, leases, examination_pool)
+    return RunDriver(authority, ledger, examiner, leases, examination_pool, wiring.engine_launch_retries)
+
+
+def _open_engine_effects(
+    wiring: Wiring, store: ObjectStore, ledger: Ledger, leases: Leases, artifacts: Artifacts
+) -> EngineEffects | None:
+    """What performs the effects of the profile's engine; None when none is configured."""
+    invoker, invocations = open_engine(wiring), open_invocations(wiring, store)
+    if invoker is None or invocations is None:
+        return None
+    timeout_seconds = float(wiring.engine_command_timeout_seconds)
+    return EngineEffects(invoker, invocations, artifacts, ledger, leases, timeout_seconds)

@@ -102,10 +102,11 @@ class Supervisor:
         self._engines = self._engine_lane()
 
     def _engine_lane(self) -> EngineLane | None:
-        if self._daemon.engine is None or not self._has(Role.RUNNER):
+        engine = self._daemon.open_engine() if self._has(Role.RUNNER) else None
+        if engine is None:
             return None
         daemon = self._daemon
-        return EngineLane(daemon.driver, self._daemon.engine, daemon.leases, self._poll, self._on_change, self._fail)
+        return EngineLane(daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail)
 
     def _on_change(self) -> None:
         """A run of the engine lane was committed: it may be due, or its documents may be owed."""

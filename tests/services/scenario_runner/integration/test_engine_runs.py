@@ -1,0 +1,152 @@
+"""Runs whose engine is invoked, from the request to the verdict, with real processes and the installed command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import REPO, World, need_posix
+
+pytestmark = pytest.mark.integration
+
+SAMPLE = [
+    sys.executable, str(REPO / "scripts/make_engine_run.py"), "--run-root", "{engine_run_root}", "--run-id", "{run_id}",
+    "--manifest-fingerprint", "{manifest_fingerprint}", "--parameter-hash", "{parameter_hash}", "--seed", "{seed}",
+    "--scenario-id", "{scenario_id}", "--engine-run-id", "derived", "--force",
+]  # fmt: skip
+BREAKS = "import os, sys; print('working'); print('it broke', file=sys.stderr); sys.exit(3)"
+
+
+def engine(world: World, command: list[str], **wiring: Any) -> None:
+    """Give a world an engine that counts its launches."""
+    counting = world.root / "counting.py"
+    counting.write_text(
+        "import os, sys\n"
+        f"with open({str(world.root / 'launches')!r}, 'a') as file: file.write(os.environ['SR_ATTEMPT_ID'] + '\\n')\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    world.write_profiles(
+        engine_command=[sys.executable, str(counting), *command],
+        engine_attempts_dir=str(world.root / "attempts"),
+        engine_run_root_template=f"{world.runs}/made/{{run_id}}",
+        **wiring,
+    )
+
+
+def launches(world: World) -> list[str]:
+    path = world.root / "launches"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def request(world: World, key: str = "key-1", **changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = world.make_run(key, number=9, force=True)["request"]
+    del made["engine_run_root"]
+    return made | {"requested_strategy": "FORCE_INVOKE"} | changes
+
+
+def run_one(world: World, document: dict[str, Any], *more: str) -> tuple[int, dict[str, Any]]:
+    """``scenario-runner run`` of a request."""
+    need_posix()
+    path = world.root / "one.json"
+    path.write_text(json.dumps(document))
+    done = world.command(
+        "run", str(path), "--wiring", str(world.wiring), "--policy", str(world.policy), "--json", *more
+    )
+    return done.returncode, json.loads(done.stdout or b"{}")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "world")
+
+
+def kinds(world: World, run_id: str) -> list[str]:
+    return [line["event_kind"] for line in world.document("run_record", run_id, "jsonl")]
+
+
+def test_an_engine_is_invoked_and_its_run_is_ready(world: World) -> None:
+    engine(world, SAMPLE)
+    code, status = run_one(world, request(world))
+    assert (code, status["state"], status["disposition"]) == (0, "READY", "ACCEPTED")
+    run_id = status["run_id"]
+    assert kinds(world, run_id)[:6] == [
+        "RUN_ADMITTED", "PLAN_COMMITTED", "ENGINE_ATTEMPT_LAUNCH_REQUESTED", "ENGINE_JOB_SUBMITTED",
+        "ENGINE_ATTEMPT_FINISHED", "VERIFICATION_STARTED",
+    ]  # fmt: skip
+    assert len(launches(world)) == 1
+    assert [item["payload"]["run_id"] for item in world.signals("READY")] == [run_id]
+    assert world.query("verify", run_id)[0] == 0
+    (attempt,) = world.query("explain", run_id)[1]["attempts"]
+    assert (attempt["outcome"], attempt["exit_code"], attempt["invoker"]) == ("SUCCEEDED", 0, "subprocess")
+    logs = world.ledger / f"engine_attempt_logs/run_id={run_id}/attempt_no=1"
+    assert b"engine_run_root" in (logs / "stdout.log").read_bytes()
+    again = run_one(world, request(world))
+    assert (again[0], again[1]["state"], len(launches(world))) == (0, "READY", 1), "a second call drives nothing"
+
+
+def test_an_engine_that_breaks_is_invoked_as_often_as_the_policy_allows(world: World) -> None:
+    world.policy_changes["attempt_limit"] = 2
+    engine(world, [sys.executable, "-c", BREAKS])
+    code, status = run_one(world, request(world))
+    assert (code, status["state"], status["reason_code"]) == (1, "FAILED", "ENGINE_EXIT_NONZERO")
+    assert len(launches(world)) == len(set(launches(world))) == 2
+    explained = world.query("explain", status["run_id"])[1]
+    assert [item["exit_code"] for item in explained["attempts"]] == [3, 3]
+    assert explained["attempts"][0]["stderr_tail"] == "it broke"
+    assert "attempt 2 of at most 2" in explained["detail"]
+    assert [item["payload"]["reason_code"] for item in world.signals("TERMINAL")] == ["ENGINE_EXIT_NONZERO"]
+    text = world.command("explain", status["run_id"], "--wiring", str(world.wiring)).stdout.decode()
+    assert "attempt 1: FAILED" in text
+    assert "stderr | it broke" in text
+
+
+def test_a_program_that_is_not_there_fails_the_run(world: World) -> None:
+    world.write_profiles(
+        engine_command=["/no/such/program"], engine_attempts_dir=str(world.root / "attempts"),
+        engine_run_root_template=f"{world.runs}/made/{{run_id}}", engine_launch_retries=0,
+    )  # fmt: skip
+    code, status = run_one(world, request(world))
+    assert (code, status["state"], status["reason_code"]) == (1, "FAILED", "ENGINE_LAUNCH_FAILED")
+
+
+def test_an_engine_that_hangs_is_ended(world: World) -> None:
+    world.policy_changes["attempt_limit"] = 1
+    engine(world, ["/bin/sleep", "600"], engine_command_timeout_seconds=1)
+    code, status = run_one(world, request(world))
+    assert (code, status["state"], status["reason_code"]) == (1, "FAILED", "ENGINE_TIMEOUT")
+
+
+def test_evidence_is_reused_where_it_is_and_made_where_it_is_not(world: World) -> None:
+    world.policy_changes |= {"auto_invoke": "at_once"}
+    engine(world, SAMPLE)
+    there = world.make_run("there")["request"] | {"requested_strategy": "AUTO"}
+    assert run_one(world, there)[1]["state"] == "READY"
+    assert launches(world) == []
+    made = request(world, "made", requested_strategy="AUTO")
+    assert run_one(world, made)[1]["state"] == "READY"
+    assert len(launches(world)) == 1
+
+
+def test_the_deadline_invokes_the_engine_once(world: World) -> None:
+    world.policy_changes |= {"evidence_wait_seconds": 1}
+    engine(world, [sys.executable, "-c", "import sys; sys.exit(0)"])
+    code, status = run_one(world, request(world, requested_strategy="AUTO"))
+    assert (code, status["reason_code"]) == (1, "ENGINE_RECEIPT_MISSING")
+    assert len(launches(world)) == 3
+
+
+def test_a_request_that_is_refused_makes_no_run(world: World) -> None:
+    engine(world, SAMPLE)
+    code, status = run_one(world, request(world) | {"seed": "7"})
+    assert (code, status["state"], status["reason_code"]) == (1, "REJECTED", "REQUEST_SCHEMA_INVALID")
+    assert launches(world) == []
+
+
+def test_a_run_without_evidence_is_left_when_the_time_is_over_and_goes_on_later(world: World) -> None:
+    made = world.make_run("late", damage="root_missing")["request"]
+    code, status = run_one(world, made, "--timeout", "1")
+    assert (code, status["state"]) == (3, "WAITING_EVIDENCE")
+    world.make_run("late")
+    code, status = run_one(world, made)
+    assert (code, status["state"]) == (0, "READY")
