@@ -5,12 +5,14 @@ from typing import Final
 from scenario_runner.authority.base import UNTIL_RESTART, AttemptRow, Authority, RecordRow, RunRow, StoredEvent
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
-from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.contracts.states import REFUSED, Disposition, EventKind, RunState
 from scenario_runner.contracts.times import MICROS, format_micros
 
 REJECTED: Final = "REJECTED"
 """State shown for a run id that only refused requests have named; no run exists."""
 
+_AFTER_REFUSAL: Final = "correct the request and submit it again; no run was created"
+_AFTER_CONFLICT: Final = "submit the request with a new run_equivalence_key; the run that has this key is untouched"
 _NEXT: Final = {
     RunState.PLANNED: "wait: a runner will claim it",
     RunState.EXECUTING: "wait: its engine is running, or is invoked again soon; see the attempts",
@@ -66,10 +68,27 @@ def status_of(authority: Authority, run_id: str) -> Json | None:
     return document | _undelivered(run)
 
 
+def status_of_record(authority: Authority, run_id: str, raw_sha256: str) -> Json | None:
+    """Where the run of one record stands, or the refusal of that record; None when no intake has disposed of it yet.
+
+    Args:
+        authority: The authority.
+        run_id: The run that the record names.
+        raw_sha256: sha256 (hex64) of the record's bytes.
+    """
+    record = next((record for record in authority.records(run_id) if record.raw_sha256 == raw_sha256), None)
+    if record is None:
+        return None
+    return _refusal(run_id, [record]) if record.disposition in REFUSED else status_of(authority, run_id)
+
+
 def _refused(authority: Authority, run_id: str) -> Json | None:
     records = authority.records(run_id)
-    if not records:
-        return None
+    return _refusal(run_id, records) if records else None
+
+
+def _refusal(run_id: str, records: list[RecordRow]) -> Json:
+    """The status that stands for refused records, the newest last."""
     last = records[-1]
     return {
         "run_id": run_id,
@@ -77,7 +96,7 @@ def _refused(authority: Authority, run_id: str) -> Json | None:
         **_reason(last.reason_code),
         "detail": last.detail,
         "updated_at_utc": format_micros(last.received_us),
-        "next_action": "correct the request and submit it again; no run was created",
+        "next_action": _AFTER_CONFLICT if last.disposition is Disposition.CONFLICT else _AFTER_REFUSAL,
         "records": _records(records),
     }
 

@@ -1,11 +1,11 @@
-"""Publishing signals to a Kinesis stream.
+"""Publishing signals to a Kinesis stream, and putting run requests there.
 
 A request to the stream may fail for some of its records, and the stream does not order those that are sent again. So no
-request holds two signals of one run: signals are sent in rounds, and a signal that could not be sent holds back the
-later signals of its run.
+request holds two records with one partition key: they are sent in rounds, and a record that could not be sent holds
+back the later ones of its key, which is a run id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,11 +14,11 @@ from typing_extensions import override
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import signal_envelope, without_publication_time
-from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
+from scenario_runner.bus.stream import MAX_RECORD_BYTES, PutResult, Stream
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.rounds import rounds_without_repeats
 
-_HELD_BACK: Final = "an earlier signal of the run is not on the stream yet"
+_HELD_BACK: Final = "an earlier signal or request of the run is not on the stream yet"
 
 
 class KinesisPublisher(SignalPublisher):
@@ -36,43 +36,55 @@ class KinesisPublisher(SignalPublisher):
     def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
         records = [(row.partition_key, signal_envelope(self._topic, row)) for row in rows]
         repeats = _repeats(rows)
-        results = _conflicts(rows, records, repeats)
-        once = [index for index in range(len(rows)) if index not in repeats]
-        for positions in rounds_without_repeats([rows[index].run_id for index in once]):
-            self._send([once[position] for position in positions], rows, records, results)
+        refused = _too_large(rows, records) | _conflicts(rows, records, repeats)
+        sent = [index for index in range(len(rows)) if index not in repeats or index in refused]
+        unsendable = {position for position, index in enumerate(sent) if index in refused}
+        answers = put_in_order(self._stream, [records[index] for index in sent], unsendable)
+        results = {
+            index: refused.get(index) or PublishResult(rows[index].outbox_id, answer.error)
+            for index, answer in zip(sent, answers, strict=True)
+        }
         for index, earlier in repeats.items():  # a repeat shares the result of what it repeats, unless they differ
             results.setdefault(index, replace(results[earlier], outbox_id=rows[index].outbox_id))
         return [results[index] for index in range(len(rows))]
 
-    def _send(
-        self, indices: Sequence[int], rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]],
-        results: dict[int, PublishResult],
-    ) -> None:  # fmt: skip
-        """Send at most one signal of each run.
 
-        Args:
-            indices: Which signals.
-            rows: All signals of the batch.
-            records: Partition key and data of each.
-            results: Results by index: those of earlier rounds; those of this round are added.
-        """
-        first_failure: dict[str, int] = {}
-        for index in sorted(index for index, result in results.items() if result.error):
-            first_failure.setdefault(rows[index].run_id, index)
-        sendable = []
-        for index in indices:
-            key, data = records[index]
-            if len(data) + len(key.encode()) > MAX_RECORD_BYTES:
-                most = MAX_RECORD_BYTES - len(key.encode())
-                problem = f"the signal holds {len(data)} bytes, the stream takes at most {most} under its key"
-                results[index] = PublishResult(rows[index].outbox_id, problem, permanent=True)
-            elif first_failure.get(rows[index].run_id, index) < index:
-                results[index] = PublishResult(rows[index].outbox_id, _HELD_BACK)
-            else:
-                sendable.append(index)
-        answers = self._stream.put([records[index] for index in sendable])
-        for index, answer in zip(sendable, answers, strict=True):
-            results[index] = PublishResult(rows[index].outbox_id, answer.error)
+def put_in_order(
+    stream: Stream, records: Sequence[tuple[str, bytes]], unsendable: Collection[int] = ()
+) -> list[PutResult]:
+    """Put records so that those with one partition key come to lie on the stream in their order.
+
+    Args:
+        stream: The stream.
+        records: Partition key and data of each.
+        unsendable: Indices of records that are not put; they hold back like records that could not be put.
+
+    Returns:
+        One result for each record, in their order. A record that is not on the stream holds back the later ones of its
+        partition key.
+    """
+    results = [PutResult(error=_HELD_BACK)] * len(records)
+    stuck: set[str] = set()
+    for indices in rounds_without_repeats([key for key, _ in records]):
+        sendable = [index for index in indices if index not in unsendable and records[index][0] not in stuck]
+        for index, answer in zip(sendable, stream.put([records[index] for index in sendable]), strict=True):
+            results[index] = answer
+        stuck.update(records[index][0] for index in indices if results[index].error)
+    return results
+
+
+def _too_large(rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]]) -> dict[int, PublishResult]:
+    """The refusals of signals that no stream takes."""
+    return {
+        index: PublishResult(
+            rows[index].outbox_id,
+            f"the signal holds {len(data)} bytes, the stream takes at most {MAX_RECORD_BYTES - len(key.encode())} "
+            "under its key",
+            permanent=True,
+        )
+        for index, (key, data) in enumerate(records)
+        if len(data) + len(key.encode()) > MAX_RECORD_BYTES
+    }
 
 
 def _repeats(rows: Sequence[OutboxRow]) -> dict[int, int]:
@@ -97,16 +109,19 @@ def _conflicts(
     }
 
 
-def put_request(stream: Stream, run_id: str, data: bytes) -> str:
-    """Put a request on the stream.
+def put_requests(stream: Stream, requests: Sequence[tuple[str, bytes]]) -> list[str | Unavailable]:
+    """Put requests on the stream, those of one run in their order.
+
+    Args:
+        stream: The stream.
+        requests: Run id and envelope of each.
 
     Returns:
-        The key of its record, as the authority will have it.
-
-    Raises:
-        Unavailable: It is not certain that the record is on the stream.
+        For each the key of its record, as the authority will have it; or why it is not certain that it is there.
     """
-    (answer,) = stream.put([(run_id, data)])
-    if answer.error:
-        raise Unavailable(answer.error)
-    return f"kinesis/{stream.name}/{answer.shard_id}/{answer.sequence_number}"
+    return [
+        Unavailable(answer.error)
+        if answer.error
+        else f"kinesis/{stream.name}/{answer.shard_id}/{answer.sequence_number}"
+        for answer in put_in_order(stream, requests)
+    ]

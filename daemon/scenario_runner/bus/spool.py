@@ -5,10 +5,10 @@ between they lie in ``.private/claimed/``. Signals appear as ``{topic}/{message_
 """
 
 import os
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from typing_extensions import override
@@ -17,8 +17,7 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import signal_envelope, without_publication_time
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
-from scenario_runner.posix import O_CLOEXEC, O_DIRECTORY
-from scenario_runner.storage.anchored import AnchoredRoot, anchored, fsync_directory
+from scenario_runner.storage.anchored import AnchoredRoot, anchored
 from scenario_runner.storage.base import UnreadableObjectError
 from scenario_runner.storage.filesystem import FilesystemStore
 
@@ -26,6 +25,8 @@ PRIVATE: Final = ".private"
 CLAIMED: Final = f"{PRIVATE}/claimed"
 MAX_RECORD_BYTES: Final = 1 << 20
 """A message of the control bus holds at most 1 MiB, as on Kinesis."""
+#: Mode of a dropped request, which the daemon of another user must read; the umask of the producer narrows it.
+_ANY_READER: Final = 0o666
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,46 +135,49 @@ class SpoolPublisher(SignalPublisher):
         )
 
 
-def drop_request(spool: str | AnchoredRoot, message_id: str, data: bytes) -> str:
-    """Drop a request durably into the spool: written under a hidden name, then renamed into place.
+class RequestFolder:
+    """Drops requests into a spool, durably, as any producer may who may write to ``requests/``.
 
-    Every user who may write to ``requests/`` may do so; the caller's umask decides who may read the file.
+    The caller's umask decides who may read the files. Nothing but ``requests/`` is written to: producers may not be
+    allowed into the private folder.
 
-    Returns:
-        The path of the file.
-
-    Raises:
-        Unavailable: It could not be written; nothing was dropped.
+    Args:
+        spool: Root folder of the spool.
+        pool: Threads that write; None to write in the calling thread.
     """
-    root = anchored(spool)
-    folder = SpoolPaths(root.path).requests
-    path = os.path.join(folder, f"{message_id}.json")
-    anchor = root.make()
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(os.path.basename(folder), root.modes.folder, dir_fd=anchor.fd)
-        fd = os.open(os.path.basename(folder), os.O_RDONLY | O_DIRECTORY | O_CLOEXEC, dir_fd=anchor.fd)
-        try:
-            _drop(fd, f"{message_id}.json", f".{message_id}.tmp", data)
-        finally:
-            os.close(fd)
-        fsync_directory(".", anchor.fd)
-    except OSError as error:
-        raise Unavailable(f"cannot write {path}: {error.strerror}") from error
-    root.prove(anchor)
-    return path
+
+    def __init__(self, spool: str | AnchoredRoot, pool: ThreadPoolExecutor | None = None) -> None:
+        root = anchored(spool)
+        self._folder = os.path.basename(SpoolPaths(root.path).requests)
+        # A temporary name begins with a dot, so that no intake takes the file before it is complete.
+        self._store = FilesystemStore(root, self._folder, pool, _hidden_name, replace(root.modes, file=_ANY_READER))
+
+    def drop(self, requests: Sequence[tuple[str, bytes]]) -> list[str | Unavailable]:
+        """Drop requests, each as a file of its own; one fsync of the folder makes the names of all of them durable.
+
+        Args:
+            requests: Message id and envelope of each.
+
+        Returns:
+            For each the path of its file, or why it is not there. A request whose message id lies there already gets
+            another name: nothing is overwritten, and every submission is a record of its own.
+        """
+        dropped = self._create([f"{message_id}.json" for message_id, _ in requests], requests)
+        again = [index for index, result in enumerate(dropped) if result is None]
+        names = [f"{requests[index][0]}.{secrets.token_hex(4)}.json" for index in again]
+        for index, result in zip(again, self._create(names, [requests[index] for index in again]), strict=True):
+            dropped[index] = result
+        return [result or Unavailable("the file's name is taken") for result in dropped]
+
+    def _create(self, names: Sequence[str], requests: Sequence[tuple[str, bytes]]) -> list[str | Unavailable | None]:
+        """Create files; a result is None where the name is taken."""
+        keys = [f"{self._folder}/{name}" for name in names]
+        made = self._store.create_many([(key, data) for key, (_, data) in zip(keys, requests, strict=True)])
+        return [
+            result if isinstance(result, Unavailable) else self._store.locate(key) if result else None
+            for key, result in zip(keys, made, strict=True)
+        ]
 
 
-def _drop(folder: int, name: str, hidden: str, data: bytes) -> None:
-    fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_CLOEXEC, 0o666, dir_fd=folder)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.rename(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(hidden, dir_fd=folder)
-        raise
-    os.fsync(folder)
+def _hidden_name() -> str:
+    return f".{secrets.token_hex(8)}"

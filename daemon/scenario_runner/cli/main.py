@@ -46,6 +46,11 @@ WiringOption = Annotated[Path, typer.Option("--wiring", help="Wiring profile (YA
 PolicyOption = Annotated[Path, typer.Option("--policy", help="Policy profile (YAML).", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Run id: 32 lowercase hex characters.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the verdict, which is then the exit code.")]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Longest wait; exit 3 when it ends without a verdict."),
+]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")]
 
 
@@ -126,14 +131,68 @@ def run_one(
 
 
 @app.command()
-def submit(wiring: WiringOption, file: FileArgument, as_json: JsonOption = False) -> None:
-    """Put a run request on the control bus; print its run id and message id.
+def submit(
+    wiring: WiringOption,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")
+    ] = None,
+    jsonl: Annotated[
+        str | None, typer.Option("--jsonl", metavar="FILE", help="Many requests, one a line; '-' reads standard input.")
+    ] = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the request document, and send nothing.")] = False,
+    as_json: JsonOption = False,
+    run_equivalence_key: Annotated[str | None, typer.Option(help="The key: one key is one run, for ever.")] = None,
+    manifest_fingerprint: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
+    parameter_hash: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="0 to 2^64-1.")] = None,
+    scenario_id: Annotated[str | None, typer.Option(help="The scenario, or else --scenario-set.")] = None,
+    scenario_set: Annotated[list[str] | None, typer.Option(help="A scenario of a set (repeatable).")] = None,
+    window_start: Annotated[str | None, typer.Option(metavar="TIME", help="E.g. 2026-01-01T00:00:00Z.")] = None,
+    window_end: Annotated[str | None, typer.Option(metavar="TIME", help="Likewise; after the start.")] = None,
+    window_tz: Annotated[str | None, typer.Option(metavar="ZONE", help="Zone of the tz database; UTC if none.")] = None,
+    engine_run_root: Annotated[str | None, typer.Option(help="Where the engine's run lies.")] = None,
+    output_id: Annotated[list[str] | None, typer.Option(help="An output (repeatable); the policy's if none.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="AUTO, FORCE_INVOKE or FORCE_REUSE.")] = None,
+    invoker: Annotated[str | None, typer.Option(help="Who asks.")] = None,
+    notes: Annotated[str | None, typer.Option(help="For people.")] = None,
+    request_id: Annotated[str | None, typer.Option(help="The sender's own id of the request.")] = None,
+) -> None:
+    """Put run requests on the control bus; print the run id and message id.
 
-    The document is checked first: one that would be refused for its form is not sent (exit 1).
-    """
+    A request is a document (FILE), or is made of the flags below --json, or --jsonl names a file of many. Documents are
+    checked first: one that would be refused for its form is not sent (exit 1). With --wait the exit code is the
+    verdict: 0 READY, 1 FAILED or refused, 3 none before the timeout, 4 QUARANTINED.
+
+    --jsonl prints one line of JSON for each request, in their order; the exit code says whether one failed (1 refused,
+    5 the bus did not take it). To submit the same file again does no harm.
+
+    \b
+    Example:
+      scenario-runner submit --wiring $W --run-equivalence-key nightly-7 \\
+        --manifest-fingerprint $M --parameter-hash $P --seed 7 --scenario-id baseline_v1 \\
+        --window-start 2026-01-01T00:00:00Z --window-end 2026-01-02T00:00:00Z \\
+        --engine-run-root runs/local_full_run-1/$M --wait --timeout 600
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.request_flags import RequestFlags
+    from scenario_runner.cli.submit import Options
+
+    flags = RequestFlags(
+        run_equivalence_key=run_equivalence_key, manifest_fingerprint=manifest_fingerprint,
+        parameter_hash=parameter_hash, seed=seed, scenario_id=scenario_id, scenario_set=scenario_set or (),
+        window_start=window_start, window_end=window_end, window_tz=window_tz, engine_run_root=engine_run_root,
+        output_ids=output_id or (), strategy=strategy, invoker=invoker, notes=notes, request_id=request_id,
+    )  # fmt: skip
+    options = Options(file, jsonl, flags, wait, timeout, only_print, as_json)
+    if jsonl is not None:
+        from scenario_runner.cli.submit_lines import run as run_lines
+
+        run_lines(str(wiring), jsonl, options)
+        return
     from scenario_runner.cli.submit import run
 
-    run(str(wiring), file, as_json=as_json)
+    run(str(wiring), options)
 
 
 @app.command()
@@ -145,11 +204,20 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
 
 
 @app.command()
-def status(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
-    """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED."""
+def status(
+    run_id: RunArgument,
+    wiring: WiringOption,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED.
+
+    With --wait it is shown when there is a verdict. An authority that is away meanwhile is waited for.
+    """
     from scenario_runner.cli.status import run
 
-    run(str(wiring), run_id, as_json=as_json)
+    run(str(wiring), run_id, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @app.command()

@@ -1,15 +1,20 @@
 """Reading what a profile names without making any of it: a command that asks a question leaves nothing behind."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import sqlite_path
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.compose import open_authority
 from scenario_runner.service.identity import NamedStore, require_known
 from scenario_runner.storage.identity import HiddenMarkerError
+
+T = TypeVar("T")
 
 
 def never_started(wiring: Wiring) -> bool:
@@ -34,6 +39,52 @@ def existing_authority(wiring: Wiring) -> Iterator[Authority | None]:
         yield authority
     finally:
         authority.close()
+
+
+class KeptAuthority:
+    """The profile's authority for many questions: opened at the first one, kept, and opened anew after it failed.
+
+    Args:
+        wiring: The profile.
+    """
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._open: Authority | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it; the next question opens it again."""
+        authority, self._open = self._open, None
+        if authority is not None:
+            authority.close()
+
+    def ask(self, question: Callable[[Authority], T]) -> T | None:
+        """Ask it something.
+
+        Returns:
+            The answer; None when no daemon ever started on it.
+
+        Raises:
+            ConfigurationError: the DSN is not valid.
+            Unavailable: the authority does not answer.
+        """
+        if self._open is None:
+            if never_started(self._wiring):
+                return None
+            self._open = open_authority(self._wiring)
+        try:
+            return question(self._open)
+        except Unavailable:
+            self.close()
+            raise
 
 
 def require_marked(wiring: Wiring, item: NamedStore) -> None:

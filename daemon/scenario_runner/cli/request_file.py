@@ -23,7 +23,16 @@ def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
         UsageError: the file cannot be read.
     """
     raw = read_bytes(file)
-    decoded = decode(Message(file, raw, len(raw)), topic, MAX_RECORD_BYTES)
+    return checked_request(Message(file, raw, len(raw)), topic)
+
+
+def checked_request(message: Message, topic: str) -> tuple[RunRequest, Json]:
+    """The request in a message, bare or in an envelope, checked; and the document as it was written.
+
+    Raises:
+        RequestRefused: the document is not a valid run request of this topic.
+    """
+    decoded = decode(message, topic, MAX_RECORD_BYTES)
     if decoded.foreign:
         raise RequestRefused(
             f"the envelope's topic is {decoded.foreign!r}; this profile serves {topic!r}", Reason.KIND_UNKNOWN

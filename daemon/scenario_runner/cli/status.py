@@ -8,7 +8,8 @@ import typer
 from scenario_runner.audit.explain import REJECTED, status_of
 from scenario_runner.authority.base import Authority
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
-from scenario_runner.cli.read_only import existing_authority
+from scenario_runner.cli.read_only import KeptAuthority
+from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import checked_run_id
@@ -27,17 +28,27 @@ Describe = Callable[[Authority, str], Json | None]
 """What an authority knows of a run id, with its ``state``; None when it knows nothing."""
 
 
-def run(wiring_path: str, run_id: str, *, as_json: bool) -> None:
+_FIELDS: Final = (
+    "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc", "next_look_utc",
+    "next_action", "infrastructure_retries", "last_infrastructure_error", "documents_owed",
+)  # fmt: skip
+
+
+def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json):
-        document = find_run(wiring_path, run_id, status_of)
+        check_timeout(wait=wait, timeout=timeout)
+        document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
+        print_status(document, as_json=as_json)
+    raise typer.Exit(exit_for_state(document["state"]))
+
+
+def print_status(document: Json, *, as_json: bool) -> None:
+    """Print where a run stands."""
     if as_json:
         print_json(document)
     else:
-        print_fields(document, ("run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc",
-                                "evidence_deadline_utc", "next_look_utc", "next_action", "infrastructure_retries",
-                                "last_infrastructure_error", "documents_owed"))  # fmt: skip
-    raise typer.Exit(exit_for_state(document["state"]))
+        print_fields(document, _FIELDS)
 
 
 def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
@@ -53,26 +64,57 @@ def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
     """
     checked_run_id(run_id)
     wiring = load_wiring(wiring_path)
-    document = _known(wiring, run_id, describe)
-    if document is not None and document["state"] != REJECTED:
+    with KeptAuthority(wiring) as authority:
+        return _Search(wiring, authority, run_id, describe).find()
+
+
+def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
+    """The status of a run once it has a verdict, or when the time is over; see :func:`wait_for_verdict`.
+
+    Raises:
+        UsageError: not a run id, or ``RUN_NOT_FOUND``.
+    """
+    checked_run_id(run_id)
+    wiring = load_wiring(wiring_path)
+    with KeptAuthority(wiring) as authority:
+        return wait_for_verdict(_Search(wiring, authority, run_id, status_of).find, timeout)
+
+
+class _Search:
+    """What is known of one run id, for a command that asks once or again and again.
+
+    The control bus is searched only when the authority answers something new: a search may read thousands of files.
+    """
+
+    def __init__(self, wiring: Wiring, authority: KeptAuthority, run_id: str, describe: Describe) -> None:
+        self._wiring, self._authority, self._run_id, self._describe = wiring, authority, run_id, describe
+        self._found: tuple[Json | None, Json] | None = None
+
+    def find(self) -> Json:
+        """What is known now; see :func:`find_run`."""
+        known = self._known()
+        if known is not None and known["state"] != REJECTED:
+            return known
+        if self._found is None or self._found[0] != known:
+            self._found = (known, self._search(known))
+        return self._found[1]
+
+    def _known(self) -> Json | None:
+        """What the authority knows of the run or its refused requests."""
+        return self._authority.ask(lambda authority: self._describe(authority, self._run_id))
+
+    def _search(self, known: Json | None) -> Json:
+        on_bus = _on_bus(self._wiring, self._run_id, refused=known is not None)
+        if on_bus is not None and on_bus["state"] == SUBMITTED:
+            return on_bus
+        # The daemon may have taken the request after the authority was asked and before the bus was searched.
+        document = self._known() or on_bus
+        if document is None:
+            raise UsageError(
+                f"no run and no refused request is known as {self._run_id}, and no request for it lies in the spool",
+                Reason.RUN_NOT_FOUND,
+            )
         return document
-    on_bus = _on_bus(wiring, run_id, refused=document is not None)
-    if on_bus is not None and on_bus["state"] == SUBMITTED:
-        return on_bus
-    # The daemon may have taken the request after the authority was asked and before the bus was searched.
-    document = _known(wiring, run_id, describe) or on_bus
-    if document is None:
-        raise UsageError(
-            f"no run and no refused request is known as {run_id}, and no request for it lies in the spool",
-            Reason.RUN_NOT_FOUND,
-        )
-    return document
-
-
-def _known(wiring: Wiring, run_id: str, describe: Describe) -> Json | None:
-    """What the authority knows of a run or its refused requests."""
-    with existing_authority(wiring) as authority:
-        return describe(authority, run_id) if authority is not None else None
 
 
 def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:

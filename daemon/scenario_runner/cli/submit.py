@@ -1,16 +1,31 @@
-"""``submit``: put a run request on the control bus."""
+"""``submit``: put one run request on the control bus, and wait for its verdict if asked to.
 
-import secrets
+:mod:`scenario_runner.cli.submit_lines` puts many there.
+"""
+
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
+import typer
+
+from scenario_runner.audit.explain import status_of, status_of_record
+from scenario_runner.authority.base import Authority
 from scenario_runner.bus.envelope import request_envelope
-from scenario_runner.bus.kinesis import put_request
-from scenario_runner.bus.spool import MAX_RECORD_BYTES, drop_request
-from scenario_runner.cli.console import exit_on_error, print_fields, print_json
-from scenario_runner.cli.read_only import require_marked
+from scenario_runner.bus.kinesis import put_requests
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, RequestFolder
+from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.cli.read_only import KeptAuthority, require_marked
 from scenario_runner.cli.request_file import read_request
-from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import RequestRefused
+from scenario_runner.cli.request_flags import RequestFlags
+from scenario_runner.cli.status import SUBMITTED, print_status
+from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
+from scenario_runner.contracts.canonical import Json, canonical_sha256, sha256_hex
+from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.errors import RequestRefused, Unavailable, UsageError
 from scenario_runner.contracts.ids import run_id_of, submission_message_id
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Strategy
@@ -20,49 +35,173 @@ from scenario_runner.service.control_bus import open_stream, spool_root, state_m
 from scenario_runner.service.identity import named_spool
 from scenario_runner.storage.anchored import AnchoredRoot
 
-
-def run(wiring_path: str, file: str, *, as_json: bool) -> None:
-    """The command."""
-    with exit_on_error(as_json=as_json):
-        result = submit_request(wiring_path, file)
-    if as_json:
-        print_json(result)
-    else:
-        print_fields(result, ("run_id", "message_id", "record"))
+#: Threads that write files of a spool at once: more do not make a disk faster.
+_WRITERS: Final = 8
 
 
-def submit_request(wiring_path: str, file: str) -> Json:
-    """Put the request in a file on the control bus of a profile.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``submit`` was asked to do.
 
-    Returns:
-        ``{run_id, message_id, record}``.
+    Attributes:
+        file: A request document; None when there is none.
+        jsonl: A file of many request documents; None when there is none.
+        flags: The flags of a request.
+        wait: Whether to wait for the verdict.
+        timeout: For how many seconds; None for no bound.
+        only_print: Whether to print the request instead of sending it.
+        as_json: Whether to print JSON.
+    """
+
+    file: str | None
+    jsonl: str | None
+    flags: RequestFlags
+    wait: bool
+    timeout: float | None
+    only_print: bool
+    as_json: bool
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: Not exactly one source of requests, or options that do not go together.
+        """
+        flags = ", ".join(self.flags.given())
+        sources = [text for text, is_given in (
+            (f"the file {self.file}", self.file is not None),
+            (f"--jsonl {self.jsonl}", self.jsonl is not None),
+            (flags, bool(flags)),
+        ) if is_given]  # fmt: skip
+        if not sources:
+            raise UsageError("name a FILE, or a file of many requests with --jsonl, or give the flags of a request")
+        if len(sources) > 1:
+            raise UsageError(f"a request comes from one place, and here are {' and '.join(sources)}; give one of them")
+        if self.jsonl is not None and (self.wait or self.only_print):
+            raise UsageError("--wait and --print are for one request; --jsonl has many")
+        if self.wait and self.only_print:
+            raise UsageError("--print sends nothing, so that there is nothing to wait for with --wait")
+        check_timeout(wait=self.wait, timeout=self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request as it goes on the control bus."""
+
+    run_id: str
+    message_id: str
+    data: bytes
+
+
+Send = Callable[[Sequence[Submission]], list[str | Unavailable]]
+"""Puts requests on a control bus; returns for each where it lies, or why it is not certain that it is there."""
+
+
+def run(wiring_path: str, options: Options) -> None:
+    """The command for one request."""
+    with exit_on_error(as_json=options.as_json):
+        options.check()
+        wiring = load_wiring(wiring_path)
+        request, document = _requested(options, wiring)
+        if options.only_print:
+            print_json(document)
+            return
+        submission = prepare(wiring, request, document)
+        with open_bus(wiring) as send:
+            (where,) = send([submission])
+        if isinstance(where, Unavailable):
+            raise where
+        _report(wiring, submission, where, options)
+
+
+def _requested(options: Options, wiring: Wiring) -> tuple[RunRequest, Json]:
+    if options.file is not None:
+        return read_request(options.file, wiring.control_bus_topic)
+    document = options.flags.document()
+    return parse_run_request(document), document
+
+
+def prepare(wiring: Wiring, request: RunRequest, document: Json) -> Submission:
+    """Put a request into its envelope.
+
+    Args:
+        wiring: The profile.
+        request: The request, checked.
+        document: The same as it was written.
 
     Raises:
-        RequestRefused: the document is not a valid run request, or needs an engine that the
-            profile does not have; nothing was sent.
+        RequestRefused: It needs an engine that the profile does not have, or is too large.
     """
-    wiring = load_wiring(wiring_path)
-    request, document = read_request(file, wiring.control_bus_topic)
     refuse_without_engine(
         Strategy(request.requested_strategy or Strategy.AUTO), request.engine_run_root,
         engine=bool(wiring.engine_backend), template=wiring.engine_run_root_template is not None,
     )  # fmt: skip
     run_id = run_id_of(request.run_equivalence_key)
-    message_id = submission_message_id(run_id, secrets.token_hex(16))
+    message_id = submission_message_id(run_id, canonical_sha256(document))
     data = request_envelope(wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document)
     if len(data) + len(run_id) > MAX_RECORD_BYTES:  # a stream counts the partition key
         raise RequestRefused(
             f"in its envelope the request holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}",
             Reason.RECORD_TOO_LARGE,
         )
-    return {"run_id": run_id, "message_id": message_id, "record": _send(wiring, run_id, message_id, data)}
+    return Submission(run_id, message_id, data)
 
 
-def _send(wiring: Wiring, run_id: str, message_id: str, data: bytes) -> str:
-    """Put an envelope on the control bus; returns where it lies."""
+@contextmanager
+def open_bus(wiring: Wiring) -> Iterator[Send]:
+    """The control bus of a profile, for producers.
+
+    Raises:
+        Unavailable: The spool is another store than the one that the authority knows.
+    """
     stream = open_stream(wiring)
     if stream is not None:
-        return put_request(stream, run_id, data)
+        yield lambda many: put_requests(stream, [(item.run_id, item.data) for item in many])
+        return
     spool = AnchoredRoot(spool_root(wiring), state_modes(wiring))
     require_marked(wiring, named_spool(spool))
-    return drop_request(spool, message_id, data)
+    with ThreadPoolExecutor(_WRITERS, "spool") as pool:
+        folder = RequestFolder(spool, pool)
+        yield lambda many: folder.drop([(item.message_id, item.data) for item in many])
+
+
+def _report(wiring: Wiring, submission: Submission, where: str, options: Options) -> None:
+    """Print where a request lies, or with ``--wait`` what became of it, which is then the exit code."""
+    found = {"run_id": submission.run_id, "message_id": submission.message_id, "record": where}
+    if not options.as_json:
+        print_fields(found, ("run_id", "message_id", "record"))
+    if not options.wait:
+        if options.as_json:
+            print_json(found)
+        return
+    with KeptAuthority(wiring) as authority:
+        status = wait_for_verdict(_Follow(authority, submission).ask, options.timeout)
+    print_status(found | status, as_json=options.as_json)
+    raise typer.Exit(exit_for_state(status["state"]))
+
+
+class _Follow:
+    """What became of one submission.
+
+    The record is known by its bytes, which hold the time of the submission: an older refusal of the same request is not
+    taken for its own.
+    """
+
+    def __init__(self, authority: KeptAuthority, submission: Submission) -> None:
+        self._authority, self._run_id = authority, submission.run_id
+        self._digest = sha256_hex(submission.data)
+        self._admitted = False
+
+    def ask(self) -> Json:
+        """The refusal of the record, the status of its run once it is admitted, or else that it is submitted."""
+        found = self._authority.ask(self._describe)
+        if found is None:
+            detail = "no daemon has taken the request from the control bus yet"
+            return {"run_id": self._run_id, "state": SUBMITTED, "detail": detail}
+        self._admitted = True  # or refused, and then nothing more is asked
+        return found
+
+    def _describe(self, authority: Authority) -> Json | None:
+        if self._admitted:
+            return status_of(authority, self._run_id)
+        return status_of_record(authority, self._run_id, self._digest)

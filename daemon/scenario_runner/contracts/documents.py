@@ -4,6 +4,8 @@
 beside a v0 document, never into it.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -395,12 +397,20 @@ OWN_DOCUMENTS: frozenset[str] = frozenset(
 """Documents that only SR writes and reads: packs of others do not bring their schemas."""
 
 
-def explain_validation(error: ValidationError, limit: int = 5) -> str:
-    """One line for a person: which fields, what is wrong. Input values are never echoed."""
+def explain_validation(error: ValidationError, limit: int = 5, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """One line for a person: which fields, what is wrong. Input values are never echoed.
+
+    Args:
+        error: The error.
+        limit: Most fields to name.
+        names: What to call a field instead of its path, such as ``window.window_tz``, and the fields below it.
+    """
     parts = []
     for item in error.errors(include_url=False, include_input=False, include_context=False)[:limit]:
-        where = ".".join(str(step) for step in item["loc"] if not str(step).startswith("function-"))
-        parts.append(f"{where or 'document'}: {item['msg']}")
+        steps = [str(step) for step in item["loc"] if not str(step).startswith("function-")]
+        paths = [".".join(steps[:length]) for length in range(len(steps), 0, -1)]
+        where = next((names[path] for path in paths if path in names), paths[0] if paths else "document")
+        parts.append(f"{where}: {item['msg']}")
     more = error.error_count() - limit
     return one_line("; ".join(parts) + (f"; and {more} more" if more > 0 else ""))
 

@@ -45,9 +45,12 @@ def rejected_message_id(record_key: str) -> str:
     return _sha(f"rejected|{record_key}")
 
 
-def submission_message_id(run_id: str, nonce: str) -> str:
-    """hex64 message id of a submitted run request; ``nonce`` keeps two submissions apart."""
-    return _sha(f"run_request|{run_id}|{nonce}")
+def submission_message_id(run_id: str, request_digest: str) -> str:
+    """hex64 message id of a submitted run request; the digest is the sha256 of the canonical request document.
+
+    A request that is submitted again has the same message id.
+    """
+    return _sha(f"run_request|{run_id}|{request_digest}")
 
 
 def event_id_of(run_id: str, seq: int) -> str:

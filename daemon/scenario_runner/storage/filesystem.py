@@ -28,6 +28,7 @@ from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsy
 from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError, StoredObject, check_key
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
+from scenario_runner.storage.modes import Modes
 from scenario_runner.storage.renames import rename_new
 
 A = TypeVar("A")
@@ -171,6 +172,7 @@ class FilesystemStore(ObjectStore):
         private: Folder under the root, as a key, for temporary files, locks and the store's marker.
         pool: Threads that write many objects at once; one after the other without.
         token: Source of random names.
+        modes: Of what is created; None for those of the root.
     """
 
     def __init__(
@@ -179,11 +181,12 @@ class FilesystemStore(ObjectStore):
         private: str,
         pool: ThreadPoolExecutor | None = None,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
+        modes: Modes | None = None,
     ) -> None:
         self._pool = pool
         self._root = anchored(root)
         self.root = self._root.path
-        self._modes = self._root.modes
+        self._modes = modes or self._root.modes
         self._private = private
         self._token = token
         self._synced: set[str] = set()

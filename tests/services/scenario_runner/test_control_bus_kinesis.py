@@ -13,7 +13,7 @@ from streaming import ENDPOINT, MADE, REGION, TOPIC, WHY_NOT, client, delete_str
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
-from scenario_runner.bus.kinesis import KinesisPublisher, put_request
+from scenario_runner.bus.kinesis import KinesisPublisher, put_requests
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, Stream
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
@@ -99,7 +99,8 @@ def test_a_message_older_than_the_retention_is_not_called_missing(stream: Stream
 
 
 def test_a_submitted_request_is_named_by_the_key_that_the_authority_will_know(stream: Stream) -> None:
-    key = put_request(stream, "c" * 32, b'{"a": 1}')
+    (key,) = put_requests(stream, [("c" * 32, b'{"a": 1}')])
+    assert isinstance(key, str)
     kind, where, shard_id, number = key.split("/")
     found = {(record["ShardId"], record["SequenceNumber"]): record["Data"] for record in records_of(stream.name)}
     assert (kind, where) == ("kinesis", stream.name)

@@ -26,7 +26,7 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import request_envelope, signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher
-from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths, SpoolPublisher, drop_request
+from scenario_runner.bus.spool import MAX_RECORD_BYTES, RequestFolder, SpoolPaths, SpoolPublisher
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
@@ -416,7 +416,7 @@ def test_folders_that_cannot_be_made_are_unavailable(root: Path) -> None:
 
 def test_a_dropped_request_lies_whole_in_the_requests_folder(root: Path) -> None:
     data = request_envelope(TOPIC, "m-1", CREATED, "a" * 32, {"run_equivalence_key": "k"})
-    where = drop_request(str(root), "m-1", data)
+    (where,) = RequestFolder(str(root)).drop([("m-1", data)])
     assert where == str(root / "requests" / "m-1.json")
     assert Path(where).read_bytes() == data
     assert json.loads(data)["attributes"] == {"kind": "RUN_REQUEST"}

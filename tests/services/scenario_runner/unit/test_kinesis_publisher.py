@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsE
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
-from scenario_runner.bus.kinesis import KinesisPublisher, put_request
+from scenario_runner.bus.kinesis import KinesisPublisher, put_requests
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, MAX_REQUEST_BYTES, Stream
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
@@ -190,10 +190,36 @@ def test_requests_stay_within_what_the_service_takes() -> None:
         assert sum(len(item["Data"]) + len(item["PartitionKey"]) for item in request) <= MAX_REQUEST_BYTES
 
 
+def put(kinesis: FakeKinesis, *requests: tuple[str, bytes]) -> list[str | Unavailable]:
+    return put_requests(stream_of(kinesis), requests)
+
+
 def test_a_submitted_request_that_is_not_surely_on_the_stream_is_unavailable() -> None:
-    assert put_request(stream_of(FakeKinesis()), "a" * 32, b"{}") == "kinesis/bus/shard-0/0"
-    with pytest.raises(Unavailable):
-        put_request(stream_of(FakeKinesis(lose=[refusal("ValidationException")])), "a" * 32, b"{}")
+    assert put(FakeKinesis(), ("a" * 32, b"{}")) == ["kinesis/bus/shard-0/0"]
+    (lost,) = put(FakeKinesis(lose=[refusal("ValidationException")]), ("a" * 32, b"{}"))
+    assert isinstance(lost, Unavailable)
+
+
+def test_many_requests_go_in_few_calls_and_those_that_failed_are_sent_again() -> None:
+    kinesis = FakeKinesis([lambda _: dict.fromkeys((1, 498), "ProvisionedThroughputExceededException")])
+    keys = put(kinesis, *((f"{number:032x}", b"%d" % number) for number in range(700)))
+    assert [len(request) for request in kinesis.requests] == [500, 2, 200]
+    assert (keys[0], keys[1], keys[2]) == tuple(f"kinesis/bus/shard-0/{number}" for number in (0, 0, 2))
+    assert sorted(kinesis.stream, key=int) == [b"%d" % number for number in range(700)]
+
+
+def test_requests_of_one_run_keep_their_order_and_one_that_failed_holds_back_the_later_ones() -> None:
+    kinesis = FakeKinesis()
+    put(kinesis, ("a", b"1"), ("b", b"2"), ("a", b"3"))
+    assert kinesis.stream == [b"1", b"2", b"3"]
+    assert [len(request) for request in kinesis.requests] == [2, 1]
+    stuck = FakeKinesis([lambda _: {0: "AnythingElse"}] * 1000)
+    stream = stream_of(stuck, retry=RetryPolicy(0.0, 0.0, most_tries=2))
+    first, other, later = put_requests(stream, [("a", b"1"), ("b", b"2"), ("a", b"3")])
+    assert (isinstance(first, Unavailable), other) == (True, "kinesis/bus/shard-0/1")
+    assert isinstance(later, Unavailable)
+    assert "earlier" in later.detail
+    assert b"3" not in stuck.stream
 
 
 def test_a_stream_that_does_not_exist_is_a_matter_of_configuration() -> None:
