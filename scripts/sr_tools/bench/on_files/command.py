@@ -6,8 +6,10 @@ from typing import Final
 
 from sr_tools.arguments import at_least_one
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
+from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
+from sr_tools.bench.on_files.one_shot import one_shot
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
@@ -16,6 +18,8 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "drain": drain,
     "large": large,
     "help": help_time,
+    "one_shot": one_shot,
+    "engines": engines,
 }
 
 
@@ -36,6 +40,9 @@ def _build_parser() -> argparse.ArgumentParser:
         ("large-part-mb", 230, "MB (10^6) per part of the large run; it has 9 parts"),
         ("large-rounds", 3, "fresh profiles that are asked for the large run"),
         ("large-warm", 5, "further requests per round"),
+        ("one-shot-calls", 6, "calls of `run`; at least 2"),
+        ("engines", 200, "engines in flight"),
+        ("engines-other-runs", 2000, "small runs beside them"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     return parser
