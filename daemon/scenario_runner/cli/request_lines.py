@@ -29,6 +29,11 @@ class Line:
     raw: bytes
     size: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds white space only."""
+        return len(self.raw) == self.size and not self.raw.strip()
+
 
 def read_lines(file: str) -> Iterator[Line | None]:
     """Read the lines of a file.

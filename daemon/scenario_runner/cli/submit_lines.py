@@ -106,7 +106,7 @@ def _batches(file: str, wiring: Wiring) -> Iterator[list[_Item]]:
     batch: list[_Item] = []
     size = 0
     for line in read_lines(file):
-        item = _item(line, wiring) if line is not None and line.raw.strip() else None
+        item = _item(line, wiring) if line is not None and not line.is_empty else None
         weight = len(item.submission.data) + len(item.run_id) if item is not None and item.submission else 0
         if batch and (line is None or len(batch) == MAX_REQUEST_RECORDS or size + weight > MAX_REQUEST_BYTES):
             yield batch

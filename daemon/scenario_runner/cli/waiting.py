@@ -72,21 +72,23 @@ def wait_for_verdict(ask: Callable[[], Json], timeout: float | None) -> Json:
 
 def _ask_until_verdict(ask: Callable[[], Json], timeout: float | None, latest: list[Json]) -> Json:
     """See :func:`wait_for_verdict`; ``latest`` holds the newest answer."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    away, asked = False, 0
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    away: Unavailable | None = None
+    asked = 0
     while True:
-        left = None if deadline is None else deadline - time.monotonic()
         try:
             latest[:] = [ask()]
-            away = False
+            away = None
         except Unavailable as error:
-            if left is not None and left <= 0:
-                raise
-            if not away:
+            if away is None:
                 print_err(f"waiting for the authority: {error.detail}")
-            away = True
-        if not away and (exit_for_state(latest[0]["state"]) is not Exit.WAITING or (left is not None and left <= 0)):
+            away = error
+        if away is None and exit_for_state(latest[0]["state"]) is not Exit.WAITING:
+            return latest[0]
+        left = deadline - time.monotonic()
+        if left <= 0 and away is not None:
+            raise away
+        if left <= 0:
             return latest[0]
         asked += 1
-        pause = _PAUSES.pause_seconds(asked)
-        time.sleep(pause if left is None else max(0.0, min(pause, left)))
+        time.sleep(min(_PAUSES.pause_seconds(asked), left))

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scenario_runner.authority.base import (
     Admission,
+    AttemptRow,
     Authority,
     Claim,
     Event,
@@ -54,13 +56,13 @@ def hex64(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def new_run(key: str, fingerprint: str = "one", wait_us: int = WAIT) -> NewRun:
+def new_run(key: str, fingerprint: str = "one", wait_us: int = WAIT, strategy: str = "AUTO") -> NewRun:
     return NewRun(
         run_id=hex32(key),
         run_equivalence_key=key,
         fingerprint=hex64(fingerprint),
         intent={"seed": 2**64 - 1, "note": fingerprint},
-        inputs={"pack_digest": hex64("pack"), "gates": ["g"]},
+        inputs={"pack_digest": hex64("pack"), "gates": ["g"], "strategy": strategy},
         plan_hash=hex64("plan" + fingerprint),
         plan_ref=f"plan/{key}",
         evidence_wait_us=wait_us,
@@ -147,6 +149,38 @@ def failed(claim: Claim, name: str = "failed") -> Transition:
 def gates_recorded(claim: Claim, digest: str = "passed") -> Transition:
     events = (event(EventKind.GATES_PASSED, RunState.VERIFYING, gates=["g"]),)
     return transitions.gates_recorded(claim, claim.updated_us + 1, events, digest)
+
+
+def next_attempt(claim: Claim, **changes: Any) -> AttemptRow:
+    """An attempt that is about to be launched."""
+    number = len(claim.attempts) + 1
+    attempt_id = hex32(f"{claim.run_id} {number}")
+    return replace(AttemptRow(number, attempt_id, "subprocess", "place", claim.now_us, WAIT), **changes)
+
+
+def executing(claim: Claim, attempt: AttemptRow, kind: EventKind, state: RunState = RunState.EXECUTING) -> Transition:
+    """Put an attempt on record and go on with the run under the lease."""
+    return Transition(
+        claim, state, claim.updated_us + 1, due_us=claim.now_us, keep_lease=True, wakes=claim.wakes, retries=0,
+        last_error="", report_digest=claim.report_digest, events=(*resumed(claim), event(kind, state)), attempt=attempt,
+    )  # fmt: skip
+
+
+def launched(claim: Claim, **changes: Any) -> Transition:
+    """The commit before a launch."""
+    return executing(claim, next_attempt(claim, **changes), EventKind.ENGINE_ATTEMPT_LAUNCH_REQUESTED)
+
+
+def submitted(claim: Claim, **changes: Any) -> Transition:
+    """The commit after a launch."""
+    return executing(claim, replace(claim.attempts[-1], **changes), EventKind.ENGINE_JOB_SUBMITTED)
+
+
+def finished(claim: Claim, outcome: str = "FAILED", **changes: Any) -> Transition:
+    """The commit after the end of an engine."""
+    attempt = replace(claim.attempts[-1], ended_us=claim.updated_us + 1, outcome=outcome, **changes)
+    state = RunState.VERIFYING if outcome == "SUCCEEDED" else RunState.EXECUTING
+    return executing(claim, attempt, EventKind.ENGINE_ATTEMPT_FINISHED, state)
 
 
 def commit(authority: Authority, *given: Transition) -> None:

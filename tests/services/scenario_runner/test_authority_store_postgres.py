@@ -37,6 +37,7 @@ from authority_support import (
     gates_recorded,
     hex32,
     hex64,
+    launched,
     new_run,
     ready,
     retried,
@@ -201,6 +202,29 @@ def test_processes_that_migrate_at_once_all_find_the_schema_made(schema: Schema)
     answers = [process.communicate(timeout=60) for process in running]
     assert [out for out, _ in answers] == ["True\n"] * 4, answers
     assert schema.query("SELECT count(*) FROM schema_migrations") == [(len(load_migrations("postgres")),)]
+
+
+@pytest.mark.parametrize("version", range(1, len(load_migrations("postgres"))))
+def test_a_database_of_an_older_release_is_brought_up_to_date_with_all_it_holds(
+    schema: Schema, opened: Callable[[str], Authority], version: int
+) -> None:
+    for number, name, text in load_migrations("postgres")[:version]:
+        schema.admin.execute(text)  # type: ignore[call-overload]
+        schema.query("INSERT INTO schema_migrations VALUES (%s, %s, 0)", number, name)
+    insert = """
+        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                          updated_us, due_us, event_seq)
+        VALUES (%s, %s, 'f', '{}', '{"strategy":"FORCE_INVOKE"}', %s, 1, 2, 3, 4, 2)"""
+    for key, state in (("planned", "PLANNED"), ("verifying", "VERIFYING")):
+        schema.query(insert, hex32(key), key, state)
+    authority = opened(schema.dsn)
+    claims = {claim.run_id: claim for claim in authority.claim("w1", 10, LEASE)}
+    assert [(claim.state, claim.attempts) for claim in claims.values()] == [(RunState.VERIFYING, ())] * 2
+    commit(authority, ready(claims[hex32("verifying")]), launched(claims[hex32("planned")]))
+    assert [item.open for item in authority.attempts(hex32("planned"))] == [True]
+    run = authority.run(hex32("verifying"))
+    assert run is not None
+    assert run.state is RunState.READY
 
 
 def test_a_database_of_a_newer_release_is_refused(
@@ -544,6 +568,68 @@ def test_a_batch_with_something_of_our_own_that_has_no_canonical_form_is_a_defec
     assert authority.run(hex32("a")) is None
 
 
+# --- the work of one run ----------------------------------------------------------------------------------------------
+
+
+def read_of(node: dict[str, Any]) -> int:
+    """Rows that the scans of a plan read of tables: those they returned, and those they looked at in vain."""
+    here = 0
+    if "Relation Name" in node and node["Node Type"] != "ModifyTable":
+        counts = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+        here = sum(int(node.get(name, 0)) for name in counts) * node["Actual Loops"]
+    elif node["Node Type"] == "Bitmap Index Scan":
+        here = int(node["Actual Rows"]) * node["Actual Loops"]
+    return here + sum(map(read_of, node.get("Plans", ())))
+
+
+@pytest.fixture(scope="module", params=["with statistics", "without statistics"])
+def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
+    """A schema in which 3000 runs are due, 3000 decided, and 3000 signals unsent; and so are those of each run."""
+    made = Schema(given_dsn())
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    PostgresAuthority(made.dsn, "profile p").close()
+    made.query("""
+        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                          updated_us, due_us, event_seq, projected_seq)
+        SELECT md5(n::text), n, 'f', '{}', '{}', CASE n % 2 WHEN 0 THEN 'READY' ELSE 'WAITING_EVIDENCE' END, n, n, n,
+               CASE n % 2 WHEN 0 THEN NULL ELSE n END, 5, CASE n % 4 WHEN 0 THEN 5 ELSE 0 END
+        FROM generate_series(1, 6000) n""")
+    made.query("""
+        INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
+        SELECT n, md5(n::text), 'READY', '', '{}', '{}', n, 5 FROM generate_series(2, 6000, 2) n""")
+    if request.param == "with statistics":
+        made.query("ANALYZE runs, outbox")
+    for setting in ("enable_seqscan = off", "plan_cache_mode = force_generic_plan", "jit = off"):
+        made.query(f"SET {setting}")
+    yield made
+    made.drop()
+
+
+ONE_RUN = sorted(name for name in load_statements("postgres") if name.endswith("_only"))
+
+
+@pytest.mark.parametrize("number", [5999, 6000])
+@pytest.mark.parametrize("name", [*ONE_RUN, "list_attempts", "attempts_of_runs"])
+def test_the_work_of_one_run_is_found_among_thousands_without_reading_those(
+    crowded: Schema, name: str, number: int
+) -> None:
+    run_id = crowded.query("SELECT md5(%s)", str(number))[0][0]
+    values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "lease_us": 9,
+              "quiet_us": 9, "started": "{}"}  # fmt: skip
+    text = load_statements("postgres")[name]
+    names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text))
+    for position, parameter in enumerate(names, 1):
+        text = text.replace(f"%({parameter})b", f"${position}")
+    given = ", ".join(f"'{values[parameter]}'" for parameter in names)
+    with crowded.admin.transaction(force_rollback=True):
+        crowded.query(f"PREPARE one_run AS {text}")
+        plan = crowded.query(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE one_run ({given})")[0][0][0]["Plan"]
+    crowded.query("DEALLOCATE one_run")
+    assert "Seq Scan" not in str(plan)
+    assert read_of(plan) <= 20
+
+
 # --- outcome unknown --------------------------------------------------------------------------------------------------
 
 
@@ -554,7 +640,8 @@ def prepare(authority: Authority) -> Claim:
 
 def state_of(authority: Authority) -> tuple[Any, ...]:
     run = authority.run(hex32("k"))
-    return (run, authority.events(hex32("k")), authority.signals(hex32("k")), authority.records(hex32("k")))
+    events, attempts = authority.events(hex32("k")), authority.attempts(hex32("k"))
+    return (run, events, authority.signals(hex32("k")), authority.records(hex32("k")), attempts)
 
 
 SETTLED: dict[str, Callable[[Claim], Any]] = {
@@ -563,6 +650,7 @@ SETTLED: dict[str, Callable[[Claim], Any]] = {
     "waiting": lambda claim: waiting(claim, START + WAIT, [event()]),
     "retry": lambda claim: retried(claim, START + WAIT, "the store is away"),
     "gates recorded": gates_recorded,
+    "a launch": launched,
 }
 
 
@@ -600,6 +688,7 @@ def test_an_outcome_whose_commit_is_unknown_is_found_applied_once(
     applied = state_of(lossy)
     assert applied != before
     schema.query("DELETE FROM run_events; DELETE FROM outbox; DELETE FROM runs; DELETE FROM intake_records")
+    schema.query("DELETE FROM engine_attempts")
     twin = prepare(lossy)
     commit(lossy, SETTLED[kind](twin))
     assert state_of(lossy) == applied, "as if nothing had been lost"
@@ -634,7 +723,7 @@ def test_a_batch_of_records_whose_commit_is_unknown_is_admitted_once(proxy: Prox
     answers = lossy.admit(batch)
     assert proxy.lost == 1
     assert [item.disposition.value for item in answers] == ["ACCEPTED", "DUPLICATE", "CONFLICT", "REJECTED"]
-    _, events, signals, records = state_of(lossy)
+    _, events, signals, records, _ = state_of(lossy)
     assert (len(events), len(signals.rows), len(records)) == (2, 2, 4)
 
 

@@ -36,6 +36,8 @@ from authority_support import (
     gates_recorded,
     hex32,
     hex64,
+    launched,
+    next_attempt,
     ready,
     retried,
     waiting,
@@ -66,7 +68,7 @@ class Backend:
 
     open_with: Callable[[Callable[[], int]], Authority]
     script: str
-    dead_letters: Callable[[], dict[str, bytes]]
+    query: Callable[[str], list[tuple[Any, ...]]]
     clock: Clock = field(default_factory=Clock)
     opened: list[Authority] = field(default_factory=list)
 
@@ -74,6 +76,9 @@ class Backend:
         authority = self.open_with(self.clock)
         self.opened.append(authority)
         return authority
+
+    def dead_letters(self) -> dict[str, bytes]:
+        return dict(self.query("SELECT record_key, raw FROM dead_letters"))
 
     def in_processes(self, body: str, count: int = 2) -> list[list[str]]:
         """Run a script in several processes that start together; ``connect()`` and ``me`` (a number) are defined."""
@@ -105,17 +110,15 @@ class Backend:
 def _sqlite(folder: Path) -> Backend:
     path = str(folder / "db" / "authority.db")
 
-    def dead_letters() -> dict[str, bytes]:
-        with sqlite3.connect(path) as connection:
-            found = dict(connection.execute("SELECT record_key, raw FROM dead_letters"))
-        connection.close()
-        return found
+    def query(text: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(text).fetchall()
 
     return Backend(
         lambda clock: SqliteAuthority(path, clock=clock),
         f"from scenario_runner.authority.sqlite import SqliteAuthority\n"
         f"def connect(clock=lambda: {START}):\n    return SqliteAuthority({path!r}, clock=clock)\n",
-        dead_letters,
+        query,
     )
 
 
@@ -134,7 +137,7 @@ def _postgres(schema: Schema) -> Backend:
         open_with,
         f"from scenario_runner.authority.postgres import PostgresAuthority\n"
         f"def connect(clock=None):\n    return PostgresAuthority({schema.dsn!r}, 'test')\n",
-        lambda: dict(schema.query("SELECT record_key, raw FROM dead_letters")),
+        schema.query,
         clock,
     )
 
@@ -165,7 +168,8 @@ def clock(backend: Backend) -> Clock:
 
 def snapshot(authority: Authority, key: str) -> tuple[Any, ...]:
     run_id = hex32(key)
-    return (authority.run(run_id), authority.events(run_id), authority.signals(run_id), authority.records(run_id))
+    run, events, attempts = authority.run(run_id), authority.events(run_id), authority.attempts(run_id)
+    return (run, events, authority.signals(run_id), authority.records(run_id), attempts)
 
 
 def test_a_new_run_is_planned_and_due_now(authority: Authority, clock: Clock) -> None:
@@ -205,7 +209,7 @@ def test_the_same_intent_again_is_a_duplicate_that_changes_nothing_of_the_run(
     authority: Authority, backend: Backend, clock: Clock
 ) -> None:
     authority.admit([asking("k", "r1")])
-    run, events, signals, _ = snapshot(authority, "k")
+    run, events, signals, *_ = snapshot(authority, "k")
     clock.pass_seconds(5)
     (result,) = authority.admit([asking("k", "r2", wait_us=WAIT * 2)])
     assert (result.disposition, result.repeated) == (Disposition.DUPLICATE, False)
@@ -221,7 +225,7 @@ def test_another_intent_under_the_same_key_is_a_conflict_that_changes_nothing_of
     authority: Authority, backend: Backend, clock: Clock
 ) -> None:
     authority.admit([asking("k", "r1")])
-    run, events, _, _ = snapshot(authority, "k")
+    run, events, *_ = snapshot(authority, "k")
     clock.pass_seconds(5)
     (result,) = authority.admit([asking("k", "r2", fingerprint="two")])
     assert (result.disposition, result.reason_code) == (Disposition.CONFLICT, "EQUIV_KEY_COLLISION")
@@ -627,7 +631,7 @@ def test_a_terminal_run_is_never_changed_again(
     authority.admit([asking("k", "r1")])
     claim = claim_one(authority)
     commit(authority, terminal(claim))
-    run, events, signals, _ = snapshot(authority, "k")
+    run, events, signals, *_ = snapshot(authority, "k")
     clock.pass_seconds(10_000)
     (answer,) = authority.commit([OUTCOMES[late](claim)])
     assert isinstance(answer, LeaseLostError) is (OUTCOMES[late] is not terminal)
@@ -674,6 +678,7 @@ FIRST: dict[str, Callable[[Claim], Transition]] = {
     "waiting": lambda claim: waiting(claim, START + WAIT),
     "retry": lambda claim: retried(claim, START + WAIT, "one"),
     "gates": gates_recorded,
+    "launch": launched,
 }
 NEARLY: dict[str, tuple[str, Callable[[Transition], Transition]]] = {
     "a later time": ("READY", lambda first: replace(first, at_us=first.at_us + 1)),
@@ -690,6 +695,10 @@ NEARLY: dict[str, tuple[str, Callable[[Transition], Transition]]] = {
     "another number of tries": ("retry", lambda first: replace(first, retries=7)),
     "a lease that is kept": ("retry", lambda first: replace(first, keep_lease=True)),
     "a lease that is given back": ("gates", lambda first: replace(first, keep_lease=False)),
+    "another deadline": ("waiting", lambda first: replace(first, deadline_us=START + WAIT + 1)),
+    "another attempt": ("launch", lambda first: replace(first, attempt=next_attempt(first.claim, handle="other"))),
+    "an attempt": ("gates", lambda first: replace(first, attempt=next_attempt(first.claim))),
+    "no attempt": ("launch", lambda first: replace(first, attempt=None)),
     "another epoch": ("READY", lambda first: replace(first, claim=replace(first.claim, epoch=first.claim.epoch - 1))),
 }
 quarantined = (event(EventKind.RUN_FAILED, RunState.QUARANTINED),)
@@ -1317,20 +1326,26 @@ def test_the_schema_is_the_sum_of_its_migrations(path: str) -> None:
         assert schema_of(made) != schema_of(read), "the comparison would notice an index"
 
 
-def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(path: str) -> None:
+@pytest.mark.parametrize("version", range(1, len(load_migrations("sqlite"))))
+def test_a_database_of_an_older_release_is_brought_up_to_date_with_all_it_holds(path: str, version: int) -> None:
     os.makedirs(os.path.dirname(path))
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(load_migrations("sqlite")[0][2])
-        connection.execute(
-            "INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, "
-            "deadline_us, updated_us, due_us, event_seq) VALUES (?, 'k', 'f', '{}', '{}', 'VERIFYING', 1, 2, 3, 4, 2)",
-            (hex32("k"),),
-        )
-        connection.execute("PRAGMA user_version = 1")
+        for _, _, text in load_migrations("sqlite")[:version]:
+            connection.executescript(text)
+        insert = """
+            INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                              updated_us, due_us, event_seq)
+            VALUES (?, ?, 'f', '{}', '{"strategy":"FORCE_INVOKE"}', ?, 1, 2, 3, 4, 2)"""
+        for key, state in (("planned", "PLANNED"), ("verifying", "VERIFYING")):
+            connection.execute(insert, (hex32(key), key, state))
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
     authority = SqliteAuthority(path, clock=Clock())
-    commit(authority, ready(claim_one(authority)))
-    run = authority.run(hex32("k"))
+    claims = {claim.run_id: claim for claim in authority.claim("w1", 10, LEASE)}
+    assert [(claim.state, claim.attempts) for claim in claims.values()] == [(RunState.VERIFYING, ())] * 2
+    commit(authority, ready(claims[hex32("verifying")]), launched(claims[hex32("planned")]))
+    assert [item.open for item in authority.attempts(hex32("planned"))] == [True]
+    run = authority.run(hex32("verifying"))
     assert run is not None
     assert run.state is RunState.READY
     authority.close()

@@ -26,6 +26,8 @@ from authority_support import (
     gates_recorded,
     hex32,
     hex64,
+    launched,
+    next_attempt,
     ready,
     retried,
     waiting,
@@ -105,6 +107,8 @@ CHANGES: dict[str, Callable[[Claim], Transition]] = {
     "retry": lambda claim: retried(claim, START + WAIT, "away"),
     "READY": ready,
     "FAILED": failed,
+    "a launch": launched,
+    "another deadline": lambda claim: replace(waiting(claim, START + WAIT), deadline_us=START + 1),
 }
 FORGED: dict[str, Callable[[Claim], Claim]] = {
     "another run": lambda claim: replace(claim, run_id=hex32("none")),
@@ -114,6 +118,9 @@ FORGED: dict[str, Callable[[Claim], Claim]] = {
     "a newer lease": lambda claim: replace(claim, epoch=claim.epoch + 1),
     "another state": lambda claim: replace(claim, state=RunState.WAITING_EVIDENCE),
     "a row that has changed since": lambda claim: replace(claim, updated_us=claim.updated_us - 1),
+    "attempts that nobody has made": lambda claim: replace(
+        claim, attempts=(next_attempt(claim, ended_us=START, outcome="FAILED"),)
+    ),
     "a row that is not there yet": lambda claim: replace(claim, updated_us=claim.updated_us + 1),
 }
 
