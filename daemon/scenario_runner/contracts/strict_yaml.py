@@ -188,12 +188,20 @@ def _line_of(error: Exception, data: bytes) -> str:
     return f", line {line}"
 
 
-def read_yaml(path: str, *, env: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
-    """Read and load one YAML file; see :func:`load_yaml`."""
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file, one more than :func:`load_yaml` takes at most.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         with open(os.fspath(path), "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(path, f"cannot be read ({why})", "check the path and its permissions") from error
-    return load_yaml(data, path, env=env)
+
+
+def read_yaml(path: str, *, env: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """Read and load one YAML file; see :func:`load_yaml`."""
+    return load_yaml(read_bytes(path), path, env=env)

@@ -22,7 +22,7 @@ from pydantic import (
 from scenario_runner.contracts.documents import explain_validation
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.refs import PREFIX
-from scenario_runner.contracts.strict_yaml import read_yaml
+from scenario_runner.contracts.strict_yaml import load_yaml, read_bytes
 from scenario_runner.contracts.times import parse_instant
 from scenario_runner.profiles import values
 from scenario_runner.profiles.engine_keys import EngineKeys, refuse_options_of_environment
@@ -202,10 +202,11 @@ def load_wiring(path: str, env: Mapping[str, str] | None = None) -> Wiring:
         ConfigurationError: names the file, the line or key, or the variable, and the remedy.
     """
     env = os.environ if env is None else env
-    document: Any = read_yaml(path, env=env)
+    data = read_bytes(path)  # once: it may be a pipe
+    document: Any = load_yaml(data, path, env=env)
     found = from_environment(document, env) if isinstance(document, dict) else {}
     if isinstance(document, dict) and document.get("engine_command"):
-        refuse_options_of_environment(path, read_yaml(path).get("engine_command"), document["engine_command"])
+        refuse_options_of_environment(path, load_yaml(data, path).get("engine_command"), document["engine_command"])
     wiring = parse_wiring({**document, **{key: item.value for key, item in found.items()}} if found else document, path)
     wiring._origins.update({key: item.variable for key, item in found.items()})  # noqa: SLF001 - our own
     return wiring

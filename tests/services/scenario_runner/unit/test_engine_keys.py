@@ -1,6 +1,7 @@
 """The engine's keys of a wiring profile: what is needed together, what is refused, and what they become."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,14 @@ def test_a_variable_of_the_environment_makes_no_option(tmp_path: Path, line: str
         load_wiring(str(path), env={"SR_TEST_ARG": value})
     assert error.value.place == f"{path}, key 'engine_command', item 1"
     assert "--name=${VALUE}" in error.value.remedy
+
+
+def test_a_profile_with_a_command_may_come_through_a_pipe() -> None:
+    read, write = os.pipe()
+    with open(write, "wb") as pipe:
+        pipe.write(yaml.safe_dump(VALID | COMMAND).encode())
+    assert load_wiring(f"/dev/fd/{read}", env={}).engine_backend == "subprocess"
+    os.close(read)
 
 
 def test_a_variable_of_the_environment_makes_no_list_of_a_text(tmp_path: Path) -> None:
