@@ -57,6 +57,11 @@ class _Execution:
     def run_id(self) -> str:
         return self.member.claim.run_id
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """The lease: a run that was lost may be claimed again while its former execution is being ended."""
+        return self.member.claim.run_id, self.member.claim.epoch
+
 
 class EngineLane:
     """Drives lifecycles from their first effect of the engine to their transition.
@@ -86,8 +91,8 @@ class EngineLane:
         self._monotonic = monotonic
         self._invoker = effects.invoker
         self._lock = threading.Lock()
-        self._parked: dict[str, _Execution] = {}
-        self._working: set[str] = set()
+        self._parked: dict[tuple[str, int], _Execution] = {}
+        self._working: set[tuple[str, int]] = set()
         self._wanted, self._stopping = threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine")
         self._thread = threading.Thread(target=self._follow, name="engine", daemon=True)
@@ -105,9 +110,7 @@ class EngineLane:
         """The leases of these runs (run id, epoch) were renewed: their engines may run on."""
         with self._lock:
             executions = list(self._parked.values())
-        jobs = [
-            item.job for item in executions if item.job is not None and (item.run_id, item.member.claim.epoch) in kept
-        ]
+        jobs = [item.job for item in executions if item.job is not None and item.key in kept]
         if jobs:
             self._invoker.renew(jobs)
 
@@ -171,25 +174,25 @@ class EngineLane:
 
     def _park(self, item: _Execution) -> None:
         with self._lock:
-            self._parked[item.run_id] = item
+            self._parked[item.key] = item
         self._wanted.set()
 
     def _unpark(self, item: _Execution, answer: Answer) -> None:
         """Go on with a parked run in a thread of the pool."""
         with self._lock:
-            del self._parked[item.run_id]
+            del self._parked[item.key]
         self._submit(item, answer)
 
     # --- working
 
     def _submit(self, item: _Execution, answer: Answer) -> None:
         with self._lock:
-            self._working.add(item.run_id)
+            self._working.add(item.key)
         try:
             self._pool.submit(self._work, item, answer)
         except RuntimeError:  # the pool was shut down: the run goes on with its next owner
             with self._lock:
-                self._working.discard(item.run_id)
+                self._working.discard(item.key)
 
     def _work(self, item: _Execution, answer: Answer) -> None:
         try:
@@ -198,7 +201,7 @@ class EngineLane:
             self._fail(error)
         finally:
             with self._lock:
-                self._working.discard(item.run_id)
+                self._working.discard(item.key)
 
     def _go_on(self, item: _Execution, answer: Answer) -> None:
         """Resume a lifecycle, and perform its effects until it is parked or has its transition.
