@@ -369,7 +369,7 @@ class Pending:
     """Whether work is due now, by kind.
 
     Attributes:
-        runs: A run is due.
+        runs: A run is due, or its engine is invoked again soon.
         projections: A document can be written now, or is being written.
         signals: A signal can be published now, or is being published.
         undelivered: A document or signal of a finished run is not delivered yet, due or not.

@@ -316,3 +316,31 @@ def test_the_documents_of_an_executing_run_are_written_under_its_lease_and_wait_
     assert authority.claim_projections("relay", 10, LEASE) == []
     claim_one(authority, "w2")
     assert len(authority.claim_projections("relay", 10, LEASE)) == 1
+
+
+def test_a_run_between_two_attempts_is_pending_work_although_it_is_not_due(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    commit(authority, launched(claimed(authority)))
+    claim = claimed_again(authority, clock)
+    later = START + 100 * SECOND
+    commit(authority, replace(finished(claim), keep_lease=False, due_us=later))
+    assert authority.claim("w3", 10, LEASE) == []
+    assert (authority.pending().runs, authority.pending(only=claim.run_id).runs) == (True, True)
+    assert authority.pending(only=hex32("another")).runs is False
+
+
+def test_a_run_that_waits_for_evidence_is_no_pending_work_before_it_is_due(authority: Authority) -> None:  # noqa: F811
+    commit(authority, waiting(claimed(authority), START + 100 * SECOND))
+    assert authority.pending().runs is False
+
+
+def test_a_run_whose_engine_runs_is_no_pending_work_of_others(authority: Authority) -> None:  # noqa: F811
+    commit(authority, replace(launched(claimed(authority)), due_us=START + SECOND))
+    assert authority.pending().runs is False
+
+
+def claimed_again(authority: Authority, clock: Clock) -> Claim:  # noqa: F811
+    clock.pass_seconds(LEASE / SECOND)
+    return claim_one(authority, "w2")

@@ -150,3 +150,25 @@ def test_a_run_without_evidence_is_left_when_the_time_is_over_and_goes_on_later(
     world.make_run("late")
     code, status = run_one(world, made)
     assert (code, status["state"]) == (0, "READY")
+
+
+FLAKY = """
+import os, subprocess, sys
+seen = sys.argv[1]
+if not os.path.exists(seen):
+    open(seen, "w").close()
+    sys.exit(1)
+sys.exit(subprocess.call(sys.argv[2:]))
+"""
+
+
+def test_a_drain_waits_for_engines_and_for_the_next_attempt(world: World) -> None:
+    flaky = world.root / "flaky.py"
+    flaky.write_text(FLAKY)
+    engine(world, [sys.executable, str(flaky), str(world.root / "seen"), *SAMPLE])
+    world.drop(request(world))
+    done = world.serve()
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(launches(world)) == 2
+    (signal,) = world.signals()
+    assert signal["attributes"]["kind"] == "READY"
