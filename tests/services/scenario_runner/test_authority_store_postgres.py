@@ -584,7 +584,7 @@ def read_of(node: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module", params=["with statistics", "without statistics"])
 def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
-    """A schema in which 3000 runs are due, 3000 decided, and 3000 signals unsent; and so are those of each run."""
+    """3000 runs that are due, 3000 that have ended and whose signals are unsent; each of them has an attempt."""
     made = Schema(given_dsn())
     from scenario_runner.authority.postgres import PostgresAuthority
 
@@ -598,8 +598,12 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
     made.query("""
         INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
         SELECT n, md5(n::text), 'READY', '', '{}', '{}', n, 5 FROM generate_series(2, 6000, 2) n""")
+    made.query("""
+        INSERT INTO engine_attempts
+        SELECT md5(n::text), 1, n, 1, '', '', 0, 0, NULL, '', '', NULL, '', FALSE, 0, '', ''
+        FROM generate_series(1, 6000) n""")
     if request.param == "with statistics":
-        made.query("ANALYZE runs, outbox")
+        made.query("ANALYZE runs, outbox, engine_attempts")
     for setting in ("enable_seqscan = off", "plan_cache_mode = force_generic_plan", "jit = off"):
         made.query(f"SET {setting}")
     yield made
