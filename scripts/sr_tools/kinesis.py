@@ -76,6 +76,19 @@ def put_records(kinesis: Any, stream: str, documents: Sequence[object]) -> list[
     return keys
 
 
+def read_shard(kinesis: Any, stream: str) -> list[tuple[str, bytes]]:  # noqa: ANN401 - an untyped client
+    """The records of a stream's first shard to its tip: the key that the authority knows each by, and its data."""
+    shard = kinesis.list_shards(StreamName=stream)["Shards"][0]["ShardId"]
+    start = {"StreamName": stream, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"}
+    iterator, found = kinesis.get_shard_iterator(**start)["ShardIterator"], list[tuple[str, bytes]]()
+    while True:
+        page = kinesis.get_records(ShardIterator=iterator)
+        found += [(f"kinesis/{stream}/{shard}/{item['SequenceNumber']}", item["Data"]) for item in page["Records"]]
+        if not page["Records"] and not page.get("MillisBehindLatest"):
+            return found
+        iterator = page["NextShardIterator"]
+
+
 # --- KCL's leases
 
 

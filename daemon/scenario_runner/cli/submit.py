@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import typer
@@ -148,15 +148,21 @@ def prepare(wiring: Wiring, request: RunRequest, document: Json) -> Submission:
 
 
 @contextmanager
-def open_bus(wiring: Wiring) -> Iterator[Send]:
+def open_bus(wiring: Wiring, stream_seconds: float | None = None) -> Iterator[Send]:
     """The control bus of a profile, for producers.
+
+    Args:
+        wiring: The profile.
+        stream_seconds: How long a stream that fails is tried again; None for as long as signals are.
 
     Raises:
         Unavailable: The spool is another store than the one that the authority knows.
     """
     stream = open_stream(wiring)
     if stream is not None:
-        yield lambda many: put_requests(stream, [(item.run_id, item.data) for item in many])
+        retry = stream.retry if stream_seconds is None else replace(stream.retry, deadline_seconds=stream_seconds)
+        patient = replace(stream, retry=retry)
+        yield lambda many: put_requests(patient, [(item.run_id, item.data) for item in many])
         return
     spool = AnchoredRoot(spool_root(wiring), state_modes(wiring))
     require_marked(wiring, named_spool(spool))

@@ -26,6 +26,8 @@ from scenario_runner.contracts.errors import RequestRefused, ScenarioRunnerError
 from scenario_runner.intake.decode import Message, run_id_hint
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 
+#: A stream that throttles or fails over is back within seconds; after a minute a person should know.
+_STREAM_SECONDS: Final = 60.0
 _RERUN: Final = "submit the same file again: what is on the bus already becomes a DUPLICATE"
 
 
@@ -85,7 +87,7 @@ def submit_lines(wiring: Wiring, file: str) -> Exit:
     """
     counts = _Counts()
     try:
-        with interruptible(), open_bus(wiring) as send:
+        with interruptible(), open_bus(wiring, _STREAM_SECONDS) as send:
             for batch in _batches(file, wiring):
                 if not _submit(batch, send, counts):
                     print_err(f"stopped after line {counts.last_line}, the control bus is away; {_RERUN}")

@@ -50,6 +50,23 @@ def bare_files_and_commits(folder: Path, files: int, runs: int) -> Json:
     }
 
 
+def bare_files(folder: Path, files: int) -> Json:
+    """Write that many durable files with no SR.
+
+    Returns:
+        An entry ``reference``: files per second, and how it was taken.
+    """
+    for name in ("temporary", "files"):
+        (folder / name).mkdir(parents=True)
+    seconds = timed_readers(WRITER_THREADS, lambda number: _write_durably(str(folder), number), range(files))
+    return {
+        "value": round(files / seconds, 1),
+        "unit": "files/s",
+        "how": f"no SR: the same number of files of {FILE_BYTES} bytes (temporary, fsync, link, directory fsync) "
+        f"from {WRITER_THREADS} threads",
+    }
+
+
 def _write_durably(folder: str, number: int) -> None:
     temporary, target = f"{folder}/temporary/{number}", f"{folder}/files/{number}.json"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

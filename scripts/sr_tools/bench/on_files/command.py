@@ -11,11 +11,13 @@ from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.one_shot import one_shot
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
+from sr_tools.bench.on_files.submit import submit
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "one_world": one_world,
     "own_worlds": own_worlds,
     "drain": drain,
+    "submit": submit,
     "large": large,
     "help": help_time,
     "one_shot": one_shot,
@@ -37,6 +39,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("one-world-runs", 2000, "small runs on one engine run"),
         ("own-worlds-runs", 400, "small runs with an engine run each"),
         ("drain-runs", 10_000, "requests in the spool of `drain`; at least 10"),
+        ("submit-requests", 10_000, "requests of the file of `submit`"),
         ("large-part-mb", 230, "MB (10^6) per part of the large run; it has 9 parts"),
         ("large-rounds", 3, "fresh profiles that are asked for the large run"),
         ("large-warm", 5, "further requests per round"),

@@ -23,9 +23,9 @@ Runs against the endpoint that SR_KINESIS_ENDPOINT_URL (and SR_KINESIS_DYNAMODB_
 production timings unless --timing fast is given. Every measurement has a stream and a world of its own, and checks
 that what was timed was really done: every record has exactly one disposition.
 
-    scripts/bench_kinesis.py --only admit,latency,start,takeover,kills [--records N] [--kill-records N]
+    scripts/bench_kinesis.py --only submit,admit,latency,start,takeover,kills [--records N] [--kill-records N]
 """
-NAMES: Final = ("admit", "latency", "start", "takeover", "kills")
+NAMES: Final = ("submit", "admit", "latency", "start", "takeover", "kills")
 
 
 def _names(text: str) -> list[str]:
@@ -41,7 +41,7 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="bench_kinesis.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", type=_names, default=",".join(NAMES))
-    parser.add_argument("--records", type=int, default=10_000, help="requests of the measurement 'admit'")
+    parser.add_argument("--records", type=int, default=10_000, help="requests of the measurements 'submit' and 'admit'")
     parser.add_argument("--kill-records", type=int, default=100_000, help="records of the measurement 'kills'")
     parser.add_argument("--kill-seconds", type=float, default=240, help="after so long nothing more is killed")
     parser.add_argument("--timing", choices=["production", "fast"], default="production")

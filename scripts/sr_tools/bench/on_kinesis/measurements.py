@@ -15,6 +15,7 @@ from sr_tools.bench.on_kinesis.load import KILLS, Load, kill_something
 from sr_tools.bench.on_kinesis.world import Endpoints, KinesisWorld
 from sr_tools.bench.report import MICROS, CheckFailedError, Json, note
 from sr_tools.bench.subject import Subject
+from sr_tools.bench.submissions import require_all, submit_file
 from sr_tools.bench.world import run_id_of
 from sr_tools.waiting import until
 
@@ -47,6 +48,25 @@ class Measurements:
             self.root / f"world-{self._worlds}", self.subject, self.endpoints,
             shards=shards, timing=self.options.timing, leases=leases,
         )  # fmt: skip
+
+    def submit(self) -> Json:
+        """Requests a second that `submit --jsonl` puts into one shard, and the same records put by boto3 alone."""
+        world = self._world(leases=False)
+        count = self.options.records
+        done = submit_file(world, count)
+        found = world.records()
+        require_all(done.records, [key for key, _ in found], "records on the stream")
+        require_all(done.run_ids, [json.loads(data)["partition_key"] for _, data in found], "runs on the stream")
+        bare = self._world(leases=False)
+        client = bare.endpoints.client()
+        started = time.perf_counter()
+        bare.put(*(data for _, data in found), client=client)
+        alone = time.perf_counter() - started
+        return {
+            "requests": count, "wall_seconds": round(done.seconds, 3),
+            "requests_per_second": round(count / done.seconds, 1),
+            "boto3_alone_per_second": round(count / alone, 1),
+        }  # fmt: skip
 
     def admit(self) -> Json:
         """Records a second that are admitted from one shard with a backlog: valid requests, each a run of its own."""

@@ -122,6 +122,10 @@ class KinesisWorld(World):
         """Put records on the stream; returns the keys that the authority knows them by."""
         return kinesis.put_records(client or self.endpoints.client(), self.stream, documents)
 
+    def records(self) -> list[tuple[str, bytes]]:
+        """The key and the data of every record of the stream's first shard."""
+        return kinesis.read_shard(self.endpoints.client(), self.stream)
+
     def requests_for(self, count: int, key: str = "key", worlds: int = 1) -> list[Json]:
         """Requests for a few sealed engine runs, each under a run equivalence key of its own."""
         made = [self.make_engine_run(f"{key}-world-{number}", number, members=2, parts=1) for number in range(worlds)]

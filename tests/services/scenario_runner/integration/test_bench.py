@@ -14,6 +14,7 @@ from support import REPO
 pytestmark = pytest.mark.integration
 
 SIZES = ["--one-world-runs", "12", "--own-worlds-runs", "4", "--drain-runs", "20",
+         "--submit-requests", "30",
          "--large-part-mb", "2", "--large-rounds", "1", "--large-warm", "1"]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_every_measurement_gives_a_value_a_target_and_says_how(tmp_path: Path) -
     results = by_name(report)
     assert set(results) == {
         "one_world", "own_worlds", "drain", "drain_peak_rss", "large_cold", "large_warm", "large_warm_new_process",
-        "large_peak_rss", "help",
+        "large_peak_rss", "help", "submit",
     }  # fmt: skip
     for item in results.values():
         assert item["value"] > 0
@@ -84,7 +85,7 @@ def test_two_checkouts_are_measured_in_turns_and_compared(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("measurement", ["one_world", "own_worlds", "drain", "large"])
+@pytest.mark.parametrize("measurement", ["one_world", "own_worlds", "drain", "large", "submit"])
 def test_a_command_that_does_nothing_is_no_measurement(tmp_path: Path, measurement: str) -> None:
     idle = script(tmp_path / "idle", "exit 0")
     code, report, _ = bench(tmp_path / "worlds", "--only", measurement, "--command", idle)
@@ -120,3 +121,12 @@ def test_a_facts_view_with_other_bytes_is_found(tmp_path: Path) -> None:
     code, report, _ = bench(tmp_path / "worlds", "--only", "one_world", "--command", lying)
     assert code == 1
     assert "does not have the digest" in by_name(report)["one_world"]["error"]
+
+
+def test_one_request_that_is_not_in_the_spool_is_found(tmp_path: Path) -> None:
+    real = Path(sys.executable).parent / "scenario-runner"
+    losing = script(tmp_path / "losing", f'{real} "$@" || exit\ncd "$(dirname "$3")/control-bus/requests"\n'
+                    'rm "$(ls | head -n 1)"')  # fmt: skip
+    code, report, _ = bench(tmp_path / "worlds", "--only", "submit", "--command", losing)
+    assert code == 1
+    assert "30 requests submitted, files in the spool: 1 missing" in by_name(report)["submit"]["error"]

@@ -29,6 +29,16 @@ def test_records_are_admitted_and_each_has_one_disposition() -> None:
     assert (report["timing"], report["endpoint"]) == ("fast", ENDPOINT)
 
 
+@pytest.mark.localstack
+@pytest.mark.skipif(not ENDPOINT, reason=WHY_NOT)
+def test_requests_are_submitted_and_each_is_on_the_stream_once() -> None:
+    done = bench("--only", "submit", "--records", "600")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)["submit"]
+    assert report["requests"] == 600
+    assert report["requests_per_second"] > 0
+
+
 @pytest.mark.integration
 def test_without_an_endpoint_it_says_what_to_do() -> None:
     done = bench(env={name: value for name, value in os.environ.items() if name != "SR_KINESIS_ENDPOINT_URL"})
