@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.permissions import NEEDED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
@@ -91,26 +93,48 @@ def test_every_command_of_the_documents_exists_with_its_options(words: tuple[str
         assert option in shown.stdout
 
 
-def test_the_first_request_of_the_readme_leads_to_ready(tmp_path: Path) -> None:
+def shell_block(title: str) -> str:
+    """The shell commands of a section of the README."""
+    return section(README, title).partition("```sh\n")[2].partition("```")[0]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a script where a clone would run it, and returns what it prints."""
     for name in ("config", "scripts"):
         (tmp_path / name).symlink_to(REPO / name)
     environment = {**os.environ, "PATH": f"{os.path.dirname(COMMAND)}:{os.environ['PATH']}"}
     environment = {name: value for name, value in environment.items() if not name.startswith("SR_")}
-    block = section(README, "## A first request").partition("```sh\n")[2].partition("```")[0]
-    before, submitted, after = block.partition("scenario-runner submit")
 
     def run(script: str) -> str:
-        shell = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        bash = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(bash, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    return run
+
+
+def test_the_first_request_of_the_readme_leads_to_ready(shell: Callable[[str], str]) -> None:
+    before, submitted, after = shell_block("## A first request").partition("scenario-runner submit")
     settings = before.splitlines()[0]
     line, _, after = (submitted + after).partition("\n")
-    run_id = re.findall(r"^run_id: +(\w+)$", run(f"{before}\n{line}"), flags=re.MULTILINE)[0]
-    shown = run(f"{settings}\n{after}".replace("RUN_ID", run_id))
+    run_id = re.findall(r"^run_id: +(\w+)$", shell(f"{before}\n{line}"), flags=re.MULTILINE)[0]
+    shown = shell(f"{settings}\n{after}".replace("RUN_ID", run_id))
     assert re.search(r"^state: +READY$", shown, flags=re.MULTILINE)
     assert re.search(r"^PASS: ", shown, flags=re.MULTILINE)
+
+
+def test_the_one_shot_command_of_the_readme_invokes_the_engine_and_leads_to_ready(
+    shell: Callable[[str], str], tmp_path: Path
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("an engine that is a process of the host needs Linux")
+    shown = shell(shell_block("## Engine runs that SR makes"))
+    assert re.search(r"^state: +READY$", shown, flags=re.MULTILINE)
+    (made,) = (tmp_path / "runs/invoked").iterdir()
+    receipt = json.loads((made / "run_receipt.json").read_bytes())
+    assert receipt["run_id"] == made.name != receipt["engine_run_id"]
 
 
 def test_the_request_of_the_readme_has_the_form_of_a_request() -> None:
