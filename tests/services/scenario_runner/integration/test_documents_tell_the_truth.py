@@ -8,16 +8,20 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from support import COMMAND, REPO
 
 from scenario_runner.cli.console import Exit
 from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.profiles.policy import Policy
-from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.profiles.wiring import Wiring, parse_wiring
+from scenario_runner.service.compose import allowed_roots
+from scenario_runner.service.engine import engine_terms
 from scenario_runner.service.permissions import NEEDED
 
 if TYPE_CHECKING:
@@ -75,6 +79,21 @@ def test_the_generated_help_texts_are_those_of_the_commands() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.generated(before) == before, "run: python docs/site/generate.py"
+
+
+def engine_snippets() -> list[str]:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", EVERYTHING, flags=re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if "engine_command:" in block]
+
+
+@pytest.mark.parametrize("snippet", engine_snippets())
+def test_every_engine_of_the_documents_can_be_configured_so(snippet: str) -> None:
+    keys: dict[str, Any] = read_yaml(str(REPO / "config/platform/sr/wiring_local.yaml"), env={})
+    engine = {"engine_roots": ["/data/runs"], **yaml.safe_load(snippet)}
+    if engine.get("engine_invoker") == "ecs":
+        engine["engine_ecs_region"] = "eu-west-1"  # from the environment, mostly
+    wiring = parse_wiring(keys | engine, "snippet")
+    assert engine_terms(wiring, allowed_roots(wiring)) is not None
 
 
 def commands() -> list[tuple[str, ...]]:
