@@ -74,7 +74,7 @@ NEEDED: Final[dict[str, str]] = {
     "ecs:RunTask": "only with `engine_invoker: ecs`: launches the engine",
     "ecs:DescribeTasks": "only with `engine_invoker: ecs`: follows it to its end",
     "ecs:ListTasks": "only with `engine_invoker: ecs`: finds a task whose launch was not answered",
-    "ecs:StopTask": "only with `engine_invoker: ecs`: ends it after its timeout, or when its run was lost",
+    "ecs:StopTask": "only with `engine_invoker: ecs`: ends it after its timeout",
     "iam:PassRole": "only with `engine_invoker: ecs`: gives the task the roles of its definition",
     "cloudwatch:PutMetricData": "KCL's metrics, in a namespace that is named like the application",
 }

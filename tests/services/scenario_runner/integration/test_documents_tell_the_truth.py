@@ -7,19 +7,25 @@ import json
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from support import COMMAND, REPO
 
 from scenario_runner.cli.console import Exit
 from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.profiles.policy import Policy
-from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.profiles.wiring import Wiring, parse_wiring
+from scenario_runner.service.compose import allowed_roots
+from scenario_runner.service.engine import engine_terms
 from scenario_runner.service.permissions import NEEDED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
@@ -75,6 +81,21 @@ def test_the_generated_help_texts_are_those_of_the_commands() -> None:
     assert generate.generated(before) == before, "run: python docs/site/generate.py"
 
 
+def engine_snippets() -> list[str]:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", EVERYTHING, flags=re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if "engine_command:" in block]
+
+
+@pytest.mark.parametrize("snippet", engine_snippets())
+def test_every_engine_of_the_documents_can_be_configured_so(snippet: str) -> None:
+    keys: dict[str, Any] = read_yaml(str(REPO / "config/platform/sr/wiring_local.yaml"), env={})
+    engine = {"engine_roots": ["/data/runs"], **yaml.safe_load(snippet)}
+    if engine.get("engine_invoker") == "ecs":
+        engine["engine_ecs_region"] = "eu-west-1"  # from the environment, mostly
+    wiring = parse_wiring(keys | engine, "snippet")
+    assert engine_terms(wiring, allowed_roots(wiring)) is not None
+
+
 def commands() -> list[tuple[str, ...]]:
     """Every call of the command in a code block of the documents."""
     blocks = re.findall(r"^```sh\n(.*?)^```", EVERYTHING, flags=re.MULTILINE | re.DOTALL)
@@ -91,26 +112,48 @@ def test_every_command_of_the_documents_exists_with_its_options(words: tuple[str
         assert option in shown.stdout
 
 
-def test_the_first_request_of_the_readme_leads_to_ready(tmp_path: Path) -> None:
+def shell_block(title: str) -> str:
+    """The shell commands of a section of the README."""
+    return section(README, title).partition("```sh\n")[2].partition("```")[0]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a script where a clone would run it, and returns what it prints."""
     for name in ("config", "scripts"):
         (tmp_path / name).symlink_to(REPO / name)
     environment = {**os.environ, "PATH": f"{os.path.dirname(COMMAND)}:{os.environ['PATH']}"}
     environment = {name: value for name, value in environment.items() if not name.startswith("SR_")}
-    block = section(README, "## A first request").partition("```sh\n")[2].partition("```")[0]
-    before, submitted, after = block.partition("scenario-runner submit")
 
     def run(script: str) -> str:
-        shell = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        bash = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(bash, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    return run
+
+
+def test_the_first_request_of_the_readme_leads_to_ready(shell: Callable[[str], str]) -> None:
+    before, submitted, after = shell_block("## A first request").partition("scenario-runner submit")
     settings = before.splitlines()[0]
     line, _, after = (submitted + after).partition("\n")
-    run_id = re.findall(r"^run_id: +(\w+)$", run(f"{before}\n{line}"), flags=re.MULTILINE)[0]
-    shown = run(f"{settings}\n{after}".replace("RUN_ID", run_id))
+    run_id = re.findall(r"^run_id: +(\w+)$", shell(f"{before}\n{line}"), flags=re.MULTILINE)[0]
+    shown = shell(f"{settings}\n{after}".replace("RUN_ID", run_id))
     assert re.search(r"^state: +READY$", shown, flags=re.MULTILINE)
     assert re.search(r"^PASS: ", shown, flags=re.MULTILINE)
+
+
+def test_the_one_shot_command_of_the_readme_invokes_the_engine_and_leads_to_ready(
+    shell: Callable[[str], str], tmp_path: Path
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("an engine that is a process of the host needs Linux")
+    shown = shell(shell_block("## Engine runs that SR makes"))
+    assert re.search(r"^state: +READY$", shown, flags=re.MULTILINE)
+    (made,) = (tmp_path / "runs/invoked").iterdir()
+    receipt = json.loads((made / "run_receipt.json").read_bytes())
+    assert receipt["run_id"] == made.name != receipt["engine_run_id"]
 
 
 def test_the_request_of_the_readme_has_the_form_of_a_request() -> None:

@@ -16,9 +16,8 @@ DOCS = REPO / "docs"
 DOCUMENTS = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 LONGEST_README = 150
 
-# What the documents describe and the code does not have yet.
-# Rooms of later releases, and places that are made by a program.
-NOT_HERE = {"engine/", "authority/sql/NAME.sql", "authority/migrations/NAME/", "authority/schema/NAME.sql"}
+# What the documents name and the repository does not have: names that stand for any.
+NOT_HERE = {"authority/sql/NAME.sql", "authority/migrations/NAME/", "authority/schema/NAME.sql"}
 
 
 def names(path: Path) -> str:

@@ -56,6 +56,20 @@ def test_the_committed_local_profile_loads_with_an_empty_environment() -> None:
     assert loaded.auth_mode == "disabled"
 
 
+def test_the_local_profile_with_an_engine_differs_from_the_one_without_in_the_engine_only() -> None:
+    environment = {"SR_LOCAL_ROOT": "/data/sr", "SR_ENGINE_ROOT": "/data/runs"}
+    names = ("wiring_local.yaml", "wiring_local_engine.yaml")
+    without, with_engine = (load_wiring(str(COMMITTED.parent / name), env=environment) for name in names)
+    assert (without.engine_backend, with_engine.engine_backend) == ("", "subprocess")
+    assert with_engine.profile_id == "local_engine"
+    engines = {key for key in Wiring.model_fields if key.startswith("engine_")} - {"engine_roots"}
+    kept = {"engine_catalogue_path", "engine_contracts_root"}
+    changed = {key for key in Wiring.model_fields if getattr(without, key) != getattr(with_engine, key)}
+    assert changed - {"profile_id"} <= engines - kept
+    assert with_engine.engine_attempts_dir == "/data/sr/engine"
+    assert with_engine.engine_run_root_template == "/data/runs/invoked/{run_id}"
+
+
 def test_the_committed_local_profile_follows_the_environment() -> None:
     loaded = load_wiring(str(COMMITTED), env={"SR_LOCAL_ROOT": "/data/sr", "SR_ENGINE_ROOT": "/data/runs"})
     assert loaded.object_store_root == "/data/sr/object-store"
