@@ -165,6 +165,11 @@ class Claim:
     last_error: str = ""
     attempts: tuple[AttemptRow, ...] = ()
 
+    @property
+    def has_open_attempt(self) -> bool:
+        """True when the end of the last attempt is not on record: its engine may be running."""
+        return bool(self.attempts) and self.attempts[-1].open
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -61,4 +61,5 @@ def _print_finding(item: Json, keys: tuple[str, ...]) -> None:
     for key in keys:
         value = item.get(key)
         if value not in (None, "", []):
-            print_line(f"         {key + ':':13}{', '.join(value) if isinstance(value, list) else value}")
+            text = ", ".join(value) if isinstance(value, list) else value
+            print_line(f"         {key + ':':12} {text}")

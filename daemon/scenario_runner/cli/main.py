@@ -125,6 +125,9 @@ def run_one(
     4 QUARANTINED. Run again with the same file it goes on with the same run; a run that has ended is not driven again.
     Nothing is taken from the control bus, and no other run is touched.
     """
+    from scenario_runner.cli.process_one import leave_process_one
+
+    leave_process_one()  # before the import below: a fork must precede all threads
     from scenario_runner.cli.run import run
 
     run(str(wiring), str(policy), file, timeout, log_level, as_json=as_json)

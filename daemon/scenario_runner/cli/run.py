@@ -17,7 +17,7 @@ from scenario_runner.cli.request_file import read_bytes
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, needs_posix
 from scenario_runner.contracts.reasons import SENTENCES, Reason
-from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.states import FINAL_STATES, Disposition
 from scenario_runner.intake.decode import Message, run_id_hint
 from scenario_runner.intake.validate import validate_message
 from scenario_runner.profiles.policy import load_policy
@@ -105,7 +105,12 @@ def _drive(daemon: Daemon, admitted: Admitted, timeout: float | None) -> tuple[J
     signal.signal(signal.SIGINT, stop)
     supervisor.run(timeout)
     status = status_of(daemon.authority, admitted.run_id)
-    daemon.authority.close()
     if status is None:
         raise Unavailable(f"run {admitted.run_id} is no longer in the authority")
+    if status["state"] in FINAL_STATES and daemon.authority.pending(only=admitted.run_id).undelivered:
+        raise Unavailable(
+            f"run {admitted.run_id} is {status['state']}, and documents or signals of it are still owed; run again, or "
+            "let a daemon deliver them"
+        )
+    daemon.authority.close()
     return {**status, "disposition": admitted.disposition.value}, exit_for_state(str(status["state"]))

@@ -23,7 +23,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scenario_runner.authority.base import AttemptRow, Claim, Transition
+from scenario_runner.authority.base import AttemptRow, Transition
 from scenario_runner.contracts.errors import EngineRefusal, EvidenceRefused, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
@@ -73,9 +73,9 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
         Unavailable: infrastructure failed; nothing was decided.
     """
     claim = progress.claim
-    number = len(claim.attempts) if _has_open_attempt(claim) else len(claim.attempts) + 1
+    number = len(claim.attempts) if claim.has_open_attempt else len(claim.attempts) + 1
     attempt = Attempt(plan.intent, number, plan.inputs.root_of(plan.intent), claim.invoker)
-    if _has_open_attempt(claim):
+    if claim.has_open_attempt:
         job = yield from _find(progress)
         end: JobEnd = LOST if job is None else (yield AwaitEnd(job))
     else:
@@ -85,10 +85,6 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
             return failed(progress.claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, refusal))
         end = yield from _launch(progress, plan, attempt, prepared)
     return (yield from _judge(progress, plan, attempt, end))
-
-
-def _has_open_attempt(claim: Claim) -> bool:
-    return bool(claim.attempts) and claim.attempts[-1].open
 
 
 def _launch(

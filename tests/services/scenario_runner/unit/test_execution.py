@@ -231,7 +231,7 @@ def test_an_open_attempt_is_found_and_followed_and_not_launched_again(handle: st
     assert PrepareLaunch not in engine.kinds
     assert LaunchEngine not in engine.kinds
     known = [ReadClock, RecordProgress] if handle == "place" else []
-    assert engine.kinds == [WritePlan, FindJob, *known, AwaitEnd, ReadRunReceipt, WriteAttemptLogs, ReadClock]
+    assert engine.kinds == [FindJob, *known, AwaitEnd, ReadRunReceipt, WriteAttemptLogs, ReadClock]
     assert (end.to_state, end.attempt is not None and end.attempt.attempt_no) == (RunState.VERIFYING, 1)
     (asked,) = [effect.job for effect in engine.asked if isinstance(effect, FindJob)]
     assert asked == Job(f"{1:032x}", handle, ADMITTED + 1, 60.0)
@@ -240,7 +240,7 @@ def test_an_open_attempt_is_found_and_followed_and_not_launched_again(handle: st
 def test_an_open_attempt_of_which_nothing_is_found_is_lost_and_followed_by_another_one() -> None:
     engine = Engine(found=None)
     end = engine.live(forced(state=RunState.EXECUTING, attempts=(attempt_row(),)))
-    assert engine.kinds == [WritePlan, FindJob, WriteAttemptLogs, ReadClock]
+    assert engine.kinds == [FindJob, WriteAttemptLogs, ReadClock]
     assert end.attempt is not None
     assert (end.to_state, end.attempt.attempt_no, end.attempt.stop_code) == (RunState.EXECUTING, 1, "LOST")
 
