@@ -198,7 +198,7 @@ def test_a_new_run_is_planned_and_due_now(authority: Authority, clock: Clock) ->
 
 
 def test_the_record_of_an_accepted_request_is_kept_with_the_digest_of_its_bytes(authority: Authority) -> None:
-    authority.admit([asking("k", "spool/r1")])
+    authority.admit([asking("k", "spool/r1"), asking("other", "spool/r2")])
     (record,) = authority.records(hex32("k"))
     assert (record.record_key, record.message_id, record.kind) == ("spool/r1", "message-spool/r1", "RUN_REQUEST")
     assert (record.disposition, record.received_us, record.raw_size) == (Disposition.ACCEPTED, START, 99)
@@ -1186,7 +1186,10 @@ def test_runs_are_listed_newest_first_of_one_state_or_all(authority: Authority, 
 def test_kept_digests_are_found_and_the_first_ones_stay(authority: Authority, backend: Backend) -> None:
     authority.keep_digests("key", ["a", "b"])
     authority.keep_digests("key", ["other"])
+    authority.keep_digests("another key", ["c"])
     assert backend.open().find_digests("key") == ["a", "b"]
+    assert backend.open().find_digests("another key") == ["c"]
+    assert backend.open().find_digests("no key") is None
 
 
 def test_the_clock_is_the_databases(authority: Authority, clock: Clock) -> None:
