@@ -23,7 +23,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scenario_runner.authority.base import AttemptRow, Claim, Transition
+from scenario_runner.authority.base import AttemptRow, Transition
 from scenario_runner.contracts.errors import EngineRefusal, EvidenceRefused, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
@@ -34,7 +34,7 @@ from scenario_runner.engine.invoker import Job, JobEnd, LaunchFailed
 from scenario_runner.engine.run_receipt import check_invoked_run
 from scenario_runner.evidence.findings import Outcome, refused_without_report
 from scenario_runner.runs.attempts import LOST, attempt_ended, job_submitted, launch_requested
-from scenario_runner.runs.decisions import failed
+from scenario_runner.runs.decisions import failed, has_open_attempt
 from scenario_runner.runs.effects import (
     AwaitEnd,
     Effect,
@@ -73,9 +73,9 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
         Unavailable: infrastructure failed; nothing was decided.
     """
     claim = progress.claim
-    number = len(claim.attempts) if _has_open_attempt(claim) else len(claim.attempts) + 1
+    number = len(claim.attempts) if has_open_attempt(claim) else len(claim.attempts) + 1
     attempt = Attempt(plan.intent, number, plan.inputs.root_of(plan.intent), claim.invoker)
-    if _has_open_attempt(claim):
+    if has_open_attempt(claim):
         job = yield from _find(progress)
         end: JobEnd = LOST if job is None else (yield AwaitEnd(job))
     else:
@@ -85,10 +85,6 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
             return failed(progress.claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, refusal))
         end = yield from _launch(progress, plan, attempt, prepared)
     return (yield from _judge(progress, plan, attempt, end))
-
-
-def _has_open_attempt(claim: Claim) -> bool:
-    return bool(claim.attempts) and claim.attempts[-1].open
 
 
 def _launch(

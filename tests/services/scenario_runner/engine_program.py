@@ -1,8 +1,9 @@
 """The engine of tests that kill: it copies a sealed engine run to where it is told, and leaves traces of itself.
 
-It stamps when it begins and ends. A lock for each run, which the kernel gives back with the life of its holder, shows
-two engines of one run that live at the same time. What each attempt does (how long it works, whether it ignores
-SIGTERM, whether it leaves a daemon, whether it breaks) is drawn from its id, so that it does the same in every world.
+Its launch is stamped by ``engine_program.sh``, and its end here. A lock for each run, which the kernel gives back with
+the life of its holder, shows two engines of one run that live at the same time. What each attempt does (how long it
+works, whether it ignores SIGTERM, whether it leaves a daemon, whether it breaks) is drawn from its id, so that it does
+the same in every world.
 
 It is run with ``python -I -S``: only modules of the standard library that load in milliseconds.
 """
@@ -21,7 +22,6 @@ def main() -> int:
     folder, run_id, root, seed = sys.argv[1:]
     attempt_id = os.environ["SR_ATTEMPT_ID"]
     lock = os.open(os.path.join(folder, f"lock-{run_id}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    _stamp(folder, run_id, attempt_id, "begin")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -50,7 +50,7 @@ def main() -> int:
 
 def _stamp(folder: str, run_id: str, attempt_id: str, what: str) -> None:
     """Append one line in one call, so that lines of several engines do not mix."""
-    line = {"run_id": run_id, "attempt_id": attempt_id, "pid": os.getpid(), "what": what, "at": time.time()}
+    line = {"run_id": run_id, "attempt_id": attempt_id, "pid": os.getpid(), "what": what}
     descriptor = os.open(os.path.join(folder, "trace.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, json.dumps(line).encode() + b"\n")
     os.close(descriptor)

@@ -13,6 +13,7 @@ from support import World
 
 MARK: Final = b"SR_ATTEMPT_ID="
 PROGRAM: Final = str(Path(__file__).with_name("engine_program.py"))
+LAUNCHER: Final = str(Path(__file__).with_name("engine_program.sh"))
 
 
 class TracedEngine:
@@ -51,7 +52,8 @@ class TracedEngine:
         """Make it the engine of a world."""
         world.write_profiles(
             engine_command=[
-                sys.executable, "-I", "-S", PROGRAM, str(self.folder), "{run_id}", "{engine_run_root}", "{seed}",
+                "/bin/sh", LAUNCHER, sys.executable, PROGRAM,
+                str(self.folder), "{run_id}", "{engine_run_root}", "{seed}", "{attempt_no}",
             ],
             engine_attempts_dir=str(world.root / "attempts"),
             engine_run_root_template=f"{world.runs}/made/{{run_id}}",
@@ -75,19 +77,22 @@ class TracedEngine:
         return [line["attempt_id"] for line in self.trace() if line["what"] == "begin"]
 
     def problems(self, limit: int) -> Iterator[str]:
-        """What must not be in the traces: two launches of an attempt, two engines of a run, too many of them."""
+        """What must not be in traces: two launches of an attempt, two engines of a run, one too late, too many."""
         trace = self.trace()
         begun = Counter(line["attempt_id"] for line in trace if line["what"] == "begin")
         yield from (f"the attempt {one} was launched {count} times" for one, count in begun.items() if count > 1)
         for line in trace:
             if line["what"] == "overlap":
                 yield f"two engines of {line['run_id']} lived at the same time, the other one {line['attempt_id']}"
-        of_runs: dict[str, set[str]] = {}
+        of_runs: dict[str, list[int]] = {}
         for line in trace:
-            of_runs.setdefault(line["run_id"], set()).add(line["attempt_id"])
-        for run_id, attempts in of_runs.items():
-            if len(attempts) > limit:
-                yield f"the run {run_id} had {len(attempts)} launches, {limit} are allowed"
+            if line["what"] == "begin":
+                of_runs.setdefault(line["run_id"], []).append(line["attempt_no"])
+        for run_id, numbers in of_runs.items():
+            if len(numbers) > limit:
+                yield f"the run {run_id} had {len(numbers)} launches, {limit} are allowed"
+            if numbers != sorted(numbers):
+                yield f"an attempt of {run_id} was launched after one that was to follow its end: {numbers}"
 
 
 def marked_processes(attempt_ids: Iterable[str] | None = None) -> dict[int, str]:
