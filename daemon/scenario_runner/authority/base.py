@@ -165,6 +165,11 @@ class Claim:
     last_error: str = ""
     attempts: tuple[AttemptRow, ...] = ()
 
+    @property
+    def has_open_attempt(self) -> bool:
+        """True when the end of the last attempt is not on record: its engine may be running."""
+        return bool(self.attempts) and self.attempts[-1].open
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -369,7 +374,7 @@ class Pending:
     """Whether work is due now, by kind.
 
     Attributes:
-        runs: A run is due.
+        runs: A run is due, or its engine is invoked again soon.
         projections: A document can be written now, or is being written.
         signals: A signal can be published now, or is being published.
         undelivered: A document or signal of a finished run is not delivered yet, due or not.

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from psycopg.types.numeric import Int8
@@ -15,7 +16,7 @@ from scenario_runner.authority.base import (
     Transition,
 )
 from scenario_runner.authority.rows import first_events, shortened, storable, storable_attempt, token_of
-from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.canonical import Json, canonical_bytes
 
 Parameters = dict[str, Any]
 
@@ -23,10 +24,6 @@ Parameters = dict[str, Any]
 def _columns(names: str, rows: Iterable[tuple[Any, ...]]) -> Parameters:
     """Columns of rows by name; a batch is never empty."""
     return {name: list(column) for name, column in zip(names.split(), zip(*rows, strict=True), strict=True)}
-
-
-def _columns_or_none(names: str, rows: Sequence[tuple[Any, ...]]) -> Parameters:
-    return _columns(names, rows) if rows else {name: [] for name in names.split()}
 
 
 def details_of(event: Event) -> bytes:
@@ -86,11 +83,6 @@ _TRANSITION = (
     "deadline_us attempts launches"
 )
 _EVENT = "event_run_id event_nth event_kind event_details"
-_ATTEMPT = (
-    "attempt_run_id attempt_no attempt_id attempt_invoker attempt_handle attempt_launched_us attempt_timeout_us "
-    "attempt_ended_us attempt_outcome attempt_reason_code attempt_exit_code attempt_stop_code attempt_another_attempt "
-    "attempt_duration_ms attempt_detail attempt_stderr_tail"
-)
 
 
 def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
@@ -104,9 +96,10 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
         for item in transitions
         for number, event in enumerate(item.events, 1)
     ]
-    attempts = [_attempt(item.claim.run_id, item.attempt) for item in transitions if item.attempt is not None]
-    of_runs = _columns(_TRANSITION, map(_transition, transitions))
-    return of_runs | _columns_or_none(_EVENT, events) | _columns_or_none(_ATTEMPT, attempts)
+    event_columns = _columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
+    attempts = [_attempt(item, item.attempt) for item in transitions if item.attempt is not None]
+    tried = {"tried": canonical_bytes(attempts).decode()}
+    return _columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried
 
 
 def _transition(item: Transition) -> tuple[Any, ...]:
@@ -120,13 +113,8 @@ def _transition(item: Transition) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _attempt(run_id: str, given: AttemptRow) -> tuple[Any, ...]:
-    item = storable_attempt(given)
-    return (
-        run_id, Int8(item.attempt_no), item.attempt_id, item.invoker, item.handle, Int8(item.launched_us),
-        Int8(item.timeout_us), _bigint(item.ended_us), item.outcome, item.reason_code, _bigint(item.exit_code),
-        item.stop_code, item.another_attempt, Int8(item.duration_ms), item.detail, item.stderr_tail,
-    )  # fmt: skip
+def _attempt(item: Transition, attempt: AttemptRow) -> Json:
+    return {"run_id": item.claim.run_id, **asdict(storable_attempt(attempt))}
 
 
 def _bigint(value: int | None) -> Int8 | None:

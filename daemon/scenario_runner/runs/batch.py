@@ -119,6 +119,7 @@ class RunDriver:
         members = [Member(claim, lifecycle(claim, self._launch_retries)) for claim in claims]
         for member in members:
             member.resume(None)
+        members = [member for member in members if not self._is_handed_over(member)]
         performers = self._performers(share)
         while waiting := {type(member.effect) for member in members if member.effect is not None}:
             if waiting - performers.keys():

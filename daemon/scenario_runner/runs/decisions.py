@@ -56,11 +56,6 @@ def engine_is_next(claim: Claim, inputs: PlanInputs, examined: Examined) -> bool
     return inputs.auto_invoke == "at_once"
 
 
-def has_open_attempt(claim: Claim) -> bool:
-    """Whether an attempt of the engine is on record whose end is not."""
-    return bool(claim.attempts) and claim.attempts[-1].open
-
-
 def _has_succeeded(claim: Claim) -> bool:
     return any(attempt.outcome == "SUCCEEDED" for attempt in claim.attempts)
 

@@ -34,7 +34,7 @@ from scenario_runner.engine.invoker import Job, JobEnd, LaunchFailed
 from scenario_runner.engine.run_receipt import check_invoked_run
 from scenario_runner.evidence.findings import Outcome, refused_without_report
 from scenario_runner.runs.attempts import LOST, attempt_ended, job_submitted, launch_requested
-from scenario_runner.runs.decisions import failed, has_open_attempt
+from scenario_runner.runs.decisions import failed
 from scenario_runner.runs.effects import (
     AwaitEnd,
     Effect,
@@ -73,9 +73,9 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
         Unavailable: infrastructure failed; nothing was decided.
     """
     claim = progress.claim
-    number = len(claim.attempts) if has_open_attempt(claim) else len(claim.attempts) + 1
+    number = len(claim.attempts) if claim.has_open_attempt else len(claim.attempts) + 1
     attempt = Attempt(plan.intent, number, plan.inputs.root_of(plan.intent), claim.invoker)
-    if has_open_attempt(claim):
+    if claim.has_open_attempt:
         job = yield from _find(progress)
         end: JobEnd = LOST if job is None else (yield AwaitEnd(job))
     else:

@@ -45,7 +45,6 @@ from scenario_runner.runs.decisions import (
     engine_is_next,
     failed,
     gates_recorded_now,
-    has_open_attempt,
     quarantined,
     quarantined_by_drift,
     ready,
@@ -116,7 +115,9 @@ def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
         yield WritePlan(plan)
         return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_root))
     if engine_is_first(claim, inputs):
-        if not has_open_attempt(claim):  # else its plan is there, and nothing must keep an engine from being followed
+        if (
+            not claim.has_open_attempt
+        ):  # the plan of an open one was written before it; nothing may end the run meanwhile
             yield WritePlan(plan)
         because: dict[str, Any] = {"strategy": inputs.strategy.value}
         return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))

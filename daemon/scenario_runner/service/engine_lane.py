@@ -61,8 +61,8 @@ class _Execution:
         return self.member.claim.run_id
 
     @property
-    def lease(self) -> tuple[str, int]:
-        """Run id and epoch: when a clock has jumped, this process may have a run under two leases, one of them lost."""
+    def key(self) -> tuple[str, int]:
+        """The lease: a run that was lost may be claimed again while its former execution is being ended."""
         return self.member.claim.run_id, self.member.claim.epoch
 
 
@@ -110,13 +110,13 @@ class EngineLane:
         """Take over a run under lease that waits for its first effect of the engine."""
         item = _Execution(member, self._monotonic())
         with self._lock:
-            self._executions[item.lease] = item
+            self._executions[item.key] = item
         self._submit(item, None)
 
     def renew(self, kept: set[tuple[str, int]]) -> None:
         """The leases of these runs (run id, epoch) were renewed: their engines may run on."""
         with self._lock:
-            jobs = [item.job for lease, item in self._executions.items() if item.job is not None and lease in kept]
+            jobs = [item.job for key, item in self._executions.items() if item.job is not None and key in kept]
         if jobs:
             self._invoker.renew(jobs)
 
@@ -269,7 +269,7 @@ class EngineLane:
             self._give_back(item)
         finally:
             with self._lock:
-                del self._executions[item.lease]
+                del self._executions[item.key]
 
     def _give_back(self, item: _Execution) -> None:
         if item.job is not None and self._invoker.bound_to_lease and not self._stop_engine(item):

@@ -6,7 +6,8 @@
 -- already done.
 --
 -- A statement with lines that end in "-- only" is two: NAME without these lines, and NAME_only with them, for the work of
--- one run. Plans are generic, so a parameter that switches such a term off would spoil the plan of both.
+-- one run. Plans are generic, so a parameter that switches such a term off would spoil the plan of both. Signals of a run
+-- are found by their ids: the planner might find them among all that are unsent otherwise, as long as it has no statistics.
 
 -- name: begin_session
 SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
@@ -176,6 +177,7 @@ RETURNING r.run_id, r.lease_epoch;
 -- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
 -- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
 -- Rows are locked before they are compared, so a first try that is still at work is waited for, and its token is seen.
+-- Attempts come as one text, since most commits have none, and sixteen empty arrays cost more than the rest of the CTE.
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
                        %(from_us)b::bigint[], %(to_state)b::text[], %(at_us)b::bigint[], %(due_us)b::bigint[],
@@ -216,13 +218,7 @@ tried AS (
   SELECT a.run_id, a.attempt_no, a.attempt_id, c.lease_epoch, a.invoker, a.handle, a.launched_us, a.timeout_us,
          a.ended_us, a.outcome, a.reason_code, a.exit_code, a.stop_code, a.another_attempt, a.duration_ms, a.detail,
          a.stderr_tail
-  FROM unnest(%(attempt_run_id)b::text[], %(attempt_no)b::bigint[], %(attempt_id)b::text[], %(attempt_invoker)b::text[],
-              %(attempt_handle)b::text[], %(attempt_launched_us)b::bigint[], %(attempt_timeout_us)b::bigint[],
-              %(attempt_ended_us)b::bigint[], %(attempt_outcome)b::text[], %(attempt_reason_code)b::text[],
-              %(attempt_exit_code)b::bigint[], %(attempt_stop_code)b::text[], %(attempt_another_attempt)b::boolean[],
-              %(attempt_duration_ms)b::bigint[], %(attempt_detail)b::text[], %(attempt_stderr_tail)b::text[])
-         AS a(run_id, attempt_no, attempt_id, invoker, handle, launched_us, timeout_us, ended_us, outcome, reason_code,
-              exit_code, stop_code, another_attempt, duration_ms, detail, stderr_tail)
+  FROM json_populate_recordset(NULL::engine_attempts, %(tried)b::json) AS a
   JOIN changed c ON c.run_id = a.run_id
   ON CONFLICT (run_id, attempt_no) DO UPDATE
   SET invoker = excluded.invoker, handle = excluded.handle, launched_us = excluded.launched_us,
@@ -308,7 +304,7 @@ owed AS MATERIALIZED (
   SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
   WHERE o.sent_us IS NULL AND o.lease_until_us <= (SELECT now FROM clock) AND o.due_us <= (SELECT now FROM clock)
     AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
-    AND o.run_id = %(only)b  -- only
+    AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
   ORDER BY o.outbox_id LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED),
 claimed AS (
   UPDATE outbox o
@@ -390,7 +386,12 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
 SELECT EXISTS (SELECT 1 FROM runs
                WHERE due_us <= now
                  AND run_id = %(only)b  -- only
-              ) AS runs,
+              )
+       -- Between two attempts of its engine a run is not due yet, and it will be within a minute.
+       OR EXISTS (SELECT 1 FROM runs
+                  WHERE state = 'EXECUTING' AND lease_until_us <= now
+                    AND run_id = %(only)b  -- only
+                 ) AS runs,
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= now OR relay_owner <> '')
@@ -399,7 +400,7 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= now
                  AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
-                 AND o.run_id = %(only)b  -- only
+                 AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
               ) AS signals,
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND due_us IS NULL
@@ -407,7 +408,7 @@ SELECT EXISTS (SELECT 1 FROM runs
               )
        OR EXISTS (SELECT 1 FROM outbox
                   WHERE sent_us IS NULL
-                    AND run_id = %(only)b  -- only
+                    AND outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
                  ) AS undelivered,
        EXISTS (SELECT 1 FROM runs
                WHERE due_us IS NOT NULL AND retries > 0

@@ -202,7 +202,12 @@ SELECT EXISTS (SELECT 1 FROM outbox
 SELECT EXISTS (SELECT 1 FROM runs
                WHERE due_us <= :now
                  AND run_id = :only  -- only
-              ),
+              )
+       -- Between two attempts of its engine a run is not due yet, and it will be within a minute.
+       OR EXISTS (SELECT 1 FROM runs
+                  WHERE state = 'EXECUTING' AND lease_until_us <= :now
+                    AND run_id = :only  -- only
+                 ),
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= :now OR relay_owner <> '')

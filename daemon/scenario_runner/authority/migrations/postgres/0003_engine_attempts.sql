@@ -21,3 +21,4 @@ CREATE TABLE engine_attempts (
 );
 ALTER TABLE runs ADD COLUMN attempts integer NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN strategy text NOT NULL DEFAULT '';
+CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';

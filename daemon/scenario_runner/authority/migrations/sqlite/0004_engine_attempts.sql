@@ -21,3 +21,4 @@ CREATE TABLE engine_attempts (
 ) WITHOUT ROWID;
 ALTER TABLE runs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN strategy TEXT NOT NULL DEFAULT '';
+CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
