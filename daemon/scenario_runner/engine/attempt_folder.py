@@ -25,7 +25,11 @@ KEPT_SECONDS: Final = 7 * 24 * 3600.0
 _KILL_SECONDS: Final = 5.0
 #: Between looks at the process table, which costs some milliseconds.
 _PAUSE_SECONDS: Final = 0.02
+#: Between the folder's making and its lock pass microseconds; a minute later whoever made it was killed.
+_NEW_SECONDS: Final = 60.0
 _LOST: Final = "KEEPER_LOST"
+_GIVEN_UP: Final = "GIVEN_UP"
+_NOT_STARTED: Final = "NOT_STARTED"
 _RESULT, _LOCK, _KEEPER = "result.json", "lock", "keeper"
 _NEW: Final = ".new-"
 
@@ -51,9 +55,9 @@ def prepare_root(root: str) -> None:
 
 def _remove_if_old(path: str, *, is_new: bool) -> None:
     with suppress(OSError):
-        old = time.time() - os.stat(path).st_mtime > KEPT_SECONDS  # the clock that stamps files
         # A folder without its name yet, whose lock is free, is what a killed daemon left before a launch.
-        if old or is_new:
+        kept = _NEW_SECONDS if is_new else KEPT_SECONDS
+        if time.time() - os.stat(path).st_mtime > kept:  # the clock that stamps files
             with _try_lock(os.path.join(path, _LOCK)) as locked:
                 if locked:
                     shutil.rmtree(path)
@@ -77,6 +81,11 @@ def _try_lock(path: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def _ended(error: str, cause: str, *, started: bool = False) -> dict[str, Any]:
+    """The result of an attempt that left none."""
+    return {"started": started, "error": error, "exit_code": None, "cause": cause, "duration_ms": 0}
+
+
 class AttemptFolder:
     """The folder of one attempt; it need not exist.
 
@@ -98,6 +107,7 @@ class AttemptFolder:
         Raises:
             OSError: The folder cannot be made.
         """
+        os.makedirs(self._root, mode=0o700, exist_ok=True)  # somebody may have removed it under the daemon
         new = tempfile.mkdtemp(prefix=_NEW, dir=self._root)
         descriptor = os.open(os.path.join(new, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -115,6 +125,33 @@ class AttemptFolder:
     def exists(self) -> bool:
         """Whether the attempt was launched, or begun to be."""
         return os.path.isdir(self.path)
+
+    def give_up_unless_launched(self) -> None:
+        """Make sure that an attempt without a folder runs nowhere on this host, and is launched by nobody any more.
+
+        The process that was to launch it may only be stopped, and go on later: it then finds the folder made.
+
+        Raises:
+            Unavailable: The folder cannot be made, or a process of the attempt cannot be killed.
+        """
+        try:
+            lock = None if self.exists() else self.create()
+        except OSError as error:
+            raise Unavailable(f"attempt {self._attempt_id} cannot be given up: {error.strerror or error}") from error
+        if lock is None:
+            return
+        try:
+            self.kill_processes()  # in case somebody emptied the folder of attempts under a running keeper
+            self._write_result(_ended("the attempt was given up before it was launched", _GIVEN_UP))
+        except OSError as error:
+            raise Unavailable(f"attempt {self._attempt_id} cannot be given up: {error.strerror or error}") from error
+        finally:
+            os.close(lock)
+
+    def is_given_up(self) -> bool:
+        """Whether the attempt was given up before it was launched."""
+        result = self.result()
+        return result is not None and result["cause"] == _GIVEN_UP
 
     def keeper(self) -> tuple[int, str] | None:
         """Process id and start time of the keeper; None when it has not written them."""
@@ -169,14 +206,14 @@ class AttemptFolder:
         # A keeper that was killed says nothing; one that failed has left a traceback, whose last line says why.
         said = self._read("keeper.log").decode(errors="replace").strip().rpartition("\n")[2]
         error = said if started else "the daemon was killed before it could start the engine"
-        lost = {"started": started, "error": error, "exit_code": None, "cause": _LOST, "duration_ms": 0}
+        lost = _ended(error, _LOST, started=started)
         with suppress(OSError):  # a full disk: whoever asks again finds the same
             self._write_result(lost)
         return lost
 
     def note_not_started(self, error: str) -> None:
         """Note that the attempt certainly never started; called by who made the folder, while no keeper runs."""
-        self._write_result({"started": False, "error": error, "exit_code": None, "cause": "", "duration_ms": 0})
+        self._write_result(_ended(error, _NOT_STARTED))
 
     def _write_result(self, result: dict[str, Any]) -> None:
         new = os.path.join(self.path, f"{_RESULT}.new")

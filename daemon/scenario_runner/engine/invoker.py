@@ -7,12 +7,14 @@ The protocol of calls:
    ended.
 3. After a crash, or when ``launch`` raised ``Unavailable``, the caller asks ``find`` with what the row holds. A job is
    followed as before. None says that nothing of the attempt runs or will run; the attempt has then failed, and is not
-   launched again.
+   launched again. That holds for a caller who was stopped just before ``launch`` and goes on after ``find``, too: the
+   launch then fails.
 4. When the end is committed, ``forget`` lets the backend drop what it kept.
 
 An attempt whose lease is lost is ended with ``stop`` where the backend is ``bound_to_lease``.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -49,6 +51,9 @@ class Launch:
         invocation_path: Where the engine can read the same bytes.
         timeout_seconds: How long the engine may run.
         traceparent: W3C trace context; empty for none.
+        start_by: On the monotonic clock: when the lease ends under which it is launched, and nothing may be started
+            any more. A process that was stopped before the launch would otherwise launch what its successor has given
+            up.
     """
 
     attempt_id: str
@@ -60,6 +65,7 @@ class Launch:
     invocation_path: str
     timeout_seconds: float
     traceparent: str = ""
+    start_by: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

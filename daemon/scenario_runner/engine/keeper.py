@@ -33,6 +33,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 #: A bound for the description of the launch: two command lines as long as Linux takes them (2 MiB with environment).
 _LONGEST_SPEC: Final = 4 << 20
+#: The daemon gives a launch up after 10 s; whoever took its run over must not wait for a daemon that was stopped.
+_SPEC_SECONDS: Final = 15.0
 #: What a pipe of Linux holds: one read empties it.
 _READ_BYTES: Final = 64 << 10
 #: Between rounds of SIGKILL, for a process that forks faster than it is killed or that the kernel holds in a call.
@@ -125,6 +127,7 @@ class Keeper:
     Args:
         spec: ``argv``, ``environment``, ``cwd`` (null for the attempt's folder), ``timeout_seconds``,
             ``grace_seconds`` between SIGTERM and SIGKILL, ``renew_seconds`` for which a renewal holds (null for ever),
+            ``start_by`` on the monotonic clock, after which nothing is started any more (null for never),
             ``head_bytes`` and ``tail_bytes`` of each stream to keep.
     """
 
@@ -157,7 +160,7 @@ class Keeper:
 
     def run(self) -> None:
         """Start the engine, answer whether it was started, follow it, and write its result."""
-        error = "it was stopped before it was started" if self._stop_wanted else self._start()
+        error = self._refusal() or self._start()
         if error:
             self._write_result(error)
             _answer(f"failed {error}")
@@ -168,6 +171,17 @@ class Keeper:
         self._poller.register(self._wakeup, select.POLLIN)
         self._follow()
         self._write_result("")
+
+    def _refusal(self) -> str:
+        """Why the engine must not be started any more; empty when it may be."""
+        if self._stop_wanted:
+            self._cause = "STOPPED"
+            return "it was stopped before it was started"
+        start_by = self._spec["start_by"]
+        if start_by is not None and time.monotonic() >= start_by:
+            self._cause = "NOT_RENEWED"
+            return "the lease of its run ended before it was started"
+        return ""
 
     def _start(self) -> str:
         """Start the engine; returns why it could not be started, or an empty text."""
@@ -348,9 +362,13 @@ def _answer(line: str) -> None:
 
 
 def _read_spec() -> dict[str, Any] | None:
-    """What to start; None when the daemon is gone before it has said so."""
+    """What to start; None when the daemon is gone, or hangs, before it has said so."""
     data = bytearray()
+    poller, deadline = select.poll(), time.monotonic() + _SPEC_SECONDS
+    poller.register(0, select.POLLIN)
     while b"\n" not in data and len(data) <= _LONGEST_SPEC:
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return None
         # Byte by byte it would be slow, and in pieces it may take a renewal with it: that is no loss at the start.
         piece = os.read(0, _READ_BYTES)
         if not piece:

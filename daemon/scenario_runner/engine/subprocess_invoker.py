@@ -8,6 +8,7 @@ The next daemon finds the attempts in their folders.
 """
 
 import json
+import math
 import os
 import select
 import signal
@@ -40,6 +41,9 @@ KEPT_BYTES: Final = 256 << 10
 _START_SECONDS: Final = 10.0
 #: For a keeper, beyond the grace, to kill what is left, and to write half a megabyte.
 _MARGIN_SECONDS: Final = 5.0
+#: A keeper says who it is within milliseconds of its start. Where it does not, because its daemon was stopped in the
+#: middle of the launch or it runs in another container, the caller asks again later and has its thread back meanwhile.
+_ADOPT_SECONDS: Final = 1.0
 #: Between looks for a keeper that has the lock and has not written its process id yet: a few milliseconds of its start.
 _PAUSE_SECONDS: Final = 0.01
 _ENDED_BY: Final = {
@@ -47,6 +51,8 @@ _ENDED_BY: Final = {
     "DAEMON_GONE": "the daemon that had launched it ended",
     "NOT_RENEWED": "the daemon did not renew the run's lease in time",
     "KEEPER_LOST": "its keeper was killed, or its host was restarted",
+    "GIVEN_UP": "it was given up before it was launched",
+    "NOT_STARTED": "its keeper could not be started",
 }
 #: Signals by which somebody ends a service or a session: the engine that they reach is not at fault.
 _ENDING_SIGNALS: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, -1})
@@ -81,11 +87,13 @@ class _Watch:
     Attributes:
         job: Its job.
         pidfd: Becomes readable when the keeper ends.
+        overdue_at: On the monotonic clock: when it has certainly ended, if it does what it should.
         child: The keeper, where this process started it; else it is the keeper of another daemon.
     """
 
     job: Job
     pidfd: int
+    overdue_at: float
     child: "subprocess.Popen[bytes] | None" = None
 
 
@@ -163,6 +171,7 @@ class SubprocessInvoker(EngineInvoker):
             "timeout_seconds": launch.timeout_seconds,
             "grace_seconds": settings.grace_seconds,
             "renew_seconds": settings.renew_seconds,
+            "start_by": None if math.isinf(launch.start_by) else launch.start_by,
             "head_bytes": KEPT_BYTES,
             "tail_bytes": KEPT_BYTES,
         }
@@ -171,10 +180,10 @@ class SubprocessInvoker(EngineInvoker):
     def _launched_before(self, job: Job, folder: AttemptFolder) -> Job:
         result = folder.result()
         if result is not None and not result["started"]:
-            raise LaunchFailed(result["error"])
+            raise _launch_failed(result)
         found = self.find(job)
-        if found is None:  # somebody removed the folder in between
-            raise Unavailable(f"attempt {job.attempt_id} was launched before, and its folder is gone")
+        if found is None:  # another process has given the attempt up in between, or somebody has removed the folder
+            raise Unavailable(f"attempt {job.attempt_id} was launched before, or given up")
         return found
 
     def _start(self, job: Job, folder: AttemptFolder, spec: bytes, lock: int) -> Job:
@@ -188,16 +197,23 @@ class SubprocessInvoker(EngineInvoker):
         except OSError as error:  # no descriptor is left
             _kill(child)
             raise _not_started(folder, f"the keeper cannot be watched: {error.strerror or error}") from error
-        watch = self._add(_Watch(replace(job, handle=self._handle(child.pid)), pidfd, child))
+        known = replace(job, handle=self._handle(child.pid))
+        watch = self._add(_Watch(known, pidfd, self._overdue_at(job), child))
         answer = hand_over(child, spec, time.monotonic() + _START_SECONDS)
         if answer is None:
             _kill(child)
             raise _not_started(folder, "the keeper ended, or hung, before it had taken the launch")
         if answer.startswith("failed "):
             child.wait()
-            raise LaunchFailed(answer.removeprefix("failed "))
+            # The result says whether the engine was at fault; on a full disk there may be none.
+            raise _launch_failed(folder.result() or {"error": answer.removeprefix("failed "), "cause": ""})
         # Without an answer the keeper has ended, or is slow: `poll` sees what becomes of it.
         return watch.job
+
+    def _overdue_at(self, job: Job) -> float:
+        """When the keeper of a job that is watched from now on has certainly ended."""
+        longest = job.timeout_seconds + self._settings.grace_seconds + _START_SECONDS + _MARGIN_SECONDS
+        return time.monotonic() + longest
 
     def _handle(self, pid: int) -> str:
         return f"{self._place}|{pid}|{start_time(pid)}"
@@ -244,13 +260,12 @@ class SubprocessInvoker(EngineInvoker):
         if watch is not None:
             return watch.job
         folder = AttemptFolder(self._settings.folder, job.attempt_id)
-        if folder.exists():
-            return self._adopt(job, folder)
         if job.handle.startswith(self._place):
-            folder.kill_processes()  # in case somebody emptied the folder under a running keeper
-        else:
+            folder.give_up_unless_launched()
+        elif not folder.exists():
             self._require_ended_elsewhere(job, unrenewed_seconds)
-        return None
+            return None
+        return None if folder.is_given_up() else self._adopt(job, folder)
 
     def _require_ended_elsewhere(self, job: Job, unrenewed_seconds: float) -> None:
         """Return when an attempt of another host, whose processes cannot be seen from here, has certainly ended."""
@@ -261,12 +276,13 @@ class SubprocessInvoker(EngineInvoker):
 
     def _adopt(self, job: Job, folder: AttemptFolder) -> Job:
         """Watch the keeper of an attempt that this process did not launch, if it runs."""
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + _ADOPT_SECONDS
         while folder.settle() is None:
             keeper = folder.keeper()
             pidfd = -1 if keeper is None else open_process(*keeper)
             if keeper is not None and pidfd >= 0:
-                return self._add(_Watch(replace(job, handle=self._handle(keeper[0])), pidfd)).job
+                known = replace(job, handle=self._handle(keeper[0]))
+                return self._add(_Watch(known, pidfd, self._overdue_at(job))).job
             if time.monotonic() > deadline:
                 raise Unavailable(f"attempt {job.attempt_id} is being started, and its keeper does not say who it is")
             time.sleep(_PAUSE_SECONDS)
@@ -275,11 +291,30 @@ class SubprocessInvoker(EngineInvoker):
     @override
     def poll(self, jobs: Sequence[Job]) -> dict[str, JobEnd]:
         self._collect()
-        ends = {}
+        self._kill_overdue()
+        ends, failure = {}, None
         for job in jobs:
-            if job.attempt_id not in self._watches and (end := self._end_of(job)) is not None:
-                ends[job.attempt_id] = end
+            if job.attempt_id not in self._watches:
+                try:
+                    end = self._end_of(job)
+                except Unavailable as error:  # one folder that cannot be read must not hide the ends of the others
+                    failure = error
+                    continue
+                if end is not None:
+                    ends[job.attempt_id] = end
+        if failure is not None and not ends:
+            raise failure
         return ends
+
+    def _kill_overdue(self) -> None:
+        """Kill keepers that should long have ended their engines: an engine may have stopped its keeper (SIGSTOP)."""
+        now = time.monotonic()
+        with self._lock:
+            for watch in self._watches.values():
+                if now >= watch.overdue_at:
+                    _log.error("a keeper does not end its engine; it is killed", attempt_id=watch.job.attempt_id)
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(watch.pidfd, SIGKILL)
 
     def _end_of(self, job: Job) -> JobEnd | None:
         """The end of an attempt whose keeper is not watched; None when it runs all the same."""
@@ -374,6 +409,11 @@ def _kill(child: "subprocess.Popen[bytes]") -> None:
     """Kill a keeper that was given nothing to start."""
     child.kill()
     child.wait()
+
+
+def _launch_failed(result: Mapping[str, Any]) -> LaunchFailed:
+    """A launch that failed, from what was noted of it."""
+    return LaunchFailed(result["error"], another_attempt=bool(result["cause"]))
 
 
 def _not_started(folder: AttemptFolder, why: str) -> LaunchFailed:

@@ -118,11 +118,18 @@ def _may_follow(claim: Claim, row: AttemptRow, inputs: PlanInputs, launch_retrie
     """Whether another attempt may follow one that failed."""
     if row.reason_code == Reason.ENGINE_INVOCATION_INVALID:
         return False  # the same request gives the same invocation
-    attempts = (*claim.attempts[:-1], row)
-    launches_failed = sum(known.reason_code == Reason.ENGINE_LAUNCH_FAILED for known in attempts)
-    if row.reason_code == Reason.ENGINE_LAUNCH_FAILED and launches_failed > launch_retries:
+    launches_failed = sum(_is_bad_launch(known) for known in (*claim.attempts[:-1], row))
+    if _is_bad_launch(row) and launches_failed > launch_retries:
         return False
     return row.attempt_no < inputs.attempt_limit
+
+
+def _is_bad_launch(row: AttemptRow) -> bool:
+    """Whether an engine could not be launched for a reason of its own, as where its program is not there.
+
+    A daemon that was killed in the middle of a launch, or a host without room, says nothing about the engine.
+    """
+    return row.reason_code == Reason.ENGINE_LAUNCH_FAILED and not row.another_attempt
 
 
 def _fail(claim: Claim, at_us: int, finished: Event, row: AttemptRow, inputs: PlanInputs) -> Transition:

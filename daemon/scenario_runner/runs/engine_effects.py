@@ -1,6 +1,7 @@
 """Performs the effects of an engine, for one run at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from scenario_runner.artifacts.base import MAX_FLAG_BYTES, Artifacts, Kind
 from scenario_runner.artifacts.budget import UNLIMITED, ReadBudget
@@ -72,7 +73,7 @@ class EngineEffects:
             return self._prepare(effect.attempt)
         if isinstance(effect, LaunchEngine):
             self._leases.check(claim)  # the row is committed, and an engine is for its lease only
-            return self.invoker.launch(effect.launch)
+            return self.invoker.launch(replace(effect.launch, start_by=self._leases.valid_until(claim)))
         if isinstance(effect, FindJob):
             return self.invoker.find(effect.job, seconds_since_claim)
         if isinstance(effect, ReadRunReceipt):

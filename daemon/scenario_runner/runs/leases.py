@@ -71,9 +71,11 @@ class Leases:
         except Unavailable:
             return set()  # the leases run out by themselves if this lasts
         with self._lock:
-            for key in self._valid_until:
-                if key in kept:
-                    self._valid_until[key] = asked + self.seconds
+            for key in held:
+                if key in self._valid_until:
+                    # A lease that somebody else has, because a clock jumped or this process was taken for dead, is lost
+                    # now and not when it would have run out.
+                    self._valid_until[key] = asked + self.seconds if key in kept else 0.0
         return kept
 
     def check(self, claim: Claim) -> None:
@@ -89,6 +91,10 @@ class Leases:
             raise StoppingError("the process stops; what it had not finished is done again by whoever claims the run")
         if now >= self._valid_until.get((claim.run_id, claim.epoch), 0.0):
             raise LeaseLostError(f"the lease of run {claim.run_id} (epoch {claim.epoch}) ran out")
+
+    def valid_until(self, claim: Claim) -> float:
+        """When a lease that is ours ends, on the monotonic clock, unless it is renewed."""
+        return self._valid_until.get((claim.run_id, claim.epoch), 0.0)
 
     def end_in(self, seconds: float) -> None:
         """Begin to stop: what is in progress has so many seconds left, then every check fails."""

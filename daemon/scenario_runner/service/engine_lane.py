@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from scenario_runner.authority.base import Transition
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
 from scenario_runner.counters import count
 from scenario_runner.engine.invoker import Job, JobEnd
@@ -42,6 +43,7 @@ class _Execution:
         since: When the lane took it, on a monotonic clock: nobody else has held its lease since.
         job: Its engine, which may run; None before it was launched, and after its end was seen.
         ended: The same engine after its end.
+        parked: Whether it waits; else a thread works on it, or will.
         ask_at: When a parked run that waits to be found is asked for again.
         remind_at: When it is logged next that it was not found.
     """
@@ -50,6 +52,7 @@ class _Execution:
     since: float
     job: Job | None = None
     ended: Job | None = None
+    parked: bool = False
     ask_at: float = 0.0
     remind_at: float = field(default=0.0)
 
@@ -91,8 +94,9 @@ class EngineLane:
         self._monotonic = monotonic
         self._invoker = effects.invoker
         self._lock = threading.Lock()
-        self._parked: dict[tuple[str, int], _Execution] = {}
-        self._working: set[tuple[str, int]] = set()
+        self._executions: dict[tuple[str, int], _Execution] = {}
+        self._working = 0
+        self._remind_at = 0.0
         self._wanted, self._stopping = threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine")
         self._thread = threading.Thread(target=self._follow, name="engine", daemon=True)
@@ -104,13 +108,15 @@ class EngineLane:
 
     def add(self, member: Member) -> None:
         """Take over a run under lease that waits for its first effect of the engine."""
-        self._submit(_Execution(member, self._monotonic()), None)
+        item = _Execution(member, self._monotonic())
+        with self._lock:
+            self._executions[item.key] = item
+        self._submit(item, None)
 
     def renew(self, kept: set[tuple[str, int]]) -> None:
         """The leases of these runs (run id, epoch) were renewed: their engines may run on."""
         with self._lock:
-            executions = list(self._parked.values())
-        jobs = [item.job for item in executions if item.job is not None and item.key in kept]
+            jobs = [item.job for key, item in self._executions.items() if item.job is not None and key in kept]
         if jobs:
             self._invoker.renew(jobs)
 
@@ -135,7 +141,7 @@ class EngineLane:
         """Look for the ends of engines and of leases."""
         try:
             while not self._stopping.is_set():
-                if not self._parked:
+                if not self._parked():
                     self._wanted.wait()
                 self._wanted.clear()
                 self._follow_once()
@@ -143,9 +149,12 @@ class EngineLane:
         except BaseException as error:  # noqa: BLE001 - a lane that nobody follows must not look alive
             self._fail(error)
 
-    def _follow_once(self) -> None:
+    def _parked(self) -> list[_Execution]:
         with self._lock:
-            parked = list(self._parked.values())
+            return [item for item in self._executions.values() if item.parked]
+
+    def _follow_once(self) -> None:
+        parked = self._parked()
         ends = self._ends([item.job for item in parked if item.job is not None])
         now = self._monotonic()
         for item in parked:
@@ -162,7 +171,9 @@ class EngineLane:
         try:
             return self._invoker.poll(jobs) if jobs else {}
         except Unavailable as error:
-            _log.warning("waiting for the engines' backend", detail=error.detail)
+            if self._monotonic() >= self._remind_at:
+                self._remind_at = self._monotonic() + _REMIND_SECONDS
+                _log.warning("waiting for the engines' backend", detail=error.detail)
             return {}
 
     def _lost(self, item: _Execution) -> LeaseLostError | None:
@@ -173,26 +184,24 @@ class EngineLane:
         return None
 
     def _park(self, item: _Execution) -> None:
-        with self._lock:
-            self._parked[item.key] = item
+        item.parked = True  # the last that this thread does to it
         self._wanted.set()
 
     def _unpark(self, item: _Execution, answer: Answer) -> None:
         """Go on with a parked run in a thread of the pool."""
-        with self._lock:
-            del self._parked[item.key]
+        item.parked = False
         self._submit(item, answer)
 
     # --- working
 
     def _submit(self, item: _Execution, answer: Answer) -> None:
         with self._lock:
-            self._working.add(item.key)
+            self._working += 1
         try:
             self._pool.submit(self._work, item, answer)
         except RuntimeError:  # the pool was shut down: the run goes on with its next owner
             with self._lock:
-                self._working.discard(item.key)
+                self._working -= 1
 
     def _work(self, item: _Execution, answer: Answer) -> None:
         try:
@@ -201,7 +210,7 @@ class EngineLane:
             self._fail(error)
         finally:
             with self._lock:
-                self._working.discard(item.key)
+                self._working -= 1
 
     def _go_on(self, item: _Execution, answer: Answer) -> None:
         """Resume a lifecycle, and perform its effects until it is parked or has its transition.
@@ -256,10 +265,17 @@ class EngineLane:
 
     def _finish(self, item: _Execution) -> None:
         """Commit the transition of a run; an engine that may still run is ended before its lease is given back."""
+        try:
+            self._give_back(item)
+        finally:
+            with self._lock:
+                del self._executions[item.key]
+
+    def _give_back(self, item: _Execution) -> None:
         if item.job is not None and self._invoker.bound_to_lease and not self._stop_engine(item):
             self._leases.release(item.member.claim)  # it runs out, and the next owner finds the engine
             return
-        if self._driver.finish(item.member) and item.ended is not None:
+        if self._driver.finish(item.member) and item.ended is not None and _ends_attempt(item.member.transition):
             self._invoker.forget(item.ended)
         self._changed()
 
@@ -272,3 +288,8 @@ class EngineLane:
             _log.error("an engine does not end", run_id=item.run_id, detail=error.detail)
             return False
         return True
+
+
+def _ends_attempt(transition: Transition | None) -> bool:
+    """Whether a transition puts the end of an attempt on record; a run that is put off asks for that end again."""
+    return transition is not None and transition.attempt is not None and not transition.attempt.open

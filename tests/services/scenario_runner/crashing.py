@@ -15,6 +15,7 @@ As a program it is the ``scenario-runner`` command with one call wrapped, chosen
 A name that does not exist ends the program with status 99: a crash point that was renamed must not pass unseen.
 """
 
+import faulthandler
 import functools
 import importlib
 import inspect
@@ -25,10 +26,11 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 NO_SUCH_POINT: Final = 99
 KILLED: Final = -9
@@ -199,6 +201,80 @@ def _popen(world: Any, arguments: list[str], env: dict[str, str]) -> "subprocess
         )
 
 
+class Fork:
+    """A daemon in a fork of this process: the code of the installed command, without the start of an interpreter.
+
+    Not where this process has other threads, nor for worlds on S3; see ``support.ForkedWorld``.
+
+    Args:
+        world: Its world.
+        more: Further arguments of ``serve``.
+        moment: When it acts.
+        action: What it does then.
+    """
+
+    def __init__(self, world: Any, *more: str, moment: Moment | None = None, action: str = "kill") -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            _become_daemon(world, more, moment, action)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float = 60.0) -> int:
+        """Wait for its end; AssertionError after so many seconds."""
+        until(lambda: self.poll() is not None, "the daemon ends", timeout, pause=0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wait()
+
+
+def _become_daemon(world: Any, more: Sequence[str], moment: Moment | None, action: str) -> None:
+    """In the child: be the command."""
+    from scenario_runner.cli.main import main as command
+
+    os.setsid()
+    with open(os.devnull, "r+b") as null, open(log_of(world), "ab") as log:
+        for number, file in enumerate((null, null, log)):
+            os.dup2(file.fileno(), number)
+    sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
+    faulthandler.disable()
+    if moment is not None:
+        Crash(moment.when, moment.nth, moment.match, moment.after_result, action, "").install(moment.at)
+    sys.argv = ["scenario-runner", *serve_arguments(world, *more)]
+    command()
+
+
 def log_of(world: Any) -> Path:
     """Where daemons that :func:`launch` and :func:`start` started write their logs."""
     return Path(world.root) / "crashing.log"
@@ -212,7 +288,7 @@ def until(true: Callable[[], object], what: str, seconds: float = 30.0, pause: f
         time.sleep(pause)
 
 
-def until_up(*daemons: "subprocess.Popen[bytes]") -> None:
+def until_up(*daemons: "subprocess.Popen[bytes] | Fork") -> None:
     """Wait until daemons answer SIGTERM themselves: before that, their start is over at once."""
     for daemon in daemons:
         until(lambda daemon=daemon: daemon.poll() is not None or _catches_sigterm(daemon.pid), "a daemon is up")

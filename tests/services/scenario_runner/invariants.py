@@ -40,7 +40,7 @@ NEXT: Final[Mapping[str, frozenset[str]]] = {
     "OPEN": frozenset({"PLANNED"}),
     "PLANNED": frozenset({"EXECUTING", "VERIFYING"}),
     "EXECUTING": frozenset({"VERIFYING", "FAILED"}),
-    "VERIFYING": frozenset({"WAITING_EVIDENCE"}) | TERMINAL,
+    "VERIFYING": frozenset({"EXECUTING", "WAITING_EVIDENCE"}) | TERMINAL,
     "WAITING_EVIDENCE": frozenset({"VERIFYING"}),
     "READY": frozenset(),
     "FAILED": frozenset(),
@@ -445,8 +445,16 @@ class Facts:
         return dict(parse(self.rows[run_id]["intent"]))
 
     def location_of(self, run_id: str) -> str:
-        """The engine run root of a run, as its documents name it."""
-        return str(self.intent_of(run_id)["engine_run_root"])
+        """The engine run root of a run, as its documents name it: of its request, or else the one pinned for it."""
+        return str(self.intent_of(run_id)["engine_run_root"] or parse(self.rows[run_id]["inputs"])["engine_run_root"])
+
+    @cached_property
+    def attempts(self) -> dict[str, list[Json]]:
+        """Rows of the attempts of each run, by number."""
+        found: dict[str, list[Json]] = defaultdict(list)
+        for row in sorted(self.tables["engine_attempts"], key=lambda row: row["attempt_no"]):
+            found[row["run_id"]].append(row)
+        return found
 
     def root_of(self, run_id: str) -> Path:
         """The engine run root of a run, where it can be read."""
@@ -658,8 +666,12 @@ def _states_agree(w: Facts, run_id: str, row: Json) -> Iterator[str]:
     plan, inputs = w.document("run_plan", run_id), parse(row["inputs"])
     digest = sha(canonical({"intent": parse(row["intent"]), "inputs": inputs, "run_id": run_id}))
     times = (micros(plan["created_at_utc"]), micros(plan["evidence_deadline_utc"]))
-    if plan["plan_hash"] != digest or times != (row["admitted_us"], row["deadline_us"]):
+    wait_us = inputs["evidence_wait_seconds"] * 1_000_000
+    if plan["plan_hash"] != digest or times != (row["admitted_us"], row["admitted_us"] + wait_us):
         yield f"the plan object of {run_id} is not the plan of its row"
+    ends = [one["ended_us"] for one in w.attempts[run_id] if one["outcome"] == "SUCCEEDED"]
+    if row["deadline_us"] != (ends or [row["admitted_us"]])[-1] + wait_us:
+        yield f"the deadline of {run_id} does not follow from its admission, or from the success of its engine"
     pairs = (("required_gates", "gates"), ("intended_outputs", "outputs"), ("policy_rev", "policy_rev"))
     if any(plan[ours] != inputs[theirs] for ours, theirs in pairs):
         yield f"the plan object of {run_id} has other gates, outputs or policy than its row"
@@ -819,7 +831,8 @@ def i10_write_once_objects_parse(w: Facts) -> Iterator[str]:
     for key, value in w.documents.items():
         if key.startswith(f"{PREFIX}/interface_pack/") and sha(canonical(value)) != Path(key).stem:
             yield f"the pinned pack {key} does not have its digest"
-        if "run_id" in value and re.fullmatch(_RUN, Path(key).stem) and value["run_id"] != Path(key).stem:
+        of_run = "/engine_invocations/" not in key and re.fullmatch(_RUN, Path(key).stem)
+        if "run_id" in value and of_run and value["run_id"] != Path(key).stem:
             yield f"{key} is about {value['run_id']}"
     yield from _deployed_pack(w)
     for folder, private in ((w.paths.store, f"{PREFIX}/.private/"), (w.paths.spool, ".private/")):
@@ -951,29 +964,106 @@ def _said(value: object) -> Iterator[str]:
 
 
 def i14_attempts_are_bounded(w: Facts) -> Iterator[str]:
-    """Attempts stay within the plan's limit and are numbered from 1; no process still works on an engine run."""
-    attempts: dict[str, set[int]] = defaultdict(set)
+    """Attempts stay within the limit, one at a time, each on record; no engine process outlives its run or lease."""
+    for run_id in sorted(set(w.attempts) | set(w.rows)):
+        if run_id not in w.rows:
+            yield f"there are attempts of {run_id}, which has no row"
+            continue
+        yield from _attempt_rows(w, run_id, w.attempts[run_id])
+        yield from _attempt_events(w, run_id, w.attempts[run_id])
+    yield from _attempt_logs(w)
+    roots = [os.path.realpath(root) for root in w.paths.engine_roots]
+    ours = {row["attempt_id"] for row in w.tables["engine_attempts"]}
+    for pid, where, attempt_id in _processes():
+        if any(where == root or where.startswith(root + "/") for root in roots):
+            yield f"the process {pid} still works in {where}"
+        if attempt_id in ours:
+            yield f"the process {pid} of the attempt {attempt_id} is alive"
+
+
+def _attempt_rows(w: Facts, run_id: str, rows: list[Json]) -> Iterator[str]:
+    run, limit = w.rows[run_id], w.document("run_plan", run_id)["attempt_limit"]
+    numbers = [row["attempt_no"] for row in rows]
+    if len(rows) > limit or numbers != list(range(1, run["attempts"] + 1)):
+        yield f"{run_id} counts {run['attempts']} attempts, with the rows {numbers}; its plan allows {limit}"
+    for row in rows:
+        if row["attempt_id"] != sha(f"sr_attempt|{run_id}|{row['attempt_no']}")[:32]:
+            yield f"the id of the attempt {row['attempt_no']} of {run_id} does not derive from its run and number"
+        if row["ended_us"] is None and (row is not rows[-1] or run["state"] != "EXECUTING"):
+            yield f"the attempt {row['attempt_no']} of {run_id} is open, and the run is {run['state']}"
+        if row["outcome"] == "SUCCEEDED" and (row is not rows[-1] or row["exit_code"] != 0):
+            yield f"the attempt {row['attempt_no']} of {run_id} succeeded, with status {row['exit_code']}, or goes on"
+    epochs = [row["epoch"] for row in rows]
+    if epochs != sorted(epochs) or any(not 0 < epoch <= run["lease_epoch"] for epoch in epochs):
+        yield f"the attempts of {run_id} were launched under the epochs {epochs} of {run['lease_epoch']}"
+    for before, after in pairwise(rows):
+        if before["ended_us"] is None or after["launched_us"] < before["ended_us"]:
+            yield f"the attempt {after['attempt_no']} of {run_id} was launched before the one before it had ended"
+    forced = parse(run["inputs"])["strategy"] == "FORCE_INVOKE"
+    if forced and run["state"] == "READY" and [row["outcome"] for row in rows][-1:] != ["SUCCEEDED"]:
+        yield f"{run_id} is READY, and no engine that it had to invoke has succeeded"
+
+
+_LAUNCHED: Final = "ENGINE_ATTEMPT_LAUNCH_REQUESTED"
+_SUBMITTED: Final = "ENGINE_JOB_SUBMITTED"
+_FINISHED: Final = "ENGINE_ATTEMPT_FINISHED"
+
+
+def _attempt_events(w: Facts, run_id: str, rows: list[Json]) -> Iterator[str]:
+    """The record tells of each attempt: requested once, submitted in between, finished once, as its row says."""
+    told = [line for line in w.records.get(run_id, []) if line["event_kind"] in (_LAUNCHED, _SUBMITTED, _FINISHED)]
+    wanted = [(kind, row["attempt_no"]) for row in rows for kind in (_LAUNCHED, _FINISHED)]
+    if rows and rows[-1]["ended_us"] is None:
+        wanted.pop()
+    said = [(line["event_kind"], line["details"]["attempt_no"]) for line in told if line["event_kind"] != _SUBMITTED]
+    if said != wanted:
+        yield f"the record of {run_id} tells of the attempts {said}, its rows are {wanted}"
+        return
+    by_number, open_number = {row["attempt_no"]: row for row in rows}, 0
+    for line in told:
+        kind, details = line["event_kind"], line["details"]
+        row = by_number[details["attempt_no"]]
+        if details["attempt_id"] != row["attempt_id"] or details["state"] != "EXECUTING":
+            yield f"the {kind} of the attempt {row['attempt_no']} of {run_id} is of another attempt or state"
+        if kind == _SUBMITTED and details["attempt_no"] != open_number:
+            yield f"the attempt {row['attempt_no']} of {run_id} was submitted while it was not open"
+        open_number = 0 if kind == _FINISHED else row["attempt_no"]
+        if kind == _FINISHED:
+            ours = (row["outcome"], row["reason_code"], row["invoker"], row["duration_ms"], row["ended_us"])
+            ended_us = micros(details["ended_at_utc"])
+            theirs = (details["outcome"], details.get("reason_code", ""), details["invoker"], details["duration_ms"])
+            if ours != (*theirs, ended_us) or micros(details["started_at_utc"]) != row["launched_us"]:
+                yield f"the document of the attempt {row['attempt_no']} of {run_id} is not what its row says"
+
+
+def _attempt_logs(w: Facts) -> Iterator[str]:
+    logs: dict[str, set[int]] = defaultdict(set)
     for key in w.objects:
         match = re.fullmatch(rf"{PREFIX}/engine_attempt_logs/run_id=({_RUN})/attempt_no=([0-9]+)/\w+\.log", key)
         if match:
-            attempts[match[1]].add(int(match[2]))
-    for run_id, numbers in attempts.items():
-        limit = w.document("run_plan", run_id)["attempt_limit"]
-        if len(numbers) > limit or numbers != set(range(1, len(numbers) + 1)):
-            yield f"{run_id} has the attempts {sorted(numbers)}; its plan allows {limit}"
-    roots = [os.path.realpath(root) for root in w.paths.engine_roots]
-    for pid, where in _processes():
-        if any(where == root or where.startswith(root + "/") for root in roots):
-            yield f"the process {pid} still works in {where}"
+            logs[match[1]].add(int(match[2]))
+    for run_id, numbers in logs.items():
+        known = {row["attempt_no"] for row in w.attempts[run_id]}
+        if not numbers <= known:
+            yield f"there are logs of the attempts {sorted(numbers)} of {run_id}, whose rows are {sorted(known)}"
+    for run_id, rows in w.attempts.items():
+        for line in w.records.get(run_id, []):
+            for key in (line["details"].get("logs_ref") or {}).values():
+                if key not in w.objects:
+                    yield f"the record of {run_id} names the log {key}, which is not there ({len(rows)} attempts)"
 
 
-def _processes() -> Iterator[tuple[int, str]]:
+def _processes() -> Iterator[tuple[int, str, str]]:
+    """Process id, working directory, and the attempt that a process bears the mark of, of every other process."""
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             try:
-                yield int(name), os.readlink(f"/proc/{name}/cwd")
+                where = os.readlink(f"/proc/{name}/cwd")  # a process that has ended has none
+                variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             except OSError:
                 continue
+            marks = [one.partition(b"=")[2].decode() for one in variables if one.startswith(b"SR_ATTEMPT_ID=")]
+            yield int(name), where, (marks or [""])[0]
 
 
 def i15_nothing_elsewhere(w: Facts) -> Iterator[str]:

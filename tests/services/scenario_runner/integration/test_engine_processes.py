@@ -635,8 +635,11 @@ def test_old_folders_and_those_of_killed_launches_are_removed_at_the_start(tmp_p
     os.utime(folder / jobs[0].attempt_id, (0, 0))
     (folder / ".new-x").mkdir()
     (folder / ".new-x" / "lock").touch()
+    os.utime(folder / ".new-x", (time.time() - 61,) * 2)
+    (folder / ".new-y").mkdir()  # of a launch that begins now: between the making of the folder and that of its lock
+    (folder / ".new-y" / "lock").touch()
     with engine(folder, ""):
-        assert os.listdir(folder) == [jobs[1].attempt_id]
+        assert set(os.listdir(folder)) == {jobs[1].attempt_id, ".new-y"}
 
 
 # --- many

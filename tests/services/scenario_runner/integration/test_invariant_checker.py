@@ -453,8 +453,7 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], object]]] = {
         lambda s: s.sql(f"UPDATE runs SET reason_code = '' {RUN}", s.failed["run_id"]),
     ),
     # I14
-    "there were more attempts than the plan allows": ("I14", lambda s: attempts(s, 1, 2, 3, 4)),
-    "an attempt number was left out": ("I14", lambda s: attempts(s, 2)),
+    "there are logs of an attempt that never was": ("I14", lambda s: attempts(s, 1)),
     # I15
     "an object lies outside the prefix": ("I15", lambda s: put(s.world.store / "run_plan/x.json")),
     "an object of no kind lies under the prefix": ("I15", lambda s: put(s.world.ledger / "notes/x.json")),

@@ -203,6 +203,21 @@ def test_launches_that_fail_are_tried_again_as_often_as_the_profile_says() -> No
     assert (last.to_state, last.reason_code) == (RunState.FAILED, "ENGINE_LAUNCH_FAILED")
 
 
+def test_launches_that_fail_through_no_fault_of_the_engine_are_bounded_by_the_limit_alone() -> None:
+    """A daemon killed in the middle of a launch, or a host without room, must not use up the engine's launches."""
+    unlucky = {LaunchEngine: LaunchFailed("no memory", another_attempt=True)}
+    before = tuple(over(number, reason_code="ENGINE_LAUNCH_FAILED", another_attempt=True) for number in (1,))
+    assert drive(Engine(fail=unlucky), forced(), launch_retries=0).to_state is RunState.EXECUTING
+    second = drive(Engine(fail=unlucky), forced(state=RunState.EXECUTING, attempts=before), launch_retries=0)
+    assert second.to_state is RunState.EXECUTING
+    bad = {LaunchEngine: LaunchFailed("no such program")}
+    retried = drive(Engine(fail=bad), forced(state=RunState.EXECUTING, attempts=before), launch_retries=1)
+    assert retried.to_state is RunState.EXECUTING, "the one before does not count"
+    three = tuple(over(number, reason_code="ENGINE_LAUNCH_FAILED", another_attempt=True) for number in (1, 2))
+    last = drive(Engine(fail=unlucky), forced(state=RunState.EXECUTING, attempts=three), launch_retries=9)
+    assert (last.to_state, last.reason_code) == (RunState.FAILED, "ENGINE_LAUNCH_FAILED")
+
+
 def test_an_invocation_that_cannot_be_made_ends_the_run_and_counts_no_attempt() -> None:
     engine = Engine(fail={PrepareLaunch: EngineRefusal("not valid")})
     end = engine.live(forced())
@@ -300,12 +315,20 @@ def test_infrastructure_that_fails_leaves_the_attempt_as_it_is(kind: type) -> No
     assert end.claim.attempts == (() if kind is PrepareLaunch else end.claim.attempts[:1])
 
 
-@pytest.mark.parametrize("kind", set(TO_VERIFYING), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", dict.fromkeys(TO_VERIFYING), ids=lambda kind: kind.__name__)
 def test_a_lost_lease_ends_the_execution_without_a_transition(kind: type) -> None:
     engine = Engine(fail={kind: LeaseLostError("another worker")})
     with pytest.raises(LeaseLostError):
         engine.live(forced())
     assert engine.kinds[-1] is kind
+
+
+def test_drift_of_the_plan_does_not_keep_an_engine_from_being_followed() -> None:
+    """The run would end, and its engine would run on with nobody to see its end."""
+    drift = LedgerDrift("other bytes", Reason.PLAN_DRIFT, place="/x", expected="a", actual="b")
+    engine = Engine(fail={WritePlan: drift})
+    end = engine.live(forced(state=RunState.EXECUTING, attempts=(attempt_row(),)))
+    assert end.to_state is RunState.VERIFYING
 
 
 def test_drift_of_the_plan_ends_a_run_before_its_engine() -> None:
