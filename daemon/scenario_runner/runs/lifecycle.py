@@ -115,9 +115,7 @@ def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
         yield WritePlan(plan)
         return failed(claim, (yield ReadClock()), refused_without_report(Outcome.FAIL, missing_root))
     if engine_is_first(claim, inputs):
-        if (
-            not claim.has_open_attempt
-        ):  # the plan of an open one was written before it; nothing may end the run meanwhile
+        if not claim.has_open_attempt:  # its plan was written before it, and nothing may end its run meanwhile
             yield WritePlan(plan)
         because: dict[str, Any] = {"strategy": inputs.strategy.value}
         return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))
