@@ -299,8 +299,9 @@ def _catches_sigterm(pid: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def is_stopped(daemon: "subprocess.Popen[bytes]") -> bool:
+def is_stopped(daemon: "subprocess.Popen[bytes] | Fork") -> bool:
     """True while a daemon is stopped (SIGSTOP)."""
+    assert daemon.poll() is None, f"it has ended with {daemon.returncode}"
     return Path(f"/proc/{daemon.pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
 
 
