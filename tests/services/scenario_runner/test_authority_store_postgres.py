@@ -46,7 +46,7 @@ from authority_support import (
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
-from scenario_runner.authority.base import Authority, Claim, ProjectionFailure
+from scenario_runner.authority.base import Authority, Claim, ProjectionFailure, Sent, SignalRow
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, RunState
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.parity
 SCHEMA_FILE = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/authority/schema/postgres.sql"
 OWN = {
     "schema_migrations", "runs", "run_events", "intake_records", "dead_letters", "outbox", "digest_reuse",
-    "engine_attempts", "store_identities",
+    "engine_attempts", "store_identities", "operator_actions",
 }  # fmt: skip
 
 
@@ -772,10 +772,10 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     schema.set_clock(START + LEASE)
     (row,) = lossy.claim_signals("p", 10, LEASE)
     cut(lambda: lossy.postpone_signals([row.outbox_id], START))
-    cut(lambda: lossy.mark_sent([row.outbox_id]))
+    cut(lambda: lossy.mark_sent([Sent(row.outbox_id)]))
     cut(lambda: lossy.keep_digests("key", ["a"]))
     assert cut(lambda: lossy.find_digests("key")) == ["a"]
-    assert cut(lambda: lossy.signals(hex32("k"))).rows == ((hex64("ready"), "READY", START + LEASE),)
+    assert cut(lambda: lossy.signals(hex32("k"))).rows == (SignalRow(hex64("ready"), "READY", START + LEASE),)
     assert lossy.pending().undelivered is False
 
 
@@ -784,10 +784,10 @@ def test_a_signal_keeps_the_time_of_its_first_mark(schema: Schema, lossy: Author
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = lossy.claim_signals("p", 10, LEASE)
-    lossy.mark_sent([row.outbox_id])
+    lossy.mark_sent([Sent(row.outbox_id)])
     schema.set_clock(START + SECOND)
-    lossy.mark_sent([row.outbox_id])
-    assert lossy.signals(hex32("k")).rows == ((hex64("ready"), "READY", START),)
+    lossy.mark_sent([Sent(row.outbox_id)])
+    assert lossy.signals(hex32("k")).rows == (SignalRow(hex64("ready"), "READY", START),)
 
 
 # --- a server that does not answer ------------------------------------------------------------------------------------
@@ -929,7 +929,7 @@ def test_a_server_that_crashes_under_load_loses_nothing_and_is_used_again_after_
         assert run is not None
         assert run.state is RunState.READY
         assert [item.seq for item in authority.events(run_id)] == list(range(1, run.event_seq + 1))
-        assert authority.signals(run_id).rows == ((hex64(f"ready {run_id}"), "READY", None),)
+        assert authority.signals(run_id).rows == (SignalRow(hex64(f"ready {run_id}"), "READY", None),)
 
 
 # --- the whole daemon -------------------------------------------------------------------------------------------------
