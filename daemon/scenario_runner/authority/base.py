@@ -480,6 +480,8 @@ class PublishedSignal:
     """
 
     run_id: str
+    message_id: str
+    kind: str
     cursor: tuple[int, int]
 
 
@@ -646,8 +648,8 @@ class Authority(Protocol):
         """
         ...
 
-    def action(self, key: str) -> ActionRow | None:
-        """The act of a key."""
+    def acts(self, keys: Sequence[str]) -> dict[str, ActionRow]:
+        """Acts by their keys; one that is not known is left out."""
         ...
 
     def actions(self, subject: str) -> list[ActionRow]:
@@ -656,6 +658,10 @@ class Authority(Protocol):
 
     def record_action(self, action: ActionRow) -> bool:
         """Record an act that has no other effect; ``at_us`` is the database's clock. False when its key is known."""
+        ...
+
+    def end_action(self, key: str, outcome: str, detail: str) -> None:
+        """Record what came of an act that took longer."""
         ...
 
     def published(self, state: str, after: tuple[int, int], until_us: int, limit: int) -> list[PublishedSignal]:

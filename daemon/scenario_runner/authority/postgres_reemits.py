@@ -54,6 +54,14 @@ class PostgresReemits(Queries):
         return bool(self._query("insert_action", **action_columns(action)))
 
     @override
+    def end_action(self, key: str, outcome: str, detail: str) -> None:
+        self._query("end_action", action_key=key, outcome=outcome, detail=shortened(detail))
+
+    @override
+    def _list(self, values: Sequence[str]) -> list[str]:
+        return list(values)
+
+    @override
     def reemit(self, acts: Sequence[ReemitAct]) -> list[ReemitAnswer]:
         answers: dict[str, ReemitAnswer] = {}
         for indices in rounds_without_repeats([act.run_id for act in acts]):

@@ -34,6 +34,10 @@ class Queries(Authority):
     """The reading half of an authority."""
 
     @abstractmethod
+    def _list(self, values: Sequence[str]) -> object:
+        """A list as the parameter of a statement."""
+
+    @abstractmethod
     def _query(self, name: str, /, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401 - a column holds anything
         """Rows of a named statement; none when it returns none."""
 
@@ -63,9 +67,9 @@ class Queries(Authority):
         return Signals(tuple(map(signal_row, self._query("list_signals", run_id=run_id))))
 
     @override
-    def action(self, key: str) -> ActionRow | None:
-        rows = self._query("find_action", action_key=key)
-        return action_row(rows[0]) if rows else None
+    def acts(self, keys: Sequence[str]) -> dict[str, ActionRow]:
+        rows = self._query("find_actions", action_keys=self._list(keys)) if keys else []
+        return {row["action_key"]: action_row(row) for row in rows}
 
     @override
     def actions(self, subject: str) -> list[ActionRow]:
@@ -77,7 +81,10 @@ class Queries(Authority):
         rows = self._query(
             "published_signals", state=state, after_us=after_us, after_id=after_id, until_us=until_us, limit=limit
         )
-        return [PublishedSignal(row["run_id"], (row["sent_us"], row["outbox_id"])) for row in rows]
+        return [
+            PublishedSignal(row["run_id"], row["message_id"], row["kind"], (row["sent_us"], row["outbox_id"]))
+            for row in rows
+        ]
 
     @override
     def find_digests(self, key: str) -> list[str] | None:

@@ -67,6 +67,15 @@ class SqliteReemits(Queries):
         return self._write(operation)
 
     @override
+    def end_action(self, key: str, outcome: str, detail: str) -> None:
+        parameters = {"action_key": key, "outcome": outcome, "detail": shortened(detail)}
+        self._write(lambda connection: connection.execute(self._sql["end_action"], parameters).rowcount)
+
+    @override
+    def _list(self, values: Sequence[str]) -> str:
+        return orjson.dumps(values).decode()
+
+    @override
     def reemit(self, acts: Sequence[ReemitAct]) -> list[ReemitAnswer]:
         return self._write(lambda connection: [self._reemit(connection, act, self._clock()) for act in acts])
 
@@ -82,7 +91,7 @@ class SqliteReemits(Queries):
         return disposition, reason, answer.detail, refusal
 
     def _reemit(self, connection: sqlite3.Connection, act: ReemitAct, now: int) -> ReemitAnswer:
-        known = connection.execute(self._sql["find_action"], {"action_key": act.key}).fetchone()
+        known = connection.execute(self._sql["find_actions"], {"action_keys": self._list([act.key])}).fetchone()
         if known is not None:
             found = action_row(known)
             return ReemitAnswer(act.key, act.run_id, found.outcome, found.detail, repeated=True)

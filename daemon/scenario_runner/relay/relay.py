@@ -204,7 +204,7 @@ class Relay:
     def _end_refused(self, refused: Sequence[tuple[OutboxRow, LedgerDrift]]) -> None:
         for row, failure in refused:
             count("relay.reemit_refused")
-            _log.error("a signal is not published again", run_id=row.run_id, reason_code=failure.reason,
+            _log.error("a signal is not published again", run_id=row.run_id, reason_code=failure.reason.value,
                        detail=failure.detail)  # fmt: skip
         self._authority.end_reemits([ReemitEnd(row, failure=failure) for row, failure in refused])
 

@@ -329,9 +329,9 @@ sent AS MATERIALIZED (
 UPDATE outbox o SET sent_us = c.now, receipt = s.receipt, lease_owner = '', lease_until_us = 0
 FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
 
--- name: find_action
+-- name: find_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
-FROM operator_actions WHERE action_key = %(action_key)b;
+FROM operator_actions WHERE action_key = ANY (%(action_keys)b::text[]);
 
 -- name: list_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
@@ -341,6 +341,9 @@ FROM operator_actions WHERE subject = %(subject)b ORDER BY at, action_id;
 INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
 VALUES (%(action_key)b, sr_now_us(), %(actor)b, %(via)b, %(action)b, %(subject)b, %(reason)b, %(outcome)b, %(detail)b)
 ON CONFLICT (action_key) DO NOTHING RETURNING action_key;
+
+-- name: end_action
+UPDATE operator_actions SET outcome = %(outcome)b, detail = %(detail)b WHERE action_key = %(action_key)b;
 
 -- name: find_records
 SELECT record_key, disposition, reason_code, detail, run_id FROM intake_records
@@ -450,7 +453,7 @@ added AS (
 UPDATE operator_actions a SET outcome = w.outcome, detail = w.detail FROM owed w WHERE a.action_key = w.action_key;
 
 -- name: published_signals
-SELECT o.run_id, o.sent_us, o.outbox_id
+SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id
 FROM outbox o JOIN runs r ON r.run_id = o.run_id
 WHERE o.emission = 0 AND o.sent_us IS NOT NULL AND (o.sent_us, o.outbox_id) > (%(after_us)b::bigint, %(after_id)b::bigint)
   AND o.sent_us < %(until_us)b AND o.kind IN ('READY', 'TERMINAL') AND r.state = %(state)b

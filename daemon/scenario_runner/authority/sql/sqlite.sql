@@ -144,9 +144,9 @@ RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payloa
 UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
 WHERE outbox_id = :outbox_id AND sent_us IS NULL;
 
--- name: find_action
+-- name: find_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
-FROM operator_actions WHERE action_key = :action_key;
+FROM operator_actions WHERE action_key IN (SELECT value FROM json_each(:action_keys));
 
 -- name: list_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
@@ -186,7 +186,7 @@ SELECT max(ts_us) FROM run_events WHERE run_id = :run_id;
 DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL;
 
 -- name: published_signals
-SELECT o.run_id, o.sent_us, o.outbox_id
+SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id
 FROM outbox o JOIN runs r ON r.run_id = o.run_id
 WHERE o.emission = 0 AND o.sent_us IS NOT NULL AND (o.sent_us, o.outbox_id) > (:after_us, :after_id)
   AND o.sent_us < :until_us AND o.kind IN ('READY', 'TERMINAL') AND r.state = :state
