@@ -13,6 +13,7 @@ from scenario_runner.audit.required import Known, Named, Unknown
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
 from scenario_runner.bus.base import SearchInconclusive
+from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
@@ -35,6 +36,9 @@ from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
+#: Files of one message that are looked for in a spool: where the first was lost, one that repeats it stands for it. A
+#: run is published again a few times in its life.
+_SEARCHED_EMISSIONS: Final = 100
 _PROGRESS_SECONDS: Final = 1.0
 """Between two lines of progress: often enough to see that it goes on, rare enough for a log."""
 
@@ -220,11 +224,15 @@ def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     store = spool_store(spool_root(wiring))
 
     def read(message_id: str, _run_id: str) -> bytes | None:
-        try:
-            stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
-        except UnreadableObjectError:
-            return b""  # something is there that SR did not write: it is not well formed, rather than absent
-        return stored.data if stored else None
+        for emission in range(_SEARCHED_EMISSIONS):
+            name = signal_file_name(message_id, emission)
+            try:
+                stored = store.read(f"{wiring.control_bus_topic}/{name}", MAX_RECORD_BYTES)
+            except UnreadableObjectError:
+                return b""  # something is there that SR did not write: it is not well formed, rather than absent
+            if stored is not None:
+                return stored.data
+        return None
 
     return read
 
