@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -220,7 +221,7 @@ def _known_by(wiring: Wiring) -> Known:
 def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     stream = open_stream(wiring)
     if stream is not None:
-        return stream_reader(stream, ledger)
+        return stream_reader(stream, ledger, _receipts_by(wiring))
     store = spool_store(spool_root(wiring))
 
     def read(message_id: str, _run_id: str) -> bytes | None:
@@ -237,10 +238,36 @@ def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     return read
 
 
-def stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
-    """Searches a stream from the moment when the run became READY: a record cannot be read by its message id."""
+Receipts = Callable[[str, str], list[Json]]
+"""Publish receipts of a message id and a run id, the first publication first."""
+
+
+def _receipts_by(wiring: Wiring) -> Receipts:
+    """The receipts that the profile's authority keeps; none where it cannot be read."""
+
+    def receipts(message_id: str, run_id: str) -> list[Json]:
+        try:
+            with existing_authority(wiring) as authority:
+                rows = authority.signals(run_id).rows if authority is not None else ()
+        except (ConfigurationError, Unavailable):
+            return []
+        return [parse_json(row.receipt.encode()) for row in rows if row.message_id == message_id and row.receipt]
+
+    return receipts
+
+
+def stream_reader(stream: Stream, ledger: ObjectStore, receipts: Receipts = lambda *_: []) -> ReadSignal:
+    """Reads a message where its receipt says, or else searches from the moment when the run became READY.
+
+    A receipt only says where to look: what lies there is compared like anything else.
+    """
 
     def read(message_id: str, run_id: str) -> bytes | SearchInconclusive | None:
+        for receipt in receipts(message_id, run_id):
+            if receipt["stream"] == stream.name:
+                found = stream.read_at(message_id, receipt["shard_id"], receipt["sequence_number"])
+                if found is not None:
+                    return found
         try:
             ready_us = to_micros(parse_instant(_status_field(run_id, ledger, "updated_at_utc")))
         except ValueError:

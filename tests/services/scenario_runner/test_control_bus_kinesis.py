@@ -100,6 +100,16 @@ def test_a_message_is_found_again_by_its_id(stream: Stream) -> None:
     assert stream.find("0" * 64, item.run_id, int(now_us)) is None
 
 
+def test_a_message_is_read_where_its_receipt_says(stream: Stream) -> None:
+    items = [row(400), row(401)]
+    one, other = (json.loads(result.receipt) for result in KinesisPublisher(stream, TOPIC).publish(items))
+    place = (one["shard_id"], one["sequence_number"])
+    assert stream.read_at(items[0].message_id, *place) == signal_envelope(TOPIC, items[0])
+    assert stream.read_at(items[1].message_id, *place) is None, "another message lies there"
+    assert stream.read_at(items[0].message_id, one["shard_id"], str(int(one["sequence_number"]) + 1)) is None
+    assert stream.read_at(items[1].message_id, other["shard_id"], "1") is None, "of another stream"
+
+
 def test_a_message_older_than_the_retention_is_not_called_missing(stream: Stream) -> None:
     assert isinstance(stream.find("0" * 64, "a" * 32, row(1).created_us - 10**15), SearchInconclusive)
 
