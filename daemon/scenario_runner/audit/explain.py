@@ -2,10 +2,20 @@
 
 from typing import Final
 
-from scenario_runner.authority.base import UNTIL_RESTART, AttemptRow, Authority, RecordRow, RunRow, StoredEvent
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.authority.base import (
+    UNTIL_RESTART,
+    ActionRow,
+    AttemptRow,
+    Authority,
+    RecordRow,
+    RunRow,
+    SignalRow,
+    Signals,
+    StoredEvent,
+)
+from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
-from scenario_runner.contracts.states import REFUSED, Disposition, EventKind, RunState
+from scenario_runner.contracts.states import REEMIT_EVENTS, REFUSED, Disposition, EventKind, RunState
 from scenario_runner.contracts.times import MICROS, format_micros
 
 REJECTED: Final = "REJECTED"
@@ -65,7 +75,7 @@ def status_of(authority: Authority, run_id: str) -> Json | None:
         document["next_look_utc"] = format_micros(run.due_us)
     if run.last_error:
         document |= {"infrastructure_retries": run.retries, "last_infrastructure_error": run.last_error}
-    return document | _undelivered(run)
+    return document | _undelivered(run) | (_reemits(authority.signals(run_id)) if run.due_us is None else {})
 
 
 def status_of_record(authority: Authority, run_id: str, raw_sha256: str) -> Json | None:
@@ -162,12 +172,37 @@ def explain_run(authority: Authority, run_id: str) -> Json | None:
         "events": [
             {"seq": event.seq, "event_kind": event.kind, "ts_utc": format_micros(event.ts_us)} for event in events
         ],
-        "signals": [
-            {"message_id": message_id, "kind": kind, "sent_at_utc": format_micros(sent) if sent else None}
-            for message_id, kind, sent in authority.signals(run_id).rows
-        ],
+        "signals": [_signal(row) for row in authority.signals(run_id).rows],
+        "actions": [_action(row) for row in authority.actions(run_id)],
         "records": _records(authority.records(run_id)),
     }
+
+
+def _signal(row: SignalRow) -> Json:
+    """A signal: whether it is on the control bus, and where; ``emission`` counts publications of one message from 0."""
+    found: Json = {
+        "message_id": row.message_id, "kind": row.kind, "emission": row.emission,
+        "sent_at_utc": format_micros(row.sent_us) if row.sent_us else None,
+    }  # fmt: skip
+    return found | ({"receipt": parse_json(row.receipt.encode())} if row.receipt else {})
+
+
+def _action(row: ActionRow) -> Json:
+    """An act of an operator on the run."""
+    return {
+        "at_utc": format_micros(row.at_us), "actor": row.actor, "via": row.via, "action": row.action,
+        "reason": row.reason, "outcome": row.outcome, "detail": row.detail, "action_key": row.action_key,
+    }  # fmt: skip
+
+
+def _reemits(signals: Signals) -> Json:
+    """``{reemits}``: how often the run's signal was published again, and when last; empty when it never was."""
+    sent = [row.sent_us for row in signals.rows if row.emission and row.sent_us]
+    owed = sum(1 for row in signals.rows if row.emission and not row.sent_us)
+    if not sent and not owed:
+        return {}
+    last = {"last_sent_at_utc": format_micros(max(sent))} if sent else {}
+    return {"reemits": {"sent": len(sent), "owed": owed, **last}}
 
 
 def _attempt(row: AttemptRow) -> Json:
@@ -191,7 +226,7 @@ def _last_detail(events: list[StoredEvent]) -> str:
     for event in reversed(events):
         if event.kind == EventKind.RUN_READY:
             return ""
-        if "detail" in event.details:
+        if "detail" in event.details and event.kind not in REEMIT_EVENTS:
             return str(event.details["detail"])
     return ""
 

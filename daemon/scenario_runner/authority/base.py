@@ -10,12 +10,20 @@ A claim that was never answered is the exception: its runs are renewed by nobody
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import LeaseLostError, SequenceError
+from scenario_runner.contracts.errors import LeaseLostError, LedgerDrift, SequenceError
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import FINAL_STATES, Disposition, EventKind, RunState, SignalKind, require_path
+from scenario_runner.contracts.states import (
+    FINAL_STATES,
+    Disposition,
+    EventKind,
+    ReemitKind,
+    RunState,
+    SignalKind,
+    require_path,
+)
 
 COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
 #: Detail of a CONFLICT: only the authority finds it, and intake prepares the signal that quotes it.
@@ -48,6 +56,58 @@ class NewRun:
     invoker: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ReemitLimit:
+    """How often the signal of one run may be published again: at most ``most`` acts within ``window_us``."""
+
+    most: int
+    window_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReemitAct:
+    """Somebody asks for a run's signal to be published again.
+
+    Attributes:
+        key: Identity of the act; the same act sent again has the same key, and is carried out once.
+        actor: Who asks.
+        via: ``cli`` or ``bus``.
+        reason: Why, in the caller's words.
+        dry_run: Say what would be done, and publish nothing.
+        denied: Why the caller may not do this; empty when it may.
+        predicted: Of a dry run: why the delivery of READY would be refused.
+    """
+
+    key: str
+    run_id: str
+    kind: ReemitKind
+    actor: str
+    via: str
+    reason: str
+    limit: ReemitLimit
+    dry_run: bool = False
+    denied: str = ""
+    predicted: tuple[Reason, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReemitAnswer:
+    """What an act came to.
+
+    Attributes:
+        outcome: ``ACCEPTED`` (the signal is owed), ``DRY_RUN``, or the reason code of a refusal. A repeated act may be
+            ``PUBLISHED`` by now, or refused when it was to be delivered.
+        detail: The same for a person.
+        repeated: True when the act had been carried out before.
+    """
+
+    key: str
+    run_id: str
+    outcome: str
+    detail: str
+    repeated: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """One record of the control bus, validated as far as that is possible without the authority.
@@ -59,7 +119,8 @@ class Admission:
         run: The run it asks for; None when the disposition is final without the authority.
         disposition: The final disposition (REJECTED or IGNORED) when ``run`` is None.
         raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
-        refusal: Signal to send in these two cases.
+        refusal: Signal to send in these two cases; one for a re-emit is made where the act is decided.
+        reemit: The re-emit that it asks for, instead of a run.
     """
 
     record_key: str
@@ -73,6 +134,7 @@ class Admission:
     reason_code: str = ""
     detail: str = ""
     refusal: SignalDraft | None = None
+    reemit: ReemitAct | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +403,12 @@ class ProjectionFailure:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A signal to publish, exactly these bytes."""
+    """A signal to publish, exactly these bytes.
+
+    Attributes:
+        emission: 0 for the first publication of a message, from 1 for each that repeats it.
+        action_key: The act that asked for it to be repeated; empty for a first publication.
+    """
 
     outbox_id: int
     message_id: str
@@ -352,6 +419,75 @@ class OutboxRow:
     payload: bytes
     created_us: int
     attempts: int
+    emission: int = 0
+    action_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A signal that is on the control bus.
+
+    Attributes:
+        receipt: What the bus answered, as JSON; empty where the message id says where the signal is.
+    """
+
+    outbox_id: int
+    receipt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReemitEnd:
+    """A re-emit that is owed no more.
+
+    Attributes:
+        row: Its outbox row.
+        receipt: See :class:`Sent`.
+        failure: Why it was not published; None when it was.
+    """
+
+    row: OutboxRow
+    receipt: str = ""
+    failure: LedgerDrift | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRow:
+    """An act of an operator: who did what to what, when, why, and what came of it.
+
+    Attributes:
+        at_us: When.
+        actor: Who.
+        via: ``cli`` or ``bus``.
+        action: What was done.
+        subject: What it was done to, such as a run id.
+        reason: Why, in the actor's words.
+        outcome: What came of it: one word, or a reason code.
+        detail: The same for a person.
+    """
+
+    action_key: str
+    at_us: int
+    actor: str
+    via: str
+    action: str
+    subject: str
+    reason: str
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSignal:
+    """A signal that was published first at some time.
+
+    Attributes:
+        cursor: (time of publication in microseconds, outbox id): its place in the order of publication.
+    """
+
+    run_id: str
+    message_id: str
+    kind: str
+    cursor: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,11 +529,29 @@ class Pending:
         return not (self.runs or self.projections or self.signals)
 
 
+class SignalRow(NamedTuple):
+    """A signal of a run.
+
+    Attributes:
+        sent_us: When it was sent; None before that.
+        emission: 0 for the first publication of its message.
+        receipt: What the control bus answered, as JSON; empty before that, and on a spool.
+        action_key: The act that asked for it to be repeated.
+    """
+
+    message_id: str
+    kind: str
+    sent_us: int | None
+    emission: int = 0
+    receipt: str = ""
+    action_key: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Signals of one run: message id, kind, and when it was sent (None before that)."""
+    """Signals of one run, in the order in which they were put into the outbox."""
 
-    rows: tuple[tuple[str, str, int | None], ...] = field(default=())
+    rows: tuple[SignalRow, ...] = field(default=())
 
 
 class Authority(Protocol):
@@ -480,8 +634,50 @@ class Authority(Protocol):
         """Lease signals whose run's documents are in the ledger, oldest first."""
         ...
 
-    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        """Record that signals are on the control bus; the time of the first such record stays."""
+    def mark_sent(self, sent: Sequence[Sent]) -> None:
+        """Record that signals are on the control bus; the time and receipt of the first such record stay."""
+        ...
+
+    def reemit(self, acts: Sequence[ReemitAct]) -> list[ReemitAnswer]:
+        """Carry out acts, each in a transaction with its row of ``operator_actions``; one of a known key only once.
+
+        See :mod:`scenario_runner.authority.reemits` for what an act comes to.
+        """
+        ...
+
+    def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
+        """Record what became of re-emits that were owed: event, act and outbox row in one transaction.
+
+        A re-emit that was published is marked as sent. One that was refused leaves the outbox. One that is owed no more
+        is left as it is.
+        """
+        ...
+
+    def acts(self, keys: Sequence[str]) -> dict[str, ActionRow]:
+        """Acts by their keys; one that is not known is left out."""
+        ...
+
+    def actions(self, subject: str) -> list[ActionRow]:
+        """Acts on a subject, oldest first."""
+        ...
+
+    def record_action(self, action: ActionRow) -> bool:
+        """Record an act that has no other effect; ``at_us`` is the database's clock. False when its key is known."""
+        ...
+
+    def end_action(self, key: str, outcome: str, detail: str) -> None:
+        """Record what came of an act that took longer."""
+        ...
+
+    def published(self, state: str, after: tuple[int, int], until_us: int, limit: int) -> list[PublishedSignal]:
+        """Signals of runs of one state, in the order in which they were published first.
+
+        Args:
+            state: READY, FAILED or QUARANTINED.
+            after: Cursor of the last signal of the page before; ``(time, -1)`` begins at a time.
+            until_us: Published before this time.
+            limit: At most so many.
+        """
         ...
 
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

@@ -23,6 +23,7 @@ from scenario_runner.authority.base import (
     Pending,
     ProjectionFailure,
     ProjectionTask,
+    Sent,
     Transition,
 )
 from scenario_runner.authority.postgres_batches import (
@@ -34,8 +35,9 @@ from scenario_runner.authority.postgres_batches import (
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
+from scenario_runner.authority.postgres_reemits import PostgresReemits
 from scenario_runner.authority.postgres_session import Connection
-from scenario_runner.authority.queries import Queries, attempts_by_run, projection_tasks, runs_with_attempts
+from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -61,7 +63,7 @@ _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
-class PostgresAuthority(Queries):
+class PostgresAuthority(PostgresReemits):
     """An authority on a PostgreSQL server.
 
     Args:
@@ -86,6 +88,10 @@ class PostgresAuthority(Queries):
             raise Unavailable(f"the database refuses a value: {in_short(error)}") from None
 
     @override
+    def _query_or_conflict(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        return self._connections.run(_running(self._sql[name], parameters), (UniqueViolation,))
+
+    @override
     def close(self) -> None:
         self._connections.close()
 
@@ -100,7 +106,8 @@ class PostgresAuthority(Queries):
         first: dict[str, Admission] = {}
         for record in records:
             first.setdefault(record.record_key, record)
-        found = self._dispose(list(first.values()))
+        found = self._dispose([record for record in first.values() if record.reemit is None])
+        found |= self._dispose([record for record in first.values() if record.reemit is not None])
         answers, seen = [], set()
         for record in records:
             key = record.record_key
@@ -113,7 +120,8 @@ class PostgresAuthority(Queries):
         if not records:
             return {}
         try:
-            return self._admit_together(records)
+            # Apart from each other: an act is decided on facts that are read first.
+            return self._admit_together(records) if records[0].reemit is None else self._admit_reemits(records)
         except _CANNOT_STORE as error:
             if len(records) == 1:
                 return self._refuse(records[0], error)
@@ -251,8 +259,9 @@ class PostgresAuthority(Queries):
         return [outbox_row(row) for row in rows]
 
     @override
-    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
-        self._query("mark_sent", outbox_id=list(outbox_ids))
+    def mark_sent(self, sent: Sequence[Sent]) -> None:
+        receipts = [item.receipt for item in sent]
+        self._query("mark_sent", outbox_id=[item.outbox_id for item in sent], receipt=receipts)
 
     @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

@@ -21,7 +21,7 @@ from scenario_runner.contracts.canonical import Json, canonical_bytes
 Parameters = dict[str, Any]
 
 
-def _columns(names: str, rows: Iterable[tuple[Any, ...]]) -> Parameters:
+def columns(names: str, rows: Iterable[tuple[Any, ...]]) -> Parameters:
     """Columns of rows by name; a batch is never empty."""
     return {name: list(column) for name, column in zip(names.split(), zip(*rows, strict=True), strict=True)}
 
@@ -44,7 +44,7 @@ def admission_parameters(records: Sequence[Admission]) -> Parameters:
     Raises:
         SequenceError: something of a record has no canonical form.
     """
-    return _columns(_ADMISSION, map(_admission, records))
+    return columns(_ADMISSION, map(_admission, records))
 
 
 def _admission(record: Admission) -> tuple[Any, ...]:
@@ -55,7 +55,7 @@ def _admission(record: Admission) -> tuple[Any, ...]:
         record.reason_code, storable(record.detail), record.raw, hashlib.sha256(record.raw).hexdigest(),
         Int8(record.raw_size),
     )  # fmt: skip
-    return common + _new_run(record) + _signal(record.refusal)
+    return common + _new_run(record) + signal_columns(record.refusal)
 
 
 def _new_run(record: Admission) -> tuple[Any, ...]:
@@ -70,7 +70,8 @@ def _new_run(record: Admission) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _signal(signal: SignalDraft | None) -> tuple[Any, ...]:
+def signal_columns(signal: SignalDraft | None) -> tuple[Any, ...]:
+    """Columns of a signal: message id, kind, partition key, attributes, payload."""
     if signal is None:
         return (None,) * 5
     attributes = canonical_bytes(signal.attributes)
@@ -96,10 +97,10 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
         for item in transitions
         for number, event in enumerate(item.events, 1)
     ]
-    event_columns = _columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
+    event_columns = columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
     attempts = [_attempt(item, item.attempt) for item in transitions if item.attempt is not None]
     tried = {"tried": canonical_bytes(attempts).decode()}
-    return _columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried
+    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried
 
 
 def _transition(item: Transition) -> tuple[Any, ...]:
@@ -108,7 +109,7 @@ def _transition(item: Transition) -> tuple[Any, ...]:
         claim.run_id, claim.owner, Int8(claim.epoch), claim.state.value, Int8(claim.updated_us), item.to_state.value,
         Int8(item.at_us), _bigint(item.due_us), item.keep_lease, Int8(item.wakes),
         Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
-        Int8(len(item.events)), token_of(item), *_signal(item.signal), _bigint(item.deadline_us),
+        Int8(len(item.events)), token_of(item), *signal_columns(item.signal), _bigint(item.deadline_us),
         Int8(len(claim.attempts)), Int8(item.launches),
     )  # fmt: skip
 
@@ -125,4 +126,4 @@ def failure_parameters(failures: Sequence[ProjectionFailure]) -> Parameters:
     """For ``postpone_projections``; of one run the last counts."""
     latest = {item.run_id: item for item in failures}
     rows = ((item.run_id, Int8(item.until_us), shortened(item.error)) for item in latest.values())
-    return _columns("run_id until_us error", rows)
+    return columns("run_id until_us error", rows)

@@ -9,19 +9,33 @@ import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.base import (
+    ActionRow,
     AttemptRow,
     Authority,
     ProjectionTask,
+    PublishedSignal,
     RecordRow,
     RunRow,
     Signals,
     StoredEvent,
 )
-from scenario_runner.authority.rows import Row, attempt_row, record_row, run_row, stored_event
+from scenario_runner.authority.rows import (
+    Row,
+    action_row,
+    attempt_row,
+    record_row,
+    run_row,
+    signal_row,
+    stored_event,
+)
 
 
 class Queries(Authority):
     """The reading half of an authority."""
+
+    @abstractmethod
+    def _list(self, values: Sequence[str]) -> object:
+        """A list as the parameter of a statement."""
 
     @abstractmethod
     def _query(self, name: str, /, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401 - a column holds anything
@@ -50,8 +64,27 @@ class Queries(Authority):
 
     @override
     def signals(self, run_id: str) -> Signals:
-        rows = self._query("list_signals", run_id=run_id)
-        return Signals(tuple((row["message_id"], row["kind"], row["sent_us"]) for row in rows))
+        return Signals(tuple(map(signal_row, self._query("list_signals", run_id=run_id))))
+
+    @override
+    def acts(self, keys: Sequence[str]) -> dict[str, ActionRow]:
+        rows = self._query("find_actions", action_keys=self._list(keys)) if keys else []
+        return {row["action_key"]: action_row(row) for row in rows}
+
+    @override
+    def actions(self, subject: str) -> list[ActionRow]:
+        return [action_row(row) for row in self._query("list_actions", subject=subject)]
+
+    @override
+    def published(self, state: str, after: tuple[int, int], until_us: int, limit: int) -> list[PublishedSignal]:
+        after_us, after_id = after
+        rows = self._query(
+            "published_signals", state=state, after_us=after_us, after_id=after_id, until_us=until_us, limit=limit
+        )
+        return [
+            PublishedSignal(row["run_id"], row["message_id"], row["kind"], (row["sent_us"], row["outbox_id"]))
+            for row in rows
+        ]
 
     @override
     def find_digests(self, key: str) -> list[str] | None:

@@ -1,12 +1,13 @@
 """From rows to values and back, the same for every engine."""
 
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import orjson
 
 from scenario_runner.authority.base import (
+    ActionRow,
     AttemptRow,
     Claim,
     Event,
@@ -14,6 +15,7 @@ from scenario_runner.authority.base import (
     OutboxRow,
     RecordRow,
     RunRow,
+    SignalRow,
     StoredEvent,
     Transition,
 )
@@ -107,8 +109,28 @@ def outbox_row(row: Row) -> OutboxRow:
     """A signal to publish."""
     return OutboxRow(
         row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
-        orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"],
+        orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"], row["emission"],
+        row["action_key"],
     )  # fmt: skip
+
+
+def signal_row(row: Row) -> SignalRow:
+    """A signal of a run."""
+    return SignalRow(row["message_id"], row["kind"], row["sent_us"], row["emission"], row["receipt"], row["action_key"])
+
+
+def action_row(row: Row) -> ActionRow:
+    """An act of an operator."""
+    return ActionRow(
+        row["action_key"], row["at"], row["actor"], row["via"], row["action"], row["subject"], row["reason"],
+        row["outcome"], row["detail"],
+    )  # fmt: skip
+
+
+def action_columns(action: ActionRow) -> dict[str, str]:
+    """An act as its row keeps it, but for its time."""
+    texts = {name: storable(value) for name, value in asdict(action).items() if name != "at_us"}
+    return texts | {"detail": shortened(action.detail)}
 
 
 def record_row(row: Row) -> RecordRow:

@@ -30,10 +30,11 @@ from scenario_runner.authority.base import (
     Pending,
     ProjectionFailure,
     ProjectionTask,
+    Sent,
     SignalDraft,
     Transition,
 )
-from scenario_runner.authority.queries import Queries, attempts_by_run, projection_tasks, runs_with_attempts
+from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -49,6 +50,7 @@ from scenario_runner.authority.rows import (
 )
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
+from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
@@ -86,7 +88,7 @@ def translating_errors(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority(Queries):
+class SqliteAuthority(SqliteReemits):
     """An authority in one file of this host.
 
     Args:
@@ -133,6 +135,7 @@ class SqliteAuthority(Queries):
             raise
         return connection
 
+    @override
     def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run an operation in a transaction; returns once it is durable.
 
@@ -211,8 +214,11 @@ class SqliteAuthority(Queries):
             return Admitted(record.record_key, Disposition(known[0]), known[1], known[2], known[3], repeated=True)
         now = self._clock()
         disposition, reason, detail = record.disposition, record.reason_code, record.detail
+        refusal = record.refusal
         if record.run is not None:
             disposition, reason, detail = self._admit_run(connection, record.run, now)
+        elif record.reemit is not None:
+            disposition, reason, detail, refusal = self._admit_reemit(connection, record, record.reemit, now)
         assert disposition is not None
         connection.execute(
             self._sql["insert_record"],
@@ -224,8 +230,8 @@ class SqliteAuthority(Queries):
         )  # fmt: skip
         if disposition in REFUSED:
             connection.execute(self._sql["insert_dead_letter"], {"record_key": record.record_key, "raw": record.raw})
-            if record.refusal is not None:
-                self._add_signal(connection, record.refusal, record.run_id, now, 0)
+            if refusal is not None:
+                self._add_signal(connection, refusal, record.run_id, now, 0)
         return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
 
     def _admit_run(self, connection: sqlite3.Connection, run: NewRun, now: int) -> tuple[Disposition, str, str]:
@@ -249,6 +255,7 @@ class SqliteAuthority(Queries):
             return Disposition.DUPLICATE, "", ""
         return Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL
 
+    @override
     def _append(
         self, connection: sqlite3.Connection, run_id: str, after: int, ts_us: int, events: Sequence[Event]
     ) -> None:
@@ -263,15 +270,18 @@ class SqliteAuthority(Queries):
             ],
         )  # fmt: skip
 
+    @override
     def _add_signal(
-        self, connection: sqlite3.Connection, signal: SignalDraft, run_id: str, now: int, needs_seq: int
-    ) -> None:
+        self, connection: sqlite3.Connection, signal: SignalDraft, run_id: str, now: int, needs_seq: int,
+        emission: int = 0, action_key: str = "",
+    ) -> None:  # fmt: skip
         connection.execute(
             self._sql["insert_signal"],
             {
                 "message_id": signal.message_id, "run_id": run_id, "kind": signal.kind.value,
                 "partition_key": signal.partition_key, "attributes": canonical_bytes(signal.attributes),
-                "payload": signal.payload, "created_us": now, "needs_seq": needs_seq,
+                "payload": signal.payload, "created_us": now, "needs_seq": needs_seq, "emission": emission,
+                "action_key": action_key,
             },
         )  # fmt: skip
 
@@ -429,9 +439,9 @@ class SqliteAuthority(Queries):
         return [outbox_row(row) for row in rows]
 
     @override
-    def mark_sent(self, outbox_ids: Sequence[int]) -> None:
+    def mark_sent(self, sent: Sequence[Sent]) -> None:
         now = self._clock()
-        rows = [{"outbox_id": outbox_id, "now": now} for outbox_id in outbox_ids]
+        rows = [{"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now} for item in sent]
         self._write(lambda c: c.executemany(self._sql["mark_sent"], rows).rowcount)
 
     @override

@@ -15,11 +15,14 @@ class PublishResult:
         outbox_id: The signal.
         error: Why it is not on the bus; empty when it is, durably.
         permanent: Whether it fails again until an operator acts.
+        receipt: What a stream answered, as JSON of ``{stream, shard_id, sequence_number}``: where the record lies.
+            Empty on a spool, where the message id and the number of the emission name the file.
     """
 
     outbox_id: int
     error: str
     permanent: bool = False
+    receipt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ def signal_envelope(topic: str, row: OutboxRow) -> bytes:
     return envelope(topic, row.message_id, row.created_us, attributes, row.partition_key, parse_json(row.payload))
 
 
+def signal_file_name(message_id: str, emission: int) -> str:
+    """Name of a signal's file in the topic's folder of a spool; one that repeats a message lies beside the first."""
+    return f"{message_id}.reemit-{emission}.json" if emission else f"{message_id}.json"
+
+
 def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, request: Json) -> bytes:
     """The envelope of a run request."""
     return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)

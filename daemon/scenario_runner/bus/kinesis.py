@@ -15,6 +15,7 @@ from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import signal_envelope, without_publication_time
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, PutResult, Stream
+from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.rounds import rounds_without_repeats
 
@@ -41,12 +42,18 @@ class KinesisPublisher(SignalPublisher):
         unsendable = {position for position, index in enumerate(sent) if index in refused}
         answers = put_in_order(self._stream, [records[index] for index in sent], unsendable)
         results = {
-            index: refused.get(index) or PublishResult(rows[index].outbox_id, answer.error)
+            index: refused.get(index) or self._result(rows[index], answer)
             for index, answer in zip(sent, answers, strict=True)
         }
         for index, earlier in repeats.items():  # a repeat shares the result of what it repeats, unless they differ
             results.setdefault(index, replace(results[earlier], outbox_id=rows[index].outbox_id))
         return [results[index] for index in range(len(rows))]
+
+    def _result(self, row: OutboxRow, answer: PutResult) -> PublishResult:
+        if answer.error:
+            return PublishResult(row.outbox_id, answer.error)
+        place = {"stream": self._stream.name, "shard_id": answer.shard_id, "sequence_number": answer.sequence_number}
+        return PublishResult(row.outbox_id, "", receipt=canonical_bytes(place).decode())
 
 
 def put_in_order(
@@ -88,9 +95,9 @@ def _too_large(rows: Sequence[OutboxRow], records: Sequence[tuple[str, bytes]]) 
 
 
 def _repeats(rows: Sequence[OutboxRow]) -> dict[int, int]:
-    """Signals with the message id of an earlier signal: index of each, and of the earlier one."""
-    first: dict[str, int] = {}
-    indices = enumerate(first.setdefault(row.message_id, index) for index, row in enumerate(rows))
+    """Signals with message id and emission of an earlier signal: index of each, and of the earlier one."""
+    first: dict[tuple[str, int], int] = {}
+    indices = enumerate(first.setdefault((row.message_id, row.emission), index) for index, row in enumerate(rows))
     return {index: earlier for index, earlier in indices if earlier != index}
 
 

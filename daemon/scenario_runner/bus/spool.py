@@ -1,7 +1,8 @@
 """The embedded control bus: a spool directory.
 
 Requests are dropped as ``requests/*.json`` and move to ``consumed/`` or ``rejected/`` once they are disposed of; in
-between they lie in ``.private/claimed/``. Signals appear as ``{topic}/{message_id}.json``.
+between they lie in ``.private/claimed/``. Signals appear as ``{topic}/{message_id}.json``, and one that is published
+again as ``{topic}/{message_id}.reemit-{n}.json``.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.base import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
-from scenario_runner.bus.envelope import signal_envelope, without_publication_time
+from scenario_runner.bus.envelope import signal_envelope, signal_file_name, without_publication_time
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.storage.anchored import AnchoredRoot, anchored
 from scenario_runner.storage.base import UnreadableObjectError
@@ -100,7 +101,10 @@ class SpoolPublisher(SignalPublisher):
 
     @override
     def publish(self, rows: Sequence[OutboxRow]) -> list[PublishResult]:
-        envelopes = [(f"{self._topic}/{row.message_id}.json", signal_envelope(self._topic, row)) for row in rows]
+        envelopes = [
+            (f"{self._topic}/{signal_file_name(row.message_id, row.emission)}", signal_envelope(self._topic, row))
+            for row in rows
+        ]
         fitting = [item for item in envelopes if len(item[1]) <= MAX_RECORD_BYTES]
         made = dict(zip((key for key, _ in fitting), self._store.create_many(fitting), strict=True))
         return [

@@ -276,6 +276,32 @@ class Stream:
 
     # --- searching
 
+    def read_at(self, message_id: str, shard_id: str, sequence_number: str) -> bytes | None:
+        """Read a message where its receipt says that it lies: one request, however full the stream is.
+
+        Returns:
+            The data of its record; None when the stream has no such record any more, or another message lies there.
+
+        Raises:
+            Unavailable: No answer before the deadline of the retries.
+        """
+        try:
+            iterator = self.call(
+                "get_shard_iterator", StreamName=self.name, ShardId=shard_id,
+                ShardIteratorType="AT_SEQUENCE_NUMBER", StartingSequenceNumber=sequence_number,
+            )["ShardIterator"]  # fmt: skip
+            page = self.call("get_records", ShardIterator=iterator, Limit=1)
+        except ConfigurationError:
+            return None  # the shard is gone with its records; what else it may be, the search that follows says
+        except Unavailable as error:
+            if "InvalidArgumentException" in error.detail:
+                return None  # a receipt of another stream of this name
+            raise
+        for record in page["Records"]:
+            if record["SequenceNumber"] == sequence_number and _message_id(record["Data"]) == message_id:
+                return bytes(record["Data"])
+        return None
+
     def find(self, message_id: str, partition_key: str, since_us: int) -> bytes | SearchInconclusive | None:
         """Search for a message from a point in time to the tip of the stream.
 

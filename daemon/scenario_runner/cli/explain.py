@@ -51,7 +51,11 @@ def print_explanation(document: Json) -> None:
         _print_finding(item, ("path", "digest", *_FINDING_FIELDS))
     for item in document.get("signals", []):
         sent = f"sent {item['sent_at_utc']}" if item["sent_at_utc"] else "owed"
-        print_line(f"signal {item['kind']}: {sent}  {item['message_id']}")
+        place = "  ".join(item.get("receipt", {}).values())
+        print_line(f"signal {item['kind']}: {sent}  {item['message_id']}  {place}".rstrip())
+    for item in document.get("actions", []):
+        print_line(f"act    {item['action']} by {item['actor']} ({item['via']}): {item['outcome']}  {item['at_utc']}")
+        _print_finding(item, ("reason", "detail"))
     for item in document.get("records", []):
         reason = item.get("reason_code", "")
         print_line(f"record {item['disposition']}: {item['record_key']}  {reason}  {item['detail']}")

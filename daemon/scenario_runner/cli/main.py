@@ -234,6 +234,47 @@ def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = Fal
     run(str(wiring), run_id, as_json=as_json)
 
 
+@app.command()
+def reemit(
+    wiring: WiringOption,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="The run, or else --state.")] = None,
+    kind: Annotated[str, typer.Option(help="READY_ONLY, TERMINAL_ONLY or BOTH: whichever the run has.")] = "BOTH",
+    reason: Annotated[str, typer.Option(help="Why: it is kept in the run's record.", show_default=False)] = "",
+    requested_by: Annotated[str | None, typer.Option(help="Who asks; this user if none.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and publish nothing.")] = False,
+    state: Annotated[str | None, typer.Option(help="Many: runs of READY, FAILED or QUARANTINED.")] = None,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Many: published first at this time or later.")] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Many: published first before; now if none.")] = "",
+    rate: Annotated[int, typer.Option(min=0, help="Many: most signals a second; 0 for no bound.")] = 200,
+    resume: Annotated[str, typer.Option(metavar="BATCH", help="Many: go on with a batch that was broken off.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Publish the READY or TERMINAL of a run again: the same message id and the same payload.
+
+    Before READY is repeated its facts view is compared with what the authority announced. Nothing else of the run
+    changes. Who may do this, and how often, the wiring profile says (reemit_allowlist, reemit_rate_limit_max). Exit 1
+    when it was refused; the answer says why.
+
+    With --state and --since the signals of many runs are published again, at most --rate a second, with one line of
+    JSON for each under --json. Broken off, it goes on with --resume BATCH.
+
+    \b
+    Examples:
+      scenario-runner reemit RUN_ID --wiring $W --reason "consumer lost its offset" --dry-run
+      scenario-runner reemit --wiring $W --state READY --since 2026-01-01T00:00:00Z --reason "rehydrate the index"
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.reemit import ReemitOptions, run
+
+    options = ReemitOptions(kind, reason, requested_by, dry_run)
+    if run_id is not None and state is None and not since and not until and not resume:
+        run(str(wiring), run_id, options, as_json=as_json)
+        return
+    from scenario_runner.cli.reemit_many import ManyOptions
+    from scenario_runner.cli.reemit_many import run as run_many
+
+    run_many(str(wiring), ManyOptions(run_id, state, since, until, resume, rate, options), as_json=as_json)
+
+
 @runs_app.command("list")
 def runs_list(
     wiring: WiringOption,

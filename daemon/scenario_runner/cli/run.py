@@ -15,7 +15,7 @@ from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_fields, print_json
 from scenario_runner.cli.request_file import read_bytes
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, needs_posix
+from scenario_runner.contracts.errors import RequestRefused, ScenarioRunnerError, Unavailable, needs_posix
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import FINAL_STATES, Disposition
 from scenario_runner.intake.decode import Message, run_id_hint
@@ -66,7 +66,13 @@ def run_request(
     only = run_id_hint(message) or _NO_RUN
     try:
         daemon = compose_daemon(wiring, policy, only)
-        (admitted,) = daemon.authority.admit([validate_message(message, daemon.admission)])
+        admission = validate_message(message, daemon.admission)
+        if admission.reemit is not None:
+            problem = (
+                "the document is a REEMIT_REQUEST, a run request is needed; `scenario-runner reemit` repeats signals"
+            )
+            raise RequestRefused(problem, Reason.KIND_NOT_SERVED)
+        (admitted,) = daemon.authority.admit([admission])
         if admitted.disposition in (Disposition.ACCEPTED, Disposition.DUPLICATE):
             return _drive(daemon, admitted, timeout)
         while daemon.relay.step():  # whoever submitted the request is told on the control bus too

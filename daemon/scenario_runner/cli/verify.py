@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,7 @@ from scenario_runner.audit.required import Known, Named, Unknown
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.base import RunRow
 from scenario_runner.bus.base import SearchInconclusive
+from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
@@ -35,6 +37,9 @@ from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
+#: Files of one message that are looked for in a spool: where the first was lost, one that repeats it stands for it. A
+#: run is published again a few times in its life.
+_SEARCHED_EMISSIONS: Final = 100
 _PROGRESS_SECONDS: Final = 1.0
 """Between two lines of progress: often enough to see that it goes on, rare enough for a log."""
 
@@ -216,23 +221,53 @@ def _known_by(wiring: Wiring) -> Known:
 def _signal_reader(wiring: Wiring, ledger: ObjectStore) -> ReadSignal:
     stream = open_stream(wiring)
     if stream is not None:
-        return stream_reader(stream, ledger)
+        return stream_reader(stream, ledger, _receipts_by(wiring))
     store = spool_store(spool_root(wiring))
 
     def read(message_id: str, _run_id: str) -> bytes | None:
-        try:
-            stored = store.read(f"{wiring.control_bus_topic}/{message_id}.json", MAX_RECORD_BYTES)
-        except UnreadableObjectError:
-            return b""  # something is there that SR did not write: it is not well formed, rather than absent
-        return stored.data if stored else None
+        for emission in range(_SEARCHED_EMISSIONS):
+            name = signal_file_name(message_id, emission)
+            try:
+                stored = store.read(f"{wiring.control_bus_topic}/{name}", MAX_RECORD_BYTES)
+            except UnreadableObjectError:
+                return b""  # something is there that SR did not write: it is not well formed, rather than absent
+            if stored is not None:
+                return stored.data
+        return None
 
     return read
 
 
-def stream_reader(stream: Stream, ledger: ObjectStore) -> ReadSignal:
-    """Searches a stream from the moment when the run became READY: a record cannot be read by its message id."""
+Receipts = Callable[[str, str], list[Json]]
+"""Publish receipts of a message id and a run id, the first publication first."""
+
+
+def _receipts_by(wiring: Wiring) -> Receipts:
+    """The receipts that the profile's authority keeps; none where it cannot be read."""
+
+    def receipts(message_id: str, run_id: str) -> list[Json]:
+        try:
+            with existing_authority(wiring) as authority:
+                rows = authority.signals(run_id).rows if authority is not None else ()
+        except (ConfigurationError, Unavailable):
+            return []
+        return [parse_json(row.receipt.encode()) for row in rows if row.message_id == message_id and row.receipt]
+
+    return receipts
+
+
+def stream_reader(stream: Stream, ledger: ObjectStore, receipts: Receipts = lambda *_: []) -> ReadSignal:
+    """Reads a message where its receipt says, or else searches from the moment when the run became READY.
+
+    A receipt only says where to look: what lies there is compared like anything else.
+    """
 
     def read(message_id: str, run_id: str) -> bytes | SearchInconclusive | None:
+        for receipt in receipts(message_id, run_id):
+            if receipt["stream"] == stream.name:
+                found = stream.read_at(message_id, receipt["shard_id"], receipt["sequence_number"])
+                if found is not None:
+                    return found
         try:
             ready_us = to_micros(parse_instant(_status_field(run_id, ledger, "updated_at_utc")))
         except ValueError:

@@ -415,6 +415,18 @@ def explain_validation(error: ValidationError, limit: int = 5, names: Mapping[st
     return one_line("; ".join(parts) + (f"; and {more} more" if more > 0 else ""))
 
 
+def parse_reemit_request(document: Json) -> ReemitRequest:
+    """Validate a request to publish a signal again.
+
+    Raises:
+        RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
+    """
+    try:
+        return ReemitRequest.model_validate(document)
+    except ValidationError as error:
+        raise RequestRefused(f"reemit request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+
+
 def parse_run_request(document: Json) -> RunRequest:
     """Validate a run request; its zone must be one of the tz database, which no schema can say.
 

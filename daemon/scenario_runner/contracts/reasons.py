@@ -99,7 +99,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.REEMIT_TERMINAL_ONLY_MISMATCH: "TERMINAL was asked to be re-emitted for a run without one.",
     Reason.REEMIT_RATE_LIMIT: "The run was re-emitted as often as the rate limit allows.",
     Reason.FACTS_VIEW_MISSING: "The facts view that READY points at is not in the object store.",
-    Reason.FACTS_VIEW_DRIFT: "A facts view already exists for the run with other bytes.",
+    Reason.FACTS_VIEW_DRIFT: "The facts view in the object store has other bytes than those that belong to the run.",
     Reason.PLAN_DRIFT: "A run plan already exists for the run with other bytes.",
     Reason.RECORD_TOO_LARGE: "The record is larger than the control bus allows.",
     Reason.RECORD_UNREADABLE: "The record is not a regular, readable file.",

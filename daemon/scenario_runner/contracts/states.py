@@ -94,6 +94,18 @@ OWN_SIGNALS: Final = frozenset(
 )
 
 
+#: What repeats a signal, of each signal that can be repeated.
+REPEATED_BY: Final = {SignalKind.READY: SignalKind.READY_REEMIT, SignalKind.TERMINAL: SignalKind.TERMINAL_REEMIT}
+
+
+class ReemitKind(StrEnum):
+    """Which signal of a run is to be published again. A run has one of the two, so BOTH means whichever it has."""
+
+    READY_ONLY = "READY_ONLY"
+    TERMINAL_ONLY = "TERMINAL_ONLY"
+    BOTH = "BOTH"
+
+
 class EventKind(StrEnum):
     """``event_kind`` of a run_record line."""
 
@@ -110,3 +122,15 @@ class EventKind(StrEnum):
     RUN_READY = "RUN_READY"
     RUN_FAILED = "RUN_FAILED"
     RUN_QUARANTINED = "RUN_QUARANTINED"
+    REEMIT_REQUESTED = "REEMIT_REQUESTED"
+    REEMIT_DRY_RUN = "REEMIT_DRY_RUN"
+    REEMIT_PUBLISHED = "REEMIT_PUBLISHED"
+    REEMIT_FAILED = "REEMIT_FAILED"
+
+
+#: The event that ends a run, of each final state. Events of re-emits may follow it.
+ENDINGS: Final = frozenset({EventKind.RUN_READY, EventKind.RUN_FAILED, EventKind.RUN_QUARANTINED})
+#: Events that tell of signals that were published again. They decide nothing of the run.
+REEMIT_EVENTS: Final = frozenset(
+    {EventKind.REEMIT_REQUESTED, EventKind.REEMIT_DRY_RUN, EventKind.REEMIT_PUBLISHED, EventKind.REEMIT_FAILED}
+)

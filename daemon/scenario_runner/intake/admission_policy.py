@@ -13,6 +13,7 @@ from scenario_runner.contracts.states import Strategy
 from scenario_runner.engine.attempt import Attempt, launch_of
 from scenario_runner.engine.invoker import Launch
 from scenario_runner.engine.root_template import RootTemplate
+from scenario_runner.intake.reemit import ReemitPolicy
 from scenario_runner.intake.roots import normalise_root
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
@@ -53,6 +54,7 @@ class AdmissionPolicy:
         policy: The policy profile.
         pack: The interface pack.
         engine: The engine; None when none is configured.
+        reemit: Who may have signals published again, and how often.
     """
 
     topic: str
@@ -62,6 +64,7 @@ class AdmissionPolicy:
     cwd: str
     policy: Policy
     pack: InterfacePack
+    reemit: ReemitPolicy
     engine: EngineTerms | None = None
     _inputs: dict[tuple[tuple[str, ...], Strategy], PlanInputs] = field(
         default_factory=dict, init=False, compare=False, repr=False

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scenario_runner.contracts.canonical import Json, parse_object
 from scenario_runner.contracts.documents import Envelope, explain_validation
 from scenario_runner.contracts.errors import RequestRefused, one_line
-from scenario_runner.contracts.ids import run_id_of
+from scenario_runner.contracts.ids import HEX32, run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
 from scenario_runner.contracts.types import KEY_MAX_LENGTH
@@ -174,6 +174,10 @@ def run_id_hint(message: Message) -> str:
     except RequestRefused:
         return ""
     payload = document.get("payload", document)
+    attributes = document.get("attributes")
+    if isinstance(attributes, dict) and attributes.get("kind") == SignalKind.REEMIT_REQUEST:
+        run_id = payload.get("run_id") if isinstance(payload, dict) else None
+        return run_id if isinstance(run_id, str) and HEX32.fullmatch(run_id) else ""
     key = payload.get("run_equivalence_key") if isinstance(payload, dict) else None
     try:
         return run_id_of(key) if isinstance(key, str) and 0 < len(key) <= KEY_MAX_LENGTH else ""

@@ -5,11 +5,10 @@ from typing import Final
 import structlog
 
 from scenario_runner.authority.base import COLLISION_CODE, COLLISION_DETAIL, Admission, NewRun, SignalDraft
+from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import canonical_bytes
-from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.documents import RunRequest, parse_reemit_request, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, one_line
-from scenario_runner.contracts.ids import rejected_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs, plan_hash
 from scenario_runner.contracts.reasons import Reason
@@ -17,6 +16,7 @@ from scenario_runner.contracts.states import OWN_SIGNALS, Disposition, SignalKin
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
 from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
+from scenario_runner.intake.reemit import reemit_act
 
 #: A detail quotes what somebody sent; two thousand characters show what is wrong with it.
 _LONGEST_DETAIL: Final = 2000
@@ -57,13 +57,26 @@ def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
             return _disposed(message, decoded, Disposition.IGNORED, f"of the topic {decoded.foreign}, not ours")
         if decoded.kind in OWN_SIGNALS:
             return _disposed(message, decoded, Disposition.IGNORED, "one of our own signals")
-        if decoded.kind != SignalKind.RUN_REQUEST:
-            raise RequestRefused(f"{decoded.kind} is not served by this release", Reason.KIND_NOT_SERVED)
+        if decoded.kind == SignalKind.REEMIT_REQUEST:
+            return _reemit(message, decoded, admission)
         request = parse_run_request(decoded.document)
         intent, inputs = plan_request(request, admission)
     except RequestRefused as refused:
         return _rejected(message, decoded, refused, admission.record_limit)
     return _admitted(message, decoded, request, intent, inputs)
+
+
+def _reemit(message: Message, decoded: Decoded, admission: AdmissionPolicy) -> Admission:
+    """A record that asks for a re-emit. What it comes to is the authority's: it knows the run and the rate limit.
+
+    Raises:
+        RequestRefused: The request is malformed.
+    """
+    act = reemit_act(parse_reemit_request(decoded.document), admission.reemit, message.key, "bus")
+    return Admission(
+        record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
+        message_id=decoded.message_id, run_id=act.run_id, reemit=act,
+    )  # fmt: skip
 
 
 def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: Intent, inputs: PlanInputs) -> Admission:
@@ -110,15 +123,4 @@ def _rejected(message: Message, decoded: Decoded, refused: RequestRefused, limit
 def _refusal(
     message: Message, decoded: Decoded, run_id: str, disposition: Disposition, reason_code: str, detail: str
 ) -> SignalDraft:
-    payload = {
-        "run_id": run_id,
-        "disposition": disposition.value,
-        "reason_code": reason_code,
-        "detail": detail,
-        "record_key": message.key,
-    }
-    if decoded.message_id:
-        payload["request_message_id"] = decoded.message_id
-    return SignalDraft(
-        rejected_message_id(message.key), SignalKind.REQUEST_REJECTED, run_id, {}, canonical_bytes(payload)
-    )
+    return request_rejected(message.key, decoded.message_id, run_id, disposition, reason_code, detail)

@@ -4,7 +4,7 @@ from scenario_runner.authority.base import RunRow, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.ids import event_id_of, terminal_message_id
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.states import ENDINGS, RunState
 from scenario_runner.contracts.times import format_micros
 
 
@@ -54,8 +54,14 @@ def terminal_signal(run_id: str, state: RunState, reason_code: str, at_us: int) 
     }
 
 
-def quarantine_document(run: RunRow, last: StoredEvent) -> Json:
-    """The quarantine object of a run, from its last event."""
+def ending(events: tuple[StoredEvent, ...]) -> StoredEvent:
+    """The event that ended a run; events of re-emits may follow it."""
+    return next(event for event in reversed(events) if event.kind in ENDINGS)
+
+
+def quarantine_document(run: RunRow, events: tuple[StoredEvent, ...]) -> Json:
+    """The quarantine object of a run, from its events."""
+    last = ending(events)
     return {
         "run_id": run.run_id,
         "reason_code": run.reason_code,
@@ -69,4 +75,4 @@ def quarantine_document(run: RunRow, last: StoredEvent) -> Json:
 
 def ready_payload(events: tuple[StoredEvent, ...]) -> Json:
     """The READY payload that the deciding event carries."""
-    return dict(events[-1].details["ready"])
+    return dict(ending(events).details["ready"])

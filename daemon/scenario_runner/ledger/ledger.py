@@ -6,6 +6,8 @@ trips and directory fsyncs; the failure of one does not affect the others.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
 
 import structlog
 
@@ -14,14 +16,16 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
-from scenario_runner.ledger.documents import quarantine_document, ready_payload, record_bytes, status_document
+from scenario_runner.ledger.documents import ending, quarantine_document, ready_payload, record_bytes, status_document
 from scenario_runner.ledger.projections import Projection, project, record_step, status_step
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.ledger.write_once import MAX_DOCUMENT, Failure, WriteOnce, WriteOnceObjects, drift_of
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
+A = TypeVar("A")
+B = TypeVar("B")
 _log = structlog.get_logger("ledger")
 
 
@@ -33,6 +37,7 @@ class Ledger:
         schemas: What documents must satisfy.
         cache_ttl_seconds: See :class:`~scenario_runner.ledger.write_once.WriteOnceObjects`.
         monotonic: Seconds, never going back.
+        pool: Threads that read objects; None to read in the calling thread.
     """
 
     def __init__(
@@ -41,8 +46,10 @@ class Ledger:
         schemas: Schemas,
         cache_ttl_seconds: float = 0.0,
         monotonic: Callable[[], float] = lambda: 0.0,
+        pool: Executor | None = None,
     ) -> None:
         self.store = store
+        self._pool = pool
         self._schemas = schemas
         self._objects = WriteOnceObjects(store, cache_ttl_seconds, monotonic)
 
@@ -162,12 +169,49 @@ class Ledger:
 
         A run whose record cannot be written gets no status, and so on: a status never says more than the record.
         """
-        results: list[Failure | None] = [None] * len(owed)
-        for stage in (self._project_records, self._project_statuses, self._write_finals):
-            numbers = [number for number, failure in enumerate(results) if failure is None]
+        results = self._project_records(owed)
+        # Of a run that has ended and was projected then, only the record can be behind: it tells of re-emits. Its
+        # status and what READY and QUARANTINED add never change again.
+        complete = [_was_final(item) for item in owed]
+        for stage in (self._project_statuses, self._write_finals):
+            numbers = [number for number, failure in enumerate(results) if failure is None and not complete[number]]
             for number, failure in zip(numbers, stage([owed[number] for number in numbers]), strict=True):
                 results[number] = failure
         return results
+
+    def compare_facts_views(self, expected: Sequence[tuple[str, str]]) -> list[Failure | None]:
+        """Read facts views and compare them with what the authority announced.
+
+        Args:
+            expected: Run id and sha256 of the facts view of each.
+
+        Returns:
+            One result each: None when that very facts view is there; ``FACTS_VIEW_MISSING`` or ``FACTS_VIEW_DRIFT``; or
+            ``Unavailable``: the store did not say.
+        """
+        return self._map(self._compare_facts_view, expected)
+
+    def _compare_facts_view(self, expected: tuple[str, str]) -> Failure | None:
+        run_id, digest = expected
+        key = refs.facts_view_ref(run_id)
+        try:
+            stored = self.store.read(key, MAX_DOCUMENT)
+        except UnreadableObjectError as error:
+            return drift_of(self.store, key, Reason.FACTS_VIEW_DRIFT, digest, "", error.detail)
+        except Unavailable as error:
+            return error
+        if stored is None:
+            problem = "the facts view is not there: restore it"
+            return drift_of(self.store, key, Reason.FACTS_VIEW_MISSING, digest, "", problem)
+        actual = sha256_hex(stored.data)
+        if actual != digest:
+            problem = "is not the facts view that READY announced: restore it"
+            return drift_of(self.store, key, Reason.FACTS_VIEW_DRIFT, digest, actual, problem)
+        return None
+
+    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        """Apply a function to each item, in parallel where there is a pool: each waits for the store."""
+        return list(self._pool.map(function, items) if self._pool is not None else map(function, items))
 
     def _project_records(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         return project(self.store, [_record(item) for item in owed], record_step)
@@ -189,13 +233,18 @@ class Ledger:
                 data = canonical_bytes(ready_payload(item.events))
                 finals[number] = (refs.ready_signal_ref(run.run_id), data, Reason.READY_SIGNAL_DRIFT)
             elif run.state is RunState.QUARANTINED:
-                document = quarantine_document(run, item.events[-1])
+                document = quarantine_document(run, item.events)
                 self._schemas.check("quarantine_record", document)
                 finals[number] = (refs.quarantine_ref(run.run_id), canonical_bytes(document), Reason.QUARANTINE_DRIFT)
         results: list[Failure | None] = [None] * len(owed)
         for number, failure in zip(finals, self._objects.write(list(finals.values())), strict=True):
             results[number] = failure
         return results
+
+
+def _was_final(item: ProjectionTask) -> bool:
+    """True when a run's documents were written after it had ended."""
+    return item.run.state in FINAL_STATES and item.run.projected_seq >= ending(item.events).seq
 
 
 def _record(item: ProjectionTask) -> Projection:

@@ -39,8 +39,6 @@ from scenario_runner.profiles.fields import (
 )
 
 _REMEDY: Final = "correct the wiring profile; docs/configuration.md lists every key"
-_NOT_SERVED: Final = frozenset({"reemit_allowlist", "reemit_rate_limit_max", "reemit_rate_limit_window_seconds"})
-"""Keys of features that this release does not have. Accepting them would promise that they have an effect."""
 _SQLITE: Final = "sqlite:///"
 
 
@@ -82,6 +80,10 @@ class Wiring(EngineKeys):
     s3_path_style: bool | None = None
     auth_mode: Literal["disabled", "allowlist"]
     auth_allowlist: Texts = Field(default_factory=list)
+    reemit_allowlist: Texts = Field(default_factory=list)
+    # Ten in an hour are more than a person needs for one run, and few enough that a loop is stopped at once.
+    reemit_rate_limit_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    reemit_rate_limit_window_seconds: Annotated[int, Field(ge=1, le=31 * 86400)] = 3600
     digest_reuse: Literal["version", "off"] = "version"
     # The bounds of numbers refuse typing errors; within them every value works. Leases are renewed three times in their
     # length, so below 2 s a pause of the machine loses them. ECS kills a task 120 s after it asked it to stop: a stop
@@ -167,6 +169,16 @@ class Wiring(EngineKeys):
         return scheme + separator + (root.removesuffix("/" + PREFIX) or "/")
 
     @property
+    def reemit_callers(self) -> frozenset[str] | None:
+        """Who may have signals published again; None when everybody may.
+
+        A ``reemit_allowlist`` holds whatever ``auth_mode`` says: a list that has no effect would be no protection.
+        """
+        if self.reemit_allowlist:
+            return frozenset(self.reemit_allowlist)
+        return frozenset(self.auth_allowlist) if self.auth_mode == "allowlist" else None
+
+    @property
     def hash_threads(self) -> int:
         """Threads that hash at the same time; the number of cores unless set."""
         return self.hash_workers or os.cpu_count() or 1
@@ -181,10 +193,6 @@ def parse_wiring(document: object, source: str) -> Wiring:
     if not isinstance(document, dict):
         raise ConfigurationError(source, "an object with the wiring keys is needed", _REMEDY)
     given = {key: value for key, value in document.items() if value is not None}
-    unserved = sorted(_NOT_SERVED & given.keys())
-    if unserved:
-        keys = ", ".join(unserved)
-        raise ConfigurationError(source, f"{keys}: not served by this release", "remove it from the profile")
     try:
         return Wiring.model_validate(given)
     except ValidationError as error:

@@ -8,14 +8,23 @@ What an operator must put right (a foreign object in the place of one of ours) i
 daemon starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, OutboxRow, ProjectionFailure, ProjectionTask
+from scenario_runner.authority.base import (
+    UNTIL_RESTART,
+    Authority,
+    OutboxRow,
+    ProjectionFailure,
+    ProjectionTask,
+    ReemitEnd,
+    Sent,
+)
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
+from scenario_runner.contracts.states import SignalKind
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import count
 from scenario_runner.ledger.ledger import Ledger
@@ -85,10 +94,21 @@ class Relay:
         Raises:
             Unavailable: The authority does not answer.
         """
+        return self._leasing(self._deliver)
+
+    def publish(self) -> int:
+        """Like :meth:`step`, signals only.
+
+        A signal that is repeated needs no document but those of the first time, and its run's record grows once more
+        when it is published. So whoever repeats many publishes first, and has each record written once.
+        """
+        return self._leasing(self._publish_signals)
+
+    def _leasing(self, deliver: Callable[[], int]) -> int:
         if self._may_hold_leases:
             self._authority.expire_owner(self._owner)
         self._may_hold_leases = True
-        delivered = self._deliver()
+        delivered = deliver()
         # When the answer to a claim is lost, the claim is repeated and finds nothing: all is leased to us already. From
         # here that looks like leases of another relay. So our leases are expired whenever nothing could be delivered of
         # what is pending.
@@ -137,14 +157,58 @@ class Relay:
         rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US, only=self._only)
         if not rows:
             return 0
-        results = self._publisher.publish(rows)
-        sent = [result.outbox_id for result in results if not result.error]
-        if sent:
-            self._authority.mark_sent(sent)
-        failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.error]
+        refused, unread = self._check_facts_views(rows)
+        if refused:
+            self._end_refused(refused)
+        held_back = {row.outbox_id for row, _ in (*refused, *unread)}
+        publishable = [row for row in rows if row.outbox_id not in held_back]
+        results = list(zip(publishable, self._publisher.publish(publishable), strict=True)) if publishable else []
+        self._mark([(row, result) for row, result in results if not result.error])
+        failed = [*unread, *((row, result) for row, result in results if result.error)]
         if failed:
             self._postpone_signals(failed)
-        return len(sent)
+        return len(rows) - len(failed)
+
+    def _mark(self, published: Sequence[tuple[OutboxRow, PublishResult]]) -> None:
+        sent = [Sent(row.outbox_id, result.receipt) for row, result in published if not row.emission]
+        if sent:
+            self._authority.mark_sent(sent)
+        repeated = [ReemitEnd(row, result.receipt) for row, result in published if row.emission]
+        if repeated:
+            self._authority.end_reemits(repeated)
+
+    # --- re-emits
+
+    def _check_facts_views(
+        self, rows: Sequence[OutboxRow]
+    ) -> tuple[list[tuple[OutboxRow, LedgerDrift]], list[tuple[OutboxRow, PublishResult]]]:
+        """Compare the facts views of READYs that are repeated with what the authority announced, before they go out.
+
+        That is done here, and not where the re-emit is asked for: intake must not wait for a store, and whatever
+        happens to the facts view in between is still noticed.
+
+        Returns:
+            The rows whose facts view is missing or another one, and those for which the store did not say.
+        """
+        ready = [row for row in rows if row.kind is SignalKind.READY_REEMIT]
+        refused: list[tuple[OutboxRow, LedgerDrift]] = []
+        unread: list[tuple[OutboxRow, PublishResult]] = []
+        expected = [(row.run_id, row.attributes["facts_view_digest"]) for row in ready]
+        for row, failure in zip(ready, self._ledger.compare_facts_views(expected), strict=True):
+            if isinstance(failure, LedgerDrift):
+                refused.append((row, failure))
+            elif failure is not None:
+                unread.append((row, PublishResult(row.outbox_id, failure.detail)))
+        return refused, unread
+
+    def _end_refused(self, refused: Sequence[tuple[OutboxRow, LedgerDrift]]) -> None:
+        for row, failure in refused:
+            count("relay.reemit_refused")
+            _log.error("a signal is not published again", run_id=row.run_id, reason_code=failure.reason.value,
+                       detail=failure.detail)  # fmt: skip
+        self._authority.end_reemits([ReemitEnd(row, failure=failure) for row, failure in refused])
+
+    # --- failures
 
     def _postpone_signals(self, failed: Sequence[tuple[OutboxRow, PublishResult]]) -> None:
         """Postpone signals, each by how often it failed."""

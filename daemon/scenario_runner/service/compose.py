@@ -15,15 +15,17 @@ from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.artifacts.s3 import S3Artifacts
 from scenario_runner.artifacts.schemes import ArtifactsByScheme
-from scenario_runner.authority.base import Authority
+from scenario_runner.authority.base import Authority, ReemitLimit
 from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
+from scenario_runner.contracts.times import MICROS
 from scenario_runner.evidence.cache import EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake
+from scenario_runner.intake.reemit import ReemitPolicy
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -178,8 +180,15 @@ def make_admission_policy(wiring: Wiring, policy: Policy, pack: InterfacePack) -
         cwd=os.getcwd(),
         policy=policy,
         pack=pack,
+        reemit=reemit_policy(wiring),
         engine=engine_terms(wiring, roots),
     )
+
+
+def reemit_policy(wiring: Wiring) -> ReemitPolicy:
+    """Who may have signals published again, and how often."""
+    limit = ReemitLimit(wiring.reemit_rate_limit_max, wiring.reemit_rate_limit_window_seconds * MICROS)
+    return ReemitPolicy(wiring.reemit_callers, limit)
 
 
 @dataclass(frozen=True)
@@ -226,7 +235,7 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
     # Before anything is written: a bare mount point in the place of a store must stay empty.
     establish_identities(named_stores(store, spool), authority)
     store.probe()
-    ledger = Ledger(store, schemas, _WRITTEN_CACHE_SECONDS if on_s3 else 0.0, time.monotonic)
+    ledger = Ledger(store, schemas, _WRITTEN_CACHE_SECONDS if on_s3 else 0.0, time.monotonic, io_pool)
     packs = PinnedPacks(pack, ledger)
     packs.pin()
     leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic, only)

@@ -64,6 +64,7 @@ WRITE_ONCE: Final = (
     "run_plan", "run_facts_view", "ready_signal", "quarantine", "interface_pack", "instance_receipts",
     "engine_invocations",
 )  # fmt: skip
+REEMIT_EVENTS: Final = frozenset({"REEMIT_REQUESTED", "REEMIT_DRY_RUN", "REEMIT_PUBLISHED", "REEMIT_FAILED"})
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _RUN: Final = r"[0-9a-f]{32}"
 _KEYS: Final = re.compile(
@@ -657,7 +658,8 @@ def _states_agree(w: Facts, run_id: str, row: Json) -> Iterator[str]:
     status = w.document("run_status", run_id)
     if not states or not states[-1] == status["state"] == row["state"]:
         yield f"{run_id}: row {row['state']}, status {status['state']}, record {states[-1:]} do not agree"
-    if sum(state in TERMINAL for state in states) > 1:
+    ends = [line for line in w.records.get(run_id, []) if line["event_kind"] not in REEMIT_EVENTS]
+    if sum(line["details"]["state"] in TERMINAL for line in ends) > 1:
         yield f"the record of {run_id} holds more than one terminal state"
     if status.get("reason_code", "") != row["reason_code"] or ("facts_view_ref" in status) != (row["state"] == "READY"):
         yield f"the status of {run_id} does not carry the row's reason code, or points at a facts view wrongly"
@@ -697,12 +699,13 @@ def i5_one_key_one_run(w: Facts) -> Iterator[str]:
         said = [line["details"].get("fingerprint") for line in w.records.get(run_id, [])[:1]]
         if fingerprint != row["fingerprint"] or said != [fingerprint]:
             yield f"the fingerprint of {run_id} does not derive from its intent, or its record has another"
-    accepted = Counter(row["run_id"] for row in w.tables["intake_records"] if row["disposition"] == "ACCEPTED")
+    requests = [row for row in w.tables["intake_records"] if row["kind"] == "RUN_REQUEST"]
+    accepted = Counter(row["run_id"] for row in requests if row["disposition"] == "ACCEPTED")
     for run_id in sorted(set(accepted) | set(w.rows)):
         if accepted[run_id] != 1 or run_id not in w.rows:
             yield f"the run {run_id} was accepted {accepted[run_id]} times"
     raws = _raws(w)
-    for row in w.tables["intake_records"]:
+    for row in requests:
         if row["disposition"] in ("ACCEPTED", "DUPLICATE", "CONFLICT") and row["raw_sha256"] in raws:
             yield from _request_matches(w, row, raws[row["raw_sha256"]])
 
@@ -732,17 +735,56 @@ def i6_ready_exactly_when_owed_and_sent(w: Facts) -> Iterator[str]:
         if owed[run_id] != int(w.rows.get(run_id, {}).get("state") == "READY"):
             yield f"{run_id} has {owed[run_id]} READY outbox rows"
     for row in w.tables["outbox"]:
-        item = w.signals.get(f"{row['message_id']}.json")
+        item = w.signals.get(_signal_name(row))
         if row["sent_us"] is None:
             yield f"the outbox still owes {row['kind']} of {row['run_id']}"
         elif item is None:
             yield f"{row['kind']} of {row['run_id']} is marked sent and is not on the stream"
         elif item["attributes"] != {"kind": row["kind"], **parse(row["attributes"])}:
             yield f"{row['kind']} of {row['run_id']} is on the stream with other attributes than it was owed with"
-    known = {row["message_id"] for row in w.tables["outbox"]}
+    known = set(map(_signal_name, w.tables["outbox"]))
     for name in w.signals:
-        if name.removesuffix(".json") not in known:
+        if name not in known:
             yield f"the stream holds {name}, which no outbox row owes"
+    yield from _emissions(w)
+
+
+def _signal_name(row: Json) -> str:
+    """The file of an outbox row: one that repeats a message lies beside the first."""
+    return f"{row['message_id']}.reemit-{row['emission']}.json" if row["emission"] else f"{row['message_id']}.json"
+
+
+def _emissions(w: Facts) -> Iterator[str]:
+    """Every signal that was published again repeats a first one, for an act on record, and its run's record says so."""
+    rows = {(row["message_id"], row["emission"]): row for row in w.tables["outbox"]}
+    acts = {row["action_key"]: row for row in w.tables["operator_actions"]}
+    for (message_id, emission), row in rows.items():
+        first = rows.get((message_id, 0))
+        if emission == 0:
+            if row["action_key"]:
+                yield f"the first publication of {message_id} is owed to an act"
+        elif first is None or (message_id, emission - 1) not in rows or row["kind"] != f"{first['kind']}_REEMIT":
+            yield f"{row['kind']} {emission} of {row['run_id']} repeats nothing"
+        else:
+            yield from _emission(w, row, first, acts.get(row["action_key"], {}))
+    for key, act in acts.items():
+        if act["outcome"] == "PUBLISHED" and key not in {row["action_key"] for row in rows.values()}:
+            yield f"the act {key} says that it published something, and no outbox row does"
+        if act["outcome"] == "ACCEPTED":
+            yield f"the act {key} is still owed"
+
+
+def _emission(w: Facts, row: Json, first: Json, act: Json) -> Iterator[str]:
+    what = f"{row['kind']} {row['emission']} of {row['run_id']}"
+    carried = {**parse(first["attributes"]), "run_id": row["run_id"]}
+    if parse(row["attributes"]) != carried or row["payload"] != first["payload"]:
+        yield f"{what} differs from what it repeats"
+    if (act.get("subject"), act.get("outcome")) != (row["run_id"], "PUBLISHED"):
+        yield f"{what} was published for no act that says so"
+    lines = w.records.get(row["run_id"], [])
+    told = [line["event_kind"] for line in lines if line["details"].get("action_key") == row["action_key"]]
+    if told != ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]:
+        yield f"the record says {told} of {what}"
 
 
 def i7_one_message_id_one_payload(w: Facts) -> Iterator[str]:
@@ -750,7 +792,7 @@ def i7_one_message_id_one_payload(w: Facts) -> Iterator[str]:
     payloads: dict[str, set[bytes]] = defaultdict(set)
     for name, item in w.signals.items():
         payloads[item["message_id"]].add(canonical(item["payload"]))
-        if name != f"{item['message_id']}.json":
+        if not re.fullmatch(re.escape(item["message_id"]) + r"(\.reemit-[1-9][0-9]*)?\.json", name):
             yield f"the signal file {name} holds the message {item['message_id']}"
     for row in w.tables["outbox"]:
         payloads[row["message_id"]].add(bytes(row["payload"]))
@@ -917,8 +959,12 @@ def _transitions(run_id: str, lines: list[Json]) -> Iterator[str]:
     for before, after in pairwise(states):
         if after != before and after not in NEXT.get(before, frozenset()):
             yield f"{run_id} went from {before} to {after}"
-        if before in TERMINAL:
-            yield f"the record of {run_id} goes on after {before}"
+    for before, line in pairwise(lines):
+        if before["details"]["state"] in TERMINAL and line["event_kind"] not in REEMIT_EVENTS:
+            yield f"the record of {run_id} goes on after {before['details']['state']}"
+    for line in lines:
+        if line["event_kind"] in REEMIT_EVENTS and line["details"]["state"] not in TERMINAL:
+            yield f"the record of {run_id} tells of a re-emit before its end"
     times = [micros(line["ts_utc"]) for line in lines]
     if times != sorted(times):
         yield f"the times in the record of {run_id} go back"
@@ -1196,10 +1242,11 @@ class Watch:
 
     def _compare_sent(self, rows: list[Json]) -> None:
         for row in rows:
-            before = self._rows.get("outbox|" + row["message_id"])
+            name = f"outbox|{row['message_id']}|{row['emission']}"
+            before = self._rows.get(name)
             if before and (before["payload"] != row["payload"] or (before["sent_us"] and not row["sent_us"])):
                 self._note("I6", f"the outbox row {row['message_id']} changed after it was owed or sent")
-            self._rows["outbox|" + row["message_id"]] = row
+            self._rows[name] = row
 
     def _compare_files(self) -> None:
         folders = [self.paths.store / PREFIX / name for name in (*WRITE_ONCE, "run_record")]

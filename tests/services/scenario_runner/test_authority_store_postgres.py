@@ -46,10 +46,19 @@ from authority_support import (
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
-from scenario_runner.authority.base import Authority, Claim, ProjectionFailure
+from scenario_runner.authority.base import (
+    Authority,
+    Claim,
+    ProjectionFailure,
+    ReemitAct,
+    ReemitEnd,
+    ReemitLimit,
+    Sent,
+    SignalRow,
+)
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
-from scenario_runner.contracts.states import Disposition, RunState
+from scenario_runner.contracts.states import Disposition, ReemitKind, RunState
 from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.leases import Leases
 
@@ -58,7 +67,7 @@ pytestmark = pytest.mark.parity
 SCHEMA_FILE = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/authority/schema/postgres.sql"
 OWN = {
     "schema_migrations", "runs", "run_events", "intake_records", "dead_letters", "outbox", "digest_reuse",
-    "engine_attempts", "store_identities",
+    "engine_attempts", "store_identities", "operator_actions",
 }  # fmt: skip
 
 
@@ -776,11 +785,35 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     schema.set_clock(START + LEASE)
     (row,) = lossy.claim_signals("p", 10, LEASE)
     cut(lambda: lossy.postpone_signals([row.outbox_id], START))
-    cut(lambda: lossy.mark_sent([row.outbox_id]))
+    cut(lambda: lossy.mark_sent([Sent(row.outbox_id)]))
     cut(lambda: lossy.keep_digests("key", ["a"]))
     assert cut(lambda: lossy.find_digests("key")) == ["a"]
-    assert cut(lambda: lossy.signals(hex32("k"))).rows == ((hex64("ready"), "READY", START + LEASE),)
+    assert cut(lambda: lossy.signals(hex32("k"))).rows == (SignalRow(hex64("ready"), "READY", START + LEASE),)
     assert lossy.pending().undelivered is False
+
+
+def test_an_act_whose_commit_is_unknown_is_carried_out_once(schema: Schema, proxy: Proxy, lossy: Authority) -> None:
+    commit(lossy, ready(prepare(lossy)))
+    (owed,) = lossy.claim_projections("relay", 10, LEASE)
+    lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    lossy.mark_sent([Sent(row.outbox_id) for row in lossy.claim_signals("p", 10, LEASE)])
+    asked = ReemitAct(
+        key="one", run_id=hex32("k"), kind=ReemitKind.BOTH, actor="ops", via="cli", reason="why",
+        limit=ReemitLimit(1, 60 * SECOND),
+    )  # fmt: skip
+    proxy.cut_after_request(b"INSERT INTO operator_actions")
+    (answer,) = lossy.reemit([asked])
+    assert proxy.lost == 1
+    assert answer.outcome == "ACCEPTED"
+    assert [row.emission for row in lossy.signals(hex32("k")).rows] == [0, 1]
+    (row,) = lossy.claim_signals("p", 10, LEASE)
+    until(lambda: proxy.ended == proxy.lost, 30)
+    proxy.cut_after_request(b"DELETE FROM outbox")
+    lossy.end_reemits([ReemitEnd(row)])
+    assert proxy.lost == 2
+    kinds = [event.kind for event in lossy.events(hex32("k"))]
+    assert kinds[-2:] == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
+    assert [action.outcome for action in lossy.actions(hex32("k"))] == ["PUBLISHED"]
 
 
 def test_a_signal_keeps_the_time_of_its_first_mark(schema: Schema, lossy: Authority) -> None:
@@ -788,10 +821,10 @@ def test_a_signal_keeps_the_time_of_its_first_mark(schema: Schema, lossy: Author
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = lossy.claim_signals("p", 10, LEASE)
-    lossy.mark_sent([row.outbox_id])
+    lossy.mark_sent([Sent(row.outbox_id)])
     schema.set_clock(START + SECOND)
-    lossy.mark_sent([row.outbox_id])
-    assert lossy.signals(hex32("k")).rows == ((hex64("ready"), "READY", START),)
+    lossy.mark_sent([Sent(row.outbox_id)])
+    assert lossy.signals(hex32("k")).rows == (SignalRow(hex64("ready"), "READY", START),)
 
 
 # --- a server that does not answer ------------------------------------------------------------------------------------
@@ -933,7 +966,7 @@ def test_a_server_that_crashes_under_load_loses_nothing_and_is_used_again_after_
         assert run is not None
         assert run.state is RunState.READY
         assert [item.seq for item in authority.events(run_id)] == list(range(1, run.event_seq + 1))
-        assert authority.signals(run_id).rows == ((hex64(f"ready {run_id}"), "READY", None),)
+        assert authority.signals(run_id).rows == (SignalRow(hex64(f"ready {run_id}"), "READY", None),)
 
 
 # --- the whole daemon -------------------------------------------------------------------------------------------------

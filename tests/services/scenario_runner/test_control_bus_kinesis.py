@@ -57,7 +57,13 @@ def row(number: int, kind: SignalKind = SignalKind.READY, **changes: Any) -> Out
 
 def test_what_is_published_is_read_back_byte_for_byte(stream: Stream) -> None:
     rows = [row(number) for number in range(1, 61)]
-    assert KinesisPublisher(stream, TOPIC).publish(rows) == [PublishResult(item.outbox_id, "") for item in rows]
+    results = KinesisPublisher(stream, TOPIC).publish(rows)
+    assert [replace(result, receipt="") for result in results] == [PublishResult(item.outbox_id, "") for item in rows]
+    lying = {(record["ShardId"], record["SequenceNumber"]): record["Data"] for record in records_of(stream.name)}
+    for item, result in zip(rows, results, strict=True):
+        receipt = json.loads(result.receipt)
+        assert receipt["stream"] == stream.name
+        assert lying[receipt["shard_id"], receipt["sequence_number"]] == signal_envelope(TOPIC, item)
     found = {json.loads(record["Data"]).get("message_id"): record for record in records_of(stream.name)}
     for item in rows:
         assert found[item.message_id]["Data"] == signal_envelope(TOPIC, item)
@@ -92,6 +98,16 @@ def test_a_message_is_found_again_by_its_id(stream: Stream) -> None:
     ].timestamp() * 1_000_000  # fmt: skip
     assert stream.find(item.message_id, item.run_id, int(now_us)) == signal_envelope(TOPIC, item)
     assert stream.find("0" * 64, item.run_id, int(now_us)) is None
+
+
+def test_a_message_is_read_where_its_receipt_says(stream: Stream) -> None:
+    items = [row(400), row(401)]
+    one, other = (json.loads(result.receipt) for result in KinesisPublisher(stream, TOPIC).publish(items))
+    place = (one["shard_id"], one["sequence_number"])
+    assert stream.read_at(items[0].message_id, *place) == signal_envelope(TOPIC, items[0])
+    assert stream.read_at(items[1].message_id, *place) is None, "another message lies there"
+    assert stream.read_at(items[0].message_id, one["shard_id"], str(int(one["sequence_number"]) + 1)) is None
+    assert stream.read_at(items[1].message_id, other["shard_id"], "1") is None, "of another stream"
 
 
 def test_a_message_older_than_the_retention_is_not_called_missing(stream: Stream) -> None:

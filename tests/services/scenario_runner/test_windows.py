@@ -91,6 +91,7 @@ def test_the_daemon_the_folder_store_and_the_spool_refuse_in_one_sentence(tmp_pa
     refused(windows_like.command("submit", *wiring, str(request)), "control_bus_kind")
     world.database.touch()
     refused(windows_like.command("verify", "0" * 32, *wiring), "object_store_root")
+    refused(windows_like.command("reemit", "0" * 32, *wiring, "--reason", "r"), "object_store_root")
     assert set(world.root.rglob("*")) == before | {world.database}
     assert windows_like.command("plan", *both, str(request)).returncode == 0
     doctor = windows_like.command("doctor", *both)
@@ -197,3 +198,13 @@ def test_a_request_is_submitted_to_a_stream_and_its_run_verified(tmp_path: Path,
     assert served.returncode == 0, served.stderr.decode()[-3000:]
     assert the_same(world, "status", made["run_id"], *wiring)["state"] == "READY"
     assert the_same(world, "verify", made["run_id"], *wiring)["outcome"] == "PASS"
+    again = windows_like.command("reemit", made["run_id"], *wiring, "--reason", "a consumer lost it", "--json")
+    assert again.returncode == 0, again.stderr
+    answer = json.loads(again.stdout)
+    assert (answer["outcome"], answer["kind"], answer["emission"]) == ("PUBLISHED", "READY_REEMIT", 1)
+    (signal,) = world.signals("READY_REEMIT")
+    assert (signal["message_id"], signal["payload"]["run_id"]) == (answer["message_id"], made["run_id"])
+    many = ("--state", "READY", "--since", "2020-01-01T00:00:00Z", "--reason", "rehydrate", "--json")
+    done = windows_like.command("reemit", *wiring, *many)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["outcome"] for line in done.stdout.splitlines()] == ["PUBLISHED"]

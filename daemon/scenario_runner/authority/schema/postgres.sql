@@ -115,10 +115,12 @@ CREATE TABLE dead_letters (
     raw        bytea NOT NULL
 );
 
--- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq.
+-- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq. A signal that
+-- is published once more is another row of the same message: emission counts them from 0, action_key names the act that
+-- asked for it, and none goes out before the one before it. receipt is what the bus answered, as JSON.
 CREATE TABLE outbox (
     outbox_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    message_id     text COLLATE "C" NOT NULL UNIQUE,
+    message_id     text COLLATE "C" NOT NULL,
     run_id         text COLLATE "C" NOT NULL,
     kind           text NOT NULL,
     partition_key  text NOT NULL,
@@ -130,10 +132,31 @@ CREATE TABLE outbox (
     lease_owner    text NOT NULL DEFAULT '',
     lease_until_us bigint NOT NULL DEFAULT 0,
     attempts       integer NOT NULL DEFAULT 0,
-    sent_us        bigint
+    sent_us        bigint,
+    emission       integer NOT NULL DEFAULT 0,
+    receipt        text NOT NULL DEFAULT '',
+    action_key     text NOT NULL DEFAULT '',
+    UNIQUE (message_id, emission)
 );
 CREATE INDEX outbox_unsent ON outbox (outbox_id) WHERE sent_us IS NULL;
 CREATE INDEX outbox_run ON outbox (run_id);
+CREATE INDEX outbox_published ON outbox (sent_us, outbox_id) WHERE emission = 0 AND sent_us IS NOT NULL;
+
+-- What operators did: who did what to what, when, why, and what came of it. A row is written in the transaction of the
+-- act's effect. action_key is the act's identity: an act that is sent again is not carried out again.
+CREATE TABLE operator_actions (
+    action_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action_key text COLLATE "C" NOT NULL UNIQUE,
+    at         bigint NOT NULL,
+    actor      text NOT NULL,
+    via        text NOT NULL,
+    action     text NOT NULL,
+    subject    text COLLATE "C" NOT NULL,
+    reason     text NOT NULL,
+    outcome    text NOT NULL,
+    detail     text NOT NULL
+);
+CREATE INDEX operator_actions_subject ON operator_actions (subject, at);
 
 -- Digests of engine outputs by identity of their files.
 CREATE TABLE digest_reuse (

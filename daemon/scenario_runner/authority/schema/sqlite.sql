@@ -104,10 +104,13 @@ CREATE TABLE dead_letters (
     raw        BLOB NOT NULL
 );
 
--- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq.
+-- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq. A signal that
+-- is published once more is another row of the same message: emission counts them from 0, action_key names the act that
+-- asked for it, and none goes out before the one before it. receipt is what the bus answered, as JSON.
 CREATE TABLE outbox (
     outbox_id      INTEGER PRIMARY KEY,
-    message_id     TEXT NOT NULL UNIQUE,
+    message_id     TEXT NOT NULL,
+    emission       INTEGER NOT NULL DEFAULT 0,
     run_id         TEXT NOT NULL,
     kind           TEXT NOT NULL,
     partition_key  TEXT NOT NULL,
@@ -119,10 +122,30 @@ CREATE TABLE outbox (
     lease_owner    TEXT NOT NULL DEFAULT '',
     lease_until_us INTEGER NOT NULL DEFAULT 0,
     attempts       INTEGER NOT NULL DEFAULT 0,
-    sent_us        INTEGER
+    sent_us        INTEGER,
+    receipt        TEXT NOT NULL DEFAULT '',
+    action_key     TEXT NOT NULL DEFAULT '',
+    UNIQUE (message_id, emission)
 );
 CREATE INDEX outbox_unsent ON outbox (outbox_id) WHERE sent_us IS NULL;
 CREATE INDEX outbox_run ON outbox (run_id);
+CREATE INDEX outbox_published ON outbox (sent_us, outbox_id) WHERE emission = 0 AND sent_us IS NOT NULL;
+
+-- What operators did: who did what to what, when, why, and what came of it. A row is written in the transaction of the
+-- act's effect. action_key is the act's identity: an act that is sent again is not carried out again.
+CREATE TABLE operator_actions (
+    action_id  INTEGER PRIMARY KEY,
+    action_key TEXT NOT NULL UNIQUE,
+    at         INTEGER NOT NULL,
+    actor      TEXT NOT NULL,
+    via        TEXT NOT NULL,
+    action     TEXT NOT NULL,
+    subject    TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    outcome    TEXT NOT NULL,
+    detail     TEXT NOT NULL
+);
+CREATE INDEX operator_actions_subject ON operator_actions (subject, at);
 
 -- Digests of engine outputs by identity of their files.
 CREATE TABLE digest_reuse (

@@ -129,7 +129,7 @@ new_signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
   FROM refused, clock WHERE signal_id IS NOT NULL ORDER BY ord
-  ON CONFLICT (message_id) DO NOTHING)
+  ON CONFLICT (message_id, emission) DO NOTHING)
 SELECT record_key, disposition, reason_code, detail, run_id, FALSE AS repeated FROM new_records
 UNION ALL
 SELECT record_key, disposition, reason_code, detail, run_id, TRUE FROM intake_records
@@ -231,7 +231,7 @@ signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT g.signal_id, g.run_id, g.signal_kind, g.partition_key, g.attributes, g.payload, g.at_us, c.event_seq
   FROM given g JOIN changed c ON c.run_id = g.run_id WHERE g.signal_id IS NOT NULL ORDER BY g.ord
-  ON CONFLICT (message_id) DO NOTHING)
+  ON CONFLICT (message_id, emission) DO NOTHING)
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 
@@ -299,11 +299,15 @@ signals_resumed AS (
 SELECT name FROM runs_resumed UNION ALL SELECT name FROM signals_resumed;
 
 -- name: claim_signals
+-- Emissions of one message go out in their order: a signal that is repeated has been published before.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 owed AS MATERIALIZED (
   SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
   WHERE o.sent_us IS NULL AND o.lease_until_us <= (SELECT now FROM clock) AND o.due_us <= (SELECT now FROM clock)
     AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+    AND (o.emission = 0
+         OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
+                                                 AND p.emission < o.emission AND p.sent_us IS NULL))
     AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
   ORDER BY o.outbox_id LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED),
 claimed AS (
@@ -311,17 +315,149 @@ claimed AS (
   SET lease_owner = %(owner)b, lease_until_us = c.now + %(lease_us)b::bigint, attempts = o.attempts + 1
   FROM owed w, clock c WHERE o.outbox_id = w.outbox_id
   RETURNING o.outbox_id, o.message_id, o.run_id, o.kind, o.partition_key, o.attributes, o.payload, o.created_us,
-            o.attempts)
-SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts
+            o.attempts, o.emission, o.action_key)
+SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
+       action_key
 FROM claimed ORDER BY outbox_id;
 
 -- name: mark_sent
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 sent AS MATERIALIZED (
-  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[]) AND sent_us IS NULL
-  ORDER BY outbox_id FOR UPDATE)
-UPDATE outbox o SET sent_us = c.now, lease_owner = '', lease_until_us = 0
+  SELECT o.outbox_id, g.receipt FROM outbox o
+  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[]) AS g(outbox_id, receipt) ON g.outbox_id = o.outbox_id
+  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o)
+UPDATE outbox o SET sent_us = c.now, receipt = s.receipt, lease_owner = '', lease_until_us = 0
 FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
+
+-- name: find_actions
+SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
+FROM operator_actions WHERE action_key = ANY (%(action_keys)b::text[]);
+
+-- name: list_actions
+SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
+FROM operator_actions WHERE subject = %(subject)b ORDER BY at, action_id;
+
+-- name: insert_action
+INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+VALUES (%(action_key)b, sr_now_us(), %(actor)b, %(via)b, %(action)b, %(subject)b, %(reason)b, %(outcome)b, %(detail)b)
+ON CONFLICT (action_key) DO NOTHING RETURNING action_key;
+
+-- name: end_action
+UPDATE operator_actions SET outcome = %(outcome)b, detail = %(detail)b WHERE action_key = %(action_key)b;
+
+-- name: find_records
+SELECT record_key, disposition, reason_code, detail, run_id FROM intake_records
+WHERE record_key = ANY (%(record_keys)b::text[]);
+
+-- name: reemit_facts
+-- What re-emits are decided on. commit_reemits writes nothing of one whose event_seq has moved on since.
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
+SELECT g.ord, c.now, k.outcome, k.detail, r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id,
+       o.kind, o.partition_key, o.attributes, o.payload, o.needs_seq,
+       (SELECT max(n.emission) + 1 FROM outbox n WHERE n.message_id = o.message_id) AS emissions,
+       (SELECT count(*) FROM operator_actions a
+        WHERE a.subject = g.run_id AND a.at > c.now - g.window_us AND a.action = %(action)b
+          AND a.outcome <> ALL (%(uncounted)b::text[])) AS attempts,
+       (SELECT count(*) FROM operator_actions a
+        WHERE a.subject = g.run_id AND a.at > c.now - g.window_us AND a.action = %(action)b
+          AND a.outcome = 'REEMIT_RATE_LIMIT') AS limited
+FROM unnest(%(action_key)b::text[], %(run_id)b::text[], %(window_us)b::bigint[])
+       WITH ORDINALITY AS g(action_key, run_id, window_us, ord)
+CROSS JOIN clock c
+LEFT JOIN operator_actions k ON k.action_key = g.action_key
+LEFT JOIN runs r ON r.run_id = g.run_id
+LEFT JOIN run_events e ON e.run_id = r.run_id AND e.seq = r.event_seq
+LEFT JOIN outbox o ON o.run_id = r.run_id AND o.emission = 0 AND o.kind IN ('READY', 'TERMINAL')
+ORDER BY g.ord;
+
+-- name: commit_reemits
+-- Writes acts of different runs, each with all its effects or not at all. One that adds events names the event_seq that
+-- it was decided on: the row is locked before they are compared, so of two acts on one run the second finds that it
+-- has moved on, is not written, and is decided again. An act of a known key violates the unique action_key, and a record
+-- that was disposed of its record_key: that takes the whole statement back, and the caller asks for the facts again.
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(action_key)b::text[], %(run_id)b::text[], %(actor)b::text[], %(via)b::text[],
+                       %(reason)b::text[], %(outcome)b::text[], %(detail)b::text[], %(at_us)b::bigint[],
+                       %(from_seq)b::bigint[], %(count)b::bigint[], %(emission)b::integer[], %(needs_seq)b::bigint[],
+                       %(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[],
+                       %(attributes)b::bytea[], %(payload)b::bytea[], %(record_key)b::text[], %(message_id)b::text[],
+                       %(kind)b::text[], %(disposition)b::text[], %(reason_code)b::text[], %(raw)b::bytea[],
+                       %(raw_sha256)b::text[], %(raw_size)b::bigint[])
+       WITH ORDINALITY
+    AS g(action_key, run_id, actor, via, reason, outcome, detail, at_us, from_seq, count, emission, needs_seq, signal_id,
+         signal_kind, partition_key, attributes, payload, record_key, message_id, kind, disposition, reason_code, raw,
+         raw_sha256, raw_size, ord)),
+held AS MATERIALIZED (
+  SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE g.count > 0
+  ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r SET event_seq = r.event_seq + g.count
+  FROM given g JOIN held h ON h.run_id = g.run_id
+  WHERE r.run_id = g.run_id AND r.event_seq = g.from_seq AND g.count > 0
+  RETURNING r.run_id, r.event_seq - g.count AS before),
+done AS MATERIALIZED (
+  SELECT g.*, c.before FROM given g LEFT JOIN changed c ON c.run_id = g.run_id
+  WHERE g.count = 0 OR c.run_id IS NOT NULL),
+acted AS (
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+  SELECT action_key, at_us, actor, via, %(action)b, run_id, reason, outcome, detail FROM done ORDER BY ord),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT d.run_id, d.before + e.nth, e.kind, d.at_us, e.details
+  FROM unnest(%(event_run_id)b::text[], %(event_nth)b::bigint[], %(event_kind)b::text[], %(event_details)b::bytea[])
+         AS e(run_id, nth, kind, details)
+  JOIN done d ON d.run_id = e.run_id AND d.count > 0),
+signals AS (
+  INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq,
+                      action_key)
+  SELECT signal_id, emission, run_id, signal_kind, partition_key, attributes, payload, at_us, needs_seq,
+         CASE WHEN emission > 0 THEN action_key ELSE '' END
+  FROM done WHERE signal_id IS NOT NULL ORDER BY ord
+  ON CONFLICT (message_id, emission) DO NOTHING),
+records AS (
+  INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
+                              raw_sha256, raw_size)
+  SELECT record_key, message_id, kind, run_id, disposition, reason_code, detail, at_us, raw_sha256, raw_size
+  FROM done WHERE record_key IS NOT NULL ORDER BY ord),
+letters AS (
+  INSERT INTO dead_letters (record_key, raw)
+  SELECT record_key, raw FROM done WHERE disposition = 'REJECTED' ORDER BY ord)
+SELECT action_key FROM done;
+
+-- name: end_reemits
+-- Locks outbox rows and then runs; whoever locks a run first only adds rows to the outbox, so nobody waits in a circle.
+-- The clock is read after the run was locked: the times in a record do not go back.
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(outbox_id)b::bigint[], %(published)b::boolean[], %(receipt)b::text[], %(kind)b::text[],
+                       %(details)b::bytea[], %(outcome)b::text[], %(detail)b::text[])
+    AS g(outbox_id, published, receipt, kind, details, outcome, detail)),
+owed AS MATERIALIZED (
+  SELECT o.outbox_id, o.run_id, o.action_key, g.published, g.receipt, g.kind, g.details, g.outcome, g.detail
+  FROM outbox o JOIN given g ON g.outbox_id = o.outbox_id
+  WHERE o.emission > 0 AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
+held AS MATERIALIZED (
+  SELECT r.run_id FROM runs r JOIN owed w ON w.run_id = r.run_id ORDER BY r.run_id FOR UPDATE OF r),
+changed AS (
+  UPDATE runs r SET event_seq = r.event_seq + 1 FROM held h WHERE r.run_id = h.run_id
+  RETURNING r.run_id, r.event_seq, sr_now_us() AS now),
+marked AS (
+  UPDATE outbox o SET sent_us = c.now, receipt = w.receipt, lease_owner = '', lease_until_us = 0
+  FROM owed w JOIN changed c ON c.run_id = w.run_id WHERE o.outbox_id = w.outbox_id AND w.published),
+dropped AS (
+  DELETE FROM outbox o USING owed w WHERE o.outbox_id = w.outbox_id AND NOT w.published),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT c.run_id, c.event_seq, w.kind,
+         greatest(c.now, (SELECT max(e.ts_us) FROM run_events e WHERE e.run_id = c.run_id)), w.details
+  FROM changed c JOIN owed w ON w.run_id = c.run_id)
+UPDATE operator_actions a SET outcome = w.outcome, detail = w.detail FROM owed w WHERE a.action_key = w.action_key;
+
+-- name: published_signals
+SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id
+FROM outbox o JOIN runs r ON r.run_id = o.run_id
+WHERE o.emission = 0 AND o.sent_us IS NOT NULL AND (o.sent_us, o.outbox_id) > (%(after_us)b::bigint, %(after_id)b::bigint)
+  AND o.sent_us < %(until_us)b AND o.kind IN ('READY', 'TERMINAL') AND r.state = %(state)b
+ORDER BY o.sent_us, o.outbox_id LIMIT %(limit)b;
 
 -- name: postpone_signals
 WITH failed AS MATERIALIZED (
@@ -400,6 +536,9 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= now
                  AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                 AND (o.emission = 0
+                      OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
+                                                              AND p.emission < o.emission AND p.sent_us IS NULL))
                  AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
               ) AS signals,
        EXISTS (SELECT 1 FROM runs
@@ -450,7 +589,8 @@ SELECT record_key, message_id, kind, disposition, reason_code, detail, received_
 FROM intake_records WHERE run_id = %(run_id)b AND run_id <> '' ORDER BY record_id;
 
 -- name: list_signals
-SELECT message_id, kind, sent_us FROM outbox WHERE run_id = %(run_id)b ORDER BY outbox_id;
+SELECT message_id, kind, sent_us, emission, receipt, action_key FROM outbox
+WHERE run_id = %(run_id)b ORDER BY outbox_id;
 
 -- name: find_digests
 SELECT digests FROM digest_reuse WHERE digest_key = %(digest_key)b;

@@ -29,9 +29,11 @@ SELECT fingerprint FROM runs WHERE run_id = :run_id AND run_equivalence_key = :r
 INSERT INTO run_events (run_id, seq, kind, ts_us, details) VALUES (:run_id, :seq, :kind, :ts_us, :details);
 
 -- name: insert_signal
-INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us)
-VALUES (:message_id, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0)
-ON CONFLICT (message_id) DO NOTHING;
+INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us,
+                    action_key)
+VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0,
+        :action_key)
+ON CONFLICT (message_id, emission) DO NOTHING;
 
 -- name: claim_due
 UPDATE runs
@@ -124,18 +126,71 @@ WHERE event_seq > projected_seq AND relay_owner = '' AND relay_until_us > :now;
 UPDATE outbox SET due_us = 0 WHERE sent_us IS NULL AND due_us > :now;
 
 -- name: claim_signals
+-- Emissions of one message go out in their order: a signal that is repeated has been published before.
 UPDATE outbox
 SET lease_owner = :owner, lease_until_us = :now + :lease_us, attempts = attempts + 1
 WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                     WHERE o.sent_us IS NULL AND o.lease_until_us <= :now AND o.due_us <= :now
                       AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                      AND (o.emission = 0
+                           OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
+                                                                   AND p.emission < o.emission AND p.sent_us IS NULL))
                       AND o.run_id = :only  -- only
                     ORDER BY o.outbox_id LIMIT :limit)
-RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts;
+RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
+          action_key;
 
 -- name: mark_sent
-UPDATE outbox SET sent_us = :now, lease_owner = '', lease_until_us = 0
+UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
 WHERE outbox_id = :outbox_id AND sent_us IS NULL;
+
+-- name: find_actions
+SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
+FROM operator_actions WHERE action_key IN (SELECT value FROM json_each(:action_keys));
+
+-- name: list_actions
+SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
+FROM operator_actions WHERE subject = :subject ORDER BY at, action_id;
+
+-- name: insert_action
+INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+VALUES (:action_key, :at, :actor, :via, :action, :subject, :reason, :outcome, :detail)
+ON CONFLICT (action_key) DO NOTHING;
+
+-- name: end_action
+UPDATE operator_actions SET outcome = :outcome, detail = :detail WHERE action_key = :action_key;
+
+-- name: reemit_facts
+-- What a re-emit is decided on, in the transaction that writes it.
+SELECT r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id, o.kind, o.partition_key, o.attributes, o.payload,
+       o.needs_seq, (SELECT max(n.emission) + 1 FROM outbox n WHERE n.message_id = o.message_id) AS emissions,
+       (SELECT count(*) FROM operator_actions a
+        WHERE a.subject = r.run_id AND a.at > :since_us AND a.action = :action
+          AND a.outcome NOT IN (SELECT value FROM json_each(:uncounted))) AS attempts,
+       (SELECT count(*) FROM operator_actions a
+        WHERE a.subject = r.run_id AND a.at > :since_us AND a.action = :action
+          AND a.outcome = 'REEMIT_RATE_LIMIT') AS limited
+FROM runs r
+JOIN run_events e ON e.run_id = r.run_id AND e.seq = r.event_seq
+LEFT JOIN outbox o ON o.run_id = r.run_id AND o.emission = 0 AND o.kind IN ('READY', 'TERMINAL')
+WHERE r.run_id = :run_id;
+
+-- name: grow_record
+-- In the transaction that appends events to the record of a run that has ended; nothing else of the run changes.
+UPDATE runs SET event_seq = event_seq + :count WHERE run_id = :run_id RETURNING event_seq;
+
+-- name: last_event_us
+SELECT max(ts_us) FROM run_events WHERE run_id = :run_id;
+
+-- name: drop_reemit
+DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL;
+
+-- name: published_signals
+SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id
+FROM outbox o JOIN runs r ON r.run_id = o.run_id
+WHERE o.emission = 0 AND o.sent_us IS NOT NULL AND (o.sent_us, o.outbox_id) > (:after_us, :after_id)
+  AND o.sent_us < :until_us AND o.kind IN ('READY', 'TERMINAL') AND r.state = :state
+ORDER BY o.sent_us, o.outbox_id LIMIT :limit;
 
 -- name: postpone_signal
 UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0 WHERE outbox_id = :outbox_id;
@@ -216,6 +271,9 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= :now
                  AND (o.needs_seq = 0 OR r.projected_seq >= o.needs_seq)
+                 AND (o.emission = 0
+                      OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
+                                                              AND p.emission < o.emission AND p.sent_us IS NULL))
                  AND o.run_id = :only  -- only
               ),
        EXISTS (SELECT 1 FROM runs
@@ -256,7 +314,7 @@ SELECT record_key, message_id, kind, disposition, reason_code, detail, received_
 FROM intake_records WHERE run_id = :run_id AND run_id <> '' ORDER BY record_id;
 
 -- name: list_signals
-SELECT message_id, kind, sent_us FROM outbox WHERE run_id = :run_id ORDER BY outbox_id;
+SELECT message_id, kind, sent_us, emission, receipt, action_key FROM outbox WHERE run_id = :run_id ORDER BY outbox_id;
 
 -- name: find_digests
 SELECT digests FROM digest_reuse WHERE digest_key = :digest_key;

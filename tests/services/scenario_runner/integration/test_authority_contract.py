@@ -52,6 +52,8 @@ from scenario_runner.authority.base import (
     Claim,
     ProjectionFailure,
     RunRow,
+    Sent,
+    SignalRow,
     Transition,
 )
 from scenario_runner.authority.sqlite import SqliteAuthority
@@ -537,7 +539,7 @@ def test_a_decision_writes_state_events_and_signal_and_gives_the_lease_back(auth
     events = authority.events(hex32("k"))
     assert [item.kind for item in events][3:] == [EventKind.GATES_PASSED, EventKind.RUN_READY]
     assert events[-1].details == {"seq": 5, "state": "READY"}
-    assert authority.signals(hex32("k")).rows == ((hex64("ready"), "READY", None),)
+    assert authority.signals(hex32("k")).rows == (SignalRow(hex64("ready"), "READY", None),)
     assert authority.claim("w2", 10, LEASE) == []
 
 
@@ -868,7 +870,7 @@ def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, 
     assert authority.owners() == {"publisher"}
     clock.pass_seconds(31)
     assert authority.owners() == set()
-    authority.mark_sent([row.outbox_id])
+    authority.mark_sent([Sent(row.outbox_id)])
     assert authority.owners() == set()
 
 
@@ -1077,12 +1079,12 @@ def test_a_sent_signal_is_never_claimed_again(authority: Authority, clock: Clock
     projected(authority)
     (row,) = authority.claim_signals("p", 10, LEASE)
     sent_at = clock.pass_seconds(1)
-    authority.mark_sent([row.outbox_id])
+    authority.mark_sent([Sent(row.outbox_id)])
     authority.postpone_signals([row.outbox_id], clock.now)
     authority.expire_owner("p")
     clock.pass_seconds(10_000)
     assert authority.claim_signals("p", 10, LEASE) == []
-    assert authority.signals(hex32("k")).rows == ((hex64("ready k"), "READY", sent_at),)
+    assert authority.signals(hex32("k")).rows == (SignalRow(hex64("ready k"), "READY", sent_at),)
 
 
 def test_a_postponed_signal_is_not_claimed_before_it_is_due(authority: Authority, clock: Clock) -> None:
@@ -1153,7 +1155,7 @@ def test_what_is_left_to_do_is_told_from_the_first_record_to_the_last_signal(
     assert left() == (False, False, False, True), "due later, but still owed"
     clock.pass_seconds(1)
     assert left() == (False, False, True, True)
-    authority.mark_sent([row.outbox_id])
+    authority.mark_sent([Sent(row.outbox_id)])
     assert left() == (False, False, False, False)
 
 

@@ -35,7 +35,7 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority import sqlite as sqlite_module
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, Claim, ProjectionFailure, RunRow
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, Claim, ProjectionFailure, RunRow, Sent, SignalRow
 from scenario_runner.authority.rows import QUIET_PERIOD_US
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.errors import LeaseLostError
@@ -279,19 +279,19 @@ def refusals(authority: Authority, *names: str) -> list[Any]:  # noqa: F811
 
 def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: Clock) -> None:  # noqa: F811
     first, _ = refusals(authority, "a", "b")
-    authority.mark_sent([first.outbox_id])
-    assert authority.signals(hex32("a")).rows == ((hex64("a"), "REQUEST_REJECTED", START),)
-    assert authority.signals(hex32("b")).rows == ((hex64("b"), "REQUEST_REJECTED", None),)
+    authority.mark_sent([Sent(first.outbox_id)])
+    assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
+    assert authority.signals(hex32("b")).rows == (SignalRow(hex64("b"), "REQUEST_REJECTED", None),)
     clock.pass_seconds(LEASE / SECOND)
     assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("b")]
 
 
 def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
     (only,) = refusals(authority, "a")
-    authority.mark_sent([only.outbox_id])
+    authority.mark_sent([Sent(only.outbox_id)])
     clock.pass_seconds(1)
-    authority.mark_sent([only.outbox_id])
-    assert authority.signals(hex32("a")).rows == ((hex64("a"), "REQUEST_REJECTED", START),)
+    authority.mark_sent([Sent(only.outbox_id)])
+    assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
 
 
 def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> None:  # noqa: F811
@@ -389,7 +389,7 @@ def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Calla
     claimed = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in claimed])
     (sent, later) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([sent.outbox_id])
+    authority.mark_sent([Sent(sent.outbox_id)])
     authority.postpone_signals([later.outbox_id], START + SECOND)
     lock()
     assert authority.claim_signals("p", 10, LEASE) == []
@@ -430,7 +430,7 @@ def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     commit(authority, ready(claim_one(authority)))
     authority.mark_projected([(hex32("k"), 5)])
     (row_,) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([row_.outbox_id])
+    authority.mark_sent([Sent(row_.outbox_id)])
     lock()
     assert authority.claim("w1", 10, LEASE) == []
     assert authority.claim_projections("relay", 10, LEASE) == []

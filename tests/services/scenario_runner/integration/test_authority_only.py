@@ -25,6 +25,7 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_guards import locked  # noqa: F401 - a fixture
 
+from scenario_runner.authority.base import Sent
 from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def test_signals_of_one_run_wait_as_those_of_any_other(
         if when == "before it is due":
             authority.postpone_signals([row.outbox_id], clock.now + 1)
         else:
-            authority.mark_sent([row.outbox_id])
+            authority.mark_sent([Sent(row.outbox_id)])
     assert authority.claim_signals("p", 10, LEASE, only=MINE) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, commit, hex32, ready, retried, waiting
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionFailure
+from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionFailure, Sent
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
@@ -108,7 +108,7 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([row.outbox_id])
+    authority.mark_sent([Sent(row.outbox_id)])
     clock.pass_seconds(-24 * HOUR)
     assert authority.pull_in_times() == 0
 

@@ -170,7 +170,7 @@ def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is
     assert (found.state, found.updated_us, last.ts_us) == (RunState(state), ended, ended)
     if state == "WAITING_EVIDENCE":
         return
-    ((message_id, _, _),) = bench.authority.signals(run_id).rows
+    ((message_id, *_),) = bench.authority.signals(run_id).rows
     status = status_document(run_id, found.state, found.reason_code, ended)
     assert message_id == terminal_message_id(run_id, state, status)
     bench.authority.mark_projected([(run_id, found.event_seq)])
@@ -199,7 +199,7 @@ def test_a_verdict_whose_commit_was_not_heard_of_has_one_signal_with_the_time_of
     found = bench.authority.run(run_id)
     assert found is not None
     assert found.state is RunState.QUARANTINED
-    ((message_id, _, _),) = bench.authority.signals(run_id).rows
+    ((message_id, *_),) = bench.authority.signals(run_id).rows
     status = status_document(run_id, found.state, found.reason_code, found.updated_us)
     assert message_id == terminal_message_id(run_id, "QUARANTINED", status)
     kinds = [event.kind for event in bench.authority.events(run_id)]

@@ -117,8 +117,43 @@ def build(root: Path) -> Scene:
     dropped.append(json.dumps(waiting["request"]).encode())
     served = world.serve()
     assert served.returncode == 0, served.stderr.decode()
+    add_reemits(world, dropped, other, failed, quarantined)
     photo = photograph([world.runs])
     return Scene(world, ready, other, failed, quarantined, waiting, dropped, photo)
+
+
+def add_reemits(world: World, dropped: list[bytes], *runs: dict[str, Any]) -> None:
+    """One run's signal is published again twice, one's once, one's as a record asks for it; some acts are refused."""
+    other, failed, quarantined = (run["run_id"] for run in runs)
+    for run_id, kind, code in (
+        (other, "BOTH", 0), (other, "READY_ONLY", 0), (other, "TERMINAL_ONLY", 1), (failed, "TERMINAL_ONLY", 0),
+        ("0" * 32, "BOTH", 2),
+    ):  # fmt: skip
+        done = world.command("reemit", run_id, "--wiring", str(world.wiring), "--kind", kind, "--reason", "a test")
+        assert done.returncode == code, done.stderr.decode()
+    for name, kind in (("k-reemit.json", "BOTH"), ("l-refused.json", "READY_ONLY")):
+        payload = {"run_id": quarantined, "reemit_kind": kind, "requested_by": "ops", "reason": "a test"}
+        envelope = {
+            "topic": "fp.bus.control.v1", "message_id": name, "published_at_utc": "2026-01-01T00:00:00Z",
+            "attributes": {"kind": "REEMIT_REQUEST"}, "partition_key": quarantined, "payload": payload,
+        }  # fmt: skip
+        dropped.append(json.dumps(envelope).encode())
+        world.drop(dropped[-1], name)
+    served = world.serve()
+    assert served.returncode == 0, served.stderr.decode()
+
+
+def repeated(s: Scene, run: dict[str, Any], number: int = 1) -> Path:
+    """The file of a signal that was published again."""
+    message_id = s.signal("READY" if run is s.other else "TERMINAL", run).stem
+    return s.world.signals_folder / f"{message_id}.reemit-{number}.json"
+
+
+def event_after_the_end(s: Scene) -> None:
+    """An event that decides something stands after the end, in rows and record alike."""
+    sql = "UPDATE run_events SET kind = 'GATES_PASSED' WHERE run_id = ? AND kind = 'REEMIT_REQUESTED'"
+    s.sql(sql, s.failed["run_id"])
+    s.edit_lines(s.failed, lambda lines: lines[-2].update(event_kind="GATES_PASSED"))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +195,7 @@ def test_a_good_final_state_has_no_violation(scene: Scene) -> None:
     states = {"ready": "READY", "other": "READY", "failed": "FAILED", "quarantined": "QUARANTINED"}
     for name, state in {**states, "waiting": "WAITING_EVIDENCE"}.items():
         assert scene.world.document("run_status", getattr(scene, name)["run_id"])["state"] == state
-    assert len(scene.world.rejected()) == 3
+    assert len(scene.world.rejected()) == 4
     view = scene.world.document("run_facts_view", scene.ready["run_id"])
     assert view["evidence_notes"] == [f"OPTIONAL_OUTPUT_ABSENT:{OPTIONAL}"]
     assert scene.found() == []
@@ -529,6 +564,42 @@ def test_a_record_that_was_lost_or_disposed_of_twice_is_a_violation(scene: Scene
     paths = paths_of(scene.world)
     assert [one.invariant for one in check(paths, dropped=[*scene.dropped, b"never seen"])] == ["I8"]
     assert [one.invariant for one in check(paths, dropped=scene.dropped[:-1])] == ["I8"]
+
+
+REEMITS: dict[str, tuple[str, Callable[[Scene], object]]] = {
+    "a signal that was published again is gone": ("I6", lambda s: repeated(s, s.other, 2).unlink()),
+    "a signal was published again and nobody asked": (
+        "I6",
+        lambda s: shutil.copy(repeated(s, s.other, 2), repeated(s, s.other, 3)),
+    ),
+    "an emission repeats nothing": ("I6", lambda s: s.sql("UPDATE outbox SET emission = 5 WHERE emission = 2")),
+    "an emission has no act": ("I6", lambda s: s.sql("DELETE FROM operator_actions WHERE outcome = 'PUBLISHED'")),
+    "an act says that it published what was refused": (
+        "I6",
+        lambda s: s.sql("UPDATE operator_actions SET outcome = 'PUBLISHED' WHERE outcome LIKE 'REEMIT_%'"),
+    ),
+    "an act is still owed": ("I6", lambda s: s.sql("UPDATE operator_actions SET outcome = 'ACCEPTED'")),
+    "an emission lost its digest": (
+        "I6",
+        lambda s: s.sql("UPDATE outbox SET attributes = '{}' WHERE kind = 'READY_REEMIT'"),
+    ),
+    "an emission has another payload": (
+        "I7",
+        lambda s: s.edit(repeated(s, s.failed), lambda item: item["payload"].update(reason_code="GATE_FAIL")),
+    ),
+    "an emission lies under another name": (
+        "I7",
+        lambda s: repeated(s, s.failed).rename(s.world.signals_folder / f"{'0' * 64}.reemit-1.json"),
+    ),
+    "the record goes on after the end": ("I12", event_after_the_end),
+}
+
+
+@pytest.mark.parametrize("name", REEMITS)
+def test_the_checker_goes_red_when_of_a_reemit(scene: Scene, name: str) -> None:
+    invariant, change = REEMITS[name]
+    change(scene)
+    assert invariant in {one.invariant for one in scene.found()}
 
 
 SEEN_BY_A_WATCH: dict[str, tuple[str, Callable[[Scene], object]]] = {

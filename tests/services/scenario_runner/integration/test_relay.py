@@ -102,7 +102,7 @@ def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_wa
     assert authority.pending().nothing
     assert set(sink.projected) == {hex32("a"), hex32("b")}
     assert len(set(sink.sent)) == 2
-    assert {sent for run in ("a", "b") for _, _, sent in authority.signals(hex32(run)).rows} != {None}
+    assert {row.sent_us for run in ("a", "b") for row in authority.signals(hex32(run)).rows} != {None}
 
 
 def test_what_another_relay_has_claimed_is_left_to_it(authority: SqliteAuthority) -> None:
@@ -139,7 +139,7 @@ def test_no_signal_is_published_while_its_documents_cannot_be_written(authority:
     relay = relay_of(authority, sink)
     for _ in range(3):
         relay.step()
-    assert sink.sent == [message_id for message_id, _, _ in authority.signals(hex32("b")).rows]
+    assert sink.sent == [row.message_id for row in authority.signals(hex32("b")).rows]
 
 
 def test_signals_wait_for_some_full_batches_of_documents_and_not_for_ever(

@@ -49,6 +49,37 @@ def test_without_that_moment_the_check_is_not_possible(status: Any) -> None:
     assert asked == []
 
 
+RECEIPT = {"stream": "bus", "shard_id": "shard-0", "sequence_number": "49"}
+
+
+@pytest.mark.parametrize(
+    ("receipts", "at_its_place", "found", "searched"),
+    [
+        ([RECEIPT], b"there", b"there", False),
+        ([RECEIPT], None, b"searched", True),
+        ([{**RECEIPT, "stream": "another"}], b"there", b"searched", True),
+        ([], b"there", b"searched", True),
+    ],
+)
+def test_a_message_is_read_where_its_receipt_says_or_else_searched_for(
+    receipts: list[Any], at_its_place: Any, found: bytes, searched: bool
+) -> None:
+    asked: list[str] = []
+
+    def find(*_: Any) -> bytes:
+        asked.append("find")
+        return b"searched"
+
+    def read_at(message_id: str, shard_id: str, sequence_number: str) -> Any:
+        assert (message_id, shard_id, sequence_number) == ("message", "shard-0", "49")
+        return at_its_place
+
+    stream: Any = SimpleNamespace(name="bus", find=find, read_at=read_at)
+    ledger: Any = Ledger({"state": "READY", "updated_at_utc": READY_AT})
+    assert stream_reader(stream, ledger, lambda *_: receipts)("message", "run") == found
+    assert bool(asked) is searched
+
+
 def test_a_check_that_was_not_possible_is_no_failure_and_is_not_the_only_proof() -> None:
     findings = Findings()
     findings.not_possible("READY is on the control bus", "trimmed")

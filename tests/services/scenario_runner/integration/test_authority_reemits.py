@@ -1,0 +1,496 @@
+"""Signals that are published again, over every backend: the act, its limits, its delivery, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    failed,
+    hex32,
+    hex64,
+    ready,
+    waiting,
+)
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+
+from scenario_runner.authority.base import (
+    ActionRow,
+    Admission,
+    OutboxRow,
+    ReemitAct,
+    ReemitAnswer,
+    ReemitEnd,
+    ReemitLimit,
+    Sent,
+)
+from scenario_runner.contracts.errors import LedgerDrift
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition, ReemitKind, RunState, SignalKind
+
+if TYPE_CHECKING:
+    from test_authority_contract import Backend
+
+    from scenario_runner.authority.base import Authority, RunRow
+
+pytestmark = pytest.mark.integration
+
+LIMIT = ReemitLimit(3, 60 * SECOND)
+DRIFT = LedgerDrift("another one is there", Reason.FACTS_VIEW_DRIFT, place="place", expected="e" * 64, actual="a" * 64)
+
+
+def act(key: str, run: str = "k", kind: ReemitKind = ReemitKind.BOTH, **changes: Any) -> ReemitAct:
+    made = ReemitAct(key=key, run_id=hex32(run), kind=kind, actor="ops", via="cli", reason="why", limit=LIMIT)
+    return replace(made, **changes)
+
+
+def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool = True) -> RunRow:  # noqa: F811
+    """A run that has ended, delivered unless it is not to be."""
+    authority.admit([asking(key)])
+    commit(authority, how(claim_one(authority), f"signal of {key}"))
+    deliver_documents(authority)
+    if sent:
+        authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE)])
+    return run_of(authority, key)
+
+
+def deliver_documents(authority: Authority) -> None:  # noqa: F811
+    tasks = authority.claim_projections("relay", 100, LEASE)
+    if tasks:
+        authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+
+
+def run_of(authority: Authority, key: str = "k") -> RunRow:  # noqa: F811
+    run = authority.run(hex32(key))
+    assert run is not None
+    return run
+
+
+def one(authority: Authority, asked: ReemitAct) -> ReemitAnswer:  # noqa: F811
+    (answer,) = authority.reemit([asked])
+    return answer
+
+
+def told(authority: Authority, key: str = "k") -> list[str]:  # noqa: F811
+    """Kinds of the events after the end."""
+    kinds = [event.kind for event in authority.events(hex32(key))]
+    return [kind for kind in kinds if kind.startswith("REEMIT_")]
+
+
+def owed(authority: Authority) -> list[OutboxRow]:  # noqa: F811
+    return authority.claim_signals("p", 10, LEASE)
+
+
+def action_of(authority: Authority, key: str) -> ActionRow:  # noqa: F811
+    return authority.acts([key])[key]
+
+
+# --- the act ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "kind"), [(ready, SignalKind.READY), (failed, SignalKind.TERMINAL)])
+def test_a_reemit_is_owed_with_the_message_id_and_the_bytes_of_the_first(
+    authority: Authority,  # noqa: F811
+    how: Any,
+    kind: SignalKind,
+) -> None:
+    before = ended(authority, how=how)
+    assert one(authority, act("one")).outcome == "ACCEPTED"
+    (row,) = owed(authority)
+    assert (row.message_id, row.kind, row.emission, row.action_key) == (
+        hex64("signal of k"), SignalKind(f"{kind}_REEMIT"), 1, "one",
+    )  # fmt: skip
+    assert row.payload == b'{"name":"signal of k"}'
+    assert row.attributes == {"facts_view_digest": hex64("view"), "run_id": hex32("k")}
+    assert row.partition_key == hex32("k")
+    assert told(authority) == ["REEMIT_REQUESTED"]
+    details = authority.events(hex32("k"))[-1].details
+    assert details["state"] == before.state
+    assert (details["requested_by"], details["via"], details["reason"]) == ("ops", "cli", "why")
+    after = run_of(authority)
+    assert replace(after, event_seq=before.event_seq) == before, "nothing of the run changes but its number of events"
+    assert after.event_seq == before.event_seq + 1
+
+
+def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    clock.pass_seconds(5)
+    one(authority, act("one"))
+    (found,) = authority.actions(hex32("k"))
+    assert found == action_of(authority, "one")
+    assert (found.at_us, found.actor, found.via, found.action, found.subject, found.reason, found.outcome) == (
+        clock.now, "ops", "cli", "reemit", hex32("k"), "why", "ACCEPTED",
+    )  # fmt: skip
+
+
+def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    first = one(authority, act("one"))
+    again = one(authority, act("one"))
+    assert (first.repeated, again.repeated, again.outcome) == (False, True, "ACCEPTED")
+    assert len(owed(authority)) == 1
+    assert told(authority) == ["REEMIT_REQUESTED"]
+
+
+def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    answers = authority.reemit([act("one"), act("two", kind=ReemitKind.TERMINAL_ONLY), act("three"), act("one")])
+    assert [answer.outcome for answer in answers] == [
+        "ACCEPTED", "REEMIT_TERMINAL_ONLY_MISMATCH", "ACCEPTED", "ACCEPTED",
+    ]  # fmt: skip
+    rows = authority.signals(hex32("k")).rows
+    assert [(row.emission, row.action_key) for row in rows] == [(0, ""), (1, "one"), (2, "three")]
+
+
+def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: Authority) -> None:  # noqa: F811
+    before = ended(authority)
+    answer = one(authority, act("one", denied="not on the list"))
+    assert (answer.outcome, answer.detail) == ("AUTH_DENIED", "not on the list")
+    assert run_of(authority) == before
+    assert owed(authority) == []
+    assert action_of(authority, "one").outcome == "AUTH_DENIED"
+    assert one(authority, act("two", "nobody", denied="no")).outcome == "AUTH_DENIED", (
+        "nor is told whether a run exists"
+    )
+
+
+def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority: Authority) -> None:  # noqa: F811
+    assert one(authority, act("one", "nobody")).outcome == "RUN_NOT_FOUND"
+    assert action_of(authority, "one").outcome == "RUN_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "code"),
+    [
+        (ready, ReemitKind.TERMINAL_ONLY, "REEMIT_TERMINAL_ONLY_MISMATCH"),
+        (failed, ReemitKind.READY_ONLY, "REEMIT_READY_ONLY_MISMATCH"),
+    ],
+)
+def test_another_signal_than_the_runs_is_refused_and_the_record_says_so(
+    authority: Authority,  # noqa: F811
+    how: Any,
+    kind: ReemitKind,
+    code: str,
+) -> None:
+    before = ended(authority, how=how)
+    assert one(authority, act("one", kind=kind)).outcome == code
+    assert owed(authority) == []
+    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_FAILED"]
+    assert authority.events(hex32("k"))[-1].details["reason_code"] == code
+    assert replace(run_of(authority), event_seq=before.event_seq) == before
+
+
+@pytest.mark.parametrize("kind", ReemitKind)
+def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Authority, kind: ReemitKind) -> None:  # noqa: F811
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    before = run_of(authority)
+    code = "REEMIT_TERMINAL_ONLY_MISMATCH" if kind is ReemitKind.TERMINAL_ONLY else "REEMIT_READY_ONLY_MISMATCH"
+    for number, dry_run in enumerate((False, True)):
+        assert one(authority, act(f"{number}", kind=kind, dry_run=dry_run)).outcome == code
+    assert run_of(authority) == before
+    commit(authority, waiting(claim, START + WAIT))
+    assert one(authority, act("waiting", kind=kind)).outcome == code
+    commit(authority, ready(claim_one_later(authority)))
+    assert [event.seq for event in authority.events(hex32("k"))] == list(range(1, run_of(authority).event_seq + 1))
+
+
+def claim_one_later(authority: Authority) -> Any:  # noqa: F811
+    authority.make_waiting_due()
+    return claim_one(authority)
+
+
+# --- limits and dry runs ----------------------------------------------------------------------------------------------
+
+
+def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    outcomes = [one(authority, act(f"{number}")).outcome for number in range(7)]
+    assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 4
+    assert told(authority) == ["REEMIT_REQUESTED"] * 4 + ["REEMIT_FAILED"]
+    assert len(authority.actions(hex32("k"))) == 7, "every act has its row"
+    clock.pass_seconds(61)
+    assert one(authority, act("later")).outcome == "ACCEPTED"
+
+
+def test_attempts_that_come_to_nothing_count_too(authority: Authority) -> None:  # noqa: F811
+    ended(authority, how=failed)
+    outcomes = [one(authority, act(f"{n}", kind=ReemitKind.READY_ONLY)).outcome for n in range(5)]
+    assert outcomes == ["REEMIT_READY_ONLY_MISMATCH"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
+    assert len(told(authority)) == 8
+
+
+def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    for number in range(5):
+        assert one(authority, act(f"dry {number}", dry_run=True)).outcome == "DRY_RUN"
+    assert owed(authority) == []
+    assert told(authority) == ["REEMIT_DRY_RUN"] * 5
+    assert [one(authority, act(f"{number}")).outcome for number in range(4)] == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"]
+    assert one(authority, act("dry", dry_run=True)).outcome == "DRY_RUN", "not limited"
+    would = authority.events(hex32("k"))[-1].details["would_publish"]
+    assert would == {"kind": "READY_REEMIT", "message_id": hex64("signal of k"), "emission": 4}
+
+
+def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    predicted = (Reason.FACTS_VIEW_MISSING, "it is not there")
+    assert one(authority, act("dry", dry_run=True, predicted=predicted)).outcome == "FACTS_VIEW_MISSING"
+    assert told(authority) == ["REEMIT_DRY_RUN"]
+    assert one(authority, act("real")).outcome == "ACCEPTED"
+
+
+def test_other_runs_have_limits_of_their_own(authority: Authority) -> None:  # noqa: F811
+    ended(authority, "k")
+    ended(authority, "l")
+    for number in range(3):
+        one(authority, act(f"{number}"))
+    assert one(authority, act("other", "l")).outcome == "ACCEPTED"
+
+
+# --- delivery ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reemit_needs_no_documents_but_those_of_the_first_time(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    run = run_of(authority)
+    assert run.projected_seq < run.event_seq
+    assert [row.emission for row in owed(authority)] == [1]
+
+
+def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, sent=False)
+    one(authority, act("one"))
+    one(authority, act("two"))
+    (first,) = owed(authority)
+    assert first.emission == 0
+    assert authority.pending().signals
+    authority.postpone_signals([first.outbox_id], clock.now + SECOND)
+    assert owed(authority) == [], "what is repeated has not been published yet"
+    assert not authority.pending().signals
+    clock.pass_seconds(1)
+    for number in range(3):
+        (row,) = owed(authority)
+        assert row.emission == number
+        if number:
+            authority.end_reemits([ReemitEnd(row)])
+        else:
+            authority.mark_sent([Sent(row.outbox_id)])
+    assert owed(authority) == []
+    assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
+
+
+def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    before = ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    clock.pass_seconds(2)
+    receipt = json.dumps({"stream": "s", "shard_id": "0", "sequence_number": "49"})
+    for _ in range(2):  # the answer to the first may have been lost
+        authority.end_reemits([ReemitEnd(row, receipt)])
+    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
+    event = authority.events(hex32("k"))[-1]
+    assert (event.ts_us, event.details["state"]) == (clock.now, "READY")
+    assert event.details["receipt"] == {"stream": "s", "shard_id": "0", "sequence_number": "49"}
+    assert action_of(authority, "one").outcome == "PUBLISHED"
+    signal = authority.signals(hex32("k")).rows[-1]
+    assert (signal.sent_us, signal.receipt, signal.emission) == (clock.now, receipt, 1)
+    assert replace(run_of(authority), event_seq=before.event_seq) == before
+
+
+def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    for _ in range(2):
+        authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
+    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_FAILED"]
+    details = authority.events(hex32("k"))[-1].details
+    assert (details["reason_code"], details["expected"], details["object"]) == ("FACTS_VIEW_DRIFT", "e" * 64, "place")
+    assert action_of(authority, "one").outcome == "FACTS_VIEW_DRIFT"
+    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0]
+    assert run_of(authority).state is RunState.READY
+    one(authority, act("two"))
+    assert [(item.emission, item.action_key) for item in owed(authority)] == [(1, "two")], "nothing was published as 1"
+
+
+def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
+    ended(authority, sent=False)
+    (row,) = owed(authority)
+    authority.end_reemits([ReemitEnd(replace(row, kind=SignalKind.READY_REEMIT), failure=DRIFT)])
+    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0]
+    assert told(authority) == []
+
+
+def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (task,) = authority.claim_projections("relay", 10, LEASE)
+    one(authority, act("two"))
+    authority.mark_projected([(task.run.run_id, task.run.event_seq)])
+    assert [event.seq for event in task.events] == list(range(1, task.run.event_seq + 1))
+    (later,) = authority.claim_projections("relay", 10, LEASE)
+    assert later.run.event_seq == task.run.event_seq + 1
+    assert later.events[: len(task.events)] == task.events
+
+
+def test_a_run_that_was_published_again_is_never_claimed(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    assert authority.claim("w", 10, LEASE) == []
+    assert not authority.pending().runs
+
+
+def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    clock.now -= 30 * SECOND
+    (row,) = owed(authority)
+    authority.end_reemits([ReemitEnd(row)])
+    one(authority, act("two"))
+    times = [event.ts_us for event in authority.events(hex32("k"))]
+    assert times == sorted(times)
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+def test_acts_of_many_at_once_have_numbers_and_limits_of_their_own(backend: Backend) -> None:  # noqa: F811
+    first = backend.open()
+    ended(first)
+    handles = [backend.open() for _ in range(4)]
+    limit = ReemitLimit(5, 60 * SECOND)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [act(f"{number}", limit=limit) for number in range(8)]
+        answers = list(pool.map(lambda pair: one(handles[pair[0] % 4], pair[1]), enumerate(asked)))
+    assert sorted(answer.outcome for answer in answers) == ["ACCEPTED"] * 5 + ["REEMIT_RATE_LIMIT"] * 3
+    assert [row.emission for row in first.signals(hex32("k")).rows] == [0, 1, 2, 3, 4, 5]
+    events = first.events(hex32("k"))
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert len(events) == run_of(first).event_seq
+
+
+def test_one_act_sent_by_many_at_once_is_carried_out_once(backend: Backend) -> None:  # noqa: F811
+    first = backend.open()
+    ended(first)
+    handles = [backend.open() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda handle: one(handle, act("one")), handles))
+    assert {answer.outcome for answer in answers} == {"ACCEPTED"}
+    assert len(first.signals(hex32("k")).rows) == 2
+
+
+# --- records of the control bus ---------------------------------------------------------------------------------------
+
+
+def record(key: str, run: str = "k", **changes: Any) -> Admission:
+    asked = act(key, run, via="bus", **changes)
+    return Admission(
+        record_key=key, raw=b"raw", raw_size=3, kind="REEMIT_REQUEST", message_id=f"message {key}",
+        run_id=hex32(run), reemit=asked,
+    )  # fmt: skip
+
+
+def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    (first,) = authority.admit([record("r1")])
+    (again,) = authority.admit([record("r1")])
+    assert (first.disposition, first.repeated) == (Disposition.ACCEPTED, False)
+    assert (again.disposition, again.repeated) == (Disposition.ACCEPTED, True)
+    assert len(owed(authority)) == 1
+    assert [row.disposition for row in authority.records(hex32("k"))] == [Disposition.ACCEPTED] * 2
+    (row,) = owed_signals(authority)
+    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
+    (again,) = authority.admit([record("r1")])
+    assert again.disposition is Disposition.ACCEPTED, "a disposition is final, whatever came of the act"
+
+
+def owed_signals(authority: Authority) -> list[OutboxRow]:  # noqa: F811
+    authority.expire_owner("p")
+    return owed(authority)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"denied": "no"}, "AUTH_DENIED"),
+        ({"run": "nobody"}, "RUN_NOT_FOUND"),
+        ({"kind": ReemitKind.TERMINAL_ONLY}, "REEMIT_TERMINAL_ONLY_MISMATCH"),
+    ],
+)
+def test_a_record_that_is_refused_is_a_dead_letter_and_its_sender_is_told(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    changes: dict[str, Any],
+    code: str,
+) -> None:
+    before = ended(authority)
+    asked = record("r1", **changes)
+    for repeated in (False, True):
+        (answer,) = authority.admit([asked])
+        assert (answer.disposition, answer.reason_code, answer.repeated) == (Disposition.REJECTED, code, repeated)
+    assert {key: bytes(raw) for key, raw in backend.dead_letters().items()} == {"r1": b"raw"}
+    (row,) = owed(authority)
+    payload = json.loads(row.payload)
+    assert (row.kind, payload["reason_code"], payload["record_key"]) == (SignalKind.REQUEST_REJECTED, code, "r1")
+    assert payload["request_message_id"] == "message r1"
+    assert action_of(authority, "r1").outcome == code
+    if code == "AUTH_DENIED":
+        assert run_of(authority) == before
+
+
+def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    batch = [asking("new"), record("r1"), asking("other"), record("r2", "nobody"), record("r1")]
+    answers = authority.admit(batch)
+    assert [answer.disposition.value for answer in answers] == [
+        "ACCEPTED", "ACCEPTED", "ACCEPTED", "REJECTED", "ACCEPTED",
+    ]  # fmt: skip
+    assert [answer.repeated for answer in answers] == [False, False, False, False, True]
+
+
+# --- looking for many -------------------------------------------------------------------------------------------------
+
+
+def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    sent = []
+    for number in range(5):
+        ended(authority, f"r{number}")
+        sent.append(clock.now)
+        if number == 2:
+            ended(authority, "bad", how=failed)
+        clock.pass_seconds(1)
+    one(authority, act("again", "r0"))
+    authority.end_reemits([ReemitEnd(row) for row in owed(authority)])
+    found, after = [], (0, -1)
+    while page := authority.published("READY", after, clock.now, 2):
+        found += page
+        after = page[-1].cursor
+    assert [item.run_id for item in found] == [hex32(f"r{number}") for number in range(5)]
+    some = authority.published("READY", (sent[1], -1), sent[3], 10)
+    assert [item.run_id for item in some] == [hex32("r1"), hex32("r2")]
+    assert [item.kind for item in authority.published("FAILED", (0, -1), clock.now, 10)] == ["TERMINAL"]
+
+
+def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    batch = ActionRow("b", 0, "ops", "cli", "reemit_many", '{"state":"READY"}', "why", "ACCEPTED", "in progress")
+    assert authority.record_action(batch)
+    assert not authority.record_action(replace(batch, reason="another"))
+    authority.end_action("b", "DONE", "3 PUBLISHED")
+    assert action_of(authority, "b") == replace(batch, at_us=clock.now, outcome="DONE", detail="3 PUBLISHED")
+    assert authority.acts([]) == {}
