@@ -57,6 +57,12 @@ CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 
+-- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
+CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)
+    WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED');
+CREATE INDEX runs_by_reason ON runs (reason_code, admitted_us, run_id) WHERE reason_code <> '';
+CREATE INDEX runs_by_deadline ON runs (deadline_us) WHERE state = 'WAITING_EVIDENCE';
+
 -- The record of each run, numbered without gaps.
 CREATE TABLE run_events (
     run_id  text COLLATE "C" NOT NULL,
@@ -107,6 +113,8 @@ CREATE TABLE intake_records (
     raw_size    bigint NOT NULL
 );
 CREATE INDEX intake_records_run ON intake_records (run_id) WHERE run_id <> '';
+CREATE INDEX intake_records_refused ON intake_records (reason_code, record_id)
+    WHERE disposition IN ('REJECTED', 'CONFLICT');
 
 -- The bytes of refused records.
 CREATE TABLE dead_letters (
