@@ -197,6 +197,8 @@ class Transition:
         facts_view_digest: Of READY.
         signal: Put into the outbox with a terminal state.
         deadline_us: The evidence deadline afterwards; None leaves it as it is.
+        missing: Paths that the run waits for from now on, for people who search them; None when they are the same as
+            before.
         attempt: An attempt as its row is to be afterwards: a new one, which is the next number, or the last one.
 
     Raises:
@@ -218,6 +220,7 @@ class Transition:
     signal: SignalDraft | None = None
     deadline_us: int | None = None
     attempt: AttemptRow | None = None
+    missing: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
@@ -395,7 +398,31 @@ class Signals:
     rows: tuple[tuple[str, str, int | None], ...] = field(default=())
 
 
-class Authority(Protocol):
+class RunReader(Protocol):
+    """What is known of one run."""
+
+    def run(self, run_id: str) -> RunRow | None:
+        """One run."""
+        ...
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """A run's events in order."""
+        ...
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """Attempts of a run's engine in order."""
+        ...
+
+    def records(self, run_id: str) -> list[RecordRow]:
+        """Dispositions of the records that named a run, oldest first."""
+        ...
+
+    def signals(self, run_id: str) -> Signals:
+        """Signals of a run."""
+        ...
+
+
+class Authority(RunReader, Protocol):
     """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""
 
     def now_us(self) -> int:
@@ -505,28 +532,8 @@ class Authority(Protocol):
         """Whether work is due now."""
         ...
 
-    def run(self, run_id: str) -> RunRow | None:
-        """One run."""
-        ...
-
     def runs(self, state: str | None, limit: int) -> list[RunRow]:
         """Runs, newest first, of one state or all."""
-        ...
-
-    def events(self, run_id: str) -> list[StoredEvent]:
-        """A run's events in order."""
-        ...
-
-    def attempts(self, run_id: str) -> list[AttemptRow]:
-        """Attempts of a run's engine in order."""
-        ...
-
-    def records(self, run_id: str) -> list[RecordRow]:
-        """Dispositions of the records that named a run, oldest first."""
-        ...
-
-    def signals(self, run_id: str) -> Signals:
-        """Signals of a run."""
         ...
 
     def find_digests(self, key: str) -> list[str] | None:

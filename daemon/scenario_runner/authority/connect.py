@@ -10,8 +10,8 @@ from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.storage.modes import PRIVATE, Modes
 
 if TYPE_CHECKING:
-    from scenario_runner.authority.views.base import Views
     from scenario_runner.authority.postgres_dsn import PostgresDsn
+    from scenario_runner.authority.views.base import Views
 
 _SQLITE: Final = "sqlite:///"
 _NO_FILE: Final = re.compile(r"[?#]|^:")

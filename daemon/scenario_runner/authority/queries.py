@@ -13,6 +13,7 @@ from scenario_runner.authority.base import (
     Authority,
     ProjectionTask,
     RecordRow,
+    RunReader,
     RunRow,
     Signals,
     StoredEvent,
@@ -20,32 +21,32 @@ from scenario_runner.authority.base import (
 from scenario_runner.authority.rows import Row, attempt_row, record_row, run_row, stored_event
 
 
-class RunQueries:
-    """What is known of one run."""
+class RunQueries(RunReader):
+    """What is known of one run, from named statements."""
 
     @abstractmethod
     def _query(self, name: str, /, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401 - a column holds anything
         """Rows of a named statement; none when it returns none."""
 
+    @override
     def run(self, run_id: str) -> RunRow | None:
-        """One run."""
         rows = self._query("get_run", run_id=run_id)
         return run_row(rows[0]) if rows else None
 
+    @override
     def events(self, run_id: str) -> list[StoredEvent]:
-        """A run's events in order."""
         return [stored_event(row) for row in self._query("list_events", run_id=run_id)]
 
+    @override
     def attempts(self, run_id: str) -> list[AttemptRow]:
-        """Attempts of a run's engine in order."""
         return [attempt_row(row) for row in self._query("list_attempts", run_id=run_id)]
 
+    @override
     def records(self, run_id: str) -> list[RecordRow]:
-        """Dispositions of the records that named a run, oldest first."""
         return [record_row(row) for row in self._query("list_records", run_id=run_id)]
 
+    @override
     def signals(self, run_id: str) -> Signals:
-        """Signals of a run."""
         rows = self._query("list_signals", run_id=run_id)
         return Signals(tuple((row["message_id"], row["kind"], row["sent_us"]) for row in rows))
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import typer
 
 from scenario_runner.contracts.errors import (
+    AmbiguousRunError,
     ConfigurationError,
     EvidenceChanged,
     LedgerDrift,
@@ -71,13 +72,19 @@ def exit_on_error(*, as_json: bool) -> Iterator[None]:
         yield
     except ScenarioRunnerError as error:
         print_err(f"error: {error.reason}: {error.detail}")
+        for item in error.candidates if isinstance(error, AmbiguousRunError) else ():
+            print_err(f"  {item['run_id']}  {item['run_equivalence_key']}")
         if as_json:
-            found = {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}
-            print_json({"error": found})
+            print_json({"error": _error_document(error)})
         raise typer.Exit(exit_for_error(error)) from error
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
         raise typer.Exit(Exit.DONE) from None
+
+
+def _error_document(error: ScenarioRunnerError) -> dict[str, Any]:
+    found: dict[str, Any] = {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}
+    return found | {"candidates": error.candidates} if isinstance(error, AmbiguousRunError) else found
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say

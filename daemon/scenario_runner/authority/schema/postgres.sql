@@ -18,7 +18,9 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
 -- settled holds the token of the transition that was committed last. attempts counts the run's rows of engine_attempts, so
 -- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
--- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE).
+-- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE). missing holds the paths that
+-- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
+-- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -51,6 +53,7 @@ CREATE TABLE runs (
     relay_since_us      bigint NOT NULL DEFAULT 0,
     attempts            integer NOT NULL DEFAULT 0,
     strategy            text NOT NULL DEFAULT '',
+    missing             text NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;

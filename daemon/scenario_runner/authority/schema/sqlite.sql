@@ -7,7 +7,9 @@
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
 -- settled holds the token of the transition that was committed last. attempts counts the run's rows of engine_attempts, so
 -- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
--- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE).
+-- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE). missing holds the paths that
+-- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
+-- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -40,6 +42,7 @@ CREATE TABLE runs (
     relay_since_us      INTEGER NOT NULL DEFAULT 0,
     attempts            INTEGER NOT NULL DEFAULT 0,
     strategy            TEXT NOT NULL DEFAULT '',
+    missing             TEXT NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;

@@ -83,7 +83,7 @@ class Views(RunQueries):
         terms = {"after": after, "state": state, "key": asked.key, "missing": asked.missing}
         return self._rows(
             name, _given(terms), since=asked.since_us, until=until, state=state or "", reason=asked.reason,
-            limit=limit, **_after(after), **_key(asked.key), missing=_missing(asked.missing),
+            limit=limit, **_after(after), **_key(asked.key), **_missing(asked.missing),
         )  # fmt: skip
 
     def _by_time(self, asked: RunFilter, after: Cursor | None, limit: int) -> Sequence[Row]:
@@ -92,7 +92,7 @@ class Views(RunQueries):
         return self._rows(
             f"runs_by_{asked.order}", _given(terms), since=asked.since_us, until=asked.until_us,
             state=asked.state or "", from_us=after.at_us if after is not None else 0, limit=limit, **_after(after),
-            **_key(asked.key), missing=_missing(asked.missing),
+            **_key(asked.key), **_missing(asked.missing),
         )  # fmt: skip
 
     def _by_key(self, asked: RunFilter, after: Cursor | None, limit: int) -> Sequence[Row]:
@@ -111,6 +111,14 @@ class Views(RunQueries):
         """One run."""
         rows = self._rows("run_summary", run_id=run_id)
         return _summary(rows[0]) if rows else None
+
+    def summaries(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """Those of some runs that there are, in any order."""
+        return [_summary(row) for row in self._rows("run_summaries", run_ids=self._many(run_ids))]
+
+    @abstractmethod
+    def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own
+        """Texts as a parameter."""
 
     # --- which run is meant
 
@@ -215,12 +223,12 @@ def _key(prefix: str) -> dict[str, str]:
     return {"key": prefix, "key_end": prefix_end(prefix)}
 
 
-def _missing(prefix: str) -> bytes:
-    """Bytes that the event of missing evidence holds when a path begins so: events are canonical JSON.
+def _missing(prefix: str) -> dict[str, Any]:
+    """What the row of a waiting run holds when a path begins so, and what its event holds then.
 
-    Inside a text of JSON a quote is escaped, so these bytes stand for the field and nothing else.
+    Events are canonical JSON. Inside a text of JSON a quote is escaped, so these bytes stand for the field alone.
     """
-    return b'"missing":' + orjson.dumps(prefix)[:-1]
+    return {"path": f"\n{prefix}", "missing": b'"missing":' + orjson.dumps(prefix)[:-1]}
 
 
 def _summary(row: Row) -> RunSummary:

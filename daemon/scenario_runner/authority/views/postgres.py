@@ -4,7 +4,7 @@ Everything that is set holds for the transaction, so a look does no harm to othe
 connections, and works through one. A standby answers too.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -80,6 +80,10 @@ class PostgresViews(Views):
             connection.read_only = True
             self._connection = connection
         return connection
+
+    @override
+    def _many(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)
 
     @override
     def close(self) -> None:

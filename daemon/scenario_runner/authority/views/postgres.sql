@@ -20,8 +20,10 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = %(state
   AND admitted_us >= %(since)b AND admitted_us < %(until)b
   AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
   AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
-  AND position(%(missing)b::bytea IN (SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
-                                     ORDER BY e.seq DESC LIMIT 1)) > 0  -- if missing
+  AND CASE WHEN missing <> '' THEN position(%(path)b IN missing)  -- if missing
+           ELSE position(%(missing)b::bytea IN (SELECT e.details FROM run_events e  -- if missing
+                                                WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
+                                                ORDER BY e.seq DESC LIMIT 1)) END > 0  -- if missing
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_reason
@@ -39,8 +41,10 @@ WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= %(from_us)b
   AND (deadline_us > %(after_us)b OR run_id > %(after)b)  -- if after
   AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
   AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
-  AND position(%(missing)b::bytea IN (SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
-                                     ORDER BY e.seq DESC LIMIT 1)) > 0  -- if missing
+  AND CASE WHEN missing <> '' THEN position(%(path)b IN missing)  -- if missing
+           ELSE position(%(missing)b::bytea IN (SELECT e.details FROM run_events e  -- if missing
+                                                WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
+                                                ORDER BY e.seq DESC LIMIT 1)) END > 0  -- if missing
 ORDER BY deadline_us, run_id LIMIT %(limit)b;
 
 -- name: runs_by_due
@@ -62,6 +66,10 @@ ORDER BY run_equivalence_key DESC LIMIT %(limit)b;
 -- name: run_summary
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE run_id = %(run_id)b;
+
+-- name: run_summaries
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE run_id = ANY (%(run_ids)b::text[]);
 
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs

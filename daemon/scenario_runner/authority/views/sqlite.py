@@ -2,10 +2,11 @@
 
 import sqlite3
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.sqlite import translating_errors
@@ -82,6 +83,10 @@ class SqliteViews(Views):
             raise
         finally:
             self._began = 0.0
+
+    @override
+    def _many(self, texts: Sequence[str]) -> str:
+        return orjson.dumps(list(texts)).decode()
 
     @override
     def close(self) -> None:

@@ -15,8 +15,9 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = :state
   AND admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
   AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
-  AND instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
-             ORDER BY e.seq DESC LIMIT 1), :missing) > 0  -- if missing
+  AND CASE WHEN missing <> '' THEN instr(missing, :path)  -- if missing
+           ELSE instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id  -- if missing
+                       AND e.kind = 'EVIDENCE_MISSING' ORDER BY e.seq DESC LIMIT 1), :missing) END > 0  -- if missing
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_reason
@@ -34,8 +35,9 @@ WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :from_us
   AND (deadline_us > :after_us OR run_id > :after)  -- if after
   AND admitted_us >= :since AND admitted_us < :until  -- if admitted
   AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
-  AND instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
-             ORDER BY e.seq DESC LIMIT 1), :missing) > 0  -- if missing
+  AND CASE WHEN missing <> '' THEN instr(missing, :path)  -- if missing
+           ELSE instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id  -- if missing
+                       AND e.kind = 'EVIDENCE_MISSING' ORDER BY e.seq DESC LIMIT 1), :missing) END > 0  -- if missing
 ORDER BY deadline_us, run_id LIMIT :limit;
 
 -- name: runs_by_due
@@ -57,6 +59,10 @@ ORDER BY run_equivalence_key DESC LIMIT :limit;
 -- name: run_summary
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE run_id = :run_id;
+
+-- name: run_summaries
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs

@@ -1,3 +1,4 @@
+ALTER TABLE runs ADD COLUMN missing text NOT NULL DEFAULT '';
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)
     WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED');
 CREATE INDEX runs_by_reason ON runs (reason_code, admitted_us, run_id) WHERE reason_code <> '';
