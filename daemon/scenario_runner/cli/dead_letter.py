@@ -82,7 +82,7 @@ class Options:
 
 def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) -> None:
     """The command ``dead-letter list``."""
-    with exit_on_error(as_json=as_json or as_lines):
+    with exit_on_error(as_json=as_json or as_lines, logs=False):
         wiring = load_wiring(wiring_path)
         asked = options.filter(wiring)
         with existing_views(wiring) as views:
@@ -94,7 +94,7 @@ def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: boo
 
 def run_show(wiring_path: str, name: str, shown_as: str, *, as_json: bool) -> None:
     """The command ``dead-letter show``."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=as_json, logs=False):
         if shown_as not in set(As):
             raise UsageError(f"--as {shown_as!r} is not one of {', '.join(As)}")
         with existing_views(load_wiring(wiring_path)) as views:

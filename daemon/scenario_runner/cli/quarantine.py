@@ -56,7 +56,7 @@ def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines
 
 def run_show(wiring_path: str, name: str, *, as_json: bool) -> None:
     """The command ``quarantine show``."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=as_json, logs=False):
         document = describe(wiring_path, name)
     if as_json:
         print_json(document)

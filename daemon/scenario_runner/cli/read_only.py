@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from scenario_runner.authority.connect import connect_views, sqlite_path
 from scenario_runner.authority.views.base import Views
+from scenario_runner.cli.console import log_to_stderr
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.profiles.wiring import Wiring
 
@@ -75,6 +76,7 @@ def existing_authority(wiring: Wiring) -> Iterator["Authority | None"]:
 
 @contextmanager
 def _authority(wiring: Wiring) -> Iterator["Authority"]:
+    log_to_stderr()
     from scenario_runner.service.compose import open_authority  # slow to import: not for a look
 
     authority = open_authority(wiring)

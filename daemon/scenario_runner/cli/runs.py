@@ -91,7 +91,7 @@ class Options:
 
 def run(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json or as_lines), existing_views(load_wiring(wiring_path)) as views:
+    with exit_on_error(as_json=as_json or as_lines, logs=False), existing_views(load_wiring(wiring_path)) as views:
         asked, after = options.filter(), options.cursor()
         if options.batch:
             options.check_batch()

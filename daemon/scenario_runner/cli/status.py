@@ -7,7 +7,7 @@ import typer
 
 from scenario_runner.audit.explain import REJECTED, status_of
 from scenario_runner.authority.base import RunReader
-from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.cli.console import exit_for_state, exit_on_error, log_to_stderr, print_fields, print_json
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
@@ -37,7 +37,7 @@ _FIELDS: Final = (
 
 def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, as_json: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=as_json, logs=False):
         check_timeout(wait=wait, timeout=timeout)
         document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
         print_status(document, as_json=as_json)
@@ -131,6 +131,7 @@ def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:
     """A request that waits on the control bus; None when there is none, or when nobody can say and one was refused."""
     if wiring.bus_kind != "spool":
         return None if refused else _not_seen(run_id, "a stream cannot be searched for it; ask again in a while")
+    log_to_stderr()
     from scenario_runner.intake.submitted import find_submitted
     from scenario_runner.service.control_bus import spool_root  # both slow to import: most runs are in the authority
 
