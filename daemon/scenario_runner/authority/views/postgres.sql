@@ -3,9 +3,11 @@
 -- Pages: "after" names the last row of the page before; the caller narrows the range to begin with that row.
 
 -- name: begin_look
--- For the transaction: a look ends before it hurts whoever does the work. Plans use the indexes, as the authority's do.
+-- For the transaction: a look ends before it hurts whoever does the work. Each statement is ordered as an index is, and is
+-- read from that index until the page is full: nothing is gathered and sorted first, however few rows the planner expects.
 SELECT set_config('statement_timeout', %(timeout)b, TRUE), set_config('lock_timeout', '1s', TRUE),
-       set_config('jit', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE);
+       set_config('jit', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE),
+       set_config('enable_bitmapscan', 'off', TRUE), set_config('enable_sort', 'off', TRUE);
 
 -- name: runs_by_admission
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs

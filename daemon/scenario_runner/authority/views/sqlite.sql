@@ -1,5 +1,6 @@
 -- Named statements of the SQLite views: reading only. A line that ends in "-- if TERM" belongs to the statement when the
 -- term is asked for. A predicate of a partial index stands in the statement literally, or the index is not used.
+-- A column with a plus before it is compared and never searched: the other index is the one that holds the order.
 -- Pages: "after" names the last row of the page before; the caller narrows the range to begin with that row.
 
 -- name: runs_by_admission
@@ -14,7 +15,7 @@ SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us
 WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = :state
   AND admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
-  AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
+  AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
   AND CASE WHEN missing <> '' THEN instr(missing, :path)  -- if missing
            ELSE instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id  -- if missing
                        AND e.kind = 'EVIDENCE_MISSING' ORDER BY e.seq DESC LIMIT 1), :missing) END > 0  -- if missing
@@ -25,16 +26,16 @@ SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us
 WHERE reason_code <> '' AND reason_code = :reason
   AND admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
-  AND state = :state  -- if state
-  AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
+  AND +state = :state  -- if state
+  AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_deadline
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :from_us
   AND (deadline_us > :after_us OR run_id > :after)  -- if after
-  AND admitted_us >= :since AND admitted_us < :until  -- if admitted
-  AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
+  AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
+  AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
   AND CASE WHEN missing <> '' THEN instr(missing, :path)  -- if missing
            ELSE instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id  -- if missing
                        AND e.kind = 'EVIDENCE_MISSING' ORDER BY e.seq DESC LIMIT 1), :missing) END > 0  -- if missing
@@ -43,17 +44,17 @@ ORDER BY deadline_us, run_id LIMIT :limit;
 -- name: runs_by_due
 -- Runs on their way, in the order in which runners claim them.
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
-WHERE due_us IS NOT NULL AND due_us >= :from_us AND state = :state
+WHERE due_us IS NOT NULL AND due_us >= :from_us AND +state = :state
   AND (due_us > :after_us OR run_id > :after)  -- if after
-  AND admitted_us >= :since AND admitted_us < :until  -- if admitted
-  AND run_equivalence_key >= :key AND run_equivalence_key < :key_end  -- if key
+  AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
+  AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
 ORDER BY due_us, run_id LIMIT :limit;
 
 -- name: runs_by_key
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE run_equivalence_key >= :key AND run_equivalence_key < :key_end
-  AND admitted_us >= :since AND admitted_us < :until  -- if admitted
-  AND state = :state  -- if state
+  AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
+  AND +state = :state  -- if state
 ORDER BY run_equivalence_key DESC LIMIT :limit;
 
 -- name: run_summary
@@ -107,7 +108,7 @@ SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition,
        i.raw_sha256, i.raw_size
 FROM dead_letters d CROSS JOIN intake_records i ON i.record_key = d.record_key
 WHERE d.record_key >= :key AND d.record_key < :key_end
-  AND i.reason_code = :reason  -- if reason
+  AND +i.reason_code = :reason  -- if reason
   AND i.received_us >= :since AND i.received_us < :until  -- if received
 ORDER BY d.record_key DESC LIMIT :limit;
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sr_tools.bench.many_runs import Template, fill_sqlite, real_runs
+from sr_tools.bench.many_runs import Template, apart, fill_sqlite, real_runs
 from sr_tools.bench.report import MICROS, CheckFailedError, Json, note, result
 from sr_tools.bench.world import World, run_id_of
 
@@ -27,7 +27,7 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
     templates = real_runs(world)
     count, now_us = options.lookups_runs, time.time_ns() // 1000
     note(f"lookups: making {count} runs")
-    fill_sqlite(world.root / "authority.db", templates, count, now_us)
+    apart(fill_sqlite, world.root / "authority.db", templates, count, now_us)
     return ask_everything(world, templates, count, now_us, "SQLite")
 
 
