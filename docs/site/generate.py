@@ -133,7 +133,9 @@ def _commands(names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], st
     """Every command with its help, groups before their commands."""
     text = _help_of(names)
     yield names, text
-    for name in re.findall(r"^  ([a-z][a-z-]*)(?:  |$)", text.partition("Commands:\n")[2], flags=re.MULTILINE):
+    # Commands stand in the sections after the options, one or more of them.
+    sections = text.partition("\nOptions:\n")[2].partition("\n\n")[2]
+    for name in re.findall(r"^  ([a-z][a-z-]*)  ", sections, flags=re.MULTILINE):
         yield from _commands((*names, name))
 
 

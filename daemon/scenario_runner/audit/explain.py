@@ -6,8 +6,8 @@ from scenario_runner.authority.base import (
     UNTIL_RESTART,
     ActionRow,
     AttemptRow,
-    Authority,
     RecordRow,
+    RunReader,
     RunRow,
     SignalRow,
     Signals,
@@ -59,7 +59,7 @@ def _undelivered(run: RunRow) -> Json:
     return {"documents_owed": found}
 
 
-def status_of(authority: Authority, run_id: str) -> Json | None:
+def status_of(authority: RunReader, run_id: str) -> Json | None:
     """State, reason and times of a run, or of the requests for it that were refused; None when there were none."""
     run = authority.run(run_id)
     if run is None:
@@ -78,7 +78,7 @@ def status_of(authority: Authority, run_id: str) -> Json | None:
     return document | _undelivered(run) | (_reemits(authority.signals(run_id)) if run.due_us is None else {})
 
 
-def status_of_record(authority: Authority, run_id: str, raw_sha256: str) -> Json | None:
+def status_of_record(authority: RunReader, run_id: str, raw_sha256: str) -> Json | None:
     """Where the run of one record stands, or the refusal of that record; None when no intake has disposed of it yet.
 
     Args:
@@ -92,7 +92,7 @@ def status_of_record(authority: Authority, run_id: str, raw_sha256: str) -> Json
     return _refusal(run_id, [record]) if record.disposition in REFUSED else status_of(authority, run_id)
 
 
-def _refused(authority: Authority, run_id: str) -> Json | None:
+def _refused(authority: RunReader, run_id: str) -> Json | None:
     records = authority.records(run_id)
     return _refusal(run_id, records) if records else None
 
@@ -142,7 +142,7 @@ def _findings(events: list[StoredEvent]) -> Json:
     return found
 
 
-def explain_run(authority: Authority, run_id: str) -> Json | None:
+def explain_run(authority: RunReader, run_id: str) -> Json | None:
     """Everything that the authority knows of a run id: see :func:`status_of`; None when it knows nothing."""
     run = authority.run(run_id)
     if run is None:

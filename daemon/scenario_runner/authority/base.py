@@ -264,6 +264,8 @@ class Transition:
         facts_view_digest: Of READY.
         signal: Put into the outbox with a terminal state.
         deadline_us: The evidence deadline afterwards; None leaves it as it is.
+        missing: Paths that the run waits for from now on, for people who search them; None when they are the same as
+            before.
         attempt: An attempt as its row is to be afterwards: a new one, which is the next number, or the last one.
 
     Raises:
@@ -285,6 +287,7 @@ class Transition:
     signal: SignalDraft | None = None
     deadline_us: int | None = None
     attempt: AttemptRow | None = None
+    missing: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
@@ -554,7 +557,35 @@ class Signals:
     rows: tuple[SignalRow, ...] = field(default=())
 
 
-class Authority(Protocol):
+class RunReader(Protocol):
+    """What is known of one run."""
+
+    def run(self, run_id: str) -> RunRow | None:
+        """One run."""
+        ...
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """A run's events in order."""
+        ...
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """Attempts of a run's engine in order."""
+        ...
+
+    def records(self, run_id: str) -> list[RecordRow]:
+        """Dispositions of the records that named a run, oldest first."""
+        ...
+
+    def signals(self, run_id: str) -> Signals:
+        """Signals of a run."""
+        ...
+
+    def actions(self, subject: str) -> list[ActionRow]:
+        """Acts on a subject, oldest first."""
+        ...
+
+
+class Authority(RunReader, Protocol):
     """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""
 
     def now_us(self) -> int:
@@ -657,10 +688,6 @@ class Authority(Protocol):
         """Acts by their keys; one that is not known is left out."""
         ...
 
-    def actions(self, subject: str) -> list[ActionRow]:
-        """Acts on a subject, oldest first."""
-        ...
-
     def record_action(self, action: ActionRow) -> bool:
         """Record an act that has no other effect; ``at_us`` is the database's clock. False when its key is known."""
         ...
@@ -706,28 +733,8 @@ class Authority(Protocol):
         """Whether work is due now."""
         ...
 
-    def run(self, run_id: str) -> RunRow | None:
-        """One run."""
-        ...
-
     def runs(self, state: str | None, limit: int) -> list[RunRow]:
         """Runs, newest first, of one state or all."""
-        ...
-
-    def events(self, run_id: str) -> list[StoredEvent]:
-        """A run's events in order."""
-        ...
-
-    def attempts(self, run_id: str) -> list[AttemptRow]:
-        """Attempts of a run's engine in order."""
-        ...
-
-    def records(self, run_id: str) -> list[RecordRow]:
-        """Dispositions of the records that named a run, oldest first."""
-        ...
-
-    def signals(self, run_id: str) -> Signals:
-        """Signals of a run."""
         ...
 
     def find_digests(self, key: str) -> list[str] | None:

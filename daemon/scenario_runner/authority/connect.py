@@ -11,6 +11,7 @@ from scenario_runner.storage.modes import PRIVATE, Modes
 
 if TYPE_CHECKING:
     from scenario_runner.authority.postgres_dsn import PostgresDsn
+    from scenario_runner.authority.views.base import Views
 
 _SQLITE: Final = "sqlite:///"
 _NO_FILE: Final = re.compile(r"[?#]|^:")
@@ -75,6 +76,24 @@ def connect_authority(dsn: str, place: str, modes: Modes = PRIVATE) -> Authority
     from scenario_runner.authority.sqlite import SqliteAuthority
 
     return SqliteAuthority(path, modes=modes)
+
+
+def connect_views(dsn: str, place: str) -> "Views":
+    """Open the authority that a profile names for reading only; see :func:`connect_authority`.
+
+    Raises:
+        ConfigurationError: the DSN cannot be used, or a newer release made the database.
+        Unavailable: the authority cannot be opened; a file that is not there is not made.
+    """
+    check_dsn(dsn, place)
+    path = sqlite_path(dsn)
+    if path is None:
+        from scenario_runner.authority.views.postgres import PostgresViews
+
+        return PostgresViews(dsn, place)
+    from scenario_runner.authority.views.sqlite import SqliteViews
+
+    return SqliteViews(path)
 
 
 def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":

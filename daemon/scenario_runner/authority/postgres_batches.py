@@ -15,7 +15,7 @@ from scenario_runner.authority.base import (
     SignalDraft,
     Transition,
 )
-from scenario_runner.authority.rows import first_events, shortened, storable, storable_attempt, token_of
+from scenario_runner.authority.rows import first_events, searchable, shortened, storable, storable_attempt, token_of
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 
 Parameters = dict[str, Any]
@@ -81,7 +81,7 @@ def signal_columns(signal: SignalDraft | None) -> tuple[Any, ...]:
 _TRANSITION = (
     "run_id owner epoch from_state from_us to_state at_us due_us keep_lease wakes retries last_error report_digest "
     "reason_code facts_view_digest count token signal_id signal_kind partition_key attributes payload "
-    "deadline_us attempts launches"
+    "deadline_us attempts launches missing"
 )
 _EVENT = "event_run_id event_nth event_kind event_details"
 
@@ -110,7 +110,7 @@ def _transition(item: Transition) -> tuple[Any, ...]:
         Int8(item.at_us), _bigint(item.due_us), item.keep_lease, Int8(item.wakes),
         Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
         Int8(len(item.events)), token_of(item), *signal_columns(item.signal), _bigint(item.deadline_us),
-        Int8(len(claim.attempts)), Int8(item.launches),
+        Int8(len(claim.attempts)), Int8(item.launches), searchable(item.missing),
     )  # fmt: skip
 
 

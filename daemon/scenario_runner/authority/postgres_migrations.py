@@ -1,11 +1,13 @@
 """Bringing a PostgreSQL schema up to date: under a lock, in one transaction, by any number of processes at once."""
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from psycopg import errors
 
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_session import Connection
+from scenario_runner.authority.rows import Row
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.contracts.errors import ConfigurationError
 
@@ -38,6 +40,29 @@ def migrate(connection: Connection, dsn: PostgresDsn) -> None:
         ) from None
 
 
+def is_outdated(query: Callable[[str], Sequence[Row]], dsn: PostgresDsn) -> bool:
+    """Whether a database lacks migrations of this release.
+
+    Args:
+        query: Rows of a named statement.
+        dsn: Where it leads, for messages.
+
+    Raises:
+        ConfigurationError: the database was made by a newer release.
+    """
+    version = int(query("schema_version")[0]["number"]) if query("any_migrations")[0]["found"] else 0
+    newest = load_migrations("postgres")[-1][0]
+    if version > newest:
+        raise _too_new(version, newest, dsn)
+    return version < newest
+
+
+def _too_new(version: int, newest: int, dsn: PostgresDsn) -> ConfigurationError:
+    return ConfigurationError(
+        dsn.place, f"its schema is version {version}, this release knows {newest}", "install the newer release"
+    )
+
+
 def _version(connection: Connection, sql: dict[str, bytes]) -> int:
     row = connection.execute(sql["any_migrations"]).fetchone()
     if row is None or not row["found"]:
@@ -49,11 +74,7 @@ def _version(connection: Connection, sql: dict[str, bytes]) -> int:
 def _apply(connection: Connection, sql: dict[str, bytes], dsn: PostgresDsn) -> None:
     version, migrations = _version(connection, sql), load_migrations("postgres")
     if version > migrations[-1][0]:
-        raise ConfigurationError(
-            dsn.place,
-            f"its schema is version {version}, this release knows {migrations[-1][0]}",
-            "install the newer release",
-        )
+        raise _too_new(version, migrations[-1][0], dsn)
     for number, name, text in migrations:
         if number > version:
             connection.execute(text.encode())

@@ -99,6 +99,25 @@ def is_transient(error: BaseException) -> bool:
     return not any(sign in text for sign in _LASTING_SIGNS)
 
 
+def patiently(call: Callable[[], T]) -> T:
+    """Call something again while the connection or the server fails, for a few seconds.
+
+    Raises:
+        psycopg.Error: it goes on failing, or for another reason.
+    """
+    return with_retries(call, _RETRY, is_transient)
+
+
+def translated(error: psycopg.Error, dsn: PostgresDsn) -> ScenarioRunnerError:
+    """The error of ours for one of the driver's."""
+    text = in_short(dsn.redacted(error)) or type(error).__name__
+    remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in text), "")
+    if remedy:
+        return ConfigurationError(dsn.place, f"a pooler refuses what SR needs: {text}", remedy)
+    hint = _hint(text)
+    return Unavailable(f"{dsn.name} does not answer: {text}" + (f"; {hint}" if hint else ""))
+
+
 class Connections:
     """A pool that work is run in.
 
@@ -115,7 +134,7 @@ class Connections:
         self._dsn = dsn
         self._refused: ConfigurationError | None = None
         self._sessions: list[Session] = []
-        _quiet_driver()
+        quiet_driver()
         self._with_retries(self._first, prepare)
         self._pool = ConnectionPool(
             connection_class=psycopg.Connection[dict[str, Any]],
@@ -154,7 +173,7 @@ class Connections:
         raising: tuple[type[psycopg.Error], ...] = (),
     ) -> T:
         try:
-            return with_retries(lambda: call(work), _RETRY, is_transient)
+            return patiently(lambda: call(work))
         except psycopg.Error as error:
             if isinstance(error, UNSTORABLE + raising):
                 raise
@@ -232,12 +251,7 @@ class Connections:
             return Unavailable("the authority is closed")
         if isinstance(error, PoolTimeout):
             error = self._connection_error() or error
-        text = in_short(self._dsn.redacted(error)) or type(error).__name__
-        remedy = next((remedy for sign, remedy in POOLER_REFUSALS if sign in text), "")
-        if remedy:
-            return ConfigurationError(self._dsn.place, f"a pooler refuses what SR needs: {text}", remedy)
-        hint = _hint(text)
-        return Unavailable(f"{self._dsn.name} does not answer: {text}" + (f"; {hint}" if hint else ""))
+        return translated(error, self._dsn)
 
     def _connection_error(self) -> psycopg.Error | None:
         """The error that a new connection gives; a pool that has none to give does not say why."""
@@ -252,7 +266,7 @@ def _hint(text: str) -> str:
     return next((hint for sign, hint in _HINTS if sign in text), "")
 
 
-def _quiet_driver() -> None:
+def quiet_driver() -> None:
     """Keep the driver's own warnings off stderr, where only JSON lines go, unless logging is configured."""
     logger = logging.getLogger("psycopg")
     if not logger.handlers:

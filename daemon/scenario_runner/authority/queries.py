@@ -15,6 +15,7 @@ from scenario_runner.authority.base import (
     ProjectionTask,
     PublishedSignal,
     RecordRow,
+    RunReader,
     RunRow,
     Signals,
     StoredEvent,
@@ -30,12 +31,8 @@ from scenario_runner.authority.rows import (
 )
 
 
-class Queries(Authority):
-    """The reading half of an authority."""
-
-    @abstractmethod
-    def _list(self, values: Sequence[str]) -> object:
-        """A list as the parameter of a statement."""
+class RunQueries(RunReader):
+    """What is known of one run, from named statements."""
 
     @abstractmethod
     def _query(self, name: str, /, **parameters: Any) -> Sequence[Row]:  # noqa: ANN401 - a column holds anything
@@ -45,10 +42,6 @@ class Queries(Authority):
     def run(self, run_id: str) -> RunRow | None:
         rows = self._query("get_run", run_id=run_id)
         return run_row(rows[0]) if rows else None
-
-    @override
-    def runs(self, state: str | None, limit: int) -> list[RunRow]:
-        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
 
     @override
     def events(self, run_id: str) -> list[StoredEvent]:
@@ -67,13 +60,21 @@ class Queries(Authority):
         return Signals(tuple(map(signal_row, self._query("list_signals", run_id=run_id))))
 
     @override
+    def actions(self, subject: str) -> list[ActionRow]:
+        return [action_row(row) for row in self._query("list_actions", subject=subject)]
+
+
+class Queries(RunQueries, Authority):
+    """The reading half of an authority."""
+
+    @abstractmethod
+    def _list(self, values: Sequence[str]) -> object:
+        """A list as the parameter of a statement."""
+
+    @override
     def acts(self, keys: Sequence[str]) -> dict[str, ActionRow]:
         rows = self._query("find_actions", action_keys=self._list(keys)) if keys else []
         return {row["action_key"]: action_row(row) for row in rows}
-
-    @override
-    def actions(self, subject: str) -> list[ActionRow]:
-        return [action_row(row) for row in self._query("list_actions", subject=subject)]
 
     @override
     def published(self, state: str, after: tuple[int, int], until_us: int, limit: int) -> list[PublishedSignal]:
@@ -85,6 +86,10 @@ class Queries(Authority):
             PublishedSignal(row["run_id"], row["message_id"], row["kind"], (row["sent_us"], row["outbox_id"]))
             for row in rows
         ]
+
+    @override
+    def runs(self, state: str | None, limit: int) -> list[RunRow]:
+        return [run_row(row) for row in self._query("list_runs", state=state, limit=limit)]
 
     @override
     def find_digests(self, key: str) -> list[str] | None:

@@ -39,6 +39,8 @@ LEASE_HORIZON_US: Final = 3660 * MICROS
 
 #: Characters of an error that a run keeps: as many as :func:`~scenario_runner.contracts.errors.one_line` leaves.
 _LONGEST_ERROR: Final = 2000
+#: Characters of missing paths that a run keeps: those of a dozen gates. With them a row still fits into a page.
+_LONGEST_MISSING: Final = 2000
 
 
 class Row(Protocol):
@@ -160,6 +162,14 @@ def storable(text: str) -> str:
 def shortened(error: str) -> str:
     """An error as a row keeps it."""
     return storable(error[:_LONGEST_ERROR])
+
+
+def searchable(missing: tuple[str, ...] | None) -> str | None:
+    """Missing paths as a row keeps them; empty when they are too many, None to leave what the row has."""
+    if missing is None:
+        return None
+    text = "".join(f"\n{storable(path)}" for path in dict.fromkeys(missing))
+    return text if len(text) <= _LONGEST_MISSING else ""
 
 
 def token_of(transition: Transition) -> str:

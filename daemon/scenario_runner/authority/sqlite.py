@@ -44,6 +44,7 @@ from scenario_runner.authority.rows import (
     first_events,
     lease_lost,
     outbox_row,
+    searchable,
     shortened,
     storable_attempt,
     token_of,
@@ -342,7 +343,7 @@ class SqliteAuthority(SqliteReemits):
                 "report_digest": transition.report_digest, "reason_code": transition.reason_code,
                 "facts_view_digest": transition.facts_view_digest, "count": len(transition.events), "token": token,
                 "deadline_us": transition.deadline_us, "attempts": len(claim.attempts),
-                "launches": transition.launches,
+                "launches": transition.launches, "missing": searchable(transition.missing),
             },
         ).fetchone()  # fmt: skip
         if row is None:

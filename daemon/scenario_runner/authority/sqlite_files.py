@@ -41,6 +41,17 @@ class DatabaseFiles:
         except OSError as error:
             raise Unavailable(f"cannot create {self._path}: {error.strerror}") from error
 
+    def remember(self) -> None:
+        """Remember which file the database is; it must be there.
+
+        Raises:
+            Unavailable: it cannot be read.
+        """
+        try:
+            self._remember(self._path)
+        except OSError as error:
+            raise Unavailable(f"cannot open {self._path}: {error.strerror}") from error
+
     def remember_companions(self) -> None:
         """Remember the log and its index, which stay the same files as long as the database is open."""
         for path in (self._path + suffix for suffix in _COMPANIONS):

@@ -15,14 +15,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        migrations = load_migrations("sqlite")
-        if version > migrations[-1][0]:
-            raise ConfigurationError(
-                path,
-                f"its schema is version {version}, this release knows {migrations[-1][0]}",
-                "install the newer release",
-            )
+        version, migrations = _version(connection, path), load_migrations("sqlite")
         for number, _, text in migrations:
             if number > version:
                 for statement in _split(text):
@@ -33,6 +26,25 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def is_outdated(connection: sqlite3.Connection, path: str) -> bool:
+    """Whether a database lacks migrations of this release.
+
+    Raises:
+        ConfigurationError: the database was made by a newer version.
+    """
+    return _version(connection, path) < load_migrations("sqlite")[-1][0]
+
+
+def _version(connection: sqlite3.Connection, path: str) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    newest = load_migrations("sqlite")[-1][0]
+    if version > newest:
+        raise ConfigurationError(
+            path, f"its schema is version {version}, this release knows {newest}", "install the newer release"
+        )
+    return version
 
 
 def _split(text: str) -> Iterator[str]:

@@ -13,12 +13,16 @@ _ONLY: Final = re.compile(r"^(.*)  -- only\n", re.MULTILINE)
 
 
 @cache
-def load_statements(engine: str) -> dict[str, str]:
+def load_statements(engine: str, folder: str = "sql") -> dict[str, str]:
     """Statements by name for ``sqlite`` or ``postgres``, without comments.
+
+    Args:
+        engine: Name of the file.
+        folder: ``sql`` for those of the authority, ``views`` for those of its views.
 
     A statement with lines that end in ``-- only`` is two, NAME without and NAME_only with these lines.
     """
-    text = files("scenario_runner.authority").joinpath("sql", f"{engine}.sql").read_text(encoding="utf-8")
+    text = files("scenario_runner.authority").joinpath(folder, f"{engine}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):

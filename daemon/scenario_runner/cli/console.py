@@ -11,6 +11,7 @@ from typing import Any, Final
 import typer
 
 from scenario_runner.contracts.errors import (
+    AmbiguousRunError,
     ConfigurationError,
     EvidenceChanged,
     LedgerDrift,
@@ -59,25 +60,40 @@ def exit_for_error(error: BaseException) -> Exit:
 
 
 @contextmanager
-def exit_on_error(*, as_json: bool) -> Iterator[None]:
+def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
     """End the command on an error of SR: a message on stderr, a JSON object where asked for, and an exit code.
 
-    What SR logs meanwhile goes to stderr too.
+    Args:
+        as_json: Whether the command prints JSON.
+        logs: False for a command that only looks. Nothing that it needs logs, and the library for logs takes a quarter
+            of its time to import. Where it needs more, it calls :func:`log_to_stderr` first.
     """
-    from scenario_runner.service.telemetry import log_warnings_as_text  # slow to import: not for --help
-
-    log_warnings_as_text()
+    if logs:
+        log_to_stderr()
     try:
         yield
     except ScenarioRunnerError as error:
         print_err(f"error: {error.reason}: {error.detail}")
+        for item in error.candidates if isinstance(error, AmbiguousRunError) else ():
+            print_err(f"  {item['run_id']}  {item['run_equivalence_key']}")
         if as_json:
-            found = {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}
-            print_json({"error": found})
+            print_json({"error": _error_document(error)})
         raise typer.Exit(exit_for_error(error)) from error
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
         raise typer.Exit(Exit.DONE) from None
+
+
+def log_to_stderr() -> None:
+    """Send what SR logs from now on to stderr, as text: stdout holds the result and nothing else."""
+    from scenario_runner.service.telemetry import log_warnings_as_text  # slow to import: not for --help
+
+    log_warnings_as_text()
+
+
+def _error_document(error: ScenarioRunnerError) -> dict[str, Any]:
+    found: dict[str, Any] = {"reason_code": error.reason.value, "sentence": error.sentence(), "detail": error.detail}
+    return found | {"candidates": error.candidates} if isinstance(error, AmbiguousRunError) else found
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say

@@ -23,7 +23,7 @@ _ATTEMPT_FIELDS: Final = (
 
 def run(wiring_path: str, run_id: str, *, as_json: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=as_json, logs=False):
         document = find_run(wiring_path, run_id, explain_run)
     if as_json:
         print_json(document)

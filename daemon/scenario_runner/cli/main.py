@@ -7,9 +7,11 @@ quick. A new command is a module and a function here.
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from scenario_runner.cli.console import open_standard_streams, print_line
 
@@ -18,34 +20,68 @@ _EXIT_CODES = (
     "4 quarantined; 5 a store, database or stream is unavailable."
 )
 
+
+class Groups(TyperGroup):
+    """The commands, by what a person wants to do."""
+
+    @override
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section for each group."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        room = formatter.width - 6 - max(len(name) for name, _ in commands)
+        for name, command in commands:
+            section = getattr(command, "rich_help_panel", None)
+            title = section if isinstance(section, str) else "Commands"
+            sections.setdefault(title, []).append((name, command.get_short_help_str(room)))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="scenario-runner",
+    cls=Groups,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Run authority of a fraud-data platform: run requests in, verified READY signals out.\n\n"
     "No PASS, no READY: a missing, unreadable, unknown or contradictory thing is never a pass.\n\n" + _EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-def _group(name: str, help_text: str) -> typer.Typer:
+#: Sections of the top-level help.
+_SERVE, _REQUEST, _LOOK, _SET_UP = "Serve", "Request a run", "Look", "Set up and maintain"
+
+
+def _group(name: str, section: str, help_text: str) -> typer.Typer:
     """A command that has commands of its own."""
     group = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
-    app.add_typer(group, name=name)
+    app.add_typer(group, name=name, rich_help_panel=section)
     return group
 
 
-runs_app = _group("runs", "List runs.")
-stores_app = _group("stores", "Work with the stores of a profile.")
-policy_app = _group("policy", "Work with policy profiles.")
-contracts_app = _group("contracts", "Work with the wire contracts.")
-stream_app = _group("stream", "Work with the control stream.")
-
-WiringOption = Annotated[Path, typer.Option("--wiring", help="Wiring profile (YAML).", show_default=False)]
-PolicyOption = Annotated[Path, typer.Option("--policy", help="Policy profile (YAML).", show_default=False)]
+WiringOption = Annotated[
+    Path, typer.Option("--wiring", envvar="SR_WIRING", help="Wiring profile (YAML).", show_default=False)
+]
+PolicyOption = Annotated[
+    Path, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Run id: 32 lowercase hex characters.")]
+LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
+]
+ReasonOption = Annotated[str, typer.Option(help="Only this reason code.", show_default=False)]
+SinceOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Only since then: 2026-01-31T17:30:00Z, 2026-01-31, or 2h ago as 2h.")
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Only before then.")]
+AfterOption = Annotated[
+    str, typer.Option(metavar="CURSOR", help="Go on where a page ended, which its end says.", show_default=False)
+]
+LimitOption = Annotated[int, typer.Option(min=1, max=100_000, help="Most to list.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the verdict, which is then the exit code.")]
 TimeoutOption = Annotated[
     float | None,
@@ -86,7 +122,7 @@ def _top(
     del version
 
 
-@app.command()
+@app.command(rich_help_panel=_SERVE, short_help="Run the daemon.")
 def serve(
     wiring: WiringOption,
     policy: PolicyOption,
@@ -108,7 +144,7 @@ def serve(
     run(str(wiring), str(policy), role, log_level, until_idle=until_idle)
 
 
-@app.command("run")
+@app.command("run", rich_help_panel=_SERVE, short_help="Carry one request to its verdict in this process.")
 def run_one(
     file: FileArgument,
     wiring: WiringOption,
@@ -133,7 +169,7 @@ def run_one(
     run(str(wiring), str(policy), file, timeout, log_level, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_REQUEST, short_help="Put run requests on the control bus.")
 def submit(
     wiring: WiringOption,
     file: Annotated[
@@ -198,7 +234,7 @@ def submit(
     run(str(wiring), options)
 
 
-@app.command()
+@app.command(rich_help_panel=_REQUEST, short_help="Show the plan that a request would get.")
 def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json: JsonOption = False) -> None:
     """Show the plan that a request would get, without side effects; exit 1 when it would be refused."""
     from scenario_runner.cli.plan import run
@@ -206,7 +242,7 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
     run(str(wiring), str(policy), file, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK, short_help="Show the state of a run, also as the exit code.")
 def status(
     run_id: RunArgument,
     wiring: WiringOption,
@@ -223,7 +259,7 @@ def status(
     run(str(wiring), run_id, wait=wait, timeout=timeout, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK, short_help="Show why a run is in its state.")
 def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
     """Show why a run is in its state: what was found for each gate and output, what is missing, what happens next.
 
@@ -234,10 +270,13 @@ def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = Fal
     run(str(wiring), run_id, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")
 def reemit(
     wiring: WiringOption,
-    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="The run, or else --state.")] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a key, or a message id; or else --state."),
+    ] = None,
     kind: Annotated[str, typer.Option(help="READY_ONLY, TERMINAL_ONLY or BOTH: whichever the run has.")] = "BOTH",
     reason: Annotated[str, typer.Option(help="Why: it is kept in the run's record.", show_default=False)] = "",
     requested_by: Annotated[str | None, typer.Option(help="Who asks; this user if none.")] = None,
@@ -275,22 +314,143 @@ def reemit(
     run_many(str(wiring), ManyOptions(run_id, state, since, until, resume, rate, options), as_json=as_json)
 
 
-@runs_app.command("list")
+runs_app = _group("runs", _LOOK, "List runs.")
+dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes.")
+quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to.")
+
+
+@runs_app.command("list", short_help="List runs, newest first.")
 def runs_list(
     wiring: WiringOption,
     state: Annotated[str | None, typer.Option(help="Only runs of this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most runs to list.")] = 100,
+    reason: ReasonOption = "",
+    key: Annotated[str, typer.Option(metavar="PREFIX", help="Only keys that begin so.", show_default=False)] = "",
+    missing: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Only runs that wait for a path that begins so.", show_default=False)
+    ] = "",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    batch: Annotated[
+        str, typer.Option(metavar="FILE", help="Only the runs of a file, one a line; '-' reads standard input.")
+    ] = "",
+    sort: Annotated[
+        str, typer.Option(help="admitted, or deadline: runs that wait, the next deadline first.")
+    ] = "admitted",
+    after: AfterOption = "",
+    limit: LimitOption = 100,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
+) -> None:
+    """List runs, newest first. --since and --until are about the time of admission.
+
+    With --key alone runs are ordered by their keys, the last one first; those of a state that they pass (PLANNED,
+    EXECUTING, VERIFYING) by the time when they are due. A list that stops at the limit says where to go on.
+
+    A file of --batch holds requests, answers of submit --jsonl, run ids or keys. Its runs are listed in its order, also
+    those that were refused (REJECTED) or that nobody has taken yet (NOT_SEEN).
+
+    \b
+    Examples:
+      scenario-runner runs list --state FAILED --since 2h
+      scenario-runner runs list --sort deadline --limit 20
+      scenario-runner runs list --missing data/layer1/1A/ --jsonl
+      scenario-runner runs list --batch requests.jsonl --state FAILED
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.runs import Options, run
+
+    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit)
+    run(str(wiring), options, as_json=as_json, as_lines=as_lines)
+
+
+@dead_letter_app.command("list", short_help="List refused records, newest first.")
+def dead_letter_list(
+    wiring: WiringOption,
+    reason: ReasonOption = "",
+    key: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Only record keys that begin so.", show_default=False)
+    ] = "",
+    shard: Annotated[str, typer.Option(help="Only records of this shard of the stream.", show_default=False)] = "",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    after: AfterOption = "",
+    limit: LimitOption = 100,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
+) -> None:
+    """List refused records, newest first; with --key or --shard by record key, the last one first.
+
+    \b
+    Examples:
+      scenario-runner dead-letter list --since 1d --reason REQUEST_SCHEMA_INVALID
+      scenario-runner dead-letter list --shard shardId-000000000002
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.dead_letter import Options, run_list
+
+    options = Options(reason, key, shard, since, until, after, limit)
+    run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
+
+
+@dead_letter_app.command("show", short_help="Show a refused record and its bytes.")
+def dead_letter_show(
+    letter: Annotated[str, typer.Argument(metavar="NUMBER|RECORD_KEY", help="As dead-letter list shows it.")],
+    wiring: WiringOption,
+    shown_as: Annotated[
+        str, typer.Option("--as", help="auto, json, text, hex, or raw: the very bytes, not for a terminal.")
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """List runs, newest first."""
-    from scenario_runner.cli.runs import run
+    """Show a refused record: why it was refused, its bytes, what to do. What is not printable is shown escaped.
 
-    run(str(wiring), state, limit, as_json=as_json)
+    \b
+    Examples:
+      scenario-runner dead-letter show 17
+      scenario-runner dead-letter show 17 --as raw > request.json
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.dead_letter import run_show
+
+    run_show(str(wiring), letter, shown_as, as_json=as_json)
 
 
-@app.command()
+@quarantine_app.command("list", short_help="List runs that are QUARANTINED.")
+def quarantine_list(
+    wiring: WiringOption,
+    reason: ReasonOption = "",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    after: AfterOption = "",
+    limit: LimitOption = 100,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
+) -> None:
+    """List runs that are QUARANTINED, newest first: runs list of that state."""
+    from scenario_runner.cli.quarantine import run_list
+    from scenario_runner.cli.runs import Options
+
+    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit)
+    run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
+
+
+@quarantine_app.command("show", short_help="Show what contradicts what, and what to do.")
+def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
+    """Show why a run is QUARANTINED: what was expected and found, who else holds a receipt that drifts, what to do.
+
+    The exit code is 4.
+
+    \b
+    Example:
+      scenario-runner quarantine show 0f3a
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.quarantine import run_show
+
+    run_show(str(wiring), run_id, as_json=as_json)
+
+
+@app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")
 def verify(
-    target: Annotated[str, typer.Argument(metavar="RUN_ID|FACTS_VIEW_PATH", help="A run id, or a facts view file.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN_ID|FACTS_VIEW_PATH", help="A run, as for status, or a facts view file."),
+    ],
     wiring: WiringOption,
     catalogue: Annotated[
         Path | None, typer.Option("--catalogue", help="Output catalogue to verify under.", show_default=False)
@@ -314,10 +474,12 @@ def verify(
     run(str(wiring), target, files, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP, short_help="Probe everything that a profile names.")
 def doctor(
     wiring: WiringOption,
-    policy: Annotated[Path | None, typer.Option("--policy", help="Policy profile (YAML).", show_default=False)] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Probe everything that a profile names, and say what to do about what is wrong."""
@@ -326,7 +488,13 @@ def doctor(
     run(str(wiring), str(policy) if policy else None, as_json=as_json)
 
 
-@stores_app.command("adopt")
+stores_app = _group("stores", _SET_UP, "Work with the stores of a profile.")
+policy_app = _group("policy", _SET_UP, "Work with policy profiles.")
+contracts_app = _group("contracts", _SET_UP, "Work with the wire contracts.")
+stream_app = _group("stream", _SET_UP, "Work with the control stream.")
+
+
+@stores_app.command("adopt", short_help="Make the stores that are there the known ones.")
 def stores_adopt(
     wiring: WiringOption,
     only: Annotated[str | None, typer.Option(help="Only this one: object_store or spool.")] = None,
@@ -343,7 +511,7 @@ def stores_adopt(
     run(str(wiring), only, as_json=as_json)
 
 
-@policy_app.command("digest")
+@policy_app.command("digest", short_help="Print the content digest of a policy file.")
 def policy_digest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy profile.")],
     as_json: JsonOption = False,
@@ -354,7 +522,7 @@ def policy_digest(
     run(str(file), as_json=as_json)
 
 
-@contracts_app.command("export")
+@contracts_app.command("export", short_help="Write every JSON Schema of the wire contracts.")
 def contracts_export(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the schema files.")] = Path(
         "config"
@@ -367,7 +535,7 @@ def contracts_export(
     run(str(directory), as_json=as_json)
 
 
-@stream_app.command("adopt")
+@stream_app.command("adopt", short_help="Read a stream that was made anew.")
 def stream_adopt(wiring: WiringOption, as_json: JsonOption = False) -> None:
     """Read a stream that was deleted and made anew: forget the leases of the former one.
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from scenario_runner.authority.base import ActionRow, ReemitAnswer, SignalRow
 from scenario_runner.authority.reemits import ACCEPTED
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json
-from scenario_runner.cli.read_only import never_started
+from scenario_runner.cli.read_only import KeptAuthority, never_started
+from scenario_runner.cli.run_ids import named_run
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.documents import ReemitRequest, explain_validation
 from scenario_runner.contracts.errors import Unavailable, UsageError
-from scenario_runner.contracts.ids import checked_run_id
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
@@ -80,8 +80,13 @@ def run(wiring_path: str, run_id: str, options: ReemitOptions, *, as_json: bool)
     raise typer.Exit(Exit.NEGATIVE if document["reason_code"] else Exit.DONE)
 
 
-def reemit_run(wiring: Wiring, run_id: str, options: ReemitOptions) -> Json:
+def reemit_run(wiring: Wiring, name: str, options: ReemitOptions) -> Json:
     """Publish the signal of a run again, or say what would be published.
+
+    Args:
+        wiring: The profile.
+        name: The run, as a person names it; see :mod:`scenario_runner.cli.run_ids`.
+        options: What is asked for.
 
     Returns:
         What came of it; ``reason_code`` is None when nothing was refused.
@@ -90,8 +95,10 @@ def reemit_run(wiring: Wiring, run_id: str, options: ReemitOptions) -> Json:
         UsageError: not a run id, no such run, or options that cannot be used.
         Unavailable: infrastructure does not answer. What was accepted is delivered later.
     """
-    request = options.request(checked_run_id(run_id))
-    require_started(wiring, run_id)
+    require_started(wiring, name)
+    with KeptAuthority(wiring) as known:
+        run_id = named_run(known.ask, name)
+    request = options.request(run_id)
     with open_reemitter(wiring, run_id) as reemitter:
         act = reemit_act(request, reemitter.policy, f"cli/{secrets.token_hex(16)}", "cli")
         if act.dry_run:

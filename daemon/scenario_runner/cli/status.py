@@ -6,25 +6,26 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.explain import REJECTED, status_of
-from scenario_runner.authority.base import Authority
-from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.authority.base import RunReader
+from scenario_runner.cli.console import exit_for_state, exit_on_error, log_to_stderr, print_fields, print_json
 from scenario_runner.cli.read_only import KeptAuthority
+from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
-from scenario_runner.contracts.ids import checked_run_id
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.times import format_micros
-from scenario_runner.intake.submitted import find_submitted
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.service.control_bus import spool_root
 
 SUBMITTED: Final = "SUBMITTED"
 """State shown for a run id whose request lies on the control bus; no run exists yet."""
 NOT_SEEN: Final = "NOT_SEEN"
 """State shown for a run id that the authority does not know, where the control bus cannot be searched."""
 
-Describe = Callable[[Authority, str], Json | None]
+#: Keys that are quoted when none is what was given.
+_SIMILAR: Final = 5
+
+Describe = Callable[[RunReader, str], Json | None]
 """What an authority knows of a run id, with its ``state``; None when it knows nothing."""
 
 
@@ -37,7 +38,7 @@ _FIELDS: Final = (
 
 def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, as_json: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=as_json, logs=False):
         check_timeout(wait=wait, timeout=timeout)
         document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
         print_status(document, as_json=as_json)
@@ -57,13 +58,12 @@ def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
 
     Args:
         wiring_path: The profile.
-        run_id: The run.
+        run_id: The run, as a person names it; see :mod:`scenario_runner.cli.run_ids`.
         describe: Asks the authority.
 
     Raises:
-        UsageError: not a run id, or ``RUN_NOT_FOUND``.
+        UsageError: no name of a run, the beginning of more than one id, or ``RUN_NOT_FOUND``.
     """
-    checked_run_id(run_id)
     wiring = load_wiring(wiring_path)
     with KeptAuthority(wiring) as authority:
         return _Search(wiring, authority, run_id, describe).find()
@@ -73,12 +73,11 @@ def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
     """The status of a run once it has a verdict, or when the time is over; see :func:`wait_for_verdict`.
 
     Raises:
-        UsageError: not a run id, or ``RUN_NOT_FOUND``.
+        UsageError: no name of a run, the beginning of more than one id, or ``RUN_NOT_FOUND``.
     """
-    checked_run_id(run_id)
     wiring = load_wiring(wiring_path)
     with KeptAuthority(wiring) as authority:
-        return wait_for_verdict(_Search(wiring, authority, run_id, status_of).find, timeout)
+        return wait_for_verdict(_Search(wiring, authority, run_id, status_of, waits=True).find, timeout)
 
 
 class _Search:
@@ -87,12 +86,17 @@ class _Search:
     The control bus is searched only when the authority answers something new: a search may read thousands of files.
     """
 
-    def __init__(self, wiring: Wiring, authority: KeptAuthority, run_id: str, describe: Describe) -> None:
-        self._wiring, self._authority, self._run_id, self._describe = wiring, authority, run_id, describe
+    def __init__(
+        self, wiring: Wiring, authority: KeptAuthority, name: str, describe: Describe, *, waits: bool = False
+    ) -> None:
+        self._wiring, self._authority, self._describe, self._waits = wiring, authority, describe, waits
+        self._name, self._run_id = checked_name(name), ""
         self._found: tuple[Json | None, Json] | None = None
 
     def find(self) -> Json:
         """What is known now; see :func:`find_run`."""
+        # Once: a run that is admitted later does not change what was meant.
+        self._run_id = self._run_id or named_run(self._authority.ask, self._name, waits=self._waits)
         known = self._known()
         if known is not None and known["state"] != REJECTED:
             return known
@@ -112,16 +116,26 @@ class _Search:
         document = self._known() or on_bus
         if document is None:
             raise UsageError(
-                f"no run and no refused request is known as {self._run_id}, and no request for it lies in the spool",
+                f"no run and no refused request is known as {self._name!r}, and no request for it lies in the spool"
+                f"{self._similar()}",
                 Reason.RUN_NOT_FOUND,
             )
         return document
+
+    def _similar(self) -> str:
+        """Keys that begin with what was given, for a message."""
+        found = self._authority.ask(lambda views: views.runs_with_key(self._name, _SIMILAR)) or []
+        return f"; keys that begin so: {', '.join(item.run_equivalence_key for item in found)}" if found else ""
 
 
 def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:
     """A request that waits on the control bus; None when there is none, or when nobody can say and one was refused."""
     if wiring.bus_kind != "spool":
         return None if refused else _not_seen(run_id, "a stream cannot be searched for it; ask again in a while")
+    log_to_stderr()
+    from scenario_runner.intake.submitted import find_submitted
+    from scenario_runner.service.control_bus import spool_root  # both slow to import: most runs are in the authority
+
     found = find_submitted(spool_root(wiring), wiring.control_bus_topic, run_id)
     if found.name:
         return {

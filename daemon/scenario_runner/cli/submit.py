@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.explain import status_of, status_of_record
-from scenario_runner.authority.base import Authority
+from scenario_runner.authority.views.base import Views
 from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.bus.kinesis import put_requests
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, RequestFolder
@@ -207,7 +207,7 @@ class _Follow:
         self._admitted = True  # or refused, and then nothing more is asked
         return found
 
-    def _describe(self, authority: Authority) -> Json | None:
+    def _describe(self, views: Views) -> Json | None:
         if self._admitted:
-            return status_of(authority, self._run_id)
-        return status_of_record(authority, self._run_id, self._digest)
+            return status_of(views, self._run_id)
+        return status_of_record(views, self._run_id, self._digest)

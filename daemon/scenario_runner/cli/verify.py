@@ -18,11 +18,12 @@ from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
-from scenario_runner.cli.read_only import existing_authority, never_started, require_marked
+from scenario_runner.cli.read_only import KeptAuthority, existing_views, never_started, require_marked
+from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
-from scenario_runner.contracts.ids import HEX32
+from scenario_runner.contracts.ids import HEX32, run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import parse_instant, to_micros
 from scenario_runner.interface_pack.loader import load_pack
@@ -88,7 +89,7 @@ def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Jso
 
     Args:
         wiring_path: The profile.
-        target: A run id, or the path of a facts view file.
+        target: A run, see :mod:`scenario_runner.cli.run_ids`, or the path of a facts view file.
         files: What was named in addition to the profile.
 
     Returns:
@@ -103,6 +104,7 @@ def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Jso
     pack = load_pack(files.catalogue, files.gate_map) if files.catalogue else open_pack(wiring)
     policy_rev = load_policy(files.policy).rev().wire() if files.policy else None
     named = Named(pack=bool(files.catalogue), policy_rev=policy_rev)
+    target = _target(wiring, target)
     if HEX32.fullmatch(target) and never_started(wiring):
         raise UsageError(f"nothing is known of run {target}: the daemon was never started here", Reason.RUN_NOT_FOUND)
     store, known = open_store(wiring), _known_by(wiring)
@@ -167,6 +169,18 @@ class _Progress:
 # --- what is verified
 
 
+def _target(wiring: Wiring, text: str) -> str:
+    """The run id or file that is meant. Readers may have no access to the authority: keys and ids do without it."""
+    if HEX32.fullmatch(text) or os.path.isfile(text):
+        return text
+    checked_name(text)
+    with KeptAuthority(wiring) as authority:
+        try:
+            return named_run(authority.ask, text)
+        except (ConfigurationError, Unavailable):
+            return run_id_of(text)
+
+
 def _facts_view(target: str, store: ObjectStore) -> tuple[str, bytes | None]:
     """The run id, when the target is one, and the bytes of the facts view, when there is one."""
     if HEX32.fullmatch(target):
@@ -205,10 +219,10 @@ def _known_by(wiring: Wiring) -> Known:
 
     def known(run_id: str) -> RunRow | Unknown:
         try:
-            with existing_authority(wiring) as authority:
-                if authority is None:
+            with existing_views(wiring) as views:
+                if views is None:
                     return Unknown("the profile's authority was never started")
-                return authority.run(run_id) or Unknown("the profile's authority does not know the run")
+                return views.run(run_id) or Unknown("the profile's authority does not know the run")
         except (ConfigurationError, Unavailable) as error:
             return Unknown(f"the profile's authority cannot be read: {error.detail}")
 
@@ -247,8 +261,8 @@ def _receipts_by(wiring: Wiring) -> Receipts:
 
     def receipts(message_id: str, run_id: str) -> list[Json]:
         try:
-            with existing_authority(wiring) as authority:
-                rows = authority.signals(run_id).rows if authority is not None else ()
+            with existing_views(wiring) as views:
+                rows = views.signals(run_id).rows if views is not None else ()
         except (ConfigurationError, Unavailable):
             return []
         return [parse_json(row.receipt.encode()) for row in rows if row.message_id == message_id and row.receipt]

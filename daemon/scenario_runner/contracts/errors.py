@@ -79,6 +79,20 @@ class UsageError(ScenarioRunnerError):
     default_reason = Reason.USAGE
 
 
+class AmbiguousRunError(UsageError):
+    """The beginning of a run id is that of more than one (exit 2).
+
+    Attributes:
+        candidates: Some of them: ``{run_id, run_equivalence_key}``.
+    """
+
+    default_reason = Reason.RUN_AMBIGUOUS
+
+    def __init__(self, detail: str, candidates: list[dict[str, str]]) -> None:
+        super().__init__(detail)
+        self.candidates = candidates
+
+
 class ConfigurationError(ScenarioRunnerError):
     """A profile, policy, schema or interface pack is not valid (exit 2).
 

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     USAGE = "USAGE"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     RUN_NOT_SEEN = "RUN_NOT_SEEN"
+    RUN_AMBIGUOUS = "RUN_AMBIGUOUS"
     UNAVAILABLE = "UNAVAILABLE"
     STORE_UNSAFE = "STORE_UNSAFE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
@@ -128,6 +129,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",
     Reason.RUN_NOT_SEEN: "No run is known under this id yet; a request for it may still lie on the control bus.",
+    Reason.RUN_AMBIGUOUS: "More than one run id begins with what was given.",
     Reason.UNAVAILABLE: "A store, database or stream could not be reached; nothing was decided.",
     Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",

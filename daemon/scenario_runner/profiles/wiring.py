@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from scenario_runner.contracts.documents import explain_validation
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.strict_yaml import load_yaml, read_bytes
@@ -196,6 +195,8 @@ def parse_wiring(document: object, source: str) -> Wiring:
     try:
         return Wiring.model_validate(given)
     except ValidationError as error:
+        from scenario_runner.contracts.documents import explain_validation  # noqa: PLC0415 - slow, and seldom needed
+
         raise ConfigurationError(source, explain_validation(error), _REMEDY) from error
 
 

@@ -105,7 +105,9 @@ def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transiti
     code = finding.reason or Reason.EVIDENCE_MISSING
     details = {"reason_code": code.value, "detail": finding.detail, "report": finding.report}
     events = (*resumed(claim), Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details))
-    return waiting(claim, due_us, later_than(claim, now_us), events, digest)
+    found = (*finding.report["gates"], *finding.report["outputs"])
+    missing = tuple(str(item["missing"]) for item in found if item.get("missing"))
+    return waiting(claim, due_us, later_than(claim, now_us), events, digest, missing)
 
 
 def failed(claim: Claim, now_us: int, finding: Finding) -> Transition:

@@ -22,7 +22,10 @@ def gates_recorded(claim: Claim, at_us: int, events: tuple[Event, ...], report_d
     )  # fmt: skip
 
 
-def waiting(claim: Claim, due_us: int, at_us: int, events: tuple[Event, ...], report_digest: str) -> Transition:
+def waiting(
+    claim: Claim, due_us: int, at_us: int, events: tuple[Event, ...], report_digest: str,
+    missing: tuple[str, ...] | None = None,
+) -> Transition:  # fmt: skip
     """Wait for evidence until ``due_us``.
 
     Args:
@@ -31,10 +34,11 @@ def waiting(claim: Claim, due_us: int, at_us: int, events: tuple[Event, ...], re
         at_us: Time of the events; ``claim.updated_us`` when there are none.
         events: What is missing; empty when that is on record already.
         report_digest: Digest of what was found.
+        missing: Paths of what is missing; None when they are the same as before.
     """
     return Transition(
         claim, RunState.WAITING_EVIDENCE, at_us, due_us, keep_lease=False, wakes=claim.wakes + 1, retries=0,
-        last_error="", report_digest=report_digest, events=events,
+        last_error="", report_digest=report_digest, events=events, missing=missing,
     )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
 -- settled holds the token of the transition that was committed last. attempts counts the run's rows of engine_attempts, so
 -- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
--- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE).
+-- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE). missing holds the paths that
+-- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
+-- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -51,12 +53,19 @@ CREATE TABLE runs (
     relay_since_us      bigint NOT NULL DEFAULT 0,
     attempts            integer NOT NULL DEFAULT 0,
     strategy            text NOT NULL DEFAULT '',
+    missing             text NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
+
+-- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
+CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)
+    WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED');
+CREATE INDEX runs_by_reason ON runs (reason_code, admitted_us, run_id) WHERE reason_code <> '';
+CREATE INDEX runs_by_deadline ON runs (deadline_us) WHERE state = 'WAITING_EVIDENCE';
 
 -- The record of each run, numbered without gaps.
 CREATE TABLE run_events (
@@ -108,6 +117,8 @@ CREATE TABLE intake_records (
     raw_size    bigint NOT NULL
 );
 CREATE INDEX intake_records_run ON intake_records (run_id) WHERE run_id <> '';
+CREATE INDEX intake_records_refused ON intake_records (reason_code, record_id)
+    WHERE disposition IN ('REJECTED', 'CONFLICT');
 
 -- The bytes of refused records.
 CREATE TABLE dead_letters (

@@ -185,11 +185,12 @@ WITH given AS MATERIALIZED (
                        %(report_digest)b::text[], %(reason_code)b::text[], %(facts_view_digest)b::text[],
                        %(count)b::bigint[], %(token)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
                        %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[],
-                       %(deadline_us)b::bigint[], %(attempts)b::bigint[], %(launches)b::bigint[])
+                       %(deadline_us)b::bigint[], %(attempts)b::bigint[], %(launches)b::bigint[],
+                       %(missing)b::text[])
        WITH ORDINALITY
     AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
          report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
-         payload, deadline_us, attempts, launches, ord)),
+         payload, deadline_us, attempts, launches, missing, ord)),
 held AS MATERIALIZED (
   SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
   ORDER BY r.run_id FOR UPDATE OF r),
@@ -200,7 +201,8 @@ changed AS (
       lease_until_us = CASE WHEN g.keep_lease THEN r.lease_until_us ELSE 0 END,
       wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,
       facts_view_digest = g.facts_view_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
-      settled = g.token, deadline_us = coalesce(g.deadline_us, r.deadline_us), attempts = r.attempts + g.launches
+      settled = g.token, deadline_us = coalesce(g.deadline_us, r.deadline_us), attempts = r.attempts + g.launches,
+      missing = CASE WHEN g.to_state = 'WAITING_EVIDENCE' THEN coalesce(g.missing, r.missing) ELSE '' END
   FROM given g JOIN held h ON h.run_id = g.run_id
   WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.state = g.from_state
     AND r.updated_us = g.from_us AND r.attempts = g.attempts

@@ -69,7 +69,8 @@ SET state = :to_state, reason_code = :reason_code, due_us = :due_us,
     lease_until_us = CASE WHEN :keep_lease THEN lease_until_us ELSE 0 END,
     wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,
     facts_view_digest = :facts_view_digest, event_seq = event_seq + :count, updated_us = :at_us, settled = :token,
-    deadline_us = coalesce(:deadline_us, deadline_us), attempts = attempts + :launches
+    deadline_us = coalesce(:deadline_us, deadline_us), attempts = attempts + :launches,
+    missing = CASE WHEN :to_state = 'WAITING_EVIDENCE' THEN coalesce(:missing, missing) ELSE '' END
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND state = :from_state
   AND updated_us = :from_us AND attempts = :attempts
 RETURNING event_seq;

@@ -9,6 +9,7 @@ from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, 
 from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
+from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
 from sr_tools.bench.on_files.submit import submit
@@ -22,6 +23,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "help": help_time,
     "one_shot": one_shot,
     "engines": engines,
+    "lookups": lookups,
 }
 
 
@@ -45,6 +47,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("large-warm", 5, "further requests per round"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("engines", 200, "engines in flight"),
+        ("lookups-runs", 1_000_000, "runs in the database of `lookups`; at least 1000"),
         ("engines-other-runs", 2000, "small runs beside them"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)

@@ -14,6 +14,7 @@ from sr_tools.arguments import at_least_one, not_negative, parse_size, positive
 from sr_tools.bench.delay_proxy import DelayError, delayed
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
 from sr_tools.bench.on_parity.latency import latency
+from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
 from sr_tools.bench.on_parity.outage import outage
 from sr_tools.bench.on_parity.place import Place, UnsetError
@@ -28,6 +29,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "streaming": streaming,
     "outage": outage,
     "one_shot": one_shot,
+    "lookups": lookups,
 }
 
 DESCRIPTION: Final = """\
@@ -42,6 +44,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   streaming     large outputs, all of them read: GB/s next to plain GETs
   outage        Postgres goes away and comes back: nothing lost, seconds until it goes on
   one_shot      `scenario-runner run`: one request from the command line to its verdict
+  lookups       time and memory of every look-up command at a million runs
 """
 EPILOG: Final = """\
 variables:
@@ -74,6 +77,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("known-runs", 2500, "requests of a round of known_world"),
         ("known-rounds", 3, "rounds of known_world"),
         ("new-worlds-runs", 150, "engine runs of new_worlds"),
+        ("lookups-runs", 1_000_000, "runs in the schema of lookups; at least 1000"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("stream-rounds", 3, "times that the large run is read"),
         ("readers", max(cores(), 4), "readers of the references of streaming; SR hashes with as many"),

@@ -1,0 +1,140 @@
+-- Named statements of the PostgreSQL views: reading only. A line that ends in "-- if TERM" belongs to the statement when the
+-- term is asked for. A predicate of a partial index stands in the statement literally, or the index is not used.
+-- Pages: "after" names the last row of the page before; the caller narrows the range to begin with that row.
+
+-- name: begin_look
+-- For the transaction: a look ends before it hurts whoever does the work. Each statement is ordered as an index is, and is
+-- read from that index until the page is full: nothing is gathered and sorted first, however few rows the planner expects.
+SELECT set_config('statement_timeout', %(timeout)b, TRUE), set_config('lock_timeout', '1s', TRUE),
+       set_config('jit', 'off', TRUE), set_config('enable_seqscan', 'off', TRUE),
+       set_config('enable_bitmapscan', 'off', TRUE), set_config('enable_sort', 'off', TRUE);
+
+-- name: runs_by_admission
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE admitted_us >= %(since)b AND admitted_us < %(until)b
+  AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
+  AND state = %(state)b  -- if state
+ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
+
+-- name: runs_by_state
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = %(state)b
+  AND admitted_us >= %(since)b AND admitted_us < %(until)b
+  AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
+  AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
+  AND CASE WHEN missing <> '' THEN position(%(path)b IN missing)  -- if missing
+           ELSE position(%(missing)b::bytea IN (SELECT e.details FROM run_events e  -- if missing
+                                                WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
+                                                ORDER BY e.seq DESC LIMIT 1)) END > 0  -- if missing
+ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
+
+-- name: runs_by_reason
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE reason_code <> '' AND reason_code = %(reason)b
+  AND admitted_us >= %(since)b AND admitted_us < %(until)b
+  AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
+  AND state = %(state)b  -- if state
+  AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
+ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
+
+-- name: runs_by_deadline
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= %(from_us)b
+  AND (deadline_us > %(after_us)b OR run_id > %(after)b)  -- if after
+  AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
+  AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
+  AND CASE WHEN missing <> '' THEN position(%(path)b IN missing)  -- if missing
+           ELSE position(%(missing)b::bytea IN (SELECT e.details FROM run_events e  -- if missing
+                                                WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
+                                                ORDER BY e.seq DESC LIMIT 1)) END > 0  -- if missing
+ORDER BY deadline_us, run_id LIMIT %(limit)b;
+
+-- name: runs_by_due
+-- Runs on their way, in the order in which runners claim them.
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE due_us IS NOT NULL AND due_us >= %(from_us)b AND state = %(state)b
+  AND (due_us > %(after_us)b OR run_id > %(after)b)  -- if after
+  AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
+  AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
+ORDER BY due_us, run_id LIMIT %(limit)b;
+
+-- name: runs_by_key
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b
+  AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
+  AND state = %(state)b  -- if state
+ORDER BY run_equivalence_key DESC LIMIT %(limit)b;
+
+-- name: run_summary
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE run_id = %(run_id)b;
+
+-- name: run_summaries
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+WHERE run_id = ANY (%(run_ids)b::text[]);
+
+-- name: run_ids
+SELECT run_id, run_equivalence_key FROM runs
+WHERE run_id >= %(prefix)b AND run_id < %(prefix_end)b ORDER BY run_id LIMIT %(limit)b;
+
+-- name: run_keys
+SELECT run_id, run_equivalence_key FROM runs
+WHERE run_equivalence_key >= %(prefix)b AND run_equivalence_key < %(prefix_end)b ORDER BY run_equivalence_key LIMIT %(limit)b;
+
+-- name: recorded_run_ids
+-- Ids that records name, also those of refused requests, which have no run.
+SELECT DISTINCT run_id FROM intake_records
+WHERE run_id <> '' AND run_id >= %(prefix)b AND run_id < %(prefix_end)b ORDER BY run_id LIMIT %(limit)b;
+
+-- name: run_of_signal
+SELECT run_id FROM outbox WHERE message_id = %(message_id)b AND run_id <> '';
+
+-- name: run_of_message
+-- Message ids of records have no index: of the newest records they are found by reading them.
+SELECT run_id FROM (SELECT run_id, message_id FROM intake_records ORDER BY record_id DESC LIMIT %(most)b)
+WHERE message_id = %(message_id)b AND run_id <> '' LIMIT 1;
+
+-- name: refused_reasons
+-- The reason codes of refused records: each is found after the one before it, by one step into the index.
+WITH RECURSIVE reasons (code) AS (
+  SELECT min(reason_code) FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
+  UNION ALL
+  SELECT (SELECT min(reason_code) FROM intake_records
+          WHERE disposition IN ('REJECTED', 'CONFLICT') AND reason_code > reasons.code)
+  FROM reasons WHERE code IS NOT NULL)
+SELECT code FROM reasons WHERE code IS NOT NULL;
+
+-- name: letters_by_reason
+SELECT record_id, record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+FROM intake_records
+WHERE disposition IN ('REJECTED', 'CONFLICT') AND reason_code = %(reason)b AND record_id < %(before)b
+  AND received_us >= %(since)b AND received_us < %(until)b  -- if received
+ORDER BY record_id DESC LIMIT %(limit)b;
+
+-- name: letters_by_key
+SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
+       i.raw_sha256, i.raw_size
+FROM dead_letters d JOIN intake_records i ON i.record_key = d.record_key
+WHERE d.record_key >= %(key)b AND d.record_key < %(key_end)b
+  AND i.reason_code = %(reason)b  -- if reason
+  AND i.received_us >= %(since)b AND i.received_us < %(until)b  -- if received
+ORDER BY d.record_key DESC LIMIT %(limit)b;
+
+-- name: letter_with_key
+SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
+       i.raw_sha256, i.raw_size, d.raw
+FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
+WHERE i.record_key = %(record_key)b AND i.disposition IN ('REJECTED', 'CONFLICT');
+
+-- name: letter_with_number
+SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
+       i.raw_sha256, i.raw_size, d.raw
+FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
+WHERE i.record_id = %(record_id)b AND i.disposition IN ('REJECTED', 'CONFLICT');
+
+-- name: receipts_of_others
+-- Runs that may hold a receipt of the same scope: of those admitted before, the newest with the same manifest.
+SELECT r.run_id, (SELECT e.details FROM run_events e WHERE e.run_id = r.run_id AND e.kind = 'RECEIPTS_COMMITTED'
+                  ORDER BY e.seq DESC LIMIT 1) AS details
+FROM (SELECT run_id, intent, state FROM runs WHERE admitted_us <= %(until)b ORDER BY admitted_us DESC LIMIT %(most)b) r
+WHERE r.run_id <> %(run_id)b AND r.state = 'READY' AND position(%(manifest)b::bytea IN r.intent) > 0 LIMIT %(limit)b;

@@ -1,0 +1,92 @@
+"""Printing lists of any length in bounded memory: as one JSON document, as JSON Lines, or as text.
+
+A list that ends before the last item there is says where the next page begins: ``next`` in JSON, a line on stderr in
+text, so that a pipe gets items and nothing else.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from itertools import chain, islice
+
+from scenario_runner.cli.console import print_err, print_line
+from scenario_runner.contracts.canonical import Json
+
+
+class Form(StrEnum):
+    """How a list is printed."""
+
+    TEXT = "text"
+    DOCUMENT = "document"
+    LINES = "lines"
+
+    @classmethod
+    def of(cls, *, as_json: bool, as_lines: bool) -> "Form":
+        """The form that the flags ask for."""
+        if as_lines:
+            return cls.LINES
+        return cls.DOCUMENT if as_json else cls.TEXT
+
+
+class Page:
+    """The items of a list up to a limit, one after the other, and the place where the next page begins.
+
+    Args:
+        items: Items as they are read.
+        limit: At most so many are given out; one more is read, to know whether there are more.
+        cursor_of: The place after an item.
+    """
+
+    def __init__(self, items: Iterable[Json], limit: int, cursor_of: Callable[[Json], str]) -> None:
+        self._source, self._limit, self._cursor_of = iter(items), limit, cursor_of
+        # Read before anything is printed: an authority that does not answer is an error and no list.
+        self._first = list(islice(self._source, 1))
+        self.next = ""
+
+    def __iter__(self) -> Iterator[Json]:
+        """Give the items out once; ``next`` is known at the end."""
+        last: Json | None = None
+        items = chain(self._first, self._source)
+        for last in islice(items, self._limit):
+            yield last
+        if last is not None and next(items, None) is not None:
+            self.next = self._cursor_of(last)
+
+
+def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], str]) -> None:
+    """Print a list.
+
+    Args:
+        name: Its key in the JSON document.
+        page: What is printed.
+        form: How.
+        line_of: An item as text.
+    """
+    if form is Form.DOCUMENT:
+        _print_document(name, page)
+    elif form is Form.LINES:
+        for item in page:
+            sys.stdout.write(json.dumps(item, sort_keys=True) + "\n")
+        if page.next:
+            sys.stdout.write(json.dumps({"next": page.next}) + "\n")
+    else:
+        for item in page:
+            print_line(line_of(item))
+        if page.next:
+            sys.stdout.flush()
+            print_err(f"more follow: --after {page.next}")
+    sys.stdout.flush()
+
+
+def _print_document(name: str, page: Page) -> None:
+    """The same bytes as of a document that was made whole, with ``next`` behind the list."""
+    empty = True
+    sys.stdout.write(f'{{\n  "{name}": [')
+    for item in page:
+        text = textwrap.indent(json.dumps(item, indent=2, sort_keys=True), "    ")
+        sys.stdout.write(("" if empty else ",") + "\n" + text)
+        empty = False
+    sys.stdout.write("]" if empty else "\n  ]")
+    sys.stdout.write((f',\n  "next": {json.dumps(page.next)}' if page.next else "") + "\n}\n")

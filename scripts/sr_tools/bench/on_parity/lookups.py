@@ -1,0 +1,50 @@
+"""What a person asks of a PostgreSQL authority that holds very many runs."""
+
+import argparse
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sr_tools.bench.many_runs import apart, fill_postgres, real_runs
+from sr_tools.bench.on_files.lookups import ask_everything
+from sr_tools.bench.on_parity.postgres import Schema
+from sr_tools.bench.report import CheckFailedError, Json, note
+from sr_tools.bench.world import World
+
+
+@dataclass(frozen=True)
+class _PostgresWorld(World):
+    """A world whose authority is a schema."""
+
+    dsn: str = ""
+
+    def wiring(self) -> Json:
+        """The wiring profile."""
+        return super().wiring() | {"authority_store_dsn": self.dsn}
+
+
+def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
+    """Every filter of ``runs list`` and every look-up command, on PostgreSQL."""
+    templates = real_runs(World.make(folder / "templates", options))
+    schema = Schema(os.environ["SR_TEST_PG_DSN"])
+    try:
+        world = _PostgresWorld(folder / "asked", folder / "runs", options.subject, options.timeout, dsn=schema.dsn)
+        world.prepare()
+        _make_tables(world)
+        count, now_us = options.lookups_runs, time.time_ns() // 1000
+        note(f"lookups: making {count} runs")
+        apart(fill_postgres, schema.dsn, templates, count, now_us)
+        return ask_everything(world, templates, count, now_us, "PostgreSQL")
+    finally:
+        schema.drop()
+
+
+def _make_tables(world: World) -> None:
+    done = subprocess.run(
+        [world.subject.command, *world.serve_arguments("--until-idle")], env=world.subject.environment(),
+        capture_output=True, check=False, timeout=world.timeout,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise CheckFailedError(f"serve exited with {done.returncode}: {done.stderr.decode()[-300:]}")
