@@ -161,7 +161,7 @@ def test_a_signal_that_the_run_does_not_have_is_refused(scene: Scene, run: str, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("../x",), "not a run id"),
+        (("../x", "--reason", "r"), "RUN_NOT_FOUND"),
         (("0" * 32, "--reason", "r"), "RUN_NOT_FOUND"),
         (("0" * 32,), "--reason"),
         (("0" * 32, "--reason", " "), "--reason"),

@@ -458,7 +458,7 @@ SERVED_BY: dict[str, tuple[str, str]] = {
     "run_ids": RUN_ID,
     "run_keys": RUN_KEY,
     "recorded_run_ids": ("intake_records_run", "intake_records_run"),
-    "run_of_signal": ("sqlite_autoindex_outbox_1", "outbox_message_id_key"),
+    "run_of_signal": ("sqlite_autoindex_outbox_1", "outbox_message_id_emission_key"),
     "run_of_message": ("SCAN intake_records", "intake_records_pkey"),
     "refused_reasons": ("intake_records_refused", "intake_records_refused"),
     "letters_by_reason": ("intake_records_refused", "intake_records_refused"),
