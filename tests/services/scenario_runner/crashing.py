@@ -211,15 +211,20 @@ class Fork:
         more: Further arguments of ``serve``.
         moment: When it acts.
         action: What it does then.
+        prepare: Called in the fork before the command.
     """
 
-    def __init__(self, world: Any, *more: str, moment: Moment | None = None, action: str = "kill") -> None:
+    def __init__(
+        self, world: Any, *more: str, moment: Moment | None = None, action: str = "kill",
+        prepare: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid:
             return
         code = 1
         try:
+            prepare()
             _become_daemon(world, more, moment, action)
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -33,6 +33,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if chance.random() < behaviour["leaves_daemon"]:
         _leave_daemon()
+    _stamp(folder, run_id, attempt_id, "works")
     print(f"attempt {attempt_id} works", flush=True)
     time.sleep(chance.uniform(*behaviour["seconds"]))
     if chance.random() < behaviour["breaks"]:

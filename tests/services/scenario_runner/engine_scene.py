@@ -11,7 +11,7 @@ from typing import Any, Final
 from crashing import Fork, log_of, until, until_up
 from engine_traces import TracedEngine, marked_processes
 from invariants import Watch, check, paths_of
-from support import World
+from support import ForkedWorld
 
 ROWS: Final = "scenario_runner.authority.sqlite:SqliteAuthority."
 LEDGER: Final = "scenario_runner.ledger.ledger:Ledger."
@@ -28,7 +28,7 @@ class EngineScene:
 
     def __init__(self, folder: Path, runs: int = 1, seconds: float = 1.0, **wiring: Any) -> None:
         self.folder = folder
-        self.world = World(folder / "world", policy_changes={"attempt_limit": LIMIT})
+        self.world = ForkedWorld(folder / "world", policy_changes={"attempt_limit": LIMIT})
         self.engine = TracedEngine(folder / "engine", seconds=(seconds, seconds))
         self.engine.wiring(self.world, **{**WIRING, **wiring})
         self.records: list[bytes] = []
@@ -69,6 +69,11 @@ class EngineScene:
 
     def finish(self, *daemons: Fork, killed: bool = False) -> None:
         """Wait for the verdicts, end the daemons, and judge."""
+        self.finish_without_judging(*daemons)
+        self.judge(killed=killed)
+
+    def finish_without_judging(self, *daemons: Fork) -> None:
+        """Wait for the verdicts, and end the daemons."""
         try:
             until(lambda: self.hurry() or self.settled(), "every run has its verdict", 60, pause=0.1)
         except AssertionError as error:
@@ -77,7 +82,6 @@ class EngineScene:
         for daemon in daemons:
             daemon.send_signal(signal.SIGTERM)
         assert [daemon.wait() for daemon in daemons] == [0] * len(daemons), self.log()
-        self.judge(killed=killed)
 
     def judge(self, *, killed: bool = False) -> None:
         assert list(self.engine.problems(LIMIT)) == []

@@ -97,6 +97,20 @@ def test_a_lease_is_longer_only_when_the_authority_says_that_it_was_renewed(
             leases.check(run)
 
 
+def test_a_lease_that_somebody_else_has_is_lost_at_once(rows: Rows, leases: Leases) -> None:
+    """A clock jumped, or this process was taken for dead: what it works on must not go on until the lease would end."""
+    (run,) = leases.claim(1)
+    rows.held = set()
+    assert leases.renew() == set()
+    with pytest.raises(LeaseLostError):
+        leases.check(run)
+    leases.release(run)
+    rows.held = {(run.run_id, run.epoch)}
+    leases.renew()
+    with pytest.raises(LeaseLostError):
+        leases.check(run)
+
+
 def test_a_process_that_holds_nothing_asks_the_authority_for_nothing(rows: Rows, leases: Leases) -> None:
     leases.renew()
     leases.give_back()
