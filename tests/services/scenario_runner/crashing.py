@@ -180,12 +180,19 @@ def launch(
     world: Any, moment: Moment, *more: str, action: str = "kill", mark: Path | str = ""
 ) -> "subprocess.Popen[bytes]":
     """Start ``serve`` set to act at a moment; its stderr goes to ``crashing.log`` of the world."""
+    return launch_command(world, moment, *serve_arguments(world, *more), action=action, mark=mark)
+
+
+def launch_command(
+    world: Any, moment: Moment, *arguments: str, action: str = "kill", mark: Path | str = ""
+) -> "subprocess.Popen[bytes]":
+    """Start any command in this way."""
     env = {
         **os.environ, "SR_CRASH_AT": moment.at, "SR_CRASH_WHEN": moment.when, "SR_CRASH_NTH": str(moment.nth),
         "SR_CRASH_MATCH": moment.match, "SR_CRASH_TRUE": "1" if moment.after_result else "", "SR_CRASH_DO": action,
         "SR_CRASH_MARK": str(mark),
     }  # fmt: skip
-    return _popen(world, [sys.executable, __file__, *serve_arguments(world, *more)], env)
+    return _popen(world, [sys.executable, __file__, *arguments], env)
 
 
 def start(world: Any, *more: str) -> "subprocess.Popen[bytes]":
@@ -379,6 +386,8 @@ def evidence(world: Any) -> dict[str, Any]:
         kind, payload = item["attributes"]["kind"], item["payload"]
         if kind == "READY":
             found[f"READY {item['message_id']}"] = (canonical(payload), item["attributes"], item["partition_key"])
+        elif kind in ("READY_REEMIT", "TERMINAL_REEMIT"):
+            found[kind] = found.get(kind, 0) + 1
         elif kind == "TERMINAL":
             found["terminal"].append((payload["run_id"], payload["status_state"], payload["reason_code"]))
         else:
