@@ -1,7 +1,7 @@
 """``status``: the state of a run, of a refused request, or of a request that no daemon has taken yet."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -16,6 +16,9 @@ from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.profiles.wiring import Wiring, load_wiring
+
+if TYPE_CHECKING:
+    from scenario_runner.intake.submitted import Search
 
 SUBMITTED: Final = "SUBMITTED"
 """State shown for a run id whose request lies on the control bus; no run exists yet."""
@@ -76,6 +79,7 @@ def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
         UsageError: no name of a run, the beginning of more than one id, or ``RUN_NOT_FOUND``.
     """
     wiring = load_wiring(wiring_path)
+    _search_of_spool()  # before it waits: a signal then comes after the first answer
     with KeptAuthority(wiring) as authority:
         return wait_for_verdict(_Search(wiring, authority, run_id, status_of, waits=True).find, timeout)
 
@@ -128,14 +132,20 @@ class _Search:
         return f"; keys that begin so: {', '.join(item.run_equivalence_key for item in found)}" if found else ""
 
 
+def _search_of_spool() -> tuple[Callable[[str, str, str], "Search"], Callable[[Wiring], str]]:
+    """How a spool is found and searched. Slow to import, and most runs that are asked for are in the authority."""
+    log_to_stderr()
+    from scenario_runner.intake.submitted import find_submitted
+    from scenario_runner.service.control_bus import spool_root
+
+    return find_submitted, spool_root
+
+
 def _on_bus(wiring: Wiring, run_id: str, *, refused: bool) -> Json | None:
     """A request that waits on the control bus; None when there is none, or when nobody can say and one was refused."""
     if wiring.bus_kind != "spool":
         return None if refused else _not_seen(run_id, "a stream cannot be searched for it; ask again in a while")
-    log_to_stderr()
-    from scenario_runner.intake.submitted import find_submitted
-    from scenario_runner.service.control_bus import spool_root  # both slow to import: most runs are in the authority
-
+    find_submitted, spool_root = _search_of_spool()
     found = find_submitted(spool_root(wiring), wiring.control_bus_topic, run_id)
     if found.name:
         return {
