@@ -218,6 +218,26 @@ def test_launches_that_fail_through_no_fault_of_the_engine_are_bounded_by_the_li
     assert (last.to_state, last.reason_code) == (RunState.FAILED, "ENGINE_LAUNCH_FAILED")
 
 
+def test_launches_that_failed_do_not_count_against_an_engine_that_was_launched() -> None:
+    failed = over(1, reason_code="ENGINE_LAUNCH_FAILED")
+    end = drive(Engine(BROKE), forced(state=RunState.EXECUTING, attempts=(failed,)), launch_retries=0)
+    assert end.to_state is RunState.EXECUTING
+
+
+def test_a_host_that_could_not_launch_ends_the_last_attempt_as_what_it_is() -> None:
+    full = Engine(fail={LaunchEngine: LaunchFailed("no space is left", another_attempt=True)})
+    end = full.live(forced(state=RunState.EXECUTING, attempts=(over(1), over(2))))
+    assert (end.to_state, end.reason_code) == (RunState.FAILED, "ENGINE_LAUNCH_FAILED")
+
+
+@pytest.mark.parametrize("attempts", [(attempt_row(),), (over(1),)], ids=["open", "failed"])
+def test_a_run_that_may_reuse_goes_on_with_its_engine_once_that_was_invoked(attempts: tuple[AttemptRow, ...]) -> None:
+    engine = Engine(finding=passed())
+    assert engine.live(claim(inputs=AT_ONCE, state=RunState.EXECUTING, attempts=attempts)).events
+    assert PlanAndExamine not in engine.kinds
+    assert AwaitEnd in engine.kinds
+
+
 def test_an_invocation_that_cannot_be_made_ends_the_run_and_counts_no_attempt() -> None:
     engine = Engine(fail={PrepareLaunch: EngineRefusal("not valid")})
     end = engine.live(forced())
