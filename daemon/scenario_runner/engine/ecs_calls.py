@@ -24,6 +24,7 @@ DESCRIBED_TASKS: Final = 100
 #: From this HTTP status on the service failed, and may have done what it was asked for.
 _SERVER_ERROR: Final = 500
 _TASK_ARN: Final = re.compile(r"arn:[\w-]+:ecs:[\w-]*:\d*:task/[\w./-]+")
+_TOO_LATE: Final = "LeaseEnded"
 #: Reasons in ``failures`` that say that there was no room; a later attempt may find some.
 _NO_ROOM: Final = ("RESOURCE", "AGENT", "Capacity")
 
@@ -81,8 +82,12 @@ class EcsCalls:
         self._client, self._cluster, self._container = client, cluster, container
         self._retry, self._wait = retry, wait
 
-    def run_task(self, request: Mapping[str, Any]) -> str:
+    def run_task(self, request: Mapping[str, Any], may_start: Callable[[], bool] = lambda: True) -> str:
         """Run a task; returns its ARN.
+
+        Args:
+            request: Arguments of RunTask but the cluster.
+            may_start: Asked before every try.
 
         Raises:
             LaunchFailed: No task was made.
@@ -92,6 +97,8 @@ class EcsCalls:
 
         def attempt() -> Any:  # noqa: ANN401 - boto3 has no types
             nonlocal maybe
+            if not may_start():
+                raise _CallError(_TOO_LATE, "its lease has ended", transient=False, refused=True)
             try:
                 return self._once("run_task", cluster=self._cluster, **request)
             except _CallError as error:
@@ -106,7 +113,8 @@ class EcsCalls:
                 return str(arns[0])
             if maybe or error.code == "ConflictException":
                 raise Unavailable(f"RunTask: {error}") from error
-            raise LaunchFailed(f"RunTask: {error}", another_attempt=error.transient) from error
+            another_attempt = error.transient or error.code == _TOO_LATE
+            raise LaunchFailed(f"RunTask: {error}", another_attempt=another_attempt) from error
         return _launched(answer, maybe=maybe)
 
     def describe(self, arns: Sequence[str]) -> dict[str, Task | None]:

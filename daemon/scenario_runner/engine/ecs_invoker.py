@@ -138,7 +138,9 @@ class EcsInvoker(EngineInvoker):
                 "clientToken": launch.attempt_id,
                 "startedBy": _started_by(launch.attempt_id),
                 "overrides": overrides,
-            }
+            },
+            # ECS refuses a request whose signature is five minutes old, so that none is late which is sent in time.
+            may_start=lambda: self._monotonic() < launch.start_by,
         )
         return Job(launch.attempt_id, arn, launched_us, launch.timeout_seconds)
 

@@ -18,8 +18,8 @@ import time
 
 
 def main() -> int:
-    """The engine: ``FOLDER RUN_ID RUN_ROOT SEED``; the folder holds ``behaviour.json`` and the sealed runs."""
-    folder, run_id, root, seed = sys.argv[1:]
+    """The engine: ``FOLDER RUN_ID RUN_ROOT SEED ATTEMPT_NO``; the folder holds ``behaviour.json`` and the sealed runs."""
+    folder, run_id, root, seed, attempt_no = sys.argv[1:]
     attempt_id = os.environ["SR_ATTEMPT_ID"]
     lock = os.open(os.path.join(folder, f"lock-{run_id}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -36,7 +36,7 @@ def main() -> int:
     _stamp(folder, run_id, attempt_id, "works")
     print(f"attempt {attempt_id} works", flush=True)
     time.sleep(chance.uniform(*behaviour["seconds"]))
-    if chance.random() < behaviour["breaks"]:
+    if chance.random() < behaviour["breaks"] or int(attempt_no) <= behaviour["break_first"]:
         print("it broke", file=sys.stderr)
         return 3
     _copy(os.path.join(folder, f"sealed-{seed}"), root)

@@ -44,9 +44,9 @@ class TracedEngine:
             self._requests[seed] = made["request"]
 
     def behave(self, **behaviour: Any) -> None:
-        """Say what attempts do from now on."""
-        everything = {"seconds": (0, 0), "ignores_sigterm": 0, "leaves_daemon": 0, "breaks": 0, **behaviour}
-        (self.folder / "behaviour.json").write_text(json.dumps(everything))
+        """Say what attempts do from now on; ``break_first``: the first so many attempts of each run break."""
+        everything = {"seconds": (0, 0), "ignores_sigterm": 0, "leaves_daemon": 0, "breaks": 0, "break_first": 0}
+        (self.folder / "behaviour.json").write_text(json.dumps(everything | behaviour))
 
     def wiring(self, world: Any, **more: Any) -> None:
         """Make it the engine of a world."""

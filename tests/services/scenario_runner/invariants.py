@@ -649,7 +649,7 @@ def i4_one_terminal_state(w: Facts) -> Iterator[str]:
         yield from _terminal(w, item)
     for key in w.objects:
         run_id = Path(key).stem
-        if re.fullmatch(_RUN, run_id) and run_id not in w.rows:
+        if re.fullmatch(_RUN, run_id) and run_id not in w.rows and "/engine_invocations/" not in key:
             yield f"{key} is of a run that has no row"
 
 
@@ -1018,6 +1018,7 @@ def i14_attempts_are_bounded(w: Facts) -> Iterator[str]:
         yield from _attempt_rows(w, run_id, w.attempts[run_id])
         yield from _attempt_events(w, run_id, w.attempts[run_id])
     yield from _attempt_logs(w)
+    yield from _invocations(w)
     roots = [os.path.realpath(root) for root in w.paths.engine_roots]
     ours = {row["attempt_id"] for row in w.tables["engine_attempts"]}
     for pid, where, attempt_id in _processes():
@@ -1080,6 +1081,18 @@ def _attempt_events(w: Facts, run_id: str, rows: list[Json]) -> Iterator[str]:
             theirs = (details["outcome"], details.get("reason_code", ""), details["invoker"], details["duration_ms"])
             if ours != (*theirs, ended_us) or micros(details["started_at_utc"]) != row["launched_us"]:
                 yield f"the document of the attempt {row['attempt_no']} of {run_id} is not what its row says"
+
+
+def _invocations(w: Facts) -> Iterator[str]:
+    """An invocation object is of an attempt on record, or of the next one, if a daemon was killed before its row."""
+    for key, value in w.documents.items():
+        if "/engine_invocations/" not in key:
+            continue
+        run_id, attempt_id = value.get("run_id"), Path(key).stem
+        count = w.rows[run_id]["attempts"] + 1 if run_id in w.rows else 0
+        known = {sha(f"sr_attempt|{run_id}|{number}")[:32] for number in range(1, count + 1)}
+        if value.get("request_id") != attempt_id or attempt_id not in known:
+            yield f"{key} is of no attempt"
 
 
 def _attempt_logs(w: Facts) -> Iterator[str]:

@@ -246,6 +246,13 @@ def test_a_launch_that_certainly_failed_leaves_nothing(bench: Bench) -> None:
     assert (bench.launches(), bench.runs(row(bench, Job(launch_of().attempt_id, "", 0, 1)))) == (0, False)
 
 
+def test_nothing_is_launched_after_the_end_of_the_lease_that_it_is_launched_under(bench: Bench) -> None:
+    with pytest.raises(LaunchFailed, match="lease") as failed:
+        bench.invoker.launch(launch_of(start_by=0.0))
+    assert failed.value.another_attempt
+    assert (bench.launches(), bench.runs(row(bench, Job(launch_of().attempt_id, "", 0, 1)))) == (0, False)
+
+
 def test_a_value_that_would_be_an_option_is_refused_before_the_launch(bench: Bench) -> None:
     tokens = {**launch_of().tokens, "scenario_id": "--privileged"}
     with pytest.raises(EngineRefusal):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import until
 from engine_traces import TracedEngine
 from invariants import canonical, check, paths_of
 from support import World
@@ -46,31 +45,23 @@ class Scene:
         path = self.world.ledger / "run_plan" / f"{self.run_id}.json"
         path.write_bytes(canonical({**json.loads(path.read_bytes()), **changes}))
 
+    def invocation(self, name: str, request_id: str) -> None:
+        path = self.world.ledger / "engine_invocations" / f"{name}.json"
+        path.parent.mkdir()
+        path.write_bytes(canonical({"run_id": self.run_id, "request_id": request_id}))
+
     def logs(self, number: int) -> Path:
         return self.world.ledger / f"engine_attempt_logs/run_id={self.run_id}/attempt_no={number}"
-
-
-def ended(world: World) -> int:
-    """How many attempts have ended."""
-    if not world.database.exists():
-        return 0
-    with closing(sqlite3.connect(world.database)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'engine_attempts'").fetchall():
-            return 0
-        rows = connection.execute("SELECT count(*) FROM engine_attempts WHERE ended_us IS NOT NULL").fetchall()
-        return int(rows[0][0])
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, Path]:
     folder = tmp_path_factory.mktemp("attempts")
-    world, engine = World(folder / "world"), TracedEngine(folder / "engine", breaks=1.0)
+    world, engine = World(folder / "world"), TracedEngine(folder / "engine")
+    engine.behave(break_first=1)
     engine.wiring(world)
     world.drop(engine.request(str(folder)))
-    draining = world.start("--until-idle")
-    until(lambda: ended(world) == 1, "the first attempt breaks")
-    engine.behave()  # the second attempt begins a second later
-    assert draining.wait(60) == 0
+    assert world.serve().returncode == 0
     (ready,) = world.signals("READY")
     shutil.copytree(world.root, folder / "copy", symlinks=True)
     return Scene(world, engine, ready["payload"]["run_id"]), folder / "copy"
@@ -136,6 +127,8 @@ BREAKS: dict[str, Callable[[Scene], object]] = {
     ),
     "a log that the record names is gone": lambda s: (s.logs(1) / "stderr.log").unlink(),
     "there are logs of an attempt that never was": lambda s: shutil.copytree(s.logs(1), s.logs(3)),
+    "an invocation is of no attempt": lambda s: s.invocation("0" * 32, "0" * 32),
+    "an invocation is of another attempt": lambda s: s.invocation(s.engine.launches()[0], "0" * 32),
 }
 
 
