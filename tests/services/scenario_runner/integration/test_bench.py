@@ -120,3 +120,14 @@ def test_a_facts_view_with_other_bytes_is_found(tmp_path: Path) -> None:
     code, report, _ = bench(tmp_path / "worlds", "--only", "one_world", "--command", lying)
     assert code == 1
     assert "does not have the digest" in by_name(report)["one_world"]["error"]
+
+
+def test_look_ups_are_measured_when_they_are_asked_for_on_a_database_of_copied_runs(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "lookups", "--lookups-runs", "1000", "--lookups-calls", "1")
+    assert code == 0, progress
+    results = by_name(report)
+    assert results["lookup_list_all"]["rows"] == 100
+    assert results["lookup_list_failed"]["rows"] == 30
+    assert results["lookup_list_missing_of_one"]["rows"] == results["lookup_list_key_of_one"]["rows"] == 1
+    assert results["lookup_dead_letters"]["rows"] == 10
+    assert {"lookup_status_by_prefix", "lookup_explain", "lookup_dead_letter", "lookup_quarantined"} < set(results)
