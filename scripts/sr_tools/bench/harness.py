@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +41,14 @@ class Bench:
         measurements: By name, in the order in which they are taken.
         failures: Errors that make a measurement fail, and let the next one be taken.
         conditions: What the report says about all figures.
+        on_request: Measurements that are taken only when they are named: they take minutes, or gigabytes of disk.
     """
 
     name: str
     measurements: Mapping[str, Measurement]
     failures: tuple[type[Exception], ...]
     conditions: Mapping[str, object] = field(default_factory=dict)
+    on_request: Collection[str] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser, measurements: Iterable[str]) -> None:
@@ -118,7 +120,8 @@ def _take_all(
     """
     results: list[Json] = []
     once = len(subjects) * rounds == 1
-    for name in dict.fromkeys(options.only or bench.measurements):
+    usual = [name for name in bench.measurements if name not in bench.on_request]
+    for name in dict.fromkeys(options.only or usual):
         for number in range(rounds):
             for subject in subjects if number % 2 == 0 else reversed(subjects):
                 options.subject = subject

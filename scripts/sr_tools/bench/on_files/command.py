@@ -25,13 +25,16 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "engines": engines,
     "lookups": lookups,
 }
+#: See :class:`~sr_tools.bench.harness.Bench`.
+ON_REQUEST: Final = ("one_shot", "engines", "lookups")
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.py",
         description="Measure the installed scenario-runner; one JSON object on stdout, progress on stderr.",
-        epilog="Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage.",
+        epilog=f"Taken only when named with --only: {', '.join(ON_REQUEST)}. "
+        "Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -48,6 +51,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("engines", 200, "engines in flight"),
         ("lookups-runs", 1_000_000, "runs in the database of `lookups`; at least 1000"),
+        ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("engines-other-runs", 2000, "small runs beside them"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
@@ -56,4 +60,4 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the measurements; returns 0 when all checks held, 1 when one failed, 2 for a usage error."""
-    return run(Bench("bench.py", MEASUREMENTS, FAILURES), _build_parser().parse_args(argv))
+    return run(Bench("bench.py", MEASUREMENTS, FAILURES, on_request=ON_REQUEST), _build_parser().parse_args(argv))

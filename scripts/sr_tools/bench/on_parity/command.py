@@ -44,7 +44,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   streaming     large outputs, all of them read: GB/s next to plain GETs
   outage        Postgres goes away and comes back: nothing lost, seconds until it goes on
   one_shot      `scenario-runner run`: one request from the command line to its verdict
-  lookups       time and memory of every look-up command at a million runs
+  lookups       time and memory of every look-up command at a million runs; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -78,6 +78,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("known-rounds", 3, "rounds of known_world"),
         ("new-worlds-runs", 150, "engine runs of new_worlds"),
         ("lookups-runs", 1_000_000, "runs in the schema of lookups; at least 1000"),
+        ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("stream-rounds", 3, "times that the large run is read"),
         ("readers", max(cores(), 4), "readers of the references of streaming; SR hashes with as many"),
@@ -109,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with delayed(place.endpoint, options.delay_ms) as endpoint:
             options.place = replace(place, measured_endpoint=endpoint)
             conditions = {"s3_delay_ms": options.delay_ms}
-            bench = Bench("bench_parity.py", MEASUREMENTS, (*FAILURES, psycopg.Error, BaseError), conditions)
+            failures = (*FAILURES, psycopg.Error, BaseError)
+            bench = Bench("bench_parity.py", MEASUREMENTS, failures, conditions, on_request=("lookups",))
             return run(bench, options)
     except (UnsetError, DelayError) as error:
         print(f"bench_parity.py: {error}", file=sys.stderr)

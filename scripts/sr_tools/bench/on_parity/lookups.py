@@ -36,7 +36,7 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
         count, now_us = options.lookups_runs, time.time_ns() // 1000
         note(f"lookups: making {count} runs")
         apart(fill_postgres, schema.dsn, templates, count, now_us)
-        return ask_everything(world, templates, count, now_us, "PostgreSQL")
+        return ask_everything(world, templates, count, now_us, "PostgreSQL", options.lookups_calls)
     finally:
         schema.drop()
 

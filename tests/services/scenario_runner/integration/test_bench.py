@@ -130,3 +130,14 @@ def test_one_request_that_is_not_in_the_spool_is_found(tmp_path: Path) -> None:
     code, report, _ = bench(tmp_path / "worlds", "--only", "submit", "--command", losing)
     assert code == 1
     assert "30 requests submitted, files in the spool: 1 missing" in by_name(report)["submit"]["error"]
+
+
+def test_look_ups_are_measured_when_they_are_asked_for_on_a_database_of_copied_runs(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "lookups", "--lookups-runs", "1000", "--lookups-calls", "1")
+    assert code == 0, progress
+    results = by_name(report)
+    assert results["lookup_list_all"]["rows"] == 100
+    assert results["lookup_list_failed"]["rows"] == 30
+    assert results["lookup_list_missing_of_one"]["rows"] == results["lookup_list_key_of_one"]["rows"] == 1
+    assert results["lookup_dead_letters"]["rows"] == 10
+    assert {"lookup_status_by_prefix", "lookup_explain", "lookup_dead_letter", "lookup_quarantined"} < set(results)
