@@ -13,6 +13,10 @@ try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]
+try:
+    import resource
+except ImportError:
+    resource = None  # type: ignore[assignment]
 
 WINDOWS: Final = os.name == "nt"
 """True where paths have drive letters and backslashes."""
@@ -24,4 +28,14 @@ SIGKILL: Final[int] = getattr(signal, "SIGKILL", 9)
 AVAILABLE: Final = bool(getattr(fcntl, "flock", None) and O_DIRECTORY and O_NOFOLLOW)
 """True where files can be locked, made durable, and opened without following links."""
 
-__all__ = ["AVAILABLE", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "SIGKILL", "WINDOWS", "fcntl"]
+__all__ = [
+    "AVAILABLE",
+    "O_CLOEXEC",
+    "O_DIRECTORY",
+    "O_NOFOLLOW",
+    "O_NONBLOCK",
+    "SIGKILL",
+    "WINDOWS",
+    "fcntl",
+    "resource",
+]

@@ -127,6 +127,10 @@ class EcsInvoker(EngineInvoker):
     # --- launch and find
 
     @override
+    def require_room(self) -> None:
+        """Only ECS knows how much room it has, and says so in the answer to the launch."""
+
+    @override
     def launch(self, launch: Launch) -> Job:
         overrides = overrides_of(self._settings, launch)
         launched_us = self._now_us()

@@ -132,6 +132,13 @@ class EngineInvoker(Protocol):
         ending an engine of hours because a database was away for a minute would help nobody.
         """
 
+    def require_room(self) -> None:
+        """Make sure that this process can launch another engine now; asked before the attempt is counted.
+
+        Raises:
+            Unavailable: It cannot; later it may.
+        """
+
     def launch(self, launch: Launch) -> Job:
         """Launch an attempt, or return the job of the first call with this attempt id.
 

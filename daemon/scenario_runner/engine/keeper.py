@@ -128,7 +128,7 @@ class Keeper:
         spec: ``argv``, ``environment``, ``cwd`` (null for the attempt's folder), ``timeout_seconds``,
             ``grace_seconds`` between SIGTERM and SIGKILL, ``renew_seconds`` for which a renewal holds (null for ever),
             ``start_by`` on the monotonic clock, after which nothing is started any more (null for never),
-            ``head_bytes`` and ``tail_bytes`` of each stream to keep.
+            ``head_bytes`` and ``tail_bytes`` of each stream to keep, ``descriptors`` that the engine may have open.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -322,10 +322,14 @@ class Keeper:
 
 def _become(spec: dict[str, Any], keeper: int, stdout: int, stderr: int, failure: int) -> None:
     """In the child: become the engine, or write to ``failure`` why that was not possible."""
+    import resource  # noqa: PLC0415 - this file is imported where there is none
+
     try:
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores the last two, which a program inherits
         os.setsid()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spec["descriptors"], hard))
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(1)  # the keeper died before the call, so that no signal comes any more

@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in_short
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.engine import descriptors
 from scenario_runner.engine.attempt_folder import AttemptFolder, prepare_root
 from scenario_runner.engine.command import EngineCommand, environment_of, placeholder_values
 from scenario_runner.engine.invoker import EngineInvoker, Job, JobEnd, Launch, LaunchFailed
@@ -120,6 +121,7 @@ class SubprocessInvoker(EngineInvoker):
                 "engine_invoker 'subprocess'", "needs Linux 5.3 or newer", "run the daemon on Linux, or use 'ecs'"
             )
         prepare_root(settings.folder)
+        descriptors.use_hard_limit()
         self._settings, self._environment, self._now_us = settings, environment, now_us
         self._place = _place()
         self._lock = threading.Lock()
@@ -143,6 +145,10 @@ class SubprocessInvoker(EngineInvoker):
         return self._place
 
     # --- launch
+
+    @override
+    def require_room(self) -> None:
+        descriptors.require_room()
 
     @override
     def launch(self, launch: Launch) -> Job:
@@ -171,6 +177,7 @@ class SubprocessInvoker(EngineInvoker):
             "timeout_seconds": launch.timeout_seconds,
             "grace_seconds": settings.grace_seconds,
             "renew_seconds": settings.renew_seconds,
+            "descriptors": descriptors.INHERITED,
             "start_by": None if math.isinf(launch.start_by) else launch.start_by,
             "head_bytes": KEPT_BYTES,
             "tail_bytes": KEPT_BYTES,

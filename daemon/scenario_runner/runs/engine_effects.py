@@ -87,6 +87,7 @@ class EngineEffects:
         raise SequenceError(f"no performer for {type(effect)}")
 
     def _prepare(self, attempt: Attempt) -> Prepared:
+        self.invoker.require_room()
         self._require_allowed(attempt.engine_run_root)
         launch = launch_of(attempt, "", self._timeout_seconds)
         path = self._invocations.write(attempt.attempt_id, launch.invocation)

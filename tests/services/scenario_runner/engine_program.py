@@ -18,7 +18,7 @@ import time
 
 
 def main() -> int:
-    """The engine: ``FOLDER RUN_ID RUN_ROOT SEED ATTEMPT_NO``; the folder has ``behaviour.json`` and sealed runs."""
+    """The engine: ``FOLDER RUN_ID RUN_ROOT SEED ATTEMPT_NO``; the folder holds its behaviour and the sealed runs."""
     folder, run_id, root, seed, attempt_no = sys.argv[1:]
     attempt_id = os.environ["SR_ATTEMPT_ID"]
     lock = os.open(os.path.join(folder, f"lock-{run_id}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,8 @@
 """SIGKILL at every crash point, then start again: the same READY signals as if nothing had happened.
 
-Crash points that the embedded profile does not have (attempt row, engine spawned, engine ended, re-emit, a stream's
-checkpoint) are not here. ``SR_CRASH_SWEEP=full`` kills at every durable call of the sweep instead of every few.
+Those of an engine's attempt are in ``test_kill_anywhere_with_engines``. Crash points that the embedded profile does not
+have (re-emit, a stream's checkpoint) are not here. ``SR_CRASH_SWEEP=full`` kills at every durable call of the sweep
+instead of every few.
 """
 
 import json

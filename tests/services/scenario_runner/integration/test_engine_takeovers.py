@@ -15,8 +15,9 @@ from engine_support import SALT_VARIABLE, end_of, launch_of, processes_of, scrip
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.engine import keeper, subprocess_invoker
+from scenario_runner.engine import descriptors, keeper, subprocess_invoker
 from scenario_runner.engine.invoker import Job, LaunchFailed
+from scenario_runner.posix import resource
 from scenario_runner.procfs import state_and_start_time
 
 if TYPE_CHECKING:
@@ -118,6 +119,36 @@ def test_a_folder_of_attempts_that_was_removed_is_made_again(tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "a")
     assert end_of(invoker, invoker.launch(launch_of())).succeeded
     assert os.stat(tmp_path / "a").st_mode & 0o777 == 0o700
+
+
+def test_no_engine_is_launched_without_descriptors_to_follow_it_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon without any could not even answer its control bus; the run waits, and no attempt is counted."""
+    invoker = script_engine(tmp_path / "a", "")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard, "it has taken what it may have"
+    invoker.require_room()
+    used = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(descriptors, "_RESERVED", 32)
+    monkeypatch.setattr(descriptors, "_RESERVED_SHARE", 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 32 - 3, hard))
+        with pytest.raises(Unavailable, match="files are open"):
+            invoker.require_room()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 32 + 3, hard))
+        invoker.require_room()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_engine_may_have_as_many_files_open_as_its_daemon_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "INHERITED", 321)
+    program = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    invoker = script_engine(tmp_path / "a", program)
+    assert end_of(invoker, invoker.launch(launch_of())).stdout == b"321\n"
 
 
 def test_a_keeper_that_cannot_be_seen_holds_nobody_up(tmp_path: Path) -> None:
