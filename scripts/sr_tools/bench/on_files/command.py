@@ -10,6 +10,7 @@ from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.one_shot import one_shot
+from sr_tools.bench.on_files.reemit import reemit
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
@@ -20,6 +21,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "help": help_time,
     "one_shot": one_shot,
     "engines": engines,
+    "reemit": reemit,
 }
 
 
@@ -43,6 +45,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("engines", 200, "engines in flight"),
         ("engines-other-runs", 2000, "small runs beside them"),
+        ("reemit-runs", 10_000, "READYs that are published again"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     return parser
