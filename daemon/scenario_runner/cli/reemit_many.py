@@ -28,8 +28,8 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.reemit import Reemitter, open_reemitter, refusal_of
 
 _ACTION: Final = "reemit_many"
-#: Acts of one transaction, and signals that are published together: as many as the relay takes at once.
-_PAGE: Final = 128
+#: Acts of one transaction: two batches of the relay. A daemon beside it waits for the write lock no longer than 0.1 s.
+_PAGE: Final = 256
 _NOBODY: Final = "0" * 32
 """Stands for the run in the check of options that are equal for all runs."""
 

@@ -37,7 +37,7 @@ class Ledger:
         schemas: What documents must satisfy.
         cache_ttl_seconds: See :class:`~scenario_runner.ledger.write_once.WriteOnceObjects`.
         monotonic: Seconds, never going back.
-        pool: Threads that read objects; None to read in the calling thread.
+        pool: Threads that read and replace objects; None to do so in the calling thread.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class Ledger:
         return list(self._pool.map(function, items) if self._pool is not None else map(function, items))
 
     def _project_records(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
-        return project(self.store, [_record(item) for item in owed], record_step)
+        return project(self.store, [_record(item) for item in owed], record_step, self._map)
 
     def _project_statuses(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         documents: list[Projection] = []
@@ -223,7 +223,7 @@ class Ledger:
             document = status_document(run.run_id, run.state, run.reason_code, run.updated_us)
             self._schemas.check("run_status", document)
             documents.append((refs.status_ref(run.run_id), canonical_bytes(document), run.projected_seq > 0))
-        return project(self.store, documents, status_step)
+        return project(self.store, documents, status_step, self._map)
 
     def _write_finals(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
         finals: dict[int, WriteOnce] = {}

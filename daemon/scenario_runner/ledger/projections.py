@@ -1,6 +1,6 @@
 """Projections: the documents that follow the rows (run_record, run_status). They only move forward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from scenario_runner.contracts.canonical import parse_json, sha256_hex
@@ -21,26 +21,46 @@ Step = Callable[[bytes, bytes], bool]
 """Whether new bytes (second) are ahead of the stored ones (first); ValueError when they do not continue them."""
 
 
-def project(store: ObjectStore, items: Sequence[Projection], step: Step) -> list[Failure | None]:
+Map = Callable[[Callable[[Projection], "Failure | None"], Sequence[Projection]], Iterable["Failure | None"]]
+"""Applies a function to each item, in parallel or not."""
+
+
+def project(
+    store: ObjectStore, items: Sequence[Projection], step: Step, in_parallel: Map = map
+) -> list[Failure | None]:
     """Write projections: create those that are new, replace those that the new bytes are ahead of.
 
     A writer that is late finds a document that is ahead of its own, and leaves it.
 
+    Args:
+        store: Where.
+        items: Documents with different keys.
+        step: Whether new bytes are ahead of stored ones.
+        in_parallel: Replaces documents: each waits for a read and for two fsyncs or requests.
+
     Returns:
         One result each: None, or why it failed.
     """
-    results: list[Failure | None] = []
-    creations = iter(store.create_many([(key, data) for key, data, earlier in items if not earlier]))
-    for key, data, earlier in items:
-        made = False if earlier else next(creations)
+    results: list[Failure | None] = [None] * len(items)
+    new = [number for number, (_, _, earlier) in enumerate(items) if not earlier]
+    made = dict(zip(new, store.create_many([items[number][:2] for number in new]), strict=True))
+    older = []
+    for number in range(len(items)):
+        result = made.get(number, False)
+        if isinstance(result, Unavailable):
+            results[number] = result
+        elif not result:
+            older.append(number)
+
+    def replace(item: Projection) -> Failure | None:
         try:
-            if isinstance(made, Unavailable):
-                raise made
-            if not made:
-                replace_older(store, key, data, step)
-            results.append(None)
+            replace_older(store, item[0], item[1], step)
         except (LedgerDrift, Unavailable) as failure:
-            results.append(failure)
+            return failure
+        return None
+
+    for number, failure in zip(older, in_parallel(replace, [items[number] for number in older]), strict=True):
+        results[number] = failure
     return results
 
 

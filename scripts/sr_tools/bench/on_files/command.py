@@ -11,6 +11,7 @@ from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
+from sr_tools.bench.on_files.reemit import reemit
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
 from sr_tools.bench.on_files.submit import submit
 
@@ -24,6 +25,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "one_shot": one_shot,
     "engines": engines,
     "lookups": lookups,
+    "reemit": reemit,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
 ON_REQUEST: Final = ("one_shot", "engines", "lookups")
@@ -53,6 +55,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("lookups-runs", 1_000_000, "runs in the database of `lookups`; at least 1000"),
         ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("engines-other-runs", 2000, "small runs beside them"),
+        ("reemit-runs", 10_000, "READYs that are published again"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     return parser

@@ -399,11 +399,41 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
     "envelope of a kind that is a list": (enveloped(attributes={"kind": ["READY"]}), KIND, "kind"),
     "envelope with attributes as text": (enveloped(attributes="RUN_REQUEST"), KIND, "kind"),
     "envelope key in a bare request": (changed(topic=TOPIC), KIND, "kind"),
-    "re-emit request": (
+    "re-emit of a run that nobody knows": (
         enveloped(attributes={"kind": "REEMIT_REQUEST"}, payload={"run_id": "0" * 32, "reemit_kind": "READY_ONLY"}),
-        "KIND_NOT_SERVED",
-        "REEMIT_REQUEST",
+        "RUN_NOT_FOUND",
+        "0" * 32,
     ),
+    "re-emit without a run": (
+        enveloped(attributes={"kind": "REEMIT_REQUEST"}, payload={"reemit_kind": "READY_ONLY"}),
+        SCHEMA,
+        "run_id",
+    ),
+    "re-emit of a run id that leads elsewhere": (
+        enveloped(attributes={"kind": "REEMIT_REQUEST"}, payload={"run_id": "../" * 10 + "xx", "reemit_kind": "BOTH"}),
+        SCHEMA,
+        "run_id",
+    ),
+    "re-emit of an unknown kind": (
+        enveloped(attributes={"kind": "REEMIT_REQUEST"}, payload={"run_id": "0" * 32, "reemit_kind": "ALL"}),
+        SCHEMA,
+        "reemit_kind",
+    ),
+    "re-emit with one more field": (
+        enveloped(
+            attributes={"kind": "REEMIT_REQUEST"}, payload={"run_id": "0" * 32, "reemit_kind": "BOTH", "force": True}
+        ),
+        SCHEMA,
+        "force",
+    ),
+    "re-emit that is dry as a text": (
+        enveloped(
+            attributes={"kind": "REEMIT_REQUEST"}, payload={"run_id": "0" * 32, "reemit_kind": "BOTH", "dry_run": "no"}
+        ),
+        SCHEMA,
+        "dry_run",
+    ),
+    "re-emit with the payload of a run request": (enveloped(attributes={"kind": "REEMIT_REQUEST"}), SCHEMA, "run_id"),
 }
 
 IGNORED: dict[str, Make] = {

@@ -40,7 +40,6 @@ REFUSED = {
     ("DENY", "AUTO", False): COMMAND,
     ("DENY", "FORCE_INVOKE", True): COMMAND,
 }
-NOT_SERVED = ("reemit_allowlist", "reemit_rate_limit_max", "reemit_rate_limit_window_seconds")
 BY_POLICY = {key for key in REFUSED if key[0] == "DENY" and key[2] and key[1] != "FORCE_INVOKE"}
 
 
@@ -125,18 +124,3 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     code, status = world.query("status", made["run_id"])
     assert (code, status["state"], status["reason_code"]) == (1, "FAILED", COMMAND)
     assert world.signals("READY") == []
-
-
-@pytest.mark.parametrize("key", NOT_SERVED)
-@pytest.mark.parametrize("command", ["serve", "doctor"])
-def test_a_wiring_key_that_nothing_reads_is_refused(tmp_path: Path, key: str, command: str) -> None:
-    value = {"reemit_allowlist": ["ops"]}.get(key, 5)
-    world = ForkedWorld(tmp_path / "w", {key: value})
-    before = set(world.root.rglob("*"))
-    done = world.command(command, "--wiring", str(world.wiring), "--policy", str(world.policy))
-    said = (done.stdout + done.stderr).decode()
-    assert done.returncode == 2
-    assert key in said
-    assert "not served by this release" in said
-    assert "remove" in said
-    assert set(world.root.rglob("*")) == before

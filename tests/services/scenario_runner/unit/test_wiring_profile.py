@@ -280,3 +280,33 @@ def test_every_key_of_a_profile_is_read_by_something(key: str) -> None:
     package = Path(scenario_runner.__file__).parent
     sources = [path.read_text("utf-8") for path in package.rglob("*.py")]
     assert any(re.search(rf"\b(self|wiring|_wiring|policy)\.{key}\b", source) for source in sources)
+
+
+# --- re-emits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "callers"),
+    [
+        ({}, None),
+        ({"auth_allowlist": ["a"]}, None),
+        ({"auth_mode": "allowlist", "auth_allowlist": ["a"]}, {"a"}),
+        ({"auth_mode": "allowlist", "auth_allowlist": ["a"], "reemit_allowlist": ["b"]}, {"b"}),
+        ({"reemit_allowlist": ["b"]}, {"b"}),
+        ({"reemit_allowlist": "b, c"}, {"b", "c"}),
+    ],
+)
+def test_who_may_publish_again_is_the_list_of_reemits_or_else_the_general_one(
+    changes: dict[str, Any], callers: set[str] | None
+) -> None:
+    assert wiring(**changes).reemit_callers == callers
+
+
+@pytest.mark.parametrize("key", ["reemit_rate_limit_max", "reemit_rate_limit_window_seconds"])
+@pytest.mark.parametrize("value", [0, -1, "5", 1.5, True, 10**9])
+def test_a_rate_limit_is_a_number_within_its_bounds(key: str, value: object) -> None:
+    assert key in refusal(VALID | {key: value}).problem
+
+
+def test_a_rate_limit_holds_without_being_set() -> None:
+    assert (wiring().reemit_rate_limit_max, wiring().reemit_rate_limit_window_seconds) == (10, 3600)
