@@ -191,6 +191,8 @@ class Relay:
             The rows whose facts view is missing or another one, and those for which the store did not say.
         """
         ready = [row for row in rows if row.kind is SignalKind.READY_REEMIT]
+        if not ready:
+            return [], []
         refused: list[tuple[OutboxRow, LedgerDrift]] = []
         unread: list[tuple[OutboxRow, PublishResult]] = []
         expected = [(row.run_id, row.attributes["facts_view_digest"]) for row in ready]

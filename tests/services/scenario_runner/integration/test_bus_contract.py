@@ -129,7 +129,22 @@ def row(number: int, payload: Any = None, **changes: Any) -> OutboxRow:
 
 
 def publish(publisher: SignalPublisher, *rows: OutboxRow) -> None:
-    assert publisher.publish(rows) == [PublishResult(item.outbox_id, "") for item in rows]
+    results = [replace(result, receipt="") for result in publisher.publish(rows)]
+    assert results == [PublishResult(item.outbox_id, "") for item in rows]
+
+
+def test_what_repeats_a_message_is_published_beside_it(publisher: SignalPublisher, backend: Backend) -> None:
+    first = row(1)
+    again = row(1, outbox_id=2, emission=1, kind=SignalKind.READY_REEMIT, created_us=CREATED + 9)
+    other = row(1, outbox_id=3, emission=2, kind=SignalKind.READY_REEMIT, created_us=CREATED + 10)
+    publish(publisher, first)
+    publish(publisher, again)
+    publish(publisher, again, other)
+    found = [json.loads(data) for records in backend.records().values() for data in records]
+    kinds = [item["attributes"]["kind"] for item in found if item["message_id"] == first.message_id]
+    assert sorted(set(kinds)) == ["READY", "READY_REEMIT"]
+    assert kinds.count("READY_REEMIT") == (2 if backend.write_once else 3)
+    assert {canonical_bytes(item["payload"]) for item in found} == {first.payload}
 
 
 def on_the_bus(backend: Backend, item: OutboxRow) -> bytes:

@@ -8,11 +8,12 @@ import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, commit, hex32, ready
 
 from scenario_runner.audit.explain import status_of
-from scenario_runner.authority.base import UNTIL_RESTART
+from scenario_runner.authority.base import UNTIL_RESTART, ReemitAct, ReemitLimit
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.bus.base import PublishResult
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.counters import counted
 from scenario_runner.relay import relay as relay_module
@@ -31,15 +32,15 @@ class Flaky:
         call = getattr(self._inner, name)
         failing, how = self.fault
 
-        def guarded(*arguments: Any) -> Any:
+        def guarded(*arguments: Any, **named: Any) -> Any:
             if name != failing:
-                return call(*arguments)
+                return call(*arguments, **named)
             self.fault = ("", "")
             if how == "unheard":
-                call(*arguments)
-                return call(*arguments)  # as a retry after a lost answer
+                call(*arguments, **named)
+                return call(*arguments, **named)  # as a retry after a lost answer
             if how == "after":
-                call(*arguments)
+                call(*arguments, **named)
             raise Unavailable("the connection is gone")
 
         return guarded
@@ -53,10 +54,14 @@ class Sink:
         self.sent: list[str] = []
         self.failures: dict[str, LedgerDrift | Unavailable] = {}
         self.taken: set[str] = set()
+        self.views: dict[str, LedgerDrift | Unavailable] = {}
 
     def project_many(self, owed: Any) -> list[LedgerDrift | Unavailable | None]:
         self.projected += [item.run.run_id for item in owed]
         return [self.failures.get(item.run.run_id) for item in owed]
+
+    def compare_facts_views(self, expected: Any) -> list[LedgerDrift | Unavailable | None]:
+        return [self.views.get(run_id) for run_id, _ in expected]
 
     def publish(self, rows: Any) -> list[PublishResult]:
         self.sent += [row.message_id for row in rows]
@@ -268,3 +273,79 @@ def test_a_signal_whose_place_is_taken_is_put_off_by_itself_and_in_the_end_until
     assert timed.resume_deliveries() == 1
     sink.taken.clear()
     assert relay.step() == 1
+
+
+# --- signals that are published again ---------------------------------------------------------------------------------
+
+
+def again(authority: SqliteAuthority, *runs: str) -> None:
+    """Ask for the signals of runs once more."""
+    limit = ReemitLimit(9, SECOND)
+    authority.reemit([
+        ReemitAct(key=f"again {run}", run_id=hex32(run), kind=ReemitKind.BOTH, actor="ops", via="cli", reason="why",
+                  limit=limit)
+        for run in runs
+    ])  # fmt: skip
+
+
+def outcomes(authority: SqliteAuthority) -> dict[str, str]:
+    return {key: act.outcome for key, act in authority.acts(["again a", "again b"]).items()}
+
+
+def test_of_a_batch_only_what_has_its_facts_view_is_published_again(authority: SqliteAuthority) -> None:
+    sink = Sink()
+    relay = relay_of(authority, sink)
+    while relay.step():
+        pass
+    sink.sent.clear()
+    again(authority, "a", "b")
+    sink.views[hex32("a")] = LedgerDrift("another one is there", Reason.FACTS_VIEW_DRIFT)
+    assert relay.publish() == 2
+    assert len(sink.sent) == 1
+    assert outcomes(authority) == {"again a": "FACTS_VIEW_DRIFT", "again b": "PUBLISHED"}
+    assert not authority.pending().signals
+
+
+def test_a_store_that_does_not_answer_postpones_what_is_published_again_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    authority = SqliteAuthority(str(tmp_path / "authority.db"), clock=clock)
+    for key in ("a", "b"):
+        authority.admit([asking(key)])
+        commit(authority, ready(claim_one(authority), f"ready {key}"))
+    sink = Sink()
+    relay = relay_of(authority, sink)
+    while relay.step():
+        pass
+    sink.sent.clear()
+    again(authority, "a", "b")
+    sink.views[hex32("a")] = Unavailable("the store is away")
+    relay.publish()
+    assert outcomes(authority) == {"again a": "ACCEPTED", "again b": "PUBLISHED"}
+    assert relay.publish() == 0
+    sink.views.clear()
+    clock.pass_seconds(60)
+    assert relay.publish() == 1
+    assert outcomes(authority) == {"again a": "PUBLISHED", "again b": "PUBLISHED"}
+    assert len(sink.sent) == 2
+    authority.close()
+
+
+@pytest.mark.parametrize("how", ["before", "after", "unheard"])
+def test_a_mark_that_fails_publishes_the_same_once_more_and_is_made_once(authority: SqliteAuthority, how: str) -> None:
+    flaky, sink = Flaky(authority), Sink()
+    relay = relay_of(flaky, sink)
+    while relay.step():
+        pass
+    again(authority, "a")
+    flaky.fault = ("end_reemits", how)
+    for _ in range(4):
+        try:
+            relay.step()
+        except Unavailable:
+            continue
+    assert outcomes(authority) == {"again a": "PUBLISHED"}
+    kinds = [event.kind for event in authority.events(hex32("a"))]
+    assert kinds[-2:] == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
+    assert not authority.pending().undelivered
