@@ -104,8 +104,11 @@ def test_plan_says_the_same_as_intake_and_submit_what_it_can_know(
     assert not list(world.bus.rglob("*.json"))
 
 
-def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a_look(tmp_path: Path) -> None:
-    """Sealed evidence lies there: it must not make a run READY whose policy does not allow reuse."""
+def test_a_run_that_needs_an_engine_waits_for_a_daemon_that_has_one(tmp_path: Path) -> None:
+    """As an earlier release admitted it, or a profile that had an engine then.
+
+    Sealed evidence lies there: it must not make a run READY whose policy allows no reuse. And a profile ends no run.
+    """
     world = ForkedWorld(tmp_path / "w")
     made = world.make_run(**SMALL)
     wiring, policy = load_wiring(str(world.wiring)), load_policy(str(world.policy))
@@ -120,7 +123,10 @@ def test_a_run_that_an_earlier_release_admitted_without_an_engine_ends_without_a
     authority = SqliteAuthority(str(world.database))
     authority.admit([replace(admission, run=older)])
     authority.close()
-    assert world.serve().returncode == 0
+    done = world.serve()
+    assert done.returncode == 5
+    assert b"runs could not be driven to an end" in done.stderr
     code, status = world.query("status", made["run_id"])
-    assert (code, status["state"], status["reason_code"]) == (1, "FAILED", COMMAND)
-    assert world.signals("READY") == []
+    assert (code, status["state"]) == (3, "PLANNED")
+    assert "configures no engine" in status["last_infrastructure_error"]
+    assert world.signals() == []
