@@ -325,8 +325,10 @@ def _become(spec: dict[str, Any], keeper: int, stdout: int, stderr: int, failure
     import resource  # noqa: PLC0415 - this file is imported where there is none
 
     try:
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores the last two, which a program inherits
+        # The keeper handles some; Python ignores some, and nohup too, which a program would inherit.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            with suppress(OSError):  # two of them belong to the C library
+                signal.signal(number, signal.SIG_DFL)
         os.setsid()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (spec["descriptors"], hard))

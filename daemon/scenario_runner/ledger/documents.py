@@ -55,8 +55,8 @@ def terminal_signal(run_id: str, state: RunState, reason_code: str, at_us: int) 
 
 
 def ending(events: tuple[StoredEvent, ...]) -> StoredEvent:
-    """The event that ended a run; events of re-emits may follow it."""
-    return next(event for event in reversed(events) if event.kind in ENDINGS)
+    """The event that ended a run; events of re-emits may follow it. The last one where none did."""
+    return next((event for event in reversed(events) if event.kind in ENDINGS), events[-1])
 
 
 def quarantine_document(run: RunRow, events: tuple[StoredEvent, ...]) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from scenario_runner import posix
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# nohup and a shell's `&` leave SIGINT ignored, which every command under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,7 +28,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "reemit": reemit,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
-ON_REQUEST: Final = ("one_shot", "engines", "lookups")
+ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit")
 
 
 def _build_parser() -> argparse.ArgumentParser:

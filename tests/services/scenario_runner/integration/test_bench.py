@@ -14,7 +14,7 @@ from support import REPO
 pytestmark = pytest.mark.integration
 
 SIZES = ["--one-world-runs", "12", "--own-worlds-runs", "4", "--drain-runs", "20",
-         "--submit-requests", "30",
+         "--submit-requests", "30", "--reemit-runs", "20", "--one-shot-calls", "2",
          "--large-part-mb", "2", "--large-rounds", "1", "--large-warm", "1"]  # fmt: skip
 
 
@@ -65,6 +65,14 @@ def test_numbers_stand_beside_references_of_the_same_process_run(tmp_path: Path)
     assert results["one_world"]["reference"]["files"] >= 12 * 6
     assert results["own_worlds"]["durable_files_per_run"] > results["one_world"]["durable_files_per_run"]
     assert results["large_cold"]["bytes"] > 9 * 2_000_000
+
+
+def test_repeated_signals_and_one_shot_runs_are_measured_when_they_are_asked_for(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "reemit", "--only", "one_shot")
+    assert code == 0, progress
+    results = by_name(report)
+    assert set(results) == {"reemit", "reemit_with_records", "one_shot"}
+    assert len(results["one_shot"]["seconds_each"]) == 2
 
 
 def test_only_takes_the_named_measurements_and_leaves_nothing_behind(tmp_path: Path) -> None:

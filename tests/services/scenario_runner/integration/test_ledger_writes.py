@@ -250,11 +250,17 @@ def test_documents_that_were_removed_are_written_again(store: Watched, schemas: 
     assert parse_json((store.folder / refs.status_ref(RUN)).read_bytes())["state"] == "VERIFYING"
 
 
+class Nearly:
+    """A state that is none."""
+
+    value = "NEARLY"
+
+
 @pytest.mark.parametrize(
     ("name", "write", "written"),
     [
         ("run_plan", lambda ledger: ledger.write_plans([{"run_id": RUN}]), set()),
-        ("run_status", lambda ledger: ledger.project_many([owed(SimpleNamespace(value="NEARLY"))]), {"run_record"}),
+        ("run_status", lambda ledger: ledger.project_many([owed(Nearly())]), {"run_record"}),
         (
             "quarantine_record",
             lambda ledger: ledger.project_many([owed(RunState.QUARANTINED, report="no object")]),
