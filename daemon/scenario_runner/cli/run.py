@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import signal
-from types import FrameType
 from typing import Final
 
 import typer
@@ -12,8 +10,9 @@ from scenario_runner import posix
 from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.base import Admitted
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
-from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_fields, print_json
+from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_fields, print_json
 from scenario_runner.cli.request_file import read_bytes
+from scenario_runner.cli.stopping import stop_on_signals
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused, ScenarioRunnerError, Unavailable, needs_posix
 from scenario_runner.contracts.reasons import SENTENCES, Reason
@@ -29,6 +28,11 @@ from scenario_runner.service.telemetry import end_process, set_up_logging
 
 #: Stands for the run of a request that names none: no run has this id.
 _NO_RUN: Final = "-"
+_CORRECT_IT: Final = "correct the request and run it again; no run was created"
+_JUDGED_BEFORE: Final = (
+    "these very bytes were judged before and keep that answer, whatever the profile says today; to have the request "
+    "judged again, give it another request_id or notes"
+)
 _FIELDS: Final = ("run_id", "state", "reason_code", "detail", "disposition", "next_action")
 
 
@@ -94,21 +98,13 @@ def _refused(admitted: Admitted) -> Json:
         "reason_code": code,
         "sentence": SENTENCES[Reason(code)] if code in set(Reason) else "",
         "detail": admitted.detail,
-        "next_action": "correct the request and run it again; no run was created",
+        "next_action": _JUDGED_BEFORE if admitted.repeated else _CORRECT_IT,
     }
 
 
 def _drive(daemon: Daemon, admitted: Admitted, timeout: float | None) -> tuple[Json, Exit]:
     supervisor = Supervisor(daemon, Role.ALL, only=admitted.run_id)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if daemon.stopping.is_set():
-            end_process(128 + signal.SIGTERM)
-        daemon.stopping.set()
-        print_err("stopping: what is in progress will finish; signal again to stop at once")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stop_on_signals(daemon, supervisor)
     supervisor.run(timeout)
     status = status_of(daemon.authority, admitted.run_id)
     if status is None:

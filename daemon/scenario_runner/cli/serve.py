@@ -1,17 +1,14 @@
 """``serve``: compose the daemon, answer signals, run the loops of a role."""
 
 import os
-import signal
 import sys
-import threading
-import time
-from types import FrameType
 from typing import Final
 
 import structlog
 
 from scenario_runner import posix
-from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err
+from scenario_runner.cli.console import Exit, exit_on_error
+from scenario_runner.cli.stopping import stop_on_signals
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, UsageError, needs_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
@@ -28,8 +25,6 @@ _SWITCH_INTERVAL_SECONDS: Final = 0.001
 Most threads of the daemon wait for a disk, a database or a network and then need the interpreter for microseconds; with
 the default of 5 ms each such wait is lengthened by what a busy thread keeps.
 """
-_LAST_RESORT_SECONDS: Final = 30.0
-"""How long after ``shutdown_seconds`` the process ends whatever still hangs: an orderly stop takes less."""
 _log = structlog.get_logger("service")
 
 
@@ -70,21 +65,11 @@ def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
         _log.warning("killed processes of this host cannot be recognised; their leases run out by themselves",
                      lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
-    threading.Thread(target=_end_stuck_process, args=(daemon, supervisor), name="last-resort", daemon=True).start()
-    _stop_on_signals(daemon)
+    stop_on_signals(daemon, supervisor)
     became_idle = supervisor.run()
     if became_idle:
         _require_nothing_postponed(daemon, role)
     daemon.authority.close()
-
-
-def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
-    """End the process when a stop takes too long: the next start gives up the leases of threads that hang."""
-    daemon.stopping.wait()
-    time.sleep(daemon.wiring.shutdown_seconds + _LAST_RESORT_SECONDS)
-    threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
-    _log.critical("the stop takes too long; the process ends without the threads that hang", threads=threads)
-    end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)
 
 
 def _require_nothing_postponed(daemon: Daemon, role: Role) -> None:
@@ -98,19 +83,3 @@ def _require_nothing_postponed(daemon: Daemon, role: Role) -> None:
         raise Unavailable("documents or signals are still owed and could not be delivered; see the log, then run again")
     if role in (Role.ALL, Role.RUNNER) and pending.postponed:
         raise Unavailable("runs could not be driven to an end and are put off; see the log, then run again")
-
-
-def _stop_on_signals(daemon: Daemon) -> None:
-    """Drain on the first SIGTERM or SIGINT, end the process on the second."""
-    draining = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if draining.is_set():
-            print_err("second signal: stopping at once; the next start gives up the leases")
-            end_process(128 + signal.SIGTERM)
-        draining.set()
-        daemon.stopping.set()
-        print_err("stopping: what is in progress will finish; signal again to stop at once")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)

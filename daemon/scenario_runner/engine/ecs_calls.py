@@ -82,6 +82,17 @@ class EcsCalls:
         self._client, self._cluster, self._container = client, cluster, container
         self._retry, self._wait = retry, wait
 
+    @property
+    def region(self) -> str:
+        """The region of the cluster."""
+        return str(self._client.meta.region_name)
+
+    def may_know(self, arn: str) -> bool:
+        """Whether a task is one of this cluster; ARNs of the older format do not name their cluster."""
+        _, _, _, region, _, resource = arn.split(":", 5)
+        _, *cluster, _ = resource.split("/")
+        return region == self.region and cluster in ([], [self._cluster.rpartition("/")[2]])
+
     def run_task(self, request: Mapping[str, Any], may_start: Callable[[], bool] = lambda: True) -> str:
         """Run a task; returns its ARN.
 

@@ -122,7 +122,7 @@ class EcsInvoker(EngineInvoker):
     @property
     @override
     def place(self) -> str:
-        return f"ecs|{self._settings.cluster}"
+        return f"ecs|{self._settings.cluster}|{self._calls.region}"
 
     # --- launch and find
 
@@ -150,7 +150,8 @@ class EcsInvoker(EngineInvoker):
 
     @override
     def find(self, job: Job, unrenewed_seconds: float = 0.0) -> Job | None:
-        if job.handle.startswith("arn:"):
+        # Of a task of another cluster this one would say that it does not know it, as of one that ended long ago.
+        if job.handle.startswith("arn:") and self._calls.may_know(job.handle):
             return job
         if job.handle != self.place:
             raise Unavailable(f"attempt {job.attempt_id} was launched at {job.handle!r}, and this is {self.place!r}")

@@ -191,9 +191,14 @@ class FindJob:
     """Find out what became of an attempt that may have been launched; ask until that is known.
 
     Answer: the job, running or ended; None when nothing of the attempt runs or will run.
+
+    Attributes:
+        job: The attempt as its row holds it.
+        invoker: Name of the backend that launched it. No other one can say that nothing of it runs.
     """
 
     job: Job
+    invoker: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from scenario_runner.contracts.errors import (
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.engine.attempt import Attempt, launch_of
 from scenario_runner.engine.invocations import Invocations
-from scenario_runner.engine.invoker import EngineInvoker
+from scenario_runner.engine.invoker import EngineInvoker, Job
 from scenario_runner.engine.run_receipt import RUN_RECEIPT
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.effects import (
@@ -75,7 +75,7 @@ class EngineEffects:
             self._leases.check(claim)  # the row is committed, and an engine is for its lease only
             return self.invoker.launch(replace(effect.launch, start_by=self._leases.valid_until(claim)))
         if isinstance(effect, FindJob):
-            return self.invoker.find(effect.job, seconds_since_claim)
+            return self._find(effect, seconds_since_claim)
         if isinstance(effect, ReadRunReceipt):
             return self._read_receipt(effect.engine_run_root, lambda: self._leases.check(claim))
         if isinstance(effect, WriteAttemptLogs):
@@ -85,6 +85,15 @@ class EngineEffects:
                 attempt.intent.run_id, attempt.attempt_no, end.stdout, end.stderr
             )  # fmt: skip
         raise SequenceError(f"no performer for {type(effect)}")
+
+    def _find(self, effect: FindJob, seconds_since_claim: float) -> Job | None:
+        if effect.invoker != self.invoker.name:
+            job, ours = effect.job, self.invoker.name
+            raise Unavailable(
+                f"attempt {job.attempt_id} was launched by {effect.invoker!r} ({job.handle}) and may run, and this "
+                f"profile's engine is {ours!r}; let a daemon with the former profile follow it"
+            )
+        return self.invoker.find(effect.job, seconds_since_claim)
 
     def _prepare(self, attempt: Attempt) -> Prepared:
         self.invoker.require_room()

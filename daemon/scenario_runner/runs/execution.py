@@ -116,7 +116,8 @@ def _launch(
 def _find(progress: Progress) -> Generator[Effect, Any, Job | None]:
     """Find the job of the open attempt, which may have been launched by another process."""
     row = progress.claim.attempts[-1]
-    job: Job | None = yield FindJob(Job(row.attempt_id, row.handle, row.launched_us, row.timeout_us / MICROS))
+    known = Job(row.attempt_id, row.handle, row.launched_us, row.timeout_us / MICROS)
+    job: Job | None = yield FindJob(known, row.invoker)
     if job is not None:
         yield from _record_job(progress, job)
     return job

@@ -169,9 +169,9 @@ SqliteAuthority.claim = step
 """
 _HANG = """
 import pathlib, time
-import scenario_runner.cli.serve as serve
+import scenario_runner.cli.stopping as stopping
 from scenario_runner.runs.leases import Leases
-serve._LAST_RESORT_SECONDS = 1.0
+stopping._LAST_RESORT_SECONDS = 1.0
 def claim(self, size):
     pathlib.Path({folder!r}, "hangs").touch()
     while True:

@@ -215,6 +215,25 @@ def test_a_task_that_may_not_be_listed_yet_is_not_nothing(bench: Bench) -> None:
     assert bench.invoker.find(replace(row, attempt_id="e" * 32, launched_us=0)) is None
 
 
+@pytest.mark.parametrize(
+    "arn", ["arn:aws:ecs:eu-west-1:123456789012:task/other/1", "arn:aws:ecs:us-east-1:123456789012:task/c/1"],
+    ids=["another cluster", "another region"],
+)  # fmt: skip
+def test_a_task_of_another_cluster_is_not_one_that_ended_long_ago(bench: Bench, arn: str) -> None:
+    """The profile was changed while it runs: to call it lost would launch a second engine beside it."""
+    with pytest.raises(Unavailable, match="was launched at"):
+        bench.invoker.find(replace(bench.row(), handle=arn, launched_us=0))
+    with pytest.raises(Unavailable, match="was launched at"):
+        bench.invoker.find(replace(bench.row(), handle="ecs|c|us-east-1", launched_us=0))
+
+
+def test_a_task_is_known_whatever_form_the_name_of_its_cluster_has(bench: Bench) -> None:
+    calls = EcsCalls(bench.fake.client(), "arn:aws:ecs:eu-west-1:123456789012:cluster/c", "engine")
+    assert calls.may_know("arn:aws:ecs:eu-west-1:123456789012:task/c/1")
+    assert calls.may_know("arn:aws:ecs:eu-west-1:123456789012:task/1"), "the older format names no cluster"
+    assert not calls.may_know("arn:aws:ecs:eu-west-1:123456789012:task/d/1")
+
+
 def test_a_listing_that_fails_is_not_nothing(bench: Bench) -> None:
     bench.fake.fail("ListTasks", *[BROKEN] * 3)
     with pytest.raises(Unavailable):

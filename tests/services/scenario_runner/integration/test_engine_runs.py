@@ -140,7 +140,19 @@ def test_a_request_that_is_refused_makes_no_run(world: World) -> None:
     engine(world, SAMPLE)
     code, status = run_one(world, request(world) | {"seed": "7"})
     assert (code, status["state"], status["reason_code"]) == (1, "REJECTED", "REQUEST_SCHEMA_INVALID")
+    assert "correct the request" in status["next_action"]
     assert launches(world) == []
+
+
+def test_bytes_that_were_refused_keep_that_answer_and_are_said_to(world: World) -> None:
+    made = world.make_run("denied")["request"] | {"invoker": "me"}
+    world.write_profiles(auth_mode="allowlist", auth_allowlist=["somebody"])
+    assert run_one(world, made)[1]["reason_code"] == "AUTH_DENIED"
+    world.write_profiles()
+    code, status = run_one(world, made)
+    assert (code, status["reason_code"]) == (1, "AUTH_DENIED")
+    assert "give it another request_id" in status["next_action"]
+    assert run_one(world, made | {"request_id": "again"})[0] == 0
 
 
 def test_a_run_without_evidence_is_left_when_the_time_is_over_and_goes_on_later(world: World) -> None:

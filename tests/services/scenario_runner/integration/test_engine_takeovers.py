@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_support import SALT_VARIABLE, end_of, launch_of, processes_of, script_engine, until
@@ -19,6 +19,8 @@ from scenario_runner.engine import descriptors, keeper, subprocess_invoker
 from scenario_runner.engine.invoker import Job, LaunchFailed
 from scenario_runner.posix import resource
 from scenario_runner.procfs import state_and_start_time
+from scenario_runner.runs.effects import FindJob
+from scenario_runner.runs.engine_effects import EngineEffects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +166,15 @@ def test_a_keeper_that_cannot_be_seen_holds_nobody_up(tmp_path: Path) -> None:
     assert time.monotonic() - began < subprocess_invoker._START_SECONDS / 2
     os.close(lock)
     assert invoker.find(row_of(invoker)) is not None
+
+
+def test_a_backend_says_nothing_of_an_attempt_of_another_one(tmp_path: Path) -> None:
+    """The profile was changed while the engine runs: to call it lost would launch a second engine beside it."""
+    nothing: Any = None
+    invoker = script_engine(tmp_path / "a", "", renew_seconds=1.0)
+    effects = EngineEffects(invoker, nothing, nothing, nothing, nothing, 60.0)
+    task = Job(launch_of().attempt_id, "arn:aws:ecs:eu-west-1:123456789012:task/c/1", 0, 60.0)
+    claim: Any = None
+    assert effects.perform(FindJob(task, "subprocess"), claim, 1e9) is None, "what the check is there for"
+    with pytest.raises(Unavailable, match=r"'ecs'.*may run"):
+        effects.perform(FindJob(task, "ecs"), claim, 1e9)

@@ -138,7 +138,7 @@ def job_of(claim: Claim) -> Job:
 
 def begun(claim: Claim, end: Callable[[Claim], Transition]) -> Member:
     def steps() -> Generator[Effect, Any, Transition]:
-        job = yield FindJob(job_of(claim))
+        job = yield FindJob(job_of(claim), "fake")
         yield AwaitEnd(job)
         return end(claim)
 

@@ -1,0 +1,49 @@
+"""How a process that drives runs stops: in order at the first signal, at once at the second, by force if it hangs."""
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from scenario_runner.cli.console import Exit, exit_for_error, print_err
+from scenario_runner.service.compose import Daemon
+from scenario_runner.service.loops import Supervisor
+from scenario_runner.service.telemetry import end_process
+
+_LAST_RESORT_SECONDS: Final = 30.0
+"""How long after ``shutdown_seconds`` the process ends whatever still hangs: an orderly stop takes less."""
+_log = structlog.get_logger("service")
+
+
+def stop_on_signals(daemon: Daemon, supervisor: Supervisor) -> None:
+    """Drain on the first SIGTERM or SIGINT; end the process on the second, or when the stop takes too long.
+
+    Args:
+        daemon: What is stopped.
+        supervisor: Runs its loops.
+    """
+    threading.Thread(target=_end_stuck_process, args=(daemon, supervisor), name="last-resort", daemon=True).start()
+    draining = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if draining.is_set():
+            print_err("second signal: stopping at once; the next start gives up the leases")
+            end_process(128 + signal.SIGTERM)
+        draining.set()
+        daemon.stopping.set()
+        print_err("stopping: what is in progress will finish; signal again to stop at once")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
+    """End the process when a stop takes too long: the next start gives up the leases of threads that hang."""
+    daemon.stopping.wait()
+    time.sleep(daemon.wiring.shutdown_seconds + _LAST_RESORT_SECONDS)
+    threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
+    _log.critical("the stop takes too long; the process ends without the threads that hang", threads=threads)
+    end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)
