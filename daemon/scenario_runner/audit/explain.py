@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from scenario_runner.authority.base import (
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.base import RunReader
+from scenario_runner.authority.values import (
     UNTIL_RESTART,
-    ActionRow,
     AttemptRow,
     RecordRow,
-    RunReader,
     RunRow,
     SignalRow,
     Signals,

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from scenario_runner.audit.documents import PublishedDocuments, PublishedView
 from scenario_runner.audit.findings import Findings
-from scenario_runner.authority.base import RunRow
+from scenario_runner.authority.values import RunRow
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused

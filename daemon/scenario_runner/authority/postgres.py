@@ -12,20 +12,6 @@ from typing import Any, Final
 from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
-from scenario_runner.authority.base import (
-    COLLISION_CODE,
-    COLLISION_DETAIL,
-    UNTIL_RESTART,
-    Admission,
-    Admitted,
-    Claim,
-    OutboxRow,
-    Pending,
-    ProjectionFailure,
-    ProjectionTask,
-    Sent,
-    Transition,
-)
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     admission_parameters,
@@ -48,6 +34,20 @@ from scenario_runner.authority.rows import (
     outbox_row,
 )
 from scenario_runner.authority.statements import load_statements
+from scenario_runner.authority.values import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
+    UNTIL_RESTART,
+    Admission,
+    Admitted,
+    Claim,
+    OutboxRow,
+    Pending,
+    ProjectionFailure,
+    ProjectionTask,
+    Sent,
+    Transition,
+)
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable, in_short
 from scenario_runner.contracts.reasons import Reason

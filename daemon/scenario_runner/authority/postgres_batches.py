@@ -7,15 +7,8 @@ from typing import Any
 
 from psycopg.types.numeric import Int8
 
-from scenario_runner.authority.base import (
-    Admission,
-    AttemptRow,
-    Event,
-    ProjectionFailure,
-    SignalDraft,
-    Transition,
-)
 from scenario_runner.authority.rows import first_events, searchable, shortened, storable, storable_attempt, token_of
+from scenario_runner.authority.values import Admission, AttemptRow, Event, ProjectionFailure, SignalDraft, Transition
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 
 Parameters = dict[str, Any]

@@ -9,7 +9,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.numeric import Int8
 from typing_extensions import override
 
-from scenario_runner.authority.base import ActionRow, Admission, Admitted, ReemitAct, ReemitAnswer, ReemitEnd
+from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
 from scenario_runner.authority.postgres_batches import Parameters, columns, details_of, signal_columns
 from scenario_runner.authority.queries import Queries
 from scenario_runner.authority.reemits import (
@@ -24,6 +24,7 @@ from scenario_runner.authority.reemits import (
 )
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import action_columns, shortened, storable
+from scenario_runner.authority.values import Admission, Admitted, ReemitEnd
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.rounds import rounds_without_repeats

@@ -8,18 +8,8 @@ from typing import Any
 import orjson
 from typing_extensions import override
 
-from scenario_runner.authority.base import (
-    ActionRow,
-    AttemptRow,
-    Authority,
-    ProjectionTask,
-    PublishedSignal,
-    RecordRow,
-    RunReader,
-    RunRow,
-    Signals,
-    StoredEvent,
-)
+from scenario_runner.authority.acts import ActionRow, PublishedSignal
+from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.rows import (
     Row,
     action_row,
@@ -29,6 +19,7 @@ from scenario_runner.authority.rows import (
     signal_row,
     stored_event,
 )
+from scenario_runner.authority.values import AttemptRow, ProjectionTask, RecordRow, RunRow, Signals, StoredEvent
 
 
 class RunQueries(RunReader):

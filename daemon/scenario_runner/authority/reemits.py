@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import orjson
 
-from scenario_runner.authority.base import Event, OutboxRow, ReemitAct, ReemitEnd, SignalDraft
+from scenario_runner.authority.acts import ReemitAct
+from scenario_runner.authority.values import Event, OutboxRow, ReemitEnd, SignalDraft
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import (

@@ -1,6 +1,6 @@
 """REQUEST_REJECTED: the signal that tells the sender of a record that it was refused. Pure."""
 
-from scenario_runner.authority.base import SignalDraft
+from scenario_runner.authority.values import SignalDraft
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.ids import rejected_message_id
 from scenario_runner.contracts.states import Disposition, SignalKind

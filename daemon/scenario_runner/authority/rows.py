@@ -6,8 +6,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from scenario_runner.authority.base import (
-    ActionRow,
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.values import (
     AttemptRow,
     Claim,
     Event,

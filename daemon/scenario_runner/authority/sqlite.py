@@ -16,24 +16,6 @@ from typing import Any, Final, TypeVar
 import orjson
 from typing_extensions import override
 
-from scenario_runner.authority.base import (
-    COLLISION_CODE,
-    COLLISION_DETAIL,
-    UNTIL_RESTART,
-    Admission,
-    Admitted,
-    AttemptRow,
-    Claim,
-    Event,
-    NewRun,
-    OutboxRow,
-    Pending,
-    ProjectionFailure,
-    ProjectionTask,
-    Sent,
-    SignalDraft,
-    Transition,
-)
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
@@ -53,6 +35,24 @@ from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.statements import load_statements
+from scenario_runner.authority.values import (
+    COLLISION_CODE,
+    COLLISION_DETAIL,
+    UNTIL_RESTART,
+    Admission,
+    Admitted,
+    AttemptRow,
+    Claim,
+    Event,
+    NewRun,
+    OutboxRow,
+    Pending,
+    ProjectionFailure,
+    ProjectionTask,
+    Sent,
+    SignalDraft,
+    Transition,
+)
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable, in_short
 from scenario_runner.contracts.states import REFUSED, Disposition, EventKind, RunState

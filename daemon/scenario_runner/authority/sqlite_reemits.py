@@ -8,15 +8,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from typing_extensions import override
 
-from scenario_runner.authority.base import (
-    ActionRow,
-    Admission,
-    Event,
-    ReemitAct,
-    ReemitAnswer,
-    ReemitEnd,
-    SignalDraft,
-)
+from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
 from scenario_runner.authority.queries import Queries
 from scenario_runner.authority.reemits import (
     ACTION,
@@ -29,6 +21,7 @@ from scenario_runner.authority.reemits import (
 )
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import action_columns, action_row, shortened
+from scenario_runner.authority.values import Admission, Event, ReemitEnd, SignalDraft
 from scenario_runner.contracts.states import Disposition
 
 T = TypeVar("T")

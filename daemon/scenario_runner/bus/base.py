@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 The envelope of a signal is a pure function of its outbox row, so sending it again gives the same bytes.
 """
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.states import SignalKind

@@ -11,7 +11,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import signal_envelope, without_publication_time
 from scenario_runner.bus.stream import MAX_RECORD_BYTES, PutResult, Stream

@@ -14,7 +14,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import signal_envelope, signal_file_name, without_publication_time
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable

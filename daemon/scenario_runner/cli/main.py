@@ -7,36 +7,34 @@ quick. A new command is a module and a function here.
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
-from typing_extensions import override
 
 from scenario_runner.cli.console import open_standard_streams, print_line
+from scenario_runner.cli.groups import Groups
+from scenario_runner.cli.options import (
+    AfterOption,
+    FileArgument,
+    JsonOption,
+    LimitOption,
+    LinesOption,
+    ManyOption,
+    OptionalFileArgument,
+    PolicyOption,
+    ReasonOption,
+    RunArgument,
+    SinceOption,
+    TimeoutOption,
+    UntilOption,
+    WaitOption,
+    WiringOption,
+)
 
 _EXIT_CODES = (
     "Exit codes: 0 done or passed; 1 the verdict is negative; 2 usage or configuration; 3 still waiting; "
     "4 quarantined; 5 a store, database or stream is unavailable."
 )
-
-
-class Groups(TyperGroup):
-    """The commands, by what a person wants to do."""
-
-    @override
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """A section for each group."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        room = formatter.width - 6 - max(len(name) for name, _ in commands)
-        for name, command in commands:
-            section = getattr(command, "rich_help_panel", None)
-            title = section if isinstance(section, str) else "Commands"
-            sections.setdefault(title, []).append((name, command.get_short_help_str(room)))
-        for title, rows in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
 
 
 app = typer.Typer(
@@ -60,34 +58,6 @@ def _group(name: str, section: str, help_text: str) -> typer.Typer:
     group = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(group, name=name, rich_help_panel=section)
     return group
-
-
-WiringOption = Annotated[
-    Path, typer.Option("--wiring", envvar="SR_WIRING", help="Wiring profile (YAML).", show_default=False)
-]
-PolicyOption = Annotated[
-    Path, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
-]
-ReasonOption = Annotated[str, typer.Option(help="Only this reason code.", show_default=False)]
-SinceOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Only since then: 2026-01-31T17:30:00Z, 2026-01-31, or 2h ago as 2h.")
-]
-UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Only before then.")]
-AfterOption = Annotated[
-    str, typer.Option(metavar="CURSOR", help="Go on where a page ended, which its end says.", show_default=False)
-]
-LimitOption = Annotated[int, typer.Option(min=1, max=100_000, help="Most to list.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the verdict, which is then the exit code.")]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Longest wait; exit 3 when it ends without a verdict."),
-]
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")]
 
 
 def main() -> None:
@@ -172,12 +142,8 @@ def run_one(
 @app.command(rich_help_panel=_REQUEST, short_help="Put run requests on the control bus.")
 def submit(
     wiring: WiringOption,
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")
-    ] = None,
-    jsonl: Annotated[
-        str | None, typer.Option("--jsonl", metavar="FILE", help="Many requests, one a line; '-' reads standard input.")
-    ] = None,
+    file: OptionalFileArgument = None,
+    jsonl: ManyOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the request document, and send nothing.")] = False,

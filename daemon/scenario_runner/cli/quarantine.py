@@ -6,7 +6,7 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.explain import explain_run
-from scenario_runner.authority.base import RunRow
+from scenario_runner.authority.values import RunRow
 from scenario_runner.authority.views.base import Views
 from scenario_runner.cli import runs
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json, print_line

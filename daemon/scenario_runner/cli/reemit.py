@@ -8,8 +8,9 @@ from typing import Any, Final
 import typer
 from pydantic import ValidationError
 
-from scenario_runner.authority.base import ActionRow, ReemitAnswer, SignalRow
+from scenario_runner.authority.acts import ActionRow, ReemitAnswer
 from scenario_runner.authority.reemits import ACCEPTED
+from scenario_runner.authority.values import SignalRow
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json
 from scenario_runner.cli.read_only import KeptAuthority, never_started
 from scenario_runner.cli.run_ids import named_run

@@ -14,7 +14,7 @@ from typing import Final
 
 import typer
 
-from scenario_runner.authority.base import ActionRow, PublishedSignal
+from scenario_runner.authority.acts import ActionRow, PublishedSignal
 from scenario_runner.authority.reemits import ACCEPTED, DRY_RUN, PUBLISHED
 from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_line
 from scenario_runner.cli.reemit import ReemitOptions, outcome_fields, require_started

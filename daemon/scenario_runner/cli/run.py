@@ -8,7 +8,7 @@ import typer
 
 from scenario_runner import posix
 from scenario_runner.audit.explain import status_of
-from scenario_runner.authority.base import Admitted
+from scenario_runner.authority.values import Admitted
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_fields, print_json
 from scenario_runner.cli.request_file import read_bytes

@@ -12,7 +12,7 @@ from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.published import ReadSignal
 from scenario_runner.audit.required import Known, Named, Unknown
 from scenario_runner.audit.verify import Verifier
-from scenario_runner.authority.base import RunRow
+from scenario_runner.authority.values import RunRow
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store

@@ -22,7 +22,8 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from scenario_runner.authority.base import Admission, Admitted, Authority
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import Admission, Admitted
 from scenario_runner.bus.batching import bounded_batches
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scenario_runner.authority.base import ReemitAct, ReemitLimit
+from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.contracts.documents import ReemitRequest
 from scenario_runner.contracts.states import ReemitKind
 

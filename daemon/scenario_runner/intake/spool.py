@@ -16,7 +16,8 @@ from typing import Final
 import structlog
 from typing_extensions import override
 
-from scenario_runner.authority.base import Admission, Admitted, Authority
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import Admission, Admitted
 from scenario_runner.bus.spool import spool_store
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import Unavailable

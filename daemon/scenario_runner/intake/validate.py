@@ -4,8 +4,8 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import COLLISION_CODE, COLLISION_DETAIL, Admission, NewRun, SignalDraft
 from scenario_runner.authority.refusals import request_rejected
+from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, NewRun, SignalDraft
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.documents import RunRequest, parse_reemit_request, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, one_line

@@ -1,6 +1,6 @@
 """Documents rendered from rows: record, status, quarantine, terminal signal. Pure; times come from the rows."""
 
-from scenario_runner.authority.base import RunRow, StoredEvent
+from scenario_runner.authority.values import RunRow, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.ids import event_id_of, terminal_message_id

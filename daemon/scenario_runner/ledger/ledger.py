@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from scenario_runner.authority.base import ProjectionTask
+from scenario_runner.authority.values import ProjectionTask
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import SequenceError, Unavailable

@@ -13,9 +13,9 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import (
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import (
     UNTIL_RESTART,
-    Authority,
     OutboxRow,
     ProjectionFailure,
     ProjectionTask,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from scenario_runner.authority.base import AttemptRow, Claim, Event, Transition
+from scenario_runner.authority.values import AttemptRow, Claim, Event, Transition
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import EvidenceRefused, printable
 from scenario_runner.contracts.plan import PlanInputs

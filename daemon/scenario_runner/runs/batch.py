@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from scenario_runner.artifacts.budget import UNLIMITED, Share
-from scenario_runner.authority.base import Authority, Claim, Transition
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.errors import LeaseLostError, ScenarioRunnerError, SequenceError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES, RunState

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scenario_runner.authority.base import Claim, Event, SignalDraft, Transition
+from scenario_runner.authority.values import Claim, Event, SignalDraft, Transition
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
 from scenario_runner.contracts.errors import LedgerDrift, Refusal

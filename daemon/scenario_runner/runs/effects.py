@@ -8,7 +8,7 @@ the lifecycle where the effect was asked for.
 from dataclasses import dataclass
 from typing import Final
 
-from scenario_runner.authority.base import Transition
+from scenario_runner.authority.values import Transition
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from scenario_runner.artifacts.base import MAX_FLAG_BYTES, Artifacts, Kind
 from scenario_runner.artifacts.budget import UNLIMITED, ReadBudget
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import (
     EngineRefusal,
     EvidenceChanged,

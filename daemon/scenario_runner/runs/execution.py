@@ -23,7 +23,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scenario_runner.authority.base import AttemptRow, Transition
+from scenario_runner.authority.values import AttemptRow, Transition
 from scenario_runner.contracts.errors import EngineRefusal, EvidenceRefused, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs

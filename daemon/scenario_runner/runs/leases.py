@@ -10,7 +10,8 @@ import math
 import threading
 from collections.abc import Callable
 
-from scenario_runner.authority.base import Authority, Claim
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import LeaseLostError, StoppingError, Unavailable
 from scenario_runner.contracts.times import MICROS
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import structlog
 
-from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import (
     LeaseLostError,
     LedgerDrift,

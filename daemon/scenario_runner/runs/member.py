@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.evidence.examiner import ExaminationDeferred
 from scenario_runner.evidence.key import EvidenceKey

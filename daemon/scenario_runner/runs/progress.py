@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.runs.effects import Effect, RecordProgress

@@ -1,6 +1,6 @@
 """The four transitions of a claimed run: its gates are recorded, it waits, it is tried again, it ends. Pure."""
 
-from scenario_runner.authority.base import Claim, Event, SignalDraft, Transition
+from scenario_runner.authority.values import Claim, Event, SignalDraft, Transition
 from scenario_runner.contracts.states import RunState
 
 

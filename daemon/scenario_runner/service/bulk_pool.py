@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from scenario_runner.artifacts.budget import Share
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
 

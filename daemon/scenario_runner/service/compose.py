@@ -15,7 +15,8 @@ from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.artifacts.s3 import S3Artifacts
 from scenario_runner.artifacts.schemes import ArtifactsByScheme
-from scenario_runner.authority.base import Authority, ReemitLimit
+from scenario_runner.authority.acts import ReemitLimit
+from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.base import Transition
+from scenario_runner.authority.values import Transition
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
 from scenario_runner.counters import count
 from scenario_runner.engine.invoker import Job, JobEnd

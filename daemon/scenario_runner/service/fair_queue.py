@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.runs.batch import Deferred
 
 #: Length of a first turn: a run of a few gigabytes ends in it. Every further turn is twice as long as the one before,

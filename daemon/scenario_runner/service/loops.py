@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.counters import counted

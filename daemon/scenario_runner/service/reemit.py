@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from scenario_runner.authority.base import ActionRow, Authority, ReemitAct
+from scenario_runner.authority.acts import ActionRow, ReemitAct
+from scenario_runner.authority.base import Authority
 from scenario_runner.authority.reemits import ACCEPTED
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason

@@ -5,16 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from scenario_runner.authority.base import (
-    Admission,
-    AttemptRow,
-    Authority,
-    Claim,
-    Event,
-    NewRun,
-    SignalDraft,
-    Transition,
-)
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.values import Admission, AttemptRow, Claim, Event, NewRun, SignalDraft, Transition
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.runs import transitions
 

@@ -46,17 +46,10 @@ from authority_support import (
 from postgres_support import Proxy, Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
 from support import World
 
-from scenario_runner.authority.base import (
-    Authority,
-    Claim,
-    ProjectionFailure,
-    ReemitAct,
-    ReemitEnd,
-    ReemitLimit,
-    Sent,
-    SignalRow,
-)
+from scenario_runner.authority.acts import ReemitAct, ReemitLimit
+from scenario_runner.authority.base import Authority
 from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.authority.values import Claim, ProjectionFailure, ReemitEnd, Sent, SignalRow
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, ReemitKind, RunState
 from scenario_runner.retry import RetryPolicy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from streaming import ENDPOINT, MADE, REGION, TOPIC, WHY_NOT, client, delete_streams, make_stream, records_of
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher, put_requests

@@ -34,7 +34,8 @@ from scenario_runner.contracts.states import EventKind, RunState
 if TYPE_CHECKING:
     from test_authority_contract import Backend
 
-    from scenario_runner.authority.base import Authority, Claim, Transition
+    from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.values import Claim, Transition
 
 pytestmark = pytest.mark.integration
 

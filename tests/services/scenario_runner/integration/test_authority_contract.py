@@ -45,10 +45,12 @@ from authority_support import (
 from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority import sqlite as sqlite_module
-from scenario_runner.authority.base import (
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.statements import load_migrations
+from scenario_runner.authority.values import (
     UNTIL_RESTART,
     Admission,
-    Authority,
     Claim,
     ProjectionFailure,
     RunRow,
@@ -56,8 +58,6 @@ from scenario_runner.authority.base import (
     SignalRow,
     Transition,
 )
-from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.authority.statements import load_migrations
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 

@@ -35,9 +35,9 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority import sqlite as sqlite_module
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, Claim, ProjectionFailure, RunRow, Sent, SignalRow
 from scenario_runner.authority.rows import QUIET_PERIOD_US
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.values import UNTIL_RESTART, Claim, ProjectionFailure, RunRow, Sent, SignalRow
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, RunState
 
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scenario_runner.authority.base import Transition
+    from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.values import Transition
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_guards import locked  # noqa: F401 - a fixture
 
-from scenario_runner.authority.base import Sent
+from scenario_runner.authority.values import Sent
 from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:

@@ -25,16 +25,8 @@ from authority_support import (
 )
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import (
-    ActionRow,
-    Admission,
-    OutboxRow,
-    ReemitAct,
-    ReemitAnswer,
-    ReemitEnd,
-    ReemitLimit,
-    Sent,
-)
+from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer, ReemitLimit
+from scenario_runner.authority.values import Admission, OutboxRow, ReemitEnd, Sent
 from scenario_runner.contracts.errors import LedgerDrift
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, ReemitKind, RunState, SignalKind
@@ -42,7 +34,8 @@ from scenario_runner.contracts.states import Disposition, ReemitKind, RunState, 
 if TYPE_CHECKING:
     from test_authority_contract import Backend
 
-    from scenario_runner.authority.base import Authority, RunRow
+    from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.values import RunRow
 
 pytestmark = pytest.mark.integration
 

@@ -22,7 +22,7 @@ import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from streaming import make_stream
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.bus.envelope import request_envelope, signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher

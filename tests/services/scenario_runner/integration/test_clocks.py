@@ -11,14 +11,16 @@ import pytest
 from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, commit, hex32, ready, retried, waiting
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.base import UNTIL_RESTART, Authority, ProjectionFailure, Sent
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
+from scenario_runner.authority.values import UNTIL_RESTART, ProjectionFailure, Sent
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
 from scenario_runner.runs import decisions
 
 if TYPE_CHECKING:
     from support import World
+
+    from scenario_runner.authority.base import Authority
 
 pytestmark = pytest.mark.integration
 

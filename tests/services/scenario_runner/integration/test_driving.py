@@ -14,8 +14,8 @@ from support import ForkedWorld, World
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, ReadBudget, Share
 from scenario_runner.artifacts.local import LocalArtifacts
-from scenario_runner.authority.base import Claim
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.canonical import parse_json
 from scenario_runner.contracts.errors import (
     EvidenceArchived,

@@ -9,7 +9,7 @@ import pytest
 from authority_support import SECOND, START, hex32
 from support import PACK, REPO
 
-from scenario_runner.authority.base import ProjectionTask, StoredEvent
+from scenario_runner.authority.values import ProjectionTask, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes, canonical_sha256, parse_json
 from scenario_runner.contracts.errors import LedgerDrift, SequenceError, Unavailable

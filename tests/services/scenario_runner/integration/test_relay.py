@@ -8,8 +8,9 @@ import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, commit, hex32, ready
 
 from scenario_runner.audit.explain import status_of
-from scenario_runner.authority.base import UNTIL_RESTART, ReemitAct, ReemitLimit
+from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.authority.values import UNTIL_RESTART
 from scenario_runner.bus.base import PublishResult
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason

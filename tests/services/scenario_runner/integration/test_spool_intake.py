@@ -36,7 +36,7 @@ from scenario_runner.storage.filesystem import FilesystemStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from scenario_runner.authority.base import Admission, Admitted
+    from scenario_runner.authority.values import Admission, Admitted
 
 pytestmark = pytest.mark.integration
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scenario_runner.authority.base import Authority, Claim
+    from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.values import Claim
     from scenario_runner.authority.views.base import Views
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ import pytest
 from test_lifecycle import CONFLICT, INPUTS, INTENT, MISSING, NOW, PACK, claim, passed
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, Share
-from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import LeaseLostError, LedgerDrift, SequenceError, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs

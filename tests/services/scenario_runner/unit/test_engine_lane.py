@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_execution import attempt_row, forced
 
-from scenario_runner.authority.base import Claim, Event, Transition
+from scenario_runner.authority.values import Claim, Event, Transition
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.engine.invoker import Job, JobEnd

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_lifecycle import ADMITTED, CONFLICT, INPUTS, INTENT, MISSING, NOW, SECOND, World, claim, events, passed
 
-from scenario_runner.authority.base import AttemptRow, Claim, Transition
+from scenario_runner.authority.values import AttemptRow, Claim, Transition
 from scenario_runner.contracts.documents import EngineAttempt
 from scenario_runner.contracts.errors import EngineRefusal, EvidenceRefused, LeaseLostError, LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason

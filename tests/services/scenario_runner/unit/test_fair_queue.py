@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.states import RunState
 from scenario_runner.evidence.examiner import BulkKeys
 from scenario_runner.runs.batch import Deferred

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scenario_runner.authority.base import Admission, Admitted
+from scenario_runner.authority.values import Admission, Admitted
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError, ReadTimeoutError
 
-from scenario_runner.authority.base import OutboxRow
+from scenario_runner.authority.values import OutboxRow
 from scenario_runner.bus.base import PublishResult, SearchInconclusive
 from scenario_runner.bus.envelope import signal_envelope
 from scenario_runner.bus.kinesis import KinesisPublisher, put_requests

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_lifecycle import claim
 
-from scenario_runner.authority.base import Claim
+from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import LeaseLostError, StoppingError, Unavailable
 from scenario_runner.runs.leases import Leases
 

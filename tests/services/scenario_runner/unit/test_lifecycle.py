@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.artifacts.base import FileDigest
-from scenario_runner.authority.base import Claim, Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import (
     EvidenceMissing,
     EvidenceRefused,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from scenario_runner.authority.base import ReemitAct, ReemitLimit, SignalDraft
+from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.authority.reemits import FirstSignal, RunFacts, decide, disposition_of, run_facts
+from scenario_runner.authority.values import SignalDraft
 from scenario_runner.contracts.documents import ReemitRequest, parse_reemit_request
 from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.reasons import Reason

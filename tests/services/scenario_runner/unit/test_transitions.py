@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from authority_support import START, draft
 
-from scenario_runner.authority.base import Claim, Event, Transition
+from scenario_runner.authority.values import Claim, Event, Transition
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.states import FINAL_STATES, TRANSITIONS, EventKind, RunState, SignalKind
 from scenario_runner.rounds import rounds_without_repeats
