@@ -11,7 +11,7 @@ from scenario_runner import posix
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
-from scenario_runner.bus.stream import Stream, client_of
+from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_on_error, print_json, print_line
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
@@ -47,6 +47,7 @@ from scenario_runner.service.permissions import (
 )
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
+from scenario_runner.storage.boto import client_of
 from scenario_runner.storage.identity import AnotherStoreError
 from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from scenario_runner.bus.stream import failure_of
 from scenario_runner.contracts.errors import Unavailable, in_short
 from scenario_runner.engine.invoker import LaunchFailed
 from scenario_runner.retry import RetryPolicy, with_retries
+from scenario_runner.storage.boto import failure_of
 
 T = TypeVar("T")
 #: A throttled caller is let through within seconds; for longer outages the attempt is asked for again at the next poll.

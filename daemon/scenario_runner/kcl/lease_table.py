@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import structlog
 
-from scenario_runner.bus.stream import client_of, failure_of
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.retry import RetryPolicy, with_retries
+from scenario_runner.storage.boto import client_of, failure_of
 
 _STATE_KEY: Final = "Migration3.0"
 _STREAM_KEY: Final = "ScenarioRunnerStream"

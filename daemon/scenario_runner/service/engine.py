@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from scenario_runner.bus.stream import client_of
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError, RequestRefused
 from scenario_runner.engine.command import (
@@ -27,6 +26,7 @@ from scenario_runner.intake.roots import normalise_root
 from scenario_runner.ledger.invocations import ObjectInvocations
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.storage.base import ObjectStore
+from scenario_runner.storage.boto import client_of
 
 #: Leases are renewed three times in their length, so an engine outlives one renewal that fails, and begins to be ended
 #: before the lease of its run has expired.

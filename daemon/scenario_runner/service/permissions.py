@@ -14,8 +14,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-from scenario_runner.bus.stream import failure_of
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.storage.boto import failure_of
 from scenario_runner.storage.s3_client import BadKeyError, S3Bucket
 
 _LEASES_INDEX: Final = "LeaseOwnerToLeaseKeyIndex"
