@@ -19,6 +19,7 @@ from scenario_runner.cli.options import (
     JsonOption,
     LimitOption,
     LinesOption,
+    LocalOption,
     ManyOption,
     OptionalFileArgument,
     PolicyOption,
@@ -214,6 +215,7 @@ def status(
     wiring: WiringOption,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
+    local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED.
@@ -222,18 +224,24 @@ def status(
     """
     from scenario_runner.cli.status import run
 
-    run(str(wiring), run_id, wait=wait, timeout=timeout, as_json=as_json)
+    run(str(wiring), run_id, wait=wait, timeout=timeout, local=local, as_json=as_json)
 
 
 @app.command(rich_help_panel=_LOOK, short_help="Show why a run is in its state.")
-def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
-    """Show why a run is in its state: what was found for each gate and output, what is missing, what happens next.
+def explain(
+    run_id: RunArgument,
+    wiring: WiringOption,
+    everything: Annotated[bool, typer.Option("--all", help="Show each gate, output and record too.")] = False,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show why a run is in its state: the cause, what was expected and found, the clock, what happens next.
 
-    The exit code is that of status.
+    Paths are shortened; --all and --json show them whole. The exit code is that of status.
     """
     from scenario_runner.cli.explain import run
 
-    run(str(wiring), run_id, as_json=as_json)
+    run(str(wiring), run_id, everything=everything, local=local, as_json=as_json)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")
@@ -304,6 +312,7 @@ def runs_list(
     ] = "admitted",
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -324,7 +333,7 @@ def runs_list(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.runs import Options, run
 
-    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit)
+    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit, local)
     run(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
@@ -340,6 +349,7 @@ def dead_letter_list(
     until: UntilOption = None,
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -352,7 +362,7 @@ def dead_letter_list(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.dead_letter import Options, run_list
 
-    options = Options(reason, key, shard, since, until, after, limit)
+    options = Options(reason, key, shard, since, until, after, limit, local)
     run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
@@ -363,6 +373,7 @@ def dead_letter_show(
     shown_as: Annotated[
         str, typer.Option("--as", help="auto, json, text, hex, or raw: the very bytes, not for a terminal.")
     ] = "auto",
+    local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a refused record: why it was refused, its bytes, what to do. What is not printable is shown escaped.
@@ -374,7 +385,7 @@ def dead_letter_show(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.dead_letter import run_show
 
-    run_show(str(wiring), letter, shown_as, as_json=as_json)
+    run_show(str(wiring), letter, shown_as, local=local, as_json=as_json)
 
 
 @quarantine_app.command("list", short_help="List runs that are QUARANTINED.")
@@ -385,6 +396,7 @@ def quarantine_list(
     until: UntilOption = None,
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -392,12 +404,14 @@ def quarantine_list(
     from scenario_runner.cli.quarantine import run_list
     from scenario_runner.cli.runs import Options
 
-    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit)
+    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit, local=local)
     run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
 @quarantine_app.command("show", short_help="Show what contradicts what, and what to do.")
-def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
+def quarantine_show(
+    run_id: RunArgument, wiring: WiringOption, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
     """Show why a run is QUARANTINED: what was expected and found, who else holds a receipt that drifts, what to do.
 
     The exit code is 4.
@@ -408,7 +422,7 @@ def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOpti
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.quarantine import run_show
 
-    run_show(str(wiring), run_id, as_json=as_json)
+    run_show(str(wiring), run_id, local=local, as_json=as_json)
 
 
 @app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")

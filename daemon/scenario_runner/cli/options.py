@@ -12,6 +12,7 @@ PolicyOption = Annotated[
     Path, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="Show times in the zone of this machine.")]
 LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
