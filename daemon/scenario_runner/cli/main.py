@@ -441,6 +441,7 @@ def verify(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Policy that the run must have had.", show_default=False)
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every check, not only what failed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a READY run as a careful downstream reader would: digests, receipts, gates and outputs, all re-hashed.
@@ -451,7 +452,7 @@ def verify(
     from scenario_runner.cli.verify import NamedFiles, run
 
     files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))
-    run(str(wiring), target, files, as_json=as_json)
+    run(str(wiring), target, files, verbose=verbose, as_json=as_json)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Probe everything that a profile names.")

@@ -51,15 +51,16 @@ def coloured(stream: TextIO) -> bool:
     """Whether text on a stream is coloured. ``NO_COLOR`` forbids it; ``FORCE_COLOR`` asks for it without a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
-    return os.environ.get("FORCE_COLOR", "0") not in ("", "0") or _capable(stream)
+    return os.environ.get("FORCE_COLOR", "0") not in ("", "0") or is_terminal(stream)
 
 
 def has_glyphs(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can show glyphs."""
-    return _capable(stream) and (stream.encoding or "").lower().replace("-", "") == "utf8"
+    return is_terminal(stream) and (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def _capable(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that obeys control sequences."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
