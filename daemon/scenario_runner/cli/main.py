@@ -16,6 +16,8 @@ from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     AfterOption,
     FileArgument,
+    IntervalOption,
+    JsonLinesOption,
     JsonOption,
     LimitOption,
     LinesOption,
@@ -29,6 +31,7 @@ from scenario_runner.cli.options import (
     TimeoutOption,
     UntilOption,
     WaitOption,
+    WatchedArgument,
     WiringOption,
 )
 
@@ -242,6 +245,24 @@ def explain(
     from scenario_runner.cli.explain import run
 
     run(str(wiring), run_id, everything=everything, local=local, as_json=as_json)
+
+
+@app.command(rich_help_panel=_LOOK, short_help="Show what changes, as it changes.")
+def watch(
+    wiring: WiringOption,
+    run_id: WatchedArgument = None,
+    interval: IntervalOption = 2.0,
+    timeout: TimeoutOption = None,
+    local: LocalOption = False,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Show a run, or the runs on their way, until it has ended: a live table on a terminal, a line a change in a pipe.
+
+    With RUN_ID the exit code is that of status. Ctrl-C ends it.
+    """
+    from scenario_runner.cli.watch import Options, run
+
+    run(str(wiring), run_id, Options(interval, timeout, local, as_json))
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")

@@ -122,7 +122,7 @@ def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: in
     """Runs as they are shown, read a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from map(_shown, rows)
+        yield from map(shown_run, rows)
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
@@ -136,7 +136,8 @@ def _cursor_of(item: Json, asked: RunFilter) -> str:
     return str(Cursor(asked.order, micros_of("", item[key], 0) if key else 0, item["run_id"]))
 
 
-def _shown(row: RunSummary) -> Json:
+def shown_run(row: RunSummary) -> Json:
+    """A run as a list has it in JSON."""
     item: Json = {
         "run_id": row.run_id,
         "run_equivalence_key": row.run_equivalence_key,
@@ -170,7 +171,7 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
     while chunk := list(islice(names, _CHUNK)):
         known = {row.run_id: row for row in views.summaries([run_id for run_id, _ in chunk])} if views else {}
         for run_id, key in chunk:
-            item = _shown(known[run_id]) if run_id in known else _without_run(views, run_id, key)
+            item = shown_run(known[run_id]) if run_id in known else _without_run(views, run_id, key)
             if state in (None, item["state"]):
                 yield item
 

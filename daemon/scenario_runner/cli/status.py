@@ -89,7 +89,7 @@ def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
     """
     wiring = load_wiring(wiring_path)
     with KeptAuthority(wiring) as authority:
-        return _Search(wiring, authority, run_id, describe).find()
+        return RunSearch(wiring, authority, run_id, describe).find()
 
 
 def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
@@ -101,11 +101,11 @@ def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
     wiring = load_wiring(wiring_path)
     _search_of_spool()  # before it waits: a signal then comes after the first answer
     with KeptAuthority(wiring) as authority:
-        return wait_for_verdict(_Search(wiring, authority, run_id, status_of, waits=True).find, timeout)
+        return wait_for_verdict(RunSearch(wiring, authority, run_id, status_of, waits=True).find, timeout)
 
 
-class _Search:
-    """What is known of one run id, for a command that asks once or again and again.
+class RunSearch:
+    """What is known of one run, for a command that asks once or again and again.
 
     The control bus is searched only when the authority answers something new: a search may read thousands of files.
     """

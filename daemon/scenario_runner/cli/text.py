@@ -1,6 +1,7 @@
 """Text for people: tones and glyphs on a terminal, values that fit a line. Words say everything that a tone says.
 
-Nothing here escapes: :mod:`scenario_runner.cli.console` does, at the one place where text leaves a command.
+:mod:`scenario_runner.cli.console` escapes what is not printable, at the one place where text leaves a command. Here it
+is escaped only where a length depends on it.
 """
 
 import os
@@ -10,6 +11,8 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TextIO
+
+from scenario_runner.contracts.errors import printable
 
 #: Columns of text that goes into a pipe or a file: what a terminal of a person shows, and an issue tracker too.
 WIDTH: Final = 100
@@ -118,13 +121,14 @@ class Sheet:
     def add(self, label: str, text: str, most_lines: int = 1) -> None:
         """Add a value; nothing when it is empty."""
         room = self._columns - _LABEL
-        for number, line in enumerate(folded(text, room, most_lines)):
+        # Escaped first: what is escaped is longer.
+        for number, line in enumerate(folded(printable(text), room, most_lines)):
             self.lines.append([_label(label if not number else ""), line])
 
     def add_state(self, label: str, state: str, rest: str) -> None:
         """Add a state in its tone, and what stands behind it."""
         room = self._columns - _LABEL - len(state) - 4  # two of the gap, two of a glyph
-        self.lines.append([_label(label), Word(state), *([f"  {shortened(rest, room)}"] if rest else [])])
+        self.lines.append([_label(label), Word(state), *([f"  {shortened(printable(rest), room)}"] if rest else [])])
 
 
 def _label(text: str) -> str:

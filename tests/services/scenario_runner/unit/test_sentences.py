@@ -12,6 +12,7 @@ from scenario_runner.contracts.documents import PolicyRev, RunRequest, explain_v
 from scenario_runner.contracts.sentences import HIDDEN, of_json_schema, shown_value
 
 HEX = "a" * 64
+NO_CONTROLS = "must hold no control character and no mark that turns the direction of text"
 REQUEST: dict[str, Any] = {
     "run_equivalence_key": "k", "manifest_fingerprint": HEX, "parameter_hash": HEX, "seed": 7,
     "scenario": {"scenario_id": "s"},
@@ -49,13 +50,12 @@ def of_request(**changes: Any) -> str:
          "output_ids.0: must be a name of letters, digits, '_' and '-', with single dots inside, is the text \"a b\""),
         ({"scenario": []}, "scenario: must be an object, is a list of 0"),
         ({"scenario": {}}, "scenario: exactly one of scenario_id and scenario_set is needed"),
-        ({"invoker": "a\x1bb"}, "invoker: must hold no control character and no mark that turns the direction of text, "
-                                'is the text "a\\u001bb"'),
+        ({"invoker": "a\x1bb"}, f"invoker: {NO_CONTROLS}, is the text " + r'"a\u001bb"'),
         ({"notes": None}, "document: 'notes' is null; leave the field out instead"),
         ({"window": REQUEST["window"] | {"window_end_utc": "tomorrow"}},
          "window.window_end_utc: needs an RFC 3339 time with an offset, e.g. 2026-01-01T00:00:00Z"),
         ({"window": REQUEST["window"] | {"window_tz": "Mars Base"}},
-         "window.window_tz: must be a zone of the tz database, e.g. UTC or Europe/London, is the text \"Mars Base\""),
+         'window.window_tz: must be a zone of the tz database, e.g. UTC or Europe/London, is the text "Mars Base"'),
     ],
 )  # fmt: skip
 def test_what_pydantic_finds(changes: dict[str, Any], sentence: str) -> None:
