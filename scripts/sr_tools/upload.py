@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from scenario_runner.cli.progress import Progress
+
 DESCRIPTION: Final = """\
 Copy an engine run to S3, and let a run request name that place.
 
@@ -48,8 +50,17 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
     base = "/".join(filter(None, (prefix, run.name)))
     s3 = _client(endpoint_url)
     files = sorted(path for path in run.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda path: s3.upload_file(str(path), bucket, f"{base}/{path.relative_to(run)}"), files))
+    done, total = [0], sum(path.stat().st_size for path in files)
+    with ThreadPoolExecutor(THREADS) as pool, Progress("uploaded") as progress:
+
+        def sent(count: int) -> None:
+            done[0] += count  # two threads may lose a part between them: it is only shown
+            progress(done[0], total)
+
+        def put(path: Path) -> None:
+            s3.upload_file(str(path), bucket, f"{base}/{path.relative_to(run)}", Callback=sent)
+
+        list(pool.map(put, files))
     return f"s3://{bucket}/{base}"
 
 

@@ -94,7 +94,7 @@ class ReadBudget:
         self.share, self.bounds = share, bounds
         self._heartbeat, self._monotonic = heartbeat, monotonic
         self._began, self._ask_again = monotonic(), share.seconds
-        self._hash_bytes = self._operations = self._document_bytes = self._entries = 0
+        self._hash_bytes = self._operations = self._document_bytes = self._entries = self._hashed = 0
         self._has_lock = False
         self._next_beat = _OPERATIONS_PER_BEAT
         self._cancelled = False
@@ -155,6 +155,7 @@ class ReadBudget:
         """
         if self._cancelled:
             raise _CancelledError("the examination has ended")
+        self._hashed += hashed
         self._heartbeat(hashed)
         seconds = self.seconds
         if seconds > self._ask_again:
@@ -167,6 +168,20 @@ class ReadBudget:
                 f"the examination of the evidence was ended after {seconds:.0f} s, the policy's max_look_seconds is "
                 f"{self.bounds.max_look_seconds}; {self._hash_bytes} bytes were to be hashed"
             )
+
+    @property
+    def hashed(self) -> int:
+        """Bytes hashed so far. Threads may lose a block between them: this number is shown, and decides nothing."""
+        return self._hashed
+
+    @property
+    def to_hash(self) -> int:
+        """Bytes to hash, of the files that were listed so far."""
+        return self._hash_bytes
+
+    def hashed_before(self, size: int) -> None:
+        """Note bytes to hash that an earlier examination hashed."""
+        self._hashed += size
 
     @property
     def seconds(self) -> float:

@@ -330,6 +330,7 @@ class LocalRunRoot(ExaminedRoot[Identity]):
         read_ns = self._read_ns()
         kept = self._reuse.resume(identity) if self._reuse else None
         state, offset = (kept.state, kept.offset) if kept else (hashlib.sha256(), 0)
+        self.budget.hashed_before(offset)
         os.lseek(fd, offset, os.SEEK_SET)
         try:
             for chunk in self._chunks(fd, path, identity[2] - offset):

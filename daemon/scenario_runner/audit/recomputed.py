@@ -34,11 +34,13 @@ class EvidenceCheck:
     Args:
         artifacts: Reader of engine run roots, without digest reuse: every byte is read.
         documents: The ledger's documents.
-        heartbeat: Called with the number of bytes read since the last call, for progress.
+        progress: Called with the bytes hashed so far, and those to hash of the files listed so far.
     """
 
-    def __init__(self, artifacts: Artifacts, documents: PublishedDocuments, heartbeat: Callable[[int], None]) -> None:
-        self._artifacts, self._documents, self._heartbeat = artifacts, documents, heartbeat
+    def __init__(
+        self, artifacts: Artifacts, documents: PublishedDocuments, progress: Callable[[int, int], None]
+    ) -> None:
+        self._artifacts, self._documents, self._progress = artifacts, documents, progress
 
     def check(self, view: PublishedView, pack: InterfacePack, gates: tuple[str, ...], found: Findings) -> None:
         """Examine the evidence under a pack and compare gates, outputs and receipts with a facts view.
@@ -69,7 +71,7 @@ class EvidenceCheck:
 
     def _examine(self, pack: InterfacePack, key: EvidenceKey) -> Finding:
         for last in (False,) * (_EXAMINATIONS - 1) + (True,):
-            with ReadBudget(self._heartbeat, bounds=key.bounds) as budget:
+            with ReadBudget(lambda _: self._progress(budget.hashed, budget.to_hash), bounds=key.bounds) as budget:
                 root = self._artifacts.open(key.root, budget)
                 try:
                     return examine(root, pack, key)[0]

@@ -25,7 +25,7 @@ class Verifier:
         artifacts: Reader of engine run roots, without digest reuse.
         topic: The control topic.
         read_signal: Reads a signal from the control bus.
-        heartbeat: Called with the number of bytes read since the last call, for progress.
+        progress: Called with the bytes hashed so far, and those to hash of the files listed so far.
         known: What the authority knows of a run.
         named: What the operator named.
     """
@@ -37,12 +37,12 @@ class Verifier:
         artifacts: Artifacts,
         topic: str,
         read_signal: ReadSignal,
-        heartbeat: Callable[[int], None],
+        progress: Callable[[int, int], None],
         known: Known,
         named: Named,
     ) -> None:
         self._documents = PublishedDocuments(store)
-        self._evidence = EvidenceCheck(artifacts, self._documents, heartbeat)
+        self._evidence = EvidenceCheck(artifacts, self._documents, progress)
         self._packs, self._topic, self._read_signal = packs, topic, read_signal
         self._known, self._named = known, named
 

@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import typer
 
+from scenario_runner.cli.text import Part, Word, toned
 from scenario_runner.contracts.errors import (
     AmbiguousRunError,
     ConfigurationError,
@@ -102,11 +103,17 @@ def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
     sys.stdout.flush()
 
 
-def print_line(text: str, *, flush: bool = False) -> None:
+def print_line(*parts: Part, flush: bool = False) -> None:
     """Print one line on stdout. Characters that are not printable are escaped: they come from outside."""
-    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.write(rendered(parts, sys.stdout) + "\n")
     if flush:
         sys.stdout.flush()
+
+
+def rendered(parts: Sequence[Part], stream: TextIO) -> str:
+    """The parts of a line as a stream shows them. What is not printable is escaped before a part gets its tone."""
+    shown = [printable(part) if isinstance(part, str) else toned(part, printable(part.text), stream) for part in parts]
+    return "".join(shown).rstrip(" ")
 
 
 def print_fields(document: dict[str, Any], keys: tuple[str, ...]) -> None:
@@ -115,7 +122,8 @@ def print_fields(document: dict[str, Any], keys: tuple[str, ...]) -> None:
         value = document.get(key)
         if value not in (None, "", [], {}):
             shown = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
-            print_line(f"{key + ':':24}{shown}")
+            # A state is the only value with a tone: a detail may be any word.
+            print_line(f"{key + ':':24}", Word(str(shown)) if key in ("state", "outcome") else str(shown))
 
 
 def print_err(text: str) -> None:

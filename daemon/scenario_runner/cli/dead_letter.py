@@ -6,13 +6,14 @@ The bytes come from outside. In every form but ``raw`` nothing of them reaches a
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import FOREVER_US, Letter, LetterFilter
+from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.lists import Form, Page, print_list
 from scenario_runner.cli.read_only import existing_views
@@ -30,7 +31,7 @@ _CHUNK: Final = 500
 _HEX_LINE: Final = 16
 _FIELDS: Final = (
     "number", "record_key", "disposition", "reason_code", "sentence", "detail", "kind", "message_id", "run_id",
-    "received_at_utc", "raw_size", "raw_sha256", "kept", "next_action",
+    "received", "raw_size", "raw_sha256", "kept", "next_action",
 )  # fmt: skip
 _NEXT: Final = {
     Disposition.REJECTED: "correct the request and submit it again; no run was created",
@@ -59,6 +60,7 @@ class Options:
     until: str | None = None
     after: str = ""
     limit: int = 100
+    local: bool = False
 
     def filter(self, wiring: Wiring) -> LetterFilter:
         """The filter.
@@ -89,10 +91,15 @@ def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: boo
             before = _letter(views, options.after) if options.after else None
             found = _found(views, asked, before, options.limit + 1)
             page = Page(found, options.limit, lambda item: str(item["number"]))
-            print_list("dead_letters", page, Form.of(as_json=as_json, as_lines=as_lines), _line)
+            print_list(
+                "dead_letters",
+                page,
+                Form.of(as_json=as_json, as_lines=as_lines),
+                _line_with(Clock(local=options.local)),
+            )
 
 
-def run_show(wiring_path: str, name: str, shown_as: str, *, as_json: bool) -> None:
+def run_show(wiring_path: str, name: str, shown_as: str, *, local: bool, as_json: bool) -> None:
     """The command ``dead-letter show``."""
     with exit_on_error(as_json=as_json, logs=False):
         if shown_as not in set(As):
@@ -104,7 +111,7 @@ def run_show(wiring_path: str, name: str, shown_as: str, *, as_json: bool) -> No
         elif shown_as == As.RAW:
             _write_raw(letter)
         else:
-            print_fields(_shown(letter) | _contents(letter), _FIELDS)
+            print_fields(Clock(local=local).readable(_shown(letter) | _contents(letter)), _FIELDS)
             print_line("")
             for line in lines_of(letter.raw or b"", As(shown_as)):
                 print_line(line)
@@ -151,11 +158,15 @@ def _shown(letter: Letter) -> Json:
     }
 
 
-def _line(item: Json) -> str:
-    """Columns: number, time, reason, run id, record key, detail."""
-    run_id = item["run_id"] or "-"
-    text = f"{item['number']:>8}  {item['received_at_utc']}  {item['reason_code']:24}  {run_id:32}  "
-    return f"{text}{item['record_key']}  {item['detail']}"
+def _line_with(clock: Clock) -> Callable[[Json], str]:
+    """A letter as a line of text: number, time, reason, run id, record key, detail."""
+
+    def line(item: Json) -> str:
+        run_id, received = item["run_id"] or "-", clock.moment(item["received_at_utc"])
+        text = f"{item['number']:>8}  {received:26}  {item['reason_code']:24}  {run_id:32}  "
+        return f"{text}{item['record_key']}  {item['detail']}"
+
+    return line
 
 
 def _contents(letter: Letter) -> Json:

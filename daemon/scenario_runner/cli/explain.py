@@ -4,14 +4,17 @@ from typing import Final
 
 import typer
 
+from scenario_runner.audit.cause import cause_of
 from scenario_runner.audit.explain import explain_run
+from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_line
-from scenario_runner.cli.status import find_run
+from scenario_runner.cli.status import find_run, lines_of_owed
+from scenario_runner.cli.text import Sheet, counted, shortened, width
 from scenario_runner.contracts.canonical import Json
 
 _FIELDS: Final = (
-    "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc", "next_look_utc",
-    "next_action", "engine_run_root", "strategy", "infrastructure_retries", "last_infrastructure_error",
+    "run_id", "run_equivalence_key", "state", "reason_code", "sentence", "detail", "updated", "admitted", "deadline",
+    "due", "next_action", "engine_run_root", "strategy", "infrastructure_retries", "last_infrastructure_error",
 )  # fmt: skip
 _FINDING_FIELDS: Final = (
     "expected", "actual", "missing", "blocked_by", "reason_code", "detail", "files", "bytes",
@@ -19,25 +22,134 @@ _FINDING_FIELDS: Final = (
 _ATTEMPT_FIELDS: Final = (
     "launched_at_utc", "handle", "duration_ms", "exit_code", "stop_code", "reason_code", "detail",
 )  # fmt: skip
+#: Lines of the parts that may need more than one. With one line for each other part, 24 are enough.
+_SENTENCE_LINES, _DETAIL_LINES, _CLOCK_LINES, _NEXT_LINES = 2, 3, 2, 2
+#: Characters of a word of a detail: a path, of which both ends are read, and room for a sentence around it.
+_WORD: Final = 72
 
 
-def run(wiring_path: str, run_id: str, *, as_json: bool) -> None:
+def run(wiring_path: str, run_id: str, *, everything: bool, local: bool, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json, logs=False):
         document = find_run(wiring_path, run_id, explain_run)
     if as_json:
         print_json(document)
+    elif everything:
+        print_everything(document, Clock(local=local))
     else:
-        print_explanation(document)
+        for line in answer(document, Clock(local=local), width()).lines:
+            print_line(*line)
     raise typer.Exit(exit_for_state(document["state"]))
 
 
-def print_explanation(document: Json) -> None:
-    """Print an explanation as text."""
-    print_fields(document, _FIELDS)
-    for name in ("drift", "documents_owed"):
-        for key, value in document.get(name, {}).items():
-            print_line(f"{name.replace('_', ' ')} {key + ':':12} {value}")
+# --- the answer
+
+
+def answer(document: Json, clock: Clock, columns: int) -> Sheet:
+    """An explanation in at most 24 lines: state, why, expected and found, clock, next, then a line for each kind."""
+    sheet = Sheet(columns)
+    sheet.add_state("state", document["state"], document.get("reason_code", ""))
+    sheet.add("run", "  ".join(filter(None, (document["run_id"], document.get("run_equivalence_key")))))
+    sheet.add("why", document.get("sentence", ""), _SENTENCE_LINES)
+    sheet.add("" if document.get("sentence") else "why", _detail(document), _DETAIL_LINES)
+    _add_cause(sheet, document)
+    sheet.add("clock", _times(document, clock), _CLOCK_LINES)
+    sheet.add("owed", "; ".join(lines_of_owed(document, clock)))
+    sheet.add("next", document.get("next_action", ""), _NEXT_LINES)
+    sheet.add("gates", counted(item["outcome"] for item in document.get("gates", [])) or _required(document))
+    sheet.add("outputs", counted(item["outcome"] for item in document.get("outputs", [])) or _intended(document))
+    sheet.add("signals", _signals(document, clock))
+    _add_engine(sheet, document)
+    sheet.add("acts", _acts(document, clock))
+    records = counted(item["disposition"] for item in document.get("records", []))
+    sheet.add("records", f"{records} (all there is: explain {document['run_id'][:12]} --all)" if records else "")
+    return sheet
+
+
+def _detail(document: Json) -> str:
+    """What was met, with shortened paths: else a sentence of three paths would hide its own end."""
+    detail = document.get("detail", "")
+    if error := document.get("last_infrastructure_error"):
+        detail = f"{detail} (tried {document.get('infrastructure_retries', 0)} times: {error})".strip()
+    return " ".join(shortened(word, _WORD) for word in detail.split())
+
+
+def _add_cause(sheet: Sheet, document: Json) -> None:
+    cause = cause_of(document)
+    if not cause.what:
+        return
+    law = f" ({cause.law})" if cause.law else ""
+    more = f", and {cause.others} more like it" if cause.others else ""
+    sheet.add("cause", f"{cause.outcome} {cause.what}{law}{more}")
+    sheet.add("missing" if cause.missing else "path", cause.path)
+    sheet.add("root", document.get("engine_run_root", "") if cause.path else "")
+    sheet.add("expected", cause.expected)
+    sheet.add("found", cause.actual)
+
+
+def _times(document: Json, clock: Clock) -> str:
+    """When the run changed, and when something happens by itself."""
+    found = [f"changed {clock.moment(document['updated_at_utc'])}"] if document.get("updated_at_utc") else []
+    if document["state"] == "WAITING_EVIDENCE":
+        found.append(f"deadline {clock.deadline(document['evidence_deadline_utc'])}")
+    if document.get("next_look_utc"):
+        found.append(f"due {clock.moment(document['next_look_utc'])}")
+    return "; ".join(found)
+
+
+def _required(document: Json) -> str:
+    return f"{len(document['required_gates'])} required, none examined yet" if document.get("required_gates") else ""
+
+
+def _intended(document: Json) -> str:
+    if not document.get("intended_outputs"):
+        return ""
+    return f"{len(document['intended_outputs'])} intended, none examined yet"
+
+
+def _signals(document: Json, clock: Clock) -> str:
+    shown = [
+        f"{item['kind']} " + (f"sent {clock.stamp(item['sent_at_utc'])}" if item["sent_at_utc"] else "owed")
+        for item in document.get("signals", [])
+    ]
+    return f"{shown[0]}, published again {len(shown) - 1} times: {shown[-1]}" if shown[1:] else "".join(shown)
+
+
+def _add_engine(sheet: Sheet, document: Json) -> None:
+    attempts = document.get("attempts", [])
+    if not attempts:
+        strategy = document.get("strategy")
+        sheet.add("engine", f"not invoked ({strategy})" if strategy else "")
+        return
+    last = attempts[-1]
+    facts = [f"{len(attempts)} attempts" if len(attempts) > 1 else "1 attempt", f"the last {last['outcome']}"]
+    facts += [f"exit code {last['exit_code']}"] if last.get("exit_code") is not None else []
+    facts += [str(last[key]) for key in ("stop_code", "reason_code", "handle") if last.get(key)]
+    sheet.add("engine", ", ".join(facts))
+    written = last.get("stderr_tail", "").strip().splitlines()
+    if written:
+        sheet.add("stderr", written[-1])
+
+
+def _acts(document: Json, clock: Clock) -> str:
+    acts = document.get("actions", [])
+    if not acts:
+        return ""
+    last = acts[-1]
+    count = f"{len(acts)} acts, the last: " if len(acts) > 1 else ""
+    return f"{count}{last['action']} by {last['actor']}: {last['outcome']} at {clock.stamp(last['at_utc'])}"
+
+
+# --- everything
+
+
+def print_everything(document: Json, clock: Clock) -> None:
+    """Print an explanation whole, as text."""
+    print_fields(clock.readable(document), _FIELDS)
+    for key, value in document.get("drift", {}).items():
+        print_line(f"drift {key + ':':12} {value}")
+    for line in lines_of_owed(document, clock):
+        print_line(f"owed: {line}")
     for item in document.get("attempts", []):
         print_line(f"attempt {item['attempt_no']}: {item['outcome']}  ({item['invoker']})")
         _print_finding(item, _ATTEMPT_FIELDS)
@@ -50,11 +162,12 @@ def print_explanation(document: Json) -> None:
         print_line(f"output {item['output_id']}: {item['outcome']}")
         _print_finding(item, ("path", "digest", *_FINDING_FIELDS))
     for item in document.get("signals", []):
-        sent = f"sent {item['sent_at_utc']}" if item["sent_at_utc"] else "owed"
+        sent = f"sent {clock.moment(item['sent_at_utc'])}" if item["sent_at_utc"] else "owed"
         place = "  ".join(item.get("receipt", {}).values())
         print_line(f"signal {item['kind']}: {sent}  {item['message_id']}  {place}".rstrip())
     for item in document.get("actions", []):
-        print_line(f"act    {item['action']} by {item['actor']} ({item['via']}): {item['outcome']}  {item['at_utc']}")
+        at = clock.moment(item["at_utc"])
+        print_line(f"act    {item['action']} by {item['actor']} ({item['via']}): {item['outcome']}  {at}")
         _print_finding(item, ("reason", "detail"))
     for item in document.get("records", []):
         reason = item.get("reason_code", "")

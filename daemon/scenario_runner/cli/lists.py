@@ -7,12 +7,16 @@ text, so that a pipe gets items and nothing else.
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import chain, islice
 
 from scenario_runner.cli.console import print_err, print_line
+from scenario_runner.cli.text import Part
 from scenario_runner.contracts.canonical import Json
+
+Line = str | Sequence[Part]
+"""An item of a list as text."""
 
 
 class Form(StrEnum):
@@ -55,7 +59,7 @@ class Page:
             self.next = self._cursor_of(last)
 
 
-def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], str]) -> None:
+def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], Line]) -> None:
     """Print a list.
 
     Args:
@@ -73,7 +77,8 @@ def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], str]
             sys.stdout.write(json.dumps({"next": page.next}) + "\n")
     else:
         for item in page:
-            print_line(line_of(item))
+            line = line_of(item)
+            print_line(*([line] if isinstance(line, str) else line))
         if page.next:
             sys.stdout.flush()
             print_err(f"more follow: --after {page.next}")

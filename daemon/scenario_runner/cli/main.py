@@ -16,9 +16,12 @@ from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     AfterOption,
     FileArgument,
+    IntervalOption,
+    JsonLinesOption,
     JsonOption,
     LimitOption,
     LinesOption,
+    LocalOption,
     ManyOption,
     OptionalFileArgument,
     PolicyOption,
@@ -28,6 +31,7 @@ from scenario_runner.cli.options import (
     TimeoutOption,
     UntilOption,
     WaitOption,
+    WatchedArgument,
     WiringOption,
 )
 
@@ -214,6 +218,7 @@ def status(
     wiring: WiringOption,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
+    local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED.
@@ -222,18 +227,42 @@ def status(
     """
     from scenario_runner.cli.status import run
 
-    run(str(wiring), run_id, wait=wait, timeout=timeout, as_json=as_json)
+    run(str(wiring), run_id, wait=wait, timeout=timeout, local=local, as_json=as_json)
 
 
 @app.command(rich_help_panel=_LOOK, short_help="Show why a run is in its state.")
-def explain(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
-    """Show why a run is in its state: what was found for each gate and output, what is missing, what happens next.
+def explain(
+    run_id: RunArgument,
+    wiring: WiringOption,
+    everything: Annotated[bool, typer.Option("--all", help="Show each gate, output and record too.")] = False,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show why a run is in its state: the cause, what was expected and found, the clock, what happens next.
 
-    The exit code is that of status.
+    Paths are shortened; --all and --json show them whole. The exit code is that of status.
     """
     from scenario_runner.cli.explain import run
 
-    run(str(wiring), run_id, as_json=as_json)
+    run(str(wiring), run_id, everything=everything, local=local, as_json=as_json)
+
+
+@app.command(rich_help_panel=_LOOK, short_help="Show what changes, as it changes.")
+def watch(
+    wiring: WiringOption,
+    run_id: WatchedArgument = None,
+    interval: IntervalOption = 2.0,
+    timeout: TimeoutOption = None,
+    local: LocalOption = False,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Show a run, or the runs on their way, until it has ended: a live table on a terminal, a line a change in a pipe.
+
+    With RUN_ID the exit code is that of status. Ctrl-C ends it.
+    """
+    from scenario_runner.cli.watch import Options, run
+
+    run(str(wiring), run_id, Options(interval, timeout, local, as_json))
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")
@@ -304,6 +333,7 @@ def runs_list(
     ] = "admitted",
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -324,7 +354,7 @@ def runs_list(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.runs import Options, run
 
-    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit)
+    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit, local)
     run(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
@@ -340,6 +370,7 @@ def dead_letter_list(
     until: UntilOption = None,
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -352,7 +383,7 @@ def dead_letter_list(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.dead_letter import Options, run_list
 
-    options = Options(reason, key, shard, since, until, after, limit)
+    options = Options(reason, key, shard, since, until, after, limit, local)
     run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
@@ -363,6 +394,7 @@ def dead_letter_show(
     shown_as: Annotated[
         str, typer.Option("--as", help="auto, json, text, hex, or raw: the very bytes, not for a terminal.")
     ] = "auto",
+    local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a refused record: why it was refused, its bytes, what to do. What is not printable is shown escaped.
@@ -374,7 +406,7 @@ def dead_letter_show(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.dead_letter import run_show
 
-    run_show(str(wiring), letter, shown_as, as_json=as_json)
+    run_show(str(wiring), letter, shown_as, local=local, as_json=as_json)
 
 
 @quarantine_app.command("list", short_help="List runs that are QUARANTINED.")
@@ -385,6 +417,7 @@ def quarantine_list(
     until: UntilOption = None,
     after: AfterOption = "",
     limit: LimitOption = 100,
+    local: LocalOption = False,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
@@ -392,12 +425,14 @@ def quarantine_list(
     from scenario_runner.cli.quarantine import run_list
     from scenario_runner.cli.runs import Options
 
-    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit)
+    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit, local=local)
     run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
 
 
 @quarantine_app.command("show", short_help="Show what contradicts what, and what to do.")
-def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOption = False) -> None:
+def quarantine_show(
+    run_id: RunArgument, wiring: WiringOption, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
     """Show why a run is QUARANTINED: what was expected and found, who else holds a receipt that drifts, what to do.
 
     The exit code is 4.
@@ -408,7 +443,7 @@ def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOpti
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.quarantine import run_show
 
-    run_show(str(wiring), run_id, as_json=as_json)
+    run_show(str(wiring), run_id, local=local, as_json=as_json)
 
 
 @app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")
@@ -427,6 +462,7 @@ def verify(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Policy that the run must have had.", show_default=False)
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every check, not only what failed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a READY run as a careful downstream reader would: digests, receipts, gates and outputs, all re-hashed.
@@ -437,7 +473,7 @@ def verify(
     from scenario_runner.cli.verify import NamedFiles, run
 
     files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))
-    run(str(wiring), target, files, as_json=as_json)
+    run(str(wiring), target, files, verbose=verbose, as_json=as_json)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Probe everything that a profile names.")

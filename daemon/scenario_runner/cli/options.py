@@ -12,6 +12,8 @@ PolicyOption = Annotated[
     Path, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="Show times in the zone of this machine.")]
 LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
@@ -30,6 +32,10 @@ TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Longest wait; exit 3 when it ends without a verdict."),
 ]
+WatchedArgument = Annotated[
+    str | None, typer.Argument(metavar="RUN_ID", help="A run, as for status; the runs on their way if none.")
+]
+IntervalOption = Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks.")]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")]
 OptionalFileArgument = Annotated[
     str | None, typer.Argument(metavar="FILE", help="A run request as JSON; '-' reads standard input.")

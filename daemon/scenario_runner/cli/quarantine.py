@@ -9,6 +9,7 @@ from scenario_runner.audit.explain import explain_run
 from scenario_runner.authority.values import RunRow
 from scenario_runner.authority.views.base import Views
 from scenario_runner.cli import runs
+from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
@@ -29,7 +30,7 @@ _FIELDS: Final = (
     "reason_code",
     "sentence",
     "detail",
-    "updated_at_utc",
+    "updated",
     "engine_run_root",
 )
 _FINDING_FIELDS: Final = ("path", "object", "expected", "actual", "missing", "reason_code", "detail")
@@ -54,14 +55,14 @@ def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines
     runs.run(wiring_path, options, as_json=as_json, as_lines=as_lines)
 
 
-def run_show(wiring_path: str, name: str, *, as_json: bool) -> None:
+def run_show(wiring_path: str, name: str, *, local: bool, as_json: bool) -> None:
     """The command ``quarantine show``."""
     with exit_on_error(as_json=as_json, logs=False):
         document = describe(wiring_path, name)
     if as_json:
         print_json(document)
     else:
-        _print(document)
+        _print(document, Clock(local=local))
     raise typer.Exit(Exit.QUARANTINED)
 
 
@@ -121,8 +122,8 @@ def _holders(views: Views, run: RunRow, drift: Json) -> list[Json]:
     ]
 
 
-def _print(document: Json) -> None:
-    print_fields(document, _FIELDS)
+def _print(document: Json, clock: Clock) -> None:
+    print_fields(clock.readable(document), _FIELDS)
     for item in document["findings"]:
         named = item.get("gate_id") or item.get("output_id") or ""
         print_line(f"{item['kind']} {named}: {item.get('outcome', 'DRIFT')}".replace(" :", ":"))

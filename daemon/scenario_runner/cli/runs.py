@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import FOREVER_US, Cursor, Order, RunFilter, RunSummary
+from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_on_error
 from scenario_runner.cli.lists import Form, Page, print_list
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.cli.run_ids import checked_name
+from scenario_runner.cli.text import Part, Word
 from scenario_runner.cli.when import micros_of
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
@@ -23,6 +25,8 @@ from scenario_runner.profiles.wiring import load_wiring
 
 #: Runs that are read at once: a second page is rare, and so many take 2 MB.
 _CHUNK: Final = 1_000
+#: Columns of a state with its glyph, and of a time of today.
+_STATE, _CHANGED = 18, 26
 #: Bytes of a line of a file of requests: the largest record of a control bus.
 _LONGEST_LINE: Final = 1 << 20
 _CURSOR: Final = re.compile(r"(admitted|key|due|deadline)-([0-9]{1,19})-([0-9a-f]{32})", re.ASCII)
@@ -45,6 +49,7 @@ class Options:
     sort: str = "admitted"
     after: str = ""
     limit: int = 100
+    local: bool = False
 
     def filter(self) -> RunFilter:
         """The filter.
@@ -99,7 +104,7 @@ def run(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) ->
         else:
             found, limit = _found(views, asked, after, options.limit + 1), options.limit
         page = Page(found, limit, lambda item: _cursor_of(item, asked))
-        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), _line)
+        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), line_with(Clock(local=options.local)))
 
 
 def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
@@ -117,7 +122,7 @@ def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: in
     """Runs as they are shown, read a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from map(_shown, rows)
+        yield from map(shown_run, rows)
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
@@ -131,7 +136,8 @@ def _cursor_of(item: Json, asked: RunFilter) -> str:
     return str(Cursor(asked.order, micros_of("", item[key], 0) if key else 0, item["run_id"]))
 
 
-def _shown(row: RunSummary) -> Json:
+def shown_run(row: RunSummary) -> Json:
+    """A run as a list has it in JSON."""
     item: Json = {
         "run_id": row.run_id,
         "run_equivalence_key": row.run_equivalence_key,
@@ -145,11 +151,15 @@ def _shown(row: RunSummary) -> Json:
     return item | ({"reason_code": row.reason_code} if row.reason_code else {})
 
 
-def _line(item: Json) -> str:
-    """Columns: run id, state, last change, reason, key."""
-    changed = item.get("updated_at_utc", "-")
-    text = f"{item['run_id']}  {item['state']:16}  {changed:27}  {item.get('reason_code', ''):26}  "
-    return text + str(item["run_equivalence_key"])
+def line_with(clock: Clock) -> Callable[[Json], list[Part]]:
+    """A run as a line of text: run id, state, last change, reason, key."""
+
+    def line(item: Json) -> list[Part]:
+        changed = clock.moment(item["updated_at_utc"]) if "updated_at_utc" in item else "-"
+        rest = f"  {changed:{_CHANGED}}  {item.get('reason_code', ''):26}  {item['run_equivalence_key']}"
+        return [f"{item['run_id']}  ", Word(item["state"], _STATE), rest]
+
+    return line
 
 
 # --- the runs of a file of requests
@@ -161,7 +171,7 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
     while chunk := list(islice(names, _CHUNK)):
         known = {row.run_id: row for row in views.summaries([run_id for run_id, _ in chunk])} if views else {}
         for run_id, key in chunk:
-            item = _shown(known[run_id]) if run_id in known else _without_run(views, run_id, key)
+            item = shown_run(known[run_id]) if run_id in known else _without_run(views, run_id, key)
             if state in (None, item["state"]):
                 yield item
 

@@ -7,6 +7,7 @@ import typer
 
 from scenario_runner.audit.explain import REJECTED, status_of
 from scenario_runner.authority.base import RunReader
+from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_for_state, exit_on_error, log_to_stderr, print_fields, print_json
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
@@ -14,6 +15,7 @@ from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 
@@ -33,27 +35,45 @@ Describe = Callable[[RunReader, str], Json | None]
 
 
 _FIELDS: Final = (
-    "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc", "next_look_utc",
-    "next_action", "infrastructure_retries", "last_infrastructure_error", "documents_owed",
-    "reemits",
+    "run_id", "state", "reason_code", "sentence", "detail", "updated", "deadline", "due", "next_action",
+    "infrastructure_retries", "last_infrastructure_error", "documents_owed", "reemits",
 )  # fmt: skip
 
 
-def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, as_json: bool) -> None:
+def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, local: bool, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json, logs=False):
         check_timeout(wait=wait, timeout=timeout)
         document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
-        print_status(document, as_json=as_json)
+        print_status(document, as_json=as_json, local=local)
     raise typer.Exit(exit_for_state(document["state"]))
 
 
-def print_status(document: Json, *, as_json: bool) -> None:
+def print_status(document: Json, *, as_json: bool, local: bool = False) -> None:
     """Print where a run stands."""
     if as_json:
         print_json(document)
-    else:
-        print_fields(document, _FIELDS)
+        return
+    clock = Clock(local=local)
+    shown = clock.readable(document)
+    if document["state"] in FINAL_STATES:
+        shown.pop("deadline", None)  # it decides nothing any more
+    for key in ("documents_owed", "reemits"):
+        shown[key] = "; ".join(lines_of_owed({key: document.get(key)}, clock))
+    print_fields(shown, _FIELDS)
+
+
+def lines_of_owed(document: Json, clock: Clock) -> list[str]:
+    """What a run still owes: documents that could not be written, and signals that are to be published again."""
+    lines = []
+    if owed := document.get("documents_owed"):
+        since = f" since {clock.moment(owed['since_utc'])}" if "since_utc" in owed else ""
+        again = f"tried {owed['tries']} times{since}, again {clock.moment(owed['next_try'])}"
+        lines.append(f"documents: {owed['error']} ({again}); {owed['next_action']}")
+    if signals := document.get("reemits"):
+        last = f", the last {clock.moment(signals['last_sent_at_utc'])}" if "last_sent_at_utc" in signals else ""
+        lines.append(f"signal published again {signals['sent']} times{last}; {signals['owed']} still to be sent")
+    return lines
 
 
 def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
@@ -69,7 +89,7 @@ def find_run(wiring_path: str, run_id: str, describe: Describe) -> Json:
     """
     wiring = load_wiring(wiring_path)
     with KeptAuthority(wiring) as authority:
-        return _Search(wiring, authority, run_id, describe).find()
+        return RunSearch(wiring, authority, run_id, describe).find()
 
 
 def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
@@ -81,11 +101,11 @@ def wait_for_run(wiring_path: str, run_id: str, timeout: float | None) -> Json:
     wiring = load_wiring(wiring_path)
     _search_of_spool()  # before it waits: a signal then comes after the first answer
     with KeptAuthority(wiring) as authority:
-        return wait_for_verdict(_Search(wiring, authority, run_id, status_of, waits=True).find, timeout)
+        return wait_for_verdict(RunSearch(wiring, authority, run_id, status_of, waits=True).find, timeout)
 
 
-class _Search:
-    """What is known of one run id, for a command that asks once or again and again.
+class RunSearch:
+    """What is known of one run, for a command that asks once or again and again.
 
     The control bus is searched only when the authority answers something new: a search may read thousands of files.
     """

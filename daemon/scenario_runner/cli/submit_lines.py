@@ -16,6 +16,7 @@ import typer
 
 from scenario_runner.bus.stream import MAX_REQUEST_BYTES, MAX_REQUEST_RECORDS
 from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err
+from scenario_runner.cli.progress import Progress
 from scenario_runner.cli.request_file import checked_request
 from scenario_runner.cli.request_lines import Line, read_lines
 from scenario_runner.cli.status import SUBMITTED
@@ -87,8 +88,8 @@ def submit_lines(wiring: Wiring, file: str) -> Exit:
     """
     counts = _Counts()
     try:
-        with interruptible(), open_bus(wiring, _STREAM_SECONDS) as send:
-            for batch in _batches(file, wiring):
+        with interruptible(), open_bus(wiring, _STREAM_SECONDS) as send, Progress("submitted") as progress:
+            for batch in _batches(_watched(read_lines(file), _size_of(file), progress), wiring):
                 if not _submit(batch, send, counts):
                     print_err(f"stopped after line {counts.last_line}, the control bus is away; {_RERUN}")
                     break
@@ -103,11 +104,29 @@ def submit_lines(wiring: Wiring, file: str) -> Exit:
     return counts.exit
 
 
-def _batches(file: str, wiring: Wiring) -> Iterator[list[_Item]]:
-    """The lines of a file in batches that one request to a stream can take; a batch ends early when none has come."""
+def _size_of(file: str) -> int:
+    """Bytes of a regular file; 0 when they are not known."""
+    try:
+        return os.stat(file).st_size if file != "-" else 0
+    except OSError:
+        return 0  # whoever opens it says what is wrong
+
+
+def _watched(lines: Iterator[Line | None], total: int, progress: Progress) -> Iterator[Line | None]:
+    """The lines, with progress where results do not go to the same terminal."""
+    done, shows = 0, not sys.stdout.isatty()
+    for line in lines:
+        if line is not None and shows:
+            done += line.size + 1
+            progress(done, total)
+        yield line
+
+
+def _batches(lines: Iterator[Line | None], wiring: Wiring) -> Iterator[list[_Item]]:
+    """Lines in batches that one request to a stream can take; a batch ends early when none has come."""
     batch: list[_Item] = []
     size = 0
-    for line in read_lines(file):
+    for line in lines:
         item = _item(line, wiring) if line is not None and not line.is_empty else None
         weight = len(item.submission.data) + len(item.run_id) if item is not None and item.submission else 0
         if batch and (line is None or len(batch) == MAX_REQUEST_RECORDS or size + weight > MAX_REQUEST_BYTES):

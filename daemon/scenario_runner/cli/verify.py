@@ -1,7 +1,6 @@
 """``verify``: from a run id or a facts view file to the checks and an exit code."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,9 +16,11 @@ from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
-from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_json, print_line
+from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_json, print_line
+from scenario_runner.cli.progress import Progress
 from scenario_runner.cli.read_only import KeptAuthority, existing_views, never_started, require_marked
 from scenario_runner.cli.run_ids import checked_name, named_run
+from scenario_runner.cli.text import Word, shortened
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
@@ -38,11 +39,11 @@ from scenario_runner.service.control_bus import open_stream, spool_root
 from scenario_runner.service.identity import NamedStore
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
+#: Columns of the mark of a check, with its glyph; characters of a word of a detail.
+_MARK, _WORD = 6, 72
 #: Files of one message that are looked for in a spool: where the first was lost, one that repeats it stands for it. A
 #: run is published again a few times in its life.
 _SEARCHED_EMISSIONS: Final = 100
-_PROGRESS_SECONDS: Final = 1.0
-"""Between two lines of progress: often enough to see that it goes on, rare enough for a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +64,38 @@ class NamedFiles:
             raise UsageError("an interface pack is two files: give both --catalogue and --gate-map")
 
 
-def run(wiring_path: str, target: str, files: NamedFiles, *, as_json: bool) -> None:
+def run(wiring_path: str, target: str, files: NamedFiles, *, verbose: bool, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json):
         document, code = verify_target(wiring_path, target, files)
     if as_json:
         print_json(document)
     else:
-        _print_checks(document)
+        _print(document, verbose=verbose)
     raise typer.Exit(code)
 
 
-def _print_checks(document: Json) -> None:
+def _print(document: Json, *, verbose: bool) -> None:
+    """The verdict, what did not hold or could not be checked, and who vouches; every check where that is asked for."""
     for check in document["checks"]:
-        mark = "n/a " if check.get("not_possible") else "ok  " if check["ok"] else "FAIL"
-        print_line(f"{mark}  {check['check']}" + (f": {check['detail']}" if check.get("detail") else ""))
+        mark = "n/a" if check.get("not_possible") else "ok" if check["ok"] else "FAIL"
+        if verbose or mark != "ok":
+            _print_check(check, mark, verbose=verbose)
     for name in ("pack", "policy"):
         if document.get(name):
             print_line(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
-    print_line(f"{document['outcome']}: {document['summary']}")
+    print_line(Word(document["outcome"]), f": {document['summary']}")
+
+
+def _print_check(check: Json, mark: str, *, verbose: bool) -> None:
+    detail = str(check.get("detail", ""))
+    if not verbose:  # what a path begins and ends with says most, and lines of paths hide the next line
+        detail = " ".join(shortened(word, _WORD) for word in detail.split())
+    print_line(Word(mark, _MARK), f"{check['check']}" + (f": {detail}" if detail else ""))
+    for key in ("expected", "actual"):
+        if mark == "FAIL" and check.get(key) is not None:
+            shown = str(check[key])
+            print_line(f"      {key + ':':9} {shown if verbose else shortened(shown, 3 * _WORD)}")
 
 
 def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Json, Exit]:
@@ -126,8 +140,9 @@ def _verify(
     artifacts = open_artifacts(wiring, None)
     try:
         read_signal = _signal_reader(wiring, store)
-        verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, read_signal, _Progress(), known, named)
-        return verifier.verify(data)
+        with Progress("verified") as progress:
+            verifier = Verifier(store, packs, artifacts, wiring.control_bus_topic, read_signal, progress, known, named)
+            return verifier.verify(data)
     finally:
         artifacts.close()
 
@@ -148,22 +163,6 @@ def _document(run_id: str, findings: Findings) -> Json:
 def _failed(run_id: str, check: str, detail: str) -> Json:
     checks = [{"check": check, "ok": False, "detail": detail}]
     return {"run_id": run_id, "outcome": "FAIL", "summary": detail, "checks": checks}
-
-
-class _Progress:
-    """Prints on stderr, at intervals, how many bytes were read."""
-
-    def __init__(self) -> None:
-        self._bytes, self._started = 0, time.monotonic()
-        self._next = self._started + _PROGRESS_SECONDS
-
-    def __call__(self, count: int) -> None:
-        self._bytes += count
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _PROGRESS_SECONDS
-            rate = self._bytes / 1e9 / (now - self._started)
-            print_err(f"verified {self._bytes / 1e9:.2f} GB ({rate:.2f} GB/s)")
 
 
 # --- what is verified

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.artifacts.budget import (
     BATCH_SHARE,
@@ -26,6 +28,10 @@ from scenario_runner.ledger.packs import PinnedPacks
 #: Pauses before evidence that changed while it was read is examined again; after the last it is refused. Writing one
 #: file takes milliseconds; an engine that still writes after half a second has not sealed its run.
 EXAMINE_AGAIN_SECONDS: Final = (0.1, 0.4)
+#: Between two lines of the log about one examination: a person who waits sees it move, and a night makes no flood.
+LOG_HASHING_SECONDS: Final = 30.0
+
+_log = structlog.get_logger("evidence")
 
 
 class ExaminationDeferred(Exception):  # noqa: N818 - no error: the examination is put off
@@ -73,13 +79,14 @@ class Examiner:
         pack = self._packs.get(inputs.pack_digest)
         return evidence_key(inputs.root_of(intent), pack, intent.tokens(), inputs.gates, inputs.outputs, inputs.bounds)
 
-    def examine(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share) -> Finding:
+    def examine(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share, run_id: str = "") -> Finding:
         """Examine until nothing changes meanwhile.
 
         Args:
             key: What is to be examined.
             heartbeat: Called once in a while; raises to end the examination (a lost lease, a process that stops).
             share: Most that the examination may cost.
+            run_id: The run that it is for; a long examination logs it.
 
         Raises:
             ExaminationDeferred: it costs more than the share; what was learned of it (digests) is kept.
@@ -88,29 +95,36 @@ class Examiner:
         if not share.patient and key in self._bulk_keys:
             raise ExaminationDeferred(key)
         try:
-            return self._until_stable(key, heartbeat, share)
+            return self._until_stable(key, heartbeat, share, run_id)
         except (ReadBudgetExceeded, EvidenceBusyError) as error:
             self._bulk_keys.add(key)
             raise ExaminationDeferred(key) from error
         except ExaminationTooLongError as error:
             return refused_without_report(Outcome.CONFLICT, EvidenceRefused(error.detail, error.reason))
 
-    def _until_stable(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share) -> Finding:
+    def _until_stable(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share, run_id: str) -> Finding:
         for pause in EXAMINE_AGAIN_SECONDS:
             try:
-                return self._examine_once(key, heartbeat, share)
+                return self._examine_once(key, heartbeat, share, run_id)
             except EvidenceChanged as changed:
                 if not share.patient:
                     raise ExaminationDeferred(key) from changed  # a batch must not sleep: other runs wait for it
                 self._sleep(pause)
         try:
-            return self._examine_once(key, heartbeat, share)
+            return self._examine_once(key, heartbeat, share, run_id)
         except EvidenceChanged as changed:
             return refused_without_report(Outcome.CONFLICT, EvidenceRefused(changed.detail, changed.reason))
 
-    def _examine_once(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share) -> Finding:
+    def _examine_once(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share, run_id: str) -> Finding:
         pack = self._packs.get(key.pack_digest)
-        with ReadBudget(lambda _hashed: heartbeat(), share, key.bounds) as budget:
+        progress = HashingLog(run_id)
+
+        def beat(_hashed: int) -> None:
+            heartbeat()  # first: what is only observed must not keep a lost lease from ending the examination
+            progress.note(budget.seconds, budget.hashed, budget.to_hash)
+
+        # An examination in a batch ends long before there is anything to log.
+        with ReadBudget(beat if share.patient else lambda _hashed: heartbeat(), share, key.bounds) as budget:
             finding = self._examine_root(key, pack, budget)
             if share.patient and budget.fits(BATCH_SHARE):
                 self._bulk_keys.discard(key)  # its digests are known by now
@@ -134,6 +148,30 @@ class Examiner:
                 return finding
         finally:
             root.close()
+
+
+class HashingLog:
+    """Logs, at intervals, how far a long examination has come.
+
+    Args:
+        run_id: The run that it is for.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id, self._next = run_id, LOG_HASHING_SECONDS
+
+    def note(self, seconds: float, done: int, total: int) -> None:
+        """Log when it is time; from any thread, and then one line too many does no harm.
+
+        Args:
+            seconds: Since the examination began.
+            done: Bytes hashed.
+            total: Bytes to hash, of the files that were listed so far; 0 before any was.
+        """
+        if seconds < self._next or not total:
+            return
+        self._next = seconds + LOG_HASHING_SECONDS
+        _log.info("hashing", run_id=self._run_id, bytes_done=done, bytes_total=total, seconds=round(seconds))
 
 
 class BulkKeys:

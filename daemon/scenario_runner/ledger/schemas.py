@@ -10,6 +10,7 @@ from scenario_runner.contracts.documents import BOUNDARY_DOCUMENTS, DOCUMENTS, O
 from scenario_runner.contracts.errors import ConfigurationError, LedgerDrift, SequenceError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.schema_export import schema_of
+from scenario_runner.contracts.sentences import of_json_schema
 from scenario_runner.ledger.schema_files import SchemaFiles, tree_of
 
 _REMEDY: Final = "restore the file with `scenario-runner contracts export DIRECTORY`, or correct the profile"
@@ -54,7 +55,7 @@ class Schemas:
         if validator.is_valid(document):
             return
         error = next(iter(validator.iter_errors(document)))
-        detail = f"{name} at {'/'.join(str(step) for step in error.instance_path) or 'top'}: {error.message[:300]}"
+        detail = of_json_schema(name, error)
         part = error.instance_path[0] if error.instance_path else ""
         if part == "locators":
             raise LedgerDrift(detail, Reason.LOCATOR_SCHEMA_INVALID)

@@ -197,7 +197,7 @@ def parse_wiring(document: object, source: str) -> Wiring:
     except ValidationError as error:
         from scenario_runner.contracts.documents import explain_validation  # noqa: PLC0415 - slow, and seldom needed
 
-        raise ConfigurationError(source, explain_validation(error), _REMEDY) from error
+        raise ConfigurationError(source, explain_validation(error, quotes=False), _REMEDY) from error
 
 
 def load_wiring(path: str, env: Mapping[str, str] | None = None) -> Wiring:

@@ -241,7 +241,7 @@ class RunDriver:
         """Examine for the first of some runs, or for the next one when the first loses its lease meanwhile."""
         answers: list[Answer] = []
         for claim in claims:
-            examine = partial(self._examiner.examine, key, partial(self._leases.check, claim), share)
+            examine = partial(self._examiner.examine, key, partial(self._leases.check, claim), share, claim.run_id)
             answers.append(_caught(examine))
             if not isinstance(answers[-1], LeaseLostError):
                 break

@@ -96,7 +96,11 @@ def test_an_engine_that_breaks_is_invoked_as_often_as_the_policy_allows(world: W
     assert explained["attempts"][0]["stderr_tail"] == "it broke"
     assert "attempt 2 of at most 2" in explained["detail"]
     assert [item["payload"]["reason_code"] for item in world.signals("TERMINAL")] == ["ENGINE_EXIT_NONZERO"]
-    text = world.command("explain", status["run_id"], "--wiring", str(world.wiring)).stdout.decode()
+    explain = ("explain", status["run_id"], "--wiring", str(world.wiring))
+    short = world.command(*explain).stdout.decode()
+    assert "2 attempts, the last FAILED, exit code 3" in short
+    assert "stderr:    it broke" in short
+    text = world.command(*explain, "--all").stdout.decode()
     assert "attempt 1: FAILED" in text
     assert "stderr | it broke" in text
 
