@@ -290,3 +290,11 @@ def test_a_batch_is_examined_when_it_is_claimed_and_a_deferred_run_when_its_turn
     place.finding = MISSING
     place.driver.drive([claim(now_us=now_us, deadline_us=NOW)], share)
     assert place.committed[-1].to_state is state
+
+
+def test_nothing_is_asked_for_no_runs(place: Place) -> None:
+    assert place.driver.drive([]) == []
+    place.lost = {"a"}
+    place.driver.drive(runs("a"))
+    asked = [step for step, _ in place.asked]
+    assert asked == ["clock", "examine"], "the time of the examination, and nothing of effects that nobody waits for"
