@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_execution import attempt_row, forced
@@ -21,7 +21,9 @@ from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.runs import batch
 from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.effects import FindJob, PrepareLaunch
-from scenario_runner.runs.member import Member
+
+if TYPE_CHECKING:
+    from scenario_runner.runs.member import Member
 
 pytestmark = pytest.mark.unit
 
