@@ -2,8 +2,8 @@
 r"""Delete each guard of the code once, in a copy of the tree, and say which deletions no test notices.
 
 A guard is an early refusal (``if ...: raise``, ``if ...: return``, ``if ...: continue``), a call that only checks
-(``check_...``, ``confirm...``, ``require...``, ``probe``), a step of a lifecycle (``yield ...`` as a statement), or one
-term of an ``and`` or ``or`` in a condition. In named SQL it is one term of a WHERE.
+(``check_...``, ``confirm...``, ``require...``, ``probe``), a step of a lifecycle (``yield ...`` as a statement), the
+``if`` of a comprehension, or one term of an ``and`` or ``or`` in a condition. In named SQL it is one term of a WHERE.
 
   scripts/delete_guards.py                            the rooms of ROOMS and SQL against tier 0
   scripts/delete_guards.py --list                     only list the guards
@@ -12,6 +12,9 @@ term of an ``and`` or ``or`` in a condition. In named SQL it is one term of a WH
   scripts/delete_guards.py --room authority/sql/sqlite.sql \
       --tests tests/services/scenario_runner/integration/test_authority_contract.py
                                                       the terms of the WHERE of every statement of SQLite
+  scripts/delete_guards.py --room authority/sql/postgres.sql --room authority/views/postgres.sql \
+      --tests "-m parity -k postgres tests/services/scenario_runner"
+                                                      those of Postgres; needs scripts/parity_stack.sh
   scripts/delete_guards.py --again                    those that survived, once more
 
 The report is written after each guard, and a later call goes on where the last one was stopped. Guards whose deletion
@@ -46,7 +49,12 @@ if TYPE_CHECKING:
 REPO: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = "daemon/scenario_runner"
 EQUIVALENT: Final = REPO / "scripts/delete_guards.equivalent.json"
-ROOMS: Final = ("gates", "evidence", "runs", "ledger", "intake", "audit", "authority/sql/sqlite.sql")
+ROOMS: Final = (
+    "gates", "evidence", "runs", "ledger", "intake", "audit", "relay", "service/engine_lane.py",
+    "authority/sql/sqlite.sql", "authority/views/sqlite.sql",
+)  # fmt: skip
+#: Nothing of tier 0 can notice what they lose: no database server is there.
+PARITY_ROOMS: Final = ("authority/sql/postgres.sql", "authority/views/postgres.sql")
 TIER_0: Final = "tests/services/scenario_runner"
 MARKS: Final = "not parity and not localstack and not engine_fixture"
 Node = ast.expr | ast.stmt
@@ -63,7 +71,7 @@ class Guard:
         file: Path in the repository.
         function: Qualified name of the function that it stands in.
         line: Line, from 1.
-        kind: ``refusal``, ``check``, ``step`` or ``term``.
+        kind: ``refusal``, ``check``, ``step``, ``filter`` or ``term``.
         text: Its source on one line.
         nth: Which of the guards of this function with the same text.
         without: The whole file with the guard deleted.
@@ -103,7 +111,9 @@ class _Finder(ast.NodeVisitor):
         return self.source[start:end]
 
     def _add(self, kind: str, node: Node, replacement: bytes, text: bytes) -> None:
-        self.found.append((".".join(self.names), node, kind, replacement, text))
+        guard = (".".join(self.names), node, kind, replacement, text)
+        if guard not in self.found:  # a condition within a condition is visited twice
+            self.found.append(guard)
 
     def _named(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
         self.names.append(node.name)
@@ -138,6 +148,13 @@ class _Finder(ast.NodeVisitor):
             self._terms(node.value)
         self.generic_visit(node)
 
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        """A filter: nothing is left out."""
+        for condition in node.ifs:
+            self._add("filter", condition, b"((" + self._text(condition) + b") or True)", self._text(condition))
+            self._terms(condition)
+        self.generic_visit(node)
+
     def visit_While(self, node: ast.While) -> None:
         """A condition of a loop."""
         self._terms(node.test)
@@ -164,6 +181,7 @@ class _Finder(ast.NodeVisitor):
 
 
 _SQL_TOKEN: Final = re.compile(rb"--[^\n]*|'[^']*'|[A-Za-z_][A-Za-z_0-9]*|[()]|;")
+_SQL_COMMENTS_BEHIND: Final = re.compile(rb"(\s|--[^\n]*\n)*\Z")
 _SQL_NAME: Final = re.compile(rb"-- name: ([a-z_]+)")
 _ENDS_WHERE: Final = frozenset(
     [b"ORDER", b"GROUP", b"LIMIT", b"RETURNING", b"UNION", b"WINDOW", b"FOR", b"ON", b";", b"WHERE"]
@@ -229,7 +247,8 @@ class _SqlTerms:
                     yield from self.terms(*part, neutral)
                 return
         text = self.source[start:stop]
-        start, stop = start + len(text) - len(text.lstrip()), stop - len(text) + len(text.rstrip())
+        kept = _SQL_COMMENTS_BEHIND.sub(b"", text)  # "-- only" and "-- if TERM" are no part of the term
+        start, stop = start + len(text) - len(text.lstrip()), stop - len(text) + len(kept)
         yield start, stop, empty
         if self.source[start : start + 1] == b"(" and self.tokens[end - 1][2] == stop:
             inner = list(self.terms(first + 1, end - 1, start + 1, stop - 1, empty))

@@ -155,8 +155,6 @@ class Relay:
 
     def _publish_batch(self) -> int:
         rows = self._authority.claim_signals(self._owner, _SIGNAL_BATCH, _LEASE_US, only=self._only)
-        if not rows:
-            return 0
         refused, unread = self._check_facts_views(rows)
         if refused:
             self._end_refused(refused)

@@ -56,15 +56,19 @@ class Sink:
         self.failures: dict[str, LedgerDrift | Unavailable] = {}
         self.taken: set[str] = set()
         self.views: dict[str, LedgerDrift | Unavailable] = {}
+        self.asked: list[str] = []
 
     def project_many(self, owed: Any) -> list[LedgerDrift | Unavailable | None]:
+        self.asked.append("documents")
         self.projected += [item.run.run_id for item in owed]
         return [self.failures.get(item.run.run_id) for item in owed]
 
     def compare_facts_views(self, expected: Any) -> list[LedgerDrift | Unavailable | None]:
+        self.asked.append("facts views")
         return [self.views.get(run_id) for run_id, _ in expected]
 
     def publish(self, rows: Any) -> list[PublishResult]:
+        self.asked.append("signals")
         self.sent += [row.message_id for row in rows]
         refused = {row.outbox_id for row in rows if row.run_id in self.taken}
         return [
@@ -117,6 +121,15 @@ def test_what_another_relay_has_claimed_is_left_to_it(authority: SqliteAuthority
     relay = relay_of(authority, sink)
     assert [relay.step() for _ in range(6)] == [0] * 6
     assert (sink.projected, sink.sent) == ([], [])
+
+
+def test_neither_the_store_nor_the_bus_is_asked_for_what_is_not_owed(authority: SqliteAuthority) -> None:
+    sink = Sink()
+    relay = relay_of(authority, sink)
+    assert relay.step() == 4
+    assert sink.asked == ["documents", "signals"], "facts views are compared only where READY is repeated"
+    assert relay.step() == 0
+    assert sink.asked == ["documents", "signals"]
 
 
 def test_documents_are_written_before_the_signals_that_point_at_them(authority: SqliteAuthority) -> None:

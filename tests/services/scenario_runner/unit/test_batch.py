@@ -1,9 +1,11 @@
 """Effects of many lifecycles performed together: what runs share, and what the failure of one does to the others."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from test_execution import attempt_row, forced
 from test_lifecycle import CONFLICT, INPUTS, INTENT, MISSING, NOW, PACK, claim, passed
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, Share
@@ -18,6 +20,10 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.runs import batch
 from scenario_runner.runs.batch import RunDriver
+from scenario_runner.runs.effects import FindJob, PrepareLaunch
+
+if TYPE_CHECKING:
+    from scenario_runner.runs.member import Member
 
 pytestmark = pytest.mark.unit
 
@@ -290,3 +296,33 @@ def test_a_batch_is_examined_when_it_is_claimed_and_a_deferred_run_when_its_turn
     place.finding = MISSING
     place.driver.drive([claim(now_us=now_us, deadline_us=NOW)], share)
     assert place.committed[-1].to_state is state
+
+
+def test_nothing_is_asked_for_no_runs(place: Place) -> None:
+    assert place.driver.drive([]) == []
+    place.lost = {"a"}
+    place.driver.drive(runs("a"))
+    asked = [step for step, _ in place.asked]
+    assert asked == ["clock", "examine"], "the time of the examination, and nothing of effects that nobody waits for"
+
+
+def engine_runs() -> list[Claim]:
+    """One whose engine is to be launched after its plan, and one whose engine may be running already."""
+    launched = forced(state=RunState.EXECUTING, attempts=(attempt_row(),))
+    return [forced(), replace(launched, run_id="e" * 32)]
+
+
+def test_runs_whose_engine_is_next_are_handed_over_with_their_leases_and_the_others_go_on(place: Place) -> None:
+    handed: list[Member] = []
+    place.driver.hand_over_to(handed.append)
+    assert place.driver.drive([*engine_runs(), *runs("b")]) == []
+    assert [type(member.effect) for member in handed] == [FindJob, PrepareLaunch]
+    assert place.states() == {"b": RunState.READY}
+    assert place.released == ["b"]
+
+
+def test_runs_that_need_an_engine_wait_for_a_daemon_that_has_one(place: Place) -> None:
+    place.driver.drive([*engine_runs(), *runs("b")])
+    ends = {item.claim.run_id[:1]: item for item in place.committed if not item.keep_lease}
+    assert {name: item.retries for name, item in ends.items()} == {INTENT.run_id[:1]: 1, "e": 1, "b": 0}
+    assert all("configures no engine" in ends[name].last_error for name in ends.keys() - {"b"})

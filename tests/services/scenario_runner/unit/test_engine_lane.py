@@ -42,8 +42,11 @@ class Backend:
         self.forgotten: list[str] = []
         self.closed = False
         self.fails: Unavailable | None = None
+        self.does_not_end: Unavailable | None = None
+        self.polls = 0
 
     def poll(self, jobs: Sequence[Job]) -> dict[str, JobEnd]:
+        self.polls += 1
         if self.fails is not None:
             raise self.fails
         return {job.attempt_id: self.ends[job.attempt_id] for job in jobs if job.attempt_id in self.ends}
@@ -53,6 +56,8 @@ class Backend:
 
     def stop(self, job: Job) -> None:
         self.stopped.append(job.attempt_id)
+        if self.does_not_end is not None:
+            raise self.does_not_end
 
     def forget(self, job: Job) -> None:
         self.forgotten.append(job.attempt_id)
@@ -85,12 +90,15 @@ class Driver:
         self.committed: list[Transition] = []
         self.finished: list[tuple[str, int]] = []
         self.lane: Callable[[Member], None] = lambda _member: None
+        self.loses = False
 
     def hand_over_to(self, lane: Callable[[Member], None]) -> None:
         self.lane = lane
 
     def finish(self, member: Member) -> bool:
         self.finished.append((member.claim.run_id, member.claim.epoch))
+        if self.loses:
+            return False
         if member.transition is not None:
             self.committed.append(member.transition)
         return member.transition is not None
@@ -101,13 +109,14 @@ class Leases:
 
     def __init__(self) -> None:
         self.lost: set[tuple[str, int]] = set()
+        self.released: list[str] = []
 
     def check(self, claim: Claim) -> None:
         if (claim.run_id, claim.epoch) in self.lost:
             raise LeaseLostError("lost")
 
-    def release(self, _claim: Claim) -> None:
-        pass
+    def release(self, claim: Claim) -> None:
+        self.released.append(claim.run_id)
 
 
 class Bench:
@@ -277,3 +286,115 @@ def test_renewals_reach_an_engine_whose_launch_is_still_being_put_on_record() ->
     bench.backend.ends = {f"{1:032x}": DONE}
     until(lambda: len(bench.driver.committed) == 1, "it goes on")
     bench.lane.stop(1.0)
+
+
+RUN = f"{1:032x}"
+
+
+def test_an_engine_that_does_not_end_keeps_its_lease_until_it_runs_out(bench: Bench) -> None:
+    """Whoever claims the run next finds the engine; a commit would say that nothing runs any more."""
+    bench.backend.does_not_end = Unavailable("it hangs")
+    bench.add()
+    until(lambda: bench.parked() == 1, "it waits")
+    bench.leases.lost.add((RUN, 1))
+    until(lambda: bench.lane._executions == {}, "the lane is done with it")
+    assert (bench.backend.stopped, bench.leases.released, bench.driver.finished) == ([RUN], [RUN], [])
+
+
+def test_an_engine_that_outlives_leases_runs_on_when_its_run_is_lost(bench: Bench) -> None:
+    bench.backend.bound_to_lease = False
+    bench.add()
+    until(lambda: bench.parked() == 1, "it waits")
+    bench.leases.lost.add((RUN, 1))
+    until(lambda: bench.lane._executions == {}, "the lane is done with it")
+    assert (bench.backend.stopped, bench.driver.finished) == ([], [(RUN, 1)])
+
+
+def test_an_attempt_whose_end_was_not_put_on_record_is_not_forgotten(bench: Bench) -> None:
+    bench.driver.loses = True
+    bench.add()
+    bench.backend.ends = {RUN: DONE}
+    until(lambda: bench.driver.finished, "its end was to be committed")
+    until(lambda: bench.lane._executions == {}, "the lane is done with it")
+    assert bench.backend.forgotten == []
+
+
+def test_an_attempt_that_is_still_open_on_record_is_not_forgotten(bench: Bench) -> None:
+    bench.add(end=lambda claim: replace(ended(claim), attempt=attempt_row()))
+    bench.backend.ends = {RUN: DONE}
+    until(lambda: bench.driver.committed, "it is put off")
+    until(lambda: bench.lane._executions == {}, "the lane is done with it")
+    assert bench.backend.forgotten == []
+
+
+def test_an_attempt_whose_engine_is_nowhere_ends_without_one_to_forget(bench: Bench) -> None:
+    claim = replace(forced(state=RunState.EXECUTING, attempts=(attempt_row(),)), run_id=RUN, epoch=1)
+
+    def steps() -> Generator[Effect, Any, Transition]:
+        assert (yield FindJob(job_of(claim), "fake")) is None
+        return ended(claim)
+
+    bench.effects.answer = lambda _effect: None
+    member = Member(claim, steps())
+    member.resume(None)
+    bench.driver.lane(member)
+    until(lambda: bench.driver.committed, "its end is on record")
+    until(lambda: bench.lane._executions == {}, "the lane is done with it")
+    assert (bench.backend.stopped, bench.backend.forgotten) == ([], [])
+
+
+def test_a_run_without_an_engine_is_no_job_whose_lease_was_renewed(bench: Bench) -> None:
+    bench.effects.answer = lambda _effect: Unavailable("it may run elsewhere")
+    bench.add()
+    until(lambda: bench.parked() == 1, "it waits to be found")
+    bench.lane.renew({(RUN, 1)})
+    assert bench.backend.renewed == []
+
+
+def test_a_run_that_a_thread_works_on_is_not_followed(bench: Bench) -> None:
+    working, may_go_on = threading.Event(), threading.Event()
+
+    def slow(effect: FindJob) -> Any:
+        if effect.job.attempt_id == RUN:
+            working.set()
+            assert may_go_on.wait(5)
+        return effect.job
+
+    bench.effects.answer = slow
+    bench.add(1)
+    bench.add(2)
+    assert working.wait(5)
+    until(lambda: bench.parked() == 1, "the other waits")
+    bench.leases.lost.add((RUN, 1))
+    before = bench.backend.polls
+    until(lambda: bench.backend.polls > before + 2, "engines are followed")
+    assert bench.driver.finished == []
+    may_go_on.set()
+    until(lambda: bench.driver.finished == [(RUN, 1)], "its lost lease is seen once it waits")
+
+
+def test_a_lane_at_rest_stops_without_waiting() -> None:
+    asked: list[float] = []
+    given: Any = Driver(), Effects(Backend()), Leases()
+    lane = EngineLane(*given, 0.005, lambda: None, lambda _error: None, lambda: asked.append(0.0) or float(len(asked)))
+    lane.stop(5.0)
+    assert len(asked) == 1, "the clock is asked for the deadline, and never whether it is over"
+
+
+def test_a_stop_waits_no_longer_than_it_may_for_what_is_being_done(bench: Bench) -> None:
+    working, may_end = threading.Event(), threading.Event()
+
+    def slow(effect: FindJob) -> Any:
+        working.set()
+        may_end.wait(10)
+        return effect.job
+
+    bench.effects.answer = slow
+    bench.add()
+    assert working.wait(5)
+    stopping = threading.Thread(target=bench.lane.stop, args=(0.05,))
+    stopping.start()
+    stopping.join(5)
+    assert not stopping.is_alive()
+    assert bench.backend.closed
+    may_end.set()
