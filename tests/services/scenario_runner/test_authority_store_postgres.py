@@ -239,11 +239,25 @@ def test_a_database_of_a_newer_release_is_refused(
     assert authority.pending().nothing, "whoever has it open goes on"
 
 
-@pytest.mark.parametrize("table", ["runs (id integer)", "schema_migrations (version text)"])
-def test_a_schema_with_tables_of_somebody_else_is_refused_and_left_alone(
-    schema: Schema, opened: Callable[[str], Authority], table: str
+def test_tables_of_other_schemas_are_not_taken_for_ones_own(
+    schema: Schema, authority: Authority, opened: Callable[[str], Authority]
 ) -> None:
-    schema.query(f"CREATE TABLE {table}")
+    authority.admit([asking("k")])
+    beside = Schema(given_dsn())
+    try:
+        assert opened(beside.dsn).run(hex32("k")) is None
+    finally:
+        beside.drop()
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["TABLE runs (id integer)", "TABLE schema_migrations (version text)", "VIEW schema_migrations AS SELECT 1 AS number"],
+)
+def test_a_schema_with_tables_of_somebody_else_is_refused_and_left_alone(
+    schema: Schema, opened: Callable[[str], Authority], made: str
+) -> None:
+    schema.query(f"CREATE {made}")
     with pytest.raises(ConfigurationError) as refused:
         opened(schema.dsn)
     assert "another application" in refused.value.problem
