@@ -76,6 +76,14 @@ def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authorit
     assert authority.run(hex32("x")) is None
 
 
+def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_run_is(authority: Authority) -> None:  # noqa: F811
+    records = [asking(f"k{key}", f"{key} {number}", f"{number}") for number in range(12) for key in range(7, 0, -1)]
+    answers = authority.admit(records)
+    assert [answer.disposition for answer in answers] == [Disposition.ACCEPTED] * 7 + [Disposition.CONFLICT] * 77
+    assert {row(authority, f"k{key}").intent["note"] for key in range(1, 8)} == {"0"}
+    assert [event.seq for event in authority.events(hex32("k1"))] == [1, 2]
+
+
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
