@@ -252,6 +252,28 @@ def test_other_runs_have_limits_of_their_own(authority: Authority) -> None:  # n
     assert one(authority, act("other", "l")).outcome == "ACCEPTED"
 
 
+def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, "l")
+    ended(authority, "k")
+    for run in ("l", "k"):
+        for number in range(5):
+            one(authority, act(f"{run} {number}", run))
+        assert told(authority, run).count("REEMIT_FAILED") == 1, run
+    clock.pass_seconds(61)
+    for number in range(5):
+        one(authority, act(f"later {number}"))
+    assert told(authority).count("REEMIT_FAILED") == 2
+
+
+def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    for number, outcome in enumerate(("ACCEPTED", "ACCEPTED", "REEMIT_RATE_LIMIT")):
+        authority.record_action(ActionRow(f"other {number}", 0, "ops", "cli", "other", hex32("k"), "why", outcome, ""))
+    outcomes = [one(authority, act(f"{number}")).outcome for number in range(5)]
+    assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
+    assert told(authority).count("REEMIT_FAILED") == 1
+
+
 # --- delivery ---------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +377,18 @@ def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> 
     one(authority, act("two"))
     times = [event.ts_us for event in authority.events(hex32("k"))]
     assert times == sorted(times)
+
+
+def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    before = clock.now = clock.now + SECOND
+    clock.pass_seconds(100)
+    ended(authority, "later", sent=False)
+    clock.now = before
+    authority.end_reemits([ReemitEnd(row)])
+    assert authority.events(hex32("k"))[-1].ts_us == before
 
 
 # --- several at once --------------------------------------------------------------------------------------------------
@@ -478,6 +512,17 @@ def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication
     some = authority.published("READY", (sent[1], -1), sent[3], 10)
     assert [item.run_id for item in some] == [hex32("r1"), hex32("r2")]
     assert [item.kind for item in authority.published("FAILED", (0, -1), clock.now, 10)] == ["TERMINAL"]
+
+
+def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    """The refusal of a conflicting request names the run; what is published again is how the run ended."""
+    ended(authority)
+    authority.admit([asking("k", "another record", "two")])
+    (refusal,) = owed(authority)
+    assert (refusal.run_id, refusal.kind) == (hex32("k"), SignalKind.REQUEST_REJECTED)
+    authority.mark_sent([Sent(refusal.outbox_id)])
+    clock.pass_seconds(1)
+    assert [item.kind for item in authority.published("READY", (0, -1), clock.now, 10)] == ["READY"]
 
 
 def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:  # noqa: F811
