@@ -120,6 +120,7 @@ def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Author
     ended(authority)
     clock.pass_seconds(5)
     one(authority, act("one"))
+    one(authority, act("other", "nobody"))
     (found,) = authority.actions(hex32("k"))
     assert found == action_of(authority, "one")
     assert (found.at_us, found.actor, found.via, found.action, found.subject, found.reason, found.outcome) == (
@@ -244,12 +245,13 @@ def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Autho
     assert one(authority, act("real")).outcome == "ACCEPTED"
 
 
-def test_other_runs_have_limits_of_their_own(authority: Authority) -> None:  # noqa: F811
+def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:  # noqa: F811
     ended(authority, "k")
     ended(authority, "l")
     for number in range(3):
         one(authority, act(f"{number}"))
     assert one(authority, act("other", "l")).outcome == "ACCEPTED"
+    assert [row.emission for row in authority.signals(hex32("l")).rows] == [0, 1]
 
 
 def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
