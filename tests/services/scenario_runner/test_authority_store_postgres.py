@@ -508,7 +508,8 @@ REFUSE = """
 
 
 OTHERS_RUN = """
-    INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', %s::text, 'run_equivalence_key', %s::text))).*
+    INSERT INTO runs
+    SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', %s::text, 'run_equivalence_key', %s::text))).*
     FROM runs r WHERE r.run_id = %s"""
 
 

@@ -343,6 +343,27 @@ def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authori
     assert [(item.emission, item.action_key) for item in owed(authority)] == [(1, "two")], "nothing was published as 1"
 
 
+@pytest.mark.parametrize("failure", [None, DRIFT], ids=["published", "refused"])
+def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
+    authority: Authority,  # noqa: F811
+    failure: LedgerDrift | None,
+) -> None:
+    ended(authority, "k")
+    before = ended(authority, "l")
+    assert one(authority, act("one")).outcome == "ACCEPTED"
+    assert run_of(authority, "l") == before
+    assert one(authority, act("other", "l")).outcome == "ACCEPTED"
+
+    def other() -> tuple[Any, ...]:
+        return run_of(authority, "l"), authority.signals(hex32("l")), action_of(authority, "other")
+
+    unchanged = other()
+    (row,) = [row for row in owed(authority) if row.run_id == hex32("k")]
+    authority.end_reemits([ReemitEnd(row, failure=failure)])
+    assert other() == unchanged
+    assert set(authority.acts(["one"])) == {"one"}
+
+
 def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
     ended(authority, sent=False)
     (row,) = owed(authority)
@@ -531,6 +552,8 @@ def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority,
     batch = ActionRow("b", 0, "ops", "cli", "reemit_many", '{"state":"READY"}', "why", "ACCEPTED", "in progress")
     assert authority.record_action(batch)
     assert not authority.record_action(replace(batch, reason="another"))
+    assert authority.record_action(replace(batch, action_key="c"))
     authority.end_action("b", "DONE", "3 PUBLISHED")
+    assert action_of(authority, "c") == replace(batch, action_key="c", at_us=clock.now)
     assert action_of(authority, "b") == replace(batch, at_us=clock.now, outcome="DONE", detail="3 PUBLISHED")
     assert authority.acts([]) == {}
