@@ -364,6 +364,17 @@ def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
     assert set(authority.acts(["one"])) == {"one"}
 
 
+def test_what_was_published_again_is_not_taken_back(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    authority.end_reemits([ReemitEnd(row)])
+    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
+    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0, 1]
+    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
+    assert action_of(authority, "one").outcome == "PUBLISHED"
+
+
 def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
     ended(authority, sent=False)
     (row,) = owed(authority)
