@@ -277,6 +277,14 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     assert authority.pull_in_times() == 0
 
 
+def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
+    far, *others = refusals(authority, "far", "near", "nearer")
+    authority.postpone_signals([far.outbox_id], START + 1000 * WAIT)
+    authority.postpone_signals([row.outbox_id for row in others], START + SECOND)
+    assert authority.pull_in_times() == 1
+    assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("far")]
+
+
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
