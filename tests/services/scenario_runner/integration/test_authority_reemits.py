@@ -309,6 +309,18 @@ def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, cl
     assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
 
 
+def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, "k")
+    ended(authority, "l", sent=False)
+    one(authority, act("one"))
+    first, again = owed(authority)
+    assert (first.run_id, first.emission, again.run_id, again.emission) == (hex32("l"), 0, hex32("k"), 1)
+    authority.postpone_signals([first.outbox_id], clock.now + SECOND)
+    authority.postpone_signals([again.outbox_id], clock.now)
+    assert authority.pending().signals
+    assert [row.outbox_id for row in owed(authority)] == [again.outbox_id]
+
+
 def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:  # noqa: F811
     before = ended(authority)
     one(authority, act("one"))
