@@ -86,6 +86,11 @@ class Guard:
     without: bytes
 
     @property
+    def named(self) -> tuple[str, str, str]:
+        """What names it in the list of equivalent ones, but for which of several."""
+        return self.file, self.function, self.text
+
+    @property
     def key(self) -> str:
         """Stays the same when the file changes elsewhere."""
         parts = (self.file, self.function, self.kind, self.text, str(self.nth))
@@ -360,10 +365,14 @@ def write_report(path: Path, report: dict[str, dict[str, Any]]) -> None:
     beside.replace(path)
 
 
-def reasons() -> dict[tuple[str, str, str], str]:
-    """Why nothing notices the deletion of a guard that is listed as equivalent, by file, function and text."""
+def reasons() -> dict[tuple[str, str, str, int | None], str]:
+    """Why nothing notices the deletion of a guard that is listed as equivalent.
+
+    Returns:
+        Reasons by file, function, text, and which of the guards of the function with this text; None is all of them.
+    """
     listed = json.loads(EQUIVALENT.read_text("utf-8"))
-    return {(item["file"], item["function"], item["guard"]): item["reason"] for item in listed}
+    return {(item["file"], item["function"], item["guard"], item.get("nth")): item["reason"] for item in listed}
 
 
 def _arguments() -> argparse.Namespace:
@@ -412,13 +421,13 @@ def main() -> int:
     options.report.parent.mkdir(parents=True, exist_ok=True)
     report = read_report(options.report)
     code = _run(options, guards, report)
+    tried = [item for item in guards if item.key in report]
+    survived = [item for item in tried if report[item.key]["said"] == "survived"]
     known = reasons()
-    tried = [report[item.key] for item in guards if item.key in report]
-    survived = [item for item in tried if item["said"] == "survived"]
-    unknown = [item for item in survived if (item["file"], item["function"], item["guard"]) not in known]
+    unknown = [item for item in survived if known.keys().isdisjoint((*item.named, which) for which in (None, item.nth))]
     print(f"{len(tried)} of {len(guards)} tried, {len(survived)} survived, {len(unknown)} without a reason")
     for item in unknown:
-        print(f"  {item['file']}:{item['line']} {item['function']} [{item['kind']}] {item['guard']}")
+        print(f"  {item.file}:{item.line} {item.function} [{item.kind}] {item.text}")
     return code or int(bool(unknown))
 
 

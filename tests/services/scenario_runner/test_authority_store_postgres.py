@@ -239,11 +239,29 @@ def test_a_database_of_a_newer_release_is_refused(
     assert authority.pending().nothing, "whoever has it open goes on"
 
 
-@pytest.mark.parametrize("table", ["runs (id integer)", "schema_migrations (version text)"])
-def test_a_schema_with_tables_of_somebody_else_is_refused_and_left_alone(
-    schema: Schema, opened: Callable[[str], Authority], table: str
+def test_tables_of_other_schemas_are_not_taken_for_ones_own(
+    schema: Schema, authority: Authority, opened: Callable[[str], Authority]
 ) -> None:
-    schema.query(f"CREATE TABLE {table}")
+    authority.admit([asking("k")])
+    beside = Schema(given_dsn())
+    try:
+        assert opened(beside.dsn).run(hex32("k")) is None
+    finally:
+        beside.drop()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "TABLE runs (id integer)",
+        "TABLE schema_migrations (version text)",
+        "VIEW schema_migrations AS SELECT 1 AS number",
+    ],
+)
+def test_a_schema_with_tables_of_somebody_else_is_refused_and_left_alone(
+    schema: Schema, opened: Callable[[str], Authority], made: str
+) -> None:
+    schema.query(f"CREATE {made}")
     with pytest.raises(ConfigurationError) as refused:
         opened(schema.dsn)
     assert "another application" in refused.value.problem
@@ -489,6 +507,35 @@ REFUSE = """
     VALUES (%s, '', 'RUN_REQUEST', '', 'REJECTED', 'UNKNOWN_OUTPUT_ID', 'by other rules', 1, '', 1)"""
 
 
+OTHERS_RUN = """
+    INSERT INTO runs
+    SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', %s::text, 'run_equivalence_key', %s::text))).*
+    FROM runs r WHERE r.run_id = %s"""
+
+
+def admitted_behind(schema: Schema, authority: Authority, batch: list[Any], end: str) -> list[Any]:
+    """Admit a batch that has to wait for the open transaction of another intake, and end that."""
+    with psycopg.connect(schema.dsn, autocommit=True) as looking, ThreadPoolExecutor(1) as pool:
+        admitting = pool.submit(authority.admit, batch)
+        deadline = time.monotonic() + 10
+        while not looking.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+            assert time.monotonic() < deadline, "nobody waits for the other intake"
+            time.sleep(0.02)
+        schema.query(end)
+        return admitting.result(30)
+
+
+@pytest.mark.parametrize("fingerprint", ["one", "two"])
+def test_a_request_whose_run_another_intake_is_inserting_is_judged_when_that_run_is_seen(
+    schema: Schema, authority: Authority, fingerprint: str
+) -> None:
+    authority.admit([asking("unrelated")])
+    schema.query("BEGIN")
+    schema.query(OTHERS_RUN, hex32("k"), "k", hex32("unrelated"))
+    (answer,) = admitted_behind(schema, authority, [asking("k", fingerprint=fingerprint)], "COMMIT")
+    assert answer.disposition.value == ("DUPLICATE" if fingerprint == "one" else "CONFLICT")
+
+
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 def test_no_run_stays_beside_a_record_that_an_intake_with_other_rules_refuses_at_the_same_time(
     schema: Schema, authority: Authority, end: str
@@ -497,14 +544,7 @@ def test_no_run_stays_beside_a_record_that_an_intake_with_other_rules_refuses_at
     batch = [asking("before"), asking("k"), asking("k", "again"), asking("after")]
     schema.query("BEGIN")
     schema.query(REFUSE, batch[1].record_key)
-    with psycopg.connect(schema.dsn, autocommit=True) as looking, ThreadPoolExecutor(1) as pool:
-        admitting = pool.submit(authority.admit, batch)
-        deadline = time.monotonic() + 10
-        while not looking.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
-            assert time.monotonic() < deadline, "nobody waits for the other intake"
-            time.sleep(0.02)
-        schema.query(end)
-        answers = admitting.result(30)
+    answers = admitted_behind(schema, authority, batch, end)
     found = [(item.disposition.value, item.repeated) for item in answers]
     if end == "ROLLBACK":
         assert found == [("ACCEPTED", False)] * 2 + [("DUPLICATE", False), ("ACCEPTED", False)]

@@ -395,7 +395,7 @@ held AS MATERIALIZED (
 changed AS (
   UPDATE runs r SET event_seq = r.event_seq + g.count
   FROM given g JOIN held h ON h.run_id = g.run_id
-  WHERE r.run_id = g.run_id AND r.event_seq = g.from_seq AND g.count > 0
+  WHERE r.run_id = g.run_id AND r.event_seq = g.from_seq
   RETURNING r.run_id, r.event_seq - g.count AS before),
 done AS MATERIALIZED (
   SELECT g.*, c.before FROM given g LEFT JOIN changed c ON c.run_id = g.run_id

@@ -76,6 +76,14 @@ def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authorit
     assert authority.run(hex32("x")) is None
 
 
+def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_run_is(authority: Authority) -> None:  # noqa: F811
+    records = [asking(f"k{key}", f"{key} {number}", f"{number}") for number in range(12) for key in range(7, 0, -1)]
+    answers = authority.admit(records)
+    assert [answer.disposition for answer in answers] == [Disposition.ACCEPTED] * 7 + [Disposition.CONFLICT] * 77
+    assert {row(authority, f"k{key}").intent["note"] for key in range(1, 8)} == {"0"}
+    assert [event.seq for event in authority.events(hex32("k1"))] == [1, 2]
+
+
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +275,14 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     assert (row(authority, "b"), row(authority, "unprojected"), row(authority, "left")) == before
     assert row(authority, "a").due_us == START
     assert authority.pull_in_times() == 0
+
+
+def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
+    far, *others = refusals(authority, "far", "near", "nearer")
+    authority.postpone_signals([far.outbox_id], START + 1000 * WAIT)
+    authority.postpone_signals([row.outbox_id for row in others], START + SECOND)
+    assert authority.pull_in_times() == 1
+    assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("far")]
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------

@@ -120,6 +120,7 @@ def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Author
     ended(authority)
     clock.pass_seconds(5)
     one(authority, act("one"))
+    one(authority, act("other", "nobody"))
     (found,) = authority.actions(hex32("k"))
     assert found == action_of(authority, "one")
     assert (found.at_us, found.actor, found.via, found.action, found.subject, found.reason, found.outcome) == (
@@ -244,12 +245,35 @@ def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Autho
     assert one(authority, act("real")).outcome == "ACCEPTED"
 
 
-def test_other_runs_have_limits_of_their_own(authority: Authority) -> None:  # noqa: F811
+def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:  # noqa: F811
     ended(authority, "k")
     ended(authority, "l")
     for number in range(3):
         one(authority, act(f"{number}"))
     assert one(authority, act("other", "l")).outcome == "ACCEPTED"
+    assert [row.emission for row in authority.signals(hex32("l")).rows] == [0, 1]
+
+
+def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, "l")
+    ended(authority, "k")
+    for run in ("l", "k"):
+        for number in range(5):
+            one(authority, act(f"{run} {number}", run))
+        assert told(authority, run).count("REEMIT_FAILED") == 1, run
+    clock.pass_seconds(61)
+    for number in range(5):
+        one(authority, act(f"later {number}"))
+    assert told(authority).count("REEMIT_FAILED") == 2
+
+
+def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    for number, outcome in enumerate(("ACCEPTED", "ACCEPTED", "REEMIT_RATE_LIMIT")):
+        authority.record_action(ActionRow(f"other {number}", 0, "ops", "cli", "other", hex32("k"), "why", outcome, ""))
+    outcomes = [one(authority, act(f"{number}")).outcome for number in range(5)]
+    assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
+    assert told(authority).count("REEMIT_FAILED") == 1
 
 
 # --- delivery ---------------------------------------------------------------------------------------------------------
@@ -285,6 +309,18 @@ def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, cl
     assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
 
 
+def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, "k")
+    ended(authority, "l", sent=False)
+    one(authority, act("one"))
+    first, again = owed(authority)
+    assert (first.run_id, first.emission, again.run_id, again.emission) == (hex32("l"), 0, hex32("k"), 1)
+    authority.postpone_signals([first.outbox_id], clock.now + SECOND)
+    authority.postpone_signals([again.outbox_id], clock.now)
+    assert authority.pending().signals
+    assert [row.outbox_id for row in owed(authority)] == [again.outbox_id]
+
+
 def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:  # noqa: F811
     before = ended(authority)
     one(authority, act("one"))
@@ -317,6 +353,38 @@ def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authori
     assert run_of(authority).state is RunState.READY
     one(authority, act("two"))
     assert [(item.emission, item.action_key) for item in owed(authority)] == [(1, "two")], "nothing was published as 1"
+
+
+@pytest.mark.parametrize("failure", [None, DRIFT], ids=["published", "refused"])
+def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
+    authority: Authority,  # noqa: F811
+    failure: LedgerDrift | None,
+) -> None:
+    ended(authority, "k")
+    before = ended(authority, "l")
+    assert one(authority, act("one")).outcome == "ACCEPTED"
+    assert run_of(authority, "l") == before
+    assert one(authority, act("other", "l")).outcome == "ACCEPTED"
+
+    def other() -> tuple[Any, ...]:
+        return run_of(authority, "l"), authority.signals(hex32("l")), action_of(authority, "other")
+
+    unchanged = other()
+    (row,) = [row for row in owed(authority) if row.run_id == hex32("k")]
+    authority.end_reemits([ReemitEnd(row, failure=failure)])
+    assert other() == unchanged
+    assert set(authority.acts(["one"])) == {"one"}
+
+
+def test_what_was_published_again_is_not_taken_back(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    authority.end_reemits([ReemitEnd(row)])
+    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
+    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0, 1]
+    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
+    assert action_of(authority, "one").outcome == "PUBLISHED"
 
 
 def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
@@ -355,6 +423,18 @@ def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> 
     one(authority, act("two"))
     times = [event.ts_us for event in authority.events(hex32("k"))]
     assert times == sorted(times)
+
+
+def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    one(authority, act("one"))
+    (row,) = owed(authority)
+    before = clock.now = clock.now + SECOND
+    clock.pass_seconds(100)
+    ended(authority, "later", sent=False)
+    clock.now = before
+    authority.end_reemits([ReemitEnd(row)])
+    assert authority.events(hex32("k"))[-1].ts_us == before
 
 
 # --- several at once --------------------------------------------------------------------------------------------------
@@ -480,10 +560,23 @@ def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication
     assert [item.kind for item in authority.published("FAILED", (0, -1), clock.now, 10)] == ["TERMINAL"]
 
 
+def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    """The refusal of a conflicting request names the run; what is published again is how the run ended."""
+    ended(authority)
+    authority.admit([asking("k", "another record", "two")])
+    (refusal,) = owed(authority)
+    assert (refusal.run_id, refusal.kind) == (hex32("k"), SignalKind.REQUEST_REJECTED)
+    authority.mark_sent([Sent(refusal.outbox_id)])
+    clock.pass_seconds(1)
+    assert [item.kind for item in authority.published("READY", (0, -1), clock.now, 10)] == ["READY"]
+
+
 def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:  # noqa: F811
     batch = ActionRow("b", 0, "ops", "cli", "reemit_many", '{"state":"READY"}', "why", "ACCEPTED", "in progress")
     assert authority.record_action(batch)
     assert not authority.record_action(replace(batch, reason="another"))
+    assert authority.record_action(replace(batch, action_key="c"))
     authority.end_action("b", "DONE", "3 PUBLISHED")
+    assert action_of(authority, "c") == replace(batch, action_key="c", at_us=clock.now)
     assert action_of(authority, "b") == replace(batch, at_us=clock.now, outcome="DONE", detail="3 PUBLISHED")
     assert authority.acts([]) == {}

@@ -320,6 +320,24 @@ def test_of_a_batch_only_what_has_its_facts_view_is_published_again(authority: S
     assert not authority.pending().signals
 
 
+def test_only_what_was_published_again_ends_an_act(authority: SqliteAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    end_reemits = authority.end_reemits
+    monkeypatch.setattr(
+        authority, "end_reemits", lambda given: (ends.extend(end.row.emission for end in given), end_reemits(given))
+    )
+    sink = Sink()
+    sink.taken.add(hex32("b"))
+    relay = relay_of(authority, sink)
+    relay.step()
+    assert ends == []
+    sink.taken.clear()
+    authority.resume_deliveries()
+    again(authority, "a")
+    assert relay.step() == 3, "two signals, and the documents of the run that got an act"
+    assert ends == [1]
+
+
 def test_a_store_that_does_not_answer_postpones_what_is_published_again_and_nothing_else(
     tmp_path: Path,
 ) -> None:

@@ -116,6 +116,6 @@ def test_a_guard_is_known_again_when_the_file_changes_elsewhere(script: Any) -> 
 
 def test_every_reason_is_about_a_guard_that_exists(script: Any) -> None:
     rooms = (*script.ROOMS, *script.PARITY_ROOMS)
-    guards = {(item.file, item.function, item.text) for item in script.all_guards(rooms)}
+    guards = {(*item.named, which) for item in script.all_guards(rooms) for which in (None, item.nth)}
     assert set(script.reasons()) <= guards
     assert all(script.reasons().values())

@@ -13,7 +13,7 @@ from scenario_runner.authority.values import Claim, Event, Transition
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.engine.invoker import Job, JobEnd
-from scenario_runner.runs.effects import AwaitEnd, Effect, FindJob
+from scenario_runner.runs.effects import AwaitEnd, Effect, FindJob, ReadClock
 from scenario_runner.runs.member import Member
 from scenario_runner.runs.transitions import retry_later
 from scenario_runner.service.engine_lane import EngineLane
@@ -94,6 +94,10 @@ class Driver:
 
     def hand_over_to(self, lane: Callable[[Member], None]) -> None:
         self.lane = lane
+
+    def advance(self, member: Member) -> None:
+        assert isinstance(member.effect, ReadClock)
+        member.resume(1)
 
     def finish(self, member: Member) -> bool:
         self.finished.append((member.claim.run_id, member.claim.epoch))
@@ -341,6 +345,20 @@ def test_an_attempt_whose_engine_is_nowhere_ends_without_one_to_forget(bench: Be
     until(lambda: bench.driver.committed, "its end is on record")
     until(lambda: bench.lane._executions == {}, "the lane is done with it")
     assert (bench.backend.stopped, bench.backend.forgotten) == ([], [])
+
+
+def test_what_has_nothing_to_do_with_an_engine_is_performed_by_the_driver(bench: Bench) -> None:
+    claim = replace(forced(state=RunState.EXECUTING, attempts=(attempt_row(),)), run_id=RUN, epoch=1)
+
+    def steps() -> Generator[Effect, Any, Transition]:
+        yield FindJob(job_of(claim), "fake")
+        assert (yield ReadClock()) == 1
+        return ended(claim)
+
+    member = Member(claim, steps())
+    member.resume(None)
+    bench.driver.lane(member)
+    until(lambda: bench.driver.committed, "its end is on record")
 
 
 def test_a_run_without_an_engine_is_no_job_whose_lease_was_renewed(bench: Bench) -> None:
