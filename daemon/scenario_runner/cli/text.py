@@ -19,7 +19,7 @@ WIDTH: Final = 100
 #: Columns of the narrowest terminal that text is fitted to; on a narrower one the terminal breaks the lines.
 _NARROWEST: Final = 60
 #: Columns of the labels of :class:`Sheet`.
-_LABEL: Final = 11
+_LABEL: Final = 10
 _ELLIPSIS: Final = "..."
 _RED, _GREEN, _YELLOW, _MAGENTA, _CYAN = "31", "32", "33", "35", "36"
 #: Words that have a tone: the colour (SGR) and the glyph that stand beside them on a terminal.

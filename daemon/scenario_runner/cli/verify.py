@@ -41,6 +41,8 @@ from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 #: Columns of the mark of a check, with its glyph; characters of a word of a detail.
 _MARK, _WORD = 6, 72
+#: Checks that did not hold which are shown; the first one mostly explains the others.
+_MOST_SHOWN: Final = 10
 #: Files of one message that are looked for in a spool: where the first was lost, one that repeats it stands for it. A
 #: run is published again a few times in its life.
 _SEARCHED_EMISSIONS: Final = 100
@@ -77,14 +79,20 @@ def run(wiring_path: str, target: str, files: NamedFiles, *, verbose: bool, as_j
 
 def _print(document: Json, *, verbose: bool) -> None:
     """The verdict, what did not hold or could not be checked, and who vouches; every check where that is asked for."""
-    for check in document["checks"]:
-        mark = "n/a" if check.get("not_possible") else "ok" if check["ok"] else "FAIL"
-        if verbose or mark != "ok":
-            _print_check(check, mark, verbose=verbose)
+    marked = [(check, _mark(check)) for check in document["checks"]]
+    shown = marked if verbose else [(check, mark) for check, mark in marked if mark != "ok"]
+    for check, mark in shown if verbose else shown[:_MOST_SHOWN]:
+        _print_check(check, mark, verbose=verbose)
+    if not verbose and len(shown) > _MOST_SHOWN:
+        print_line(f"      and {len(shown) - _MOST_SHOWN} more; -v shows every check")
     for name in ("pack", "policy"):
         if document.get(name):
             print_line(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
     print_line(Word(document["outcome"]), f": {document['summary']}")
+
+
+def _mark(check: Json) -> str:
+    return "n/a" if check.get("not_possible") else "ok" if check["ok"] else "FAIL"
 
 
 def _print_check(check: Json, mark: str, *, verbose: bool) -> None:

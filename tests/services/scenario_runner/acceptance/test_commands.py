@@ -124,12 +124,14 @@ def test_explain_names_gate_output_path_law_digests_what_is_missing_and_the_dead
     ready = world.query("explain", ids["READY"])[1]
     assert ready["gates"][0]["outcome"] == ready["outputs"][0]["outcome"] == "PASS"
     assert ready["outputs"][0]["output_id"] == "outlet_catalogue"
-    text = world.command("explain", ids["QUARANTINED"], "--wiring", str(world.wiring)).stdout.decode()
-    for part in (gate["gate_id"], gate["law"], gate["path"], gate["expected"], gate["actual"]):
-        assert part in text
-    text = world.command("explain", ids["WAITING_EVIDENCE"], "--wiring", str(world.wiring)).stdout.decode()
-    assert waiting["missing"][0] in text
-    assert waiting["evidence_deadline_utc"] in text
+    for more in ([], ["--all"]):
+        text = world.command("explain", ids["QUARANTINED"], "--wiring", str(world.wiring), *more).stdout.decode()
+        for part in (gate["gate_id"], gate["law"], gate["expected"], gate["actual"]):
+            assert part in text
+        assert (gate["path"] in text) is bool(more), "a long path is shortened"
+        text = world.command("explain", ids["WAITING_EVIDENCE"], "--wiring", str(world.wiring), *more).stdout.decode()
+        assert (waiting["missing"][0] in text) is bool(more)
+        assert waiting["evidence_deadline_utc"][11:19] in text
 
 
 def test_runs_list_shows_runs_of_one_state_or_all(settled: tuple[World, dict[str, str]]) -> None:

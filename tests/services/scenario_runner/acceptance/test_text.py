@@ -68,7 +68,7 @@ def unprintable(output: bytes) -> list[str]:
         ("planned", "PLANNED", 3, ("10 required, none examined yet", "3 intended, none examined yet")),
         ("executing", "EXECUTING", 3, ("10 required", "the data\\x1b[2J store")),
         ("verifying", "VERIFYING", 3, ("10 required",)),
-        ("refused", "REJECTED  REQUEST_SCHEMA_INVALID", 1, ("seed: is\n", "1 REJECTED", "cause:")),
+        ("refused", "REJECTED  REQUEST_SCHEMA_INVALID", 1, ("seed: is", "1 REJECTED", "cause:")),
         ("submitted", "SUBMITTED", 3, ("next:",)),
     ],
 )
@@ -88,7 +88,7 @@ def test_an_explanation_answers_in_a_screen_whatever_the_state(
     text = shown.stdout.decode()
     lines = text.splitlines()
     assert shown.returncode == code, shown.stderr
-    assert lines[0] == f"state:     {state}"
+    assert lines[0] == f"state:    {state}"
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     assert all(part in text for part in parts), text

@@ -99,7 +99,7 @@ def test_an_engine_that_breaks_is_invoked_as_often_as_the_policy_allows(world: W
     explain = ("explain", status["run_id"], "--wiring", str(world.wiring))
     short = world.command(*explain).stdout.decode()
     assert "2 attempts, the last FAILED, exit code 3" in short
-    assert "stderr:    it broke" in short
+    assert "stderr:   it broke" in short
     text = world.command(*explain, "--all").stdout.decode()
     assert "attempt 1: FAILED" in text
     assert "stderr | it broke" in text

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 from support import ForkedWorld
 
 from scenario_runner.artifacts.base import SequenceDigest
@@ -21,6 +22,7 @@ from scenario_runner.artifacts.local import LocalArtifacts, LocalRunRoot
 from scenario_runner.artifacts.reuse import DigestReuse
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
+from scenario_runner.evidence import examiner as examiner_module
 from scenario_runner.evidence import gate_reader
 from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
@@ -301,6 +303,33 @@ def test_a_finding_under_other_bounds_is_not_used_again(tmp_path: Path, settled:
         found.append(examiner.examine(key, lambda: None, UNLIMITED).outcome)
     artifacts.close()
     assert found == [Outcome.PASS, Outcome.CONFLICT, Outcome.PASS]
+
+
+# --- what a long examination logs
+
+
+def test_a_long_examination_logs_the_bytes_that_it_has_hashed_of_those_that_it_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examiner_module, "LOG_HASHING_SECONDS", 0.0)
+    world = ForkedWorld(tmp_path / "world")
+    made = world.make_run("long", outputs=["outlet_catalogue"])
+    pack = open_pack(load_wiring(str(world.wiring)))
+    tokens = {name: str(made[name]) for name in TOKENS}
+    artifacts = LocalArtifacts([str(world.runs)], 1, None)
+    packs: Any = SimpleNamespace(get=lambda _digest: pack)
+    examiner = Examiner(artifacts, packs, None, time.sleep)
+    key = evidence_key(made["engine_run_root"], pack, tokens, made["gate_ids"], made["output_ids"], EvidenceBounds())
+    with structlog.testing.capture_logs() as lines:
+        assert examiner.examine(key, lambda: None, UNLIMITED, "the run").outcome is Outcome.PASS
+        long = len(lines)
+        examiner.examine(key, lambda: None, BATCH_SHARE, "the run")
+    assert len(lines) == long > 1, "an examination in a batch logs nothing"
+    assert {(line["event"], line["run_id"]) for line in lines} == {("hashing", "the run")}
+    done = [line["bytes_done"] for line in lines]
+    assert done == sorted(done)
+    assert 0 < done[-1] == lines[-1]["bytes_total"]
+    artifacts.close()
 
 
 # --- large documents

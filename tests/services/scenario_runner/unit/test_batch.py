@@ -94,7 +94,7 @@ class Place:
             raise AWAY
         return evidence_key(intent.engine_run_root, PACK, intent.tokens(), inputs.gates, inputs.outputs, inputs.bounds)
 
-    def examine(self, key: EvidenceKey, heartbeat: Callable[[], None], _share: Share) -> Finding:
+    def examine(self, key: EvidenceKey, heartbeat: Callable[[], None], _share: Share, _run_id: str) -> Finding:
         (failure,) = self._each("examine", [key.root.rsplit("/", 1)[-1]])
         if failure is not None:
             raise failure
