@@ -86,6 +86,20 @@ class ActionRow:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeAct:
+    """Somebody asks for a waiting run to be examined now.
+
+    Attributes:
+        key: Identity of the act; the same act sent again has the same key, and is carried out once.
+    """
+
+    key: str
+    run_id: str
+    actor: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedSignal:
     """A signal that was published first at some time.
