@@ -1,6 +1,7 @@
 """Acts of an operator as the authority takes and keeps them, and the signals that they repeat."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import (
@@ -112,3 +113,12 @@ class PublishedSignal:
     message_id: str
     kind: str
     cursor: tuple[int, int]
+
+
+ACK_ACTION: Final = "quarantine_ack"
+"""``operator_actions.action`` of an acknowledgement: a person has seen that a run is QUARANTINED."""
+
+
+def ack_key(run_id: str) -> str:
+    """Identity of the acknowledgement of a run: the first one stays. Statements of the views know it too."""
+    return f"{ACK_ACTION}/{run_id}"

@@ -45,6 +45,7 @@ class Options:
     sort: str = "admitted"
     after: str = ""
     limit: int = 100
+    acked: bool | None = None
 
     def filter(self) -> RunFilter:
         """The filter.
@@ -63,6 +64,7 @@ class Options:
             state=RunState(self.state) if self.state is not None else None, reason=self.reason, key=self.key,
             missing=self.missing, since_us=micros_of("--since", self.since, 0),
             until_us=micros_of("--until", self.until, FOREVER_US), by_deadline=self.sort == Order.DEADLINE,
+            acked=self.acked,
         )  # fmt: skip
 
     def cursor(self) -> Cursor | None:
@@ -98,8 +100,8 @@ def run(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) ->
             found, limit = _of_file(views, options.batch, asked.state), FOREVER_US
         else:
             found, limit = _found(views, asked, after, options.limit + 1), options.limit
-        page = Page(found, limit, lambda item: _cursor_of(item, asked))
-        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), _line)
+        page = Page(found, limit, lambda item: cursor_of(item, asked))
+        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), line_of)
 
 
 def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
@@ -114,24 +116,30 @@ def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
 
 
 def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[Json]:
-    """Runs as they are shown, read a page at a time."""
+    """Runs as they are shown."""
+    return map(shown_run, found_runs(views, asked, after, most))
+
+
+def found_runs(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[RunSummary]:
+    """Runs, read a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from map(_shown, rows)
+        yield from rows
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
         after = rows[-1].cursor(asked.order)
 
 
-def _cursor_of(item: Json, asked: RunFilter) -> str:
+def cursor_of(item: Json, asked: RunFilter) -> str:
     """The place after a run that was shown."""
     place = {Order.ADMITTED: "admitted_at_utc", Order.DUE: "next_look_utc", Order.DEADLINE: "evidence_deadline_utc"}
     key = place.get(asked.order)
     return str(Cursor(asked.order, micros_of("", item[key], 0) if key else 0, item["run_id"]))
 
 
-def _shown(row: RunSummary) -> Json:
+def shown_run(row: RunSummary) -> Json:
+    """A run as it is listed."""
     item: Json = {
         "run_id": row.run_id,
         "run_equivalence_key": row.run_equivalence_key,
@@ -145,7 +153,7 @@ def _shown(row: RunSummary) -> Json:
     return item | ({"reason_code": row.reason_code} if row.reason_code else {})
 
 
-def _line(item: Json) -> str:
+def line_of(item: Json) -> str:
     """Columns: run id, state, last change, reason, key."""
     changed = item.get("updated_at_utc", "-")
     text = f"{item['run_id']}  {item['state']:16}  {changed:27}  {item.get('reason_code', ''):26}  "
@@ -161,7 +169,7 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
     while chunk := list(islice(names, _CHUNK)):
         known = {row.run_id: row for row in views.summaries([run_id for run_id, _ in chunk])} if views else {}
         for run_id, key in chunk:
-            item = _shown(known[run_id]) if run_id in known else _without_run(views, run_id, key)
+            item = shown_run(known[run_id]) if run_id in known else _without_run(views, run_id, key)
             if state in (None, item["state"]):
                 yield item
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import orjson
 
+from scenario_runner.authority.acts import ActionRow, ack_key
 from scenario_runner.authority.queries import RunQueries
-from scenario_runner.authority.rows import Row
+from scenario_runner.authority.rows import Row, action_row
 from scenario_runner.authority.views.values import (
     FOREVER_US,
     INDEXED_STATES,
@@ -80,10 +81,11 @@ class Views(RunQueries):
             name = "runs_by_state"
         # The range ends with the rows of the cursor's time, so that the index begins there.
         until = min(asked.until_us, after.at_us + 1) if after is not None else asked.until_us
-        terms = {"after": after, "state": state, "key": asked.key, "missing": asked.missing}
+        terms = {"after": after, "state": state, "key": asked.key, "missing": asked.missing,
+                 "acked": asked.acked is not None}  # fmt: skip
         return self._rows(
             name, _given(terms), since=asked.since_us, until=until, state=state or "", reason=asked.reason,
-            limit=limit, **_after(after), **_key(asked.key), **_missing(asked.missing),
+            acked=int(bool(asked.acked)), limit=limit, **_after(after), **_key(asked.key), **_missing(asked.missing),
         )  # fmt: skip
 
     def _by_time(self, asked: RunFilter, after: Cursor | None, limit: int) -> Sequence[Row]:
@@ -119,6 +121,12 @@ class Views(RunQueries):
     @abstractmethod
     def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own
         """Texts as a parameter."""
+
+    def acks(self, run_ids: Sequence[str]) -> dict[str, ActionRow]:
+        """Who has acknowledged which of some QUARANTINED runs."""
+        keys = self._many([ack_key(run_id) for run_id in run_ids])
+        found = (action_row(row) for row in self._rows("find_actions", action_keys=keys))
+        return {action.subject: action for action in found}
 
     # --- which run is meant
 
