@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import (
-    ReemitKind,
-)
+from scenario_runner.contracts.states import Disposition, ReemitKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +120,14 @@ ACK_ACTION: Final = "quarantine_ack"
 def ack_key(run_id: str) -> str:
     """Identity of the acknowledgement of a run: the first one stays. Statements of the views know it too."""
     return f"{ACK_ACTION}/{run_id}"
+
+
+ADMITTED: Final = "ADMITTED"
+"""Outcome of an act whose record was ACCEPTED. (An act that is ACCEPTED is owed to the control bus.)"""
+
+
+def outcome_of(disposition: Disposition, reason_code: str) -> str:
+    """The outcome of an act that asks for a record: why it was refused, or its disposition. PostgreSQL knows it too."""
+    if reason_code:
+        return reason_code
+    return ADMITTED if disposition is Disposition.ACCEPTED else disposition.value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from scenario_runner.authority.acts import ActionRow, WakeAct
+from scenario_runner.authority.acts import ActionRow, WakeAct, outcome_of
 from scenario_runner.authority.rows import action_columns, run_row
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.values import Admission, Admitted
@@ -28,7 +28,7 @@ class SqliteActs(SqliteReemits):
             admitted = self._admit_one(connection, record)
             if admitted.repeated:
                 return None
-            outcome = admitted.reason_code or admitted.disposition.value
+            outcome = outcome_of(admitted.disposition, admitted.reason_code)
             columns = action_columns(action) | {"outcome": outcome, "detail": admitted.detail}
             connection.execute(self._sql["insert_action"], {**columns, "at": self._clock()})
             return admitted

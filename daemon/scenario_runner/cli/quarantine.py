@@ -1,4 +1,4 @@
-"""``quarantine list``, ``show`` and ``ack``: runs that a person must look at, what contradicts what, who has seen it."""
+"""``quarantine list``, ``show`` and ``ack``: runs that a person must see to, what contradicts what, who has seen it."""
 
 import posixpath
 from typing import Final

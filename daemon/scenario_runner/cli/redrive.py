@@ -15,8 +15,9 @@ from typing import Final
 
 import typer
 
+from scenario_runner.authority.acts import ADMITTED, outcome_of
 from scenario_runner.authority.base import Authority, RunReader
-from scenario_runner.authority.values import Admitted
+from scenario_runner.authority.values import COLLISION_CODE, Admitted
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import Letter
 from scenario_runner.cli.acting import checked_actor, checked_reason
@@ -36,13 +37,16 @@ from scenario_runner.service.compose import make_admission_policy, open_pack
 from scenario_runner.service.redrive import open_for_redrive
 
 _FOREVER: Final = sys.maxsize
-_DONE: Final = (Disposition.ACCEPTED.value, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
+_DONE: Final = (ADMITTED, Disposition.DUPLICATE.value, Disposition.IGNORED.value)
 _FIELDS: Final = (
     "letter", "record_key", "outcome", "reason_code", "sentence", "detail", "run_id", "requested_by", "at_utc",
     "next_action",
 )  # fmt: skip
+_OF_AN_ACT: Final = (
+    "record_key", "disposition", "outcome", "reason_code", "sentence", "detail", "repeated", "requested_by", "at_utc",
+)  # fmt: skip
 _NEXT: Final = {
-    Disposition.ACCEPTED.value: "a daemon drives the run, or delivers the signal; `status` shows the run",
+    ADMITTED: "a daemon drives the run, or delivers the signal; `status` shows the run",
     Disposition.DUPLICATE.value: "the run of this request was there already; `status` shows it",
     Disposition.IGNORED.value: "the record is not for Scenario Runner; nothing is left to do",
 }
@@ -184,8 +188,7 @@ class _Redriver:
             "pack_digest": self.rules.pack.digest, "policy_digest": self.rules.policy.content_digest,
             "run_id": admitted.run_id or None, "dry_run": True,
         }  # fmt: skip
-        keys = ("record_key", "outcome", "reason_code", "sentence", "detail", "repeated", "requested_by", "at_utc")
-        return document | dict.fromkeys(keys) | {"next_action": _next(document["predicted"]["outcome"])}
+        return document | dict.fromkeys(_OF_AN_ACT) | {"next_action": _next(document["predicted"]["outcome"])}
 
     def _done(self, authority: Authority, letter: Letter) -> Json:
         return _carried_out(carry_out(authority, letter, self.rules, self.actor, self.reason))
@@ -194,16 +197,24 @@ class _Redriver:
 def _carried_out(redriven: Redriven) -> Json:
     act = redriven.act
     return {
-        "record_key": redriven.record_key, "dry_run": False, "repeated": redriven.repeated,
-        "requested_by": act.actor, "at_utc": format_micros(act.at_us), **_outcome(act.outcome, act.detail),
-        "next_action": _next(act.outcome),
+        "record_key": redriven.record_key, "disposition": _disposition(act.outcome), "dry_run": False,
+        "repeated": redriven.repeated, "requested_by": act.actor, "at_utc": format_micros(act.at_us),
+        **_outcome(act.outcome, act.detail), "next_action": _next(act.outcome),
     }  # fmt: skip
+
+
+def _disposition(outcome: str) -> str:
+    """The disposition of a record whose act has an outcome."""
+    if outcome in set(Disposition):
+        return outcome
+    known = {ADMITTED: Disposition.ACCEPTED, COLLISION_CODE: Disposition.CONFLICT}
+    return known.get(outcome, Disposition.REJECTED).value
 
 
 def _verdict(admitted: Admitted) -> Json:
     return {
         "disposition": admitted.disposition.value,
-        **_outcome(admitted.reason_code or admitted.disposition.value, admitted.detail),
+        **_outcome(outcome_of(admitted.disposition, admitted.reason_code), admitted.detail),
     }
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.acts import ADMITTED, ActionRow
 from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.reemits import decide, disposition_of, facts_now
 from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, Admitted, NewRun
@@ -26,7 +26,7 @@ from scenario_runner.intake.decode import Message
 from scenario_runner.intake.letters import ACTION, letter_of, redrive_key, redrives_of
 from scenario_runner.intake.validate import validate_message
 
-SETTLED: Final = (Disposition.ACCEPTED.value, Disposition.DUPLICATE.value)
+SETTLED: Final = (ADMITTED, Disposition.DUPLICATE.value)
 """Outcomes after which nothing of a letter is left to do."""
 #: Tries of one act: each is lost to another redrive of the same letter, which are people.
 _TRIES: Final = 10

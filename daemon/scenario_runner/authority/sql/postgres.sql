@@ -130,7 +130,8 @@ new_letters AS (INSERT INTO dead_letters (record_key, raw) SELECT record_key, ra
 acted AS (  -- only
   INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- only
   SELECT %(by_key)b, now, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- only
-         coalesce(nullif(reason_code, ''), disposition), detail FROM new_records, clock),  -- only
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- only
+         detail FROM new_records, clock),  -- only
 new_signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
@@ -439,7 +440,8 @@ acted AS (
 acted_for AS (  -- only
   INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- only
   SELECT %(by_key)b, at_us, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- only
-         coalesce(nullif(reason_code, ''), disposition), detail FROM done),  -- only
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- only
+         detail FROM done),  -- only
 added AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, d.before + e.nth, e.kind, d.at_us, e.details

@@ -1,5 +1,6 @@
 """The views on an authority, the same for every engine: which statement answers which question."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from heapq import merge
@@ -30,6 +31,8 @@ from scenario_runner.contracts.states import Disposition, RunState
 #: Records in which a message id is searched, the newest: message ids of records have no index, and reading so many
 #: takes a tenth of a second.
 MOST_RECORDS: Final = 200_000
+#: Number of a letter: smaller than the largest of the database.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Runs in which the holder of a receipt is searched; it was mostly admitted not long before.
 MOST_RUNS: Final = 50_000
 
@@ -186,7 +189,7 @@ class Views(RunQueries):
             name: Its record key, or its number.
         """
         rows = self._rows("letter_with_key", record_key=name)
-        if not rows and name.isascii() and name.isdecimal() and int(name) < FOREVER_US:
+        if not rows and _NUMBER.fullmatch(name):
             rows = self._rows("letter_with_number", record_id=int(name))
         if not rows:
             return None

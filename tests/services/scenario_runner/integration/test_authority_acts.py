@@ -68,7 +68,7 @@ def test_a_record_of_an_act_is_admitted_like_any_other_and_the_act_says_what_cam
     assert run is not None
     assert (run.state, run.admitted_us, run.event_seq) == (RunState.PLANNED, clock.now, 2)
     (action,) = authority.actions("spool/old")
-    assert action == replace(BY, at_us=clock.now, outcome="ACCEPTED")
+    assert action == replace(BY, at_us=clock.now, outcome="ADMITTED")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backe
     admitted = authority.admit_for(BY, reemit_of("k", "redrive/1/spool/old"))
     assert admitted is not None
     assert (admitted.disposition, admitted.run_id) == (Disposition.ACCEPTED, hex32("k"))
-    assert sorted(acted(backend)) == [("act", "spool/old", "ACCEPTED"), ("redrive/1/spool/old", hex32("k"), "ACCEPTED")]
+    assert sorted(acted(backend)) == [("act", "spool/old", "ADMITTED"), ("redrive/1/spool/old", hex32("k"), "ACCEPTED")]
     assert backend.query("SELECT emission FROM outbox WHERE run_id <> '' ORDER BY outbox_id")[-1] == (1,)
     assert authority.admit_for(BY, reemit_of("k", "redrive/1/spool/old")) is None
     assert authority.admit_for(BY, reemit_of("k", "redrive/2/spool/old")) is None
