@@ -80,6 +80,7 @@ class PostgresAuthority(PostgresActs):
     def __init__(self, dsn: str, place: str) -> None:
         parsed = PostgresDsn(dsn, place)
         self._sql = {name: text.encode() for name, text in load_statements("postgres").items()}
+        self._sql |= {f"{name}_by": text.encode() for name, text in load_statements("postgres", by=True).items()}
         self._connections = Connections(parsed, lambda connection: migrate(connection, parsed))
 
     @override
@@ -154,7 +155,7 @@ class PostgresAuthority(PostgresActs):
         """
         parameters = admission_parameters(records) | action_parameters(by)
         parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
-        name = "admit_records" if by is None else "admit_records_only"
+        name = "admit_records" if by is None else "admit_records_by"
         try:
             return self._query_or_conflict(name, **parameters)
         except UniqueViolation as error:

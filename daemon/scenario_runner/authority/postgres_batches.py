@@ -61,7 +61,7 @@ def _admission(record: Admission) -> tuple[Any, ...]:
 
 
 def action_parameters(by: ActionRow | None) -> Parameters:
-    """The act of an operator that asks for a record, for ``admit_records_only`` and ``commit_reemits_only``."""
+    """The act of an operator that asks for a record, for ``admit_records_by`` and ``commit_reemits_by``."""
     if by is None:
         return {}
     names = ("actor", "via", "action", "subject", "reason")

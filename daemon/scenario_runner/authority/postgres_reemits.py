@@ -136,7 +136,7 @@ class PostgresReemits(Queries):
         """Write what was decided; of an act that lost a race there is no answer, and nothing is written."""
         if not decided:
             return {}
-        name = "commit_reemits" if by is None else "commit_reemits_only"
+        name = "commit_reemits" if by is None else "commit_reemits_by"
         try:
             done = self._query_or_conflict(name, **_act_parameters(decided), **action_parameters(by), action=ACTION)
         except UniqueViolation:

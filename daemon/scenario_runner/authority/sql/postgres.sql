@@ -6,8 +6,10 @@
 -- already done.
 --
 -- A statement with lines that end in "-- only" is two: NAME without these lines, and NAME_only with them, for the work of
--- one run, or of one act. Plans are generic, so a parameter that switches such a term off would spoil the plan of both. Signals of a run
+-- one run. Plans are generic, so a parameter that switches such a term off would spoil the plan of both. Signals of a run
 -- are found by their ids: the planner might find them among all that are unsent otherwise, as long as it has no statistics.
+--
+-- Lines that end in "-- by" belong to the statement for a record that an operator's act asks for, and write the act.
 
 -- name: begin_session
 SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
@@ -59,7 +61,7 @@ SELECT sr_now_us() AS now;
 -- "new_records" (dead letter, signal), so nothing is left of B's disposition, and its next round finds A's.
 -- A run that another intake is inserting just now is skipped as well; such a record becomes NULL here, is not inserted,
 -- and is disposed of in the next round, when the other run is seen.
--- "only" is for one record that an operator's act asks for: a known act violates the unique action_key, which takes the
+-- "by" is for one record that an operator's act asks for: a known act violates the unique action_key, which takes the
 -- whole statement back too.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 given AS MATERIALIZED (
@@ -127,11 +129,11 @@ refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
   WHERE d.became IN ('REJECTED', 'CONFLICT') ORDER BY d.ord),
 new_letters AS (INSERT INTO dead_letters (record_key, raw) SELECT record_key, raw FROM refused),
-acted AS (  -- only
-  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- only
-  SELECT %(by_key)b, now, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- only
-         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- only
-         detail FROM new_records, clock),  -- only
+acted AS (  -- by
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- by
+  SELECT %(by_key)b, now, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- by
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- by
+         detail FROM new_records, clock),  -- by
 new_signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
@@ -437,11 +439,11 @@ done AS MATERIALIZED (
 acted AS (
   INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
   SELECT action_key, at_us, actor, via, %(action)b, run_id, reason, outcome, detail FROM done ORDER BY ord),
-acted_for AS (  -- only
-  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- only
-  SELECT %(by_key)b, at_us, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- only
-         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- only
-         detail FROM done),  -- only
+acted_for AS (  -- by
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- by
+  SELECT %(by_key)b, at_us, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- by
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- by
+         detail FROM done),  -- by
 added AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, d.before + e.nth, e.kind, d.at_us, e.details
