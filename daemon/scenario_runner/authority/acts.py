@@ -1,11 +1,10 @@
 """Acts of an operator as the authority takes and keeps them, and the signals that they repeat."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import (
-    ReemitKind,
-)
+from scenario_runner.contracts.states import Disposition, ReemitKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,20 @@ class ActionRow:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeAct:
+    """Somebody asks for a waiting run to be examined now.
+
+    Attributes:
+        key: Identity of the act; the same act sent again has the same key, and is carried out once.
+    """
+
+    key: str
+    run_id: str
+    actor: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedSignal:
     """A signal that was published first at some time.
@@ -98,3 +111,23 @@ class PublishedSignal:
     message_id: str
     kind: str
     cursor: tuple[int, int]
+
+
+ACK_ACTION: Final = "quarantine_ack"
+"""``operator_actions.action`` of an acknowledgement: a person has seen that a run is QUARANTINED."""
+
+
+def ack_key(run_id: str) -> str:
+    """Identity of the acknowledgement of a run: the first one stays. Statements of the views know it too."""
+    return f"{ACK_ACTION}/{run_id}"
+
+
+ADMITTED: Final = "ADMITTED"
+"""Outcome of an act whose record was ACCEPTED. (An act that is ACCEPTED is owed to the control bus.)"""
+
+
+def outcome_of(disposition: Disposition, reason_code: str) -> str:
+    """The outcome of an act that asks for a record: why it was refused, or its disposition. PostgreSQL knows it too."""
+    if reason_code:
+        return reason_code
+    return ADMITTED if disposition is Disposition.ACCEPTED else disposition.value

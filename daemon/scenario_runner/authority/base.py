@@ -11,7 +11,7 @@ A claim that was never answered is the exception: its runs are renewed by nobody
 from collections.abc import Sequence
 from typing import Protocol
 
-from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer
+from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
 from scenario_runner.authority.values import (
     Admission,
     Admitted,
@@ -72,6 +72,28 @@ class Authority(RunReader, Protocol):
 
         Everything about a record is one transaction. A batch is one too, except that an engine may split off records
         that another process was admitting at the same moment, or that it cannot store and therefore refuses.
+        """
+        ...
+
+    def admit_for(self, action: ActionRow, record: Admission) -> Admitted | None:
+        """Give a record its disposition because an operator asks for it, in one transaction with the row of the act.
+
+        Args:
+            action: The act. The database's clock gives its time; its outcome and detail are those of the disposition.
+            record: The record, which is judged and written as by ``admit``.
+
+        Returns:
+            The disposition; None when the key of the record or of the act is known: then nothing is written.
+        """
+        ...
+
+    def wake(self, acts: Sequence[WakeAct]) -> dict[str, str]:
+        """Make waiting runs due now, each in a transaction with the row of its act; one of a known key only once.
+
+        Neither the deadline nor anything else of a run changes. A run under lease is left to its lease holder.
+
+        Returns:
+            Outcomes by run id, see :mod:`scenario_runner.authority.wakes`; a run that is not there has none.
         """
         ...
 

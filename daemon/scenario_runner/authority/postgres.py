@@ -12,8 +12,11 @@ from typing import Any, Final
 from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.postgres_acts import PostgresActs, admitted_of
 from scenario_runner.authority.postgres_batches import (
     Parameters,
+    action_parameters,
     admission_parameters,
     failure_parameters,
     transition_parameters,
@@ -21,7 +24,6 @@ from scenario_runner.authority.postgres_batches import (
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
-from scenario_runner.authority.postgres_reemits import PostgresReemits
 from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
@@ -57,13 +59,13 @@ from scenario_runner.rounds import rounds_without_repeats
 #: Rounds of one admission. A round is lost to another intake of the same record, which has its disposition then, so
 #: each record can lose one; the batch loses one for each of its records that is read twice at that moment.
 _ROUNDS: Final = 10
-#: The table whose unique violation means a lost race.
-_RECORDS: Final = "intake_records"
+#: Tables whose unique violation means a lost race.
+_LOST_RACES: Final = ("intake_records", "operator_actions")
 _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
-class PostgresAuthority(PostgresReemits):
+class PostgresAuthority(PostgresActs):
     """An authority on a PostgreSQL server.
 
     Args:
@@ -78,6 +80,7 @@ class PostgresAuthority(PostgresReemits):
     def __init__(self, dsn: str, place: str) -> None:
         parsed = PostgresDsn(dsn, place)
         self._sql = {name: text.encode() for name, text in load_statements("postgres").items()}
+        self._sql |= {f"{name}_by": text.encode() for name, text in load_statements("postgres", by=True).items()}
         self._connections = Connections(parsed, lambda connection: migrate(connection, parsed))
 
     @override
@@ -134,43 +137,48 @@ class PostgresAuthority(PostgresReemits):
         left = records
         for _ in range(_ROUNDS):
             for row in self._admit_once(left):
-                found[row["record_key"]] = Admitted(
-                    row["record_key"], Disposition(row["disposition"]), row["reason_code"], row["detail"],
-                    row["run_id"], repeated=row["repeated"],
-                )  # fmt: skip
+                found[row["record_key"]] = admitted_of(row)
             left = [record for record in left if record.record_key not in found]
             if not left:
                 return found
         raise Unavailable("other processes keep admitting the same records; they stay where they are")
 
-    def _admit_once(self, records: list[Admission]) -> list[dict[str, Any]]:
+    @override
+    def _admit_once(self, records: list[Admission], by: ActionRow | None = None) -> list[dict[str, Any]]:
         """Send the batch once; no rows when another intake disposed of one of its records at the same moment.
 
         The statement explains the race. The unique violation has taken the whole batch back, so it is sent again.
+
+        Args:
+            records: The batch.
+            by: The act that asks for the only record of the batch.
         """
-        parameters = admission_parameters(records)
+        parameters = admission_parameters(records) | action_parameters(by)
         parameters |= {"collision_code": COLLISION_CODE, "collision_detail": COLLISION_DETAIL}
+        name = "admit_records" if by is None else "admit_records_by"
         try:
-            return self._connections.run(_running(self._sql["admit_records"], parameters), (UniqueViolation,))
+            return self._query_or_conflict(name, **parameters)
         except UniqueViolation as error:
-            if error.diag.table_name != _RECORDS:
+            if error.diag.table_name not in _LOST_RACES:
                 raise Unavailable(f"the database holds what it should not: {error.diag.message_primary}") from None
             return []
 
     def _refuse(self, record: Admission, error: Exception) -> dict[str, Admitted]:
         """Refuse a record that no database can hold; without a disposition its bus would deliver it for ever."""
-        kind = type(error).__name__
-        safe = Admission(
-            record_key=_plain(record.record_key), kind=_plain(record.kind), message_id=_plain(record.message_id),
-            run_id=_plain(record.run_id), disposition=Disposition.REJECTED,
-            reason_code=Reason.REQUEST_SCHEMA_INVALID.value,
-            detail=f"the record holds a value that cannot be stored ({kind})", raw=record.raw, raw_size=len(record.raw),
-        )  # fmt: skip
+        safe = _storable_refusal(record, error)
         try:
             (answer,) = self._admit_together([safe]).values()
         except _CANNOT_STORE:
+            kind = type(error).__name__
             raise SequenceError(f"the record {safe.record_key} can neither be stored nor refused ({kind})") from None
         return {record.record_key: replace(answer, record_key=record.record_key)}
+
+    @override
+    def admit_for(self, action: ActionRow, record: Admission) -> Admitted | None:
+        try:
+            return self._dispose_for(action, record)
+        except _CANNOT_STORE as error:
+            return self._dispose_for(action, _storable_refusal(record, error))
 
     # --- leases
 
@@ -294,6 +302,17 @@ def _running(text: bytes, parameters: Parameters) -> Callable[[Connection], list
         return cursor.fetchall() if cursor.description is not None else []
 
     return work
+
+
+def _storable_refusal(record: Admission, error: Exception) -> Admission:
+    """The refusal of a record that no database can hold."""
+    return Admission(
+        record_key=_plain(record.record_key), kind=_plain(record.kind), message_id=_plain(record.message_id),
+        run_id=_plain(record.run_id), disposition=Disposition.REJECTED,
+        reason_code=Reason.REQUEST_SCHEMA_INVALID.value,
+        detail=f"the record holds a value that cannot be stored ({type(error).__name__})", raw=record.raw,
+        raw_size=len(record.raw),
+    )  # fmt: skip
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 
 from psycopg.types.numeric import Int8
 
-from scenario_runner.authority.rows import first_events, searchable, shortened, storable, storable_attempt, token_of
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.rows import (
+    action_columns,
+    first_events,
+    searchable,
+    shortened,
+    storable,
+    storable_attempt,
+    token_of,
+)
 from scenario_runner.authority.values import Admission, AttemptRow, Event, ProjectionFailure, SignalDraft, Transition
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 
@@ -49,6 +58,15 @@ def _admission(record: Admission) -> tuple[Any, ...]:
         Int8(record.raw_size),
     )  # fmt: skip
     return common + _new_run(record) + signal_columns(record.refusal)
+
+
+def action_parameters(by: ActionRow | None) -> Parameters:
+    """The act of an operator that asks for a record, for ``admit_records_by`` and ``commit_reemits_by``."""
+    if by is None:
+        return {}
+    names = ("actor", "via", "action", "subject", "reason")
+    texts = action_columns(by)
+    return {"by_key": texts["action_key"], **{f"by_{name}": texts[name] for name in names}}
 
 
 def _new_run(record: Admission) -> tuple[Any, ...]:

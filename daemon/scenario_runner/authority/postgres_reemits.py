@@ -10,7 +10,13 @@ from psycopg.types.numeric import Int8
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
-from scenario_runner.authority.postgres_batches import Parameters, columns, details_of, signal_columns
+from scenario_runner.authority.postgres_batches import (
+    Parameters,
+    action_parameters,
+    columns,
+    details_of,
+    signal_columns,
+)
 from scenario_runner.authority.queries import Queries
 from scenario_runner.authority.reemits import (
     ACTION,
@@ -93,8 +99,13 @@ class PostgresReemits(Queries):
         disposition = Disposition(row["disposition"])
         return Admitted(record_key, disposition, row["reason_code"], row["detail"], row["run_id"], repeated=True)
 
-    def _carry_out(self, asked: Sequence[Asked]) -> dict[str, ReemitAnswer]:
-        """Carry out acts on different runs; one that lost a race is decided again on the facts of then."""
+    def _carry_out(self, asked: Sequence[Asked], by: ActionRow | None = None) -> dict[str, ReemitAnswer]:
+        """Carry out acts on different runs; one that lost a race is decided again on the facts of then.
+
+        Args:
+            asked: The acts.
+            by: Another act, which asks for the record of the only one.
+        """
         answers: dict[str, ReemitAnswer] = {}
         left = list(asked)
         for _ in range(_TRIES):
@@ -109,7 +120,7 @@ class PostgresReemits(Queries):
                     facts = run_facts(row)
                     from_seq = 0 if facts is None else facts.event_seq
                     decided.append((item, decide(act, facts, row["now"]), from_seq))
-            answers |= self._write(decided)
+            answers |= self._write(decided, by)
             left = [item for item in left if item[0].key not in answers]
         raise Unavailable("other re-emits of the same runs are faster each time; nothing was done, ask again")
 
@@ -119,12 +130,15 @@ class PostgresReemits(Queries):
         )
         return self._query("reemit_facts", **rows, action=ACTION, uncounted=list(UNCOUNTED))
 
-    def _write(self, decided: Sequence[tuple[Asked, ReemitDecision, int]]) -> dict[str, ReemitAnswer]:
+    def _write(
+        self, decided: Sequence[tuple[Asked, ReemitDecision, int]], by: ActionRow | None
+    ) -> dict[str, ReemitAnswer]:
         """Write what was decided; of an act that lost a race there is no answer, and nothing is written."""
         if not decided:
             return {}
+        name = "commit_reemits" if by is None else "commit_reemits_by"
         try:
-            done = self._query_or_conflict("commit_reemits", **_act_parameters(decided), action=ACTION)
+            done = self._query_or_conflict(name, **_act_parameters(decided), **action_parameters(by), action=ACTION)
         except UniqueViolation:
             return {}
         keys = {row["action_key"] for row in done}

@@ -21,6 +21,7 @@ from typing import Any, Final
 import orjson
 
 from scenario_runner.authority.acts import ReemitAct
+from scenario_runner.authority.base import RunReader
 from scenario_runner.authority.values import Event, OutboxRow, ReemitEnd, SignalDraft
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.reasons import Reason
@@ -51,6 +52,7 @@ _WANTED: Final = {
     ReemitKind.TERMINAL_ONLY: (SignalKind.TERMINAL,),
     ReemitKind.BOTH: (SignalKind.READY, SignalKind.TERMINAL),
 }
+_FIRST: Final = (SignalKind.READY, SignalKind.TERMINAL)
 _MISMATCH: Final = {
     ReemitKind.READY_ONLY: Reason.REEMIT_READY_ONLY_MISMATCH,
     ReemitKind.TERMINAL_ONLY: Reason.REEMIT_TERMINAL_ONLY_MISMATCH,
@@ -127,6 +129,24 @@ def run_facts(row: Any) -> RunFacts | None:  # noqa: ANN401 - a row of either en
     return RunFacts(
         RunState(row["state"]), row["event_seq"], row["last_event_us"], signal, row["attempts"], row["limited"]
     )
+
+
+def facts_now(reader: RunReader, act: ReemitAct, now_us: int) -> RunFacts | None:
+    """The facts of an act as they are just now, for a prediction: nothing is held until something is written."""
+    run = reader.run(act.run_id)
+    if run is None:
+        return None
+    rows = [row for row in reader.signals(act.run_id).rows if row.kind in _FIRST or row.emission]
+    first = next((row for row in rows if row.emission == 0), None)
+    signal = None
+    if first is not None:
+        draft = SignalDraft(first.message_id, SignalKind(first.kind), act.run_id, {}, b"")
+        signal = FirstSignal(draft, run.event_seq, 1 + max(row.emission for row in rows))
+    acts = [
+        item for item in reader.actions(act.run_id)
+        if item.action == ACTION and item.at_us > now_us - act.limit.window_us and item.outcome not in UNCOUNTED
+    ]  # fmt: skip
+    return RunFacts(run.state, run.event_seq, run.updated_us, signal, len(acts), limited=0)
 
 
 def decide(act: ReemitAct, facts: RunFacts | None, now_us: int) -> ReemitDecision:

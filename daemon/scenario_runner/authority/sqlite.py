@@ -31,9 +31,9 @@ from scenario_runner.authority.rows import (
     storable_attempt,
     token_of,
 )
+from scenario_runner.authority.sqlite_acts import SqliteActs
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
-from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.authority.values import (
     COLLISION_CODE,
@@ -89,7 +89,7 @@ def translating_errors(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority(SqliteReemits):
+class SqliteAuthority(SqliteActs):
     """An authority in one file of this host.
 
     Args:
@@ -209,6 +209,7 @@ class SqliteAuthority(SqliteReemits):
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
         return self._write(lambda connection: [self._admit_one(connection, record) for record in records])
 
+    @override
     def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
         known = connection.execute(self._sql["find_record"], {"record_key": record.record_key}).fetchone()
         if known is not None:

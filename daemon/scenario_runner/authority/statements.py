@@ -10,15 +10,18 @@ _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^ *--.*\n?", re.MULTILINE)
 #: A line of the statement for the work of one run.
 _ONLY: Final = re.compile(r"^(.*)  -- only\n", re.MULTILINE)
+#: A line of the statement for a record that an operator's act asks for.
+_BY: Final = re.compile(r"^(.*)  -- by\n", re.MULTILINE)
 
 
 @cache
-def load_statements(engine: str, folder: str = "sql") -> dict[str, str]:
+def load_statements(engine: str, folder: str = "sql", *, by: bool = False) -> dict[str, str]:
     """Statements by name for ``sqlite`` or ``postgres``, without comments.
 
     Args:
         engine: Name of the file.
         folder: ``sql`` for those of the authority, ``views`` for those of its views.
+        by: With the lines that end in ``-- by``, which write the act of an operator who asks for a record.
 
     A statement with lines that end in ``-- only`` is two, NAME without and NAME_only with these lines.
     """
@@ -27,6 +30,7 @@ def load_statements(engine: str, folder: str = "sql") -> dict[str, str]:
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         whole = _COMMENT.sub("", body).strip().rstrip(";")
+        whole = _BY.sub(r"\1\n" if by else "", whole)
         statements[name] = _ONLY.sub("", whole)
         if statements[name] != whole:
             statements[f"{name}_only"] = _ONLY.sub(r"\1\n", whole)

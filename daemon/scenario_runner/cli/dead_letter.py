@@ -23,6 +23,7 @@ from scenario_runner.contracts.errors import UsageError, in_short
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.contracts.times import format_micros
+from scenario_runner.intake.letters import letter_of, redrive_key, redrives_of
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 
 #: Letters that are read at once; a detail may be 2,000 characters long.
@@ -33,8 +34,11 @@ _FIELDS: Final = (
     "number", "record_key", "disposition", "reason_code", "sentence", "detail", "kind", "message_id", "run_id",
     "received", "raw_size", "raw_sha256", "kept", "next_action",
 )  # fmt: skip
+#: Letters that are listed when more than one is meant.
+_MOST_CANDIDATES: Final = 10
 _NEXT: Final = {
-    Disposition.REJECTED: "correct the request and submit it again; no run was created",
+    Disposition.REJECTED: "correct the request and submit it again, or correct profile, policy or pack and redrive the "
+    "letter; no run was created",
     Disposition.CONFLICT: "submit the request with a new run_equivalence_key; the run that has this key is untouched",
 }
 
@@ -88,8 +92,8 @@ def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: boo
         wiring = load_wiring(wiring_path)
         asked = options.filter(wiring)
         with existing_views(wiring) as views:
-            before = _letter(views, options.after) if options.after else None
-            found = _found(views, asked, before, options.limit + 1)
+            before = named_letter(views, options.after) if options.after else None
+            found = (shown_letter(item) for item in found_letters(views, asked, before, options.limit + 1))
             page = Page(found, options.limit, lambda item: str(item["number"]))
             print_list(
                 "dead_letters",
@@ -105,42 +109,61 @@ def run_show(wiring_path: str, name: str, shown_as: str, *, local: bool, as_json
         if shown_as not in set(As):
             raise UsageError(f"--as {shown_as!r} is not one of {', '.join(As)}")
         with existing_views(load_wiring(wiring_path)) as views:
-            letter = _letter(views, name)
+            letter = named_letter(views, name)
+            redrives = _redrives(views, letter)
+        document = shown_letter(letter) | _contents(letter) | {"redrives": redrives}
         if as_json:
-            print_json(_shown(letter) | _contents(letter))
+            print_json(document)
         elif shown_as == As.RAW:
             _write_raw(letter)
         else:
-            print_fields(Clock(local=local).readable(_shown(letter) | _contents(letter)), _FIELDS)
+            clock = Clock(local=local)
+            print_fields(clock.readable(document), _FIELDS)
+            for item in redrives:
+                at = clock.moment(item["at_utc"])
+                print_line(f"redriven by {item['requested_by']}: {item['outcome']}  {at}  {item['record_key']}")
             print_line("")
             for line in lines_of(letter.raw or b"", As(shown_as)):
                 print_line(line)
 
 
-def _letter(views: Views | None, name: str) -> Letter:
-    """A letter by its number or record key.
+def named_letter(views: Views | None, name: str) -> Letter:
+    """A letter by its number, its record key, or the beginning of its record key.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or more than one.
     """
     letter = views.letter(name) if views is not None and name.isprintable() else None
-    if letter is None:
-        raise UsageError(f"no dead letter has the number or record key {name[:200]!r}; `dead-letter list` shows them")
-    return letter
+    if letter is not None:
+        return letter
+    found: list[Letter] = []
+    if views is not None and name.isprintable() and not name.isdecimal():
+        found = views.list_letters(LetterFilter(record_key=name), None, _MOST_CANDIDATES + 1)
+    if len(found) == 1:
+        return named_letter(views, found[0].record_key)
+    if found:
+        many = f"{_MOST_CANDIDATES} or more" if len(found) > _MOST_CANDIDATES else str(len(found))
+        shown = ", ".join(f"{item.number} {item.record_key}" for item in found[:_MOST_CANDIDATES])
+        raise UsageError(f"the record keys of {many} dead letters begin with {name[:200]!r}; give one: {shown}")
+    raise UsageError(
+        f"no dead letter has the number or record key {name[:200]!r}; `dead-letter list` shows them. Of records that "
+        "were IGNORED or accepted no bytes are kept"
+    )
 
 
-def _found(views: Views | None, asked: LetterFilter, before: Letter | None, most: int) -> Iterator[Json]:
-    """Letters as they are shown, read a page at a time."""
+def found_letters(views: Views | None, asked: LetterFilter, before: Letter | None, most: int) -> Iterator[Letter]:
+    """Letters without their bytes, read a page at a time."""
     while views is not None and most > 0:
         letters = views.list_letters(asked, before, min(most, _CHUNK))
-        yield from map(_shown, letters)
+        yield from letters
         most -= len(letters)
         if len(letters) < _CHUNK:
             return
         before = letters[-1]
 
 
-def _shown(letter: Letter) -> Json:
+def shown_letter(letter: Letter) -> Json:
+    """A letter as it is listed."""
     code = letter.reason_code
     return {
         "number": letter.number,
@@ -156,6 +179,19 @@ def _shown(letter: Letter) -> Json:
         "raw_sha256": letter.raw_sha256,
         "raw_size": letter.raw_size,
     }
+
+
+def _redrives(views: Views | None, letter: Letter) -> list[Json]:
+    """What redrives of a letter came to."""
+    name = letter_of(letter.record_key)
+    acts = redrives_of(views, name) if views is not None else ()
+    return [
+        {
+            "record_key": redrive_key(number, name), "at_utc": format_micros(act.at_us), "requested_by": act.actor,
+            "reason": act.reason, "outcome": act.outcome, "detail": act.detail,
+        }
+        for number, act in enumerate(acts, 1)
+    ]  # fmt: skip
 
 
 def _line_with(clock: Clock) -> Callable[[Json], str]:

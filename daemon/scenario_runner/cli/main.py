@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from scenario_runner.cli import act_commands
 from scenario_runner.cli.console import open_standard_streams, print_line
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
@@ -309,9 +310,9 @@ def reemit(
     run_many(str(wiring), ManyOptions(run_id, state, since, until, resume, rate, options), as_json=as_json)
 
 
-runs_app = _group("runs", _LOOK, "List runs.")
-dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes.")
-quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to.")
+runs_app = _group("runs", _LOOK, "List runs, and have waiting ones examined now.")
+dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes; redrive them.")
+quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to; acknowledge them.")
 
 
 @runs_app.command("list", short_help="List runs, newest first.")
@@ -409,41 +410,7 @@ def dead_letter_show(
     run_show(str(wiring), letter, shown_as, local=local, as_json=as_json)
 
 
-@quarantine_app.command("list", short_help="List runs that are QUARANTINED.")
-def quarantine_list(
-    wiring: WiringOption,
-    reason: ReasonOption = "",
-    since: SinceOption = None,
-    until: UntilOption = None,
-    after: AfterOption = "",
-    limit: LimitOption = 100,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-    as_lines: LinesOption = False,
-) -> None:
-    """List runs that are QUARANTINED, newest first: runs list of that state."""
-    from scenario_runner.cli.quarantine import run_list
-    from scenario_runner.cli.runs import Options
-
-    options = Options("QUARANTINED", reason, since=since, until=until, after=after, limit=limit, local=local)
-    run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
-
-
-@quarantine_app.command("show", short_help="Show what contradicts what, and what to do.")
-def quarantine_show(
-    run_id: RunArgument, wiring: WiringOption, local: LocalOption = False, as_json: JsonOption = False
-) -> None:
-    """Show why a run is QUARANTINED: what was expected and found, who else holds a receipt that drifts, what to do.
-
-    The exit code is 4.
-
-    \b
-    Example:
-      scenario-runner quarantine show 0f3a
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
-    from scenario_runner.cli.quarantine import run_show
-
-    run_show(str(wiring), run_id, local=local, as_json=as_json)
+act_commands.register(runs_app, dead_letter_app, quarantine_app)
 
 
 @app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")

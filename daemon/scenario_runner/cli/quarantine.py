@@ -1,24 +1,30 @@
-"""``quarantine list`` and ``quarantine show``: runs that a person must look at, and what contradicts what."""
+"""``quarantine list``, ``show`` and ``ack``: runs that a person must see to, what contradicts what, who has seen it."""
 
 import posixpath
+from collections.abc import Callable
 from typing import Final
 
 import typer
 
 from scenario_runner.audit.explain import explain_run
+from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.values import RunRow
 from scenario_runner.authority.views.base import Views
 from scenario_runner.cli import runs
+from scenario_runner.cli.acting import checked_actor, checked_reason
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json, print_line
-from scenario_runner.cli.read_only import KeptAuthority
+from scenario_runner.cli.lists import Form, Page, print_list
+from scenario_runner.cli.read_only import KeptAuthority, existing_authority, existing_views
 from scenario_runner.cli.run_ids import checked_name, named_run
+from scenario_runner.cli.text import Part
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import UsageError
+from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.refs import PREFIX
 from scenario_runner.contracts.states import RunState
-from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.contracts.times import format_micros
+from scenario_runner.profiles.wiring import Wiring, load_wiring
 
 #: Runs whose receipts are compared with the one that drifts.
 _MOST_RUNS: Final = 50
@@ -32,7 +38,11 @@ _FIELDS: Final = (
     "detail",
     "updated",
     "engine_run_root",
+    "acked_by",
+    "acked_at_utc",
+    "ack_reason",
 )
+_ACK_FIELDS: Final = ("run_id", "state", "acked_by", "acked_at_utc", "ack_reason", "repeated")
 _FINDING_FIELDS: Final = ("path", "object", "expected", "actual", "missing", "reason_code", "detail")
 _WHO_WROTE: Final = (
     "find out who wrote the object and move it away if it is not SR's; then submit the request with a new "
@@ -51,8 +61,70 @@ _ACTIONS: Final = {Reason.INSTANCE_RECEIPT_DRIFT.value: _RECEIPT}
 
 
 def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines: bool) -> None:
-    """The command ``quarantine list``: ``runs list`` of the state QUARANTINED."""
-    runs.run(wiring_path, options, as_json=as_json, as_lines=as_lines)
+    """The command ``quarantine list``: ``runs list`` of the state QUARANTINED, with who has acknowledged each."""
+    with exit_on_error(as_json=as_json or as_lines, logs=False), existing_views(load_wiring(wiring_path)) as views:
+        asked = options.filter()
+        found = runs.found_runs(views, asked, options.cursor(), options.limit + 1)
+        items = (runs.shown_run(row) | _acked(views, row.run_id) for row in found)
+        page = Page(items, options.limit, lambda item: runs.cursor_of(item, asked))
+        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), _line_with(Clock(local=options.local)))
+
+
+def run_ack(wiring_path: str, name: str, reason: str, requested_by: str | None, *, as_json: bool) -> None:
+    """The command ``quarantine ack``."""
+    with exit_on_error(as_json=as_json):
+        document = acknowledge(load_wiring(wiring_path), name, checked_reason(reason), checked_actor(requested_by))
+    if as_json:
+        print_json(document)
+    else:
+        print_fields(document, _ACK_FIELDS)
+
+
+def acknowledge(wiring: Wiring, name: str, reason: str, actor: str) -> Json:
+    """Put on record that a person has seen a QUARANTINED run. The first acknowledgement stays.
+
+    The state needs no lock: a run that is QUARANTINED stays it.
+
+    Raises:
+        UsageError: there is no such run, or it is not QUARANTINED.
+        Unavailable: the authority does not answer.
+    """
+    checked_name(name)
+    with KeptAuthority(wiring) as known:
+        run_id = named_run(known.ask, name)
+        run = known.ask(lambda views: views.summary(run_id))
+    if run is None:
+        raise UsageError(f"no run is known as {name!r}", Reason.RUN_NOT_FOUND)
+    if run.state is not RunState.QUARANTINED:
+        raise UsageError(f"run {run_id} is not QUARANTINED but {run.state}", Reason.RUN_NOT_QUARANTINED)
+    action = ActionRow(ack_key(run_id), 0, actor, "cli", ACK_ACTION, run_id, reason, "ACKED", "")
+    with existing_authority(wiring) as authority:
+        if authority is None:
+            raise Unavailable("the authority is gone")
+        first = authority.record_action(action)
+        kept = authority.acts([action.action_key])[action.action_key]
+    return {"run_id": run_id, "state": run.state.value, "repeated": not first, **_ack_fields(kept)}
+
+
+def _acked(views: Views | None, run_id: str) -> Json:
+    return _ack_fields(views.acks([run_id]).get(run_id) if views is not None else None)
+
+
+def _ack_fields(ack: ActionRow | None) -> Json:
+    """Who has acknowledged a run, when and why; null when nobody has."""
+    if ack is None:
+        return dict.fromkeys(("acked_by", "acked_at_utc", "ack_reason"))
+    return {"acked_by": ack.actor, "acked_at_utc": format_micros(ack.at_us), "ack_reason": ack.reason}
+
+
+def _line_with(clock: Clock) -> Callable[[Json], list[Part]]:
+    """The columns of ``runs list``, and who has acknowledged the run."""
+    columns = runs.line_with(clock)
+
+    def line(item: Json) -> list[Part]:
+        return [*columns(item), "  ", f"acked by {item['acked_by']}" if item["acked_by"] else "open"]
+
+    return line
 
 
 def run_show(wiring_path: str, name: str, *, local: bool, as_json: bool) -> None:
@@ -93,6 +165,7 @@ def _describe(views: Views, run_id: str) -> Json | None:
     document: Json = {key: explained[key] for key in kept if key in explained}
     document["findings"] = [*([{"kind": "object", **drift}] if drift else []), *_contradictions(explained)]
     document["held_by"] = _holders(views, run, drift) if run.reason_code == Reason.INSTANCE_RECEIPT_DRIFT else []
+    document |= _acked(views, run.run_id)
     document["next_action"] = _ACTIONS.get(run.reason_code, _WHO_WROTE if drift else _EVIDENCE)
     return document
 

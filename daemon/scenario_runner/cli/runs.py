@@ -50,6 +50,7 @@ class Options:
     after: str = ""
     limit: int = 100
     local: bool = False
+    acked: bool | None = None
 
     def filter(self) -> RunFilter:
         """The filter.
@@ -68,6 +69,7 @@ class Options:
             state=RunState(self.state) if self.state is not None else None, reason=self.reason, key=self.key,
             missing=self.missing, since_us=micros_of("--since", self.since, 0),
             until_us=micros_of("--until", self.until, FOREVER_US), by_deadline=self.sort == Order.DEADLINE,
+            acked=self.acked,
         )  # fmt: skip
 
     def cursor(self) -> Cursor | None:
@@ -103,7 +105,7 @@ def run(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) ->
             found, limit = _of_file(views, options.batch, asked.state), FOREVER_US
         else:
             found, limit = _found(views, asked, after, options.limit + 1), options.limit
-        page = Page(found, limit, lambda item: _cursor_of(item, asked))
+        page = Page(found, limit, lambda item: cursor_of(item, asked))
         print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), line_with(Clock(local=options.local)))
 
 
@@ -119,17 +121,22 @@ def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
 
 
 def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[Json]:
-    """Runs as they are shown, read a page at a time."""
+    """Runs as they are shown."""
+    return map(shown_run, found_runs(views, asked, after, most))
+
+
+def found_runs(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[RunSummary]:
+    """Runs, read a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from map(shown_run, rows)
+        yield from rows
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
         after = rows[-1].cursor(asked.order)
 
 
-def _cursor_of(item: Json, asked: RunFilter) -> str:
+def cursor_of(item: Json, asked: RunFilter) -> str:
     """The place after a run that was shown."""
     place = {Order.ADMITTED: "admitted_at_utc", Order.DUE: "next_look_utc", Order.DEADLINE: "evidence_deadline_utc"}
     key = place.get(asked.order)
@@ -137,7 +144,7 @@ def _cursor_of(item: Json, asked: RunFilter) -> str:
 
 
 def shown_run(row: RunSummary) -> Json:
-    """A run as a list has it in JSON."""
+    """A run as it is listed."""
     item: Json = {
         "run_id": row.run_id,
         "run_equivalence_key": row.run_equivalence_key,

@@ -65,6 +65,11 @@ class Reason(StrEnum):
     ENGINE_LAUNCH_FAILED = "ENGINE_LAUNCH_FAILED"
     ATTEMPT_LOG_DRIFT = "ATTEMPT_LOG_DRIFT"
 
+    # Acts of operators.
+    LETTER_BYTES_NOT_KEPT = "LETTER_BYTES_NOT_KEPT"
+    RUN_NOT_QUARANTINED = "RUN_NOT_QUARANTINED"
+    RUN_NOT_WAITING = "RUN_NOT_WAITING"
+
     # Commands and start-up.
     CONFIGURATION_INVALID = "CONFIGURATION_INVALID"
     USAGE = "USAGE"
@@ -125,6 +130,9 @@ SENTENCES: dict[Reason, str] = {
     Reason.PACK_DRIFT: "The pinned interface pack in the object store is not the one that the run was admitted with.",
     Reason.ENGINE_LAUNCH_FAILED: "The engine could not be started.",
     Reason.ATTEMPT_LOG_DRIFT: "Logs of an attempt already exist in the object store with other bytes.",
+    Reason.LETTER_BYTES_NOT_KEPT: "The bytes of the refused record are not kept whole, so it cannot be judged again.",
+    Reason.RUN_NOT_QUARANTINED: "Only a run that is QUARANTINED can be acknowledged.",
+    Reason.RUN_NOT_WAITING: "Only a run that waits for evidence can be woken.",
     Reason.CONFIGURATION_INVALID: "A profile, policy or interface pack is not valid; the daemon does not start.",
     Reason.USAGE: "The command was called with arguments it cannot use.",
     Reason.RUN_NOT_FOUND: "No run and no refused request is known under this run id.",

@@ -817,14 +817,32 @@ def i8_every_record_has_one_disposition(w: Facts) -> Iterator[str]:
     for path in _spool_files(w, "requests"):
         if path.name.endswith(".json") and not path.name.startswith("."):
             yield f"the record {path.name} still waits in the spool"
+    came = [row for row in records if not row["record_key"].startswith("redrive/")]
+    yield from _redrives(w, [row for row in records if row not in came])
     for folder, dispositions in (("consumed", CONSUMED), ("rejected", REFUSED)):
-        yield from _put_away(w, folder, [row for row in records if row["disposition"] in dispositions])
+        yield from _put_away(w, folder, [row for row in came if row["disposition"] in dispositions])
     if w.dropped is not None:
-        lost = Counter(map(sha, w.dropped)) - Counter(row["raw_sha256"] for row in records)
-        extra = Counter(row["raw_sha256"] for row in records) - Counter(map(sha, w.dropped))
+        lost = Counter(map(sha, w.dropped)) - Counter(row["raw_sha256"] for row in came)
+        extra = Counter(row["raw_sha256"] for row in came) - Counter(map(sha, w.dropped))
         yield from (f"a dropped record ({digest}) has no disposition" for digest in lost.elements())
         yield from (f"a record ({digest}) has more dispositions than drops" for digest in extra.elements())
     yield from _dead_letters(w, {row["record_key"]: row for row in records if row["disposition"] in REFUSED})
+
+
+def _redrives(w: Facts, records: list[Json]) -> Iterator[str]:
+    """Every redrive is a record of the same bytes, numbered without gaps, and an act."""
+    acts = Counter(row["subject"] for row in w.tables["operator_actions"] if row["action"] == "redrive")
+    made = Counter(row["record_key"].split("/", 2)[2] for row in records)
+    if acts != made:
+        yield f"redrives and their acts differ: {sorted((acts - made) + (made - acts))}"
+    if {row["record_key"] for row in records} != {
+        f"redrive/{n}/{key}" for key in made for n in range(1, made[key] + 1)
+    }:
+        yield "the redrives of a letter are not numbered without gaps"
+    letters = {row["record_key"]: row["raw_sha256"] for row in w.tables["intake_records"]}
+    for row in records:
+        if letters.get(row["record_key"].split("/", 2)[2]) != row["raw_sha256"]:
+            yield f"the record {row['record_key']} has other bytes than its letter"
 
 
 def _put_away(w: Facts, folder: str, rows: list[Json]) -> Iterator[str]:
@@ -846,7 +864,8 @@ def _dead_letters(w: Facts, refused: dict[str, Json]) -> Iterator[str]:
             yield f"the dead letter of {key} does not hold the record's bytes"
     reasons = [parse(path.read_bytes()) for path in _spool_files(w, "rejected") if path.name.endswith(".reason.json")]
     said = {(item["record_key"], item["reason_code"]) for item in reasons}
-    if said != {(key, row["reason_code"]) for key, row in refused.items()} or len(said) != len(reasons):
+    came = {key: row for key, row in refused.items() if not key.startswith("redrive/")}
+    if said != {(key, row["reason_code"]) for key, row in came.items()} or len(said) != len(reasons):
         yield "the reason files are not those of the refused records"
     answered = {row["message_id"] for row in w.tables["outbox"] if row["kind"] == "REQUEST_REJECTED"}
     if answered != {sha(f"rejected|{key}") for key, row in refused.items() if row["run_id"]}:

@@ -8,6 +8,8 @@
 -- A statement with lines that end in "-- only" is two: NAME without these lines, and NAME_only with them, for the work of
 -- one run. Plans are generic, so a parameter that switches such a term off would spoil the plan of both. Signals of a run
 -- are found by their ids: the planner might find them among all that are unsent otherwise, as long as it has no statistics.
+--
+-- Lines that end in "-- by" belong to the statement for a record that an operator's act asks for, and write the act.
 
 -- name: begin_session
 SELECT set_config('sr.session', %(marker)b, FALSE) AS marker,
@@ -59,6 +61,8 @@ SELECT sr_now_us() AS now;
 -- "new_records" (dead letter, signal), so nothing is left of B's disposition, and its next round finds A's.
 -- A run that another intake is inserting just now is skipped as well; such a record becomes NULL here, is not inserted,
 -- and is disposed of in the next round, when the other run is seen.
+-- "by" is for one record that an operator's act asks for: a known act violates the unique action_key, which takes the
+-- whole statement back too.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 given AS MATERIALIZED (
   SELECT g.*, row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
@@ -125,6 +129,11 @@ refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
   WHERE d.became IN ('REJECTED', 'CONFLICT') ORDER BY d.ord),
 new_letters AS (INSERT INTO dead_letters (record_key, raw) SELECT record_key, raw FROM refused),
+acted AS (  -- by
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- by
+  SELECT %(by_key)b, now, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- by
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- by
+         detail FROM new_records, clock),  -- by
 new_signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
@@ -244,6 +253,33 @@ waiting AS MATERIALIZED (
   WHERE state = 'WAITING_EVIDENCE' AND due_us > (SELECT now FROM clock)
   ORDER BY run_id FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
+
+-- name: wake_runs
+-- Rows are locked before they are compared: a claim that is at work is waited for, and its lease is seen. An act of a known
+-- key is not carried out again; of two at the same moment the second violates the unique action_key.
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+given AS MATERIALIZED (
+  SELECT g.* FROM unnest(%(action_key)b::text[], %(run_id)b::text[], %(actor)b::text[], %(reason)b::text[])
+    WITH ORDINALITY AS g(action_key, run_id, actor, reason, ord)
+  WHERE NOT EXISTS (SELECT 1 FROM operator_actions k WHERE k.action_key = g.action_key)),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.state, r.due_us, r.lease_until_us FROM runs r JOIN given g ON g.run_id = r.run_id
+  ORDER BY r.run_id FOR UPDATE OF r),
+decided AS MATERIALIZED (
+  SELECT h.run_id, CASE WHEN h.state <> 'WAITING_EVIDENCE' THEN 'RUN_NOT_WAITING'
+                        WHEN h.lease_until_us > c.now THEN 'BEING_EXAMINED'
+                        WHEN h.due_us <= c.now THEN 'DUE_ALREADY' ELSE 'WOKEN' END AS outcome
+  FROM held h, clock c),
+woken AS (
+  UPDATE runs r SET due_us = c.now FROM decided d, clock c WHERE r.run_id = d.run_id AND d.outcome = 'WOKEN'),
+acted AS (
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+  SELECT g.action_key, c.now, g.actor, 'cli', %(action)b, g.run_id, g.reason, d.outcome,
+         %(details)b::json ->> d.outcome
+  FROM given g JOIN decided d ON d.run_id = g.run_id, clock c ORDER BY g.ord)
+SELECT run_id, outcome FROM decided
+UNION ALL
+SELECT subject, outcome FROM operator_actions WHERE action_key = ANY (%(action_key)b::text[]);
 
 -- name: claim_unprojected
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
@@ -403,6 +439,11 @@ done AS MATERIALIZED (
 acted AS (
   INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
   SELECT action_key, at_us, actor, via, %(action)b, run_id, reason, outcome, detail FROM done ORDER BY ord),
+acted_for AS (  -- by
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)  -- by
+  SELECT %(by_key)b, at_us, %(by_actor)b, %(by_via)b, %(by_action)b, %(by_subject)b, %(by_reason)b,  -- by
+         coalesce(nullif(reason_code, ''), CASE disposition WHEN 'ACCEPTED' THEN 'ADMITTED' ELSE disposition END),  -- by
+         detail FROM done),  -- by
 added AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, d.before + e.nth, e.kind, d.at_us, e.details

@@ -96,6 +96,10 @@ SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND sett
 -- name: make_waiting_due
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
 
+-- name: wake_run
+-- In the transaction that has decided it.
+UPDATE runs SET due_us = :now WHERE run_id = :run_id AND state = 'WAITING_EVIDENCE' AND due_us > :now;
+
 -- name: claim_unprojected
 UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us

@@ -1,5 +1,6 @@
 """The views on an authority, the same for every engine: which statement answers which question."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from heapq import merge
@@ -8,8 +9,9 @@ from typing import Any, Final
 
 import orjson
 
+from scenario_runner.authority.acts import ActionRow, ack_key
 from scenario_runner.authority.queries import RunQueries
-from scenario_runner.authority.rows import Row
+from scenario_runner.authority.rows import Row, action_row
 from scenario_runner.authority.views.values import (
     FOREVER_US,
     INDEXED_STATES,
@@ -29,6 +31,8 @@ from scenario_runner.contracts.states import Disposition, RunState
 #: Records in which a message id is searched, the newest: message ids of records have no index, and reading so many
 #: takes a tenth of a second.
 MOST_RECORDS: Final = 200_000
+#: Number of a letter: smaller than the largest of the database.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Runs in which the holder of a receipt is searched; it was mostly admitted not long before.
 MOST_RUNS: Final = 50_000
 
@@ -80,10 +84,11 @@ class Views(RunQueries):
             name = "runs_by_state"
         # The range ends with the rows of the cursor's time, so that the index begins there.
         until = min(asked.until_us, after.at_us + 1) if after is not None else asked.until_us
-        terms = {"after": after, "state": state, "key": asked.key, "missing": asked.missing}
+        terms = {"after": after, "state": state, "key": asked.key, "missing": asked.missing,
+                 "acked": asked.acked is not None}  # fmt: skip
         return self._rows(
             name, _given(terms), since=asked.since_us, until=until, state=state or "", reason=asked.reason,
-            limit=limit, **_after(after), **_key(asked.key), **_missing(asked.missing),
+            acked=int(bool(asked.acked)), limit=limit, **_after(after), **_key(asked.key), **_missing(asked.missing),
         )  # fmt: skip
 
     def _by_time(self, asked: RunFilter, after: Cursor | None, limit: int) -> Sequence[Row]:
@@ -119,6 +124,12 @@ class Views(RunQueries):
     @abstractmethod
     def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own
         """Texts as a parameter."""
+
+    def acks(self, run_ids: Sequence[str]) -> dict[str, ActionRow]:
+        """Who has acknowledged which of some QUARANTINED runs."""
+        keys = self._many([ack_key(run_id) for run_id in run_ids])
+        found = (action_row(row) for row in self._rows("find_actions", action_keys=keys))
+        return {action.subject: action for action in found}
 
     # --- which run is meant
 
@@ -178,7 +189,7 @@ class Views(RunQueries):
             name: Its record key, or its number.
         """
         rows = self._rows("letter_with_key", record_key=name)
-        if not rows and name.isascii() and name.isdecimal() and int(name) < FOREVER_US:
+        if not rows and _NUMBER.fullmatch(name):
             rows = self._rows("letter_with_number", record_id=int(name))
         if not rows:
             return None

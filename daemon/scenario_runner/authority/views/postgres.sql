@@ -26,6 +26,7 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = %(state
            ELSE position(%(missing)b::bytea IN (SELECT e.details FROM run_events e  -- if missing
                                                 WHERE e.run_id = runs.run_id AND e.kind = 'EVIDENCE_MISSING'  -- if missing
                                                 ORDER BY e.seq DESC LIMIT 1)) END > 0  -- if missing
+  AND (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || runs.run_id) = %(acked)b  -- if acked
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_reason
@@ -35,6 +36,7 @@ WHERE reason_code <> '' AND reason_code = %(reason)b
   AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
   AND state = %(state)b  -- if state
   AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key
+  AND (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || runs.run_id) = %(acked)b  -- if acked
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_deadline

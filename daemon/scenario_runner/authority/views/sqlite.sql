@@ -19,6 +19,7 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = :state
   AND CASE WHEN missing <> '' THEN instr(missing, :path)  -- if missing
            ELSE instr((SELECT e.details FROM run_events e WHERE e.run_id = runs.run_id  -- if missing
                        AND e.kind = 'EVIDENCE_MISSING' ORDER BY e.seq DESC LIMIT 1), :missing) END > 0  -- if missing
+  AND (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || runs.run_id) = :acked  -- if acked
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_reason
@@ -28,6 +29,7 @@ WHERE reason_code <> '' AND reason_code = :reason
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
   AND +state = :state  -- if state
   AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
+  AND (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || runs.run_id) = :acked  -- if acked
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_deadline

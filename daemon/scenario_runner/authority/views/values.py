@@ -55,6 +55,7 @@ class RunFilter:
         since_us: Admitted then or later.
         until_us: Admitted before.
         by_deadline: Order waiting runs by their deadline, the next one first.
+        acked: QUARANTINED runs that somebody has acknowledged, or that nobody has; None for both.
     """
 
     state: RunState | None = None
@@ -64,6 +65,7 @@ class RunFilter:
     since_us: int = 0
     until_us: int = FOREVER_US
     by_deadline: bool = False
+    acked: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse a filter that no run can meet.
@@ -73,6 +75,8 @@ class RunFilter:
         """
         if (self.missing or self.by_deadline) and self.state not in (None, RunState.WAITING_EVIDENCE):
             raise UsageError(f"only runs that wait for evidence have that, and the state asked for is {self.state}")
+        if self.acked is not None and self.state is not RunState.QUARANTINED:
+            raise UsageError("only runs that are QUARANTINED are acknowledged")
         if self.since_us > self.until_us:
             raise UsageError("the end of the time asked for is before its beginning")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from authority_support import (
     asking,
     commit,
     disposed,
+    draft,
     event,
     failed,
     hex32,
@@ -27,13 +28,14 @@ from authority_support import (
 )
 from postgres_support import Schema, given_dsn
 
+from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.statements import load_migrations
 from scenario_runner.authority.views.sqlite import SqliteViews
 from scenario_runner.authority.views.statements import names, statement, terms_of
 from scenario_runner.authority.views.values import Candidate, Cursor, LetterFilter, Order, RunFilter, prefix_end
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
-from scenario_runner.contracts.states import Disposition, EventKind, RunState
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.runs import transitions
 
 if TYPE_CHECKING:
@@ -247,6 +249,28 @@ def test_paths_of_all_characters_are_found(backend: Backend, path: str) -> None:
     assert keys(backend, missing=path) == ["k"]
     backend.run("UPDATE runs SET missing = ''")
     assert keys(backend, missing=path) == ["k"]
+
+
+def test_quarantined_runs_are_found_by_whether_somebody_has_acknowledged_them(backend: Backend) -> None:
+    admitted(backend, "a", "b", "c")
+    for key in ("a", "b", "c"):
+        claim = claimed(backend, key)
+        events = (event(EventKind.RUN_QUARANTINED, RunState.QUARANTINED, reason_code="EVIDENCE_CONFLICT"),)
+        signal = draft(key, SignalKind.TERMINAL, claim.run_id)
+        at_us, code = claim.updated_us + 1, "EVIDENCE_CONFLICT"
+        commit(backend.authority, transitions.ended(claim, RunState.QUARANTINED, code, at_us, events, signal))
+    action = ActionRow(ack_key(hex32("b")), 0, "ann", "cli", ACK_ACTION, hex32("b"), "seen", "ACKED", "")
+    assert backend.authority.record_action(action)
+    assert not backend.authority.record_action(replace(action, actor="bob"))
+    state: dict[str, Any] = {"state": RunState.QUARANTINED}
+    for more in ({}, {"reason": "EVIDENCE_CONFLICT"}):
+        assert keys(backend, acked=True, **state, **more) == ["b"]
+        assert keys(backend, acked=False, **state, **more) == ["c", "a"]
+        assert keys(backend, **state, **more) == ["c", "b", "a"]
+    found = backend.views.acks([hex32("a"), hex32("b")])
+    assert {key: (ack.actor, ack.reason) for key, ack in found.items()} == {hex32("b"): ("ann", "seen")}
+    with pytest.raises(UsageError, match="QUARANTINED"):
+        RunFilter(acked=True)
 
 
 def test_a_cursor_of_another_list_and_filters_that_contradict_are_refused(filled: Backend) -> None:
@@ -474,7 +498,7 @@ TIMES = {"since": START, "until": START + 10**9, "after_us": START + 10**8, "fro
 GIVEN: dict[str, Any] = {
     **TIMES, "state": "FAILED", "reason": "GATE_FAIL", "key": "key-1", "key_end": "key-2", "missing": b'"missing":"a',
     "path": "\na", "after": "8" * 32, "limit": 100, "run_id": "8" * 32, "prefix": "8", "prefix_end": "9",
-    "message_id": "m", "most": 1000, "record_key": "r", "record_id": 7, "manifest": b"m",
+    "message_id": "m", "most": 1000, "acked": 1, "record_key": "r", "record_id": 7, "manifest": b"m",
 }  # fmt: skip
 
 

@@ -397,6 +397,17 @@ def test_a_statement_for_the_work_of_one_run_differs_from_the_other_by_naming_th
         assert "only" not in whole
 
 
+def test_a_statement_for_a_record_of_an_act_differs_from_the_other_by_the_lines_that_write_the_act() -> None:
+    plain, by = load_statements("postgres"), load_statements("postgres", by=True)
+    different = {name for name in plain if plain[name] != by[name]}
+    assert different == {"admit_records", "commit_reemits"}
+    for name in different:
+        lines = iter(by[name].splitlines())
+        assert all(line in lines for line in plain[name].splitlines()), "only lines are added"
+        assert "INSERT INTO operator_actions" in by[name]
+        assert "-- by" not in plain[name] + by[name]
+
+
 def migrated() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
     for _, _, text in load_migrations("sqlite"):

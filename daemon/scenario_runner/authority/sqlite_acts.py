@@ -1,0 +1,61 @@
+"""More acts of operators on the embedded authority, each in one transaction with its row, under the write lock."""
+
+import sqlite3
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from scenario_runner.authority.acts import ActionRow, WakeAct, outcome_of
+from scenario_runner.authority.rows import action_columns, run_row
+from scenario_runner.authority.sqlite_reemits import SqliteReemits
+from scenario_runner.authority.values import Admission, Admitted
+from scenario_runner.authority.wakes import ACTION, DETAILS, WOKEN, wake_outcome
+
+
+class SqliteActs(SqliteReemits):
+    """The part of the embedded authority that carries out acts; the rest of it provides the abstract methods."""
+
+    @abstractmethod
+    def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
+        """Give a record its disposition."""
+
+    @override
+    def admit_for(self, action: ActionRow, record: Admission) -> Admitted | None:
+        def operation(connection: sqlite3.Connection) -> Admitted | None:
+            if self._known_act(connection, action.action_key) is not None:
+                return None
+            admitted = self._admit_one(connection, record)
+            if admitted.repeated:
+                return None
+            outcome = outcome_of(admitted.disposition, admitted.reason_code)
+            columns = action_columns(action) | {"outcome": outcome, "detail": admitted.detail}
+            connection.execute(self._sql["insert_action"], {**columns, "at": self._clock()})
+            return admitted
+
+        return self._write(operation)
+
+    @override
+    def wake(self, acts: Sequence[WakeAct]) -> dict[str, str]:
+        return self._write(lambda connection: dict(filter(None, (self._wake(connection, act) for act in acts))))
+
+    def _wake(self, connection: sqlite3.Connection, act: WakeAct) -> tuple[str, str] | None:
+        known = self._known_act(connection, act.key)
+        if known is not None:
+            return act.run_id, str(known["outcome"])
+        now = self._clock()
+        row = connection.execute(self._sql["get_run"], {"run_id": act.run_id}).fetchone()
+        if row is None:
+            return None
+        outcome = wake_outcome(run_row(row), now)
+        if outcome == WOKEN:
+            connection.execute(self._sql["wake_run"], {"run_id": act.run_id, "now": now})
+        action = ActionRow(act.key, now, act.actor, "cli", ACTION, act.run_id, act.reason, outcome, DETAILS[outcome])
+        connection.execute(self._sql["insert_action"], {**action_columns(action), "at": now})
+        return act.run_id, outcome
+
+    def _known_act(self, connection: sqlite3.Connection, key: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = connection.execute(
+            self._sql["find_actions"], {"action_keys": self._list([key])}
+        ).fetchone()
+        return row
