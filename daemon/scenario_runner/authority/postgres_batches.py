@@ -26,8 +26,8 @@ def details_of(event: Event) -> bytes:
 
 _ADMISSION = (
     "record_key message_id kind run_id disposition reason_code detail raw raw_sha256 raw_size "
-    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned invoker strategy "
-    "signal_id signal_kind partition_key attributes payload"
+    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned policy_rev plan_hash "
+    "invoker strategy signal_id signal_kind partition_key attributes payload"
 )
 
 
@@ -54,11 +54,11 @@ def _admission(record: Admission) -> tuple[Any, ...]:
 def _new_run(record: Admission) -> tuple[Any, ...]:
     run = record.run
     if run is None:
-        return (None,) * 9
-    admitted, planned = map(details_of, first_events(run))
+        return (None,) * 11
+    events = map(details_of, first_events(run))
     return (
         run.run_equivalence_key, run.fingerprint, canonical_bytes(run.intent), canonical_bytes(run.inputs),
-        Int8(run.evidence_wait_us), admitted, planned, storable(run.invoker),
+        Int8(run.evidence_wait_us), *events, storable(run.invoker),
         run.inputs.get("strategy", ""),
     )  # fmt: skip
 

@@ -143,12 +143,14 @@ def record_row(row: Row) -> RecordRow:
     )  # fmt: skip
 
 
-def first_events(run: NewRun) -> tuple[Event, Event]:
-    """The first two events of a run, with the numbers 1 and 2."""
+def first_events(run: NewRun) -> tuple[Event, ...]:
+    """The events of an admission, numbered from 1; auditors filter by the kinds of the last two."""
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
     return (
         Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint}),
         Event(EventKind.PLAN_COMMITTED, RunState.PLANNED, plan),
+        Event(EventKind.GOV_POLICY_REV, RunState.PLANNED, run.inputs["policy_rev"]),
+        Event(EventKind.GOV_PLAN_HASH, RunState.PLANNED, {"plan_hash": run.plan_hash}),
     )
 
 

@@ -441,9 +441,17 @@ class SqliteAuthority(SqliteReemits):
 
     @override
     def mark_sent(self, sent: Sequence[Sent]) -> None:
-        now = self._clock()
-        rows = [{"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now} for item in sent]
-        self._write(lambda c: c.executemany(self._sql["mark_sent"], rows).rowcount)
+        def operation(connection: sqlite3.Connection) -> None:
+            for item in sent:
+                self._mark_sent(connection, item, self._clock())
+
+        self._write(operation)
+
+    def _mark_sent(self, connection: sqlite3.Connection, item: Sent, now: int) -> None:
+        parameters = {"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now}
+        marked = connection.execute(self._sql["mark_sent"], parameters).fetchone()
+        if marked is not None and item.event is not None:
+            self._grow_now(connection, marked["run_id"], now, [item.event])
 
     @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

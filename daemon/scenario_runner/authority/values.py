@@ -373,10 +373,12 @@ class Sent:
 
     Attributes:
         receipt: What the bus answered, as JSON; empty where the message id says where the signal is.
+        event: Appended to the record of the signal's run, which has ended; None for a signal that leaves no event.
     """
 
     outbox_id: int
     receipt: str = ""
+    event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)

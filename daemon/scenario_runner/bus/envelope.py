@@ -46,7 +46,7 @@ def signal_file_name(message_id: str, emission: int) -> str:
 
 def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, request: Json) -> bytes:
     """The envelope of a run request."""
-    return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)
+    return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value, "run_id": run_id}, run_id, request)
 
 
 def without_publication_time(data: bytes) -> bytes:

@@ -72,7 +72,7 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
         view.message_id,
         SignalKind.READY,
         claim.run_id,
-        {"facts_view_digest": view.digest},
+        {"facts_view_digest": view.digest, "run_id": claim.run_id},
         canonical_bytes(view.ready),
     )
     recorded = claim.report_digest == attested.gates_passed_digest
@@ -84,6 +84,8 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
             RunState.VERIFYING,
             {"ref": refs.facts_view_ref(claim.run_id), "digest": view.digest, "bundle_hash": view.bundle_hash},
         ),
+        Event(EventKind.GOV_BUNDLE_HASH, RunState.VERIFYING, {"bundle_hash": view.bundle_hash}),
+        _reemit_key(signal, RunState.VERIFYING),
         Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
     )
     return ended(claim, RunState.READY, "", later_than(claim, now_us), events, signal, view.digest)
@@ -158,10 +160,17 @@ def negative(
     message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
     kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
     event = Event(kind, state, {"reason_code": code, "detail": detail[:_MAX_DETAIL], "report": report})
-    signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
+    attributes = {"run_id": claim.run_id, "state": state.value}
+    signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, attributes, canonical_bytes(payload))
     # A run whose engine failed has failed without being verified.
     way = () if state in TRANSITIONS[claim.state] else resumed(claim)
-    return ended(claim, state, code, at_us, (*before, *way, event), signal)
+    last = way[-1].state if way else claim.state
+    return ended(claim, state, code, at_us, (*before, *way, _reemit_key(signal, last), event), signal)
+
+
+def _reemit_key(signal: SignalDraft, state: RunState) -> Event:
+    """The message id under which the end of the run may be published again: fixed in the commit that ends the run."""
+    return Event(EventKind.GOV_REEMIT_KEY, state, {"kind": signal.kind.value, "reemit_key": signal.message_id})
 
 
 def resumed(claim: Claim) -> tuple[Event, ...]:

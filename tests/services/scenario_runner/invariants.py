@@ -65,6 +65,7 @@ WRITE_ONCE: Final = (
     "engine_invocations",
 )  # fmt: skip
 REEMIT_EVENTS: Final = frozenset({"REEMIT_REQUESTED", "REEMIT_DRY_RUN", "REEMIT_PUBLISHED", "REEMIT_FAILED"})
+AFTER_THE_END: Final = REEMIT_EVENTS | {"READY_PUBLISHED", "SUPERSEDES", "SUPERSEDED_BY"}
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _RUN: Final = r"[0-9a-f]{32}"
 _KEYS: Final = re.compile(
@@ -658,7 +659,7 @@ def _states_agree(w: Facts, run_id: str, row: Json) -> Iterator[str]:
     status = w.document("run_status", run_id)
     if not states or not states[-1] == status["state"] == row["state"]:
         yield f"{run_id}: row {row['state']}, status {status['state']}, record {states[-1:]} do not agree"
-    ends = [line for line in w.records.get(run_id, []) if line["event_kind"] not in REEMIT_EVENTS]
+    ends = [line for line in w.records.get(run_id, []) if line["event_kind"] not in AFTER_THE_END]
     if sum(line["details"]["state"] in TERMINAL for line in ends) > 1:
         yield f"the record of {run_id} holds more than one terminal state"
     if status.get("reason_code", "") != row["reason_code"] or ("facts_view_ref" in status) != (row["state"] == "READY"):
@@ -960,11 +961,11 @@ def _transitions(run_id: str, lines: list[Json]) -> Iterator[str]:
         if after != before and after not in NEXT.get(before, frozenset()):
             yield f"{run_id} went from {before} to {after}"
     for before, line in pairwise(lines):
-        if before["details"]["state"] in TERMINAL and line["event_kind"] not in REEMIT_EVENTS:
+        if before["details"]["state"] in TERMINAL and line["event_kind"] not in AFTER_THE_END:
             yield f"the record of {run_id} goes on after {before['details']['state']}"
     for line in lines:
-        if line["event_kind"] in REEMIT_EVENTS and line["details"]["state"] not in TERMINAL:
-            yield f"the record of {run_id} tells of a re-emit before its end"
+        if line["event_kind"] in AFTER_THE_END and line["details"]["state"] not in TERMINAL:
+            yield f"the record of {run_id} tells of {line['event_kind']} before its end"
     times = [micros(line["ts_utc"]) for line in lines]
     if times != sorted(times):
         yield f"the times in the record of {run_id} go back"

@@ -67,18 +67,19 @@ given AS MATERIALIZED (
               %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
               %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
               %(fingerprint)b::text[], %(intent)b::bytea[], %(inputs)b::bytea[], %(evidence_wait_us)b::bigint[],
-              %(admitted)b::bytea[], %(planned)b::bytea[], %(invoker)b::text[], %(strategy)b::text[],
+              %(admitted)b::bytea[], %(planned)b::bytea[], %(policy_rev)b::bytea[], %(plan_hash)b::bytea[],
+              %(invoker)b::text[], %(strategy)b::text[],
               %(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
        WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
                             raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
-                            planned, invoker, strategy, signal_id, signal_kind, partition_key, attributes, payload,
+                            planned, policy_rev, plan_hash, invoker, strategy, signal_id, signal_kind, partition_key, attributes, payload,
                             ord)
   WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
   WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                     updated_us, due_us, event_seq, invoker, strategy)
-  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2,
+  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 4,
          invoker, strategy
   FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
   ON CONFLICT DO NOTHING
@@ -119,7 +120,8 @@ new_events AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, e.seq, e.kind, c.now, e.details
   FROM decided d, clock c,
-       LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned)) AS e(seq, kind, details)
+       LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned),
+                       (3, 'GOV_POLICY_REV', d.policy_rev), (4, 'GOV_PLAN_HASH', d.plan_hash)) AS e(seq, kind, details)
   WHERE d.became = 'ACCEPTED'),
 refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
@@ -323,11 +325,24 @@ SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, 
 FROM claimed ORDER BY outbox_id;
 
 -- name: mark_sent
+-- A signal with details is the READY of its run, whose record says where it lies; see end_reemits for locks and clock.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 sent AS MATERIALIZED (
-  SELECT o.outbox_id, g.receipt FROM outbox o
-  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[]) AS g(outbox_id, receipt) ON g.outbox_id = o.outbox_id
-  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o)
+  SELECT o.outbox_id, o.run_id, g.receipt, g.details FROM outbox o
+  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[], %(details)b::bytea[]) AS g(outbox_id, receipt, details)
+    ON g.outbox_id = o.outbox_id
+  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
+held AS MATERIALIZED (
+  SELECT r.run_id FROM runs r JOIN sent s ON s.run_id = r.run_id WHERE s.details IS NOT NULL
+  ORDER BY r.run_id FOR UPDATE OF r),
+grown AS (
+  UPDATE runs r SET event_seq = r.event_seq + 1 FROM held h WHERE r.run_id = h.run_id
+  RETURNING r.run_id, r.event_seq, sr_now_us() AS now),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT n.run_id, n.event_seq, 'READY_PUBLISHED',
+         greatest(n.now, (SELECT max(e.ts_us) FROM run_events e WHERE e.run_id = n.run_id)), s.details
+  FROM grown n JOIN sent s ON s.run_id = n.run_id AND s.details IS NOT NULL)
 UPDATE outbox o SET sent_us = c.now, receipt = s.receipt, lease_owner = '', lease_until_us = 0
 FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
 

@@ -19,7 +19,7 @@ INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                   updated_us, due_us, event_seq, invoker, strategy)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
-        :now, :now, 2, :invoker, :strategy)
+        :now, :now, 4, :invoker, :strategy)
 ON CONFLICT DO NOTHING;
 
 -- name: fingerprint_of
@@ -143,7 +143,8 @@ RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payloa
 
 -- name: mark_sent
 UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
-WHERE outbox_id = :outbox_id AND sent_us IS NULL;
+WHERE outbox_id = :outbox_id AND sent_us IS NULL
+RETURNING run_id;
 
 -- name: find_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
@@ -184,7 +185,8 @@ UPDATE runs SET event_seq = event_seq + :count WHERE run_id = :run_id RETURNING 
 SELECT max(ts_us) FROM run_events WHERE run_id = :run_id;
 
 -- name: drop_reemit
-DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL;
+DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL
+RETURNING run_id;
 
 -- name: published_signals
 SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id

@@ -93,6 +93,12 @@ def attested(effect: Attest) -> Attested:
     return Attested(make_attestation(effect.finding.verified, effect.key), {"gates": []}, "passes", {"outputs": []})
 
 
+#: What ends the record of a run whose receipts are in place.
+READY_EVENTS = (
+    EventKind.FACTS_VIEW_COMMITTED, EventKind.GOV_BUNDLE_HASH, EventKind.GOV_REEMIT_KEY, EventKind.RUN_READY,
+)  # fmt: skip
+
+
 class World:
     """Answers effects, and raises in the place of those that ``fail`` names.
 
@@ -162,7 +168,7 @@ def test_the_way_to_ready() -> None:
     end = world.live(claim())
     assert world.kinds == TO_READY
     assert (end.to_state, end.due_us, end.keep_lease, end.reason_code) == (RunState.READY, None, False, "")
-    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, *READY_EVENTS]
     (progress,) = [effect.transition for effect in world.asked if isinstance(effect, RecordProgress)]
     assert (progress.to_state, progress.keep_lease, events(progress)) == (
         RunState.VERIFYING, True, [EventKind.GATES_PASSED]
@@ -170,7 +176,7 @@ def test_the_way_to_ready() -> None:
     (view,) = [effect.view for effect in world.asked if isinstance(effect, WriteFactsView)]
     assert end.signal is not None
     assert (end.signal.kind, end.signal.message_id) == (SignalKind.READY, view.message_id)
-    assert end.signal.attributes == {"facts_view_digest": view.digest}
+    assert end.signal.attributes == {"facts_view_digest": view.digest, "run_id": end.claim.run_id}
     assert end.facts_view_digest == view.digest
     assert end.claim.updated_us == progress.at_us < end.at_us
 
@@ -192,7 +198,7 @@ def test_passes_that_are_on_record_are_not_recorded_again() -> None:
     world = World(passed())
     end = world.live(claim(report_digest="passes"))
     assert world.kinds == [kind for kind in TO_READY if kind is not RecordProgress][:3] + TO_READY[5:]
-    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, *READY_EVENTS]
 
 
 def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_with_the_verdict() -> None:
@@ -200,7 +206,7 @@ def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_wi
     end = world.live(claim())
     assert world.kinds == [PlanAndExamine, Attest, FindReceipts, WriteFactsView, ReadClock]
     assert events(end) == [
-        EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY,
+        EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, *READY_EVENTS,
     ]  # fmt: skip
 
 
