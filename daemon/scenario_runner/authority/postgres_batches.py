@@ -7,9 +7,21 @@ from typing import Any
 
 from psycopg.types.numeric import Int8
 
+from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import first_events, searchable, shortened, storable, storable_attempt, token_of
-from scenario_runner.authority.values import Admission, AttemptRow, Event, ProjectionFailure, SignalDraft, Transition
+from scenario_runner.authority.values import (
+    Admission,
+    AttemptRow,
+    Event,
+    ProjectionFailure,
+    SignalDraft,
+    Superseding,
+    Transition,
+)
 from scenario_runner.contracts.canonical import Json, canonical_bytes
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.supersession import Supersession, not_ended, not_found
 
 Parameters = dict[str, Any]
 
@@ -37,7 +49,23 @@ def admission_parameters(records: Sequence[Admission]) -> Parameters:
     Raises:
         SequenceError: something of a record has no canonical form.
     """
-    return columns(_ADMISSION, map(_admission, records))
+    corrections = [_correction(item, item.run.supersession) for item in records if item.run and item.run.supersession]
+    return columns(_ADMISSION, map(_admission, records)) | {"corrections": canonical_bytes(corrections).decode()}
+
+
+def _correction(record: Admission, supersession: Supersession) -> Json:
+    """A record whose run corrects another, with both refusals: which of them is true only the statement sees."""
+    return {
+        "record_key": record.record_key, "supersedes": supersession.old_run_id, "supersession": supersession.text(),
+        "not_found": _refusal(record, *not_found(supersession)),
+        "not_ended": _refusal(record, *not_ended(supersession)),
+    }  # fmt: skip
+
+
+def _refusal(record: Admission, reason: Reason, detail: str) -> Json:
+    message_id = storable(record.message_id)
+    signal = request_rejected(record.record_key, message_id, record.run_id, Disposition.REJECTED, reason.value, detail)
+    return {"reason_code": reason.value, "detail": detail, "payload": signal.payload.decode()}
 
 
 def _admission(record: Admission) -> tuple[Any, ...]:
@@ -93,7 +121,19 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
     event_columns = columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
     attempts = [_attempt(item, item.attempt) for item in transitions if item.attempt is not None]
     tried = {"tried": canonical_bytes(attempts).decode()}
-    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried
+    corrected = [_superseding(item, item.superseding) for item in transitions if item.superseding is not None]
+    superseding = {"superseding": canonical_bytes(corrected).decode()}
+    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried | superseding
+
+
+def _superseding(item: Transition, superseding: Superseding) -> Json:
+    signal = superseding.signal
+    return {
+        "run_id": item.claim.run_id, "old_run_id": superseding.old_run_id,
+        "details": details_of(superseding.event).decode(), "signal_id": signal.message_id,
+        "partition_key": signal.partition_key, "attributes": canonical_bytes(signal.attributes).decode(),
+        "payload": signal.payload.decode(),
+    }  # fmt: skip
 
 
 def _transition(item: Transition) -> tuple[Any, ...]:

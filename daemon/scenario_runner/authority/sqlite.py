@@ -17,6 +17,7 @@ import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
+from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -31,6 +32,7 @@ from scenario_runner.authority.rows import (
     storable_attempt,
     token_of,
 )
+from scenario_runner.authority.sqlite_corrections import obstacle
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
@@ -218,6 +220,10 @@ class SqliteAuthority(SqliteReemits):
         refusal = record.refusal
         if record.run is not None:
             disposition, reason, detail = self._admit_run(connection, record.run, now)
+            if refusal is not None and disposition is Disposition.REJECTED:
+                refusal = request_rejected(
+                    record.record_key, record.message_id, record.run_id, disposition, reason, detail
+                )
         elif record.reemit is not None:
             disposition, reason, detail, refusal = self._admit_reemit(connection, record, record.reemit, now)
         assert disposition is not None
@@ -236,6 +242,9 @@ class SqliteAuthority(SqliteReemits):
         return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
 
     def _admit_run(self, connection: sqlite3.Connection, run: NewRun, now: int) -> tuple[Disposition, str, str]:
+        refused, supersession = obstacle(connection, self._sql, run), run.supersession
+        if refused is not None:
+            return Disposition.REJECTED, refused[0].value, refused[1]
         inserted = connection.execute(
             self._sql["insert_run"],
             {
@@ -243,6 +252,8 @@ class SqliteAuthority(SqliteReemits):
                 "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "now": now,
                 "evidence_wait_us": run.evidence_wait_us, "invoker": run.invoker,
                 "strategy": run.inputs.get("strategy", ""),
+                "supersedes": supersession.old_run_id if supersession is not None else "",
+                "supersession": supersession.text() if supersession is not None else "",
             },
         ).rowcount  # fmt: skip
         if inserted:
@@ -252,7 +263,7 @@ class SqliteAuthority(SqliteReemits):
             self._sql["fingerprint_of"],
             {"run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key},
         ).fetchone()
-        if row is not None and row[0] == run.fingerprint:
+        if row is not None and tuple(row) == (run.fingerprint, supersession.text() if supersession is not None else ""):
             return Disposition.DUPLICATE, "", ""
         return Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL
 
@@ -359,6 +370,10 @@ class SqliteAuthority(SqliteReemits):
             connection.execute(self._sql["put_attempt"], {"run_id": claim.run_id, "epoch": claim.epoch, **attempt})
         if transition.signal is not None:
             self._add_signal(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
+        superseding = transition.superseding
+        if superseding is not None:
+            self._grow_now(connection, superseding.old_run_id, self._clock(), [superseding.event])
+            self._add_signal(connection, superseding.signal, claim.run_id, transition.at_us, last_seq)
         return None
 
     @override

@@ -12,6 +12,7 @@ from scenario_runner.contracts.canonical import Json
 _FIELDS: Final = (
     "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc", "next_look_utc",
     "next_action", "engine_run_root", "strategy", "infrastructure_retries", "last_infrastructure_error",
+    "supersedes", "superseded_by",
 )  # fmt: skip
 _FINDING_FIELDS: Final = (
     "expected", "actual", "missing", "blocked_by", "reason_code", "detail", "files", "bytes",

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -117,7 +117,7 @@ def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: in
     """Runs as they are shown, read a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from map(_shown, rows)
+        yield from _all_shown(views, rows)
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
@@ -129,6 +129,15 @@ def _cursor_of(item: Json, asked: RunFilter) -> str:
     place = {Order.ADMITTED: "admitted_at_utc", Order.DUE: "next_look_utc", Order.DEADLINE: "evidence_deadline_utc"}
     key = place.get(asked.order)
     return str(Cursor(asked.order, micros_of("", item[key], 0) if key else 0, item["run_id"]))
+
+
+def _all_shown(views: Views, rows: Sequence[RunSummary]) -> Iterator[Json]:
+    """Runs as they are shown, with both ends of the corrections that they take part in."""
+    pairs = views.supersessions_of([row.run_id for row in rows])
+    old = dict(pairs)
+    for row in rows:
+        by = [new_run_id for new_run_id, old_run_id in pairs if old_run_id == row.run_id] if pairs else []
+        yield _shown(row) | {"supersedes": old.get(row.run_id), "superseded_by": by}
 
 
 def _shown(row: RunSummary) -> Json:
@@ -149,7 +158,13 @@ def _line(item: Json) -> str:
     """Columns: run id, state, last change, reason, key."""
     changed = item.get("updated_at_utc", "-")
     text = f"{item['run_id']}  {item['state']:16}  {changed:27}  {item.get('reason_code', ''):26}  "
-    return text + str(item["run_equivalence_key"])
+    return text + str(item["run_equivalence_key"]) + _ends(item)
+
+
+def _ends(item: Json) -> str:
+    """What a run corrects, and what corrects it; empty for most runs."""
+    supersedes = f"  supersedes {item['supersedes']}" if item.get("supersedes") else ""
+    return supersedes + (f"  superseded by {', '.join(item['superseded_by'])}" if item.get("superseded_by") else "")
 
 
 # --- the runs of a file of requests
@@ -159,9 +174,10 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
     """The runs that a file asks for, in its order."""
     names = _names(path)
     while chunk := list(islice(names, _CHUNK)):
-        known = {row.run_id: row for row in views.summaries([run_id for run_id, _ in chunk])} if views else {}
+        rows = views.summaries([run_id for run_id, _ in chunk]) if views else []
+        known = {item["run_id"]: item for item in _all_shown(views, rows)} if views else {}
         for run_id, key in chunk:
-            item = _shown(known[run_id]) if run_id in known else _without_run(views, run_id, key)
+            item = known[run_id] if run_id in known else _without_run(views, run_id, key)
             if state in (None, item["state"]):
                 yield item
 
@@ -169,7 +185,8 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
 def _without_run(views: Views | None, run_id: str, key: str) -> Json:
     """What is shown for a run that does not exist: its request was refused, or nobody has taken it yet."""
     records = views.records(run_id) if views is not None else []
-    item: Json = {"run_id": run_id, "run_equivalence_key": key, "state": _NOT_SEEN}
+    none: Json = {"supersedes": None, "superseded_by": []}
+    item: Json = {"run_id": run_id, "run_equivalence_key": key, "state": _NOT_SEEN, **none}
     if not records or records[-1].disposition not in REFUSED:
         return item
     last = records[-1]

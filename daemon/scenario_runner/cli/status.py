@@ -35,7 +35,7 @@ Describe = Callable[[RunReader, str], Json | None]
 _FIELDS: Final = (
     "run_id", "state", "reason_code", "sentence", "detail", "updated_at_utc", "evidence_deadline_utc", "next_look_utc",
     "next_action", "infrastructure_retries", "last_infrastructure_error", "documents_owed",
-    "reemits",
+    "reemits", "supersedes", "superseded_by",
 )  # fmt: skip
 
 

@@ -17,13 +17,16 @@ INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
 
 -- name: insert_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                  updated_us, due_us, event_seq, invoker, strategy)
+                  updated_us, due_us, event_seq, invoker, strategy, supersedes, supersession)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
-        :now, :now, 4, :invoker, :strategy)
+        :now, :now, 4, :invoker, :strategy, :supersedes, :supersession)
 ON CONFLICT DO NOTHING;
 
 -- name: fingerprint_of
-SELECT fingerprint FROM runs WHERE run_id = :run_id AND run_equivalence_key = :run_equivalence_key;
+SELECT fingerprint, supersession FROM runs WHERE run_id = :run_id AND run_equivalence_key = :run_equivalence_key;
+
+-- name: state_of
+SELECT state FROM runs WHERE run_id = :run_id;
 
 -- name: insert_event
 INSERT INTO run_events (run_id, seq, kind, ts_us, details) VALUES (:run_id, :seq, :kind, :ts_us, :details);
@@ -43,7 +46,7 @@ WHERE run_id IN (SELECT run_id FROM runs
                    AND run_id = :only  -- only
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, last_error, report_digest, invoker, attempts;
+          wakes, retries, last_error, report_digest, invoker, attempts, supersession;
 
 -- name: start_verifying
 -- In the transaction that claims the run, so the lease need not be named. A planned run starts with its verification,
@@ -127,7 +130,8 @@ WHERE event_seq > projected_seq AND relay_owner = '' AND relay_until_us > :now;
 UPDATE outbox SET due_us = 0 WHERE sent_us IS NULL AND due_us > :now;
 
 -- name: claim_signals
--- Emissions of one message go out in their order: a signal that is repeated has been published before.
+-- Emissions of one message go out in their order: a signal that is repeated has been published before. A correction
+-- supersedes after its READY is published.
 UPDATE outbox
 SET lease_owner = :owner, lease_until_us = :now + :lease_us, attempts = attempts + 1
 WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
@@ -136,6 +140,9 @@ WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_i
                       AND (o.emission = 0
                            OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                                    AND p.emission < o.emission AND p.sent_us IS NULL))
+                      AND (o.kind <> 'RUN_SUPERSEDES'
+                           OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY'
+                                                                   AND p.sent_us IS NULL))
                       AND o.run_id = :only  -- only
                     ORDER BY o.outbox_id LIMIT :limit)
 RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
@@ -277,6 +284,9 @@ SELECT EXISTS (SELECT 1 FROM runs
                  AND (o.emission = 0
                       OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                               AND p.emission < o.emission AND p.sent_us IS NULL))
+                 AND (o.kind <> 'RUN_SUPERSEDES'
+                      OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY'
+                                                              AND p.sent_us IS NULL))
                  AND o.run_id = :only  -- only
               ),
        EXISTS (SELECT 1 FROM runs
@@ -315,6 +325,12 @@ WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, attempt
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
 FROM intake_records WHERE run_id = :run_id AND run_id <> '' ORDER BY record_id;
+
+-- name: supersessions
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE run_id = :run_id AND supersedes <> ''
+UNION ALL
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE supersedes = :run_id AND supersedes <> ''
+ORDER BY admitted_us, run_id;
 
 -- name: list_signals
 SELECT message_id, kind, sent_us, emission, receipt, action_key FROM outbox WHERE run_id = :run_id ORDER BY outbox_id;
