@@ -119,7 +119,7 @@ class Views(RunQueries):
     def supersessions_of(self, run_ids: Sequence[str]) -> list[tuple[str, str]]:
         """(new run, old run) of corrections: those among some runs, and those of some runs that are READY."""
         rows = self._rows("supersessions_of", run_ids=self._many(run_ids)) if run_ids else []
-        return [(row["run_id"], row["supersedes"]) for row in rows]
+        return sorted({(row["run_id"], row["supersedes"]) for row in rows})
 
     @abstractmethod
     def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own

@@ -77,10 +77,9 @@ WHERE run_id = ANY (%(run_ids)b::text[]);
 -- Both ends of some runs: the corrections among them, and the READY corrections of them.
 SELECT run_id, supersedes FROM runs
 WHERE run_id = ANY (%(run_ids)b::text[]) AND supersedes <> ''
-UNION
+UNION ALL
 SELECT run_id, supersedes FROM runs
-WHERE supersedes = ANY (%(run_ids)b::text[]) AND supersedes <> '' AND state = 'READY'
-ORDER BY run_id;
+WHERE supersedes = ANY (%(run_ids)b::text[]) AND supersedes <> '' AND state = 'READY';
 
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs

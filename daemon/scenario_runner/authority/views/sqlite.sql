@@ -69,10 +69,9 @@ WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 -- Both ends of some runs: the corrections among them, and the READY corrections of them.
 SELECT run_id, supersedes FROM runs
 WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND supersedes <> ''
-UNION
+UNION ALL
 SELECT run_id, supersedes FROM runs
-WHERE supersedes IN (SELECT value FROM json_each(:run_ids)) AND supersedes <> '' AND state = 'READY'
-ORDER BY run_id;
+WHERE supersedes IN (SELECT value FROM json_each(:run_ids)) AND supersedes <> '' AND state = 'READY';
 
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs
