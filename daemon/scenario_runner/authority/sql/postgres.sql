@@ -290,6 +290,7 @@ waiting AS MATERIALIZED (
 UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
 
 -- name: claim_unprojected
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 behind AS MATERIALIZED (
   SELECT run_id FROM runs
@@ -297,7 +298,7 @@ behind AS MATERIALIZED (
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
              AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
-    AND run_id = %(only)b  -- only
+    AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
 FROM behind b, clock c WHERE r.run_id = b.run_id
@@ -592,7 +593,7 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= now OR relay_owner <> '')
-                 AND run_id = %(only)b  -- only
+                 AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               ) AS projections,
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= now
@@ -607,7 +608,7 @@ SELECT EXISTS (SELECT 1 FROM runs
               ) AS signals,
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND due_us IS NULL
-                 AND run_id = %(only)b  -- only
+                 AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               )
        OR EXISTS (SELECT 1 FROM outbox
                   WHERE sent_us IS NULL

@@ -100,13 +100,14 @@ SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND sett
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
 
 -- name: claim_unprojected
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
                    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
                         OR (lease_until_us > :now AND updated_us <= :now - :quiet_us))
-                   AND run_id = :only  -- only
+                   AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
 
@@ -254,7 +255,7 @@ SELECT EXISTS (SELECT 1 FROM runs
 -- name: any_unprojected
 SELECT EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               );
 
 -- name: any_unsent
@@ -276,7 +277,7 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= :now OR relay_owner <> '')
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               ),
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= :now
@@ -291,7 +292,7 @@ SELECT EXISTS (SELECT 1 FROM runs
               ),
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND due_us IS NULL
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               )
        OR EXISTS (SELECT 1 FROM outbox
                   WHERE sent_us IS NULL

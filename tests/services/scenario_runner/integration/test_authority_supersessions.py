@@ -324,3 +324,15 @@ def test_both_ends_are_found_from_either_run(authority: Authority, clock: Any) -
     assert found[0].supersession.reason_code == "R"
     assert [row.new_run_id for row in authority.supersessions(hex32("a"))] == [hex32("b")]
     assert authority.supersessions(hex32("nobody")) == []
+
+
+def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_supersedes(authority: Authority) -> None:  # noqa: F811
+    ended(authority)
+    authority.admit([correcting("new", "old"), asking("other")])
+    for claim in authority.claim("w", 2, LEASE):
+        commit(authority, corrected(claim) if claim.supersession else failed(claim))
+    tasks = authority.claim_projections("relay", 10, LEASE, only=hex32("new"))
+    assert {task.run.run_id for task in tasks} == {hex32("new"), hex32("old")}
+    authority.mark_projected([(hex32("new"), tasks[0].run.event_seq + 99)])
+    assert authority.pending(only=hex32("new")).undelivered
+    assert not authority.pending(only=hex32("old")).signals
