@@ -12,6 +12,7 @@ from scenario_runner.authority.values import (
     SignalRow,
     Signals,
     StoredEvent,
+    SupersessionRow,
 )
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
@@ -32,6 +33,27 @@ _NEXT: Final = {
     RunState.FAILED: "the run is final; submit a request with a new run_equivalence_key once the cause is mended",
     RunState.QUARANTINED: "a person must look at the evidence; the run is final, and a new request needs a new key",
 }
+
+
+def supersession_of_run(authority: RunReader, run_id: str) -> Json:
+    """``{supersedes, superseded_by}``: both ends of what a run takes part in.
+
+    ``supersedes`` is the run that this one corrects, null when there is none; it is in force once this run is READY.
+    ``superseded_by`` lists the READY runs that correct this one.
+    """
+    rows = authority.supersessions(run_id)
+    own = next((row for row in rows if row.new_run_id == run_id), None)
+    others = [row for row in rows if row.new_run_id != run_id and row.state is RunState.READY]
+    supersedes = None
+    if own is not None:
+        old = own.supersession.old_run_id
+        supersedes = {"run_id": old, **_purpose(own), "in_force": own.state is RunState.READY}
+    by = [{"run_id": row.new_run_id, **_purpose(row)} for row in others]
+    return {"supersedes": supersedes, "superseded_by": by}
+
+
+def _purpose(row: SupersessionRow) -> Json:
+    return {"purpose": row.supersession.purpose, "reason_code": row.supersession.reason_code or None}
 
 
 def _reason(code: str) -> Json:
@@ -75,6 +97,7 @@ def status_of(authority: RunReader, run_id: str) -> Json | None:
         document["next_look_utc"] = format_micros(run.due_us)
     if run.last_error:
         document |= {"infrastructure_retries": run.retries, "last_infrastructure_error": run.last_error}
+    document |= supersession_of_run(authority, run_id)
     return document | _undelivered(run) | (_reemits(authority.signals(run_id)) if run.due_us is None else {})
 
 

@@ -12,6 +12,7 @@ from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.published import ReadSignal, check_form, check_identity, check_ready, check_status
 from scenario_runner.audit.recomputed import EvidenceCheck
 from scenario_runner.audit.required import Known, Named, check_pinned, check_plan, check_policy, choose_pack
+from scenario_runner.audit.supersession import check_supersession, ends_of
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.storage.base import ObjectStore
 
@@ -64,6 +65,7 @@ class Verifier:
         check_identity(view, found)
         check_ready(view, documents, self._topic, self._read_signal, found)
         check_status(view, documents, found)
+        check_supersession(view.run_id, documents, self._read_signal, ends_of(documents, view.run_id), found)
         check_pinned(row, view, documents, found)
         check_policy(row, view, self._named, found)
         pack = choose_pack(row, view.run_id, self._packs, self._named, documents, found)

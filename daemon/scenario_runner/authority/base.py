@@ -27,6 +27,7 @@ from scenario_runner.authority.values import (
     Sent,
     Signals,
     StoredEvent,
+    SupersessionRow,
     Transition,
 )
 from scenario_runner.contracts.errors import LeaseLostError
@@ -53,6 +54,10 @@ class RunReader(Protocol):
 
     def signals(self, run_id: str) -> Signals:
         """Signals of a run."""
+        ...
+
+    def supersessions(self, run_id: str) -> list[SupersessionRow]:
+        """Corrections that a run takes part in: its own of another run, and those of it, oldest first."""
         ...
 
     def actions(self, subject: str) -> list[ActionRow]:

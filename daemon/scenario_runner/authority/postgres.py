@@ -18,6 +18,7 @@ from scenario_runner.authority.postgres_batches import (
     Parameters,
     action_parameters,
     admission_parameters,
+    details_of,
     failure_parameters,
     transition_parameters,
 )
@@ -268,8 +269,10 @@ class PostgresAuthority(PostgresActs):
 
     @override
     def mark_sent(self, sent: Sequence[Sent]) -> None:
-        receipts = [item.receipt for item in sent]
-        self._query("mark_sent", outbox_id=[item.outbox_id for item in sent], receipt=receipts)
+        self._query(
+            "mark_sent", outbox_id=[item.outbox_id for item in sent], receipt=[item.receipt for item in sent],
+            details=[details_of(item.event) if item.event is not None else None for item in sent],
+        )  # fmt: skip
 
     @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

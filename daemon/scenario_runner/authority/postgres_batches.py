@@ -8,6 +8,7 @@ from typing import Any
 from psycopg.types.numeric import Int8
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import (
     action_columns,
     first_events,
@@ -17,8 +18,19 @@ from scenario_runner.authority.rows import (
     storable_attempt,
     token_of,
 )
-from scenario_runner.authority.values import Admission, AttemptRow, Event, ProjectionFailure, SignalDraft, Transition
+from scenario_runner.authority.values import (
+    Admission,
+    AttemptRow,
+    Event,
+    ProjectionFailure,
+    SignalDraft,
+    Superseding,
+    Transition,
+)
 from scenario_runner.contracts.canonical import Json, canonical_bytes
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.supersession import Supersession, not_ended, not_found
 
 Parameters = dict[str, Any]
 
@@ -35,8 +47,8 @@ def details_of(event: Event) -> bytes:
 
 _ADMISSION = (
     "record_key message_id kind run_id disposition reason_code detail raw raw_sha256 raw_size "
-    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned invoker strategy "
-    "signal_id signal_kind partition_key attributes payload"
+    "run_equivalence_key fingerprint intent inputs evidence_wait_us admitted planned policy_rev plan_hash "
+    "invoker strategy signal_id signal_kind partition_key attributes payload"
 )
 
 
@@ -46,7 +58,23 @@ def admission_parameters(records: Sequence[Admission]) -> Parameters:
     Raises:
         SequenceError: something of a record has no canonical form.
     """
-    return columns(_ADMISSION, map(_admission, records))
+    corrections = [_correction(item, item.run.supersession) for item in records if item.run and item.run.supersession]
+    return columns(_ADMISSION, map(_admission, records)) | {"corrections": canonical_bytes(corrections).decode()}
+
+
+def _correction(record: Admission, supersession: Supersession) -> Json:
+    """A record whose run corrects another, with both refusals: which of them is true only the statement sees."""
+    return {
+        "record_key": record.record_key, "supersedes": supersession.old_run_id, "supersession": supersession.text(),
+        "not_found": _refusal(record, *not_found(supersession)),
+        "not_ended": _refusal(record, *not_ended(supersession)),
+    }  # fmt: skip
+
+
+def _refusal(record: Admission, reason: Reason, detail: str) -> Json:
+    message_id = storable(record.message_id)
+    signal = request_rejected(record.record_key, message_id, record.run_id, Disposition.REJECTED, reason.value, detail)
+    return {"reason_code": reason.value, "detail": detail, "payload": signal.payload.decode()}
 
 
 def _admission(record: Admission) -> tuple[Any, ...]:
@@ -72,11 +100,11 @@ def action_parameters(by: ActionRow | None) -> Parameters:
 def _new_run(record: Admission) -> tuple[Any, ...]:
     run = record.run
     if run is None:
-        return (None,) * 9
-    admitted, planned = map(details_of, first_events(run))
+        return (None,) * 11
+    events = map(details_of, first_events(run))
     return (
         run.run_equivalence_key, run.fingerprint, canonical_bytes(run.intent), canonical_bytes(run.inputs),
-        Int8(run.evidence_wait_us), admitted, planned, storable(run.invoker),
+        Int8(run.evidence_wait_us), *events, storable(run.invoker),
         run.inputs.get("strategy", ""),
     )  # fmt: skip
 
@@ -111,7 +139,19 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
     event_columns = columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
     attempts = [_attempt(item, item.attempt) for item in transitions if item.attempt is not None]
     tried = {"tried": canonical_bytes(attempts).decode()}
-    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried
+    corrected = [_superseding(item, item.superseding) for item in transitions if item.superseding is not None]
+    superseding = {"superseding": canonical_bytes(corrected).decode()}
+    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried | superseding
+
+
+def _superseding(item: Transition, superseding: Superseding) -> Json:
+    signal = superseding.signal
+    return {
+        "run_id": item.claim.run_id, "old_run_id": superseding.old_run_id,
+        "details": details_of(superseding.event).decode(), "signal_id": signal.message_id,
+        "partition_key": signal.partition_key, "attributes": canonical_bytes(signal.attributes).decode(),
+        "payload": signal.payload.decode(),
+    }  # fmt: skip
 
 
 def _transition(item: Transition) -> tuple[Any, ...]:

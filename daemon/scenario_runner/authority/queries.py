@@ -18,8 +18,17 @@ from scenario_runner.authority.rows import (
     run_row,
     signal_row,
     stored_event,
+    supersession_row,
 )
-from scenario_runner.authority.values import AttemptRow, ProjectionTask, RecordRow, RunRow, Signals, StoredEvent
+from scenario_runner.authority.values import (
+    AttemptRow,
+    ProjectionTask,
+    RecordRow,
+    RunRow,
+    Signals,
+    StoredEvent,
+    SupersessionRow,
+)
 
 
 class RunQueries(RunReader):
@@ -49,6 +58,10 @@ class RunQueries(RunReader):
     @override
     def signals(self, run_id: str) -> Signals:
         return Signals(tuple(map(signal_row, self._query("list_signals", run_id=run_id))))
+
+    @override
+    def supersessions(self, run_id: str) -> list[SupersessionRow]:
+        return [supersession_row(row) for row in self._query("supersessions", run_id=run_id)]
 
     @override
     def actions(self, subject: str) -> list[ActionRow]:

@@ -28,6 +28,5 @@ def request_rejected(
     }
     if message_id:
         payload["request_message_id"] = message_id
-    return SignalDraft(
-        rejected_message_id(record_key), SignalKind.REQUEST_REJECTED, run_id, {}, canonical_bytes(payload)
-    )
+    own_id, attributes = rejected_message_id(record_key), {"run_id": run_id}
+    return SignalDraft(own_id, SignalKind.REQUEST_REJECTED, run_id, attributes, canonical_bytes(payload))

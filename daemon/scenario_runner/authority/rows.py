@@ -17,11 +17,13 @@ from scenario_runner.authority.values import (
     RunRow,
     SignalRow,
     StoredEvent,
+    SupersessionRow,
     Transition,
 )
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.supersession import supersession_from
 from scenario_runner.contracts.times import MICROS
 
 QUIET_PERIOD_US: Final = 2 * MICROS
@@ -73,6 +75,7 @@ def claim_of(
         admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
         retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
         invoker=row["invoker"], last_error=row["last_error"], attempts=attempts,
+        supersession=supersession_from(row["supersession"]),
     )  # fmt: skip
 
 
@@ -116,6 +119,13 @@ def outbox_row(row: Row) -> OutboxRow:
     )  # fmt: skip
 
 
+def supersession_row(row: Row) -> SupersessionRow:
+    """A run that corrects another."""
+    supersession = supersession_from(row["supersession"])
+    assert supersession is not None
+    return SupersessionRow(row["run_id"], RunState(row["state"]), supersession)
+
+
 def signal_row(row: Row) -> SignalRow:
     """A signal of a run."""
     return SignalRow(row["message_id"], row["kind"], row["sent_us"], row["emission"], row["receipt"], row["action_key"])
@@ -143,12 +153,17 @@ def record_row(row: Row) -> RecordRow:
     )  # fmt: skip
 
 
-def first_events(run: NewRun) -> tuple[Event, Event]:
-    """The first two events of a run, with the numbers 1 and 2."""
+def first_events(run: NewRun) -> tuple[Event, ...]:
+    """The events of an admission, numbered from 1; auditors filter by the kinds of the last two."""
+    admitted: Json = {"fingerprint": run.fingerprint}
+    if run.supersession is not None:
+        admitted |= run.supersession.attributes()
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
     return (
-        Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint}),
+        Event(EventKind.RUN_ADMITTED, RunState.OPEN, admitted),
         Event(EventKind.PLAN_COMMITTED, RunState.PLANNED, plan),
+        Event(EventKind.GOV_POLICY_REV, RunState.PLANNED, run.inputs["policy_rev"]),
+        Event(EventKind.GOV_PLAN_HASH, RunState.PLANNED, {"plan_hash": run.plan_hash}),
     )
 
 

@@ -17,6 +17,7 @@ import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
+from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
     QUIET_PERIOD_US,
@@ -32,6 +33,7 @@ from scenario_runner.authority.rows import (
     token_of,
 )
 from scenario_runner.authority.sqlite_acts import SqliteActs
+from scenario_runner.authority.sqlite_corrections import obstacle
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.statements import load_statements
@@ -219,6 +221,10 @@ class SqliteAuthority(SqliteActs):
         refusal = record.refusal
         if record.run is not None:
             disposition, reason, detail = self._admit_run(connection, record.run, now)
+            if refusal is not None and disposition is Disposition.REJECTED:
+                refusal = request_rejected(
+                    record.record_key, record.message_id, record.run_id, disposition, reason, detail
+                )
         elif record.reemit is not None:
             disposition, reason, detail, refusal = self._admit_reemit(connection, record, record.reemit, now)
         assert disposition is not None
@@ -237,6 +243,9 @@ class SqliteAuthority(SqliteActs):
         return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
 
     def _admit_run(self, connection: sqlite3.Connection, run: NewRun, now: int) -> tuple[Disposition, str, str]:
+        refused, supersession = obstacle(connection, self._sql, run), run.supersession
+        if refused is not None:
+            return Disposition.REJECTED, refused[0].value, refused[1]
         inserted = connection.execute(
             self._sql["insert_run"],
             {
@@ -244,6 +253,8 @@ class SqliteAuthority(SqliteActs):
                 "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "now": now,
                 "evidence_wait_us": run.evidence_wait_us, "invoker": run.invoker,
                 "strategy": run.inputs.get("strategy", ""),
+                "supersedes": supersession.old_run_id if supersession is not None else "",
+                "supersession": supersession.text() if supersession is not None else "",
             },
         ).rowcount  # fmt: skip
         if inserted:
@@ -253,7 +264,7 @@ class SqliteAuthority(SqliteActs):
             self._sql["fingerprint_of"],
             {"run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key},
         ).fetchone()
-        if row is not None and row[0] == run.fingerprint:
+        if row is not None and tuple(row) == (run.fingerprint, supersession.text() if supersession is not None else ""):
             return Disposition.DUPLICATE, "", ""
         return Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL
 
@@ -360,6 +371,10 @@ class SqliteAuthority(SqliteActs):
             connection.execute(self._sql["put_attempt"], {"run_id": claim.run_id, "epoch": claim.epoch, **attempt})
         if transition.signal is not None:
             self._add_signal(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
+        superseding = transition.superseding
+        if superseding is not None:
+            self._grow_now(connection, superseding.old_run_id, self._clock(), [superseding.event])
+            self._add_signal(connection, superseding.signal, claim.run_id, transition.at_us, last_seq)
         return None
 
     @override
@@ -442,9 +457,17 @@ class SqliteAuthority(SqliteActs):
 
     @override
     def mark_sent(self, sent: Sequence[Sent]) -> None:
-        now = self._clock()
-        rows = [{"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now} for item in sent]
-        self._write(lambda c: c.executemany(self._sql["mark_sent"], rows).rowcount)
+        def operation(connection: sqlite3.Connection) -> None:
+            for item in sent:
+                self._mark_sent(connection, item, self._clock())
+
+        self._write(operation)
+
+    def _mark_sent(self, connection: sqlite3.Connection, item: Sent, now: int) -> None:
+        parameters = {"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now}
+        marked = connection.execute(self._sql["mark_sent"], parameters).fetchone()
+        if marked is not None and item.event is not None:
+            self._grow_now(connection, marked["run_id"], now, [item.event])
 
     @override
     def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:

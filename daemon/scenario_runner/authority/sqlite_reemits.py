@@ -109,6 +109,11 @@ class SqliteReemits(Queries):
         (last_seq,) = connection.execute(self._sql["grow_record"], parameters).fetchone()
         self._append(connection, run_id, last_seq - len(events), at_us, events)
 
+    def _grow_now(self, connection: sqlite3.Connection, run_id: str, now: int, events: Sequence[Event]) -> None:
+        """Append events at the present time; the times in a record do not go back, whatever the clock does."""
+        last_us = connection.execute(self._sql["last_event_us"], {"run_id": run_id}).fetchone()[0]
+        self._grow(connection, run_id, max(now, last_us), events)
+
     @override
     def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -121,10 +126,9 @@ class SqliteReemits(Queries):
         row, now = end.row, self._clock()
         parameters = {"outbox_id": row.outbox_id, "now": now, "receipt": end.receipt}
         statement = self._sql["mark_sent"] if end.failure is None else self._sql["drop_reemit"]
-        if not connection.execute(statement, parameters).rowcount:
+        if connection.execute(statement, parameters).fetchone() is None:
             return  # another relay was faster
-        last_us = connection.execute(self._sql["last_event_us"], {"run_id": row.run_id}).fetchone()[0]
-        self._grow(connection, row.run_id, max(now, last_us), [delivery_event(end)])
+        self._grow_now(connection, row.run_id, now, [delivery_event(end)])
         outcome, detail = delivery_outcome(end)
         parameters = {"action_key": row.action_key, "outcome": outcome, "detail": shortened(detail)}
         connection.execute(self._sql["end_action"], parameters)

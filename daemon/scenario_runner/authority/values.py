@@ -15,6 +15,7 @@ from scenario_runner.contracts.states import (
     SignalKind,
     require_path,
 )
+from scenario_runner.contracts.supersession import Supersession
 
 COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
 
@@ -46,6 +47,7 @@ class NewRun:
     plan_ref: str
     evidence_wait_us: int
     invoker: str = ""
+    supersession: Supersession | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,7 @@ class Claim:
         updated_us: When the run changed last.
         now_us: The database's clock when the run was claimed.
         attempts: Its attempts, in order.
+        supersession: The run that it corrects, when it becomes READY.
     """
 
     run_id: str
@@ -166,6 +169,7 @@ class Claim:
     invoker: str = ""
     last_error: str = ""
     attempts: tuple[AttemptRow, ...] = ()
+    supersession: Supersession | None = None
 
     @property
     def has_open_attempt(self) -> bool:
@@ -180,6 +184,21 @@ class Event:
     kind: EventKind
     state: RunState
     details: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Superseding:
+    """What the READY of a correction does beyond its own run.
+
+    Attributes:
+        old_run_id: The run that it corrects, which has ended.
+        event: Appended to the record of that run: nothing else of it changes.
+        signal: RUN_SUPERSEDES, owed after the READY.
+    """
+
+    old_run_id: str
+    event: Event
+    signal: SignalDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +225,7 @@ class Transition:
         deadline_us: The evidence deadline afterwards; None leaves it as it is.
         missing: Paths that the run waits for from now on, for people who search them; None when they are the same as
             before.
+        superseding: With READY, of a run that corrects another.
         attempt: An attempt as its row is to be afterwards: a new one, which is the next number, or the last one.
 
     Raises:
@@ -228,6 +248,7 @@ class Transition:
     deadline_us: int | None = None
     attempt: AttemptRow | None = None
     missing: tuple[str, ...] | None = None
+    superseding: Superseding | None = None
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
@@ -243,6 +264,9 @@ class Transition:
         # The row's updated_us is what fences one transition of a claim from the next: it moves with every event.
         if self.at_us < claim.updated_us or (self.at_us > claim.updated_us) is not bool(self.events):
             raise SequenceError(f"run {claim.run_id}: the time of a change moves on with events, and only with them")
+        corrects = self.to_state is RunState.READY and claim.supersession is not None
+        if corrects is not (self.superseding is not None):
+            raise SequenceError(f"run {claim.run_id}: a correction supersedes with its READY, and nothing else does")
         self._check_attempt()
 
     def _check_attempt(self) -> None:
@@ -373,10 +397,12 @@ class Sent:
 
     Attributes:
         receipt: What the bus answered, as JSON; empty where the message id says where the signal is.
+        event: Appended to the record of the signal's run, which has ended; None for a signal that leaves no event.
     """
 
     outbox_id: int
     receipt: str = ""
+    event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +457,15 @@ class Pending:
     def nothing(self) -> bool:
         """True when no work is due."""
         return not (self.runs or self.projections or self.signals)
+
+
+@dataclass(frozen=True, slots=True)
+class SupersessionRow:
+    """A run that corrects another, in whatever state it is: it supersedes that run once it is READY."""
+
+    new_run_id: str
+    state: RunState
+    supersession: Supersession
 
 
 class SignalRow(NamedTuple):

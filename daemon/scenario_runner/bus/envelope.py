@@ -7,6 +7,7 @@ from scenario_runner.authority.values import OutboxRow
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.contracts.times import format_micros
 
 
@@ -44,9 +45,14 @@ def signal_file_name(message_id: str, emission: int) -> str:
     return f"{message_id}.reemit-{emission}.json" if emission else f"{message_id}.json"
 
 
-def request_envelope(topic: str, message_id: str, at_us: int, run_id: str, request: Json) -> bytes:
-    """The envelope of a run request."""
-    return envelope(topic, message_id, at_us, {"kind": SignalKind.RUN_REQUEST.value}, run_id, request)
+def request_envelope(
+    topic: str, message_id: str, at_us: int, run_id: str, request: Json, supersession: Supersession | None = None
+) -> bytes:
+    """The envelope of a run request, with the run that it corrects."""
+    attributes: Json = {"kind": SignalKind.RUN_REQUEST.value, "run_id": run_id}
+    if supersession is not None:
+        attributes |= supersession.attributes()
+    return envelope(topic, message_id, at_us, attributes, run_id, request)
 
 
 def without_publication_time(data: bytes) -> bytes:

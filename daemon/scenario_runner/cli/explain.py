@@ -8,7 +8,7 @@ from scenario_runner.audit.cause import cause_of
 from scenario_runner.audit.explain import explain_run
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_line
-from scenario_runner.cli.status import find_run, lines_of_owed
+from scenario_runner.cli.status import find_run, lines_of_corrections, lines_of_owed
 from scenario_runner.cli.text import Sheet, counted, shortened, width
 from scenario_runner.contracts.canonical import Json
 
@@ -55,6 +55,7 @@ def answer(document: Json, clock: Clock, columns: int) -> Sheet:
     _add_cause(sheet, document)
     sheet.add("clock", _times(document, clock), _CLOCK_LINES)
     sheet.add("owed", "; ".join(lines_of_owed(document, clock)))
+    sheet.add("correction", "; ".join(lines_of_corrections(document)))
     sheet.add("next", document.get("next_action", ""), _NEXT_LINES)
     sheet.add("gates", counted(item["outcome"] for item in document.get("gates", [])) or _required(document))
     sheet.add("outputs", counted(item["outcome"] for item in document.get("outputs", [])) or _intended(document))
@@ -148,8 +149,8 @@ def print_everything(document: Json, clock: Clock) -> None:
     print_fields(clock.readable(document), _FIELDS)
     for key, value in document.get("drift", {}).items():
         print_line(f"drift {key + ':':12} {value}")
-    for line in lines_of_owed(document, clock):
-        print_line(f"owed: {line}")
+    for line in (*(f"owed: {line}" for line in lines_of_owed(document, clock)), *lines_of_corrections(document)):
+        print_line(line)
     for item in document.get("attempts", []):
         print_line(f"attempt {item['attempt_no']}: {item['outcome']}  ({item['invoker']})")
         _print_finding(item, _ATTEMPT_FIELDS)

@@ -16,6 +16,7 @@ from scenario_runner.cli.console import open_standard_streams, print_line
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     AfterOption,
+    CheckPolicyOption,
     FileArgument,
     IntervalOption,
     JsonLinesOption,
@@ -26,9 +27,12 @@ from scenario_runner.cli.options import (
     ManyOption,
     OptionalFileArgument,
     PolicyOption,
+    PurposeOption,
+    ReasonCodeOption,
     ReasonOption,
     RunArgument,
     SinceOption,
+    SupersedesOption,
     TimeoutOption,
     UntilOption,
     WaitOption,
@@ -168,11 +172,17 @@ def submit(
     invoker: Annotated[str | None, typer.Option(help="Who asks.")] = None,
     notes: Annotated[str | None, typer.Option(help="For people.")] = None,
     request_id: Annotated[str | None, typer.Option(help="The sender's own id of the request.")] = None,
+    supersedes: SupersedesOption = None,
+    purpose: PurposeOption = None,
+    reason_code: ReasonCodeOption = None,
+    policy: CheckPolicyOption = None,
 ) -> None:
     """Put run requests on the control bus; print the run id and message id.
 
     A request is a document (FILE), or is made of the flags below --json, or --jsonl names a file of many. Documents are
-    checked first: one that would be refused for its form is not sent (exit 1). With --wait the exit code is the
+    checked first: one that would be refused for its form is not sent (exit 1); with --policy neither is one that intake
+    would refuse under that policy. A request with --supersedes corrects a run that has ended, once it is READY itself.
+    With --wait the exit code is the
     verdict: 0 READY, 1 FAILED or refused, 3 none before the timeout, 4 QUARANTINED.
 
     --jsonl prints one line of JSON for each request, in their order; the exit code says whether one failed (1 refused,
@@ -185,6 +195,7 @@ def submit(
         --window-start 2026-01-01T00:00:00Z --window-end 2026-01-02T00:00:00Z \\
         --engine-run-root runs/local_full_run-1/$M --wait --timeout 600
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.corrections import CorrectionFlags
     from scenario_runner.cli.request_flags import RequestFlags
     from scenario_runner.cli.submit import Options
 
@@ -194,7 +205,9 @@ def submit(
         window_start=window_start, window_end=window_end, window_tz=window_tz, engine_run_root=engine_run_root,
         output_ids=output_id or (), strategy=strategy, invoker=invoker, notes=notes, request_id=request_id,
     )  # fmt: skip
-    options = Options(file, jsonl, flags, wait, timeout, only_print, as_json)
+    correction = CorrectionFlags(supersedes, purpose, reason_code)
+    checked = str(policy) if policy is not None else None
+    options = Options(file, jsonl, flags, correction, checked, wait, timeout, only_print, as_json)
     if jsonl is not None:
         from scenario_runner.cli.submit_lines import run as run_lines
 

@@ -49,7 +49,7 @@ def plan_file(wiring_path: str, policy_path: str, file: str) -> Json:
     """
     wiring, policy = load_wiring(wiring_path), load_policy(policy_path)
     pack = open_pack(wiring)
-    request, _ = read_request(file, wiring.control_bus_topic)
+    request = read_request(file, wiring.control_bus_topic).request
     intent, inputs = plan_request(request, make_admission_policy(wiring, policy, pack))
     tokens, root = intent.tokens(), inputs.root_of(intent)
     specs = [pack.outputs[output_id] for output_id in inputs.outputs]

@@ -1,7 +1,7 @@
 """``quarantine list``, ``show`` and ``ack``: runs that a person must see to, what contradicts what, who has seen it."""
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import typer
@@ -10,6 +10,7 @@ from scenario_runner.audit.explain import explain_run
 from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.values import RunRow
 from scenario_runner.authority.views.base import Views
+from scenario_runner.authority.views.values import RunSummary
 from scenario_runner.cli import runs
 from scenario_runner.cli.acting import checked_actor, checked_reason
 from scenario_runner.cli.clock import Clock
@@ -64,8 +65,8 @@ def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines
     """The command ``quarantine list``: ``runs list`` of the state QUARANTINED, with who has acknowledged each."""
     with exit_on_error(as_json=as_json or as_lines, logs=False), existing_views(load_wiring(wiring_path)) as views:
         asked = options.filter()
-        found = runs.found_runs(views, asked, options.cursor(), options.limit + 1)
-        items = (runs.shown_run(row) | _acked(views, row.run_id) for row in found)
+        pages = runs.pages_of(views, asked, options.cursor(), options.limit + 1)
+        items = (item for rows in pages for item in _with_acks(views, rows))
         page = Page(items, options.limit, lambda item: runs.cursor_of(item, asked))
         print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), _line_with(Clock(local=options.local)))
 
@@ -106,8 +107,11 @@ def acknowledge(wiring: Wiring, name: str, reason: str, actor: str) -> Json:
     return {"run_id": run_id, "state": run.state.value, "repeated": not first, **_ack_fields(kept)}
 
 
-def _acked(views: Views | None, run_id: str) -> Json:
-    return _ack_fields(views.acks([run_id]).get(run_id) if views is not None else None)
+def _with_acks(views: Views | None, rows: Sequence[RunSummary]) -> Iterator[Json]:
+    """Runs as they are listed, with who has acknowledged each."""
+    acks = views.acks([row.run_id for row in rows]) if views is not None else {}
+    for item in runs.shown_runs(views, rows):
+        yield item | _ack_fields(acks.get(item["run_id"]))
 
 
 def _ack_fields(ack: ActionRow | None) -> Json:
@@ -165,7 +169,7 @@ def _describe(views: Views, run_id: str) -> Json | None:
     document: Json = {key: explained[key] for key in kept if key in explained}
     document["findings"] = [*([{"kind": "object", **drift}] if drift else []), *_contradictions(explained)]
     document["held_by"] = _holders(views, run, drift) if run.reason_code == Reason.INSTANCE_RECEIPT_DRIFT else []
-    document |= _acked(views, run.run_id)
+    document |= _ack_fields(views.acks([run.run_id]).get(run.run_id))
     document["next_action"] = _ACTIONS.get(run.reason_code, _WHO_WROTE if drift else _EVIDENCE)
     return document
 

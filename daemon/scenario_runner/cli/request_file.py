@@ -1,6 +1,7 @@
 """A run request that a person holds in a file, for ``submit`` and ``plan``."""
 
 import sys
+from typing import NamedTuple
 
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts.canonical import Json
@@ -8,11 +9,25 @@ from scenario_runner.contracts.documents import RunRequest, parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, UsageError
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.intake.decode import Message, decode
 
 
-def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
-    """The request in a file, bare or in an envelope, checked; and the document as it was written.
+class Requested(NamedTuple):
+    """A request that was checked.
+
+    Attributes:
+        document: The request as it was written.
+        supersession: What its envelope says of a run that it corrects.
+    """
+
+    request: RunRequest
+    document: Json
+    supersession: Supersession | None = None
+
+
+def read_request(file: str, topic: str) -> Requested:
+    """The request in a file, bare or in an envelope, checked.
 
     Args:
         file: A path; ``-`` reads standard input.
@@ -26,8 +41,8 @@ def read_request(file: str, topic: str) -> tuple[RunRequest, Json]:
     return checked_request(Message(file, raw, len(raw)), topic)
 
 
-def checked_request(message: Message, topic: str) -> tuple[RunRequest, Json]:
-    """The request in a message, bare or in an envelope, checked; and the document as it was written.
+def checked_request(message: Message, topic: str) -> Requested:
+    """The request in a message, bare or in an envelope, checked.
 
     Raises:
         RequestRefused: the document is not a valid run request of this topic.
@@ -39,7 +54,7 @@ def checked_request(message: Message, topic: str) -> tuple[RunRequest, Json]:
         )
     if decoded.kind != SignalKind.RUN_REQUEST:
         raise RequestRefused(f"the document is a {decoded.kind}, a run request is needed", Reason.KIND_NOT_SERVED)
-    return parse_run_request(decoded.document), decoded.document
+    return Requested(parse_run_request(decoded.document), decoded.document, decoded.supersession)
 
 
 def read_bytes(file: str) -> bytes:

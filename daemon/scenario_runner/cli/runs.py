@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -121,15 +121,16 @@ def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
 
 
 def _found(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[Json]:
-    """Runs as they are shown."""
-    return map(shown_run, found_runs(views, asked, after, most))
+    """Runs as they are shown, read a page at a time."""
+    for rows in pages_of(views, asked, after, most):
+        yield from shown_runs(views, rows)
 
 
-def found_runs(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[RunSummary]:
-    """Runs, read a page at a time."""
+def pages_of(views: Views | None, asked: RunFilter, after: Cursor | None, most: int) -> Iterator[Sequence[RunSummary]]:
+    """Runs, a page at a time."""
     while views is not None and most > 0:
         rows = views.list_runs(asked, after, min(most, _CHUNK))
-        yield from rows
+        yield rows
         most -= len(rows)
         if len(rows) < _CHUNK:
             return
@@ -143,8 +144,16 @@ def cursor_of(item: Json, asked: RunFilter) -> str:
     return str(Cursor(asked.order, micros_of("", item[key], 0) if key else 0, item["run_id"]))
 
 
-def shown_run(row: RunSummary) -> Json:
-    """A run as it is listed."""
+def shown_runs(views: Views | None, rows: Sequence[RunSummary]) -> Iterator[Json]:
+    """Runs as a list has them in JSON, with both ends of the corrections that they take part in."""
+    pairs = views.supersessions_of([row.run_id for row in rows]) if views is not None and rows else []
+    old = dict(pairs)
+    for row in rows:
+        by = [new_run_id for new_run_id, old_run_id in pairs if old_run_id == row.run_id] if pairs else []
+        yield _shown(row) | {"supersedes": old.get(row.run_id), "superseded_by": by}
+
+
+def _shown(row: RunSummary) -> Json:
     item: Json = {
         "run_id": row.run_id,
         "run_equivalence_key": row.run_equivalence_key,
@@ -159,14 +168,20 @@ def shown_run(row: RunSummary) -> Json:
 
 
 def line_with(clock: Clock) -> Callable[[Json], list[Part]]:
-    """A run as a line of text: run id, state, last change, reason, key."""
+    """A run as a line of text: run id, state, last change, reason, key, corrections."""
 
     def line(item: Json) -> list[Part]:
         changed = clock.moment(item["updated_at_utc"]) if "updated_at_utc" in item else "-"
         rest = f"  {changed:{_CHANGED}}  {item.get('reason_code', ''):26}  {item['run_equivalence_key']}"
-        return [f"{item['run_id']}  ", Word(item["state"], _STATE), rest]
+        return [f"{item['run_id']}  ", Word(item["state"], _STATE), rest, _corrections(item)]
 
     return line
+
+
+def _corrections(item: Json) -> str:
+    """What a run corrects, and what corrects it; empty for most runs."""
+    supersedes = f"  supersedes {item['supersedes']}" if item.get("supersedes") else ""
+    return supersedes + (f"  superseded by {', '.join(item['superseded_by'])}" if item.get("superseded_by") else "")
 
 
 # --- the runs of a file of requests
@@ -176,9 +191,10 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
     """The runs that a file asks for, in its order."""
     names = _names(path)
     while chunk := list(islice(names, _CHUNK)):
-        known = {row.run_id: row for row in views.summaries([run_id for run_id, _ in chunk])} if views else {}
+        rows = views.summaries([run_id for run_id, _ in chunk]) if views else []
+        known = {item["run_id"]: item for item in shown_runs(views, rows)} if views else {}
         for run_id, key in chunk:
-            item = shown_run(known[run_id]) if run_id in known else _without_run(views, run_id, key)
+            item = known[run_id] if run_id in known else _without_run(views, run_id, key)
             if state in (None, item["state"]):
                 yield item
 
@@ -186,7 +202,8 @@ def _of_file(views: Views | None, path: str, state: RunState | None) -> Iterator
 def _without_run(views: Views | None, run_id: str, key: str) -> Json:
     """What is shown for a run that does not exist: its request was refused, or nobody has taken it yet."""
     records = views.records(run_id) if views is not None else []
-    item: Json = {"run_id": run_id, "run_equivalence_key": key, "state": _NOT_SEEN}
+    none: Json = {"supersedes": None, "superseded_by": []}
+    item: Json = {"run_id": run_id, "run_equivalence_key": key, "state": _NOT_SEEN, **none}
     if not records or records[-1].disposition not in REFUSED:
         return item
     last = records[-1]

@@ -8,7 +8,14 @@ import typer
 from scenario_runner.audit.explain import REJECTED, status_of
 from scenario_runner.authority.base import RunReader
 from scenario_runner.cli.clock import Clock
-from scenario_runner.cli.console import exit_for_state, exit_on_error, log_to_stderr, print_fields, print_json
+from scenario_runner.cli.console import (
+    exit_for_state,
+    exit_on_error,
+    log_to_stderr,
+    print_fields,
+    print_json,
+    print_line,
+)
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
@@ -61,6 +68,19 @@ def print_status(document: Json, *, as_json: bool, local: bool = False) -> None:
     for key in ("documents_owed", "reemits"):
         shown[key] = "; ".join(lines_of_owed({key: document.get(key)}, clock))
     print_fields(shown, _FIELDS)
+    for line in lines_of_corrections(document):
+        print_line(line)
+
+
+def lines_of_corrections(document: Json) -> list[str]:
+    """What a run corrects, and what corrects it."""
+    lines = []
+    if old := document.get("supersedes"):
+        lines.append(
+            f"supersedes {old['run_id']}: {old['purpose']}" + ("" if old["in_force"] else " (once it is READY)")
+        )
+    lines += [f"superseded by {new['run_id']}: {new['purpose']}" for new in document.get("superseded_by", [])]
+    return lines
 
 
 def lines_of_owed(document: Json, clock: Clock) -> list[str]:

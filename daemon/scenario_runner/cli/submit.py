@@ -18,17 +18,20 @@ from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.bus.kinesis import put_requests
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, RequestFolder
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.cli.corrections import CorrectionFlags
+from scenario_runner.cli.intake_check import intake_check
 from scenario_runner.cli.read_only import KeptAuthority, require_marked
-from scenario_runner.cli.request_file import read_request
+from scenario_runner.cli.request_file import Requested, read_request
 from scenario_runner.cli.request_flags import RequestFlags
 from scenario_runner.cli.status import SUBMITTED, print_status
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
 from scenario_runner.contracts.canonical import Json, canonical_sha256, sha256_hex
-from scenario_runner.contracts.documents import RunRequest, parse_run_request
+from scenario_runner.contracts.documents import parse_run_request
 from scenario_runner.contracts.errors import RequestRefused, Unavailable, UsageError
 from scenario_runner.contracts.ids import run_id_of, submission_message_id
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Strategy
+from scenario_runner.contracts.supersession import refuse_itself
 from scenario_runner.intake.admission_policy import refuse_without_engine
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, spool_root, state_modes
@@ -47,6 +50,8 @@ class Options:
         file: A request document; None when there is none.
         jsonl: A file of many request documents; None when there is none.
         flags: The flags of a request.
+        correction: The run that it corrects.
+        policy: Policy profile to check requests against as intake does; None to leave that to intake.
         wait: Whether to wait for the verdict.
         timeout: For how many seconds; None for no bound.
         only_print: Whether to print the request instead of sending it.
@@ -56,6 +61,8 @@ class Options:
     file: str | None
     jsonl: str | None
     flags: RequestFlags
+    correction: CorrectionFlags
+    policy: str | None
     wait: bool
     timeout: float | None
     only_print: bool
@@ -81,6 +88,9 @@ class Options:
             raise UsageError("--wait and --print are for one request; --jsonl has many")
         if self.wait and self.only_print:
             raise UsageError("--print sends nothing, so that there is nothing to wait for with --wait")
+        if self.jsonl is not None and self.correction.supersedes is not None:
+            raise UsageError("--supersedes is for one request; lines of --jsonl say it in envelopes of their own")
+        self.correction.check()
         check_timeout(wait=self.wait, timeout=self.timeout)
 
 
@@ -102,11 +112,12 @@ def run(wiring_path: str, options: Options) -> None:
     with exit_on_error(as_json=options.as_json):
         options.check()
         wiring = load_wiring(wiring_path)
-        request, document = _requested(options, wiring)
+        requested = _requested(options, wiring)
         if options.only_print:
-            print_json(document)
+            print_json(requested.document)
             return
-        submission = prepare(wiring, request, document)
+        submission = prepare(wiring, requested)
+        intake_check(wiring, options.policy)(submission.data)
         with open_bus(wiring) as send:
             (where,) = send([submission])
         if isinstance(where, Unavailable):
@@ -114,31 +125,38 @@ def run(wiring_path: str, options: Options) -> None:
         _report(wiring, submission, where, options)
 
 
-def _requested(options: Options, wiring: Wiring) -> tuple[RunRequest, Json]:
+def _requested(options: Options, wiring: Wiring) -> Requested:
     if options.file is not None:
-        return read_request(options.file, wiring.control_bus_topic)
-    document = options.flags.document()
-    return parse_run_request(document), document
+        requested = read_request(options.file, wiring.control_bus_topic)
+    else:
+        document = options.flags.document()
+        requested = Requested(parse_run_request(document), document)
+    supersession = options.correction.supersession(wiring)
+    if supersession is None:
+        return requested
+    if requested.supersession is not None:
+        raise UsageError(f"the envelope in {options.file} says what it supersedes; leave out --supersedes")
+    return requested._replace(supersession=supersession)
 
 
-def prepare(wiring: Wiring, request: RunRequest, document: Json) -> Submission:
+def prepare(wiring: Wiring, requested: Requested) -> Submission:
     """Put a request into its envelope.
 
-    Args:
-        wiring: The profile.
-        request: The request, checked.
-        document: The same as it was written.
-
     Raises:
-        RequestRefused: It needs an engine that the profile does not have, or is too large.
+        RequestRefused: It needs an engine that the profile does not have, supersedes its own run, or is too large.
     """
+    request, document, supersession = requested
     refuse_without_engine(
         Strategy(request.requested_strategy or Strategy.AUTO), request.engine_run_root,
         engine=bool(wiring.engine_backend), template=wiring.engine_run_root_template is not None,
     )  # fmt: skip
     run_id = run_id_of(request.run_equivalence_key)
-    message_id = submission_message_id(run_id, canonical_sha256(document))
-    data = request_envelope(wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document)
+    refuse_itself(run_id, supersession)
+    asked = document if supersession is None else {"request": document, **supersession.attributes()}
+    message_id = submission_message_id(run_id, canonical_sha256(asked))
+    data = request_envelope(
+        wiring.control_bus_topic, message_id, time.time_ns() // 1000, run_id, document, supersession
+    )
     if len(data) + len(run_id) > MAX_RECORD_BYTES:  # a stream counts the partition key
         raise RequestRefused(
             f"in its envelope the request holds {len(data)} bytes, the bus takes at most {MAX_RECORD_BYTES}",

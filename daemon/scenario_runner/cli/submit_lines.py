@@ -16,6 +16,7 @@ import typer
 
 from scenario_runner.bus.stream import MAX_REQUEST_BYTES, MAX_REQUEST_RECORDS
 from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err
+from scenario_runner.cli.intake_check import Check, intake_check
 from scenario_runner.cli.progress import Progress
 from scenario_runner.cli.request_file import checked_request
 from scenario_runner.cli.request_lines import Line, read_lines
@@ -67,16 +68,18 @@ def run(wiring_path: str, file: str, options: Options) -> None:
     """The command for many requests."""
     with exit_on_error(as_json=options.as_json):
         options.check()
-        raise typer.Exit(submit_lines(load_wiring(wiring_path), file))
+        wiring = load_wiring(wiring_path)
+        raise typer.Exit(submit_lines(wiring, file, intake_check(wiring, options.policy)))
 
 
-def submit_lines(wiring: Wiring, file: str) -> Exit:
+def submit_lines(wiring: Wiring, file: str, check: Check) -> Exit:
     """Submit the requests of a file, and print one JSON object a line for each, in their order.
 
     Args:
         wiring: The profile.
         file: A path; ``-`` reads standard input. Each line holds a request, bare or in an envelope; empty lines hold
             none.
+        check: Refuses what intake would refuse.
 
     Returns:
         0 when all were submitted; 1 when a line was refused, or a signal or the end of the reader came before the end
@@ -89,7 +92,8 @@ def submit_lines(wiring: Wiring, file: str) -> Exit:
     counts = _Counts()
     try:
         with interruptible(), open_bus(wiring, _STREAM_SECONDS) as send, Progress("submitted") as progress:
-            for batch in _batches(_watched(read_lines(file), _size_of(file), progress), wiring):
+            lines = _watched(read_lines(file), _size_of(file), progress)
+            for batch in _batches(lines, wiring, check):
                 if not _submit(batch, send, counts):
                     print_err(f"stopped after line {counts.last_line}, the control bus is away; {_RERUN}")
                     break
@@ -122,12 +126,12 @@ def _watched(lines: Iterator[Line | None], total: int, progress: Progress) -> It
         yield line
 
 
-def _batches(lines: Iterator[Line | None], wiring: Wiring) -> Iterator[list[_Item]]:
+def _batches(lines: Iterator[Line | None], wiring: Wiring, check: Check) -> Iterator[list[_Item]]:
     """Lines in batches that one request to a stream can take; a batch ends early when none has come."""
     batch: list[_Item] = []
     size = 0
     for line in lines:
-        item = _item(line, wiring) if line is not None and not line.is_empty else None
+        item = _item(line, wiring, check) if line is not None and not line.is_empty else None
         weight = len(item.submission.data) + len(item.run_id) if item is not None and item.submission else 0
         if batch and (line is None or len(batch) == MAX_REQUEST_RECORDS or size + weight > MAX_REQUEST_BYTES):
             yield batch
@@ -139,10 +143,11 @@ def _batches(lines: Iterator[Line | None], wiring: Wiring) -> Iterator[list[_Ite
         yield batch
 
 
-def _item(line: Line, wiring: Wiring) -> _Item:
+def _item(line: Line, wiring: Wiring, check: Check) -> _Item:
     message = Message(f"line {line.number}", line.raw, line.size)
     try:
-        submission = prepare(wiring, *checked_request(message, wiring.control_bus_topic))
+        submission = prepare(wiring, checked_request(message, wiring.control_bus_topic))
+        check(submission.data)
     except RequestRefused as error:
         return _Item(line.number, run_id_hint(message), error=error)
     return _Item(line.number, submission.run_id, submission)

@@ -7,9 +7,11 @@ from typing import Final
 
 import typer
 
+from scenario_runner.audit.documents import PublishedDocuments
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.published import ReadSignal
 from scenario_runner.audit.required import Known, Named, Unknown
+from scenario_runner.audit.supersession import ends_of
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.values import RunRow
 from scenario_runner.bus.base import SearchInconclusive
@@ -88,6 +90,10 @@ def _print(document: Json, *, verbose: bool) -> None:
     for name in ("pack", "policy"):
         if document.get(name):
             print_line(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
+    if document.get("supersedes"):
+        print_line(f"supersedes {document['supersedes']['old_run_id']}: {document['supersedes']['purpose']}")
+    for item in document.get("superseded_by", []):
+        print_line(f"superseded by {item['new_run_id']}: {item['purpose']}")
     print_line(Word(document["outcome"]), f": {document['summary']}")
 
 
@@ -138,7 +144,9 @@ def verify_target(wiring_path: str, target: str, files: NamedFiles) -> tuple[Jso
     if data is None:
         return _not_ready(run_id, store, known)
     found_id, findings = _verify(wiring, store, pack, known, named, data)
-    return _document(run_id or found_id, findings), Exit.DONE if findings.ok else Exit.NEGATIVE
+    run_id = run_id or found_id
+    ends = ends_of(PublishedDocuments(store), run_id) if run_id else {}
+    return _document(run_id, findings) | ends, Exit.DONE if findings.ok else Exit.NEGATIVE
 
 
 def _verify(
@@ -209,7 +217,8 @@ def _not_ready(run_id: str, store: ObjectStore, known: Known) -> tuple[Json, Exi
     if not state:
         raise UsageError(f"neither the authority nor the ledger knows a run {run_id}", Reason.RUN_NOT_FOUND)
     code = Exit.NEGATIVE if state == "READY" else exit_for_state(state)
-    return _failed(run_id, "facts view is there", f"the run is {state}; {refs.facts_view_ref(run_id)} is absent"), code
+    document = _failed(run_id, "facts view is there", f"the run is {state}; {refs.facts_view_ref(run_id)} is absent")
+    return document | ends_of(PublishedDocuments(store), run_id), code
 
 
 def _status_field(run_id: str, store: ObjectStore, key: str) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 import typer
@@ -122,7 +122,7 @@ def _selected(views: Views | None, options: WakeOptions) -> Iterator[str]:
         yield _named(views, options.run)
         return
     waiting = runs.Options(missing=options.missing).filter()
-    found = runs.found_runs(views, waiting, None, options.most + 1)
+    found = chain.from_iterable(runs.pages_of(views, waiting, None, options.most + 1))
     for number, row in enumerate(found):
         if number == options.most:
             print_err(f"more runs wait for that: --max is {options.most}")

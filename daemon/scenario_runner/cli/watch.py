@@ -22,7 +22,7 @@ from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_line, rendered
 from scenario_runner.cli.explain import answer
 from scenario_runner.cli.read_only import KeptAuthority
-from scenario_runner.cli.runs import shown_run
+from scenario_runner.cli.runs import shown_runs
 from scenario_runner.cli.status import RunSearch
 from scenario_runner.cli.text import Part, Word, is_terminal, shortened, width
 from scenario_runner.cli.waiting import interruptible
@@ -138,8 +138,8 @@ class _Runs(_Show):
 
     def _with_ended(self, found: Sequence[Json]) -> Sequence[Json]:
         gone = list(self._known.keys() - {item["run_id"] for item in found})
-        rows = (self._authority.ask(lambda views: views.summaries(gone)) or []) if gone else []
-        return [*found, *(shown_run(row) for row in rows if row.state not in _STATES)]
+        ended = (self._authority.ask(lambda views: _ended(views, gone)) or []) if gone else []
+        return [*found, *ended]
 
     def _table(self, found: Sequence[Json], clock: Clock) -> Iterator[Sequence[Part]]:
         counts = [f"{state} {_count(found, state)}" for state in _STATES]
@@ -154,7 +154,12 @@ class _Runs(_Show):
 def _on_their_way(views: Views) -> list[Json]:
     """Runs that have not ended: a page of each state, those that are due first; waiting ones by their deadline."""
     filters = [RunFilter(state=state, by_deadline=state is RunState.WAITING_EVIDENCE) for state in _STATES]
-    return [shown_run(row) for asked in filters for row in views.list_runs(asked, None, _PAGE)]
+    return [item for asked in filters for item in shown_runs(views, views.list_runs(asked, None, _PAGE))]
+
+
+def _ended(views: Views, run_ids: Sequence[str]) -> list[Json]:
+    """Those of some runs that have ended."""
+    return list(shown_runs(views, [row for row in views.summaries(run_ids) if row.state not in _STATES]))
 
 
 def _count(found: Sequence[Json], state: str) -> str:

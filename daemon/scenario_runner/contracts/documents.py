@@ -355,6 +355,25 @@ class RequestRejected(WireModel):
     request_message_id: ShortText | None = None
 
 
+class SupersessionAttributes(WireModel):
+    """Attributes of a RUN_REQUEST that corrects a run which has ended."""
+
+    supersedes_run_id: Hex32
+    supersession_purpose: ShortText
+    supersession_reason_code: ShortText | None = None
+
+
+class RunSupersedes(WireModel):
+    """run_supersedes_signal: payload of RUN_SUPERSEDES, and the supersession object."""
+
+    old_run_id: Hex32
+    new_run_id: Hex32
+    purpose: ShortText
+    reason_code: ShortText | None = None
+    old_facts_view_ref: Ref | None = None
+    new_facts_view_ref: Ref
+
+
 class Envelope(WireModel):
     """The control-bus envelope around every payload."""
 
@@ -379,6 +398,7 @@ DOCUMENTS: dict[str, type[WireModel]] = {
     "control_bus_envelope": Envelope,
     "quarantine_record": QuarantineRecord,
     "request_rejected": RequestRejected,
+    "run_supersedes_signal": RunSupersedes,
 }
 """Schema name (file ``NAME.schema.yaml`` under ``schema_root``) to model: SR's own documents."""
 
@@ -393,7 +413,7 @@ BOUNDARY_DOCUMENTS: dict[str, type[WireModel]] = {
 """Schema name (file ``NAME.schema.yaml`` under ``engine_contracts_root``) to model: the engine boundary."""
 
 OWN_DOCUMENTS: frozenset[str] = frozenset(
-    {"control_bus_envelope", "quarantine_record", "request_rejected", "bundle_manifest_entry"}
+    {"control_bus_envelope", "quarantine_record", "request_rejected", "run_supersedes_signal", "bundle_manifest_entry"}
 )
 """Documents that only SR writes and reads: packs of others do not bring their schemas."""
 

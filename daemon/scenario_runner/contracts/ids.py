@@ -45,6 +45,11 @@ def rejected_message_id(record_key: str) -> str:
     return _sha(f"rejected|{record_key}")
 
 
+def supersedes_message_id(old_run_id: str, new_run_id: str, purpose: str) -> str:
+    """hex64 message id of a RUN_SUPERSEDES signal."""
+    return _sha(f"supersedes|{old_run_id}|{new_run_id}|{purpose}")
+
+
 def submission_message_id(run_id: str, request_digest: str) -> str:
     """hex64 message id of a submitted run request; the digest is the sha256 of the canonical request document.
 

@@ -49,6 +49,9 @@ class Reason(StrEnum):
     NO_OUTPUTS = "NO_OUTPUTS"
     NO_REQUIRED_GATES = "NO_REQUIRED_GATES"
     REUSE_NOT_ALLOWED = "REUSE_NOT_ALLOWED"
+    SUPERSEDED_RUN_NOT_FOUND = "SUPERSEDED_RUN_NOT_FOUND"
+    SUPERSEDED_RUN_NOT_ENDED = "SUPERSEDED_RUN_NOT_ENDED"
+    SUPERSESSION_CYCLE = "SUPERSESSION_CYCLE"
 
     # Evidence.
     EVIDENCE_MALFORMED = "EVIDENCE_MALFORMED"
@@ -60,6 +63,7 @@ class Reason(StrEnum):
     EVIDENCE_MISSING = "EVIDENCE_MISSING"
     OUTPUT_OF_ANOTHER_RUN = "OUTPUT_OF_ANOTHER_RUN"
     PACK_DRIFT = "PACK_DRIFT"
+    SUPERSESSION_DRIFT = "SUPERSESSION_DRIFT"
 
     # Engine.
     ENGINE_LAUNCH_FAILED = "ENGINE_LAUNCH_FAILED"
@@ -119,6 +123,9 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_OUTPUTS: "The request names no outputs and the policy has no default ones.",
     Reason.NO_REQUIRED_GATES: "No gate authorises any of the requested outputs, so nothing could be verified.",
     Reason.REUSE_NOT_ALLOWED: "The request insists on reusing evidence and the policy does not allow reuse.",
+    Reason.SUPERSEDED_RUN_NOT_FOUND: "The request supersedes a run that is not known.",
+    Reason.SUPERSEDED_RUN_NOT_ENDED: "The request supersedes a run that has not ended; wait until it has.",
+    Reason.SUPERSESSION_CYCLE: "A run cannot supersede itself, directly or through other runs.",
     Reason.EVIDENCE_MALFORMED: "A flag, index or artifact is not of the form that the gate map declares.",
     Reason.EVIDENCE_TOO_LARGE: "Evidence is larger, or takes longer to examine, than a bound that the detail names.",
     Reason.EVIDENCE_CHANGED: "An artifact kept changing while it was being read.",
@@ -128,6 +135,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.EVIDENCE_MISSING: "Evidence is not there yet; the run waits for it until its evidence deadline.",
     Reason.OUTPUT_OF_ANOTHER_RUN: "An output's path needs the run id, and the engine run at the root has another one.",
     Reason.PACK_DRIFT: "The pinned interface pack in the object store is not the one that the run was admitted with.",
+    Reason.SUPERSESSION_DRIFT: "A supersession object already exists for the run with other bytes.",
     Reason.ENGINE_LAUNCH_FAILED: "The engine could not be started.",
     Reason.ATTEMPT_LOG_DRIFT: "Logs of an attempt already exist in the object store with other bytes.",
     Reason.LETTER_BYTES_NOT_KEPT: "The bytes of the refused record are not kept whole, so it cannot be judged again.",

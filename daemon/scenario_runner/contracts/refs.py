@@ -38,6 +38,11 @@ def quarantine_ref(run_id: str) -> str:
     return f"{PREFIX}/quarantine/{run_id}.json"
 
 
+def supersession_ref(run_id: str) -> str:
+    """Which run this one corrects, write-once: beside the v0 documents."""
+    return f"{PREFIX}/supersession/{run_id}.json"
+
+
 def attempt_log_ref(run_id: str, attempt_no: int, stream: str) -> str:
     """What an attempt of an engine wrote to a stream (``stdout`` or ``stderr``), write-once."""
     return f"{PREFIX}/engine_attempt_logs/run_id={run_id}/attempt_no={attempt_no}/{stream}.log"

@@ -81,6 +81,7 @@ class SignalKind(StrEnum):
     READY_REEMIT = "READY_REEMIT"
     TERMINAL_REEMIT = "TERMINAL_REEMIT"
     REQUEST_REJECTED = "REQUEST_REJECTED"
+    RUN_SUPERSEDES = "RUN_SUPERSEDES"
 
 
 OWN_SIGNALS: Final = frozenset(
@@ -90,6 +91,7 @@ OWN_SIGNALS: Final = frozenset(
         SignalKind.READY_REEMIT,
         SignalKind.TERMINAL_REEMIT,
         SignalKind.REQUEST_REJECTED,
+        SignalKind.RUN_SUPERSEDES,
     }
 )
 
@@ -111,6 +113,8 @@ class EventKind(StrEnum):
 
     RUN_ADMITTED = "RUN_ADMITTED"
     PLAN_COMMITTED = "PLAN_COMMITTED"
+    GOV_POLICY_REV = "GOV_POLICY_REV"
+    GOV_PLAN_HASH = "GOV_PLAN_HASH"
     VERIFICATION_STARTED = "VERIFICATION_STARTED"
     ENGINE_ATTEMPT_LAUNCH_REQUESTED = "ENGINE_ATTEMPT_LAUNCH_REQUESTED"
     ENGINE_JOB_SUBMITTED = "ENGINE_JOB_SUBMITTED"
@@ -119,16 +123,21 @@ class EventKind(StrEnum):
     GATES_PASSED = "GATES_PASSED"
     RECEIPTS_COMMITTED = "RECEIPTS_COMMITTED"
     FACTS_VIEW_COMMITTED = "FACTS_VIEW_COMMITTED"
+    GOV_BUNDLE_HASH = "GOV_BUNDLE_HASH"
+    GOV_REEMIT_KEY = "GOV_REEMIT_KEY"
     RUN_READY = "RUN_READY"
     RUN_FAILED = "RUN_FAILED"
     RUN_QUARANTINED = "RUN_QUARANTINED"
+    SUPERSEDES = "SUPERSEDES"
+    SUPERSEDED_BY = "SUPERSEDED_BY"
+    READY_PUBLISHED = "READY_PUBLISHED"
     REEMIT_REQUESTED = "REEMIT_REQUESTED"
     REEMIT_DRY_RUN = "REEMIT_DRY_RUN"
     REEMIT_PUBLISHED = "REEMIT_PUBLISHED"
     REEMIT_FAILED = "REEMIT_FAILED"
 
 
-#: The event that ends a run, of each final state. Events of re-emits may follow it.
+#: The event that ends a run, of each final state. Others may follow it: they decide nothing of the run.
 ENDINGS: Final = frozenset({EventKind.RUN_READY, EventKind.RUN_FAILED, EventKind.RUN_QUARANTINED})
 #: Events that tell of signals that were published again. They decide nothing of the run.
 REEMIT_EVENTS: Final = frozenset(

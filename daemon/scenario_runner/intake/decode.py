@@ -12,6 +12,7 @@ from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.ids import HEX32, run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
+from scenario_runner.contracts.supersession import Supersession, supersession_of
 from scenario_runner.contracts.types import KEY_MAX_LENGTH
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})
@@ -60,6 +61,7 @@ class Decoded:
         kind: ``attributes.kind``; RUN_REQUEST for a request without an envelope.
         message_id: ``message_id`` of the envelope; empty without one.
         document: The payload, or the whole message when it came without an envelope.
+        supersession: What its attributes say of a run that it corrects.
         foreign: The topic of an envelope of another topic than ours; empty otherwise. The document is then empty.
     """
 
@@ -67,6 +69,7 @@ class Decoded:
     message_id: str
     document: Json
     foreign: str = ""
+    supersession: Supersession | None = None
 
 
 def decode(message: Message, topic: str, limit: int) -> Decoded:
@@ -149,7 +152,8 @@ def _open(document: Json, topic: str) -> Decoded:
         )
     envelope = _envelope(document)
     _refuse_other_versions(envelope.attributes)
-    return Decoded(kind, envelope.message_id, envelope.payload)
+    supersession = supersession_of(envelope.attributes) if kind == SignalKind.RUN_REQUEST else None
+    return Decoded(kind, envelope.message_id, envelope.payload, supersession=supersession)
 
 
 def _open_foreign(document: Json) -> Decoded:

@@ -13,6 +13,7 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs, plan_hash
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, Disposition, SignalKind
+from scenario_runner.contracts.supersession import refuse_itself
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
 from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
@@ -61,6 +62,7 @@ def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
             return _reemit(message, decoded, admission)
         request = parse_run_request(decoded.document)
         intent, inputs = plan_request(request, admission)
+        refuse_itself(intent.run_id, decoded.supersession)
     except RequestRefused as refused:
         return _rejected(message, decoded, refused, admission.record_limit)
     return _admitted(message, decoded, request, intent, inputs)
@@ -90,6 +92,7 @@ def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: I
         plan_ref=refs.plan_ref(intent.run_id),
         evidence_wait_us=inputs.evidence_wait_seconds * MICROS,
         invoker=request.invoker or "",
+        supersession=decoded.supersession,
     )
     # Only the authority can know whether the key is taken, so the refusal is ready in case it is.
     refusal = _refusal(message, decoded, intent.run_id, Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL)

@@ -4,7 +4,7 @@ from scenario_runner.authority.values import RunRow, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.ids import event_id_of, terminal_message_id
-from scenario_runner.contracts.states import ENDINGS, RunState
+from scenario_runner.contracts.states import ENDINGS, EventKind, RunState
 from scenario_runner.contracts.times import format_micros
 
 
@@ -71,6 +71,12 @@ def quarantine_document(run: RunRow, events: tuple[StoredEvent, ...]) -> Json:
         "status_ref": refs.status_ref(run.run_id),
         "report": last.details.get("report", {}),
     }
+
+
+def supersession_document(events: tuple[StoredEvent, ...]) -> Json | None:
+    """The supersession object of a run: the payload of its RUN_SUPERSEDES; None when it supersedes no run."""
+    found = next((event for event in events if event.kind == EventKind.SUPERSEDES), None)
+    return None if found is None else dict(found.details["supersedes"])
 
 
 def ready_payload(events: tuple[StoredEvent, ...]) -> Json:

@@ -11,14 +11,21 @@ from typing import TypeVar
 
 import structlog
 
-from scenario_runner.authority.values import ProjectionTask
+from scenario_runner.authority.values import ProjectionTask, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json, sha256_hex
 from scenario_runner.contracts.errors import SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.gates.receipts import FactsView, InstanceReceiptFile
-from scenario_runner.ledger.documents import ending, quarantine_document, ready_payload, record_bytes, status_document
+from scenario_runner.ledger.documents import (
+    ending,
+    quarantine_document,
+    ready_payload,
+    record_bytes,
+    status_document,
+    supersession_document,
+)
 from scenario_runner.ledger.projections import Projection, project, record_step, status_step
 from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.ledger.write_once import MAX_DOCUMENT, Failure, WriteOnce, WriteOnceObjects, drift_of
@@ -226,20 +233,31 @@ class Ledger:
         return project(self.store, documents, status_step, self._map)
 
     def _write_finals(self, owed: Sequence[ProjectionTask]) -> list[Failure | None]:
-        finals: dict[int, WriteOnce] = {}
+        finals: list[tuple[int, WriteOnce]] = []
         for number, item in enumerate(owed):
             run = item.run
             if run.state is RunState.READY:
                 data = canonical_bytes(ready_payload(item.events))
-                finals[number] = (refs.ready_signal_ref(run.run_id), data, Reason.READY_SIGNAL_DRIFT)
+                finals.append((number, (refs.ready_signal_ref(run.run_id), data, Reason.READY_SIGNAL_DRIFT)))
+                finals += [(number, final) for final in self._supersession(run.run_id, item.events)]
             elif run.state is RunState.QUARANTINED:
                 document = quarantine_document(run, item.events)
                 self._schemas.check("quarantine_record", document)
-                finals[number] = (refs.quarantine_ref(run.run_id), canonical_bytes(document), Reason.QUARANTINE_DRIFT)
+                data = canonical_bytes(document)
+                finals.append((number, (refs.quarantine_ref(run.run_id), data, Reason.QUARANTINE_DRIFT)))
         results: list[Failure | None] = [None] * len(owed)
-        for number, failure in zip(finals, self._objects.write(list(finals.values())), strict=True):
-            results[number] = failure
+        failures = self._objects.write([item for _, item in finals])
+        for (number, _), failure in zip(finals, failures, strict=True):
+            results[number] = results[number] or failure
         return results
+
+    def _supersession(self, run_id: str, events: tuple[StoredEvent, ...]) -> list[WriteOnce]:
+        """The supersession object of a READY run that supersedes another, which is there before RUN_SUPERSEDES is."""
+        document = supersession_document(events)
+        if document is None:
+            return []
+        self._schemas.check("run_supersedes_signal", document)
+        return [(refs.supersession_ref(run_id), canonical_bytes(document), Reason.SUPERSESSION_DRIFT)]
 
 
 def _was_final(item: ProjectionTask) -> bool:

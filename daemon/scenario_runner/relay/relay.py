@@ -14,13 +14,13 @@ from typing import Final
 import structlog
 
 from scenario_runner.authority.base import Authority
+from scenario_runner.authority.reemits import sent
 from scenario_runner.authority.values import (
     UNTIL_RESTART,
     OutboxRow,
     ProjectionFailure,
     ProjectionTask,
     ReemitEnd,
-    Sent,
 )
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
@@ -168,9 +168,9 @@ class Relay:
         return len(rows) - len(failed)
 
     def _mark(self, published: Sequence[tuple[OutboxRow, PublishResult]]) -> None:
-        sent = [Sent(row.outbox_id, result.receipt) for row, result in published if not row.emission]
-        if sent:
-            self._authority.mark_sent(sent)
+        first = [sent(row, result.receipt) for row, result in published if not row.emission]
+        if first:
+            self._authority.mark_sent(first)
         repeated = [ReemitEnd(row, result.receipt) for row, result in published if row.emission]
         if repeated:
             self._authority.end_reemits(repeated)

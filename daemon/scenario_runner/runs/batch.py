@@ -32,6 +32,7 @@ from scenario_runner.runs.effects import (
     Attested,
     Examined,
     FindReceipts,
+    FindSuperseded,
     PlanAndExamine,
     ReadClock,
     RecordProgress,
@@ -144,6 +145,7 @@ class RunDriver:
             RecordProgress: self._record_progress,
             WriteReceipts: self._write_receipts,
             WriteFactsView: self._write_facts_views,
+            FindSuperseded: self._find_superseded,
         }
 
     def _is_handed_over(self, member: Member) -> bool:
@@ -295,6 +297,15 @@ class RunDriver:
             return self._ledger.write_facts_views([_effect(member, WriteFactsView).view for member in members])
 
         return self._under_lease(members, write)
+
+    def _find_superseded(self, members: Sequence[Member]) -> Sequence[Answer]:
+        return [_caught(partial(self._final_state, _effect(member, FindSuperseded).run_id)) for member in members]
+
+    def _final_state(self, run_id: str) -> RunState:
+        run = self._authority.run(run_id)
+        if run is None or run.state not in FINAL_STATES:  # a correction is admitted only of a run that has ended
+            raise Unavailable(f"the superseded run {run_id} is not in the authority, or has not ended")
+        return run.state
 
     def _under_lease(self, members: Sequence[Member], write: Performer) -> list[Answer]:
         """Write for the members whose lease is still valid; in the place of each other one, the loss of its lease.

@@ -2,14 +2,16 @@
 
 from typing import Final
 
-from scenario_runner.authority.values import Claim, Event, SignalDraft, Transition
+from scenario_runner.authority.values import Claim, Event, SignalDraft, Superseding, Transition
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256
 from scenario_runner.contracts.errors import LedgerDrift, Refusal
+from scenario_runner.contracts.ids import supersedes_message_id
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import TRANSITIONS, EventKind, RunState, SignalKind, Strategy
+from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
@@ -66,13 +68,23 @@ def gates_recorded_now(claim: Claim, now_us: int, attested: Attested) -> Transit
     return gates_recorded(claim, later_than(claim, now_us), events, attested.gates_passed_digest)
 
 
-def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Transition:
-    """READY: only from the attestation of a finished verified set, whose facts view is in the ledger."""
+def ready(
+    claim: Claim, now_us: int, attested: Attested, view: FactsView, old_state: RunState | None = None
+) -> Transition:
+    """READY: only from the attestation of a finished verified set, whose facts view is in the ledger.
+
+    Args:
+        claim: The run.
+        now_us: The database's clock.
+        attested: Its attestation.
+        view: Its facts view.
+        old_state: Of a correction: the state in which the run ended that it supersedes.
+    """
     signal = SignalDraft(
         view.message_id,
         SignalKind.READY,
         claim.run_id,
-        {"facts_view_digest": view.digest},
+        {"facts_view_digest": view.digest, "run_id": claim.run_id},
         canonical_bytes(view.ready),
     )
     recorded = claim.report_digest == attested.gates_passed_digest
@@ -84,9 +96,26 @@ def ready(claim: Claim, now_us: int, attested: Attested, view: FactsView) -> Tra
             RunState.VERIFYING,
             {"ref": refs.facts_view_ref(claim.run_id), "digest": view.digest, "bundle_hash": view.bundle_hash},
         ),
+        Event(EventKind.GOV_BUNDLE_HASH, RunState.VERIFYING, {"bundle_hash": view.bundle_hash}),
+        _reemit_key(signal, RunState.VERIFYING),
         Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
     )
-    return ended(claim, RunState.READY, "", later_than(claim, now_us), events, signal, view.digest)
+    at_us = later_than(claim, now_us)
+    if claim.supersession is None or old_state is None:
+        return ended(claim, RunState.READY, "", at_us, events, signal, view.digest)
+    own, superseding = _superseding(claim.run_id, claim.supersession, old_state)
+    return ended(claim, RunState.READY, "", at_us, (*events, own), signal, view.digest, superseding)
+
+
+def _superseding(run_id: str, supersession: Supersession, old_state: RunState) -> tuple[Event, Superseding]:
+    """The event in the record of a correction, and what its READY does to the run that it supersedes."""
+    old_run_id = supersession.old_run_id
+    payload = supersession.payload(run_id, old_state)
+    message_id = supersedes_message_id(old_run_id, run_id, supersession.purpose)
+    details = {"supersedes": payload, "message_id": message_id}
+    signal = SignalDraft(message_id, SignalKind.RUN_SUPERSEDES, run_id, {"run_id": run_id}, canonical_bytes(payload))
+    by = Event(EventKind.SUPERSEDED_BY, old_state, {"superseded_by": payload, "message_id": message_id})
+    return Event(EventKind.SUPERSEDES, RunState.READY, details), Superseding(old_run_id, by, signal)
 
 
 def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transition:
@@ -158,10 +187,17 @@ def negative(
     message_id, payload = terminal_signal(claim.run_id, state, code, at_us)
     kind = EventKind.RUN_FAILED if state is RunState.FAILED else EventKind.RUN_QUARANTINED
     event = Event(kind, state, {"reason_code": code, "detail": detail[:_MAX_DETAIL], "report": report})
-    signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, {}, canonical_bytes(payload))
+    attributes = {"run_id": claim.run_id, "state": state.value}
+    signal = SignalDraft(message_id, SignalKind.TERMINAL, claim.run_id, attributes, canonical_bytes(payload))
     # A run whose engine failed has failed without being verified.
     way = () if state in TRANSITIONS[claim.state] else resumed(claim)
-    return ended(claim, state, code, at_us, (*before, *way, event), signal)
+    last = way[-1].state if way else claim.state
+    return ended(claim, state, code, at_us, (*before, *way, _reemit_key(signal, last), event), signal)
+
+
+def _reemit_key(signal: SignalDraft, state: RunState) -> Event:
+    """The message id under which the end of the run may be published again: fixed in the commit that ends the run."""
+    return Event(EventKind.GOV_REEMIT_KEY, state, {"kind": signal.kind.value, "reemit_key": signal.message_id})
 
 
 def resumed(claim: Claim) -> tuple[Event, ...]:

@@ -148,6 +148,17 @@ class WriteFactsView:
 
 
 @dataclass(frozen=True, slots=True)
+class FindSuperseded:
+    """Ask in which state the run ended that this one corrects. Answer: its final state, which never changes.
+
+    Raises in the lifecycle:
+        Unavailable: the authority does not answer.
+    """
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareLaunch:
     """Put the invocation document where the engine reads it. Nothing is launched. Answer: :class:`Prepared`.
 
@@ -246,5 +257,6 @@ Effect = (
     | RecordProgress
     | WriteReceipts
     | WriteFactsView
+    | FindSuperseded
     | EngineEffect
 )

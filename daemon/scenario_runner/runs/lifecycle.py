@@ -12,7 +12,9 @@ step                                    a crash after it leaves
 3. manifests, instance receipts         objects that the next attempt finds equal
 4. run_facts_view written               an object that the next attempt finds equal
 5. one transaction: READY, its events   a READY run whose record, status and READY signal are owed; the relay
-   and its signal in the outbox         delivers them
+   and its signal in the outbox; of a   delivers them, and RUN_SUPERSEDES after the READY
+   correction also SUPERSEDED_BY in the
+   record of the run that it supersedes
 ======================================  ================================================================
 
 Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
@@ -58,6 +60,7 @@ from scenario_runner.runs.effects import (
     Effect,
     Examined,
     FindReceipts,
+    FindSuperseded,
     PlanAndExamine,
     ReadClock,
     WriteFactsView,
@@ -133,7 +136,9 @@ def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
     view = facts_view(attested.attestation, intent)
     yield from _put_receipts_in_place(progress, attested)
     yield WriteFactsView(view)
-    return ready(progress.claim, (yield ReadClock()), attested, view)
+    # Only a correction that becomes READY supersedes: with any other end, the run that it corrects stands as it is.
+    old_state = (yield FindSuperseded(claim.supersession.old_run_id)) if claim.supersession is not None else None
+    return ready(progress.claim, (yield ReadClock()), attested, view, old_state)
 
 
 def _put_receipts_in_place(progress: Progress, attested: Attested) -> Generator[Effect, Any, None]:

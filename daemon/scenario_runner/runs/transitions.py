@@ -1,6 +1,6 @@
 """The four transitions of a claimed run: its gates are recorded, it waits, it is tried again, it ends. Pure."""
 
-from scenario_runner.authority.values import Claim, Event, SignalDraft, Transition
+from scenario_runner.authority.values import Claim, Event, SignalDraft, Superseding, Transition
 from scenario_runner.contracts.states import RunState
 
 
@@ -58,7 +58,7 @@ def retry_later(claim: Claim, due_us: int, error: str) -> Transition:
 
 def ended(
     claim: Claim, state: RunState, reason_code: str, at_us: int, events: tuple[Event, ...], signal: SignalDraft,
-    facts_view_digest: str = "",
+    facts_view_digest: str = "", superseding: Superseding | None = None,
 ) -> Transition:  # fmt: skip
     """End the run, in one transaction with its last events and its signal.
 
@@ -70,9 +70,10 @@ def ended(
         events: From the claim's state to the end.
         signal: Tells others of the end.
         facts_view_digest: Of READY.
+        superseding: Of the READY of a correction.
     """
     return Transition(
         claim, state, at_us, due_us=None, keep_lease=False, wakes=claim.wakes, retries=claim.retries, last_error="",
         report_digest=claim.report_digest, events=events, reason_code=reason_code,
-        facts_view_digest=facts_view_digest, signal=signal,
+        facts_view_digest=facts_view_digest, signal=signal, superseding=superseding,
     )  # fmt: skip

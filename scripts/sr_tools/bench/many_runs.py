@@ -23,6 +23,8 @@ Row = dict[str, Any]
 _APART_US: Final = MICROS // 10
 #: Of a hundred runs this one waits for paths of its own.
 _OWN_PATHS: Final = 13
+#: Events of an admission: a run that was admitted and not claimed yet has no more.
+_ADMISSION_EVENTS: Final = 4
 _TABLES: Final = ("runs", "run_events", "intake_records", "outbox", "dead_letters")
 _KINDS: Final = (
     "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
@@ -114,12 +116,12 @@ def _run(templates: Mapping[str, Template], number: int, at_us: int) -> Iterator
     elif state in ("PLANNED", "WAITING_EVIDENCE"):
         changes |= {"due_us": at_us + 60 * MICROS, "lease_owner": "", "lease_until_us": 0}
     if state == "PLANNED":
-        changes |= {"event_seq": 2, "projected_seq": 2}
+        changes |= {"event_seq": _ADMISSION_EVENTS, "projected_seq": _ADMISSION_EVENTS}
     whole = state not in ("READY", "PLANNED") or number % 20 == 0
     if source == "WAITING_EVIDENCE" and state == source and number % 100 == _OWN_PATHS:
         changes["missing"] = run["missing"].replace("\n", f"\nelsewhere/{number}/")
     yield "runs", {**run, **changes}
-    for event in template["run_events"] if whole else template["run_events"][:2]:
+    for event in template["run_events"] if whole else template["run_events"][:_ADMISSION_EVENTS]:
         details = event["details"]
         if source == "WAITING_EVIDENCE" and number % 10 == 3:
             details = details.replace(b'"missing":"', b'"missing":"elsewhere/%d/' % number)

@@ -54,7 +54,12 @@ def new_run(key: str, fingerprint: str = "one", wait_us: int = WAIT, strategy: s
         run_equivalence_key=key,
         fingerprint=hex64(fingerprint),
         intent={"seed": 2**64 - 1, "note": fingerprint},
-        inputs={"pack_digest": hex64("pack"), "gates": ["g"], "strategy": strategy},
+        inputs={
+            "pack_digest": hex64("pack"),
+            "gates": ["g"],
+            "strategy": strategy,
+            "policy_rev": {"policy_id": "policy"},
+        },
         plan_hash=hex64("plan" + fingerprint),
         plan_ref=f"plan/{key}",
         evidence_wait_us=wait_us,

@@ -388,6 +388,8 @@ def evidence(world: Any) -> dict[str, Any]:
             found[f"READY {item['message_id']}"] = (canonical(payload), item["attributes"], item["partition_key"])
         elif kind in ("READY_REEMIT", "TERMINAL_REEMIT"):
             found[kind] = found.get(kind, 0) + 1
+        elif kind == "RUN_SUPERSEDES":
+            found[f"{kind} {item['message_id']}"] = (canonical(payload), item["attributes"], item["partition_key"])
         elif kind == "TERMINAL":
             found["terminal"].append((payload["run_id"], payload["status_state"], payload["reason_code"]))
         else:
@@ -397,7 +399,7 @@ def evidence(world: Any) -> dict[str, Any]:
     ledger = world.store / PREFIX  # asked for once: it may be a copy that is brought up to date
     for rel in files_below(ledger):
         folder, path = rel.split("/", 1)[0], ledger / rel
-        if folder in ("run_facts_view", "ready_signal", "instance_receipts", "interface_pack"):
+        if folder in ("run_facts_view", "ready_signal", "instance_receipts", "interface_pack", "supersession"):
             found[rel] = sha(path.read_bytes())
         elif folder == "run_plan":
             found[rel] = {k: v for k, v in json.loads(path.read_bytes()).items() if not k.endswith("_utc")}

@@ -62,14 +62,15 @@ REFUSED: Final = frozenset({"REJECTED", "CONFLICT"})
 CONCAT: Final = "sha256_member_digest_concat"
 WRITE_ONCE: Final = (
     "run_plan", "run_facts_view", "ready_signal", "quarantine", "interface_pack", "instance_receipts",
-    "engine_invocations",
+    "engine_invocations", "supersession",
 )  # fmt: skip
 REEMIT_EVENTS: Final = frozenset({"REEMIT_REQUESTED", "REEMIT_DRY_RUN", "REEMIT_PUBLISHED", "REEMIT_FAILED"})
+AFTER_THE_END: Final = REEMIT_EVENTS | {"READY_PUBLISHED", "SUPERSEDES", "SUPERSEDED_BY"}
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _RUN: Final = r"[0-9a-f]{32}"
 _KEYS: Final = re.compile(
     rf"{PREFIX}/(?:"
-    rf"(?:run_plan|run_status|run_facts_view|ready_signal|quarantine)/{_RUN}\.json|run_record/{_RUN}\.jsonl"
+    rf"(?:run_plan|run_status|run_facts_view|ready_signal|quarantine|supersession)/{_RUN}\.json|run_record/{_RUN}\.jsonl"
     r"|interface_pack/[0-9a-f]{64}\.json|engine_invocations/[0-9a-f]{32}\.json"
     r"|instance_receipts/output_id=[A-Za-z0-9_.-]+(?:/manifest_fingerprint=[0-9a-f]{64})?"
     rf"(?:/parameter_hash=[0-9a-f]{{64}})?(?:/seed=[0-9]+)?(?:/scenario_id=[^/]+)?(?:/run_id={_RUN})?"
@@ -658,7 +659,7 @@ def _states_agree(w: Facts, run_id: str, row: Json) -> Iterator[str]:
     status = w.document("run_status", run_id)
     if not states or not states[-1] == status["state"] == row["state"]:
         yield f"{run_id}: row {row['state']}, status {status['state']}, record {states[-1:]} do not agree"
-    ends = [line for line in w.records.get(run_id, []) if line["event_kind"] not in REEMIT_EVENTS]
+    ends = [line for line in w.records.get(run_id, []) if line["event_kind"] not in AFTER_THE_END]
     if sum(line["details"]["state"] in TERMINAL for line in ends) > 1:
         yield f"the record of {run_id} holds more than one terminal state"
     if status.get("reason_code", "") != row["reason_code"] or ("facts_view_ref" in status) != (row["state"] == "READY"):
@@ -747,6 +748,33 @@ def i6_ready_exactly_when_owed_and_sent(w: Facts) -> Iterator[str]:
         if name not in known:
             yield f"the stream holds {name}, which no outbox row owes"
     yield from _emissions(w)
+    yield from _supersessions(w)
+
+
+def _supersessions(w: Facts) -> Iterator[str]:
+    """A correction that is READY is told by one signal, one object and both records; any other run by none."""
+    signals = {row["run_id"]: parse(row["payload"]) for row in w.tables["outbox"] if row["kind"] == "RUN_SUPERSEDES"}
+    told = {run_id: [_told(line) for line in lines if _told(line)] for run_id, lines in w.records.items()}
+    for run_id, row in w.rows.items():
+        ready = row["supersedes"] if row["state"] == "READY" else ""
+        stored = w.objects.get(f"{PREFIX}/supersession/{run_id}.json")
+        payload = signals.get(run_id)
+        if not ready:
+            if payload or stored or any(item["new_run_id"] == run_id for item in told.get(run_id, [])):
+                yield f"{run_id} supersedes a run without being a READY correction"
+            continue
+        if payload is None or (payload["old_run_id"], payload["new_run_id"]) != (ready, run_id):
+            yield f"{run_id} supersedes {ready}, and its RUN_SUPERSEDES says {payload}"
+        elif stored is None or parse(stored) != payload:
+            yield f"the supersession object of {run_id} is not what its RUN_SUPERSEDES says"
+        elif told[run_id].count(payload) != 1 or told.get(ready, []).count(payload) != 1:
+            yield f"the records of {run_id} and {ready} do not both say once that one supersedes the other"
+
+
+def _told(line: Json) -> Json:
+    details = line["details"]
+    found: Json = details.get("supersedes", {}) if line["event_kind"] == "SUPERSEDES" else {}
+    return details.get("superseded_by", {}) if line["event_kind"] == "SUPERSEDED_BY" else found
 
 
 def _signal_name(row: Json) -> str:
@@ -979,11 +1007,11 @@ def _transitions(run_id: str, lines: list[Json]) -> Iterator[str]:
         if after != before and after not in NEXT.get(before, frozenset()):
             yield f"{run_id} went from {before} to {after}"
     for before, line in pairwise(lines):
-        if before["details"]["state"] in TERMINAL and line["event_kind"] not in REEMIT_EVENTS:
+        if before["details"]["state"] in TERMINAL and line["event_kind"] not in AFTER_THE_END:
             yield f"the record of {run_id} goes on after {before['details']['state']}"
     for line in lines:
-        if line["event_kind"] in REEMIT_EVENTS and line["details"]["state"] not in TERMINAL:
-            yield f"the record of {run_id} tells of a re-emit before its end"
+        if line["event_kind"] in AFTER_THE_END and line["details"]["state"] not in TERMINAL:
+            yield f"the record of {run_id} tells of {line['event_kind']} before its end"
     times = [micros(line["ts_utc"]) for line in lines]
     if times != sorted(times):
         yield f"the times in the record of {run_id} go back"
@@ -1019,7 +1047,7 @@ def _codes(w: Facts) -> Iterator[tuple[str, str]]:
 
 def _said(value: object) -> Iterator[str]:
     if isinstance(value, dict):
-        if "reason_code" in value:
+        if "reason_code" in value and "new_run_id" not in value:  # a correction carries its sender's own code
             yield str(value["reason_code"])
         for item in value.values():
             yield from _said(item)

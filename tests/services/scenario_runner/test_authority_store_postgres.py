@@ -758,7 +758,7 @@ def test_an_outcome_that_the_server_still_works_on_is_waited_for_and_not_taken_f
         until(lambda: waiting() == 2, 10)
     assert answer.result(30) == [None]
     assert len(lossy.signals(hex32("k")).rows) == 1
-    assert len(lossy.events(hex32("k"))) == 5
+    assert len(lossy.events(hex32("k"))) == 7
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -9,7 +9,8 @@
 -- that a claim reads those of runs that have some. strategy is that of the plan, empty for runs of releases without
 -- attempts: a claim leaves a run in state PLANNED that invokes its engine first (FORCE_INVOKE). missing holds the paths that
 -- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
--- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them.
+-- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them. supersedes is the run that a
+-- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -43,12 +44,15 @@ CREATE TABLE runs (
     attempts            INTEGER NOT NULL DEFAULT 0,
     strategy            TEXT NOT NULL DEFAULT '',
     missing             TEXT NOT NULL DEFAULT '',
+    supersedes          TEXT NOT NULL DEFAULT '',
+    supersession        TEXT NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
+CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

@@ -59,32 +59,44 @@ SELECT sr_now_us() AS now;
 --   caller sends the batch again; this time B's disposition is seen, and is the answer.
 -- When A commits first, B may skip the record ("others"): of a refused record there is nothing but what is joined with
 -- "new_records" (dead letter, signal), so nothing is left of B's disposition, and its next round finds A's.
+-- A correction names a run that has ended. That is seen in the same statement, and stays so: a run ends once and is never
+-- deleted. Why it is refused otherwise, and the payload of its signal, come with the record.
 -- A run that another intake is inserting just now is skipped as well; such a record becomes NULL here, is not inserted,
 -- and is disposed of in the next round, when the other run is seen.
 -- "by" is for one record that an operator's act asks for: a known act violates the unique action_key, which takes the
 -- whole statement back too.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+corrections AS MATERIALIZED (
+  SELECT c.record_key, c.supersedes, c.supersession,
+         CASE WHEN t.run_id IS NULL THEN c.not_found WHEN t.due_us IS NOT NULL THEN c.not_ended END AS obstacle
+  FROM json_to_recordset(%(corrections)b::json)
+         AS c(record_key text, supersedes text, supersession text, not_found json, not_ended json)
+  LEFT JOIN runs t ON t.run_id = c.supersedes),
 given AS MATERIALIZED (
-  SELECT g.*, row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
-         first_value(fingerprint) OVER same_run AS first_fingerprint
+  SELECT g.*, coalesce(c.supersedes, '') AS supersedes, coalesce(c.supersession, '') AS supersession, c.obstacle,
+         row_number() OVER same_run AS nth, first_value(run_equivalence_key) OVER same_run AS first_key,
+         first_value(fingerprint) OVER same_run AS first_fingerprint,
+         first_value(coalesce(c.supersession, '')) OVER same_run AS first_supersession
   FROM unnest(%(record_key)b::text[], %(message_id)b::text[], %(kind)b::text[], %(run_id)b::text[],
               %(disposition)b::text[], %(reason_code)b::text[], %(detail)b::text[], %(raw)b::bytea[],
               %(raw_sha256)b::text[], %(raw_size)b::bigint[], %(run_equivalence_key)b::text[],
               %(fingerprint)b::text[], %(intent)b::bytea[], %(inputs)b::bytea[], %(evidence_wait_us)b::bigint[],
-              %(admitted)b::bytea[], %(planned)b::bytea[], %(invoker)b::text[], %(strategy)b::text[],
+              %(admitted)b::bytea[], %(planned)b::bytea[], %(policy_rev)b::bytea[], %(plan_hash)b::bytea[],
+              %(invoker)b::text[], %(strategy)b::text[],
               %(signal_id)b::text[], %(signal_kind)b::text[], %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[])
        WITH ORDINALITY AS g(record_key, message_id, kind, run_id, disposition, reason_code, detail, raw, raw_sha256,
                             raw_size, run_equivalence_key, fingerprint, intent, inputs, evidence_wait_us, admitted,
-                            planned, invoker, strategy, signal_id, signal_kind, partition_key, attributes, payload,
+                            planned, policy_rev, plan_hash, invoker, strategy, signal_id, signal_kind, partition_key, attributes, payload,
                             ord)
+  LEFT JOIN corrections c ON c.record_key = g.record_key
   WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
-  WINDOW same_run AS (PARTITION BY run_id, disposition = '' ORDER BY ord)),
+  WINDOW same_run AS (PARTITION BY g.run_id, g.disposition = '' ORDER BY g.ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                    updated_us, due_us, event_seq, invoker, strategy)
-  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 2,
-         invoker, strategy
-  FROM given, clock WHERE disposition = '' AND nth = 1 ORDER BY run_id
+                    updated_us, due_us, event_seq, invoker, strategy, supersedes, supersession)
+  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, 'PLANNED', now, now + evidence_wait_us, now, now, 4,
+         invoker, strategy, supersedes, supersession
+  FROM given, clock WHERE disposition = '' AND nth = 1 AND obstacle IS NULL ORDER BY run_id
   ON CONFLICT DO NOTHING
   RETURNING run_id),
 decided AS MATERIALIZED (
@@ -92,17 +104,22 @@ decided AS MATERIALIZED (
       WHEN g.disposition <> '' THEN g.disposition
       WHEN g.run_id IN (SELECT run_id FROM new_runs) THEN CASE
         WHEN g.nth = 1 THEN 'ACCEPTED'
-        WHEN g.first_key = g.run_equivalence_key AND g.first_fingerprint = g.fingerprint THEN 'DUPLICATE'
+        WHEN g.first_key = g.run_equivalence_key AND g.first_fingerprint = g.fingerprint
+          AND g.first_supersession = g.supersession THEN 'DUPLICATE'
         ELSE 'CONFLICT' END
-      WHEN r.run_equivalence_key = g.run_equivalence_key AND r.fingerprint = g.fingerprint THEN 'DUPLICATE'
+      WHEN r.run_equivalence_key = g.run_equivalence_key AND r.fingerprint = g.fingerprint
+        AND r.supersession = g.supersession THEN 'DUPLICATE'
       WHEN r.run_id IS NOT NULL
         OR EXISTS (SELECT 1 FROM runs k WHERE k.run_equivalence_key = g.run_equivalence_key) THEN 'CONFLICT'
+      WHEN g.obstacle IS NOT NULL THEN 'REJECTED'
     END AS became
   FROM given g LEFT JOIN runs r ON r.run_id = g.run_id),
 dispositions AS MATERIALIZED (
   SELECT record_key, message_id, kind, run_id, became AS disposition,
-         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_code)b ELSE reason_code END AS reason_code,
-         CASE WHEN disposition = '' AND became = 'CONFLICT' THEN %(collision_detail)b ELSE detail END AS detail,
+         CASE WHEN disposition <> '' THEN reason_code WHEN became = 'CONFLICT' THEN %(collision_code)b
+              WHEN became = 'REJECTED' THEN obstacle ->> 'reason_code' ELSE '' END AS reason_code,
+         CASE WHEN disposition <> '' THEN detail WHEN became = 'CONFLICT' THEN %(collision_detail)b
+              WHEN became = 'REJECTED' THEN obstacle ->> 'detail' ELSE '' END AS detail,
          now AS received_us, raw_sha256, raw_size, ord
   FROM decided, clock WHERE became IS NOT NULL),
 accepted AS (
@@ -123,7 +140,8 @@ new_events AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT d.run_id, e.seq, e.kind, c.now, e.details
   FROM decided d, clock c,
-       LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned)) AS e(seq, kind, details)
+       LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned),
+                       (3, 'GOV_POLICY_REV', d.policy_rev), (4, 'GOV_PLAN_HASH', d.plan_hash)) AS e(seq, kind, details)
   WHERE d.became = 'ACCEPTED'),
 refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
@@ -136,7 +154,9 @@ acted AS (  -- by
          detail FROM new_records, clock),  -- by
 new_signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
-  SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, now, 0
+  SELECT signal_id, run_id, signal_kind, partition_key, attributes,
+         CASE WHEN disposition = '' AND became = 'REJECTED' THEN convert_to(obstacle ->> 'payload', 'UTF8') ELSE payload END,
+         now, 0
   FROM refused, clock WHERE signal_id IS NOT NULL ORDER BY ord
   ON CONFLICT (message_id, emission) DO NOTHING)
 SELECT record_key, disposition, reason_code, detail, run_id, FALSE AS repeated FROM new_records
@@ -161,13 +181,13 @@ claimed AS (
   FROM due d, clock c
   WHERE r.run_id = d.run_id
   RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
-            r.updated_us, r.wakes, r.retries, r.last_error, r.report_digest, r.event_seq, r.invoker, r.attempts, d.starts,
-            c.now),
+            r.updated_us, r.wakes, r.retries, r.last_error, r.report_digest, r.event_seq, r.invoker, r.attempts,
+            r.supersession, d.starts, c.now),
 started AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE starts)
 SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
-       retries, last_error, report_digest, invoker, attempts, now
+       retries, last_error, report_digest, invoker, attempts, supersession, now
 FROM claimed ORDER BY admitted_us;
 
 -- name: renew_leases
@@ -186,6 +206,8 @@ RETURNING r.run_id, r.lease_epoch;
 -- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
 -- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
 -- Rows are locked before they are compared, so a first try that is still at work is waited for, and its token is seen.
+-- A correction that becomes READY also grows the record of the run that it supersedes, which has ended and has no lease.
+-- That row is locked with the others, in one order, so of two corrections of one run the second appends after the first.
 -- Attempts come as one text, since most commits have none, and sixteen empty arrays cost more than the rest of the CTE.
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
@@ -200,8 +222,12 @@ WITH given AS MATERIALIZED (
     AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
          report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
          payload, deadline_us, attempts, launches, missing, ord)),
+superseding AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(%(superseding)b::json)
+    AS s(run_id text, old_run_id text, details text, signal_id text, partition_key text, attributes text, payload text)),
 held AS MATERIALIZED (
-  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r JOIN given g ON g.run_id = r.run_id
+  SELECT r.run_id, r.lease_epoch, r.settled FROM runs r
+  JOIN (SELECT run_id FROM given UNION SELECT old_run_id FROM superseding) n ON n.run_id = r.run_id
   ORDER BY r.run_id FOR UPDATE OF r),
 changed AS (
   UPDATE runs r
@@ -238,10 +264,28 @@ tried AS (
       another_attempt = excluded.another_attempt, duration_ms = excluded.duration_ms, detail = excluded.detail,
       stderr_tail = excluded.stderr_tail
   WHERE t.ended_us IS NULL),
+grown AS (
+  UPDATE runs o SET event_seq = o.event_seq + k.count
+  FROM (SELECT s.old_run_id, count(*) AS count FROM superseding s JOIN changed c ON c.run_id = s.run_id
+        GROUP BY s.old_run_id) k
+  JOIN held h ON h.run_id = k.old_run_id
+  WHERE o.run_id = k.old_run_id
+  RETURNING o.run_id, o.event_seq - k.count AS before, sr_now_us() AS now),
+superseded AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT n.run_id, n.before + row_number() OVER (PARTITION BY n.run_id ORDER BY s.run_id), 'SUPERSEDED_BY',
+         greatest(n.now, (SELECT max(e.ts_us) FROM run_events e WHERE e.run_id = n.run_id)),
+         convert_to(s.details, 'UTF8')
+  FROM grown n JOIN superseding s ON s.old_run_id = n.run_id JOIN changed c ON c.run_id = s.run_id),
 signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
-  SELECT g.signal_id, g.run_id, g.signal_kind, g.partition_key, g.attributes, g.payload, g.at_us, c.event_seq
-  FROM given g JOIN changed c ON c.run_id = g.run_id WHERE g.signal_id IS NOT NULL ORDER BY g.ord
+  SELECT o.signal_id, o.run_id, o.signal_kind, o.partition_key, o.attributes, o.payload, c.at_us, c.event_seq
+  FROM (SELECT signal_id, run_id, signal_kind, partition_key, attributes, payload, 1 AS nth FROM given
+        WHERE signal_id IS NOT NULL
+        UNION ALL
+        SELECT signal_id, run_id, 'RUN_SUPERSEDES', partition_key, convert_to(attributes, 'UTF8'),
+               convert_to(payload, 'UTF8'), 2 FROM superseding) o
+  JOIN changed c ON c.run_id = o.run_id ORDER BY o.nth, o.run_id
   ON CONFLICT (message_id, emission) DO NOTHING)
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
@@ -282,6 +326,7 @@ UNION ALL
 SELECT subject, outcome FROM operator_actions WHERE action_key = ANY (%(action_key)b::text[]);
 
 -- name: claim_unprojected
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 behind AS MATERIALIZED (
   SELECT run_id FROM runs
@@ -289,7 +334,7 @@ behind AS MATERIALIZED (
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
              AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
-    AND run_id = %(only)b  -- only
+    AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
 FROM behind b, clock c WHERE r.run_id = b.run_id
@@ -337,7 +382,8 @@ signals_resumed AS (
 SELECT name FROM runs_resumed UNION ALL SELECT name FROM signals_resumed;
 
 -- name: claim_signals
--- Emissions of one message go out in their order: a signal that is repeated has been published before.
+-- Emissions of one message go out in their order: a signal that is repeated has been published before. A correction
+-- supersedes after its READY is published.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 owed AS MATERIALIZED (
   SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
@@ -346,6 +392,8 @@ owed AS MATERIALIZED (
     AND (o.emission = 0
          OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                  AND p.emission < o.emission AND p.sent_us IS NULL))
+    AND (o.kind <> 'RUN_SUPERSEDES'
+         OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY' AND p.sent_us IS NULL))
     AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
   ORDER BY o.outbox_id LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED),
 claimed AS (
@@ -359,11 +407,23 @@ SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, 
 FROM claimed ORDER BY outbox_id;
 
 -- name: mark_sent
-WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
-sent AS MATERIALIZED (
-  SELECT o.outbox_id, g.receipt FROM outbox o
-  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[]) AS g(outbox_id, receipt) ON g.outbox_id = o.outbox_id
-  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o)
+-- A signal with details is the READY of its run, whose record says where it lies; see end_reemits for locks and clock.
+WITH sent AS MATERIALIZED (
+  SELECT o.outbox_id, o.run_id, g.receipt, g.details FROM outbox o
+  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[], %(details)b::bytea[]) AS g(outbox_id, receipt, details)
+    ON g.outbox_id = o.outbox_id
+  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
+held AS MATERIALIZED (
+  SELECT r.run_id FROM runs r JOIN sent s ON s.run_id = r.run_id WHERE s.details IS NOT NULL
+  ORDER BY r.run_id FOR UPDATE OF r),
+clock AS MATERIALIZED (SELECT sr_now_us() AS now FROM (SELECT count(*) FROM held) AS locked),
+grown AS (
+  UPDATE runs r SET event_seq = r.event_seq + 1 FROM held h WHERE r.run_id = h.run_id RETURNING r.run_id, r.event_seq),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT n.run_id, n.event_seq, 'READY_PUBLISHED',
+         greatest(c.now, (SELECT max(e.ts_us) FROM run_events e WHERE e.run_id = n.run_id)), s.details
+  FROM clock c, grown n JOIN sent s ON s.run_id = n.run_id AND s.details IS NOT NULL)
 UPDATE outbox o SET sent_us = c.now, receipt = s.receipt, lease_owner = '', lease_until_us = 0
 FROM sent s, clock c WHERE o.outbox_id = s.outbox_id;
 
@@ -574,7 +634,7 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= now OR relay_owner <> '')
-                 AND run_id = %(only)b  -- only
+                 AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               ) AS projections,
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= now
@@ -582,11 +642,14 @@ SELECT EXISTS (SELECT 1 FROM runs
                  AND (o.emission = 0
                       OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                               AND p.emission < o.emission AND p.sent_us IS NULL))
+                 AND (o.kind <> 'RUN_SUPERSEDES'
+                      OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY'
+                                                              AND p.sent_us IS NULL))
                  AND o.outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
               ) AS signals,
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND due_us IS NULL
-                 AND run_id = %(only)b  -- only
+                 AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               )
        OR EXISTS (SELECT 1 FROM outbox
                   WHERE sent_us IS NULL
@@ -630,6 +693,12 @@ FROM engine_attempts WHERE run_id = ANY (%(run_ids)b::text[]) ORDER BY run_id, a
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
 FROM intake_records WHERE run_id = %(run_id)b AND run_id <> '' ORDER BY record_id;
+
+-- name: supersessions
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE run_id = %(run_id)b AND supersedes <> ''
+UNION ALL
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE supersedes = %(run_id)b AND supersedes <> ''
+ORDER BY admitted_us, run_id;
 
 -- name: list_signals
 SELECT message_id, kind, sent_us, emission, receipt, action_key FROM outbox

@@ -17,13 +17,16 @@ INSERT INTO dead_letters (record_key, raw) VALUES (:record_key, :raw);
 
 -- name: insert_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                  updated_us, due_us, event_seq, invoker, strategy)
+                  updated_us, due_us, event_seq, invoker, strategy, supersedes, supersession)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, 'PLANNED', :now, :now + :evidence_wait_us,
-        :now, :now, 2, :invoker, :strategy)
+        :now, :now, 4, :invoker, :strategy, :supersedes, :supersession)
 ON CONFLICT DO NOTHING;
 
 -- name: fingerprint_of
-SELECT fingerprint FROM runs WHERE run_id = :run_id AND run_equivalence_key = :run_equivalence_key;
+SELECT fingerprint, supersession FROM runs WHERE run_id = :run_id AND run_equivalence_key = :run_equivalence_key;
+
+-- name: state_of
+SELECT state FROM runs WHERE run_id = :run_id;
 
 -- name: insert_event
 INSERT INTO run_events (run_id, seq, kind, ts_us, details) VALUES (:run_id, :seq, :kind, :ts_us, :details);
@@ -43,7 +46,7 @@ WHERE run_id IN (SELECT run_id FROM runs
                    AND run_id = :only  -- only
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, last_error, report_digest, invoker, attempts;
+          wakes, retries, last_error, report_digest, invoker, attempts, supersession;
 
 -- name: start_verifying
 -- In the transaction that claims the run, so the lease need not be named. A planned run starts with its verification,
@@ -101,13 +104,14 @@ UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now
 UPDATE runs SET due_us = :now WHERE run_id = :run_id AND state = 'WAITING_EVIDENCE' AND due_us > :now;
 
 -- name: claim_unprojected
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
                    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
                         OR (lease_until_us > :now AND updated_us <= :now - :quiet_us))
-                   AND run_id = :only  -- only
+                   AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
 
@@ -131,7 +135,8 @@ WHERE event_seq > projected_seq AND relay_owner = '' AND relay_until_us > :now;
 UPDATE outbox SET due_us = 0 WHERE sent_us IS NULL AND due_us > :now;
 
 -- name: claim_signals
--- Emissions of one message go out in their order: a signal that is repeated has been published before.
+-- Emissions of one message go out in their order: a signal that is repeated has been published before. A correction
+-- supersedes after its READY is published.
 UPDATE outbox
 SET lease_owner = :owner, lease_until_us = :now + :lease_us, attempts = attempts + 1
 WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
@@ -140,6 +145,9 @@ WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_i
                       AND (o.emission = 0
                            OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                                    AND p.emission < o.emission AND p.sent_us IS NULL))
+                      AND (o.kind <> 'RUN_SUPERSEDES'
+                           OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY'
+                                                                   AND p.sent_us IS NULL))
                       AND o.run_id = :only  -- only
                     ORDER BY o.outbox_id LIMIT :limit)
 RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
@@ -147,7 +155,8 @@ RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payloa
 
 -- name: mark_sent
 UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
-WHERE outbox_id = :outbox_id AND sent_us IS NULL;
+WHERE outbox_id = :outbox_id AND sent_us IS NULL
+RETURNING run_id;
 
 -- name: find_actions
 SELECT action_key, at, actor, via, action, subject, reason, outcome, detail
@@ -188,7 +197,8 @@ UPDATE runs SET event_seq = event_seq + :count WHERE run_id = :run_id RETURNING 
 SELECT max(ts_us) FROM run_events WHERE run_id = :run_id;
 
 -- name: drop_reemit
-DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL;
+DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL
+RETURNING run_id;
 
 -- name: published_signals
 SELECT o.run_id, o.message_id, o.kind, o.sent_us, o.outbox_id
@@ -249,7 +259,7 @@ SELECT EXISTS (SELECT 1 FROM runs
 -- name: any_unprojected
 SELECT EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               );
 
 -- name: any_unsent
@@ -271,7 +281,7 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= :now OR relay_owner <> '')
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               ),
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id
                WHERE o.sent_us IS NULL AND o.due_us <= :now
@@ -279,11 +289,14 @@ SELECT EXISTS (SELECT 1 FROM runs
                  AND (o.emission = 0
                       OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.message_id = o.message_id
                                                               AND p.emission < o.emission AND p.sent_us IS NULL))
+                 AND (o.kind <> 'RUN_SUPERSEDES'
+                      OR NOT EXISTS (SELECT 1 FROM outbox p WHERE p.run_id = o.run_id AND p.kind = 'READY'
+                                                              AND p.sent_us IS NULL))
                  AND o.run_id = :only  -- only
               ),
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND due_us IS NULL
-                 AND run_id = :only  -- only
+                 AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               )
        OR EXISTS (SELECT 1 FROM outbox
                   WHERE sent_us IS NULL
@@ -317,6 +330,12 @@ WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, attempt
 -- name: list_records
 SELECT record_key, message_id, kind, disposition, reason_code, detail, received_us, raw_sha256, raw_size
 FROM intake_records WHERE run_id = :run_id AND run_id <> '' ORDER BY record_id;
+
+-- name: supersessions
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE run_id = :run_id AND supersedes <> ''
+UNION ALL
+SELECT run_id, state, supersession, admitted_us FROM runs WHERE supersedes = :run_id AND supersedes <> ''
+ORDER BY admitted_us, run_id;
 
 -- name: list_signals
 SELECT message_id, kind, sent_us, emission, receipt, action_key FROM outbox WHERE run_id = :run_id ORDER BY outbox_id;

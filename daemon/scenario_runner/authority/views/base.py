@@ -121,6 +121,11 @@ class Views(RunQueries):
         """Those of some runs that there are, in any order."""
         return [_summary(row) for row in self._rows("run_summaries", run_ids=self._many(run_ids))]
 
+    def supersessions_of(self, run_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """(new run, old run) of corrections: those among some runs, and those of some runs that are READY."""
+        rows = self._rows("supersessions_of", run_ids=self._many(run_ids)) if run_ids else []
+        return sorted({(row["run_id"], row["supersedes"]) for row in rows})
+
     @abstractmethod
     def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own
         """Texts as a parameter."""

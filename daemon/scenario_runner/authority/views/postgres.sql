@@ -75,6 +75,14 @@ WHERE run_id = %(run_id)b;
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE run_id = ANY (%(run_ids)b::text[]);
 
+-- name: supersessions_of
+-- Both ends of some runs: the corrections among them, and the READY corrections of them.
+SELECT run_id, supersedes FROM runs
+WHERE run_id = ANY (%(run_ids)b::text[]) AND supersedes <> ''
+UNION ALL
+SELECT run_id, supersedes FROM runs
+WHERE supersedes = ANY (%(run_ids)b::text[]) AND supersedes <> '' AND state = 'READY';
+
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs
 WHERE run_id >= %(prefix)b AND run_id < %(prefix_end)b ORDER BY run_id LIMIT %(limit)b;

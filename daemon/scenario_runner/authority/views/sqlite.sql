@@ -67,6 +67,14 @@ WHERE run_id = :run_id;
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
+-- name: supersessions_of
+-- Both ends of some runs: the corrections among them, and the READY corrections of them.
+SELECT run_id, supersedes FROM runs
+WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND supersedes <> ''
+UNION ALL
+SELECT run_id, supersedes FROM runs
+WHERE supersedes IN (SELECT value FROM json_each(:run_ids)) AND supersedes <> '' AND state = 'READY';
+
 -- name: run_ids
 SELECT run_id, run_equivalence_key FROM runs
 WHERE run_id >= :prefix AND run_id < :prefix_end ORDER BY run_id LIMIT :limit;

@@ -193,10 +193,13 @@ def test_a_new_run_is_planned_and_due_now(authority: Authority, clock: Clock) ->
     assert [(event.seq, event.kind, event.ts_us) for event in events] == [
         (1, EventKind.RUN_ADMITTED, START),
         (2, EventKind.PLAN_COMMITTED, START),
+        (3, EventKind.GOV_POLICY_REV, START),
+        (4, EventKind.GOV_PLAN_HASH, START),
     ]
-    assert run.event_seq == 2
-    assert [event.details["state"] for event in events] == ["OPEN", "PLANNED"]
-    assert events[1].details["plan_hash"] == hex64("planone")
+    assert run.event_seq == 4
+    assert [event.details["state"] for event in events] == ["OPEN", "PLANNED", "PLANNED", "PLANNED"]
+    assert events[1].details["plan_hash"] == events[3].details["plan_hash"] == hex64("planone")
+    assert events[2].details == {"policy_id": "policy", "seq": 3, "state": "PLANNED"}
 
 
 def test_the_record_of_an_accepted_request_is_kept_with_the_digest_of_its_bytes(authority: Authority) -> None:
@@ -400,7 +403,7 @@ def test_a_claim_starts_the_verification_and_leases_the_run(authority: Authority
         clock.now + LEASE,
     )
     assert run.updated_us == claim.updated_us
-    assert [item.kind for item in authority.events(hex32("k"))][2:] == [EventKind.VERIFICATION_STARTED]
+    assert [item.kind for item in authority.events(hex32("k"))][4:] == [EventKind.VERIFICATION_STARTED]
 
 
 def test_a_run_under_lease_is_not_claimed_again_until_the_lease_has_run_out(authority: Authority, clock: Clock) -> None:
@@ -535,10 +538,10 @@ def test_a_decision_writes_state_events_and_signal_and_gives_the_lease_back(auth
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.state, run.reason_code, run.due_us, run.lease_owner) == (RunState.READY, "", None, "")
-    assert (run.facts_view_digest, run.updated_us, run.event_seq) == (hex64("view"), claim.updated_us + 1, 5)
+    assert (run.facts_view_digest, run.updated_us, run.event_seq) == (hex64("view"), claim.updated_us + 1, 7)
     events = authority.events(hex32("k"))
-    assert [item.kind for item in events][3:] == [EventKind.GATES_PASSED, EventKind.RUN_READY]
-    assert events[-1].details == {"seq": 5, "state": "READY"}
+    assert [item.kind for item in events][5:] == [EventKind.GATES_PASSED, EventKind.RUN_READY]
+    assert events[-1].details == {"seq": 7, "state": "READY"}
     assert authority.signals(hex32("k")).rows == (SignalRow(hex64("ready"), "READY", None),)
     assert authority.claim("w2", 10, LEASE) == []
 
@@ -564,7 +567,7 @@ def test_a_run_without_evidence_waits_until_it_is_due(authority: Authority, cloc
     run = authority.run(hex32("k"))
     assert run is not None
     assert (run.state, run.due_us, run.lease_owner, run.wakes) == (RunState.WAITING_EVIDENCE, due, "", 1)
-    assert [item.kind for item in authority.events(hex32("k"))][3:] == [EventKind.EVIDENCE_MISSING]
+    assert [item.kind for item in authority.events(hex32("k"))][5:] == [EventKind.EVIDENCE_MISSING]
     clock.now = due - 1
     assert authority.claim("w2", 10, LEASE) == []
     clock.now = due
@@ -579,8 +582,8 @@ def test_a_run_that_waits_without_news_gets_no_new_event(authority: Authority, c
         commit(authority, waiting(claim, clock.pass_seconds(1), [event()] if number == 0 else []))
     run = authority.run(hex32("k"))
     assert run is not None
-    assert (run.wakes, run.event_seq) == (4, 4)
-    assert len(authority.events(hex32("k"))) == 4
+    assert (run.wakes, run.event_seq) == (4, 6)
+    assert len(authority.events(hex32("k"))) == 6
 
 
 def test_an_infrastructure_error_leaves_the_state_and_counts_a_try(authority: Authority, clock: Clock) -> None:
@@ -733,7 +736,7 @@ def test_a_note_keeps_the_lease_and_may_be_handed_in_again(authority: Authority)
     commit(authority, ready(after))
     commit(authority, ready(after))
     assert isinstance(authority.commit([gates_recorded(claim)])[0], LeaseLostError), "it has been decided since"
-    assert len(authority.events(hex32("k"))) == 6
+    assert len(authority.events(hex32("k"))) == 8
 
 
 def test_an_outcome_that_was_committed_under_an_older_lease_is_not_taken_for_the_new_one(
@@ -787,12 +790,12 @@ def test_events_are_numbered_without_gaps_through_a_whole_life(authority: Author
     commit(authority, waiting(claim_one(authority), clock.pass_seconds(1), [event()]))
     commit(authority, ready(claim_one(authority)))
     events = authority.events(hex32("k"))
-    assert [item.seq for item in events] == list(range(1, 9))
-    assert [item.details["seq"] for item in events] == list(range(1, 9))
+    assert [item.seq for item in events] == list(range(1, 11))
+    assert [item.details["seq"] for item in events] == list(range(1, 11))
     assert [item.ts_us for item in events] == sorted(item.ts_us for item in events)
     run = authority.run(hex32("k"))
     assert run is not None
-    assert run.event_seq == 8
+    assert run.event_seq == 10
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------
@@ -908,7 +911,7 @@ def test_a_finished_run_is_owed_to_the_ledger_with_all_its_events(authority: Aut
     commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert owed.run.state is RunState.READY
-    assert owed.run.event_seq == 5
+    assert owed.run.event_seq == 7
     assert list(owed.events) == authority.events(hex32("k"))
     assert authority.claim_projections("other", 10, LEASE) == []
     clock.pass_seconds(30)
@@ -924,13 +927,13 @@ def test_a_projected_run_is_owed_again_only_after_something_new(authority: Autho
     clock.pass_seconds(1)
     commit(authority, failed(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
-    assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5, 6]
+    assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5, 6, 7, 8]
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     authority.mark_projected([(owed.run.run_id, 3)])
     assert authority.claim_projections("relay", 10, LEASE) == [], "a late mark never moves back"
     run = authority.run(hex32("k"))
     assert run is not None
-    assert run.projected_seq == 6
+    assert run.projected_seq == 8
 
 
 def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Authority, clock: Clock) -> None:
@@ -1026,9 +1029,9 @@ def projected(authority: Authority) -> None:
 def test_a_signal_is_claimed_only_when_its_runs_documents_are_in_the_ledger(authority: Authority, clock: Clock) -> None:
     decided(authority, "k")
     assert authority.claim_signals("p", 10, LEASE) == []
-    authority.mark_projected([(hex32("k"), 4)])
+    authority.mark_projected([(hex32("k"), 6)])
     assert authority.claim_signals("p", 10, LEASE) == [], "one event is still missing"
-    authority.mark_projected([(hex32("k"), 5)])
+    authority.mark_projected([(hex32("k"), 7)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     assert (row.message_id, row.run_id, row.kind, row.partition_key) == (
         hex64("ready k"),

@@ -93,7 +93,7 @@ def test_a_claim_starts_the_verification_of_the_runs_it_leases_and_of_no_other(a
     (other,) = {hex32("a"), hex32("b")} - {claim.run_id}
     run = authority.run(other)
     assert run is not None
-    assert (run.state, run.event_seq, run.lease_epoch, run.updated_us) == (RunState.PLANNED, 2, 0, START)
+    assert (run.state, run.event_seq, run.lease_epoch, run.updated_us) == (RunState.PLANNED, 4, 0, START)
 
 
 def test_a_claim_of_a_run_whose_verification_has_started_adds_nothing_to_its_record(
@@ -203,8 +203,8 @@ def unprojected(authority: Authority) -> list[str]:  # noqa: F811
 def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:  # noqa: F811
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
-    authority.mark_projected([(hex32("a"), 5)])
-    assert (row(authority, "a").projected_seq, row(authority, "b").projected_seq) == (5, 0)
+    authority.mark_projected([(hex32("a"), 7)])
+    assert (row(authority, "a").projected_seq, row(authority, "b").projected_seq) == (7, 0)
     assert (row(authority, "a").relay_until_us, row(authority, "b").relay_until_us) == (0, START + LEASE)
 
 
@@ -254,7 +254,7 @@ def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Autho
 
 def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:  # noqa: F811
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
-    authority.mark_projected([(hex32("a"), 5)])
+    authority.mark_projected([(hex32("a"), 7)])
     assert authority.resume_deliveries() == 0
 
 
@@ -445,7 +445,7 @@ def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     authority, lock = locked  # noqa: F811
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
-    authority.mark_projected([(hex32("k"), 5)])
+    authority.mark_projected([(hex32("k"), 7)])
     (row_,) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([Sent(row_.outbox_id)])
     lock()

@@ -26,6 +26,7 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer, ReemitLimit
+from scenario_runner.authority.reemits import sent
 from scenario_runner.authority.values import Admission, OutboxRow, ReemitEnd, Sent
 from scenario_runner.contracts.errors import LedgerDrift
 from scenario_runner.contracts.reasons import Reason
@@ -87,6 +88,46 @@ def owed(authority: Authority) -> list[OutboxRow]:  # noqa: F811
 
 def action_of(authority: Authority, key: str) -> ActionRow:  # noqa: F811
     return authority.acts([key])[key]
+
+
+# --- the first publication --------------------------------------------------------------------------------------------
+
+RECEIPT = '{"sequence_number":"7","shard_id":"shard-1","stream":"control"}'
+
+
+def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_again(
+    authority: Authority,  # noqa: F811
+) -> None:
+    before = ended(authority, sent=False)
+    (row,) = owed(authority)
+    authority.mark_sent([sent(row, RECEIPT)])
+    authority.mark_sent([sent(row, RECEIPT)])
+    run, last = run_of(authority), authority.events(hex32("k"))[-1]
+    assert replace(run, event_seq=before.event_seq) == before
+    assert run.event_seq == before.event_seq + 1
+    assert (last.kind, last.seq) == ("READY_PUBLISHED", run.event_seq)
+    assert last.details == {
+        "kind": "READY", "message_id": row.message_id, "receipt": json.loads(RECEIPT), "seq": last.seq,
+        "state": "READY",
+    }  # fmt: skip
+    times = [item.ts_us for item in authority.events(hex32("k"))]
+    assert times == sorted(times)
+    (task,) = authority.claim_projections("relay", 10, LEASE)
+    assert task.events[-1].kind == "READY_PUBLISHED"
+    assert authority.signals(hex32("k")).rows[0].receipt == RECEIPT
+
+
+@pytest.mark.parametrize(("how", "receipt"), [(ready, ""), (failed, RECEIPT)])
+def test_a_signal_on_a_spool_and_a_terminal_leave_the_record_as_it_is(
+    authority: Authority,  # noqa: F811
+    how: Any,
+    receipt: str,
+) -> None:
+    before = ended(authority, how=how, sent=False)
+    (row,) = owed(authority)
+    authority.mark_sent([sent(row, receipt)])
+    assert run_of(authority) == before
+    assert authority.signals(hex32("k")).rows[0].receipt == receipt
 
 
 # --- the act ----------------------------------------------------------------------------------------------------------

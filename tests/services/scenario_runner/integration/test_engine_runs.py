@@ -70,9 +70,9 @@ def test_an_engine_is_invoked_and_its_run_is_ready(world: World) -> None:
     code, status = run_one(world, request(world))
     assert (code, status["state"], status["disposition"]) == (0, "READY", "ACCEPTED")
     run_id = status["run_id"]
-    assert kinds(world, run_id)[:6] == [
-        "RUN_ADMITTED", "PLAN_COMMITTED", "ENGINE_ATTEMPT_LAUNCH_REQUESTED", "ENGINE_JOB_SUBMITTED",
-        "ENGINE_ATTEMPT_FINISHED", "VERIFICATION_STARTED",
+    assert kinds(world, run_id)[:8] == [
+        "RUN_ADMITTED", "PLAN_COMMITTED", "GOV_POLICY_REV", "GOV_PLAN_HASH", "ENGINE_ATTEMPT_LAUNCH_REQUESTED",
+        "ENGINE_JOB_SUBMITTED", "ENGINE_ATTEMPT_FINISHED", "VERIFICATION_STARTED",
     ]  # fmt: skip
     assert len(launches(world)) == 1
     assert [item["payload"]["run_id"] for item in world.signals("READY")] == [run_id]

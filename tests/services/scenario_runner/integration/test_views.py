@@ -480,6 +480,7 @@ SERVED_BY: dict[str, tuple[str, str]] = {
     "runs_by_key": RUN_KEY,
     "run_summary": RUN_ID,
     "run_summaries": RUN_ID,
+    "supersessions_of": ("runs_superseding", "runs_superseding"),
     "run_ids": RUN_ID,
     "run_keys": RUN_KEY,
     "recorded_run_ids": ("intake_records_run", "intake_records_run"),

@@ -182,7 +182,7 @@ def test_the_last_attempt_ends_the_run_with_its_own_code_or_with_the_limit(end: 
     run = forced(state=RunState.EXECUTING, attempts=(over(1), over(2)))
     last = Engine(end).live(run)
     assert (last.to_state, last.reason_code, last.due_us) == (RunState.FAILED, code, None)
-    assert events(last) == [EventKind.ENGINE_ATTEMPT_FINISHED, EventKind.RUN_FAILED]
+    assert events(last) == [EventKind.ENGINE_ATTEMPT_FINISHED, EventKind.GOV_REEMIT_KEY, EventKind.RUN_FAILED]
     assert last.signal is not None
     assert last.signal.kind is SignalKind.TERMINAL
     assert last.attempt is not None
@@ -243,7 +243,7 @@ def test_an_invocation_that_cannot_be_made_ends_the_run_and_counts_no_attempt() 
     end = engine.live(forced())
     assert engine.kinds == [WritePlan, PrepareLaunch, ReadClock]
     assert (end.to_state, end.reason_code, end.attempt) == (RunState.FAILED, "ENGINE_INVOCATION_INVALID", None)
-    assert events(end) == [EventKind.VERIFICATION_STARTED, EventKind.RUN_FAILED]
+    assert events(end) == [EventKind.VERIFICATION_STARTED, EventKind.GOV_REEMIT_KEY, EventKind.RUN_FAILED]
 
 
 def test_an_invocation_that_the_launch_refuses_is_not_tried_again() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from scenario_runner.artifacts.base import FileDigest
 from scenario_runner.authority.values import Claim, Transition
+from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import (
     EvidenceMissing,
     EvidenceRefused,
@@ -21,6 +22,7 @@ from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import EventKind, RunState, SignalKind, Strategy
+from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.evidence.examiner import ExaminationDeferred
 from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
 from scenario_runner.evidence.key import evidence_key
@@ -34,6 +36,7 @@ from scenario_runner.runs.effects import (
     Effect,
     Examined,
     FindReceipts,
+    FindSuperseded,
     PlanAndExamine,
     ReadClock,
     RecordProgress,
@@ -93,6 +96,12 @@ def attested(effect: Attest) -> Attested:
     return Attested(make_attestation(effect.finding.verified, effect.key), {"gates": []}, "passes", {"outputs": []})
 
 
+#: What ends the record of a run whose receipts are in place.
+READY_EVENTS = (
+    EventKind.FACTS_VIEW_COMMITTED, EventKind.GOV_BUNDLE_HASH, EventKind.GOV_REEMIT_KEY, EventKind.RUN_READY,
+)  # fmt: skip
+
+
 class World:
     """Answers effects, and raises in the place of those that ``fail`` names.
 
@@ -124,6 +133,8 @@ class World:
             return attested(effect)
         if isinstance(effect, FindReceipts):
             return self.in_place
+        if isinstance(effect, FindSuperseded):
+            return RunState.FAILED
         if isinstance(effect, ReadClock):
             return NOW
         return effect.transition.claim_after if isinstance(effect, RecordProgress) else None
@@ -162,7 +173,7 @@ def test_the_way_to_ready() -> None:
     end = world.live(claim())
     assert world.kinds == TO_READY
     assert (end.to_state, end.due_us, end.keep_lease, end.reason_code) == (RunState.READY, None, False, "")
-    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, *READY_EVENTS]
     (progress,) = [effect.transition for effect in world.asked if isinstance(effect, RecordProgress)]
     assert (progress.to_state, progress.keep_lease, events(progress)) == (
         RunState.VERIFYING, True, [EventKind.GATES_PASSED]
@@ -170,7 +181,7 @@ def test_the_way_to_ready() -> None:
     (view,) = [effect.view for effect in world.asked if isinstance(effect, WriteFactsView)]
     assert end.signal is not None
     assert (end.signal.kind, end.signal.message_id) == (SignalKind.READY, view.message_id)
-    assert end.signal.attributes == {"facts_view_digest": view.digest}
+    assert end.signal.attributes == {"facts_view_digest": view.digest, "run_id": end.claim.run_id}
     assert end.facts_view_digest == view.digest
     assert end.claim.updated_us == progress.at_us < end.at_us
 
@@ -192,7 +203,38 @@ def test_passes_that_are_on_record_are_not_recorded_again() -> None:
     world = World(passed())
     end = world.live(claim(report_digest="passes"))
     assert world.kinds == [kind for kind in TO_READY if kind is not RecordProgress][:3] + TO_READY[5:]
-    assert events(end) == [EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY]
+    assert events(end) == [EventKind.RECEIPTS_COMMITTED, *READY_EVENTS]
+
+
+def test_a_correction_asks_for_the_end_of_the_run_it_supersedes_and_tells_both_records_with_its_ready() -> None:
+    world, old = World(passed()), "2" * 32
+    end = world.live(claim(supersession=Supersession(old, "late data", "LATE")))
+    assert world.kinds == [*TO_READY[:-1], FindSuperseded, ReadClock]
+    assert events(end)[-2:] == [EventKind.RUN_READY, EventKind.SUPERSEDES]
+    made = end.superseding
+    assert made is not None
+    assert (made.old_run_id, made.event.kind, made.event.state) == (old, EventKind.SUPERSEDED_BY, RunState.FAILED)
+    payload = {
+        "old_run_id": old, "new_run_id": end.claim.run_id, "purpose": "late data", "reason_code": "LATE",
+        "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{end.claim.run_id}.json",
+    }  # fmt: skip
+    assert made.signal.payload == canonical_bytes(payload), "a run that was not READY has no facts view"
+    assert made.event.details["superseded_by"] == end.events[-1].details["supersedes"] == payload
+    assert (made.signal.kind, made.signal.attributes) == (SignalKind.RUN_SUPERSEDES, {"run_id": end.claim.run_id})
+
+
+@pytest.mark.parametrize("finding", ["missing", "no"])
+def test_a_correction_with_another_end_supersedes_nothing(finding: str) -> None:
+    world = World(MISSING if finding == "missing" else SAYS_NO, began_us=ADMITTED + 7200 * SECOND)
+    end = world.live(claim(supersession=Supersession("2" * 32, "late data")))
+    assert (end.to_state, end.superseding) == (RunState.FAILED, None)
+    assert FindSuperseded not in world.kinds
+
+
+def test_a_correction_is_tried_again_when_the_authority_does_not_say_how_the_other_run_ended() -> None:
+    world = World(passed(), fail={FindSuperseded: Unavailable("away")})
+    end = world.live(claim(supersession=Supersession("2" * 32, "late data")))
+    assert (end.to_state, end.retries, end.superseding) == (RunState.VERIFYING, 1, None)
 
 
 def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_with_the_verdict() -> None:
@@ -200,7 +242,7 @@ def test_receipts_that_were_seen_in_place_are_not_written_and_the_passes_come_wi
     end = world.live(claim())
     assert world.kinds == [PlanAndExamine, Attest, FindReceipts, WriteFactsView, ReadClock]
     assert events(end) == [
-        EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, EventKind.FACTS_VIEW_COMMITTED, EventKind.RUN_READY,
+        EventKind.GATES_PASSED, EventKind.RECEIPTS_COMMITTED, *READY_EVENTS,
     ]  # fmt: skip
 
 

@@ -210,6 +210,7 @@ def test_every_state_is_reached_from_open() -> None:
 def test_signal_kinds_strategies_and_dispositions_are_those_of_the_contract() -> None:
     assert {kind.value for kind in SignalKind} == {
         "RUN_REQUEST", "REEMIT_REQUEST", "READY", "TERMINAL", "READY_REEMIT", "TERMINAL_REEMIT", "REQUEST_REJECTED",
+        "RUN_SUPERSEDES",
     }  # fmt: skip
     assert set(SignalKind) - OWN_SIGNALS == {SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST}
     assert {item.value for item in Strategy} == {"AUTO", "FORCE_INVOKE", "FORCE_REUSE"}
