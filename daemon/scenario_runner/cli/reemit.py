@@ -1,6 +1,5 @@
 """``reemit``: publish the signal of one run again."""
 
-import getpass
 import secrets
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from scenario_runner.authority.acts import ActionRow, ReemitAnswer
 from scenario_runner.authority.reemits import ACCEPTED
 from scenario_runner.authority.values import SignalRow
+from scenario_runner.cli.actor import actor_of
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json
 from scenario_runner.cli.read_only import KeptAuthority, never_started
 from scenario_runner.cli.run_ids import named_run
@@ -20,7 +20,7 @@ from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
-from scenario_runner.intake.reemit import UNNAMED, reemit_act
+from scenario_runner.intake.reemit import reemit_act
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.reemit import Reemitter, open_reemitter
 
@@ -42,12 +42,7 @@ class ReemitOptions:
     @property
     def actor(self) -> str:
         """Who asks: the name that was given, or else this user's."""
-        if self.requested_by is not None:
-            return self.requested_by
-        try:
-            return getpass.getuser()
-        except (ImportError, KeyError, OSError):
-            return UNNAMED
+        return actor_of(self.requested_by)
 
     def request(self, run_id: str) -> ReemitRequest:
         """The request document that stands for these options.

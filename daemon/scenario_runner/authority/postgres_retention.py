@@ -1,0 +1,17 @@
+"""Retention on PostgreSQL: each batch is one statement. Rows that are locked are left to a later batch."""
+
+from typing_extensions import override
+
+from scenario_runner.authority.queries import Queries
+from scenario_runner.authority.retention import Expiry, Removal, removal_of
+
+
+class PostgresRetention(Queries):
+    """The part of the production authority that removes what has expired."""
+
+    @override
+    def remove_expired(self, expiry: Expiry, after: int, limit: int, action_key: str) -> Removal:
+        (row,) = self._query(
+            f"remove_{expiry.kind}", **expiry.parameters(), after=after, limit=limit, action_key=action_key
+        )
+        return removal_of(row, limit, row["removed"])
