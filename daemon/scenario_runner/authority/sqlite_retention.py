@@ -11,12 +11,12 @@ from scenario_runner.authority.queries import Queries
 from scenario_runner.authority.retention import Expiry, Kind, Removal, removal_of
 
 T = TypeVar("T")
-#: Statements that remove a page, in their order; the last one says how many rows.
-_REMOVING: Final = {
-    Kind.INTAKE_RECORDS: ("remove_intake_records",),
-    Kind.DEAD_LETTER_RAW: ("empty_dead_letters", "note_emptied_records"),
-    Kind.OUTBOX_SENT: ("keep_emission_numbers", "remove_outbox_sent"),
-    Kind.DIGEST_REUSE: ("remove_digest_reuse",),
+#: The statement that finds a page, and those that remove it, in their order; the last one says how many rows.
+_STATEMENTS: Final = {
+    Kind.INTAKE_RECORDS: ("expired_intake_records", "remove_intake_records"),
+    Kind.DEAD_LETTER_RAW: ("expired_dead_letter_raw", "empty_dead_letters", "note_emptied_records"),
+    Kind.OUTBOX_SENT: ("expired_outbox_sent", "keep_emission_numbers", "remove_outbox_sent"),
+    Kind.DIGEST_REUSE: ("expired_digest_reuse", "remove_digest_reuse"),
 }
 
 
@@ -33,14 +33,15 @@ class SqliteRetention(Queries):
     @override
     def remove_expired(self, expiry: Expiry, after: int, limit: int, action_key: str) -> Removal:
         parameters: dict[str, Any] = {**expiry.parameters(), "after": after, "limit": limit}
-        page = self._query(f"expired_{expiry.kind}", **parameters)[0]
+        finding, *removing = _STATEMENTS[expiry.kind]
+        (page,) = self._query(finding, **parameters)
         if page["ids"] == "[]":
             return removal_of(page, limit, 0)
         parameters = {"ids": page["ids"], "now": self._clock()}
 
         def operation(connection: sqlite3.Connection) -> int:
             removed = 0
-            for name in _REMOVING[expiry.kind]:
+            for name in removing:
                 removed = connection.execute(self._sql[name], parameters).rowcount
             if removed:
                 connection.execute(self._sql["add_to_action"], {"action_key": action_key, "removed": removed})

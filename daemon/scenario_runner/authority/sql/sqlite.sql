@@ -347,7 +347,7 @@ FROM (SELECT record_id,
                                 THEN :others_before_us ELSE :before_us END AS older,
              disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
                AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
-      FROM intake_records WHERE record_id > :after ORDER BY record_id LIMIT :limit);
+      FROM intake_records WHERE record_id > :after ORDER BY record_id LIMIT :limit) AS page;
 
 -- name: remove_intake_records
 DELETE FROM intake_records WHERE record_id IN (SELECT value FROM json_each(:ids));
@@ -362,7 +362,7 @@ FROM (SELECT record_id, received_us < :before_us AS older,
              sum(raw_size) OVER (ORDER BY record_id) - raw_size AS bytes_before
       FROM (SELECT record_id, received_us, raw_size FROM intake_records
             WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL AND record_id > :after
-            ORDER BY record_id LIMIT :limit));
+            ORDER BY record_id LIMIT :limit) AS page) AS page;
 
 -- name: empty_dead_letters
 UPDATE dead_letters SET raw = x''
@@ -378,7 +378,7 @@ SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0 AS last, js
 FROM (SELECT outbox_id FROM outbox
       WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED')
         AND sent_us < :before_us
-      ORDER BY sent_us, outbox_id LIMIT :limit);
+      ORDER BY sent_us, outbox_id LIMIT :limit) AS page;
 
 -- name: keep_emission_numbers
 -- The first row of a message keeps the highest number of the rows that are removed.
@@ -392,7 +392,7 @@ DELETE FROM outbox WHERE outbox_id IN (SELECT value FROM json_each(:ids));
 
 -- name: expired_digest_reuse
 SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0 AS last, json_group_array(digest_key) AS ids
-FROM (SELECT digest_key FROM digest_reuse WHERE kept_us < :before_us ORDER BY kept_us LIMIT :limit);
+FROM (SELECT digest_key FROM digest_reuse WHERE kept_us < :before_us ORDER BY kept_us LIMIT :limit) AS page;
 
 -- name: remove_digest_reuse
 DELETE FROM digest_reuse WHERE digest_key IN (SELECT value FROM json_each(:ids));
