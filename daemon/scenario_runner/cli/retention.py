@@ -33,6 +33,10 @@ from scenario_runner.service.retention import (
 
 _MOST_COUNTED: Final = 100_000
 """Rows of a kind that are read to count it: a tenth of a second."""
+_KEYS: Final = (
+    "keep_days", "before_utc", "expired", "more", "oldest_utc", "removed", "outcome", "action_key", "longest_batch_ms",
+    "note",
+)  # fmt: skip
 _LONGEST_TEXT: Final = 256
 """As of a re-emit's reason and requester."""
 
@@ -125,6 +129,7 @@ def _entry(due: Due, expired: Expired | None, done: Done | None) -> Json:
         "removed": done.removed if done is not None else None,
         "outcome": done.outcome.value if done is not None else None,
         "action_key": done.action_key or None if done is not None else None,
+        "longest_batch_ms": round(done.longest_seconds * 1000, 1) if done is not None else None,
         "note": due.note or None,
     }
 
@@ -132,8 +137,7 @@ def _entry(due: Due, expired: Expired | None, done: Done | None) -> Json:
 def _document(policy: Policy, limited: list[Json], *, dry_run: bool) -> Json:
     """The answer: every kind, also those that are kept for ever."""
     found = {item["kind"]: item for item in limited}
-    names = ("keep_days", "before_utc", "expired", "more", "oldest_utc", "removed", "outcome", "action_key", "note")
-    kinds = [found.get(kind.value, {"kind": kind.value, **dict.fromkeys(names)}) for kind in Kind]
+    kinds = [found.get(kind.value, {"kind": kind.value, **dict.fromkeys(_KEYS)}) for kind in Kind]
     return {
         "policy_id": policy.policy_id,
         "policy_revision": policy.revision,

@@ -32,9 +32,9 @@ _ANY_STREAM_US: Final = 366 * _DAY_US
 #: Rows of the first batch: the next ones are as large as fits the time.
 _FIRST_ROWS: Final = 100
 #: A batch that takes longer is followed by a smaller one. The bound that must hold is 200 ms, on a slow disk too.
-_SLOW_SECONDS: Final = 0.05
+_SLOW_SECONDS: Final = 0.1
 #: A batch that takes less is followed by a larger one.
-_QUICK_SECONDS: Final = 0.02
+_QUICK_SECONDS: Final = 0.05
 #: Fewer rows would not be quicker: the commit is the most of it then.
 _LEAST_ROWS: Final = 10
 #: The shortest pause. Who waits for SQLite's lock asks again within 25 ms at first.
@@ -70,12 +70,14 @@ class Done:
 
     Attributes:
         action_key: The act that it is on record as; empty when it was not begun.
+        longest_seconds: Of its batches: the transaction and the wait for it.
     """
 
     due: Due
     outcome: Outcome
     removed: int = 0
     action_key: str = ""
+    longest_seconds: float = 0.0
 
 
 def what_is_due(wiring: Wiring, retention: Retention, now_us: int, folders: Folders | None) -> list[Due]:
@@ -201,8 +203,8 @@ class Sweeper:
     def _sweep_rows(self, due: Due) -> Done:
         what = "dead letters emptied" if due.expiry.kind is Kind.DEAD_LETTER_RAW else "rows removed"
         key = self._begin(due, what)
-        outcome = self._batches(lambda after, rows: self.authority.remove_expired(due.expiry, after, rows, key))
-        return self._end(due, key, outcome, self.authority.acts([key])[key].detail)
+        came = self._batches(lambda after, rows: self.authority.remove_expired(due.expiry, after, rows, key))
+        return self._end(due, key, came, self.authority.acts([key])[key].detail)
 
     def _sweep_files(self, due: Due, folders: Folders | None) -> Done:
         if folders is None:
@@ -220,16 +222,18 @@ class Sweeper:
 
         return self._end(due, key, self._batches(batch), counted(removed, what))
 
-    def _batches(self, remove: Callable[[int, int], Removal]) -> Outcome:
-        pace, after = Pace(self.batch), 0
+    def _batches(self, remove: Callable[[int, int], Removal]) -> tuple[Outcome, float]:
+        """Remove batch by batch; returns what came of it, and the seconds of the longest batch."""
+        pace, after, longest = Pace(self.batch), 0, 0.0
         while True:
             began = self.monotonic()
             removal = remove(after, pace.rows)
+            took = self.monotonic() - began
+            longest, after = max(longest, took), removal.after
             if not removal.more:
-                return Outcome.DONE
-            after = removal.after
-            if self._must_stop(pace.took(self.monotonic() - began)):
-                return Outcome.STOPPED
+                return Outcome.DONE, longest
+            if self._must_stop(pace.took(took)):
+                return Outcome.STOPPED, longest
 
     def _what(self, due: Due, what: str) -> str:
         return f"{what}, older than {format_micros(due.expiry.before_us)}"
@@ -240,9 +244,10 @@ class Sweeper:
         self.authority.record_action(ActionRow(key, 0, self.actor, "cli", ACTION, kind, self.reason, RUNNING, detail))
         return key
 
-    def _end(self, due: Due, key: str, outcome: Outcome, detail: str) -> Done:
+    def _end(self, due: Due, key: str, came: tuple[Outcome, float], detail: str) -> Done:
+        outcome, longest = came
         self.authority.end_action(key, outcome.value, detail)
-        return Done(due, outcome, count_of(detail), key)
+        return Done(due, outcome, count_of(detail), key, longest)
 
 
 @contextmanager
