@@ -19,6 +19,7 @@ def retention(options: argparse.Namespace, folder: Path) -> list[Json]:
 
     def query(text: str) -> Sequence[tuple[Any, ...]]:
         with closing(sqlite3.connect(world.root / "authority.db", timeout=60, isolation_level=None)) as connection:
+            connection.execute("PRAGMA cache_size = -400000")  # the rows are made in no order of their keys
             return connection.execute(text).fetchall()
 
     return measure(world, query, SQLITE, options.retention_rows, "SQLite")
