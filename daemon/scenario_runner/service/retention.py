@@ -207,8 +207,8 @@ class Sweeper:
         return self._end(due, key, came, self.authority.acts([key])[key].detail)
 
     def _sweep_files(self, due: Due, folders: Folders | None) -> Done:
-        if folders is None:
-            return Done(due, Outcome.NOT_BEGUN)
+        if folders is None:  # the control bus is a stream
+            return Done(due, Outcome.DONE)
         key, removed, what = self._begin(due, "files removed"), 0, self._what(due, "files removed")
         names = expired_files(folders, due.expiry.before_us)
 
