@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
+from scenario_runner.authority.retention import Expiry, Removal
 from scenario_runner.authority.values import (
     Admission,
     Admitted,
@@ -196,6 +197,17 @@ class Authority(RunReader, Protocol):
 
     def end_action(self, key: str, outcome: str, detail: str) -> None:
         """Record what came of an act that took longer."""
+        ...
+
+    def remove_expired(self, expiry: Expiry, after: int, limit: int, action_key: str) -> Removal:
+        """Remove a batch of what has expired, and add its count to an act, in one transaction.
+
+        Args:
+            expiry: What; not of the spool.
+            after: Where the batch before ended; 0 for the first.
+            limit: At most so many rows.
+            action_key: The act.
+        """
         ...
 
     def published(self, state: str, after: tuple[int, int], until_us: int, limit: int) -> list[PublishedSignal]:

@@ -152,6 +152,15 @@ class Stream:
         summary = self._summary()
         return f"{summary['StreamARN']}@{round(summary['StreamCreationTimestamp'].timestamp() * 1000)}"
 
+    def retention_hours(self) -> int:
+        """How long the stream keeps a record.
+
+        Raises:
+            ConfigurationError: It does not exist, or may not be described.
+            Unavailable: It does not answer.
+        """
+        return int(self._summary()["RetentionPeriodHours"])
+
     def _summary(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.call("describe_stream_summary", StreamName=self.name)["StreamDescriptionSummary"]
         return answer
@@ -257,7 +266,7 @@ class Stream:
         Returns:
             The data of its record; None when it is certainly not on the stream; or why that is not known.
         """
-        hours = int(self._summary()["RetentionPeriodHours"])
+        hours = self.retention_hours()
         near_us, far_us = since_us - _NEAR_MARGIN_US, since_us - _FAR_MARGIN_US
         shards = self._shards_of(partition_key)
         deadline, left = self.monotonic() + _SEARCH_SECONDS, _SEARCHED_RECORDS

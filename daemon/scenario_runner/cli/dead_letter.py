@@ -178,6 +178,7 @@ def shown_letter(letter: Letter) -> Json:
         "received_at_utc": format_micros(letter.received_us),
         "raw_sha256": letter.raw_sha256,
         "raw_size": letter.raw_size,
+        "raw_removed_at_utc": None if letter.raw_removed_us is None else format_micros(letter.raw_removed_us),
     }
 
 
@@ -209,7 +210,8 @@ def _contents(letter: Letter) -> Json:
     """What is kept of the bytes, exactly (base64), and as text where it is text."""
     raw = letter.raw
     if raw is None:
-        return {"kept": "nothing", "raw_base64": None, "raw_text": None, "next_action": _NEXT[letter.disposition]}
+        kept = "nothing" if letter.raw_removed_us is None else f"nothing: {_removed(letter)}"
+        return {"kept": kept, "raw_base64": None, "raw_text": None, "next_action": _NEXT[letter.disposition]}
     kept = "all" if len(raw) == letter.raw_size else f"the first {len(raw)} of {letter.raw_size} bytes"
     try:
         text: str | None = raw.decode("utf-8")
@@ -217,6 +219,12 @@ def _contents(letter: Letter) -> Json:
         text = None
     return {"kept": kept, "raw_base64": base64.b64encode(raw).decode(), "raw_text": text,
             "next_action": _NEXT[letter.disposition]}  # fmt: skip
+
+
+def _removed(letter: Letter) -> str:
+    """Why there are no bytes, when retention removed them."""
+    when = format_micros(letter.raw_removed_us or 0)
+    return f"retention removed the bytes at {when} (dead_letter_raw_days of the policy); their sha256 is known"
 
 
 def lines_of(raw: bytes, shown_as: As) -> Iterator[str]:
@@ -269,7 +277,7 @@ def _write_raw(letter: Letter) -> None:
         UsageError: they would go to a terminal, or there are none.
     """
     if letter.raw is None:
-        raise UsageError("nothing is kept of the bytes")
+        raise UsageError("nothing is kept of the bytes" if letter.raw_removed_us is None else _removed(letter))
     if sys.stdout.isatty():
         raise UsageError("--as raw writes whatever the sender sent: redirect it into a file")
     sys.stdout.flush()

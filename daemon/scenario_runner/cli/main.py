@@ -39,6 +39,7 @@ from scenario_runner.cli.options import (
     WatchedArgument,
     WiringOption,
 )
+from scenario_runner.cli.retention_commands import add_retention
 
 _EXIT_CODES = (
     "Exit codes: 0 done or passed; 1 the verdict is negative; 2 usage or configuration; 3 still waiting; "
@@ -473,6 +474,7 @@ def doctor(
 stores_app = _group("stores", _SET_UP, "Work with the stores of a profile.")
 policy_app = _group("policy", _SET_UP, "Work with policy profiles.")
 contracts_app = _group("contracts", _SET_UP, "Work with the wire contracts.")
+add_retention(_group("retention", _SET_UP, "Remove what the policy keeps no longer."))
 stream_app = _group("stream", _SET_UP, "Work with the control stream.")
 
 

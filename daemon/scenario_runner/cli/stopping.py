@@ -40,6 +40,19 @@ def stop_on_signals(daemon: Daemon, supervisor: Supervisor) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
+def stop_between_batches(stopping: threading.Event) -> None:
+    """Set an event on the first SIGTERM or SIGINT; end the process on the second, which breaks no transaction."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            end_process(128 + signal.SIGTERM)
+        stopping.set()
+        print_err("stopping: the batch in progress will finish; signal again to stop at once")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
 def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
     """End the process when a stop takes too long: the next start gives up the leases of threads that hang."""
     daemon.stopping.wait()

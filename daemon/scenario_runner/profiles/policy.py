@@ -19,6 +19,22 @@ from scenario_runner.contracts.types import Hex64, Name, Positive, ShortText, UI
 _REMEDY: Final = "correct the policy, then set content_digest to what `scenario-runner policy digest FILE` prints"
 
 
+#: A day at least: what expired at once would be gone before anybody could look at it. A century is for ever.
+Days = Annotated[int, Field(ge=1, le=36_500)]
+
+
+class Retention(BaseModel):
+    """For how many days to keep what may be removed; what is not given is kept for ever (docs/adr/0029)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    intake_records_days: Days | None = None
+    dead_letter_raw_days: Days | None = None
+    outbox_sent_days: Days | None = None
+    digest_reuse_days: Days | None = None
+    spool_consumed_days: Days | None = None
+
+
 class Policy(BaseModel):
     """A validated policy profile."""
 
@@ -35,6 +51,7 @@ class Policy(BaseModel):
     max_output_bytes: Annotated[int, Field(ge=1, le=1 << 62)] = DEFAULT_BOUNDS.max_output_bytes
     max_output_files: Annotated[int, Field(ge=1, le=10_000_000)] = DEFAULT_BOUNDS.max_output_files
     max_look_seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = DEFAULT_BOUNDS.max_look_seconds
+    retention: Retention = Retention()
 
     def bounds(self) -> EvidenceBounds:
         """How large evidence may be, and how long an examination may take."""

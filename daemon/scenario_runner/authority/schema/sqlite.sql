@@ -95,7 +95,8 @@ CREATE TABLE engine_attempts (
     CHECK ((ended_us IS NULL) = (outcome = ''))
 ) WITHOUT ROWID;
 
--- Every record of the control bus that was disposed of, once.
+-- Every record of the control bus that was disposed of, once. Retention may remove rows whose disposition is no refusal.
+-- raw_removed_us is when it removed the bytes of a refused record from dead_letters.
 CREATE TABLE intake_records (
     record_id   INTEGER PRIMARY KEY,
     record_key  TEXT NOT NULL UNIQUE,
@@ -107,13 +108,16 @@ CREATE TABLE intake_records (
     detail      TEXT NOT NULL,
     received_us INTEGER NOT NULL,
     raw_sha256  TEXT NOT NULL,
-    raw_size    INTEGER NOT NULL
+    raw_size    INTEGER NOT NULL,
+    raw_removed_us INTEGER
 );
 CREATE INDEX intake_records_run ON intake_records (run_id) WHERE run_id <> '';
 CREATE INDEX intake_records_refused ON intake_records (reason_code, record_id)
     WHERE disposition IN ('REJECTED', 'CONFLICT');
+CREATE INDEX intake_records_with_raw ON intake_records (record_id)
+    WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL;
 
--- The bytes of refused records.
+-- The bytes of refused records; empty where intake_records.raw_removed_us says that they were removed.
 CREATE TABLE dead_letters (
     record_key TEXT PRIMARY KEY,
     raw        BLOB NOT NULL
@@ -121,7 +125,9 @@ CREATE TABLE dead_letters (
 
 -- Signals owed to the control bus; one goes out when its run's documents are in the ledger up to needs_seq. A signal that
 -- is published once more is another row of the same message: emission counts them from 0, action_key names the act that
--- asked for it, and none goes out before the one before it. receipt is what the bus answered, as JSON.
+-- asked for it, and none goes out before the one before it. receipt is what the bus answered, as JSON. Retention may remove
+-- rows that were sent, except the first one of READY and TERMINAL: there removed_emission is the highest number whose row
+-- was removed, so that no number is used twice.
 CREATE TABLE outbox (
     outbox_id      INTEGER PRIMARY KEY,
     message_id     TEXT NOT NULL,
@@ -140,11 +146,14 @@ CREATE TABLE outbox (
     sent_us        INTEGER,
     receipt        TEXT NOT NULL DEFAULT '',
     action_key     TEXT NOT NULL DEFAULT '',
+    removed_emission INTEGER NOT NULL DEFAULT 0,
     UNIQUE (message_id, emission)
 );
 CREATE INDEX outbox_unsent ON outbox (outbox_id) WHERE sent_us IS NULL;
 CREATE INDEX outbox_run ON outbox (run_id);
 CREATE INDEX outbox_published ON outbox (sent_us, outbox_id) WHERE emission = 0 AND sent_us IS NOT NULL;
+CREATE INDEX outbox_removable ON outbox (sent_us, outbox_id)
+    WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED');
 
 -- What operators did: who did what to what, when, why, and what came of it. A row is written in the transaction of the
 -- act's effect. action_key is the act's identity: an act that is sent again is not carried out again.
@@ -168,6 +177,7 @@ CREATE TABLE digest_reuse (
     digests    BLOB NOT NULL,
     kept_us    INTEGER NOT NULL
 );
+CREATE INDEX digest_reuse_kept ON digest_reuse (kept_us);
 
 -- What the daemons stand on: the object store, the spool, the stream, each by a name and the identity found there first.
 CREATE TABLE store_identities (

@@ -452,7 +452,8 @@ WHERE record_key = ANY (%(record_keys)b::text[]);
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
 SELECT g.ord, c.now, k.outcome, k.detail, r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id,
        o.kind, o.partition_key, o.attributes, o.payload, o.needs_seq,
-       (SELECT max(n.emission) + 1 FROM outbox n WHERE n.message_id = o.message_id) AS emissions,
+       (SELECT max(greatest(n.emission, n.removed_emission)) + 1 FROM outbox n
+        WHERE n.message_id = o.message_id) AS emissions,
        (SELECT count(*) FROM operator_actions a
         WHERE a.subject = g.run_id AND a.at > c.now - g.window_us AND a.action = %(action)b
           AND a.outcome <> ALL (%(uncounted)b::text[])) AS attempts,
@@ -721,3 +722,86 @@ ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = exclud
 
 -- name: get_identity
 SELECT identity FROM store_identities WHERE name = %(name)b;
+
+-- name: remove_intake_records
+-- A batch of retention: "older" of the rows "taken" have expired. Rows of refused records stay, and those of redrives.
+-- Records of a stream that is not the profile's have a time of their own. Rows that stay are read again by every
+-- retention: no index has to be written for each admission.
+WITH page AS MATERIALIZED (
+  SELECT record_id,
+         received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
+                             AND (%(stream)b::text = '' OR left(record_key, length(%(stream)b::text)) <> %(stream)b::text)
+                            THEN %(others_before_us)b::bigint ELSE %(before_us)b::bigint END AS older,
+         disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
+           AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+  FROM intake_records WHERE record_id > %(after)b::bigint ORDER BY record_id LIMIT %(limit)b::bigint),
+held AS MATERIALIZED (
+  SELECT record_id FROM intake_records
+  WHERE record_id = ANY (ARRAY (SELECT record_id FROM page WHERE older AND removable))
+  ORDER BY record_id FOR UPDATE SKIP LOCKED),
+removed AS (DELETE FROM intake_records r USING held h WHERE r.record_id = h.record_id RETURNING 1),
+noted AS (
+  UPDATE operator_actions SET detail = (split_part(detail, ' ', 1)::bigint + n.removed) || substr(detail, strpos(detail, ' '))
+  FROM (SELECT count(*) AS removed FROM removed) n WHERE n.removed > 0 AND action_key = %(action_key)b)
+SELECT count(*) AS examined, count(*) AS taken, count(*) FILTER (WHERE older) AS older, max(record_id) AS last,
+       (SELECT count(*) FROM removed) AS removed
+FROM page;
+
+-- name: remove_dead_letter_raw
+-- At most 4 MiB in a batch, however many rows: whatever frees their bytes takes time for each of their pages.
+WITH page AS MATERIALIZED (
+  SELECT record_id, record_key, received_us < %(before_us)b::bigint AS older,
+         sum(raw_size) OVER (ORDER BY record_id) - raw_size < 4194304 AS fits
+  FROM (SELECT record_id, record_key, received_us, raw_size FROM intake_records
+        WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL AND record_id > %(after)b::bigint
+        ORDER BY record_id LIMIT %(limit)b::bigint) AS first),
+held AS MATERIALIZED (
+  SELECT record_id, record_key FROM intake_records
+  WHERE record_id = ANY (ARRAY (SELECT record_id FROM page WHERE older AND fits)) AND raw_removed_us IS NULL
+  ORDER BY record_id FOR UPDATE SKIP LOCKED),
+emptied AS (UPDATE dead_letters d SET raw = ''::bytea FROM held h WHERE d.record_key = h.record_key),
+removed AS (
+  UPDATE intake_records r SET raw_removed_us = sr_now_us() FROM held h WHERE r.record_id = h.record_id RETURNING 1),
+noted AS (
+  UPDATE operator_actions SET detail = (split_part(detail, ' ', 1)::bigint + n.removed) || substr(detail, strpos(detail, ' '))
+  FROM (SELECT count(*) AS removed FROM removed) n WHERE n.removed > 0 AND action_key = %(action_key)b)
+SELECT count(*) AS examined, count(*) FILTER (WHERE fits) AS taken, count(*) FILTER (WHERE older AND fits) AS older,
+       max(record_id) FILTER (WHERE fits) AS last, (SELECT count(*) FROM removed) AS removed
+FROM page;
+
+-- name: remove_outbox_sent
+-- The first row of a message keeps the highest number of the rows that are removed. Those first rows are locked in order;
+-- the removed ones are skipped when they are locked, so of two retentions none waits in a circle.
+WITH held AS MATERIALIZED (
+  SELECT outbox_id, message_id, emission FROM outbox
+  WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED')
+    AND sent_us < %(before_us)b::bigint
+  ORDER BY sent_us, outbox_id LIMIT %(limit)b::bigint FOR UPDATE SKIP LOCKED),
+firsts AS MATERIALIZED (
+  SELECT outbox_id, message_id FROM outbox
+  WHERE emission = 0 AND message_id = ANY (ARRAY (SELECT message_id FROM held WHERE emission > 0))
+  ORDER BY outbox_id FOR UPDATE),
+kept AS (
+  UPDATE outbox o SET removed_emission = greatest(o.removed_emission, g.emission)
+  FROM firsts f JOIN (SELECT message_id, max(emission) AS emission FROM held GROUP BY message_id) g
+    ON g.message_id = f.message_id
+  WHERE o.outbox_id = f.outbox_id),
+removed AS (DELETE FROM outbox o USING held h WHERE o.outbox_id = h.outbox_id RETURNING 1),
+noted AS (
+  UPDATE operator_actions SET detail = (split_part(detail, ' ', 1)::bigint + n.removed) || substr(detail, strpos(detail, ' '))
+  FROM (SELECT count(*) AS removed FROM removed) n WHERE n.removed > 0 AND action_key = %(action_key)b)
+SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS last,
+       (SELECT count(*) FROM removed) AS removed
+FROM held;
+
+-- name: remove_digest_reuse
+WITH held AS MATERIALIZED (
+  SELECT digest_key FROM digest_reuse WHERE kept_us < %(before_us)b::bigint
+  ORDER BY kept_us LIMIT %(limit)b::bigint FOR UPDATE SKIP LOCKED),
+removed AS (DELETE FROM digest_reuse d USING held h WHERE d.digest_key = h.digest_key RETURNING 1),
+noted AS (
+  UPDATE operator_actions SET detail = (split_part(detail, ' ', 1)::bigint + n.removed) || substr(detail, strpos(detail, ' '))
+  FROM (SELECT count(*) AS removed FROM removed) n WHERE n.removed > 0 AND action_key = %(action_key)b)
+SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS last,
+       (SELECT count(*) FROM removed) AS removed
+FROM held;

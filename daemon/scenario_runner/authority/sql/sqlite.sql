@@ -177,7 +177,8 @@ UPDATE operator_actions SET outcome = :outcome, detail = :detail WHERE action_ke
 -- name: reemit_facts
 -- What a re-emit is decided on, in the transaction that writes it.
 SELECT r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id, o.kind, o.partition_key, o.attributes, o.payload,
-       o.needs_seq, (SELECT max(n.emission) + 1 FROM outbox n WHERE n.message_id = o.message_id) AS emissions,
+       o.needs_seq, (SELECT max(max(n.emission, n.removed_emission)) + 1 FROM outbox n
+                    WHERE n.message_id = o.message_id) AS emissions,
        (SELECT count(*) FROM operator_actions a
         WHERE a.subject = r.run_id AND a.at > :since_us AND a.action = :action
           AND a.outcome NOT IN (SELECT value FROM json_each(:uncounted))) AS attempts,
@@ -356,3 +357,70 @@ ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = exclud
 
 -- name: get_identity
 SELECT identity FROM store_identities WHERE name = :name;
+
+-- name: expired_intake_records
+-- A page of retention, read without the write lock: "older" of the rows "taken" have expired, "ids" of them are removed.
+-- Rows of refused records stay, and those of redrives. Records of a stream that is not the profile's have a time of
+-- their own. Rows that stay are read again by every retention: no index has to be written for each admission.
+SELECT count(*) AS examined, count(*) AS taken, coalesce(sum(older), 0) AS older, max(record_id) AS last,
+       json_group_array(record_id) FILTER (WHERE older AND removable) AS ids
+FROM (SELECT record_id,
+             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
+                                 AND (:stream = '' OR substr(record_key, 1, length(:stream)) <> :stream)
+                                THEN :others_before_us ELSE :before_us END AS older,
+             disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+      FROM intake_records WHERE record_id > :after ORDER BY record_id LIMIT :limit) AS page;
+
+-- name: remove_intake_records
+DELETE FROM intake_records WHERE record_id IN (SELECT value FROM json_each(:ids));
+
+-- name: expired_dead_letter_raw
+-- At most 4 MiB in a batch, however many rows: freeing a row's bytes takes time for each of its pages.
+SELECT count(*) AS examined, coalesce(sum(bytes_before < 4194304), 0) AS taken,
+       coalesce(sum(older AND bytes_before < 4194304), 0) AS older,
+       max(record_id) FILTER (WHERE bytes_before < 4194304) AS last,
+       json_group_array(record_id) FILTER (WHERE older AND bytes_before < 4194304) AS ids
+FROM (SELECT record_id, received_us < :before_us AS older,
+             sum(raw_size) OVER (ORDER BY record_id) - raw_size AS bytes_before
+      FROM (SELECT record_id, received_us, raw_size FROM intake_records
+            WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL AND record_id > :after
+            ORDER BY record_id LIMIT :limit) AS page) AS page;
+
+-- name: empty_dead_letters
+UPDATE dead_letters SET raw = x''
+WHERE record_key IN (SELECT record_key FROM intake_records
+                     WHERE record_id IN (SELECT value FROM json_each(:ids)) AND raw_removed_us IS NULL);
+
+-- name: note_emptied_records
+UPDATE intake_records SET raw_removed_us = :now
+WHERE record_id IN (SELECT value FROM json_each(:ids)) AND raw_removed_us IS NULL;
+
+-- name: expired_outbox_sent
+SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0 AS last, json_group_array(outbox_id) AS ids
+FROM (SELECT outbox_id FROM outbox
+      WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED')
+        AND sent_us < :before_us
+      ORDER BY sent_us, outbox_id LIMIT :limit) AS page;
+
+-- name: keep_emission_numbers
+-- The first row of a message keeps the highest number of the rows that are removed.
+UPDATE outbox SET removed_emission = max(removed_emission, gone.emission)
+FROM (SELECT message_id, max(emission) AS emission FROM outbox
+      WHERE outbox_id IN (SELECT value FROM json_each(:ids)) AND emission > 0 GROUP BY message_id) AS gone
+WHERE outbox.message_id = gone.message_id AND outbox.emission = 0;
+
+-- name: remove_outbox_sent
+DELETE FROM outbox WHERE outbox_id IN (SELECT value FROM json_each(:ids));
+
+-- name: expired_digest_reuse
+SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0 AS last, json_group_array(digest_key) AS ids
+FROM (SELECT digest_key FROM digest_reuse WHERE kept_us < :before_us ORDER BY kept_us LIMIT :limit) AS page;
+
+-- name: remove_digest_reuse
+DELETE FROM digest_reuse WHERE digest_key IN (SELECT value FROM json_each(:ids));
+
+-- name: add_to_action
+-- The detail of such an act begins with a count.
+UPDATE operator_actions SET detail = (CAST(detail AS INTEGER) + :removed) || substr(detail, instr(detail, ' '))
+WHERE action_key = :action_key;

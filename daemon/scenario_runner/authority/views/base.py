@@ -11,6 +11,7 @@ import orjson
 
 from scenario_runner.authority.acts import ActionRow, ack_key
 from scenario_runner.authority.queries import RunQueries
+from scenario_runner.authority.retention import Expired, Expiry
 from scenario_runner.authority.rows import Row, action_row
 from scenario_runner.authority.views.values import (
     FOREVER_US,
@@ -201,6 +202,19 @@ class Views(RunQueries):
         raw = rows[0]["raw"]
         return _letter(rows[0], None if raw is None else bytes(raw))
 
+    # --- retention
+
+    def expired(self, expiry: Expiry, most: int) -> Expired:
+        """How much has expired of a kind.
+
+        Args:
+            expiry: What; not of the spool.
+            most: Rows that are read at most.
+        """
+        (row,) = self._rows(f"expired_of_{expiry.kind}", **expiry.parameters(), most=most)
+        more = row["examined"] >= most and row["older"] > 0
+        return Expired(row["expired"], more, row["oldest_us"])
+
     # --- receipts
 
     def runs_with_receipt(self, run_id: str, ref: str, admitted_us: int, manifest: str, limit: int) -> list[str]:
@@ -262,5 +276,5 @@ def _letter(row: Row, raw: bytes | None = None) -> Letter:
     return Letter(
         row["record_id"], row["record_key"], row["message_id"], row["kind"], row["run_id"],
         Disposition(row["disposition"]), row["reason_code"], row["detail"], row["received_us"], row["raw_sha256"],
-        row["raw_size"], raw,
+        row["raw_size"], raw, row["raw_removed_us"],
     )  # fmt: skip

@@ -115,7 +115,8 @@ WITH RECURSIVE reasons (code) AS (
 SELECT code FROM reasons WHERE code IS NOT NULL;
 
 -- name: letters_by_reason
-SELECT record_id, record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+SELECT record_id, record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size,
+       raw_removed_us
 FROM intake_records
 WHERE disposition IN ('REJECTED', 'CONFLICT') AND reason_code = %(reason)b AND record_id < %(before)b
   AND received_us >= %(since)b AND received_us < %(until)b  -- if received
@@ -123,7 +124,7 @@ ORDER BY record_id DESC LIMIT %(limit)b;
 
 -- name: letters_by_key
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size
+       i.raw_sha256, i.raw_size, i.raw_removed_us
 FROM dead_letters d JOIN intake_records i ON i.record_key = d.record_key
 WHERE d.record_key >= %(key)b AND d.record_key < %(key_end)b
   AND i.reason_code = %(reason)b  -- if reason
@@ -132,13 +133,15 @@ ORDER BY d.record_key DESC LIMIT %(limit)b;
 
 -- name: letter_with_key
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size, d.raw
+       i.raw_sha256, i.raw_size, i.raw_removed_us,
+       CASE WHEN i.raw_removed_us IS NULL THEN d.raw END AS raw
 FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
 WHERE i.record_key = %(record_key)b AND i.disposition IN ('REJECTED', 'CONFLICT');
 
 -- name: letter_with_number
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size, d.raw
+       i.raw_sha256, i.raw_size, i.raw_removed_us,
+       CASE WHEN i.raw_removed_us IS NULL THEN d.raw END AS raw
 FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
 WHERE i.record_id = %(record_id)b AND i.disposition IN ('REJECTED', 'CONFLICT');
 
@@ -148,3 +151,34 @@ SELECT r.run_id, (SELECT e.details FROM run_events e WHERE e.run_id = r.run_id A
                   ORDER BY e.seq DESC LIMIT 1) AS details
 FROM (SELECT run_id, intent, state FROM runs WHERE admitted_us <= %(until)b ORDER BY admitted_us DESC LIMIT %(most)b) r
 WHERE r.run_id <> %(run_id)b AND r.state = 'READY' AND position(%(manifest)b::bytea IN r.intent) > 0 LIMIT %(limit)b;
+
+-- name: expired_of_intake_records
+-- What retention would remove, as far as so many rows show; the same terms as where it is removed.
+SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older AND removable) AS expired,
+       min(received_us) FILTER (WHERE older AND removable) AS oldest_us
+FROM (SELECT received_us,
+             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
+                                 AND (%(stream)b::text = '' OR left(record_key, length(%(stream)b::text)) <> %(stream)b::text)
+                                THEN %(others_before_us)b::bigint ELSE %(before_us)b::bigint END AS older,
+             disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+      FROM intake_records WHERE record_id > 0 ORDER BY record_id LIMIT %(most)b::bigint) AS first;
+
+-- name: expired_of_dead_letter_raw
+SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older) AS expired,
+       min(received_us) FILTER (WHERE older) AS oldest_us
+FROM (SELECT received_us, received_us < %(before_us)b::bigint AS older FROM intake_records
+      WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL
+      ORDER BY record_id LIMIT %(most)b::bigint) AS first;
+
+-- name: expired_of_outbox_sent
+SELECT count(*) AS examined, count(*) AS older, count(*) AS expired, min(sent_us) AS oldest_us
+FROM (SELECT sent_us FROM outbox
+      WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED')
+        AND sent_us < %(before_us)b::bigint
+      ORDER BY sent_us, outbox_id LIMIT %(most)b::bigint) AS first;
+
+-- name: expired_of_digest_reuse
+SELECT count(*) AS examined, count(*) AS older, count(*) AS expired, min(kept_us) AS oldest_us
+FROM (SELECT kept_us FROM digest_reuse WHERE kept_us < %(before_us)b::bigint
+      ORDER BY kept_us LIMIT %(most)b::bigint) AS first;

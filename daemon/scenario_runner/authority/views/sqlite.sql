@@ -107,7 +107,8 @@ WITH RECURSIVE reasons (code) AS (
 SELECT code FROM reasons WHERE code IS NOT NULL;
 
 -- name: letters_by_reason
-SELECT record_id, record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size
+SELECT record_id, record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us, raw_sha256, raw_size,
+       raw_removed_us
 FROM intake_records
 WHERE disposition IN ('REJECTED', 'CONFLICT') AND reason_code = :reason AND record_id < :before
   AND received_us >= :since AND received_us < :until  -- if received
@@ -115,7 +116,7 @@ ORDER BY record_id DESC LIMIT :limit;
 
 -- name: letters_by_key
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size
+       i.raw_sha256, i.raw_size, i.raw_removed_us
 FROM dead_letters d CROSS JOIN intake_records i ON i.record_key = d.record_key
 WHERE d.record_key >= :key AND d.record_key < :key_end
   AND +i.reason_code = :reason  -- if reason
@@ -124,13 +125,15 @@ ORDER BY d.record_key DESC LIMIT :limit;
 
 -- name: letter_with_key
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size, d.raw
+       i.raw_sha256, i.raw_size, i.raw_removed_us,
+       CASE WHEN i.raw_removed_us IS NULL THEN d.raw END AS raw
 FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
 WHERE i.record_key = :record_key AND i.disposition IN ('REJECTED', 'CONFLICT');
 
 -- name: letter_with_number
 SELECT i.record_id, i.record_key, i.message_id, i.kind, i.run_id, i.disposition, i.reason_code, i.detail, i.received_us,
-       i.raw_sha256, i.raw_size, d.raw
+       i.raw_sha256, i.raw_size, i.raw_removed_us,
+       CASE WHEN i.raw_removed_us IS NULL THEN d.raw END AS raw
 FROM intake_records i LEFT JOIN dead_letters d ON d.record_key = i.record_key
 WHERE i.record_id = :record_id AND i.disposition IN ('REJECTED', 'CONFLICT');
 
@@ -140,3 +143,34 @@ SELECT r.run_id, (SELECT e.details FROM run_events e WHERE e.run_id = r.run_id A
                   ORDER BY e.seq DESC LIMIT 1) AS details
 FROM (SELECT run_id, intent, state FROM runs WHERE admitted_us <= :until ORDER BY admitted_us DESC LIMIT :most) r
 WHERE r.run_id <> :run_id AND r.state = 'READY' AND instr(r.intent, :manifest) > 0 LIMIT :limit;
+
+-- name: expired_of_intake_records
+-- What retention would remove, as far as so many rows show; the same terms as where it is removed.
+SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older AND removable) AS expired,
+       min(received_us) FILTER (WHERE older AND removable) AS oldest_us
+FROM (SELECT received_us,
+             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
+                                 AND (:stream = '' OR substr(record_key, 1, length(:stream)) <> :stream)
+                                THEN :others_before_us ELSE :before_us END AS older,
+             disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+      FROM intake_records WHERE record_id > 0 ORDER BY record_id LIMIT :most) AS first;
+
+-- name: expired_of_dead_letter_raw
+SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older) AS expired,
+       min(received_us) FILTER (WHERE older) AS oldest_us
+FROM (SELECT received_us, received_us < :before_us AS older FROM intake_records
+      WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL
+      ORDER BY record_id LIMIT :most) AS first;
+
+-- name: expired_of_outbox_sent
+SELECT count(*) AS examined, count(*) AS older, count(*) AS expired, min(sent_us) AS oldest_us
+FROM (SELECT sent_us FROM outbox
+      WHERE sent_us IS NOT NULL AND kind IN ('READY_REEMIT', 'TERMINAL_REEMIT', 'REQUEST_REJECTED')
+        AND sent_us < :before_us
+      ORDER BY sent_us, outbox_id LIMIT :most) AS first;
+
+-- name: expired_of_digest_reuse
+SELECT count(*) AS examined, count(*) AS older, count(*) AS expired, min(kept_us) AS oldest_us
+FROM (SELECT kept_us FROM digest_reuse WHERE kept_us < :before_us
+      ORDER BY kept_us LIMIT :most) AS first;

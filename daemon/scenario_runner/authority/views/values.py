@@ -150,6 +150,7 @@ class Letter:
         number: Its number in the authority; grows with time.
         raw_size: Bytes of the record as it was received.
         raw: What is kept of them; None in lists, and when nothing is kept.
+        raw_removed_us: When retention removed them; None when it did not.
     """
 
     number: int
@@ -164,6 +165,7 @@ class Letter:
     raw_sha256: str
     raw_size: int
     raw: bytes | None = None
+    raw_removed_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

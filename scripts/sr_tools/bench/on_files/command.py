@@ -12,6 +12,7 @@ from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
 from sr_tools.bench.on_files.reemit import reemit
+from sr_tools.bench.on_files.retention import retention
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
 from sr_tools.bench.on_files.submit import submit
 
@@ -26,9 +27,10 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "engines": engines,
     "lookups": lookups,
     "reemit": reemit,
+    "retention": retention,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
-ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit")
+ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention")
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -56,6 +58,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("engines-other-runs", 2000, "small runs beside them"),
         ("reemit-runs", 10_000, "READYs that are published again"),
+        ("retention-rows", 1_000_000, "records of `retention`; at least 100"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     return parser

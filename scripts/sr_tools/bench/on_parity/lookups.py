@@ -15,7 +15,7 @@ from sr_tools.bench.world import World
 
 
 @dataclass(frozen=True)
-class _PostgresWorld(World):
+class PostgresWorld(World):
     """A world whose authority is a schema."""
 
     dsn: str = ""
@@ -30,7 +30,7 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
     templates = real_runs(World.make(folder / "templates", options))
     schema = Schema(os.environ["SR_TEST_PG_DSN"])
     try:
-        world = _PostgresWorld(folder / "asked", folder / "runs", options.subject, options.timeout, dsn=schema.dsn)
+        world = PostgresWorld(folder / "asked", folder / "runs", options.subject, options.timeout, dsn=schema.dsn)
         world.prepare()
         _make_tables(world)
         count, now_us = options.lookups_runs, time.time_ns() // 1000

@@ -1316,7 +1316,7 @@ def schema_of(connection: sqlite3.Connection) -> dict[str, Any]:
     for kind, name, table, text in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         found[f"{kind} {name}"] = (
             table,
-            re.sub(r"\s+", " ", text or "").replace(" )", ")"),
+            re.sub(r" (?=[,)])", "", re.sub(r"\s+", " ", text or "")),
             connection.execute("SELECT * FROM pragma_table_xinfo(?)", (name,)).fetchall(),
             connection.execute("SELECT * FROM pragma_index_xinfo(?)", (name,)).fetchall(),
             connection.execute("SELECT * FROM pragma_foreign_key_list(?)", (name,)).fetchall(),

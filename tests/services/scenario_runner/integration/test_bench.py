@@ -140,6 +140,16 @@ def test_one_request_that_is_not_in_the_spool_is_found(tmp_path: Path) -> None:
     assert "30 requests submitted, files in the spool: 1 missing" in by_name(report)["submit"]["error"]
 
 
+def test_retention_is_measured_alone_and_beside_a_daemon(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "retention", "--retention-rows", "1000")
+    assert code == 0, progress
+    results = by_name(report)
+    assert results["retention_longest_batch"]["unit"] == "ms"
+    assert results["retention_longest_batch"]["how"].startswith("1300 rows on SQLite")
+    assert results["admission_alone_p50"]["admissions"] == 10
+    assert {"retention_rate", "admission_beside_retention_max", "retention_beside_rate"} < set(results)
+
+
 def test_look_ups_are_measured_when_they_are_asked_for_on_a_database_of_copied_runs(tmp_path: Path) -> None:
     code, report, progress = bench(tmp_path, "--only", "lookups", "--lookups-runs", "1000", "--lookups-calls", "1")
     assert code == 0, progress

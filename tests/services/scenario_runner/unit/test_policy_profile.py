@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
-from scenario_runner.profiles.policy import load_policy, policy_digest, read_policy
+from scenario_runner.profiles.policy import Retention, load_policy, policy_digest, read_policy
 
 pytestmark = pytest.mark.unit
 
@@ -193,3 +193,29 @@ def test_a_policy_cannot_be_changed_after_it_was_read(tmp_path: Path) -> None:
     policy = load_policy(write(tmp_path, CONTENT), env={})
     with pytest.raises(Exception, match="frozen"):
         policy.reuse_policy = "DENY"  # type: ignore[misc]
+
+
+def test_what_is_not_kept_for_ever_is_said_in_days(tmp_path: Path) -> None:
+    assert load_policy(write(tmp_path, CONTENT), env={}).retention == Retention()
+    kept = {"intake_records_days": 30, "spool_consumed_days": 7}
+    assert load_policy(write(tmp_path, {**CONTENT, "retention": kept}), env={}).retention == Retention(**kept)
+    assert load_policy(write(tmp_path, {**CONTENT, "retention": {"outbox_sent_days": None}}), env={}).retention == (
+        Retention()
+    )
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501, "7", 1.5, True])
+def test_days_of_retention_are_whole_and_one_at_least(tmp_path: Path, days: object) -> None:
+    if isinstance(days, float):
+        days = str(days)  # a float has no digest
+    refused = refusal(write(tmp_path, {**CONTENT, "retention": {"outbox_sent_days": days}}))
+    assert "retention.outbox_sent_days" in refused.problem
+
+
+def test_a_kind_that_is_never_removed_cannot_be_named(tmp_path: Path) -> None:
+    assert "retention.runs_days" in refusal(write(tmp_path, {**CONTENT, "retention": {"runs_days": 7}})).problem
+
+
+def test_the_digest_covers_the_retention_and_a_policy_without_one_keeps_the_digest_that_it_had() -> None:
+    limited = {**CONTENT, "retention": {"intake_records_days": 30}}
+    assert policy_digest(limited, "here") == by_hand(limited) != policy_digest(CONTENT, "here")

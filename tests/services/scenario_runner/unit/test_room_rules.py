@@ -435,7 +435,10 @@ def test_no_sqlite_statement_reads_a_whole_table(name: str) -> None:
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     connection.close()
     scans = [step for step in plan if step.startswith("SCAN ") and " INDEX " not in step]
-    assert set(scans) <= {"SCAN CONSTANT ROW"}
+    # Subqueries with a limit are no tables.
+    assert {re.sub(r"subquery-\d+", "page", step) for step in scans} <= {
+        "SCAN CONSTANT ROW", "SCAN page", "SCAN (page)", "SCAN gone"
+    }  # fmt: skip
     if name.endswith("_only"):
         assert [
             step

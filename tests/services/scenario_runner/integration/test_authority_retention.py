@@ -1,0 +1,360 @@
+"""What retention removes from an authority and what it leaves, over every backend: batches, acts, repeated records."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    disposed,
+    draft,
+    failed,
+    hex32,
+    hex64,
+    ready,
+)
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+from test_authority_reemits import act, deliver_documents, ended, one, owed
+
+from scenario_runner.authority.acts import ActionRow, ReemitLimit
+from scenario_runner.authority.retention import ACTION, RUNNING, Expiry, Kind, count_of, counted
+from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.authority.values import Sent
+from scenario_runner.contracts.states import Disposition, SignalKind
+
+if TYPE_CHECKING:
+    from test_authority_contract import Backend
+
+    from scenario_runner.authority.base import Authority
+
+pytestmark = pytest.mark.integration
+
+DAY = 86_400 * SECOND
+MANY = ReemitLimit(1000, 60 * SECOND)
+IN_DATABASE = [kind for kind in Kind if kind is not Kind.SPOOL_CONSUMED]
+
+
+def begun(authority: Authority, kind: Kind, key: str = "act") -> str:  # noqa: F811
+    authority.record_action(ActionRow(key, 0, "ops", "cli", ACTION, kind, "why", RUNNING, counted(0, "rows removed")))
+    return key
+
+
+def swept(authority: Authority, expiry: Expiry, limit: int = 100, key: str = "act") -> int:  # noqa: F811
+    """Remove everything that has expired; returns what the act counts."""
+    begun(authority, expiry.kind, key)
+    after, more = 0, True
+    while more:
+        removal = authority.remove_expired(expiry, after, limit, key)
+        after, more = removal.after, removal.more
+    return count_of(authority.acts([key])[key].detail)
+
+
+def records(backend: Backend) -> list[str]:  # noqa: F811
+    return [key for (key,) in backend.query("SELECT record_key FROM intake_records ORDER BY record_id")]
+
+
+def admitted_apart(authority: Authority, clock: Clock, *keys: str) -> None:  # noqa: F811
+    for key in keys:
+        authority.admit([asking(key, f"bus/{key}")])
+        clock.pass_seconds(1)
+
+
+def repeated(authority: Authority, key: str, times: int) -> None:  # noqa: F811
+    """Publish the signal of a run again, so often."""
+    for number in range(times):
+        assert one(authority, act(f"{key}/{number}", key, limit=MANY)).outcome == "ACCEPTED"
+        deliver_documents(authority)
+        authority.mark_sent([Sent(row.outbox_id) for row in owed(authority)])
+
+
+# --- intake records
+
+
+def test_records_that_are_older_go_and_younger_ones_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
+    admitted_apart(authority, clock, *"abc")
+    before_us = clock.now
+    admitted_apart(authority, clock, *"de")
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, before_us)) == 3
+    assert records(backend) == ["bus/d", "bus/e"]
+
+
+def test_a_record_that_comes_again_after_its_row_has_gone_finds_its_run(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    admitted_apart(authority, clock, "a")
+    commit(authority, ready(claim_one(authority)))
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now)) == 1
+    (again,) = authority.admit([asking("a", "bus/a")])
+    assert (again.disposition, again.repeated) == (Disposition.DUPLICATE, False)
+    assert [row.kind for row in authority.signals(hex32("a")).rows] == [SignalKind.READY], "nothing is published twice"
+    (other,) = authority.admit([asking("a", "bus/other", fingerprint="two")])
+    assert other.disposition is Disposition.CONFLICT
+    run = authority.run(hex32("a"))
+    assert run is not None
+    assert run.state == "READY"
+    assert backend.query("SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_reemit_that_comes_again_after_its_record_has_gone_is_not_carried_out_again(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    from scenario_runner.authority.values import Admission
+
+    ended(authority)
+    record = Admission(record_key="bus/reemit", kind="REEMIT_REQUEST", run_id=hex32("k"), reemit=act("bus/reemit"),
+                       raw=b"{}", raw_size=2)  # fmt: skip
+    (first,) = authority.admit([record])
+    assert first.disposition is Disposition.ACCEPTED
+    assert len(owed(authority)) == 1
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now)) == 2
+    authority.admit([record])
+    assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 1]
+
+
+def test_refused_records_and_redrives_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([disposed("bus/refused", Disposition.REJECTED), disposed("bus/ignored", Disposition.IGNORED)])
+    authority.admit([asking("a", "redrive/1/bus/refused"), asking("a", "bus/conflict", fingerprint="two")])
+    authority.admit([asking("a", "bus/duplicate")])
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now)) == 2
+    assert records(backend) == ["bus/refused", "redrive/1/bus/refused", "bus/conflict"]
+
+
+def test_a_record_of_another_stream_has_a_time_of_its_own(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking(key, key) for key in ("kinesis/ours/shard/1", "kinesis/theirs/shard/1", "spool/x")])
+    begin_us = clock.now
+    clock.pass_seconds(10)
+    ours = Expiry(Kind.INTAKE_RECORDS, clock.now, "kinesis/ours/", begin_us)
+    assert swept(authority, ours, key="one") == 2
+    assert records(backend) == ["kinesis/theirs/shard/1"]
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now, "", begin_us), key="two") == 0
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now, "", clock.now), key="three") == 1
+
+
+def test_batches_go_on_where_the_one_before_ended_also_past_rows_that_stay(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([disposed(f"bus/refused-{number}", Disposition.REJECTED) for number in range(7)])
+    authority.admit([asking(str(number), f"bus/{number}") for number in range(7)])
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now), limit=2) == 7
+    assert len(records(backend)) == 7
+
+
+def test_a_row_from_a_time_when_the_clock_was_ahead_does_not_stop_those_behind_it(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    admitted_apart(authority, clock, "a")
+    clock.pass_seconds(1000)
+    admitted_apart(authority, clock, "ahead")
+    clock.pass_seconds(-1000)
+    admitted_apart(authority, clock, "b", "c")
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now), limit=2) == 3
+    assert records(backend) == ["bus/ahead"]
+
+
+# --- dead letters
+
+
+def test_the_bytes_of_old_dead_letters_go_and_their_rows_stay(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([disposed("bus/old", Disposition.REJECTED)])
+    removed_us = clock.pass_seconds(1)
+    authority.admit([disposed("bus/young", Disposition.REJECTED)])
+    assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now)) == 1
+    assert backend.dead_letters() == {"bus/old": b"", "bus/young": b"\xff raw"}
+    kept = "SELECT record_key, disposition, reason_code, raw_size, raw_sha256 <> '', raw_removed_us FROM intake_records"
+    old, young = backend.query(f"{kept} ORDER BY record_id")
+    assert (old[0], old[1], old[2], old[3], bool(old[4])) == ("bus/old", "REJECTED", "RECORD_NOT_JSON", 5, True)
+    assert old[5] == removed_us
+    assert young[5] is None
+    (again,) = authority.admit([disposed("bus/old", Disposition.REJECTED)])
+    assert again.repeated, "its disposition is known for ever"
+    assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now), key="second") == 0
+
+
+def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    large = [replace(disposed(f"bus/{number}", Disposition.REJECTED), raw_size=1 << 20) for number in range(9)]
+    authority.admit(large)
+    clock.pass_seconds(1)
+    expiry = Expiry(Kind.DEAD_LETTER_RAW, clock.now)
+    first = authority.remove_expired(expiry, 0, 100, begun(authority, expiry.kind))
+    assert (first.removed, first.more) == (4, True)
+    assert swept(authority, expiry) == 9
+
+
+# --- outbox
+
+
+def test_the_first_signal_of_a_run_stays_and_what_was_published_again_goes(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    for key, how in (("r", ready), ("f", failed)):
+        ended(authority, key, how)
+        repeated(authority, key, 2)
+    clock.pass_seconds(DAY // SECOND)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 4
+    for key in "rf":
+        (row,) = authority.signals(hex32(key)).rows
+        assert (row.emission, row.sent_us is not None) == (0, True)
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_the_number_of_an_emission_is_never_used_twice(authority: Authority, clock: Clock, limit: int) -> None:  # noqa: F811
+    ended(authority)
+    repeated(authority, "k", 3)
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now), limit) == 3
+    assert one(authority, act("later", limit=MANY)).outcome == "ACCEPTED"
+    assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 4]
+    deliver_documents(authority)
+    authority.mark_sent([Sent(row.outbox_id) for row in owed(authority)])
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now), key="second") == 1
+    one(authority, act("last", limit=MANY))
+    assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 5]
+
+
+def test_what_is_owed_to_the_bus_or_was_sent_lately_stays(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    repeated(authority, "k", 1)
+    sent_us = clock.pass_seconds(10)
+    one(authority, act("owed", limit=MANY))
+    authority.admit([disposed("bus/a", Disposition.REJECTED, hex32("k"), draft("refusal", run_id=hex32("k")))])
+    clock.pass_seconds(10)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, sent_us - 10 * SECOND), key="early") == 0
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 1
+    kinds = [row.kind for row in authority.signals(hex32("k")).rows]
+    assert kinds == [SignalKind.READY, SignalKind.READY_REEMIT, SignalKind.REQUEST_REJECTED]
+
+
+def test_a_refusal_that_was_sent_goes_and_is_not_sent_again(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    record = disposed("bus/a", Disposition.REJECTED, hex32("k"), draft("refusal", run_id=hex32("k")))
+    authority.admit([record])
+    authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE)])
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 1
+    (again,) = authority.admit([record])
+    assert again.repeated
+    assert authority.claim_signals("p", 10, LEASE) == []
+
+
+# --- digests
+
+
+def test_digests_that_were_kept_long_ago_go(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.keep_digests(hex64("old"), [hex64("x")])
+    before_us = clock.pass_seconds(1)
+    authority.keep_digests(hex64("young"), [hex64("y")])
+    assert swept(authority, Expiry(Kind.DIGEST_REUSE, before_us), limit=1) == 1
+    assert authority.find_digests(hex64("old")) is None
+    assert authority.find_digests(hex64("young")) == [hex64("y")]
+
+
+# --- acts
+
+
+@pytest.mark.parametrize("kind", IN_DATABASE)
+def test_a_batch_that_finds_nothing_changes_nothing(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
+    ended(authority)
+    begun(authority, kind)
+    removal = authority.remove_expired(Expiry(kind, clock.now - DAY), 0, 10, "act")
+    assert (removal.removed, removal.more) == (0, False)
+    (row,) = authority.actions(kind)
+    assert (row.actor, row.via, row.action, row.reason, row.outcome, row.detail) == (
+        "ops", "cli", "retention", "why", "RUNNING", "0 rows removed",
+    )  # fmt: skip
+
+
+def test_every_batch_adds_its_count_to_the_act_in_its_own_transaction(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    admitted_apart(authority, clock, *"abcde")
+    expiry = Expiry(Kind.INTAKE_RECORDS, clock.now)
+    begun(authority, expiry.kind)
+    details = []
+    after = 0
+    for _ in range(3):
+        after = authority.remove_expired(expiry, after, 2, "act").after
+        details.append(authority.acts(["act"])["act"].detail)
+    assert details == ["2 rows removed", "4 rows removed", "5 rows removed"]
+
+
+def test_two_retentions_at_once_remove_every_row_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    for key in "abc":
+        ended(authority, key)
+        repeated(authority, key, 4)
+    authority.admit([asking(str(number), f"bus/{number}") for number in range(60)])
+    clock.pass_seconds(1)
+    with ThreadPoolExecutor(2) as pool:
+        for expiry, count in ((Expiry(Kind.OUTBOX_SENT, clock.now), 12), (Expiry(Kind.INTAKE_RECORDS, clock.now), 63)):
+            both = [pool.submit(swept, authority, expiry, 5, f"{expiry.kind}/{me}") for me in range(2)]
+            found = sum(item.result() for item in both)
+            # What one skipped because the other held it is gone, or is found by the next retention.
+            assert found + swept(authority, expiry, key=f"{expiry.kind}/last") == count
+    one(authority, act("later", "a", limit=MANY))
+    assert [row.emission for row in authority.signals(hex32("a")).rows] == [0, 5]
+
+
+def test_runs_events_attempts_and_acts_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority)
+    repeated(authority, "k", 2)
+    tables = ("runs", "run_events", "engine_attempts", "operator_actions", "store_identities")
+
+    def rows() -> list[Any]:
+        return [backend.query(f"SELECT count(*) FROM {table}") for table in tables]
+
+    before = rows()
+    clock.pass_seconds(DAY // SECOND)
+    for kind in IN_DATABASE:
+        authority.remove_expired(Expiry(kind, clock.now), 0, 1000, "no act")
+    assert rows() == before
+
+
+# --- cost
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("expired_intake_records", "USING INTEGER PRIMARY KEY"),
+        ("expired_dead_letter_raw", "intake_records_with_raw"),
+        ("expired_outbox_sent", "outbox_removable"),
+        ("expired_digest_reuse", "digest_reuse_kept"),
+        ("keep_emission_numbers", "sqlite_autoindex_outbox_1"),
+    ],
+)
+def test_sqlite_finds_a_batch_by_its_index(name: str, index: str) -> None:
+    text = load_statements("sqlite")[name]
+    with sqlite3.connect(":memory:") as connection:
+        for _, _, migration in load_migrations("sqlite"):
+            connection.executescript(migration)
+        wanted = dict.fromkeys(re.findall(r":([a-z_]+)", text), 0)
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", wanted)]
+    assert any(index in step for step in plan), plan
+    tables = ("intake_records", "outbox", "digest_reuse", "dead_letters")
+    assert not [step for step in plan if step in {f"SCAN {table}" for table in tables}], plan
