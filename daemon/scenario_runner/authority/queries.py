@@ -19,7 +19,15 @@ from scenario_runner.authority.rows import (
     signal_row,
     stored_event,
 )
-from scenario_runner.authority.values import AttemptRow, ProjectionTask, RecordRow, RunRow, Signals, StoredEvent
+from scenario_runner.authority.values import (
+    AttemptRow,
+    ProjectionTask,
+    RecordRow,
+    RunRow,
+    Signals,
+    StoredEvent,
+    WaitingRuns,
+)
 
 
 class RunQueries(RunReader):
@@ -57,6 +65,11 @@ class RunQueries(RunReader):
 
 class Queries(RunQueries, Authority):
     """The reading half of an authority."""
+
+    @override
+    def waiting_runs(self) -> WaitingRuns:
+        (row,) = self._query("waiting_runs")
+        return WaitingRuns(row["count"], row["oldest_us"] or 0, row["next_deadline_us"] or 0)
 
     @abstractmethod
     def _list(self, values: Sequence[str]) -> object:

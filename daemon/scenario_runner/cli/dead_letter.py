@@ -15,6 +15,7 @@ from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import FOREVER_US, Letter, LetterFilter
 from scenario_runner.cli.console import exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.lists import Form, Page, print_list
+from scenario_runner.cli.outputs.looking import DEAD_LETTER_LIST, DEAD_LETTER_SHOW
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.cli.when import micros_of
 from scenario_runner.contracts.canonical import Json
@@ -89,7 +90,7 @@ def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: boo
             before = _letter(views, options.after) if options.after else None
             found = _found(views, asked, before, options.limit + 1)
             page = Page(found, options.limit, lambda item: str(item["number"]))
-            print_list("dead_letters", page, Form.of(as_json=as_json, as_lines=as_lines), _line)
+            print_list(DEAD_LETTER_LIST, page, Form.of(as_json=as_json, as_lines=as_lines), _line)
 
 
 def run_show(wiring_path: str, name: str, shown_as: str, *, as_json: bool) -> None:
@@ -100,7 +101,7 @@ def run_show(wiring_path: str, name: str, shown_as: str, *, as_json: bool) -> No
         with existing_views(load_wiring(wiring_path)) as views:
             letter = _letter(views, name)
         if as_json:
-            print_json(_shown(letter) | _contents(letter))
+            print_json(_shown(letter) | _contents(letter), DEAD_LETTER_SHOW)
         elif shown_as == As.RAW:
             _write_raw(letter)
         else:

@@ -13,6 +13,7 @@ from scenario_runner.authority.connect import sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
 from scenario_runner.bus.stream import Stream, client_of
 from scenario_runner.cli.console import Exit, exit_on_error, print_json, print_line
+from scenario_runner.cli.outputs.acting import DOCTOR
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, in_short
@@ -121,7 +122,7 @@ def run(wiring_path: str, policy_path: str | None, *, as_json: bool) -> None:
     with exit_on_error(as_json=as_json):
         findings = examine(wiring_path, policy_path, _ignore if as_json else _print_finding)
     if as_json:
-        print_json({"ok": all(item["ok"] for item in findings), "checks": findings})
+        print_json({"ok": all(item["ok"] for item in findings), "checks": findings}, DOCTOR)
     raise typer.Exit(max((item.get("exit", 0) for item in findings if not item["ok"]), default=Exit.DONE))
 
 

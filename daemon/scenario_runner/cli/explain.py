@@ -6,6 +6,7 @@ import typer
 
 from scenario_runner.audit.explain import explain_run
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_line
+from scenario_runner.cli.outputs.looking import EXPLAIN
 from scenario_runner.cli.status import find_run
 from scenario_runner.contracts.canonical import Json
 
@@ -26,7 +27,7 @@ def run(wiring_path: str, run_id: str, *, as_json: bool) -> None:
     with exit_on_error(as_json=as_json, logs=False):
         document = find_run(wiring_path, run_id, explain_run)
     if as_json:
-        print_json(document)
+        print_json(document, EXPLAIN)
     else:
         print_explanation(document)
     raise typer.Exit(exit_for_state(document["state"]))

@@ -13,6 +13,10 @@ PolicyOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
+LogLevelOption = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogFormatOption = Annotated[
+    str, typer.Option(help="auto, json or text; auto is text on a terminal, and JSON otherwise.")
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
 ]

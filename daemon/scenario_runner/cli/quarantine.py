@@ -10,6 +10,7 @@ from scenario_runner.authority.values import RunRow
 from scenario_runner.authority.views.base import Views
 from scenario_runner.cli import runs
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json, print_line
+from scenario_runner.cli.outputs.looking import QUARANTINE_SHOW
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.contracts.canonical import Json
@@ -59,7 +60,7 @@ def run_show(wiring_path: str, name: str, *, as_json: bool) -> None:
     with exit_on_error(as_json=as_json, logs=False):
         document = describe(wiring_path, name)
     if as_json:
-        print_json(document)
+        print_json(document, QUARANTINE_SHOW)
     else:
         _print(document)
     raise typer.Exit(Exit.QUARANTINED)

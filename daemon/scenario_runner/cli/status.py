@@ -8,6 +8,8 @@ import typer
 from scenario_runner.audit.explain import REJECTED, status_of
 from scenario_runner.authority.base import RunReader
 from scenario_runner.cli.console import exit_for_state, exit_on_error, log_to_stderr, print_fields, print_json
+from scenario_runner.cli.outputs.looking import STATUS
+from scenario_runner.cli.outputs.shapes import Shape
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
@@ -44,14 +46,14 @@ def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, as_
     with exit_on_error(as_json=as_json, logs=False):
         check_timeout(wait=wait, timeout=timeout)
         document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
-        print_status(document, as_json=as_json)
+        print_status(document, STATUS, as_json=as_json)
     raise typer.Exit(exit_for_state(document["state"]))
 
 
-def print_status(document: Json, *, as_json: bool) -> None:
+def print_status(document: Json, shape: Shape, *, as_json: bool) -> None:
     """Print where a run stands."""
     if as_json:
-        print_json(document)
+        print_json(document, shape)
     else:
         print_fields(document, _FIELDS)
 

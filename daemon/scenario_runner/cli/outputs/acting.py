@@ -1,0 +1,69 @@
+"""Shapes of what the commands print that do something: requests, acts of operators, and set-up."""
+
+from typing import Final
+
+from scenario_runner.cli.outputs.looking import STATUS
+from scenario_runner.cli.outputs.shapes import (
+    BOOLEAN,
+    HEX32,
+    INTEGER,
+    INTEGER_OR_NULL,
+    TEXT,
+    TEXT_OR_NULL,
+    TIME,
+    TIME_OR_NULL,
+    Kind,
+    ListOf,
+    OrNull,
+    Shape,
+)
+
+# --- requests
+
+SUBMIT: Final = Shape({**STATUS.keys, "state": TEXT_OR_NULL, "message_id": TEXT, "record": TEXT})
+"""Without ``--wait`` the keys of ``status`` are null, but for ``run_id``."""
+SUBMIT_LINE: Final = Shape({
+    "line": INTEGER, "run_id": TEXT_OR_NULL, "message_id": TEXT_OR_NULL, "outcome": TEXT, "record": TEXT_OR_NULL,
+    "error": OrNull(Shape({"reason_code": TEXT, "sentence": TEXT, "detail": TEXT})),
+})  # fmt: skip
+RUN: Final = Shape({**STATUS.keys, "disposition": TEXT})
+PLAN: Final = Shape({
+    "run_id": HEX32, "intent_fingerprint": TEXT, "plan_hash": TEXT, "strategy": TEXT,
+    "policy_rev": Shape({"policy_id": TEXT, "revision": TEXT, "content_digest": TEXT}), "interface_pack_digest": TEXT,
+    "evidence_wait_seconds": INTEGER, "attempt_limit": INTEGER, "engine_run_root": TEXT, "engine_invoked": TEXT,
+    "intended_outputs": ListOf(TEXT), "required_gates": ListOf(TEXT),
+    "outputs": ListOf(Shape({"output_id": TEXT, "path": TEXT, "optional": BOOLEAN, "role": TEXT})),
+    "gates": ListOf(Shape({"gate_id": TEXT, "law": TEXT, "flag": TEXT, "upstream": ListOf(TEXT)})),
+})  # fmt: skip
+
+# --- acts
+
+_OUTCOME: Final[dict[str, Kind]] = {
+    "outcome": TEXT, "reason_code": TEXT_OR_NULL, "sentence": TEXT_OR_NULL, "detail": TEXT,
+}  # fmt: skip
+REEMIT: Final = Shape({
+    "run_id": HEX32, **_OUTCOME, "kind": TEXT_OR_NULL, "message_id": TEXT_OR_NULL, "emission": INTEGER_OR_NULL,
+    "sent_at_utc": TIME_OR_NULL,
+    "receipt": OrNull(Shape({"stream": TEXT, "shard_id": TEXT, "sequence_number": TEXT})),
+    "requested_by": TEXT, "dry_run": BOOLEAN, "reemit_kind": TEXT,
+})  # fmt: skip
+REEMIT_LINE: Final = Shape({"run_id": HEX32, "message_id": TEXT, "first_sent_at_utc": TIME, **_OUTCOME})
+
+# --- set-up
+
+DOCTOR: Final = Shape({
+    "ok": BOOLEAN,
+    "checks": ListOf(Shape({
+        "check": TEXT, "ok": BOOLEAN, "detail": TEXT, "remedy": TEXT_OR_NULL, "exit": INTEGER_OR_NULL,
+        "endpoint": TEXT_OR_NULL, "identity": TEXT_OR_NULL,
+    })),
+})  # fmt: skip
+STORES_ADOPT: Final = Shape({
+    "stores": ListOf(Shape({"store": TEXT, "where": TEXT, "old": TEXT, "new": TEXT, "adopted": BOOLEAN})),
+})  # fmt: skip
+POLICY_DIGEST: Final = Shape({"content_digest": TEXT})
+CONTRACTS_EXPORT: Final = Shape({"written": ListOf(TEXT)})
+STREAM_ADOPT: Final = Shape({
+    "stream": TEXT, "former_stream": TEXT, "lease_table": TEXT, "leases_forgotten": INTEGER, "begins_at": TEXT,
+    "outcome": TEXT,
+})  # fmt: skip
