@@ -109,9 +109,9 @@ class Examining:
 
 
 def print_finding(finding: Json) -> None:
-    """Print a finding on one line: mark, check, what was found, its remedy; and below it who asked where."""
+    """Print a finding on one line: mark, check, who asked where, what was found, its remedy."""
     remedy = f"; {finding['remedy']}" if finding.get("remedy") else ""
     asked = " at ".join(filter(None, (finding["identity"], finding["endpoint"])))
-    print_line(f"{'ok  ' if finding['ok'] else 'FAIL'}  {finding['check']}: {finding['detail']}{remedy}", flush=True)
-    if asked:
-        print_line(f"      as {asked}" if finding["identity"] else f"      at {asked}", flush=True)
+    place = f"[{asked}] " if asked else ""
+    mark = "ok  " if finding["ok"] else "FAIL"
+    print_line(f"{mark}  {finding['check']}: {place}{finding['detail']}{remedy}", flush=True)
