@@ -108,7 +108,7 @@ def _micros(option: str, text: str) -> int:
 
 def run(wiring_path: str, options: ManyOptions, *, as_json: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json):
+    with exit_on_error(as_json=False):  # stdout holds lines of runs, and nothing else
         counts = reemit_many(wiring_path, options, as_json=as_json)
     print_err(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no signal was selected")
     raise typer.Exit(Exit.DONE if set(counts) <= {PUBLISHED, DRY_RUN} else Exit.NEGATIVE)
