@@ -5,7 +5,8 @@ stale. NAME is one of:
 
 * ``reason codes``: the closed list, a sentence each;
 * ``fields NAME``: the fields of a wire document, or of a part that documents share, from its JSON Schema;
-* ``commands``: the ``--help`` of every command.
+* ``commands``: the ``--help`` of every command;
+* ``output schemas``: which command prints documents of which schema.
 """
 
 import os
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from scenario_runner.cli.outputs.table import DOCUMENTS as OUTPUTS
+from scenario_runner.cli.outputs.table import LINES, LISTS, file_name
 from scenario_runner.contracts.canonical import UINT64_MAX
 from scenario_runner.contracts.documents import BOUNDARY_DOCUMENTS, DOCUMENTS
 from scenario_runner.contracts.reasons import SENTENCES, Reason
@@ -146,6 +149,14 @@ def commands() -> str:
     )
 
 
+def output_schemas() -> str:
+    """The table of the schemas of what the commands print."""
+    with_lines = sorted({*LINES, *LISTS})
+    rows = [f"| `{name} --json` | `{file_name(name)}.schema.yaml` |" for name in sorted({*OUTPUTS, *LISTS})]
+    rows += [f"| a line of `{name}` | `{file_name(name, line=True)}.schema.yaml` |" for name in with_lines]
+    return "\n".join(["| printed by | schema |", "|---|---|", *rows])
+
+
 # --- documents
 
 
@@ -155,6 +166,8 @@ def part(name: str) -> str:
         return reason_codes()
     if name == "commands":
         return commands()
+    if name == "output schemas":
+        return output_schemas()
     return fields(name.removeprefix("fields "))
 
 

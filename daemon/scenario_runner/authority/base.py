@@ -30,6 +30,7 @@ from scenario_runner.authority.values import (
     StoredEvent,
     SupersessionRow,
     Transition,
+    WaitingRuns,
 )
 from scenario_runner.contracts.errors import LeaseLostError
 
@@ -245,6 +246,10 @@ class Authority(RunReader, Protocol):
 
     def pending(self, only: str = "") -> Pending:
         """Whether work is due now."""
+        ...
+
+    def waiting_runs(self) -> WaitingRuns:
+        """How many runs wait for evidence, since when, and until when."""
         ...
 
     def runs(self, state: str | None, limit: int) -> list[RunRow]:

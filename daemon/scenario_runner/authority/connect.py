@@ -96,6 +96,15 @@ def connect_views(dsn: str, place: str) -> "Views":
     return SqliteViews(path)
 
 
+def describe_server(dsn: str) -> tuple[str, str]:
+    """Server and user that the DSN of a PostgreSQL authority names, without anything secret; empty where none."""
+    if not is_postgres(dsn):
+        return "", ""
+    parameters = _postgres_dsn(dsn, "").parameters
+    host, port = parameters.get("host") or "this host", parameters.get("port") or "5432"
+    return f"{host}:{port}/{parameters.get('dbname', '')}", str(parameters.get("user", ""))
+
+
 def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":
     missing = [name for name in ("psycopg", "psycopg_pool") if find_spec(name) is None]
     if missing:

@@ -28,6 +28,7 @@ from scenario_runner.authority.values import (
     Signals,
     StoredEvent,
     SupersessionRow,
+    WaitingRuns,
 )
 
 
@@ -70,6 +71,11 @@ class RunQueries(RunReader):
 
 class Queries(RunQueries, Authority):
     """The reading half of an authority."""
+
+    @override
+    def waiting_runs(self) -> WaitingRuns:
+        (row,) = self._query("waiting_runs")
+        return WaitingRuns(row["count"], row["oldest_us"] or 0, row["next_deadline_us"] or 0)
 
     @abstractmethod
     def _list(self, values: Sequence[str]) -> object:

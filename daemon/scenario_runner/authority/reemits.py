@@ -26,7 +26,7 @@ from scenario_runner.authority.acts import ReemitAct
 from scenario_runner.authority.base import RunReader
 from scenario_runner.authority.values import Event, OutboxRow, ReemitEnd, Sent, SignalDraft
 from scenario_runner.contracts.canonical import Json, parse_json
-from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.reasons import CODES, Reason
 from scenario_runner.contracts.states import (
     FINAL_STATES,
     REPEATED_BY,
@@ -255,6 +255,6 @@ def _state_of(row: OutboxRow) -> RunState:
 
 def disposition_of(outcome: str) -> tuple[Disposition, str]:
     """Disposition and reason code of a record whose act had an outcome."""
-    if outcome in set(Reason):
+    if outcome in CODES:
         return Disposition.REJECTED, outcome
     return Disposition.ACCEPTED, ""

@@ -1,6 +1,6 @@
 """From rows to values and back, the same for every engine."""
 
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -141,8 +141,11 @@ def action_row(row: Row) -> ActionRow:
 
 def action_columns(action: ActionRow) -> dict[str, str]:
     """An act as its row keeps it, but for its time."""
-    texts = {name: storable(value) for name, value in asdict(action).items() if name != "at_us"}
-    return texts | {"detail": shortened(action.detail)}
+    return {
+        "action_key": storable(action.action_key), "actor": storable(action.actor), "via": action.via,
+        "action": action.action, "subject": storable(action.subject), "reason": storable(action.reason),
+        "outcome": action.outcome, "detail": shortened(action.detail),
+    }  # fmt: skip
 
 
 def record_row(row: Row) -> RecordRow:

@@ -436,6 +436,21 @@ class RecordRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingRuns:
+    """The runs that wait for evidence.
+
+    Attributes:
+        count: How many; the other values mean nothing when it is 0.
+        oldest_us: When the first of them was admitted.
+        next_deadline_us: The first of their deadlines.
+    """
+
+    count: int
+    oldest_us: int
+    next_deadline_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pending:
     """Whether work is due now, by kind.
 

@@ -61,6 +61,10 @@ class SpoolPaths:
         """Requests that an intake has claimed and not moved on yet; each lot of claims is a folder."""
         return os.path.join(self.root, CLAIMED)
 
+    def folders(self) -> tuple[str, ...]:
+        """The root and every folder of a spool."""
+        return (self.root, self.requests, self.consumed, self.rejected, self.private, self.claimed)
+
     def make(self, root: AnchoredRoot | None = None) -> None:
         """Create the folders that are missing, and the root itself if no identity of it is known.
 
@@ -72,7 +76,7 @@ class SpoolPaths:
         """
         root = root or AnchoredRoot(self.root)
         anchor = root.make()
-        for folder in (self.requests, self.consumed, self.rejected, self.private, self.claimed):
+        for folder in self.folders()[1:]:
             try:
                 os.mkdir(os.path.relpath(folder, self.root), root.modes.folder, dir_fd=anchor.fd)
             except FileExistsError:

@@ -10,7 +10,10 @@ from typing import Any, Final, TextIO
 
 import typer
 
+from scenario_runner.cli.outputs.error import ERROR
+from scenario_runner.cli.outputs.shapes import Shape
 from scenario_runner.cli.text import Part, Word, toned
+from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import (
     AmbiguousRunError,
     ConfigurationError,
@@ -78,7 +81,8 @@ def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
         for item in error.candidates if isinstance(error, AmbiguousRunError) else ():
             print_err(f"  {item['run_id']}  {item['run_equivalence_key']}")
         if as_json:
-            print_json({"error": _error_document(error)})
+            print_json_line({"error": _error_document(error)}, ERROR)
+            sys.stdout.flush()
         raise typer.Exit(exit_for_error(error)) from error
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
@@ -97,8 +101,19 @@ def _error_document(error: ScenarioRunnerError) -> dict[str, Any]:
     return found | {"candidates": error.candidates} if isinstance(error, AmbiguousRunError) else found
 
 
-def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
-    """Print one JSON document on stdout."""
+def print_json(document: Json, shape: Shape) -> None:
+    """Print one JSON document of a shape on stdout."""
+    sys.stdout.write(json.dumps(shape.stamped(document), indent=2, sort_keys=True) + "\n")
+    sys.stdout.flush()
+
+
+def print_json_line(document: Json, shape: Shape) -> None:
+    """Print a document of a shape as one line. Whoever prints the last line flushes stdout."""
+    sys.stdout.write(json.dumps(shape.stamped(document), sort_keys=True) + "\n")
+
+
+def print_request(document: Json) -> None:
+    """Print a run request, which is a document of the control bus: as it is, without ``schema_version``."""
     sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
     sys.stdout.flush()
 

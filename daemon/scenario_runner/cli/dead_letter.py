@@ -16,6 +16,7 @@ from scenario_runner.authority.views.values import FOREVER_US, Letter, LetterFil
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.lists import Form, Page, print_list
+from scenario_runner.cli.outputs.looking import DEAD_LETTER_LIST, DEAD_LETTER_SHOW
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.cli.when import micros_of
 from scenario_runner.contracts.canonical import Json
@@ -95,12 +96,8 @@ def run_list(wiring_path: str, options: Options, *, as_json: bool, as_lines: boo
             before = named_letter(views, options.after) if options.after else None
             found = (shown_letter(item) for item in found_letters(views, asked, before, options.limit + 1))
             page = Page(found, options.limit, lambda item: str(item["number"]))
-            print_list(
-                "dead_letters",
-                page,
-                Form.of(as_json=as_json, as_lines=as_lines),
-                _line_with(Clock(local=options.local)),
-            )
+            form = Form.of(as_json=as_json, as_lines=as_lines)
+            print_list(DEAD_LETTER_LIST, page, form, _line_with(Clock(local=options.local)))
 
 
 def run_show(wiring_path: str, name: str, shown_as: str, *, local: bool, as_json: bool) -> None:
@@ -113,7 +110,7 @@ def run_show(wiring_path: str, name: str, shown_as: str, *, local: bool, as_json
             redrives = _redrives(views, letter)
         document = shown_letter(letter) | _contents(letter) | {"redrives": redrives}
         if as_json:
-            print_json(document)
+            print_json(document, DEAD_LETTER_SHOW)
         elif shown_as == As.RAW:
             _write_raw(letter)
         else:

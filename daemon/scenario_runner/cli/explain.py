@@ -8,6 +8,7 @@ from scenario_runner.audit.cause import cause_of
 from scenario_runner.audit.explain import explain_run
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_line
+from scenario_runner.cli.outputs.looking import EXPLAIN
 from scenario_runner.cli.status import find_run, lines_of_corrections, lines_of_owed
 from scenario_runner.cli.text import Sheet, counted, shortened, width
 from scenario_runner.contracts.canonical import Json
@@ -33,7 +34,7 @@ def run(wiring_path: str, run_id: str, *, everything: bool, local: bool, as_json
     with exit_on_error(as_json=as_json, logs=False):
         document = find_run(wiring_path, run_id, explain_run)
     if as_json:
-        print_json(document)
+        print_json(document, EXPLAIN)
     elif everything:
         print_everything(document, Clock(local=local))
     else:

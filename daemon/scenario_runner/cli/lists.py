@@ -1,7 +1,7 @@
 """Printing lists of any length in bounded memory: as one JSON document, as JSON Lines, or as text.
 
-A list that ends before the last item there is says where the next page begins: ``next`` in JSON, a line on stderr in
-text, so that a pipe gets items and nothing else.
+A list that ends before the last item there is says where the next page begins: ``next`` in JSON, a last line of JSON
+Lines, a line on stderr in text, so that a pipe gets items and nothing else.
 """
 
 import json
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import chain, islice
 
-from scenario_runner.cli.console import print_err, print_line
+from scenario_runner.cli.console import print_err, print_json_line, print_line
+from scenario_runner.cli.outputs.shapes import NEXT_LINE, SCHEMA_VERSION, ListShape
 from scenario_runner.cli.text import Part
 from scenario_runner.contracts.canonical import Json
 
@@ -59,22 +60,22 @@ class Page:
             self.next = self._cursor_of(last)
 
 
-def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], Line]) -> None:
+def print_list(shape: ListShape, page: Page, form: Form, line_of: Callable[[Json], Line]) -> None:
     """Print a list.
 
     Args:
-        name: Its key in the JSON document.
+        shape: Its shape in JSON.
         page: What is printed.
         form: How.
         line_of: An item as text.
     """
     if form is Form.DOCUMENT:
-        _print_document(name, page)
+        _print_document(shape, page)
     elif form is Form.LINES:
         for item in page:
-            sys.stdout.write(json.dumps(item, sort_keys=True) + "\n")
+            print_json_line(item, shape.item)
         if page.next:
-            sys.stdout.write(json.dumps({"next": page.next}) + "\n")
+            print_json_line({"next": page.next}, NEXT_LINE)
     else:
         for item in page:
             line = line_of(item)
@@ -85,13 +86,13 @@ def print_list(name: str, page: Page, form: Form, line_of: Callable[[Json], Line
     sys.stdout.flush()
 
 
-def _print_document(name: str, page: Page) -> None:
-    """The same bytes as of a document that was made whole, with ``next`` behind the list."""
+def _print_document(shape: ListShape, page: Page) -> None:
+    """The document, an item at a time; ``next`` is known behind the list."""
     empty = True
-    sys.stdout.write(f'{{\n  "{name}": [')
+    sys.stdout.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "{shape.name}": [')
     for item in page:
-        text = textwrap.indent(json.dumps(item, indent=2, sort_keys=True), "    ")
+        text = textwrap.indent(json.dumps(shape.item.complete(item), indent=2, sort_keys=True), "    ")
         sys.stdout.write(("" if empty else ",") + "\n" + text)
         empty = False
     sys.stdout.write("]" if empty else "\n  ]")
-    sys.stdout.write((f',\n  "next": {json.dumps(page.next)}' if page.next else "") + "\n}\n")
+    sys.stdout.write(f',\n  "next": {json.dumps(page.next or None)}\n}}\n')

@@ -24,6 +24,8 @@ from scenario_runner.cli.options import (
     LimitOption,
     LinesOption,
     LocalOption,
+    LogFormatOption,
+    LogLevelOption,
     ManyOption,
     OptionalFileArgument,
     PolicyOption,
@@ -110,7 +112,8 @@ def serve(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Do everything that can be done now, then exit 0.")
     ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevelOption = "info",
+    log_format: LogFormatOption = "auto",
 ) -> None:
     """Run the daemon: consume requests, verify evidence, publish READY.
 
@@ -121,7 +124,7 @@ def serve(
     leave_process_one()  # before the import below: a fork must precede all threads
     from scenario_runner.cli.serve import run
 
-    run(str(wiring), str(policy), role, log_level, until_idle=until_idle)
+    run(str(wiring), str(policy), role, log_level, log_format, until_idle=until_idle)
 
 
 @app.command("run", rich_help_panel=_SERVE, short_help="Carry one request to its verdict in this process.")
@@ -132,7 +135,8 @@ def run_one(
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Stop after so many seconds; the run goes on where it is driven next.")
     ] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    log_level: LogLevelOption = "warning",
+    log_format: LogFormatOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Carry one request to its verdict in this process: admit it, drive its run, deliver its signals.
@@ -146,7 +150,7 @@ def run_one(
     leave_process_one()  # before the import below: a fork must precede all threads
     from scenario_runner.cli.run import run
 
-    run(str(wiring), str(policy), file, timeout, log_level, as_json=as_json)
+    run(str(wiring), str(policy), file, timeout, log_level, log_format, as_json=as_json)
 
 
 @app.command(rich_help_panel=_REQUEST, short_help="Put run requests on the control bus.")
@@ -473,7 +477,7 @@ def doctor(
 
 stores_app = _group("stores", _SET_UP, "Work with the stores of a profile.")
 policy_app = _group("policy", _SET_UP, "Work with policy profiles.")
-contracts_app = _group("contracts", _SET_UP, "Work with the wire contracts.")
+contracts_app = _group("contracts", _SET_UP, "Work with the contracts.")
 add_retention(_group("retention", _SET_UP, "Remove what the policy keeps no longer."))
 stream_app = _group("stream", _SET_UP, "Work with the control stream.")
 
@@ -506,14 +510,14 @@ def policy_digest(
     run(str(file), as_json=as_json)
 
 
-@contracts_app.command("export", short_help="Write every JSON Schema of the wire contracts.")
+@contracts_app.command("export", short_help="Write every JSON Schema: wire contracts and output.")
 def contracts_export(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to write the schema files.")] = Path(
         "config"
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Write every JSON Schema of the wire contracts, in the layout of ``config/``."""
+    """Write every JSON Schema, of the wire contracts and of what --json prints, in the layout of ``config/``."""
     from scenario_runner.cli.contracts import run
 
     run(str(directory), as_json=as_json)

@@ -15,6 +15,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Show times in the zone of this machine.")]
 LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
+LogLevelOption = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogFormatOption = Annotated[
+    str, typer.Option(help="auto, json or text; auto is text on a terminal, and JSON otherwise.")
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN_ID", help="A run id or its beginning, a run equivalence key, or a message id.")
 ]

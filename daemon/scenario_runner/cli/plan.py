@@ -4,6 +4,7 @@ import posixpath
 from typing import Final
 
 from scenario_runner.cli.console import exit_on_error, print_fields, print_json, print_line
+from scenario_runner.cli.outputs.acting import PLAN
 from scenario_runner.cli.request_file import read_request
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.plan import plan_hash
@@ -29,7 +30,7 @@ def run(wiring_path: str, policy_path: str, file: str, *, as_json: bool) -> None
     with exit_on_error(as_json=as_json):
         result = plan_file(wiring_path, policy_path, file)
     if as_json:
-        print_json(result)
+        print_json(result, PLAN)
         return
     shown = {**result, "engine": _SENTENCES[result["engine_invoked"]]}
     print_fields(shown, ("run_id", "strategy", "evidence_wait_seconds", "engine_run_root", "engine", "plan_hash"))

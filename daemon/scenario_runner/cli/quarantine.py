@@ -16,6 +16,7 @@ from scenario_runner.cli.acting import checked_actor, checked_reason
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.lists import Form, Page, print_list
+from scenario_runner.cli.outputs.looking import QUARANTINE_ACK, QUARANTINE_LIST, QUARANTINE_SHOW
 from scenario_runner.cli.read_only import KeptAuthority, existing_authority, existing_views
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.text import Part
@@ -68,7 +69,9 @@ def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines
         pages = runs.pages_of(views, asked, options.cursor(), options.limit + 1)
         items = (item for rows in pages for item in _with_acks(views, rows))
         page = Page(items, options.limit, lambda item: runs.cursor_of(item, asked))
-        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), _line_with(Clock(local=options.local)))
+        print_list(
+            QUARANTINE_LIST, page, Form.of(as_json=as_json, as_lines=as_lines), _line_with(Clock(local=options.local))
+        )
 
 
 def run_ack(wiring_path: str, name: str, reason: str, requested_by: str | None, *, as_json: bool) -> None:
@@ -76,7 +79,7 @@ def run_ack(wiring_path: str, name: str, reason: str, requested_by: str | None, 
     with exit_on_error(as_json=as_json):
         document = acknowledge(load_wiring(wiring_path), name, checked_reason(reason), checked_actor(requested_by))
     if as_json:
-        print_json(document)
+        print_json(document, QUARANTINE_ACK)
     else:
         print_fields(document, _ACK_FIELDS)
 
@@ -136,7 +139,7 @@ def run_show(wiring_path: str, name: str, *, local: bool, as_json: bool) -> None
     with exit_on_error(as_json=as_json, logs=False):
         document = describe(wiring_path, name)
     if as_json:
-        print_json(document)
+        print_json(document, QUARANTINE_SHOW)
     else:
         _print(document, Clock(local=local))
     raise typer.Exit(Exit.QUARANTINED)

@@ -4,7 +4,6 @@ Each letter says what it would come to before anything is done. Of many nothing 
 that was broken off is given again: what was done is left out.
 """
 
-import json
 import sys
 import time
 from collections import Counter
@@ -21,8 +20,17 @@ from scenario_runner.authority.values import COLLISION_CODE, Admitted
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import Letter
 from scenario_runner.cli.acting import checked_actor, checked_reason
-from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_fields, print_json, print_line
+from scenario_runner.cli.console import (
+    Exit,
+    exit_on_error,
+    print_err,
+    print_fields,
+    print_json,
+    print_json_line,
+    print_line,
+)
 from scenario_runner.cli.dead_letter import Options, found_letters, named_letter
+from scenario_runner.cli.outputs.acting import REDRIVE
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused, UsageError
@@ -132,7 +140,7 @@ class _Redriver:
             with open_for_redrive(self.wiring, self.rules) as authority:
                 document |= self._done(authority, letter)
         if as_json:
-            print_json(document)
+            print_json(document, REDRIVE)
         else:
             print_fields(document, _FIELDS)
         return Counter([_outcome_of(document)])
@@ -256,8 +264,7 @@ def _said(verdict: Json) -> str:
 def _print_one_of_many(document: Json, *, as_json: bool) -> None:
     """Columns: number, what it came or would come to, run id, letter, detail."""
     if as_json:
-        sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
-        sys.stdout.flush()
+        print_json_line(document, REDRIVE)
         return
     verdict = document if document["outcome"] else document["predicted"]
     would = "" if document["outcome"] else "would be "

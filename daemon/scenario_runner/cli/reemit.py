@@ -12,12 +12,13 @@ from scenario_runner.authority.reemits import ACCEPTED
 from scenario_runner.authority.values import SignalRow
 from scenario_runner.cli.acting import actor_of
 from scenario_runner.cli.console import Exit, exit_on_error, print_fields, print_json
+from scenario_runner.cli.outputs.acting import REEMIT
 from scenario_runner.cli.read_only import KeptAuthority, never_started
 from scenario_runner.cli.run_ids import named_run
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.documents import ReemitRequest, explain_validation
 from scenario_runner.contracts.errors import Unavailable, UsageError
-from scenario_runner.contracts.reasons import SENTENCES, Reason
+from scenario_runner.contracts.reasons import CODES, SENTENCES, Reason
 from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.intake.reemit import reemit_act
@@ -70,7 +71,7 @@ def run(wiring_path: str, run_id: str, options: ReemitOptions, *, as_json: bool)
     with exit_on_error(as_json=as_json):
         document = reemit_run(load_wiring(wiring_path), run_id, options)
     if as_json:
-        print_json(document)
+        print_json(document, REEMIT)
     else:
         print_fields(document, _FIELDS)
     raise typer.Exit(Exit.NEGATIVE if document["reason_code"] else Exit.DONE)
@@ -136,7 +137,7 @@ def _delivered(reemitter: Reemitter, answer: ReemitAnswer) -> ActionRow:
 
 def outcome_fields(outcome: str, detail: str) -> Json:
     """What came of an act."""
-    refused = outcome in set(Reason)
+    refused = outcome in CODES
     return {
         "outcome": outcome,
         "reason_code": outcome if refused else None,

@@ -4,9 +4,7 @@ The selection is an act of its own on record, and each run's act has a key that 
 broken off goes on with ``--resume``: what was done is recognised, and is not done again.
 """
 
-import json
 import secrets
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +14,12 @@ import typer
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal
 from scenario_runner.authority.reemits import ACCEPTED, DRY_RUN, PUBLISHED
-from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_line
+from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_json_line, print_line
+from scenario_runner.cli.outputs.acting import REEMIT_LINE
 from scenario_runner.cli.reemit import ReemitOptions, outcome_fields, require_started
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable, UsageError
-from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.reasons import CODES, Reason
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import format_micros, parse_instant, to_micros
 from scenario_runner.intake.reemit import reemit_act
@@ -181,6 +180,7 @@ class _Batch:
     def __init__(self, reemitter: Reemitter, begun: _Begun, options: ManyOptions, *, as_json: bool) -> None:
         self._reemitter, self._begun, self._as_json = reemitter, begun, as_json
         self._rate = options.rate
+        self._act = reemit_act(begun.options.request(_NOBODY), reemitter.policy, "", "cli")
         self._counts: Counter[str] = Counter()
         self._started = reemitter.monotonic()
         self._published = 0
@@ -208,9 +208,9 @@ class _Batch:
 
     def _publish(self, page: Sequence[PublishedSignal]) -> None:
         self._hold_rate()
-        reemitter, options = self._reemitter, self._begun.options
+        reemitter = self._reemitter
         keys = {item.run_id: f"cli/reemit/{self._begun.batch_id}/{item.run_id}" for item in page}
-        acts = [reemit_act(options.request(item.run_id), reemitter.policy, keys[item.run_id], "cli") for item in page]
+        acts = [replace(self._act, run_id=item.run_id, key=keys[item.run_id]) for item in page]
         answers = reemitter.authority.reemit(acts)
         self._published += sum(1 for answer in answers if answer.outcome == ACCEPTED)
         owed = [answer.key for answer in answers if answer.outcome == ACCEPTED]
@@ -259,6 +259,6 @@ class _Batch:
                 "run_id": item.run_id, "message_id": item.message_id,
                 "first_sent_at_utc": format_micros(item.cursor[0]), **outcome_fields(outcome, detail),
             }  # fmt: skip
-            sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
+            print_json_line(document, REEMIT_LINE)
         else:
-            print_line(f"{item.run_id}  {outcome}" + (f"  {detail}" if outcome in set(Reason) else ""))
+            print_line(f"{item.run_id}  {outcome}" + (f"  {detail}" if outcome in CODES else ""))

@@ -12,6 +12,7 @@ from scenario_runner.authority.retention import Expired, Kind
 from scenario_runner.authority.views.base import Views
 from scenario_runner.cli.acting import actor_of
 from scenario_runner.cli.console import exit_on_error, print_json, print_line
+from scenario_runner.cli.outputs.acting import RETENTION
 from scenario_runner.cli.read_only import existing_views, never_started
 from scenario_runner.cli.stopping import stop_between_batches
 from scenario_runner.contracts.canonical import Json
@@ -149,7 +150,7 @@ def _document(policy: Policy, limited: list[Json], *, dry_run: bool) -> Json:
 
 def _print(document: Json, *, as_json: bool) -> None:
     if as_json:
-        print_json(document)
+        print_json(document, RETENTION)
         return
     for item in document["kinds"]:
         print_line(f"{item['kind']:18}{_sentence(item)}")

@@ -11,6 +11,7 @@ from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.values import Admitted
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.cli.outputs.acting import RUN
 from scenario_runner.cli.request_file import read_bytes
 from scenario_runner.cli.stopping import stop_on_signals
 from scenario_runner.contracts.canonical import Json
@@ -36,19 +37,28 @@ _JUDGED_BEFORE: Final = (
 _FIELDS: Final = ("run_id", "state", "reason_code", "detail", "disposition", "next_action")
 
 
-def run(wiring_path: str, policy_path: str, file: str, timeout: float | None, log_level: str, *, as_json: bool) -> None:
+def run(
+    wiring_path: str,
+    policy_path: str,
+    file: str,
+    timeout: float | None,
+    log_level: str,
+    log_format: str,
+    *,
+    as_json: bool,
+) -> None:
     """The command."""
     with exit_on_error(as_json=as_json):
-        result, code = run_request(wiring_path, policy_path, file, timeout, log_level)
+        result, code = run_request(wiring_path, policy_path, file, timeout, log_level, log_format)
     if as_json:
-        print_json(result)
+        print_json(result, RUN)
     else:
         print_fields(result, _FIELDS)
     raise typer.Exit(code)
 
 
 def run_request(
-    wiring_path: str, policy_path: str, file: str, timeout: float | None, log_level: str
+    wiring_path: str, policy_path: str, file: str, timeout: float | None, log_level: str, log_format: str
 ) -> tuple[Json, Exit]:
     """Admit the request in a file and drive its run until it has a verdict that is delivered, or the time is over.
 
@@ -61,7 +71,7 @@ def run_request(
     """
     if not posix.AVAILABLE:
         raise needs_posix("run", "driving a run")
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_format)
     wiring, policy = load_wiring(wiring_path), load_policy(policy_path)
     os.umask(state_modes(wiring).umask)
     raw = read_bytes(file)

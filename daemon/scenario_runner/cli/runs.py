@@ -12,6 +12,7 @@ from scenario_runner.authority.views.values import FOREVER_US, Cursor, Order, Ru
 from scenario_runner.cli.clock import Clock
 from scenario_runner.cli.console import exit_on_error
 from scenario_runner.cli.lists import Form, Page, print_list
+from scenario_runner.cli.outputs.looking import RUNS_LIST
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.cli.run_ids import checked_name
 from scenario_runner.cli.text import Part, Word
@@ -106,7 +107,7 @@ def run(wiring_path: str, options: Options, *, as_json: bool, as_lines: bool) ->
         else:
             found, limit = _found(views, asked, after, options.limit + 1), options.limit
         page = Page(found, limit, lambda item: cursor_of(item, asked))
-        print_list("runs", page, Form.of(as_json=as_json, as_lines=as_lines), line_with(Clock(local=options.local)))
+        print_list(RUNS_LIST, page, Form.of(as_json=as_json, as_lines=as_lines), line_with(Clock(local=options.local)))
 
 
 def list_runs(wiring_path: str, state: str | None, limit: int) -> list[Json]:
@@ -235,7 +236,7 @@ def _name(text: str, place: str) -> tuple[str, str]:
     try:
         document = json.loads(text)
         document = document.get("payload", document)
-        run_id, key = document.get("run_id", ""), document.get("run_equivalence_key", "")
+        run_id, key = document.get("run_id") or "", document.get("run_equivalence_key") or ""
         if HEX32.fullmatch(run_id):
             return run_id, key
         return run_id_of(checked_name(key)), key

@@ -18,7 +18,6 @@ from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.owner import can_tell_dead_owners
 from scenario_runner.service.telemetry import end_process, set_up_logging
 
-_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _SWITCH_INTERVAL_SECONDS: Final = 0.001
 """How long a thread keeps the interpreter while others want it.
 
@@ -28,13 +27,15 @@ the default of 5 ms each such wait is lengthened by what a busy thread keeps.
 _log = structlog.get_logger("service")
 
 
-def run(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
+def run(wiring_path: str, policy_path: str, role: str, log_level: str, log_format: str, *, until_idle: bool) -> None:
     """The command."""
     with exit_on_error(as_json=False):
-        run_daemon(wiring_path, policy_path, role, log_level, until_idle=until_idle)
+        run_daemon(wiring_path, policy_path, role, log_level, log_format, until_idle=until_idle)
 
 
-def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *, until_idle: bool) -> None:
+def run_daemon(
+    wiring_path: str, policy_path: str, role: str, log_level: str, log_format: str, *, until_idle: bool
+) -> None:
     """Run until stopped, or until idle. A defect of SR ends the process here (70).
 
     Raises:
@@ -46,9 +47,7 @@ def run_daemon(wiring_path: str, policy_path: str, role: str, log_level: str, *,
         raise needs_posix("serve", "the daemon")
     if role not in set(Role):
         raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
-    if log_level not in _LOG_LEVELS:
-        raise UsageError(f"--log-level {log_level!r} is not one of {', '.join(_LOG_LEVELS)}")
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     wiring = load_wiring(wiring_path)
     os.umask(state_modes(wiring).umask)

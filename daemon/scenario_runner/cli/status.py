@@ -16,6 +16,8 @@ from scenario_runner.cli.console import (
     print_json,
     print_line,
 )
+from scenario_runner.cli.outputs.looking import STATUS
+from scenario_runner.cli.outputs.shapes import Shape
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.waiting import check_timeout, wait_for_verdict
@@ -52,14 +54,14 @@ def run(wiring_path: str, run_id: str, *, wait: bool, timeout: float | None, loc
     with exit_on_error(as_json=as_json, logs=False):
         check_timeout(wait=wait, timeout=timeout)
         document = wait_for_run(wiring_path, run_id, timeout) if wait else find_run(wiring_path, run_id, status_of)
-        print_status(document, as_json=as_json, local=local)
+        print_status(document, STATUS, as_json=as_json, local=local)
     raise typer.Exit(exit_for_state(document["state"]))
 
 
-def print_status(document: Json, *, as_json: bool, local: bool = False) -> None:
+def print_status(document: Json, shape: Shape, *, as_json: bool, local: bool = False) -> None:
     """Print where a run stands."""
     if as_json:
-        print_json(document)
+        print_json(document, shape)
         return
     clock = Clock(local=local)
     shown = clock.readable(document)

@@ -3,6 +3,7 @@
 import os
 
 from scenario_runner.cli.console import exit_on_error, print_json, print_line
+from scenario_runner.cli.outputs.acting import STORES_ADOPT
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.profiles.wiring import load_wiring
@@ -16,7 +17,7 @@ def run(wiring_path: str, only: str | None, *, as_json: bool) -> None:
     with exit_on_error(as_json=as_json):
         found = adopt_stores(wiring_path, only)
     if as_json:
-        print_json({"stores": found})
+        print_json({"stores": found}, STORES_ADOPT)
         return
     for item in found:
         print_line(f"{item['store']}  {item['where']}")

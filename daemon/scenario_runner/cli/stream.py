@@ -3,6 +3,7 @@
 import time
 
 from scenario_runner.cli.console import exit_on_error, print_err, print_fields, print_json
+from scenario_runner.cli.outputs.acting import STREAM_ADOPT
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.kcl.stream_identity import adopt_new_stream
@@ -15,7 +16,7 @@ def run(wiring_path: str, *, as_json: bool) -> None:
     with exit_on_error(as_json=as_json):
         document = adopt_stream(wiring_path)
     if as_json:
-        print_json(document)
+        print_json(document, STREAM_ADOPT)
     else:
         print_fields(document, ("stream", "former_stream", "lease_table", "leases_forgotten", "begins_at", "outcome"))
 

@@ -17,9 +17,10 @@ from scenario_runner.authority.views.base import Views
 from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.bus.kinesis import put_requests
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, RequestFolder
-from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json
+from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_request
 from scenario_runner.cli.corrections import CorrectionFlags
 from scenario_runner.cli.intake_check import intake_check
+from scenario_runner.cli.outputs.acting import SUBMIT
 from scenario_runner.cli.read_only import KeptAuthority, require_marked
 from scenario_runner.cli.request_file import Requested, read_request
 from scenario_runner.cli.request_flags import RequestFlags
@@ -114,7 +115,7 @@ def run(wiring_path: str, options: Options) -> None:
         wiring = load_wiring(wiring_path)
         requested = _requested(options, wiring)
         if options.only_print:
-            print_json(requested.document)
+            print_request(requested.document)
             return
         submission = prepare(wiring, requested)
         intake_check(wiring, options.policy)(submission.data)
@@ -196,11 +197,11 @@ def _report(wiring: Wiring, submission: Submission, where: str, options: Options
         print_fields(found, ("run_id", "message_id", "record"))
     if not options.wait:
         if options.as_json:
-            print_json(found)
+            print_json(found, SUBMIT)
         return
     with KeptAuthority(wiring) as authority:
         status = wait_for_verdict(_Follow(authority, submission).ask, options.timeout)
-    print_status(found | status, as_json=options.as_json)
+    print_status(found | status, SUBMIT, as_json=options.as_json)
     raise typer.Exit(exit_for_state(status["state"]))
 
 

@@ -5,7 +5,6 @@ does not stop the others. A batch of which nothing can be sent does: the bus is 
 submits the rest; requests that were submitted twice become DUPLICATEs.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from typing import Final
 import typer
 
 from scenario_runner.bus.stream import MAX_REQUEST_BYTES, MAX_REQUEST_RECORDS
-from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err
+from scenario_runner.cli.console import Exit, exit_for_error, exit_on_error, print_err, print_json_line
 from scenario_runner.cli.intake_check import Check, intake_check
+from scenario_runner.cli.outputs.acting import SUBMIT_LINE
 from scenario_runner.cli.progress import Progress
 from scenario_runner.cli.request_file import checked_request
 from scenario_runner.cli.request_lines import Line, read_lines
@@ -163,7 +163,7 @@ def _submit(batch: Sequence[_Item], send: Send, counts: _Counts) -> bool:
         error = place if isinstance(place, Unavailable) else item.error
         arrived = arrived or error is None
         counts.add(item, error)
-        sys.stdout.write(json.dumps(_result(item, str(place), error), sort_keys=True) + "\n")
+        print_json_line(_result(item, str(place), error), SUBMIT_LINE)
     sys.stdout.flush()
     return arrived or not submissions
 

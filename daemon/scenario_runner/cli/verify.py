@@ -19,6 +19,7 @@ from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_json, print_line
+from scenario_runner.cli.outputs.looking import VERIFY
 from scenario_runner.cli.progress import Progress
 from scenario_runner.cli.read_only import KeptAuthority, existing_views, never_started, require_marked
 from scenario_runner.cli.run_ids import checked_name, named_run
@@ -73,7 +74,7 @@ def run(wiring_path: str, target: str, files: NamedFiles, *, verbose: bool, as_j
     with exit_on_error(as_json=as_json):
         document, code = verify_target(wiring_path, target, files)
     if as_json:
-        print_json(document)
+        print_json(document, VERIFY)
     else:
         _print(document, verbose=verbose)
     raise typer.Exit(code)

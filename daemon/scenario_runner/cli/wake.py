@@ -1,8 +1,6 @@
 """``runs wake``: waiting runs are examined now, not at the end of their pause."""
 
-import json
 import secrets
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +17,16 @@ from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.wakes import DETAILS, NOT_WAITING, wake_outcome
 from scenario_runner.cli import runs
 from scenario_runner.cli.acting import checked_actor, checked_reason
-from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_fields, print_json, print_line
+from scenario_runner.cli.console import (
+    Exit,
+    exit_on_error,
+    print_err,
+    print_fields,
+    print_json,
+    print_json_line,
+    print_line,
+)
+from scenario_runner.cli.outputs.acting import WAKE
 from scenario_runner.cli.read_only import existing_authority, existing_views
 from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.contracts.canonical import Json
@@ -69,7 +76,7 @@ def run(wiring_path: str, options: WakeOptions, *, as_json: bool) -> None:
         if one:
             (document,) = found
             if as_json:
-                print_json(document)
+                print_json(document, WAKE)
             else:
                 print_fields(document, _FIELDS)
             raise typer.Exit(Exit.NEGATIVE if document["reason_code"] else Exit.DONE)
@@ -162,8 +169,7 @@ def _shown(views: Views | None, run_id: str, outcome: str) -> Json:
 
 def _print_one_of_many(document: Json, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
-        sys.stdout.flush()
+        print_json_line(document, WAKE)
     else:
         would = "would be " if document["dry_run"] else ""
         print_line(f"{document['run_id']}  {would}{document['outcome']}")

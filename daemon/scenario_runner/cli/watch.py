@@ -4,7 +4,6 @@ Without a run it shows those on their way: a bounded page of each state by the t
 counted beyond its page, and runs that have ended are not counted at all: there may be millions of them.
 """
 
-import json
 import math
 import shutil
 import sys
@@ -19,8 +18,17 @@ from scenario_runner.audit.explain import explain_run, status_of
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import MOVING_STATES, RunFilter
 from scenario_runner.cli.clock import Clock
-from scenario_runner.cli.console import Exit, exit_for_state, exit_on_error, print_err, print_line, rendered
+from scenario_runner.cli.console import (
+    Exit,
+    exit_for_state,
+    exit_on_error,
+    print_err,
+    print_json_line,
+    print_line,
+    rendered,
+)
 from scenario_runner.cli.explain import answer
+from scenario_runner.cli.outputs.looking import RUNS_LIST, STATUS
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.runs import shown_runs
 from scenario_runner.cli.status import RunSearch
@@ -82,7 +90,10 @@ class _Show:
     Attributes:
         ended: Set when nothing more will change.
         code: Exit code as things stand.
+        shape: Of a line of JSON.
     """
+
+    shape = RUNS_LIST.item
 
     def __init__(self, options: Options) -> None:
         self._options, self._screen = options, _Screen()
@@ -102,7 +113,7 @@ class _Show:
 
     def _print_change(self, item: Json, clock: Clock) -> None:
         if self._options.as_json:
-            sys.stdout.write(json.dumps(item, sort_keys=True) + "\n")
+            print_json_line(item, self.shape)
             sys.stdout.flush()
             return
         at = clock.stamp(format_micros(clock.now_us))
@@ -119,6 +130,8 @@ class _Show:
 
 class _OneRun(_Show):
     """Shows a run until it has ended."""
+
+    shape = STATUS
 
     def show(self, found: Sequence[Json]) -> None:
         super().show(found)

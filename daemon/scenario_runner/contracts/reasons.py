@@ -150,3 +150,6 @@ SENTENCES: dict[Reason, str] = {
     Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",
 }
+
+CODES: frozenset[str] = frozenset(SENTENCES)
+"""All codes, to tell them from other words: a row of another release may hold one that this one does not know."""

@@ -44,6 +44,8 @@ from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.lifecycle import lifecycle
 from scenario_runner.runs.member import Answer, Member
 
+NOTHING_NEW: Final = "runs.examined_in_vain"
+"""Counter of examinations that found what the one before them had found: evidence is still missing."""
 #: Batches whose plans are written at a time: the runner drives one, and the bulk pool a few small ones.
 _PLAN_WRITERS: Final = 4
 _log = structlog.get_logger("runs")
@@ -372,6 +374,8 @@ def _log_transition(transition: Transition, lost: LeaseLostError | None) -> None
         )  # fmt: skip
     elif transition.to_state is RunState.WAITING_EVIDENCE:
         new = bool(transition.events)
+        if not new:
+            count(NOTHING_NEW)
         (log.info if new else log.debug)("run waits for evidence", new_findings=new)
     elif transition.attempt is not None and transition.to_state not in FINAL_STATES:
         row = transition.attempt

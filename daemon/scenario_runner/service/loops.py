@@ -35,6 +35,7 @@ from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.engine_lane import EngineLane
 from scenario_runner.service.owner import is_dead
+from scenario_runner.service.waiting_summary import WaitingSummary
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
@@ -100,6 +101,7 @@ class Supervisor:
         self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
         self._engines = self._engine_lane()
+        self._waiting_summary = WaitingSummary(daemon.authority, time.monotonic)
 
     def _engine_lane(self) -> EngineLane | None:
         engine = self._daemon.open_engine() if self._has(Role.RUNNER) else None
@@ -321,6 +323,8 @@ class Supervisor:
             if not self._stopping.is_set():
                 self._with_retries(self._expire_dead_owners, _TRY_ONCE)
                 self._with_retries(self._pull_in_times, _TRY_ONCE)
+                if self._has(Role.RUNNER) and not self._only:
+                    self._with_retries(self._waiting_summary.step, _TRY_ONCE)
                 self._with_retries(self._daemon.store.sweep, _TRY_ONCE)
                 self._with_retries(self._daemon.intake.sweep, _TRY_ONCE)
 

@@ -20,6 +20,8 @@ from scenario_runner.storage.s3_client import BadKeyError, S3Bucket
 
 _LEASES_INDEX: Final = "LeaseOwnerToLeaseKeyIndex"
 _BUSY: Final = "ProvisionedThroughputExceededException"
+_NO_ETAG: Final = '"00000000000000000000000000000000"'
+"""An ETag that no object has."""
 _ABSENT: Final = "scenario-runner-doctor"
 """Name of everything that a trial asks for and that is never there."""
 _NO_HASH_KEY: Final = "9" * 39
@@ -312,13 +314,26 @@ def try_metrics(client: Any, application: str) -> Iterator[Trial]:  # noqa: ANN4
     yield attempt("cloudwatch:PutMetricData", f"namespace {application}", call, *codes)
 
 
+def _harmless(bucket: S3Bucket, key: str) -> tuple[str, bytes]:
+    """A write that also a server which ignores its condition may carry out: of the bytes that are there.
+
+    Where they cannot be read, the key is that of an object which is never there.
+    """
+    with suppress(Unavailable, BadKeyError):
+        found = bucket.get(key, 1 << 16)
+        if found is not None:
+            return key, bytes(found.data)
+    return f"{key}-{_ABSENT}", b"{}"
+
+
 def try_bucket(bucket: S3Bucket, prefix: str, written: str | None) -> Iterator[Trial]:
     """Try the permissions on a bucket.
 
     Args:
         bucket: The bucket.
         prefix: Where objects lie in it, without slashes at its ends.
-        written: Key of a small object that the trial may write, and leaves there; None to write nothing.
+        written: Key of an object that SR writes; None to try no write. A write is tried under a condition that does not
+            hold, and with the bytes that are there, so that nothing changes.
     """
     resource = bucket.uri(prefix)
 
@@ -334,7 +349,7 @@ def try_bucket(bucket: S3Bucket, prefix: str, written: str | None) -> Iterator[T
     listed = trial("s3:ListBucket", lambda: bucket.listing(prefix, 0))
     yield listed
     if written is not None:
-        yield trial("s3:PutObject", lambda: bucket.put(written, b"{}"))
+        yield trial("s3:PutObject", lambda: bucket.put(*_harmless(bucket, written), replacing=_NO_ETAG))
     got = trial("s3:GetObject", lambda: bucket.get(written or f"{prefix}/{_ABSENT}".lstrip("/"), 1 << 16))
     if got.access is Access.DENIED and written is None and listed.access is Access.DENIED:
         got = Trial(

@@ -53,9 +53,9 @@ def _serve(config: dict[str, Any], protocol: int) -> None:
     from scenario_runner.profiles.policy import Policy
     from scenario_runner.profiles.wiring import Wiring
     from scenario_runner.service.compose import make_admission_policy
-    from scenario_runner.service.telemetry import set_up_logging
+    from scenario_runner.service.telemetry import LogFormat, set_up_logging
 
-    set_up_logging("info")
+    set_up_logging("info", LogFormat.JSON)  # the daemon that started the JVM parses it, and logs it in its own format
     sys.stdout = sys.stderr
     watch = (os.getppid(), config["supervisor"], DRAIN_SECONDS + _GRACE_SECONDS)
     threading.Thread(target=_watch, args=watch, name="watch", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr; stdout belongs to the commands.
+"""Logs: a line each on stderr, as JSON for programs or as text for people; stdout belongs to the commands.
 
 Logging never decides. Whoever writes to ``sys.stderr`` puts a line into a bounded queue, and one thread writes the
 queue to the descriptor. When the descriptor fails (EPIPE, ENOSPC, EIO) or nobody reads a full pipe, lines are dropped
@@ -18,18 +18,22 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from enum import StrEnum
 from typing import Final, NoReturn, TextIO, cast
 
 import structlog
 from typing_extensions import override
 
-from scenario_runner.contracts.errors import printable
+from scenario_runner.contracts.errors import UsageError, printable
 from scenario_runner.counters import count, counted
 
 DROPPED: Final = "log.dropped"
 """Counter of log lines that could not be written."""
 _MOST_LINES: Final = 10_000
 """Bound of the queue: some megabytes of memory, and minutes of a busy daemon's lines."""
+LEVELS: Final = ("debug", "info", "warning", "error")
+_TIME_OF_DAY: Final = slice(11, 23)
+"""Hours to milliseconds of a timestamp: a person who follows a log knows the day."""
 _FLUSH_SECONDS: Final = 1.0
 """Longest time that the end of a process waits for its log to be written: a reader that lives needs milliseconds."""
 
@@ -135,8 +139,41 @@ def _rendered(_logger: object, _method: str, event: structlog.typing.EventDict) 
         return json.dumps({"event": str(event.get("event")), "level": "error", "not_rendered": type(error).__name__})
 
 
-def set_up_logging(level: str) -> None:
-    """Send structured logs of this level and above to stderr, and all else that is written to ``sys.stderr``."""
+def _for_people(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    """Time, level, event and facts as one line, what is not printable escaped; the lines of a stack trace follow."""
+    try:
+        time_of_day, level = event.pop("timestamp")[_TIME_OF_DAY], event.pop("level")
+        text, trace = event.pop("event"), event.pop("exception", "")
+        facts = "".join(f"  {key}={value}" for key, value in event.items())
+        lines = (f"{time_of_day}Z {level.upper():8} {text}{facts}", *(f"    {line}" for line in trace.splitlines()))
+        return "\n".join(map(printable, lines))
+    except Exception as error:  # noqa: BLE001 - a value's own str may raise anything
+        return f"ERROR    an event could not be rendered: {type(error).__name__}"
+
+
+class LogFormat(StrEnum):
+    """How a daemon logs."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+def set_up_logging(level: str, log_format: str = LogFormat.JSON) -> None:
+    """Send structured logs of this level and above to stderr, and all else that is written to ``sys.stderr``.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_format: See :class:`LogFormat`; ``auto`` is text on a terminal, and JSON in a pipe, a file or a journal.
+
+    Raises:
+        UsageError: no such format or level.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"--log-level {level!r} is not one of {', '.join(LEVELS)}")
+    if log_format not in set(LogFormat):
+        raise UsageError(f"--log-format {log_format!r} is not one of {', '.join(LogFormat)}")
+    as_text = log_format == LogFormat.TEXT or (log_format == LogFormat.AUTO and _is_terminal(2))
     stream = LogStream()
     sys.stderr = cast("TextIO", stream)
     atexit.register(stream.end)
@@ -146,12 +183,19 @@ def set_up_logging(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _rendered,
+            _for_people if as_text else _rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_names: _LineLogger(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
 
 
 class _WarningLogger:

@@ -119,6 +119,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def examine(self) -> bool:
+        """Like :meth:`probe`, and leaves nothing behind; False when that cannot be tried before the first start.
+
+        Raises:
+            ConfigurationError: ``STORE_UNSAFE``.
+        """
+        ...
+
     def sweep(self) -> int:
         """Remove temporary objects of killed processes; returns how many."""
         ...

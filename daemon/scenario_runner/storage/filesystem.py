@@ -432,11 +432,22 @@ class FilesystemStore(ObjectStore):
 
     @override
     def probe(self) -> None:
+        self._probe(replaces=True)
+
+    @override
+    def examine(self) -> bool:
+        if not os.path.isdir(self._path(self._private)):
+            return False
+        self._probe(replaces=False)  # a replace leaves the file of its lock
+        return True
+
+    def _probe(self, *, replaces: bool) -> None:
         key = f"{self._private}/probe-{self._token()}"
         first, second = b"first", b"second"
         honoured = self.create(key, first) and not self.create(key, second) and self._holds(key, first)
-        honoured = honoured and not self.replace(key, second, version_of(second)) and self._holds(key, first)
-        honoured = honoured and self.replace(key, second, version_of(first)) and self._holds(key, second)
+        if replaces:
+            honoured = honoured and not self.replace(key, second, version_of(second)) and self._holds(key, first)
+            honoured = honoured and self.replace(key, second, version_of(first)) and self._holds(key, second)
         with translating_os_errors("remove", self._path(key)):
             os.unlink(key, dir_fd=self._root.proven().fd)
         if not honoured:

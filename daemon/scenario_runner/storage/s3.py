@@ -181,13 +181,30 @@ class S3Store(ObjectStore):
         So no permission to delete is needed, and the number of objects does not grow.
         """
         if not any(self._probe_once(f"{self._private}/{self._probe_object()}") for _ in range(_PROBES)):
-            raise ConfigurationError(
-                self._bucket.uri(self._prefix),
-                "the object store does not honour conditional writes (If-None-Match, If-Match), so write-once "
-                "cannot be kept",
-                "use a bucket of AWS S3, or a server and version that honours them",
-                Reason.STORE_UNSAFE,
-            )
+            raise self._unsafe()
+
+    @override
+    def examine(self) -> bool:
+        """Try conditions that do not hold, on the marker of the store and with its own bytes.
+
+        A server that ignores them then changes nothing. Before the first start there is no marker: then only a replace
+        is tried, of an object that is not there.
+        """
+        found = self.read(self._marker, MAX_MARKER)
+        key = self._marker if found is not None else f"{self._private}/{self._probe_object()}"
+        data = found.data if found is not None else b"probe"
+        if self.replace(key, data, _NO_ETAG) or (found is not None and self.create(key, data)):
+            raise self._unsafe()
+        return found is not None
+
+    def _unsafe(self) -> ConfigurationError:
+        return ConfigurationError(
+            self._bucket.uri(self._prefix),
+            "the object store does not honour conditional writes (If-None-Match, If-Match), so write-once cannot be "
+            "kept",
+            "use a bucket of AWS S3, or a server and version that honours them",
+            Reason.STORE_UNSAFE,
+        )
 
     def _probe_object(self) -> str:
         return f"probe-{int(hashlib.sha256(self._token().encode()).hexdigest(), 16) % _PROBE_OBJECTS:03d}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from json_contract import check_output
 
 from sr_tools.engine import make_run
 
@@ -180,8 +181,10 @@ class World:
     def command(
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run the installed command."""
-        return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        """Run the installed command; what it prints as JSON must be what its schema promises."""
+        done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        check_output(arguments, done.stdout)
+        return done
 
     def serve(self, *more: str, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
         """Drain with ``serve --until-idle``."""
@@ -265,4 +268,7 @@ class ForkedWorld(World):
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             out.seek(0)
             err.seek(0)
-            return subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())
+            done = subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())
+        if code >= 0:
+            check_output(arguments, done.stdout)
+        return done

@@ -290,6 +290,10 @@ signals AS (
 SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOIN held h ON h.run_id = g.run_id
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 
+-- name: waiting_runs
+SELECT count(*) AS count, min(admitted_us) AS oldest_us, min(deadline_us) AS next_deadline_us
+FROM runs WHERE state = 'WAITING_EVIDENCE';
+
 -- name: make_waiting_due
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (

@@ -96,6 +96,10 @@ WHERE ended_us IS NULL;
 -- name: find_committed
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
 
+-- name: waiting_runs
+SELECT count(*) AS count, min(admitted_us) AS oldest_us, min(deadline_us) AS next_deadline_us
+FROM runs WHERE state = 'WAITING_EVIDENCE';
+
 -- name: make_waiting_due
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
 

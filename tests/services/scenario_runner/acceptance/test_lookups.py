@@ -134,14 +134,14 @@ def test_a_list_that_ends_early_says_where_to_go_on_in_every_form(looked_at: Wor
     while True:
         page = document(looked_at, "runs", "list", "--limit", "3", *after)
         found += [item["run_equivalence_key"].removeprefix("nightly/") for item in page["runs"]]
-        if "next" not in page:
+        if page["next"] is None:
             break
         after = ["--after", page["next"]]
     assert found == whole
     assert len(found) == 4
     lines = look(looked_at, "runs", "list", "--limit", "3", "--jsonl")
     items = [json.loads(line) for line in lines.stdout.splitlines()]
-    assert [sorted(item) == ["next"] for item in items] == [False, False, False, True]
+    assert ["next" in item for item in items] == [False, False, False, True]
     text = look(looked_at, "runs", "list", "--limit", "3")
     assert len(text.stdout.splitlines()) == 3
     assert f"--after {items[-1]['next']}".encode() in text.stderr

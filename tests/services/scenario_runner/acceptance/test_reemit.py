@@ -233,7 +233,9 @@ def test_what_a_bus_did_not_take_is_delivered_by_the_next_daemon(scene: Scene) -
     folder.write_bytes(b"a file in the place of the folder")
     code, answer = scene.reemit("ready")
     assert (code, answer["error"]["reason_code"]) == (5, "UNAVAILABLE")
-    assert scene.world.query("status", scene.runs["ready"])[1]["reemits"] == {"sent": 0, "owed": 1}
+    assert scene.world.query("status", scene.runs["ready"])[1]["reemits"] == {
+        "sent": 0, "owed": 1, "last_sent_at_utc": None,
+    }  # fmt: skip
     folder.unlink()
     parked.rename(folder)
     scene.drain()

@@ -154,7 +154,7 @@ def test_each_line_has_one_result_in_order_and_a_bad_line_stops_no_other(forked:
         (1, "SUBMITTED"), (2, "REFUSED"), (4, "REFUSED"), (5, "SUBMITTED"), (6, "REFUSED"), (7, "REFUSED"),
         (8, "REFUSED"), (10, "SUBMITTED"),
     ]  # fmt: skip
-    assert [item["error"]["reason_code"] for item in found if "error" in item] == [
+    assert [item["error"]["reason_code"] for item in found if item["error"]] == [
         "RECORD_NOT_JSON", "REQUEST_SCHEMA_INVALID", "KIND_UNKNOWN", "RECORD_NOT_JSON", "RECORD_TOO_LARGE",
     ]  # fmt: skip
     assert found[2]["run_id"] == run_id_of("bad seed")

@@ -57,6 +57,7 @@ from scenario_runner.authority.values import (
     Sent,
     SignalRow,
     Transition,
+    WaitingRuns,
 )
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
@@ -901,6 +902,18 @@ def test_waiting_runs_can_be_woken_and_others_stay_as_they_are(authority: Author
     assert authority.make_waiting_due() == 2
     assert {claim.run_id for claim in authority.claim("w1", 10, LEASE)} == {hex32("waits"), hex32("waits too")}
     assert authority.make_waiting_due() == 0
+
+
+def test_waiting_runs_are_counted_with_the_oldest_and_the_next_deadline(authority: Authority, clock: Clock) -> None:
+    assert authority.waiting_runs().count == 0
+    for key, pause in (("first", 0), ("second", 5), ("final", 5)):
+        clock.pass_seconds(pause)
+        authority.admit([asking(key)])
+    claims = {claim.run_equivalence_key: claim for claim in authority.claim("w1", 3, LEASE)}
+    commit(authority, ready(claims.pop("final")), *(waiting(claim, START + WAIT) for claim in claims.values()))
+    first = authority.run(hex32("first"))
+    assert first is not None
+    assert authority.waiting_runs() == WaitingRuns(2, first.admitted_us, first.deadline_us)
 
 
 # --- what is owed to the ledger ---------------------------------------------------------------------------------------

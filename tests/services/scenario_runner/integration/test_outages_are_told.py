@@ -172,7 +172,7 @@ def test_an_error_that_nobody_thought_of_is_one_finding_of_doctor_among_the_othe
     def connect(*_given: object) -> None:
         raise LookupError("of some\nlibrary")
 
-    monkeypatch.setattr(doctor, "open_authority", connect)
+    monkeypatch.setattr(doctor, "require_makeable", connect)
     world = ForkedWorld(tmp_path / "world")
     done = world.command("doctor", "--wiring", str(world.wiring), "--json")
     found = {item["check"]: item for item in json.loads(done.stdout)["checks"]}

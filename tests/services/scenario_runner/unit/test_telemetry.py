@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from scenario_runner.contracts.errors import UsageError
 from scenario_runner.counters import counted
 from scenario_runner.service import telemetry
-from scenario_runner.service.telemetry import DROPPED, LogStream
+from scenario_runner.service.telemetry import DROPPED, LogStream, set_up_logging
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,3 +112,64 @@ def test_a_value_that_cannot_be_shown_is_no_reason_to_fail():
 
     line = json.loads(telemetry._rendered(None, "info", {"event": "something", "value": Bad()}))
     assert (line["event"], line["not_rendered"]) == ("something", "RuntimeError")
+
+
+# --- formats
+
+_SET_UP = """
+import structlog, sys
+from scenario_runner.service.telemetry import set_up_logging
+set_up_logging(*sys.argv[1:])
+log = structlog.get_logger("test")
+log.debug("not at info")
+log.info("run is READY", run_id="r1", detail="evil \\x1b[2J \\u202e \\x9b end")
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.critical("a loop died", exc_info=True)
+"""
+
+
+def logged(*arguments: str, terminal: bool = False) -> str:
+    """What a process logs, on a pipe or on a terminal."""
+    reader, writer = os.openpty() if terminal else os.pipe()
+    try:
+        subprocess.run([sys.executable, "-c", _SET_UP, *arguments], stderr=writer, check=True, timeout=60)
+        if terminal:
+            return os.read(reader, 1 << 16).decode().replace("\r\n", "\n")
+        os.close(writer)
+        writer = -1
+        with os.fdopen(os.dup(reader), "rb") as file:
+            return file.read().decode()
+    finally:
+        for descriptor in filter(lambda number: number >= 0, (reader, writer)):
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("arguments", [("info", "auto"), ("info", "json"), ("info",)])
+def test_in_a_pipe_every_line_is_one_json_object(arguments: tuple[str, ...]) -> None:
+    documents = [json.loads(line) for line in logged(*arguments).splitlines()]
+    assert [document["event"] for document in documents] == ["run is READY", "a loop died"]
+    assert "ValueError: broken" in documents[1]["exception"]
+
+
+@pytest.mark.parametrize(("arguments", "terminal"), [(("info", "text"), False), (("info", "auto"), True)])
+def test_for_people_a_line_has_time_level_event_and_facts_and_nothing_that_a_terminal_obeys(
+    arguments: tuple[str, ...], terminal: bool
+) -> None:
+    text = logged(*arguments, terminal=terminal)
+    lines = text.splitlines()
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3}Z INFO     run is READY  run_id=r1  "
+        r"detail=evil \\x1b\[2J \\u202e \\x9b end", lines[0],
+    ), lines[0]  # fmt: skip
+    assert "CRITICAL a loop died" in lines[1]
+    assert lines[2] == "    Traceback (most recent call last):"
+    assert lines[-1] == "    ValueError: broken"
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("arguments", [("info", "xml"), ("loud", "json")])
+def test_an_unknown_format_or_level_is_a_usage_error(arguments: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="is not one of"):
+        set_up_logging(*arguments)

@@ -1,0 +1,132 @@
+"""Every command with ``--json``, in several states: what it prints is what its exported schema promises.
+
+``World.command`` validates every answer, here and in all other tests; these tests see to it that no command is left
+out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from json_contract import DOCUMENTS, LINES, LISTS, check_output, command_of, prints_lines
+from support import ForkedWorld
+
+from scenario_runner import cli
+from scenario_runner.contracts.ids import run_id_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+SMALL: dict[str, Any] = {
+    "outputs": ["outlet_catalogue"],
+    "members": 2,
+    "member_bytes": 64,
+    "parts": 2,
+    "part_bytes": 64,
+}
+DAMAGES = {"ready": None, "failed": "flag_says_fail", "quarantined": "flag_bit_off", "waiting": "flag_missing"}
+STATES = (*DAMAGES, "refused", "submitted")
+ON_A_STREAM_ONLY = "stream adopt"
+
+
+class Asked:
+    """A world with a run in each resting state, and what its commands answered."""
+
+    def __init__(self, root: Path) -> None:
+        self.world = ForkedWorld(root)
+        self.answers: dict[tuple[str, bool], list[Any]] = {}
+        for number, (key, damage) in enumerate(DAMAGES.items(), 1):
+            made = self.world.make_run(key, data_seed=number, damage=damage, **SMALL)
+            self.request = made["request"] | {"run_equivalence_key": key}
+            self.world.drop(self.request, f"{key}.json")
+        self.world.drop({"run_equivalence_key": "refused"}, "refused.json")
+        served = self.world.serve("--log-level", "error")
+        assert served.returncode == 0, served.stderr.decode()
+        (self.world.root / "new.json").write_text(json.dumps(self.request | {"run_equivalence_key": "submitted"}))
+        (self.world.root / "again.json").write_text(json.dumps(self.request | {"run_equivalence_key": "again"}))
+
+    def ask(self, *arguments: str, stdin: bytes | None = None, policy: bool = False) -> list[Any]:
+        """Run a command and keep its answers; they were validated."""
+        profiles = ("--wiring", str(self.world.wiring), *(("--policy", str(self.world.policy)) if policy else ()))
+        done = self.world.command(*arguments, *profiles, stdin=stdin)
+        assert done.stdout, (arguments, done.stderr)
+        command, lines = command_of(arguments), prints_lines(command_of(arguments), arguments)
+        found = [json.loads(line) for line in done.stdout.splitlines()] if lines else [json.loads(done.stdout)]
+        self.answers.setdefault((command, lines), []).extend(found)
+        return found
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
+        importlib.import_module(module.name)  # once here, and not in the fork of each command
+    return Asked(tmp_path_factory.mktemp("asked") / "world")
+
+
+def test_every_document_of_every_command_and_state_is_what_its_schema_promises(asked: Asked) -> None:
+    world = asked.world
+    new, lines = str(world.root / "new.json"), json.dumps(asked.request).encode() + b"\nnot json\n"
+    asked.ask("submit", new, "--json")
+    asked.ask("submit", new, "--json", "--wait", "--timeout", "0")
+    asked.ask("submit", "--jsonl", "-", stdin=lines)
+    asked.ask("plan", new, "--json", policy=True)
+    asked.ask("run", str(world.root / "again.json"), "--timeout", "0", "--json", policy=True)
+    for key in STATES:
+        run_id = run_id_of(key)
+        for command in ("status", "explain", "verify"):
+            asked.ask(command, run_id, "--json")
+        asked.ask("reemit", run_id, "--reason", "a test", "--dry-run", "--json")
+    asked.ask("reemit", "ready", "--reason", "a test", "--json")
+    asked.ask("status", "ready", "--json")
+    asked.ask("explain", "ready", "--json")
+    asked.ask("reemit", "--state", "READY", "--since", "2020-01-01T00:00:00Z", "--reason", "a test", "--json")
+    for group in ("runs", "dead-letter", "quarantine"):
+        for limit in ("1", "100"):
+            asked.ask(group, "list", "--limit", limit, "--json")
+            asked.ask(group, "list", "--limit", limit, "--jsonl")
+    (listed,) = asked.ask("dead-letter", "list", "--json")
+    asked.ask("dead-letter", "show", str(listed["dead_letters"][0]["number"]), "--json")
+    asked.ask("dead-letter", "show", "999", "--json")
+    asked.ask("quarantine", "show", "quarantined", "--json")
+    asked.ask("quarantine", "show", "ready", "--json")
+    asked.ask("doctor", "--json", policy=True)
+    asked.ask("stores", "adopt", "--json")
+    asked.ask("stream", "adopt", "--json")
+    for arguments in (("policy", "digest", str(world.policy)), ("contracts", "export", str(world.root / "schemas"))):
+        done = world.command(*arguments, "--json")
+        asked.answers[command_of(arguments), False] = [json.loads(done.stdout)]
+    assert {command for command, lines in asked.answers if not lines} == {*DOCUMENTS, *LISTS}
+    assert {command for command, lines in asked.answers if lines} == {*LINES, *LISTS}
+    without = {
+        command
+        for (command, _), documents in asked.answers.items()
+        if all("error" in document and "line" not in document for document in documents)
+    }
+    assert without <= {ON_A_STREAM_ONLY}, "commands that only answered with errors"
+
+
+def test_an_adopted_stream_is_told_as_its_schema_promises() -> None:
+    document = {
+        "schema_version": 1, "stream": "s", "former_stream": "", "lease_table": "a", "leases_forgotten": 0,
+        "begins_at": "", "outcome": "nothing to do",
+    }  # fmt: skip
+    check_output(("stream", "adopt", "--json"), json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("arguments", [("status", "nobody"), ("runs", "list", "--state", "NONE"), ("plan", "/nowhere")])
+def test_an_error_is_one_line_of_json_on_stdout_and_a_sentence_on_stderr(
+    asked: Asked, arguments: tuple[str, ...]
+) -> None:
+    profiles = ["--wiring", str(asked.world.wiring)]
+    more = ["--policy", str(asked.world.policy)] if arguments[0] == "plan" else []
+    done = asked.world.command(*arguments, *profiles, *more, "--json")
+    (line,) = done.stdout.splitlines()
+    error = json.loads(line)["error"]
+    assert sorted(error) == ["candidates", "detail", "reason_code", "sentence"]
+    assert done.stderr.decode().startswith(f"error: {error['reason_code']}: ")
