@@ -257,7 +257,7 @@ def explain(
     local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show why a run is in its state: the cause, what was expected and found, the clock, what happens next.
+    """Show why a run is in its state: the cause, what is missing or was expected and found, what happens next.
 
     Paths are shortened; --all and --json show them whole. The exit code is that of status.
     """

@@ -134,8 +134,9 @@ class _OneRun(_Show):
     shape = STATUS
 
     def show(self, found: Sequence[Json]) -> None:
-        super().show(found)
+        # Before anything is shown: a signal that comes meanwhile ends the command with this code.
         self.code = exit_for_state(found[0]["state"])
+        super().show(found)
         self.ended = self.code is not Exit.WAITING
 
     def _table(self, found: Sequence[Json], clock: Clock) -> Iterable[Sequence[Part]]:
