@@ -195,6 +195,7 @@ class _Redriver:
             "letter": redrive.letter, "number": letter.number, "predicted": _verdict(admitted),
             "pack_digest": self.rules.pack.digest, "policy_digest": self.rules.policy.content_digest,
             "run_id": admitted.run_id or None, "dry_run": True,
+            "earlier": redrive.earlier[0] if redrive.earlier else None,
         }  # fmt: skip
         return document | dict.fromkeys(_OF_AN_ACT) | {"next_action": _next(document["predicted"]["outcome"])}
 
@@ -254,6 +255,9 @@ def _hold_rate(done: int, rate: int, began: float) -> None:
 
 def _print_prediction(document: Json) -> None:
     predicted = document["predicted"]
+    if document["earlier"]:
+        print_line(f"letter {document['number']} has come to this under this pack and policy: {document['earlier']}")
+        return
     print_line(f"letter {document['number']} would be {predicted['disposition']}: {_said(predicted)}".rstrip(": "))
 
 

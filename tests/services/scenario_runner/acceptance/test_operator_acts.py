@@ -117,6 +117,10 @@ def test_a_repeat_says_what_it_came_to_and_who_was_first_until_pack_or_policy_ch
     key = denied.letters()[0]["record_key"]
     denied.world.write_profiles(auth_allowlist=["nightly"])
     _, first = denied.redrive(key, "--requested-by", "ops")
+    assert first["earlier"] is None
+    assert denied.redrive(key, "--dry-run")[1]["earlier"] == first["record_key"]
+    text = denied.do("dead-letter", "redrive", key, "--policy", str(denied.world.policy)).stdout.decode()
+    assert "has come to this under this pack and policy" in text
     code, again = denied.redrive(key, "--requested-by", "another")
     assert (code, again["repeated"], again["requested_by"]) == (0, True, "ops")
     assert (again["record_key"], again["outcome"], again["at_utc"]) == (
