@@ -381,6 +381,7 @@ def test_no_name_is_given_twice_and_each_names_one_statement(engine: str) -> Non
 
 _OF_THE_RUN = re.compile(
     r"\n *AND ((o\.)?run_id = (:only|%\(only\)b)"
+    r"|run_id IN \((?P<only>:only|%\(only\)b), \(SELECT n.supersedes FROM runs n WHERE n.run_id = (?P=only)\)\)"
     r"|(o\.)?outbox_id = ANY \(ARRAY \(SELECT outbox_id FROM outbox WHERE run_id = %\(only\)b\)\))(?=\n)"
 )
 
