@@ -203,6 +203,36 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
     assert keys(filled, key="e", since_us=START + 5 * SECOND) == []
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"state": RunState.READY},
+        {"state": RunState.FAILED},
+        {"state": RunState.PLANNED},
+        {"state": RunState.WAITING_EVIDENCE},
+        {"reason": "GATE_FAIL"},
+        {"reason": "GATE_FAIL", "state": RunState.FAILED},
+        {"by_deadline": True},
+        {"missing": "data/"},
+    ],
+    ids=str,
+)
+def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Backend, asked: dict[str, Any]) -> None:
+    whole = filled.views.list_runs(RunFilter(**asked), None, 20)
+    assert whole
+    times = [START + second * SECOND for second in (0, 1, 2, 4, 9)]
+    for since, until in combinations(times, 2):
+        wanted = [row.run_equivalence_key for row in whole if since <= row.admitted_us < until]
+        assert keys(filled, since_us=since, until_us=until, **asked) == wanted, (since, until)
+    for key in "abcdefghi":
+        wanted = [row.run_equivalence_key for row in whole if row.run_equivalence_key == key]
+        assert keys(filled, key=key, **asked) == wanted, key
+        assert keys(filled, key=key, since_us=START, until_us=START + 2 * SECOND, **asked) == [
+            name for name in wanted if name in "abcd"
+        ]
+
+
 def test_a_key_is_searched_by_its_beginning_and_the_last_one_comes_first(backend: Backend) -> None:
     admitted(backend, "day-1", "day-2", "day-10", "dax", "day_", "Day-1", "day-é", "day-\U0001f600", "d%")
     assert keys(backend, key="day-") == paged(backend, 2, key="day-") == ["day-\U0001f600", "day-é", "day-2", "day-10",
