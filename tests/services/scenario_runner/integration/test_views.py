@@ -179,6 +179,22 @@ def test_pages_of_any_size_hold_every_run_once_in_the_same_order(
     assert len(set(whole)) == len(whole)
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_pages_go_on_with_later_runs_whatever_their_ids_are(backend: Backend, size: int) -> None:
+    admitted(backend, *"abcdefgh")
+    ids = [hex32(key) for key in "abcdefgh"]
+    assert ids not in (sorted(ids), sorted(ids, reverse=True))
+    assert sorted(paged(backend, size, state=RunState.PLANNED)) == list("abcdefgh")
+    for key in "abcdefgh":
+        commit(backend.authority, missing(claimed(backend, key), "data/x"))
+    for asked in ({"state": RunState.WAITING_EVIDENCE}, {"by_deadline": True}):
+        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+    for key in "abcdefgh":
+        commit(backend.authority, failed(claimed(backend, key), key))
+    for asked in ({"state": RunState.FAILED}, {"reason": "GATE_FAIL"}):
+        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+
+
 def test_a_run_that_is_admitted_between_two_pages_moves_no_other(filled: Backend) -> None:
     first = filled.views.list_runs(RunFilter(), None, 2)
     admitted(filled, "new")
@@ -252,6 +268,10 @@ def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(fil
 
 def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record(filled: Backend) -> None:
     filled.run("UPDATE runs SET missing = ''")
+    filled.run(
+        "INSERT INTO run_events (run_id, seq, kind, ts_us, details) "
+        "SELECT run_id, 99, 'OF_A_LATER_RELEASE', ts_us, details FROM run_events WHERE seq = 1"
+    )
     assert keys(filled, missing="data/layer1/") == ["c"]
     assert set(keys(filled, missing="data/")) == {"c", "d"}
     many = [f"{number:03d}/{'x' * 100}" for number in range(30)]
