@@ -181,7 +181,9 @@ def test_pages_of_any_size_hold_every_run_once_in_the_same_order(
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_pages_go_on_with_later_runs_whatever_their_ids_are(backend: Backend, size: int) -> None:
-    admitted(backend, *"abcdefgh")
+    for moment in ("abcd", "efgh"):
+        backend.authority.admit([asking(key) for key in moment])
+        backend.clock.pass_seconds(1)
     ids = [hex32(key) for key in "abcdefgh"]
     assert ids not in (sorted(ids), sorted(ids, reverse=True))
     assert sorted(paged(backend, size, state=RunState.PLANNED)) == list("abcdefgh")
@@ -207,6 +209,7 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
     assert keys(filled, state=RunState.FAILED) == keys(filled, reason="GATE_FAIL") == ["g", "f"]
     assert keys(filled, state=RunState.FAILED, reason="GATE_FAIL", key="f") == ["f"]
     assert keys(filled, state=RunState.FAILED, key="a") == []
+    assert keys(filled, state=RunState.QUARANTINED, reason="GATE_FAIL") == []
     assert keys(filled, state=RunState.PLANNED) == ["h", "i"]
     assert keys(filled, state=RunState.PLANNED, key="i") == ["i"]
     assert keys(filled, state=RunState.VERIFYING) == keys(filled, reason="NO_SUCH") == []
