@@ -181,6 +181,24 @@ def test_pages_of_any_size_hold_every_run_once_in_the_same_order(
     assert len(set(whole)) == len(whole)
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_pages_go_on_with_later_runs_whatever_their_ids_are(backend: Backend, size: int) -> None:
+    for moment in ("abcd", "efgh"):
+        backend.authority.admit([asking(key) for key in moment])
+        backend.clock.pass_seconds(1)
+    ids = [hex32(key) for key in "abcdefgh"]
+    assert ids not in (sorted(ids), sorted(ids, reverse=True))
+    assert sorted(paged(backend, size, state=RunState.PLANNED)) == list("abcdefgh")
+    for key in "abcdefgh":
+        commit(backend.authority, missing(claimed(backend, key), "data/x"))
+    for asked in ({"state": RunState.WAITING_EVIDENCE}, {"by_deadline": True}):
+        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+    for key in "abcdefgh":
+        commit(backend.authority, failed(claimed(backend, key), key))
+    for asked in ({"state": RunState.FAILED}, {"reason": "GATE_FAIL"}):
+        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+
+
 def test_a_run_that_is_admitted_between_two_pages_moves_no_other(filled: Backend) -> None:
     first = filled.views.list_runs(RunFilter(), None, 2)
     admitted(filled, "new")
@@ -193,6 +211,7 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
     assert keys(filled, state=RunState.FAILED) == keys(filled, reason="GATE_FAIL") == ["g", "f"]
     assert keys(filled, state=RunState.FAILED, reason="GATE_FAIL", key="f") == ["f"]
     assert keys(filled, state=RunState.FAILED, key="a") == []
+    assert keys(filled, state=RunState.QUARANTINED, reason="GATE_FAIL") == []
     assert keys(filled, state=RunState.PLANNED) == ["h", "i"]
     assert keys(filled, state=RunState.PLANNED, key="i") == ["i"]
     assert keys(filled, state=RunState.VERIFYING) == keys(filled, reason="NO_SUCH") == []
@@ -203,6 +222,36 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
     assert keys(filled, key="e", state=RunState.READY) == ["e"]
     assert keys(filled, key="e", state=RunState.PLANNED) == []
     assert keys(filled, key="e", since_us=START + 5 * SECOND) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"state": RunState.READY},
+        {"state": RunState.FAILED},
+        {"state": RunState.PLANNED},
+        {"state": RunState.WAITING_EVIDENCE},
+        {"reason": "GATE_FAIL"},
+        {"reason": "GATE_FAIL", "state": RunState.FAILED},
+        {"by_deadline": True},
+        {"missing": "data/"},
+    ],
+    ids=str,
+)
+def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Backend, asked: dict[str, Any]) -> None:
+    whole = filled.views.list_runs(RunFilter(**asked), None, 20)
+    assert whole
+    times = [START + second * SECOND for second in (0, 1, 2, 4, 9)]
+    for since, until in combinations(times, 2):
+        wanted = [row.run_equivalence_key for row in whole if since <= row.admitted_us < until]
+        assert keys(filled, since_us=since, until_us=until, **asked) == wanted, (since, until)
+    for key in "abcdefghi":
+        wanted = [row.run_equivalence_key for row in whole if row.run_equivalence_key == key]
+        assert keys(filled, key=key, **asked) == wanted, key
+        assert keys(filled, key=key, since_us=START, until_us=START + 2 * SECOND, **asked) == [
+            name for name in wanted if name in "abcd"
+        ]
 
 
 def test_a_key_is_searched_by_its_beginning_and_the_last_one_comes_first(backend: Backend) -> None:
@@ -224,6 +273,10 @@ def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(fil
 
 def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record(filled: Backend) -> None:
     filled.run("UPDATE runs SET missing = ''")
+    filled.run(
+        "INSERT INTO run_events (run_id, seq, kind, ts_us, details) "
+        "SELECT run_id, 99, 'OF_A_LATER_RELEASE', ts_us, details FROM run_events WHERE seq = 1"
+    )
     assert keys(filled, missing="data/layer1/") == ["c"]
     assert set(keys(filled, missing="data/")) == {"c", "d"}
     many = [f"{number:03d}/{'x' * 100}" for number in range(30)]

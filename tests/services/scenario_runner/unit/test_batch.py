@@ -1,11 +1,13 @@
 """Effects of many lifecycles performed together: what runs share, and what the failure of one does to the others."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from test_execution import attempt_row, forced
+from structlog.testing import capture_logs
+from test_execution import BROKE, Engine, attempt_row, forced, over
 from test_lifecycle import CONFLICT, INPUTS, INTENT, MISSING, NOW, PACK, claim, passed
 
 from scenario_runner.artifacts.budget import BATCH_SHARE, UNLIMITED, Share
@@ -20,10 +22,9 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.runs import batch
 from scenario_runner.runs.batch import RunDriver
-from scenario_runner.runs.effects import FindJob, PrepareLaunch
-
-if TYPE_CHECKING:
-    from scenario_runner.runs.member import Member
+from scenario_runner.runs.effects import Effect, FindJob, PrepareLaunch, WriteReceipts
+from scenario_runner.runs.member import Member
+from scenario_runner.runs.transitions import retry_later
 
 pytestmark = pytest.mark.unit
 
@@ -296,6 +297,34 @@ def test_a_batch_is_examined_when_it_is_claimed_and_a_deferred_run_when_its_turn
     place.finding = MISSING
     place.driver.drive([claim(now_us=now_us, deadline_us=NOW)], share)
     assert place.committed[-1].to_state is state
+
+
+def test_one_receipt_of_several_that_cannot_be_written_is_its_runs_failure(place: Place) -> None:
+    """The run waits with its facts view, and with READY, until every receipt is in place."""
+    receipts: Any = tuple(SimpleNamespace(output_id=name) for name in "opq")
+    place.failures["receipts", "p"] = DRIFT
+    answers: list[Any] = []
+
+    def steps() -> Generator[Effect, Any, Transition]:
+        try:
+            answers.append((yield WriteReceipts(receipts)))
+        except LedgerDrift as failure:
+            answers.append(failure)
+        return retry_later(claim(), NOW + 1, "")
+
+    member = Member(claim(), steps())
+    member.resume(None)
+    place.driver.advance(member)
+    assert answers == [DRIFT]
+
+
+def test_the_end_of_a_run_is_logged_as_such_also_when_it_is_that_of_its_engine(place: Place) -> None:
+    end = Engine(BROKE).live(forced(state=RunState.EXECUTING, attempts=(over(1), over(2))))
+    assert end.to_state is RunState.FAILED
+    assert end.attempt is not None
+    with capture_logs() as logs:
+        assert place.driver.finish(Member(end.claim, iter(()), transition=end))  # type: ignore[arg-type]
+    assert [(line["event"], line["state"]) for line in logs] == [("run ended", RunState.FAILED)]
 
 
 def test_nothing_is_asked_for_no_runs(place: Place) -> None:
