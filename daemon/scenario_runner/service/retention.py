@@ -39,8 +39,6 @@ _QUICK_SECONDS: Final = 0.05
 _LEAST_ROWS: Final = 10
 #: The shortest pause. Who waits for SQLite's lock asks again within 25 ms at first.
 _PAUSE_SECONDS: Final = 0.03
-DEFAULT_BATCH: Final = 1000
-"""Most rows of a batch: 15 ms on a disk that syncs in 2 ms."""
 
 
 class Outcome(StrEnum):
