@@ -21,7 +21,7 @@ from scenario_runner.authority.postgres_batches import (
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
-from scenario_runner.authority.postgres_reemits import PostgresReemits
+from scenario_runner.authority.postgres_rebuilds import PostgresRebuilds
 from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.rows import (
@@ -63,7 +63,7 @@ _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
-class PostgresAuthority(PostgresReemits):
+class PostgresAuthority(PostgresRebuilds):
     """An authority on a PostgreSQL server.
 
     Args:

@@ -144,10 +144,17 @@ def record_row(row: Row) -> RecordRow:
 
 
 def first_events(run: NewRun) -> tuple[Event, Event]:
-    """The first two events of a run, with the numbers 1 and 2."""
+    """The first two events of a run, with the numbers 1 and 2.
+
+    They hold all that the run's row is made of, so that it can be made again from the record (rebuild/).
+    """
+    admitted = {
+        "fingerprint": run.fingerprint, "run_equivalence_key": run.run_equivalence_key, "intent": run.intent,
+        "inputs": run.inputs, "invoker": run.invoker,
+    }  # fmt: skip
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
     return (
-        Event(EventKind.RUN_ADMITTED, RunState.OPEN, {"fingerprint": run.fingerprint}),
+        Event(EventKind.RUN_ADMITTED, RunState.OPEN, admitted),
         Event(EventKind.PLAN_COMMITTED, RunState.PLANNED, plan),
     )
 

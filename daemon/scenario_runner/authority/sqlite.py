@@ -33,7 +33,7 @@ from scenario_runner.authority.rows import (
 )
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
-from scenario_runner.authority.sqlite_reemits import SqliteReemits
+from scenario_runner.authority.sqlite_rebuilds import SqliteRebuilds
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.authority.values import (
     COLLISION_CODE,
@@ -89,7 +89,7 @@ def translating_errors(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority(SqliteReemits):
+class SqliteAuthority(SqliteRebuilds):
     """An authority in one file of this host.
 
     Args:

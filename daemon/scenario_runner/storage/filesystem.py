@@ -25,11 +25,19 @@ from typing_extensions import override
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsync_directory
-from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError, StoredObject, check_key
+from scenario_runner.storage.base import (
+    ListedObject,
+    NotAnObjectError,
+    ObjectStore,
+    ObjectTooLargeError,
+    StoredObject,
+    check_key,
+)
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
 from scenario_runner.storage.modes import Modes
 from scenario_runner.storage.renames import rename_new
+from scenario_runner.storage.sorting import sorted_objects
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -427,6 +435,14 @@ class FilesystemStore(ObjectStore):
         return StoredObject(data, version_of(data))
 
     @override
+    def list_objects(self, folder: str) -> Iterator[ListedObject]:
+        path = self._path(folder)
+        anchor = self._root.proven()
+        with translating_os_errors("list", path):
+            yield from sorted_objects(_files_below(folder, anchor))
+        self._root.prove(anchor)
+
+    @override
     def locate(self, key: str) -> str:
         return self._path(key)
 
@@ -466,6 +482,28 @@ class FilesystemStore(ObjectStore):
                 if name.endswith(".tmp") or name.startswith("probe-"):
                     removed += _sweep_one(f"{self._private}/{name}", anchor)
         return removed
+
+
+def _files_below(folder: str, anchor: Anchor) -> Iterator[ListedObject]:
+    """Everything below a folder but folders; links are not followed. What vanishes meanwhile is left out."""
+    pending = [folder]
+    while pending:
+        folder = pending.pop()
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=anchor.fd)
+        except FileNotFoundError:
+            continue
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{folder}/{entry.name}")
+                        continue
+                    with suppress(FileNotFoundError):
+                        info = entry.stat(follow_symlinks=False)
+                        yield ListedObject(f"{folder}/{entry.name}", info.st_size, info.st_mtime_ns // 1000)
+        finally:
+            os.close(fd)
 
 
 def _names_in(folder: str, anchor: Anchor) -> list[str]:
