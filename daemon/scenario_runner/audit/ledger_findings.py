@@ -34,6 +34,8 @@ class FindingCode(StrEnum):
     ATTEMPT_UNKNOWN = "ATTEMPT_UNKNOWN"
     RUN_UNKNOWN = "RUN_UNKNOWN"
     RUN_EXISTS = "RUN_EXISTS"
+    EVENT_GAP = "EVENT_GAP"
+    DOCUMENTS_OWED = "DOCUMENTS_OWED"
     FOREIGN_OBJECT = "FOREIGN_OBJECT"
     TEMPORARY_LEFT = "TEMPORARY_LEFT"
 
@@ -45,7 +47,7 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.RECORD_MISSING: f"{_RESTORE} Where the authority knows the run, a daemon cannot: its documents are "
     "written only while they are owed.",
     FindingCode.RECORD_DAMAGED: _RESTORE,
-    FindingCode.RECORD_DRIFT: "Compare it with what explain --json says of the run; restore the version that continues.",
+    FindingCode.RECORD_DRIFT: "Compare it with what explain --json says of the run; restore the version that goes on.",
     FindingCode.ADMISSION_UNKNOWN: "An older release wrote this record, without the request. Restore the run's rows "
     "from a backup of the database.",
     FindingCode.ADMISSION_DRIFT: f"The record contradicts itself, so somebody else wrote it. {_RESTORE}",
@@ -71,10 +73,13 @@ REMEDIES: dict[FindingCode, str] = {
     "who wrote the ledger's documents of this run.",
     FindingCode.ATTEMPT_UNKNOWN: "An engine may still run for it. Wait until it has ended, see to its outputs, and "
     "send the request again under another key.",
-    FindingCode.RUN_UNKNOWN: "The authority does not know the run: it was rebuilt without it, is another one than "
-    "the run's, or somebody else wrote the object. Move it away if it is nobody's.",
+    FindingCode.RUN_UNKNOWN: "The authority does not know the run: it was rebuilt without it, or is another run's, "
+    "or somebody else wrote the object. Move it away if it is nobody's.",
     FindingCode.RUN_EXISTS: "Another process admitted the run meanwhile. Stop every daemon, and rebuild into an empty "
     "database.",
+    FindingCode.EVENT_GAP: "Rows of the authority are lost. Stop every daemon and restore the database from a backup, "
+    "or rebuild it from the ledger.",
+    FindingCode.DOCUMENTS_OWED: "Start a daemon with the role relay. When one runs, put right what the detail says.",
     FindingCode.FOREIGN_OBJECT: "No document of SR has this name. Move it away if nobody needs it.",
     FindingCode.TEMPORARY_LEFT: "A killed process left it. A daemon removes it when it starts.",
 }

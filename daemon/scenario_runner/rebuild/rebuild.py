@@ -1,15 +1,16 @@
 """Rebuilding an empty authority: runs are read in parallel, restored one by one, and inserted in batches."""
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import ListedRun, listed_runs
+from scenario_runner.audit.parallel import in_order
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun
@@ -21,7 +22,6 @@ from scenario_runner.rebuild.restore import NotRestoredError, Restorer
 from scenario_runner.storage.base import ObjectStore
 
 A = TypeVar("A")
-B = TypeVar("B")
 
 ACTION: Final = "authority.rebuild"
 """``operator_actions.action`` of a rebuild; its subject is the ledger."""
@@ -121,7 +121,7 @@ class Rebuild:
 
     def _restored(self, report: Report) -> Iterator[RestoredRun]:
         """Runs that hold together; what does not is a finding."""
-        for found in _in_order(self.pool, self._restore, listed_runs(self.store), WINDOW):
+        for found in in_order(self.pool, self._restore, listed_runs(self.store), WINDOW):
             if isinstance(found, RestoredRun):
                 report.runs += 1
                 yield found
@@ -180,19 +180,3 @@ def _ended(act: ActionRow, report: Report) -> ActionRow:
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
     while batch := list(islice(items, size)):
         yield batch
-
-
-def _in_order(pool: Executor, function: Callable[[A], B], items: Iterable[A], window: int) -> Iterator[B]:
-    """Apply a function in parallel to items of any number; results in their order, at most ``window`` ahead."""
-    source, running = iter(items), deque[Future[B]]()
-    try:
-        for item in islice(source, window):
-            running.append(pool.submit(function, item))
-        while running:
-            result = running.popleft().result()
-            for item in islice(source, 1):
-                running.append(pool.submit(function, item))
-            yield result
-    finally:
-        for future in running:
-            future.cancel()

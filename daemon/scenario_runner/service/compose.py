@@ -154,7 +154,7 @@ def require_rebuilt(authority: Authority, wiring: Wiring) -> None:
     if rebuild is not None:
         raise ConfigurationError(
             f"profile {wiring.profile_id}, key 'authority_store_dsn'",
-            f"the rebuild of this database that {rebuild.actor} began at {format_micros(rebuild.began_us)} has not ended",
+            f"the rebuild of it that {rebuild.actor} began at {format_micros(rebuild.began_us)} has not ended",
             "run scenario-runner authority rebuild again",
             Reason.REBUILD_UNFINISHED,
         )

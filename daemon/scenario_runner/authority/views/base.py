@@ -3,13 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final
 
 import orjson
 
 from scenario_runner.authority.queries import RunQueries
-from scenario_runner.authority.rows import Row
+from scenario_runner.authority.rows import Row, run_row, stored_event
+from scenario_runner.authority.values import RunRow, StoredEvent
 from scenario_runner.authority.views.values import (
     FOREVER_US,
     INDEXED_STATES,
@@ -119,6 +120,32 @@ class Views(RunQueries):
     @abstractmethod
     def _many(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - each driver has its own
         """Texts as a parameter."""
+
+    # --- everything, in the order of the run ids
+
+    def runs_by_id(self, after: str, since_us: int, limit: int) -> list[RunRow]:
+        """A page of whole runs.
+
+        Args:
+            after: Id of the last run of the page before; empty for the first.
+            since_us: Only runs that were admitted since then.
+            limit: At most so many.
+        """
+        terms = _given({"admitted": since_us > 0})
+        return [run_row(row) for row in self._rows("runs_by_id", terms, after=after, since=since_us, limit=limit)]
+
+    def events_of(self, run_ids: Sequence[str]) -> dict[str, tuple[StoredEvent, ...]]:
+        """Events of runs, in their order."""
+        rows = self._rows("events_of_runs", run_ids=self._many(run_ids)) if run_ids else []
+        return {
+            run_id: tuple(map(stored_event, its_rows))
+            for run_id, its_rows in groupby(rows, lambda row: str(row["run_id"]))
+        }
+
+    def store_identity(self, name: str) -> str:
+        """The identity of a store as the authority knows it; empty when it knows none."""
+        rows = self._rows("get_identity", name=name)
+        return str(rows[0]["identity"]) if rows else ""
 
     # --- which run is meant
 

@@ -138,3 +138,11 @@ SELECT r.run_id, (SELECT e.details FROM run_events e WHERE e.run_id = r.run_id A
                   ORDER BY e.seq DESC LIMIT 1) AS details
 FROM (SELECT run_id, intent, state FROM runs WHERE admitted_us <= %(until)b ORDER BY admitted_us DESC LIMIT %(most)b) r
 WHERE r.run_id <> %(run_id)b AND r.state = 'READY' AND position(%(manifest)b::bytea IN r.intent) > 0 LIMIT %(limit)b;
+
+-- name: runs_by_id
+SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
+       lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+FROM runs WHERE run_id > %(after)b
+  AND admitted_us >= %(since)b  -- if admitted
+ORDER BY run_id LIMIT %(limit)b;
