@@ -82,14 +82,14 @@ class LedgerCheck:
     Args:
         store: Its store.
         views: The authority, for reading only. Used by the calling thread alone.
-        pool: Threads that read objects.
+        pool: Threads that read objects; None to read them in the calling thread.
         now_us: Now, in microseconds since the epoch.
         on_finding: Receives every finding as it is made.
         on_progress: Called after every page.
     """
 
     def __init__(
-        self, store: ObjectStore, views: Views, pool: Executor, now_us: Callable[[], int],
+        self, store: ObjectStore, views: Views, pool: Executor | None, now_us: Callable[[], int],
         on_finding: Callable[[LedgerFinding], None], on_progress: Callable[[CheckReport], None],
     ) -> None:  # fmt: skip
         self._store, self._views, self._pool, self._now_us = store, views, pool, now_us

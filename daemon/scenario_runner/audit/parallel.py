@@ -10,8 +10,14 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def in_order(pool: Executor, function: Callable[[A], B], items: Iterable[A], window: int) -> Iterator[B]:
-    """Apply a function in parallel to items of any number; results in their order, at most ``window`` ahead."""
+def in_order(pool: Executor | None, function: Callable[[A], B], items: Iterable[A], window: int) -> Iterator[B]:
+    """Apply a function in parallel to items of any number; results in their order, at most ``window`` ahead.
+
+    Without a pool it is applied in the calling thread: where nothing is waited for, handing over costs more.
+    """
+    if pool is None:
+        yield from map(function, items)
+        return
     source, running = iter(items), deque[Future[B]]()
     try:
         for item in islice(source, window):

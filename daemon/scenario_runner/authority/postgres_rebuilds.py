@@ -54,7 +54,7 @@ class PostgresRebuilds(PostgresReemits):
 
 def _run(run: RestoredRun) -> tuple[Any, ...]:
     return (
-        run.run_id, run.run_equivalence_key, run.fingerprint, canonical_bytes(run.intent), canonical_bytes(run.inputs),
+        run.run_id, run.run_equivalence_key, run.fingerprint, rendered_again(run.intent), rendered_again(run.inputs),
         run.state.value, run.reason_code, Int8(run.admitted_us), Int8(run.deadline_us), Int8(run.updated_us),
         bigint(run.due_us), run.report_digest, Int8(len(run.events)), Int8(run.projected_seq), run.facts_view_digest,
         storable(run.invoker), Int8(len(run.attempts)), run.strategy, searchable(run.missing),

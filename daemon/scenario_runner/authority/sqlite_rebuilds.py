@@ -69,7 +69,7 @@ class SqliteRebuilds(SqliteReemits):
 def _run(run: RestoredRun, epoch: int) -> dict[str, Any]:
     return {
         "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
-        "intent": canonical_bytes(run.intent), "inputs": canonical_bytes(run.inputs), "state": run.state.value,
+        "intent": rendered_again(run.intent), "inputs": rendered_again(run.inputs), "state": run.state.value,
         "reason_code": run.reason_code, "admitted_us": run.admitted_us, "deadline_us": run.deadline_us,
         "updated_us": run.updated_us, "due_us": run.due_us, "epoch": epoch, "report_digest": run.report_digest,
         "event_seq": len(run.events), "projected_seq": run.projected_seq, "facts_view_digest": run.facts_view_digest,

@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +23,7 @@ from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_line
 from scenario_runner.cli.options import caller
+from scenario_runner.cli.read_only import existing_authority
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable, UsageError
@@ -50,10 +51,9 @@ from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import NamedStore, named_stores, require_known
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
-#: Threads that read from S3: each waits 25 ms for an answer, and a run has five documents.
+#: Threads that read from S3: each waits 25 ms for an answer, and a run has five documents. A folder is read by the
+#: calling thread: its files are in memory mostly.
 _S3_READERS: Final = 96
-#: Threads that read from a folder: the files are in memory mostly, and more threads only wait for the interpreter.
-_FOLDER_READERS: Final = 4
 _PROGRESS_SECONDS: Final = 1.0
 """Between two lines of progress."""
 
@@ -110,8 +110,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
     witness = options.witness_of(wiring)
     policy = load_policy(options.policy) if options.policy else None
     os.umask(state_modes(wiring).umask)
-    workers = _S3_READERS if wiring.store_root.startswith("s3://") else _FOLDER_READERS
-    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool, _authority(wiring, options) as authority:
+    with readers(wiring) as pool, _authority(wiring, options) as authority:
         store, spool = open_store(wiring), open_spool(wiring)
         stores = named_stores(store, spool)
         identities = tuple((item.name, _identity(item, authority)) for item in stores)
@@ -129,23 +128,39 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
 
 
 @contextmanager
-def _authority(wiring: Wiring, options: RebuildOptions) -> Iterator[Authority]:
-    authority = open_authority(wiring)
-    try:
-        if options.dry_run and authority.unfinished_rebuild() is None and authority.runs(None, 1):
+def readers(wiring: Wiring) -> Iterator[Executor | None]:
+    """Threads that read objects; None where the calling thread reads as fast."""
+    if not wiring.store_root.startswith("s3://"):
+        yield None
+        return
+    with ThreadPoolExecutor(_S3_READERS, thread_name_prefix="read") as pool:
+        yield pool
+
+
+@contextmanager
+def _authority(wiring: Wiring, options: RebuildOptions) -> Iterator[Authority | None]:
+    """The authority; a dry run makes none where there is none."""
+    if not options.dry_run:
+        authority = open_authority(wiring)
+        try:
+            yield authority
+        finally:
+            authority.close()
+        return
+    with existing_authority(wiring) as known:
+        if known is not None and known.unfinished_rebuild() is None and known.runs(None, 1):
             raise not_empty(wiring.store_root)
-        yield authority
-    finally:
-        authority.close()
+        yield known
 
 
-def _identity(item: NamedStore, authority: Authority) -> str:
+def _identity(item: NamedStore, authority: Authority | None) -> str:
     """The identity of a store, which every use of it proves from now on. A store without one is a bare mount point.
 
     Raises:
         Unavailable: there is none, or another one than the authority knows.
     """
-    identity = require_known(item, authority) or item.store.identity()
+    known = require_known(item, authority) if authority is not None else ""
+    identity = known or item.store.identity()
     if not identity:
         raise Unavailable(f"{item.title} has no identity: no daemon ever worked on it; mount the right one there")
     item.store.expect(identity)

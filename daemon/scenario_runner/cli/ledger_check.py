@@ -1,13 +1,12 @@
 """``ledger check``: compare the ledger with the authority, both ways."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import typer
 
 from scenario_runner.audit.ledger_check import CheckReport, LedgerCheck, require_known_store
-from scenario_runner.cli.authority_rebuild import print_finding, print_finding_line, print_json_line
+from scenario_runner.cli.authority_rebuild import print_finding, print_finding_line, print_json_line, readers
 from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_line
 from scenario_runner.cli.read_only import KeptAuthority, existing_views
 from scenario_runner.cli.run_ids import named_run
@@ -17,9 +16,6 @@ from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import open_store
 
-#: Threads that read objects: of S3, where each waits 25 ms, and of a folder.
-_S3_READERS: Final = 96
-_FOLDER_READERS: Final = 4
 _PROGRESS_SECONDS: Final = 1.0
 """Between two lines of progress."""
 
@@ -56,9 +52,8 @@ def check_ledger(wiring: Wiring, since: str | None, name: str, *, as_json: bool)
     if name:
         with KeptAuthority(wiring) as known:
             run_id = named_run(known.ask, name)
-    workers = _S3_READERS if wiring.store_root.startswith("s3://") else _FOLDER_READERS
     began, progress = time.monotonic(), _Progress()
-    with existing_views(wiring) as views, ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+    with existing_views(wiring) as views, readers(wiring) as pool:
         if views is None:
             raise Unavailable("there is no authority yet to compare with; authority rebuild makes one from the ledger")
         store = open_store(wiring)

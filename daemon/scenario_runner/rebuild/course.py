@@ -8,7 +8,7 @@ from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.rebuilds import RestoredSignal
 from scenario_runner.authority.reemits import ACCEPTED, ACTION, DRY_RUN, PUBLISHED
 from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
-from scenario_runner.contracts.canonical import Json, canonical_sha256, rendered_again
+from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.ids import attempt_id_of
 from scenario_runner.contracts.states import ENDINGS, REPEATED_BY, EventKind, RunState
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
@@ -38,9 +38,9 @@ def report_digest(events: Sequence[StoredEvent]) -> str:
     end = decided_event(events)
     for event in events:
         if event.kind == EventKind.EVIDENCE_MISSING:
-            digest = canonical_sha256(event.details["report"])
+            digest = sha256_hex(rendered_again(event.details["report"]))
         elif event.kind == EventKind.GATES_PASSED and not (end.kind in ENDINGS and event.ts_us == end.ts_us):
-            digest = canonical_sha256(own_details(event))
+            digest = sha256_hex(rendered_again(own_details(event)))
         elif _is_success(event):
             digest = ""
     return digest

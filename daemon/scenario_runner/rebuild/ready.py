@@ -6,8 +6,8 @@ hashed again (``evidence``). That the ledger's documents agree with each other i
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -20,7 +20,7 @@ from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.bus.envelope import envelope
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, sha256_hex
+from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.states import REPEATED_BY, EventKind, SignalKind
@@ -33,8 +33,8 @@ from scenario_runner.rebuild.documents import RunDocuments
 from scenario_runner.rebuild.restore import Admitted, NotRestoredError, ReadyProof
 from scenario_runner.storage.base import ObjectStore
 
-#: Receipts that were compared a moment ago: runs over the same evidence share them. Some 20 MB.
-_RECEIPTS_KEPT: Final = 50_000
+#: Evidence that was examined a moment ago: runs that share it share its part of their facts views. Some 10 MB.
+_EXAMINED_KEPT: Final = 50_000
 
 
 class Witness(StrEnum):
@@ -51,6 +51,17 @@ emission; None when it is in none of them."""
 
 Examine = Callable[[bytes], Findings]
 """Verifies a facts view against the engine's files."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is wrong with a facts view; ``key`` names the object, where it is another one."""
+
+    code: FindingCode
+    detail: str
+    key: str = ""
+    expected: str = ""
+    actual: str = ""
 
 
 class ReadyProver:
@@ -77,8 +88,7 @@ class ReadyProver:
         self._store, self._packs, self._topic = store, packs, topic
         self._witness, self._read_first, self._examine = witness, read_first, examine
         self._documents = PublishedDocuments(store)
-        self._stored_receipt = lru_cache(_RECEIPTS_KEPT)(self._receipt_holds)
-        self._gates = lru_cache(1000)(self._required_gates)
+        self._examined: dict[tuple[str, str], _Problem | None] = {}
 
     def prove(self, admitted: Admitted, documents: RunDocuments) -> ReadyProof:
         """Prove that a run is READY.
@@ -87,15 +97,14 @@ class ReadyProver:
             NotRestoredError: why it is not taken for READY.
             Unavailable: the store, the control bus or the engine's files do not answer.
         """
-        view = self._facts_view(admitted, documents)
-        ready = self._ready_signal(admitted, documents, view)
-        self._check_gates(admitted, view)
-        self._check_receipts(view)
-        return self._witnessed(admitted, view, ready)
+        digest = self._check_facts_view(admitted, documents)
+        ready = self._check_ready_signal(admitted, documents)
+        return self._witnessed(admitted, documents, digest, ready)
 
     # --- the ledger in itself
 
-    def _facts_view(self, admitted: Admitted, documents: RunDocuments) -> PublishedView:
+    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> str:
+        """Check the facts view against the record, itself, its receipts and the pinned pack; returns its digest."""
         run_id, key, data = admitted.run_id, refs.facts_view_ref(admitted.run_id), documents.facts_view
         committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
         expected = str(committed.details.get("digest", "")) if committed is not None else ""
@@ -105,73 +114,68 @@ class ReadyProver:
         if actual != expected:
             detail = "it is not the facts view that the record tells of"
             raise self._not(FindingCode.FACTS_VIEW_DRIFT, run_id, key, detail, expected, actual)
+        problem = self._problem_of(admitted, data)
+        if problem is not None:
+            where = problem.key or key
+            raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
+        return actual
+
+    def _problem_of(self, admitted: Admitted, data: bytes) -> "_Problem | None":
+        """What is wrong with a facts view; the part that runs over the same evidence share is examined once for all."""
+        own = _own_part(admitted)
+        try:
+            document = orjson.loads(data)
+            wrong = _difference(admitted, document, rendered_again({**document, **own}) == data)
+            shared = rendered_again({name: value for name, value in document.items() if name not in own})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, f"it is no facts view: {error}")
+        if wrong:
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, wrong)
+        key = (sha256_hex(shared), admitted.inputs.pack_digest)
+        if key not in self._examined:
+            if len(self._examined) >= _EXAMINED_KEPT:
+                self._examined.clear()
+            self._examined[key] = self._examine_shared(data, admitted.inputs.pack_digest)
+        return self._examined[key]
+
+    def _examine_shared(self, data: bytes, pack_digest: str) -> "_Problem | None":
         found = Findings()
         view = check_form(data, found)
         if view is not None:
             check_identity(view, found)
-            self._compare_with_admission(admitted, view, found)
         if view is None or not found.ok:
             wrong = next(check for check in found.checks if not check["ok"])
-            detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
-            raise self._not(FindingCode.FACTS_VIEW_DRIFT, run_id, key, detail, expected, actual)
-        return view
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, f"{wrong['check']}: {wrong.get('detail') or 'no'}")
+        return self._wrong_gates(view, pack_digest) or self._wrong_receipt(view)
 
-    @staticmethod
-    def _compare_with_admission(admitted: Admitted, view: PublishedView, found: Findings) -> None:
-        document, inputs = view.document, admitted.inputs
-        found.expect("pins are those of the request", ok=document["pins"] == admitted.intent.identity())
-        found.expect("outputs are those of the plan", ok=view.outputs == list(inputs.outputs))
-        found.expect("gates are those of the plan", ok=view.gates == list(inputs.gates))
-        found.expect("policy is that of the plan", ok=document["policy_rev"] == inputs.policy_rev)
-
-    def _ready_signal(self, admitted: Admitted, documents: RunDocuments, view: PublishedView) -> Json:
-        run_id, key = admitted.run_id, refs.ready_signal_ref(admitted.run_id)
-        bundle_hash = view.document["bundle_hash"]
-        ready = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": bundle_hash}
-        end = admitted.end.details
-        if end.get("ready") != ready or end.get("message_id") != ready_message_id(run_id, bundle_hash):
-            detail = "the record's READY points at another facts view"
-            raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), detail)
-        wanted = canonical_bytes(ready)
-        if documents.ready_signal is None:
-            detail = "there is no ready_signal"
-            raise self._not(FindingCode.READY_SIGNAL_MISSING, run_id, key, detail, sha256_hex(wanted))
-        if documents.ready_signal != wanted:
-            detail, actual = "it points at another facts view", sha256_hex(documents.ready_signal)
-            raise self._not(FindingCode.READY_SIGNAL_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
-        return ready
-
-    def _check_gates(self, admitted: Admitted, view: PublishedView) -> None:
+    def _wrong_gates(self, view: PublishedView, digest: str) -> "_Problem | None":
         """The gates that the pinned pack requires for the outputs are those that passed."""
-        run_id, digest = admitted.run_id, admitted.inputs.pack_digest
+        key = refs.pack_ref(digest)
         try:
-            wanted = self._gates(digest, tuple(view.outputs))
+            wanted = required_gates(self._packs.get(digest), view.outputs)
         except LedgerDrift as drift:
-            raise self._not(FindingCode.PACK_DRIFT, run_id, refs.pack_ref(digest), drift.detail) from drift
+            return _Problem(FindingCode.PACK_DRIFT, drift.detail, key)
         except RequestRefused as refused:
-            raise self._not(FindingCode.PLAN_DRIFT, run_id, refs.plan_ref(run_id), refused.detail) from refused
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, refused.detail)
         except Unavailable:
-            if self._store.read(refs.pack_ref(digest), MAX_DOCUMENT) is not None:
+            if self._store.read(key, MAX_DOCUMENT) is not None:
                 raise  # this release cannot read it
-            detail = "the interface pack that the run was pinned to is not there"
-            raise self._not(FindingCode.PACK_MISSING, run_id, refs.pack_ref(digest), detail, digest) from None
-        if list(wanted) != view.gates:
-            raise self._not(
-                FindingCode.PLAN_DRIFT, run_id, refs.plan_ref(run_id), "the pinned pack requires other gates",
-                ", ".join(wanted), ", ".join(view.gates),
-            )  # fmt: skip
+            return _Problem(FindingCode.PACK_MISSING, "the interface pack of the run is not there", key, digest)
+        if list(wanted) == view.gates:
+            return None
+        detail = "the pinned pack requires other gates"
+        return _Problem(FindingCode.FACTS_VIEW_DRIFT, detail, "", ", ".join(wanted), ", ".join(view.gates))
 
-    def _required_gates(self, digest: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return required_gates(self._packs.get(digest), outputs)
-
-    def _check_receipts(self, view: PublishedView) -> None:
+    def _wrong_receipt(self, view: PublishedView) -> "_Problem | None":
+        """Every instance receipt of the facts view lies where it says."""
         for receipt in view.document.get("instance_receipts", []):
             key, data = str(receipt.get("artifacts", {}).get("receipt_path", "")), canonical_bytes(receipt)
-            problem = self._stored_receipt(key, data)
-            if problem is not None:
-                raise self._not(problem, view.run_id, key, "an instance receipt of the facts view", sha256_hex(data))
+            code = self._code_of_receipt(key, data)
+            if code is not None:
+                return _Problem(code, "an instance receipt of the facts view", key, sha256_hex(data))
+        return None
 
-    def _receipt_holds(self, key: str, data: bytes) -> FindingCode | None:
+    def _code_of_receipt(self, key: str, data: bytes) -> FindingCode | None:
         """What is wrong with a receipt in the store; None when it is the one of a facts view."""
         if not key.startswith(f"{refs.PREFIX}/instance_receipts/") or "/../" in key:
             return FindingCode.INSTANCE_RECEIPT_DRIFT
@@ -180,14 +184,28 @@ class ReadyProver:
             return FindingCode.RECEIPT_MISSING
         return None if same_receipt(stored, data) else FindingCode.INSTANCE_RECEIPT_DRIFT
 
+    def _check_ready_signal(self, admitted: Admitted, documents: RunDocuments) -> Json:
+        run_id, key, end = admitted.run_id, refs.ready_signal_ref(admitted.run_id), admitted.end.details
+        bundle_hash = end["ready"]["bundle_hash"]
+        ready = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": bundle_hash}
+        if end["ready"] != ready or end.get("message_id") != ready_message_id(run_id, bundle_hash):
+            detail = "the record's READY points at another facts view"
+            raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), detail)
+        wanted = rendered_again(ready)
+        if documents.ready_signal is None:
+            detail = "there is no ready_signal"
+            raise self._not(FindingCode.READY_SIGNAL_MISSING, run_id, key, detail, sha256_hex(wanted))
+        if documents.ready_signal != wanted:
+            detail, actual = "it points at another facts view", sha256_hex(documents.ready_signal)
+            raise self._not(FindingCode.READY_SIGNAL_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
+        return ready
+
     # --- the witness
 
-    def _witnessed(self, admitted: Admitted, view: PublishedView, ready: Json) -> ReadyProof:
+    def _witnessed(self, admitted: Admitted, documents: RunDocuments, digest: str, ready: Json) -> ReadyProof:
         run_id, message_id = admitted.run_id, admitted.end.details["message_id"]
-        draft = SignalDraft(
-            message_id, SignalKind.READY, run_id, {"facts_view_digest": view.digest}, canonical_bytes(ready)
-        )
-        proof = ReadyProof(view.digest, draft, admitted.end.ts_us)
+        draft = SignalDraft(message_id, SignalKind.READY, run_id, {"facts_view_digest": digest}, rendered_again(ready))
+        proof = ReadyProof(digest, draft, admitted.end.ts_us)
         seen = None if self._read_first is None else self._read_first(message_id, _emissions(admitted))
         if seen is not None:  # whoever must agree: what is on the bus must not say anything else
             proof = self._on_the_bus(proof, *seen)
@@ -195,7 +213,7 @@ class ReadyProver:
             detail = f"READY, message {message_id}, is not on the control bus"
             raise self._not(FindingCode.READY_NOT_WITNESSED, run_id, refs.record_ref(run_id), detail)
         if self._witness is Witness.EVIDENCE:
-            found = self._examine(view.data)
+            found = self._examine(documents.facts_view or b"")
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
@@ -233,6 +251,29 @@ class ReadyProver:
     ) -> NotRestoredError:
         place = self._store.locate(key) if key else ""
         return NotRestoredError(LedgerFinding(code, run_id, place, detail, expected, actual))
+
+
+def _own_part(admitted: Admitted) -> Json:
+    """The part of a facts view that no other run has."""
+    run_id = admitted.run_id
+    return {
+        "run_id": run_id, "pins": admitted.intent.identity(), "plan_ref": refs.plan_ref(run_id),
+        "record_ref": refs.record_ref(run_id), "status_ref": refs.status_ref(run_id),
+    }  # fmt: skip
+
+
+def _difference(admitted: Admitted, document: Json, is_the_runs: bool) -> str:  # noqa: FBT001 - one of the checks
+    """What of a facts view differs from its run; empty when nothing does."""
+    inputs, gates = admitted.inputs, sorted(receipt["gate_id"] for receipt in document["gate_receipts"])
+    checks = {
+        "its run, pins or refs are not the run's, or it is not canonical": is_the_runs,
+        "its outputs are not those of the plan": document["intended_outputs"] == list(inputs.outputs),
+        "its gates are not those of the plan": gates == list(inputs.gates),
+        "its policy is not that of the plan": document["policy_rev"] == inputs.policy_rev,
+        "its bundle_hash is not that of the record": document["bundle_hash"]
+        == admitted.end.details["ready"]["bundle_hash"],
+    }
+    return next((text for text, holds in checks.items() if not holds), "")
 
 
 def _emissions(admitted: Admitted) -> tuple[int, ...]:

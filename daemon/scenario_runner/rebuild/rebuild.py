@@ -59,7 +59,6 @@ class Report:
     attempts: int = 0
     by_state: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
-    resumed: bool = False
     seconds: float = 0.0
 
     @property
@@ -73,15 +72,16 @@ class Rebuild:
     """A rebuild of one authority from one ledger.
 
     Attributes:
-        pool: Threads that read.
+        authority: None where a dry run finds no database.
+        pool: Threads that read; None to read in the calling thread.
         on_finding: Receives every finding as it is made.
         on_progress: Receives the report after every batch.
     """
 
-    authority: Authority
+    authority: Authority | None
     store: ObjectStore
     restorer: Restorer
-    pool: Executor
+    pool: Executor | None
     on_finding: Callable[[LedgerFinding], None]
     on_progress: Callable[[Report], None]
     monotonic: Callable[[], float] = time.monotonic
@@ -100,8 +100,9 @@ class Rebuild:
                 unfinished, and begins again when it is called again.
         """
         began, report, epoch = self.monotonic(), Report(), 0
-        if not dry_run:
-            unfinished = self.authority.begin_rebuild(act.actor)
+        authority = None if dry_run else self.authority
+        if authority is not None:
+            unfinished = authority.begin_rebuild(act.actor)
             if unfinished is None:
                 raise not_empty(act.subject)
             epoch = unfinished.epoch
@@ -110,8 +111,8 @@ class Rebuild:
         while True:
             following = next(batches, [])
             end = None if following else RebuildEnd(_ended(act, report), identities)
-            if not dry_run:
-                self._insert(batch, epoch, end, report)
+            if authority is not None:
+                self._insert(authority, batch, epoch, end, report)
             self._count(batch, report)
             report.seconds = self.monotonic() - began
             self.on_progress(report)
@@ -140,8 +141,10 @@ class Rebuild:
         except NotRestoredError as error:
             return [error.finding]
 
-    def _insert(self, batch: list[RestoredRun], epoch: int, end: RebuildEnd | None, report: Report) -> None:
-        known = self.authority.restore(batch, epoch, end)
+    def _insert(
+        self, authority: Authority, batch: list[RestoredRun], epoch: int, end: RebuildEnd | None, report: Report
+    ) -> None:
+        known = authority.restore(batch, epoch, end)
         for run in [run for run in batch if run.run_id not in known]:
             batch.remove(run)
             detail = "another process admitted this run while the authority was rebuilt"

@@ -8,13 +8,16 @@ again from the pack, the roots and the policy that the operator names; and READY
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
+
+import orjson
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.authority.rebuilds import RestoredRun, RestoredSignal
 from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, sha256_hex
+from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.ids import run_id_of
@@ -37,6 +40,8 @@ from scenario_runner.rebuild.course import (
 )
 from scenario_runner.rebuild.documents import RunDocuments
 
+#: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
+_INPUTS_KEPT: Final = 1000
 _MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, SequenceError)
 """What code raises that reads documents of another form than SR's."""
 
@@ -176,7 +181,7 @@ class Restorer:
 
     def _check_plan(self, documents: RunDocuments, admitted: Admitted) -> None:
         run_id, key = admitted.run_id, refs.plan_ref(admitted.run_id)
-        wanted = canonical_bytes(plan_document(admitted.intent, admitted.inputs, admitted.admitted_us))
+        wanted = rendered_again(plan_document(admitted.intent, admitted.inputs, admitted.admitted_us))
         if documents.plan is None:
             raise self._not(FindingCode.PLAN_MISSING, run_id, key, "there is no run_plan", sha256_hex(wanted))
         if documents.plan != wanted:
@@ -188,7 +193,7 @@ class Restorer:
     def _projected(self, documents: RunDocuments, admitted: Admitted, state: RunState, reason: str) -> int:
         """Up to which event the documents are written: the status may be older than the record, but never of READY."""
         run_id, key = admitted.run_id, refs.status_ref(admitted.run_id)
-        wanted = canonical_bytes(status_document(run_id, state, reason, admitted.end.ts_us))
+        wanted = rendered_again(status_document(run_id, state, reason, admitted.end.ts_us))
         if documents.status == wanted:
             return len(admitted.events)
         if documents.status is None:
@@ -205,11 +210,12 @@ class Restorer:
     # --- rows
 
     def _rows(self, admitted: Admitted, state: RunState, reason: str, signals: Sequence[RestoredSignal]) -> RestoredRun:
-        events, intent = admitted.events, admitted.intent
+        events = admitted.events
+        first = events[0].details
         return RestoredRun(
-            run_id=admitted.run_id, run_equivalence_key=intent.run_equivalence_key, fingerprint=intent.fingerprint(),
-            intent=intent.document(), inputs=admitted.inputs.document(), invoker=admitted.invoker, state=state,
-            reason_code=reason, admitted_us=admitted.admitted_us,
+            run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
+            intent=first["intent"], inputs=first["inputs"], invoker=admitted.invoker, state=state, reason_code=reason,
+            admitted_us=admitted.admitted_us,
             deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
             report_digest=report_digest(events), facts_view_digest="", projected_seq=0,
             missing=missing_paths(events), events=events, attempts=attempts_of(admitted.run_id, events),
@@ -219,8 +225,21 @@ class Restorer:
 
 def _read_admission(run_id: str, details: Json, events: tuple[StoredEvent, ...]) -> Admitted:
     intent = intent_from_document(run_id, str(details["run_equivalence_key"]), details["intent"])
-    inputs = plan_inputs_from_document(details["inputs"])
-    return Admitted(intent, inputs, str(details["invoker"]), events)
+    return Admitted(intent, _read_inputs(rendered_again(details["inputs"])), str(details["invoker"]), events)
+
+
+@lru_cache(_INPUTS_KEPT)
+def _read_inputs(data: bytes) -> PlanInputs:
+    """Plan inputs, read once for the runs that share them.
+
+    Raises:
+        ValueError: there is more in them, or less.
+    """
+    document = orjson.loads(data)
+    inputs = plan_inputs_from_document(document)
+    if inputs.document() != document:
+        raise ValueError("inputs hold more or less than plan inputs")
+    return inputs
 
 
 def _contradiction(admitted: Admitted, details: Json, policy_rev: Json) -> str:
@@ -230,7 +249,6 @@ def _contradiction(admitted: Admitted, details: Json, policy_rev: Json) -> str:
     checks = {
         "run_equivalence_key gives another run id": run_id_of(key) == admitted.run_id,
         "intent holds more or less than an intent": intent.document() == details["intent"],
-        "inputs hold more or less than plan inputs": inputs.document() == details["inputs"],
         "fingerprint is not that of the intent": details["fingerprint"] == intent.fingerprint(),
         "policy_rev is not that of the lines": inputs.policy_rev == policy_rev,
         "plan_hash is not that of intent and inputs": planned["plan_hash"] == plan_hash(intent, inputs),
@@ -255,7 +273,7 @@ def _is_older(status: bytes, run_id: str, updated_us: int) -> bool:
 
 def _terminal(run_id: str, state: RunState, reason: str, at_us: int) -> SignalDraft:
     message_id, payload = terminal_signal(run_id, state, reason, at_us)
-    return SignalDraft(message_id, SignalKind.TERMINAL, run_id, {}, canonical_bytes(payload))
+    return SignalDraft(message_id, SignalKind.TERMINAL, run_id, {}, rendered_again(payload))
 
 
 def _signals(first: SignalDraft, published_us: int, admitted: Admitted) -> list[RestoredSignal]:

@@ -97,6 +97,15 @@ def write_unnamed(folder: str, data: bytes, mode: int, root: int) -> int:
     return fd
 
 
+def _read_up_to(fd: int, size: int, most: int) -> bytes:
+    """A file to its end, or so many bytes of it; ``size`` is what it probably holds."""
+    parts, left = [], most
+    while left > 0 and (part := os.read(fd, min(left, size + 1))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     """A file that is durable and waits for its name.
@@ -426,8 +435,7 @@ class FilesystemStore(ObjectStore):
                     raise NotAnObjectError(f"{path} is not a regular file; move it away")
                 if info.st_size > limit:
                     raise ObjectTooLargeError(f"{path} holds {info.st_size} bytes, at most {limit} are read")
-                with os.fdopen(os.dup(fd), "rb") as file:
-                    data = file.read(limit + 1)
+                data = _read_up_to(fd, info.st_size, limit + 1)
             finally:
                 os.close(fd)
         if len(data) > limit:
