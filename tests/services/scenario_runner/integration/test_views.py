@@ -455,6 +455,7 @@ SERVED_BY: dict[str, tuple[str, str]] = {
     "runs_by_due": ("runs_due", "runs_due"),
     "runs_by_key": RUN_KEY,
     "run_summary": RUN_ID,
+    "runs_by_id": RUN_ID,
     "run_summaries": RUN_ID,
     "run_ids": RUN_ID,
     "run_keys": RUN_KEY,
