@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from scenario_runner.cli.progress import Progress
-
 DESCRIPTION: Final = """\
 Copy an engine run to S3, and let a run request name that place.
 
@@ -51,16 +49,20 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
     s3 = _client(endpoint_url)
     files = sorted(path for path in run.rglob("*") if path.is_file())
     done, total = [0], sum(path.stat().st_size for path in files)
-    with ThreadPoolExecutor(THREADS) as pool, Progress("uploaded") as progress:
+    shows = sys.stderr.isatty()
+    with ThreadPoolExecutor(THREADS) as pool:
 
         def sent(count: int) -> None:
             done[0] += count  # two threads may lose a part between them: it is only shown
-            progress(done[0], total)
+            if shows:
+                print(f"\ruploaded {done[0] / 1e9:.2f} of {total / 1e9:.2f} GB", end="", file=sys.stderr, flush=True)
 
         def put(path: Path) -> None:
             s3.upload_file(str(path), bucket, f"{base}/{path.relative_to(run)}", Callback=sent)
 
         list(pool.map(put, files))
+    if shows:
+        print(file=sys.stderr)
     return f"s3://{bucket}/{base}"
 
 

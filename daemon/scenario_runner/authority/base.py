@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.authority.retention import Expiry, Removal
 from scenario_runner.authority.values import (
     Admission,
@@ -278,6 +279,31 @@ class Authority(RunReader, Protocol):
 
     def adopt_identity(self, name: str, identity: str) -> None:
         """Replace the identity of a store, on an operator's order."""
+        ...
+
+    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
+        """Begin to rebuild an empty authority, or go on with a rebuild that was interrupted.
+
+        Returns:
+            None, and nothing is changed, when the authority knows of a run, a record or a signal.
+        """
+        ...
+
+    def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:
+        """Insert runs with all their rows, in one transaction.
+
+        Args:
+            runs: Different runs. One that is there stays as it is, with all its rows.
+            epoch: That of the unfinished rebuild.
+            end: Given with the last batch: ends the rebuild in the same transaction.
+
+        Returns:
+            Those of the runs that a rebuild has restored, this call or an earlier one.
+        """
+        ...
+
+    def unfinished_rebuild(self) -> UnfinishedRebuild | None:
+        """The rebuild that has begun and not ended."""
         ...
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from scenario_runner.authority.postgres_batches import (
 from scenario_runner.authority.postgres_dsn import PostgresDsn
 from scenario_runner.authority.postgres_migrations import migrate
 from scenario_runner.authority.postgres_pool import UNSTORABLE, Connections
+from scenario_runner.authority.postgres_rebuilds import PostgresRebuilds
 from scenario_runner.authority.postgres_retention import PostgresRetention
 from scenario_runner.authority.postgres_session import Connection
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
@@ -67,7 +68,7 @@ _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
 _CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
-class PostgresAuthority(PostgresActs, PostgresRetention):
+class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     """An authority on a PostgreSQL server.
 
     Args:

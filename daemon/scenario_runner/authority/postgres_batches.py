@@ -36,8 +36,9 @@ Parameters = dict[str, Any]
 
 
 def columns(names: str, rows: Iterable[tuple[Any, ...]]) -> Parameters:
-    """Columns of rows by name; a batch is never empty."""
-    return {name: list(column) for name, column in zip(names.split(), zip(*rows, strict=True), strict=True)}
+    """Columns of rows by name; empty ones where there is no row."""
+    found = list(zip(*rows, strict=True)) or [()] * len(names.split())
+    return {name: list(column) for name, column in zip(names.split(), found, strict=True)}
 
 
 def details_of(event: Event) -> bytes:
@@ -136,12 +137,11 @@ def transition_parameters(transitions: Sequence[Transition]) -> Parameters:
         for item in transitions
         for number, event in enumerate(item.events, 1)
     ]
-    event_columns = columns(_EVENT, events) if events else {name: [] for name in _EVENT.split()}
     attempts = [_attempt(item, item.attempt) for item in transitions if item.attempt is not None]
     tried = {"tried": canonical_bytes(attempts).decode()}
     corrected = [_superseding(item, item.superseding) for item in transitions if item.superseding is not None]
     superseding = {"superseding": canonical_bytes(corrected).decode()}
-    return columns(_TRANSITION, map(_transition, transitions)) | event_columns | tried | superseding
+    return columns(_TRANSITION, map(_transition, transitions)) | columns(_EVENT, events) | tried | superseding
 
 
 def _superseding(item: Transition, superseding: Superseding) -> Json:
@@ -158,9 +158,9 @@ def _transition(item: Transition) -> tuple[Any, ...]:
     claim = item.claim
     return (
         claim.run_id, claim.owner, Int8(claim.epoch), claim.state.value, Int8(claim.updated_us), item.to_state.value,
-        Int8(item.at_us), _bigint(item.due_us), item.keep_lease, Int8(item.wakes),
+        Int8(item.at_us), bigint(item.due_us), item.keep_lease, Int8(item.wakes),
         Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
-        Int8(len(item.events)), token_of(item), *signal_columns(item.signal), _bigint(item.deadline_us),
+        Int8(len(item.events)), token_of(item), *signal_columns(item.signal), bigint(item.deadline_us),
         Int8(len(claim.attempts)), Int8(item.launches), searchable(item.missing),
     )  # fmt: skip
 
@@ -169,7 +169,8 @@ def _attempt(item: Transition, attempt: AttemptRow) -> Json:
     return {"run_id": item.claim.run_id, **asdict(storable_attempt(attempt))}
 
 
-def _bigint(value: int | None) -> Int8 | None:
+def bigint(value: int | None) -> Int8 | None:
+    """A number that may be absent, as the driver sends it."""
     return None if value is None else Int8(value)
 
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal
 from scenario_runner.authority.base import Authority, RunReader
+from scenario_runner.authority.rebuilds import UnfinishedRebuild
 from scenario_runner.authority.rows import (
     Row,
     action_row,
@@ -112,6 +113,11 @@ class Queries(RunQueries, Authority):
             self._propose_identity(name, proposed)
         rows = self._query("get_identity", name=name)
         return str(rows[0]["identity"]) if rows else ""
+
+    @override
+    def unfinished_rebuild(self) -> UnfinishedRebuild | None:
+        rows = self._query("get_rebuild")
+        return UnfinishedRebuild(rows[0]["began_us"], rows[0]["epoch"], rows[0]["actor"]) if rows else None
 
     @abstractmethod
     def _propose_identity(self, name: str, identity: str) -> None:

@@ -157,8 +157,14 @@ def record_row(row: Row) -> RecordRow:
 
 
 def first_events(run: NewRun) -> tuple[Event, ...]:
-    """The events of an admission, numbered from 1; auditors filter by the kinds of the last two."""
-    admitted: Json = {"fingerprint": run.fingerprint}
+    """The events of an admission, numbered from 1; auditors filter by the kinds of the last two.
+
+    They hold all that the run's row is made of, so that it can be made again from the record (rebuild/).
+    """
+    admitted: Json = {
+        "fingerprint": run.fingerprint, "run_equivalence_key": run.run_equivalence_key, "intent": run.intent,
+        "inputs": run.inputs, "invoker": run.invoker,
+    }  # fmt: skip
     if run.supersession is not None:
         admitted |= run.supersession.attributes()
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}

@@ -36,6 +36,7 @@ from scenario_runner.authority.sqlite_acts import SqliteActs
 from scenario_runner.authority.sqlite_corrections import obstacle
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
+from scenario_runner.authority.sqlite_rebuilds import SqliteRebuilds
 from scenario_runner.authority.sqlite_retention import SqliteRetention
 from scenario_runner.authority.statements import load_statements
 from scenario_runner.authority.values import (
@@ -92,7 +93,7 @@ def translating_errors(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority(SqliteActs, SqliteRetention):
+class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
     """An authority in one file of this host.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from scenario_runner.cli import act_commands
+from scenario_runner.cli import act_commands, authority, ledger
 from scenario_runner.cli.console import open_standard_streams, print_line
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
@@ -480,6 +480,8 @@ policy_app = _group("policy", _SET_UP, "Work with policy profiles.")
 contracts_app = _group("contracts", _SET_UP, "Work with the contracts.")
 add_retention(_group("retention", _SET_UP, "Remove what the policy keeps no longer."))
 stream_app = _group("stream", _SET_UP, "Work with the control stream.")
+app.add_typer(authority.app, name="authority", rich_help_panel=_SET_UP)
+app.add_typer(ledger.app, name="ledger", rich_help_panel=_SET_UP)
 
 
 @stores_app.command("adopt", short_help="Make the stores that are there the known ones.")

@@ -82,6 +82,8 @@ class Reason(StrEnum):
     RUN_AMBIGUOUS = "RUN_AMBIGUOUS"
     UNAVAILABLE = "UNAVAILABLE"
     STORE_UNSAFE = "STORE_UNSAFE"
+    AUTHORITY_NOT_EMPTY = "AUTHORITY_NOT_EMPTY"
+    REBUILD_UNFINISHED = "REBUILD_UNFINISHED"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -148,6 +150,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.RUN_AMBIGUOUS: "More than one run id begins with what was given.",
     Reason.UNAVAILABLE: "A store, database or stream could not be reached; nothing was decided.",
     Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
+    Reason.AUTHORITY_NOT_EMPTY: "An authority that has rows already is not rebuilt from the ledger.",
+    Reason.REBUILD_UNFINISHED: "A rebuild of the authority from the ledger has begun and not ended; begin it again.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",
 }
 

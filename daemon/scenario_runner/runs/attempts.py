@@ -39,6 +39,7 @@ def launch_requested(claim: Claim, now_us: int, row: AttemptRow, because: Json) 
         "attempt_id": row.attempt_id,
         "attempt_no": row.attempt_no,
         "invoker": row.invoker,
+        "handle": row.handle,
         "timeout_seconds": row.timeout_us // MICROS,
         **because,
     }

@@ -21,7 +21,8 @@ from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
-from scenario_runner.contracts.times import MICROS
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.times import MICROS, format_micros
 from scenario_runner.evidence.cache import EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.admission_policy import AdmissionPolicy
@@ -143,6 +144,22 @@ def open_authority(wiring: Wiring) -> Authority:
     return connect_authority(wiring.authority_store_dsn, f"profile {wiring.profile_id}", state_modes(wiring))
 
 
+def require_rebuilt(authority: Authority, wiring: Wiring) -> None:
+    """Refuse an authority whose rebuild has not ended: runs that it does not know yet would be admitted anew.
+
+    Raises:
+        ConfigurationError: ``REBUILD_UNFINISHED``.
+    """
+    rebuild = authority.unfinished_rebuild()
+    if rebuild is not None:
+        raise ConfigurationError(
+            f"profile {wiring.profile_id}, key 'authority_store_dsn'",
+            f"the rebuild of it that {rebuild.actor} began at {format_micros(rebuild.began_us)} has not ended",
+            "run scenario-runner authority rebuild again",
+            Reason.REBUILD_UNFINISHED,
+        )
+
+
 def open_pack(wiring: Wiring) -> InterfacePack:
     """The deployed interface pack."""
     return load_pack(wiring.engine_catalogue_path, wiring.gate_map_path)
@@ -233,6 +250,7 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
     store = open_store(wiring, io_pool)
     spool = open_spool(wiring)
     authority = open_authority(wiring)
+    require_rebuilt(authority, wiring)
     # Before anything is written: a bare mount point in the place of a store must stay empty.
     establish_identities(named_stores(store, spool), authority)
     store.probe()

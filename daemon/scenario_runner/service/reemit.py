@@ -21,7 +21,7 @@ from scenario_runner.intake.reemit import ReemitPolicy
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay.relay import Relay
-from scenario_runner.service.compose import open_authority, open_schemas, open_store, reemit_policy
+from scenario_runner.service.compose import open_authority, open_schemas, open_store, reemit_policy, require_rebuilt
 from scenario_runner.service.control_bus import open_publisher, open_spool, state_modes
 from scenario_runner.service.identity import named_stores, require_known
 from scenario_runner.service.owner import make_owner
@@ -110,6 +110,7 @@ def open_reemitter(wiring: Wiring, only: str = "") -> Iterator[Reemitter]:
         schemas, publisher = open_schemas(wiring), open_publisher(wiring, spool, pool)
         authority = open_authority(wiring)
         try:
+            require_rebuilt(authority, wiring)
             for item in named_stores(store, spool):
                 require_known(item, authority)
             ledger = Ledger(store, schemas, pool=pool)

@@ -1,6 +1,6 @@
 """The object-store contract. Keys are relative POSIX paths; every backend passes the same contract test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,19 @@ class StoredObject:
 
     data: bytes
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as a listing shows it.
+
+    Attributes:
+        modified_us: When it was written last, on the store's clock: microseconds since the epoch.
+    """
+
+    key: str
+    size: int
+    modified_us: int
 
 
 class UnreadableObjectError(ScenarioRunnerError):
@@ -81,6 +94,16 @@ class ObjectStore(Protocol):
 
     def replace(self, key: str, data: bytes, version: str) -> bool:
         """Replace the object if it still has ``version``; False when it does not."""
+        ...
+
+    def list_objects(self, folder: str) -> Iterator[ListedObject]:
+        """All that lies below a folder, in the order of the keys' UTF-8 bytes, in bounded memory.
+
+        What is written meanwhile may be left out. Names that no object of ours can have are listed as well.
+
+        Args:
+            folder: A key without a slash at its end; nothing is listed where there is no such folder.
+        """
         ...
 
     def locate(self, key: str) -> str:

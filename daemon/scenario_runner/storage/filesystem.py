@@ -25,11 +25,19 @@ from typing_extensions import override
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsync_directory
-from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError, StoredObject, check_key
+from scenario_runner.storage.base import (
+    ListedObject,
+    NotAnObjectError,
+    ObjectStore,
+    ObjectTooLargeError,
+    StoredObject,
+    check_key,
+)
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
 from scenario_runner.storage.modes import Modes
 from scenario_runner.storage.renames import rename_new
+from scenario_runner.storage.sorting import sorted_objects
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -87,6 +95,15 @@ def write_unnamed(folder: str, data: bytes, mode: int, root: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _read_up_to(fd: int, size: int, most: int) -> bytes:
+    """A file to its end, or so many bytes of it; ``size`` is what it probably holds."""
+    parts, left = [], most
+    while left > 0 and (part := os.read(fd, min(left, size + 1))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,13 +435,20 @@ class FilesystemStore(ObjectStore):
                     raise NotAnObjectError(f"{path} is not a regular file; move it away")
                 if info.st_size > limit:
                     raise ObjectTooLargeError(f"{path} holds {info.st_size} bytes, at most {limit} are read")
-                with os.fdopen(os.dup(fd), "rb") as file:
-                    data = file.read(limit + 1)
+                data = _read_up_to(fd, info.st_size, limit + 1)
             finally:
                 os.close(fd)
         if len(data) > limit:
             raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
         return StoredObject(data, version_of(data))
+
+    @override
+    def list_objects(self, folder: str) -> Iterator[ListedObject]:
+        path = self._path(folder)
+        anchor = self._root.proven()
+        with translating_os_errors("list", path):
+            yield from sorted_objects(_files_below(folder, anchor))
+        self._root.prove(anchor)
 
     @override
     def locate(self, key: str) -> str:
@@ -477,6 +501,28 @@ class FilesystemStore(ObjectStore):
                 if name.endswith(".tmp") or name.startswith("probe-"):
                     removed += _sweep_one(f"{self._private}/{name}", anchor)
         return removed
+
+
+def _files_below(folder: str, anchor: Anchor) -> Iterator[ListedObject]:
+    """Everything below a folder but folders; links are not followed. What vanishes meanwhile is left out."""
+    pending = [folder]
+    while pending:
+        folder = pending.pop()
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=anchor.fd)
+        except FileNotFoundError:
+            continue
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{folder}/{entry.name}")
+                        continue
+                    with suppress(FileNotFoundError):
+                        info = entry.stat(follow_symlinks=False)
+                        yield ListedObject(f"{folder}/{entry.name}", info.st_size, info.st_mtime_ns // 1000)
+        finally:
+            os.close(fd)
 
 
 def _names_in(folder: str, anchor: Anchor) -> list[str]:

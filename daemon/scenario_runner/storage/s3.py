@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ObjectStore, ObjectTooLargeError, StoredObject, check_key
+from scenario_runner.storage.base import ListedObject, ObjectStore, ObjectTooLargeError, StoredObject, check_key
 from scenario_runner.storage.identity import MARKER, MAX_MARKER, another_store, marker_bytes, parse_marker
 from scenario_runner.storage.s3_client import S3Bucket, TooLargeError
 
@@ -169,6 +169,18 @@ class S3Store(ObjectStore):
     def replace(self, key: str, data: bytes, version: str) -> bool:
         self._prove()
         return self._bucket.put(self._key(key), data, replacing=version or _NO_ETAG)
+
+    @override
+    def list_objects(self, folder: str) -> Iterator[ListedObject]:
+        path, own = self._key(folder), len(self._key(folder)) - len(folder)
+        self._prove()
+        last = ""
+        for item in self._bucket.pages(path):
+            if item.key <= last:
+                raise Unavailable(f"{self.locate(folder)} is not listed in the order of its keys")
+            last = item.key
+            yield ListedObject(item.key[own:], item.size, item.modified_us)
+        self._prove()
 
     @override
     def locate(self, key: str) -> str:

@@ -275,6 +275,28 @@ class S3Bucket:
             raise Unavailable(f"cannot list {self.uri(prefix)}: the server answers 404")
         return found if len(found) <= limit else None
 
+    def pages(self, prefix: str) -> Iterator[Listed]:
+        """Every object below a folder, sorted by key, a page at a time; a page that fails is asked for again.
+
+        Args:
+            prefix: See :meth:`listing`.
+        """
+        after = ""
+        while True:
+            page = self._call("list", prefix, lambda after=after: self._page(prefix, after))  # type: ignore[misc]
+            if page is None:
+                raise Unavailable(f"cannot list {self.uri(prefix)}: the server answers 404")
+            yield from page
+            if not page:
+                return
+            after = page[-1].key
+
+    def _page(self, prefix: str, after: str) -> list[Listed]:
+        count("s3.list")
+        listed = self._obstore.list(self._bucket, f"{prefix}/", offset=after or None, chunk_size=_PAGE)
+        page: Any = next(iter(listed), [])
+        return [Listed(item["path"], item["e_tag"] or "", item["size"], _micros(item)) for item in page]
+
     def _pages(self, prefix: str, limit: int, on_page: Callable[[int], None]) -> list[Listed]:
         found: list[Listed] = []
         try:

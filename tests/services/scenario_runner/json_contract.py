@@ -37,7 +37,13 @@ def command_of(arguments: Sequence[str]) -> str:
 
 
 #: Commands that print lines under --json, with the options that make them do so.
-LINES_OF_JSON = {"reemit": ("--state", "--resume"), "runs wake": ("--missing",), "watch": ("--json",)}
+LINES_OF_JSON = {
+    "reemit": ("--state", "--resume"),
+    "runs wake": ("--missing",),
+    "watch": ("--json",),
+    "authority rebuild": ("--json",),
+    "ledger check": ("--json",),
+}
 
 
 def prints_lines(command: str, arguments: Sequence[str]) -> bool:

@@ -809,3 +809,78 @@ noted AS (
 SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS last,
        (SELECT count(*) FROM removed) AS removed
 FROM held;
+
+-- name: begin_rebuild
+-- Only in an authority that knows of no run and no record.
+INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor)
+SELECT 1, now, now, %(actor)b FROM (SELECT sr_now_us() AS now) AS clock
+WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
+  AND NOT EXISTS (SELECT 1 FROM outbox)
+ON CONFLICT (only_row) DO NOTHING;
+
+-- name: get_rebuild
+SELECT began_us, epoch, actor FROM unfinished_rebuild WHERE only_row = 1;
+
+-- name: restore_runs
+-- A batch of runs with all their rows, and with the last batch the end of the rebuild. A run that is there stays as it is,
+-- with all its rows: a rebuild that was interrupted is begun again, and a statement whose answer was lost is sent again.
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest(%(run_id)b::text[], %(run_equivalence_key)b::text[], %(fingerprint)b::text[], %(intent)b::bytea[],
+                       %(inputs)b::bytea[], %(state)b::text[], %(reason_code)b::text[], %(admitted_us)b::bigint[],
+                       %(deadline_us)b::bigint[], %(updated_us)b::bigint[], %(due_us)b::bigint[], %(report_digest)b::text[],
+                       %(event_seq)b::bigint[], %(projected_seq)b::bigint[], %(facts_view_digest)b::text[],
+                       %(invoker)b::text[], %(attempts)b::integer[], %(strategy)b::text[], %(missing)b::text[])
+    AS g(run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
+         updated_us, due_us, report_digest, event_seq, projected_seq, facts_view_digest, invoker, attempts, strategy,
+         missing)),
+new_runs AS (
+  INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us,
+                    deadline_us, updated_us, due_us, lease_epoch, report_digest, event_seq, projected_seq,
+                    facts_view_digest, invoker, attempts, strategy, missing)
+  SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
+         updated_us, due_us, %(epoch)b, report_digest, event_seq, projected_seq, facts_view_digest, invoker, attempts,
+         strategy, missing
+  FROM given ORDER BY run_id
+  ON CONFLICT DO NOTHING
+  RETURNING run_id),
+added AS (
+  INSERT INTO run_events (run_id, seq, kind, ts_us, details)
+  SELECT e.run_id, e.seq, e.kind, e.ts_us, e.details
+  FROM unnest(%(event_run_id)b::text[], %(event_seqs)b::bigint[], %(event_kind)b::text[], %(event_ts_us)b::bigint[],
+              %(event_details)b::bytea[]) AS e(run_id, seq, kind, ts_us, details)
+  JOIN new_runs n ON n.run_id = e.run_id),
+tried AS (
+  INSERT INTO engine_attempts (run_id, attempt_no, attempt_id, epoch, invoker, handle, launched_us, timeout_us, ended_us,
+                               outcome, reason_code, exit_code, stop_code, another_attempt, duration_ms, detail,
+                               stderr_tail)
+  SELECT a.run_id, a.attempt_no, a.attempt_id, %(epoch)b, a.invoker, a.handle, a.launched_us, a.timeout_us, a.ended_us,
+         a.outcome, a.reason_code, a.exit_code, a.stop_code, a.another_attempt, a.duration_ms, a.detail, a.stderr_tail
+  FROM json_populate_recordset(NULL::engine_attempts, %(tried)b::json) AS a JOIN new_runs n ON n.run_id = a.run_id),
+signals AS (
+  INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq,
+                      sent_us, receipt, action_key)
+  SELECT s.message_id, s.emission, s.run_id, s.kind, s.partition_key, s.attributes, s.payload, s.created_us, s.needs_seq,
+         s.sent_us, s.receipt, s.action_key
+  FROM unnest(%(signal_run_id)b::text[], %(message_id)b::text[], %(emission)b::integer[], %(signal_kind)b::text[],
+              %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[], %(created_us)b::bigint[],
+              %(needs_seq)b::bigint[], %(sent_us)b::bigint[], %(receipt)b::text[], %(signal_action_key)b::text[])
+       WITH ORDINALITY
+    AS s(run_id, message_id, emission, kind, partition_key, attributes, payload, created_us, needs_seq, sent_us, receipt,
+         action_key, ord)
+  JOIN new_runs n ON n.run_id = s.run_id ORDER BY s.ord
+  ON CONFLICT (message_id, emission) DO NOTHING),
+acted AS (
+  INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+  SELECT * FROM unnest(%(action_key)b::text[], %(action_at)b::bigint[], %(actor)b::text[], %(via)b::text[],
+                       %(action)b::text[], %(subject)b::text[], %(reason)b::text[], %(outcome)b::text[],
+                       %(detail)b::text[])
+  ON CONFLICT (action_key) DO NOTHING),
+ended AS (
+  DELETE FROM unfinished_rebuild WHERE %(ends)b),
+known AS (
+  INSERT INTO store_identities (name, identity, noted_us)
+  SELECT name, identity, sr_now_us() FROM unnest(%(store_name)b::text[], %(identity)b::text[]) AS s(name, identity)
+  ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us)
+SELECT run_id FROM new_runs
+UNION ALL
+SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE r.lease_epoch >= %(epoch)b;

@@ -428,3 +428,36 @@ DELETE FROM digest_reuse WHERE digest_key IN (SELECT value FROM json_each(:ids))
 -- The detail of such an act begins with a count.
 UPDATE operator_actions SET detail = (CAST(detail AS INTEGER) + :removed) || substr(detail, instr(detail, ' '))
 WHERE action_key = :action_key;
+
+-- name: begin_rebuild
+-- Only in an authority that knows of no run and no record.
+INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor)
+SELECT 1, :now, :now, :actor
+WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
+  AND NOT EXISTS (SELECT 1 FROM outbox)
+ON CONFLICT (only_row) DO NOTHING;
+
+-- name: get_rebuild
+SELECT began_us, epoch, actor FROM unfinished_rebuild WHERE only_row = 1;
+
+-- name: end_rebuild
+DELETE FROM unfinished_rebuild WHERE only_row = 1;
+
+-- name: restore_run
+INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
+                  updated_us, due_us, lease_epoch, report_digest, event_seq, projected_seq, facts_view_digest, invoker,
+                  attempts, strategy, missing)
+VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, :state, :reason_code, :admitted_us, :deadline_us,
+        :updated_us, :due_us, :epoch, :report_digest, :event_seq, :projected_seq, :facts_view_digest, :invoker,
+        :attempts, :strategy, :missing)
+ON CONFLICT DO NOTHING;
+
+-- name: restored_runs
+SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND lease_epoch >= :epoch;
+
+-- name: restore_signal
+INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us,
+                    sent_us, receipt, action_key)
+VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0,
+        :sent_us, :receipt, :action_key)
+ON CONFLICT (message_id, emission) DO NOTHING;

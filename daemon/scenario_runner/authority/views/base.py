@@ -4,7 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final
 
 import orjson
@@ -12,7 +12,8 @@ import orjson
 from scenario_runner.authority.acts import ActionRow, ack_key
 from scenario_runner.authority.queries import RunQueries
 from scenario_runner.authority.retention import Expired, Expiry
-from scenario_runner.authority.rows import Row, action_row
+from scenario_runner.authority.rows import Row, action_row, run_row, stored_event
+from scenario_runner.authority.values import RunRow, StoredEvent
 from scenario_runner.authority.views.values import (
     FOREVER_US,
     INDEXED_STATES,
@@ -136,6 +137,32 @@ class Views(RunQueries):
         keys = self._many([ack_key(run_id) for run_id in run_ids])
         found = (action_row(row) for row in self._rows("find_actions", action_keys=keys))
         return {action.subject: action for action in found}
+
+    # --- everything, in the order of the run ids
+
+    def runs_by_id(self, after: str, since_us: int, limit: int) -> list[RunRow]:
+        """A page of whole runs.
+
+        Args:
+            after: Id of the last run of the page before; empty for the first.
+            since_us: Only runs that were admitted since then.
+            limit: At most so many.
+        """
+        terms = _given({"admitted": since_us > 0})
+        return [run_row(row) for row in self._rows("runs_by_id", terms, after=after, since=since_us, limit=limit)]
+
+    def events_of(self, run_ids: Sequence[str]) -> dict[str, tuple[StoredEvent, ...]]:
+        """Events of runs, in their order."""
+        rows = self._rows("events_of_runs", run_ids=self._many(run_ids)) if run_ids else []
+        return {
+            run_id: tuple(map(stored_event, its_rows))
+            for run_id, its_rows in groupby(rows, lambda row: str(row["run_id"]))
+        }
+
+    def store_identity(self, name: str) -> str:
+        """The identity of a store as the authority knows it; empty when it knows none."""
+        rows = self._rows("get_identity", name=name)
+        return str(rows[0]["identity"]) if rows else ""
 
     # --- which run is meant
 

@@ -182,3 +182,11 @@ FROM (SELECT sent_us FROM outbox
 SELECT count(*) AS examined, count(*) AS older, count(*) AS expired, min(kept_us) AS oldest_us
 FROM (SELECT kept_us FROM digest_reuse WHERE kept_us < %(before_us)b::bigint
       ORDER BY kept_us LIMIT %(most)b::bigint) AS first;
+
+-- name: runs_by_id
+SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
+       lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+FROM runs WHERE run_id > %(after)b
+  AND admitted_us >= %(since)b  -- if admitted
+ORDER BY run_id LIMIT %(limit)b;

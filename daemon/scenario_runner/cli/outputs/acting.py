@@ -9,6 +9,7 @@ from scenario_runner.cli.outputs.shapes import (
     HEX32,
     INTEGER,
     INTEGER_OR_NULL,
+    NUMBER,
     NUMBER_OR_NULL,
     TEXT,
     TEXT_OR_NULL,
@@ -16,6 +17,7 @@ from scenario_runner.cli.outputs.shapes import (
     TIME_OR_NULL,
     Kind,
     ListOf,
+    MapOf,
     OrNull,
     Shape,
 )
@@ -69,6 +71,29 @@ RETENTION: Final = Shape({
         "more": BOOLEAN_OR_NULL, "oldest_utc": TIME_OR_NULL, "removed": INTEGER_OR_NULL, "outcome": TEXT_OR_NULL,
         "action_key": TEXT_OR_NULL, "longest_batch_ms": NUMBER_OR_NULL, "note": TEXT_OR_NULL,
     })),
+})  # fmt: skip
+
+# --- authority and ledger
+
+LEDGER_FINDING: Final = Shape({
+    "code": TEXT, "object": TEXT, "run_id": TEXT_OR_NULL, "detail": TEXT, "expected": TEXT_OR_NULL,
+    "actual": TEXT_OR_NULL, "remedy": TEXT,
+})  # fmt: skip
+_COUNTED: Final[dict[str, Kind]] = {
+    "outcome": TEXT, "ledger": TEXT, "runs": INTEGER, "by_state": MapOf(INTEGER), "findings": INTEGER,
+    "findings_by_code": MapOf(INTEGER), "seconds": NUMBER,
+}  # fmt: skip
+LEDGER_SUMMARY: Final = Shape({
+    "summary": Shape({
+        **_COUNTED, "since": TEXT_OR_NULL, "run_id": TEXT_OR_NULL, "objects": MapOf(INTEGER), "owed": INTEGER,
+    }),
+})  # fmt: skip
+REBUILD_REPORT: Final = Shape({
+    "report": Shape({
+        **_COUNTED, "dry_run": BOOLEAN, "action_key": TEXT_OR_NULL, "requested_by": TEXT, "reason": TEXT,
+        "stores": ListOf(Shape({"store": TEXT, "identity": TEXT})), "witness": TEXT, "restored": INTEGER,
+        "events": INTEGER, "attempts": INTEGER, "signals": INTEGER, "cannot_know": ListOf(TEXT),
+    }),
 })  # fmt: skip
 
 # --- set-up

@@ -35,6 +35,8 @@ LINES: Final[dict[str, tuple[Shape, ...]]] = {
     "dead-letter redrive": (acting.REDRIVE,),
     "runs wake": (acting.WAKE,),
     "watch": (looking.STATUS, looking.RUNS_LIST.item),
+    "authority rebuild": (acting.LEDGER_FINDING, acting.REBUILD_REPORT),
+    "ledger check": (acting.LEDGER_FINDING, acting.LEDGER_SUMMARY),
 }
 """Commands that print a line for each of many things, with the shapes that a line may have."""
 LISTS: Final[dict[str, ListShape]] = {

@@ -11,6 +11,7 @@ from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
+from sr_tools.bench.on_files.rebuild import rebuild
 from sr_tools.bench.on_files.reemit import reemit
 from sr_tools.bench.on_files.retention import retention
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
@@ -28,9 +29,10 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "lookups": lookups,
     "reemit": reemit,
     "retention": retention,
+    "rebuild": rebuild,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
-ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention")
+ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild")
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -59,6 +61,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("engines-other-runs", 2000, "small runs beside them"),
         ("reemit-runs", 10_000, "READYs that are published again"),
         ("retention-rows", 1_000_000, "records of `retention`; at least 100"),
+        ("rebuild-runs", 10_000, "runs that `rebuild` restores"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     return parser

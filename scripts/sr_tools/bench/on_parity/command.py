@@ -18,6 +18,7 @@ from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
 from sr_tools.bench.on_parity.outage import outage
 from sr_tools.bench.on_parity.place import Place, UnsetError
+from sr_tools.bench.on_parity.rebuild import rebuild
 from sr_tools.bench.on_parity.retention import retention
 from sr_tools.bench.on_parity.small_runs import known_world, new_worlds
 from sr_tools.bench.on_parity.streaming import streaming
@@ -32,6 +33,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "one_shot": one_shot,
     "lookups": lookups,
     "retention": retention,
+    "rebuild": rebuild,
 }
 
 DESCRIPTION: Final = """\
@@ -48,6 +50,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   one_shot      `scenario-runner run`: one request from the command line to its verdict
   lookups       time and memory of every look-up command at a million runs; only when it is named
   retention     a million rows are removed, alone and beside a daemon; only when it is named
+  rebuild       `authority rebuild` and `ledger check`: runs a second; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -83,6 +86,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("lookups-runs", 1_000_000, "runs in the schema of lookups; at least 1000"),
         ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("retention-rows", 1_000_000, "records of retention; at least 100"),
+        ("rebuild-runs", 2500, "runs that rebuild restores"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("stream-rounds", 3, "times that the large run is read"),
         ("readers", max(cores(), 4), "readers of the references of streaming; SR hashes with as many"),
@@ -115,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.place = replace(place, measured_endpoint=endpoint)
             conditions = {"s3_delay_ms": options.delay_ms}
             failures = (*FAILURES, psycopg.Error, BaseError)
-            bench = Bench("bench_parity.py", MEASUREMENTS, failures, conditions, on_request=("lookups", "retention"))
+            bench = Bench(
+                "bench_parity.py", MEASUREMENTS, failures, conditions, on_request=("lookups", "retention", "rebuild")
+            )
             return run(bench, options)
     except (UnsetError, DelayError) as error:
         print(f"bench_parity.py: {error}", file=sys.stderr)

@@ -159,3 +159,11 @@ def test_look_ups_are_measured_when_they_are_asked_for_on_a_database_of_copied_r
     assert results["lookup_list_missing_of_one"]["rows"] == results["lookup_list_key_of_one"]["rows"] == 1
     assert results["lookup_dead_letters"]["rows"] == 10
     assert {"lookup_status_by_prefix", "lookup_explain", "lookup_dead_letter", "lookup_quarantined"} < set(results)
+
+
+def test_a_rebuild_and_a_check_are_measured_over_every_run(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "rebuild", "--rebuild-runs", "12")
+    assert code == 0, progress
+    results = by_name(report)
+    assert set(results) == {"rebuild", "ledger_check"}
+    assert all(item["value"] > 0 for item in results.values())

@@ -24,9 +24,10 @@ from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import NotAnObjectError, ObjectStore, ObjectTooLargeError
+from scenario_runner.storage.base import ListedObject, NotAnObjectError, ObjectStore, ObjectTooLargeError
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
+from scenario_runner.storage.sorting import sorted_objects
 
 pytestmark = pytest.mark.integration
 
@@ -384,6 +385,25 @@ def test_several_processes_may_probe_at_once(backend: Backend) -> None:
 
 
 # --- the file system --------------------------------------------------------------------------------------------------
+
+
+def test_a_listing_has_everything_below_a_folder_in_the_order_of_the_keys(store: ObjectStore) -> None:
+    names = ["b", "a/2", "a/10", "a-b", "c/d/e", "ä", "A"]
+    for name in names:
+        store.create(f"list/{name}", name.encode() * 3)
+    store.create("list2/other", b"x")
+    found = list(store.list_objects("list"))
+    assert [item.key for item in found] == sorted(f"list/{name}" for name in names)
+    assert [item.size for item in found] == [len(item.key.removeprefix("list/").encode()) * 3 for item in found]
+    assert all(item.modified_us > 10**15 for item in found)
+    assert list(store.list_objects("nothing/here")) == []
+
+
+@pytest.mark.parametrize("part", [1, 3, 100])
+def test_a_listing_longer_than_memory_allows_is_sorted_in_parts(part: int) -> None:
+    names = [f"{number * 7 % 10}-\udc80" for number in range(10)]
+    given = [ListedObject(name, number, number) for number, name in enumerate(names)]
+    assert list(sorted_objects(given, part)) == sorted(given, key=lambda item: item.key)
 
 
 @pytest.fixture

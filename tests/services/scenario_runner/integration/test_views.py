@@ -532,6 +532,7 @@ SERVED_BY: dict[str, tuple[str, str]] = {
     "runs_by_due": ("runs_due", "runs_due"),
     "runs_by_key": RUN_KEY,
     "run_summary": RUN_ID,
+    "runs_by_id": RUN_ID,
     "run_summaries": RUN_ID,
     "supersessions_of": ("runs_superseding", "runs_superseding"),
     "run_ids": RUN_ID,

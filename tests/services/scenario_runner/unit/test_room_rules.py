@@ -27,7 +27,7 @@ FLOORS = {
     "evidence": 5,
     "runs": 6, "audit": 6, "kcl": 6,
     "intake": 7, "relay": 7,
-    "service": 8,
+    "service": 8, "rebuild": 8,
     "cli": 9,
 }  # fmt: skip
 

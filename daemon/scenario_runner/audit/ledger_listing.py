@@ -1,0 +1,66 @@
+"""What lies in the ledger by run, in the order of the run ids and in bounded memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import groupby
+from typing import Final
+
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.ids import HEX32
+from scenario_runner.storage.base import ListedObject, ObjectStore
+
+#: Folders with one object for each run, and how its name ends.
+RUN_FOLDERS: Final = {
+    "run_record": ".jsonl",
+    "run_plan": ".json",
+    "run_status": ".json",
+    "run_facts_view": ".json",
+    "ready_signal": ".json",
+    "quarantine": ".json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """The objects of a run.
+
+    Attributes:
+        objects: By the name of their folder.
+        foreign: Objects in these folders that no run can have; then ``run_id`` is empty.
+    """
+
+    run_id: str
+    objects: dict[str, ListedObject]
+    foreign: tuple[ListedObject, ...] = ()
+
+
+def listed_runs(store: ObjectStore) -> Iterator[ListedRun]:
+    """Runs that have at least one object, in the order of their ids; foreign objects in between, as they are met.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    named = merge(*(_named(store, folder) for folder in RUN_FOLDERS), key=lambda item: item[0])
+    for _, group in groupby(named, key=lambda item: item[0]):
+        items = list(group)
+        objects = {folder: item for _, folder, run_id, item in items if run_id}
+        run_id = next((run_id for _, _, run_id, _ in items if run_id), "")
+        if run_id:
+            yield ListedRun(run_id, objects)
+        foreign = tuple(item for _, _, run_id, item in items if not run_id)
+        if foreign:
+            yield ListedRun("", {}, foreign)
+
+
+def _named(store: ObjectStore, folder: str) -> Iterator[tuple[str, str, str, ListedObject]]:
+    """(stem of the name, folder, run id or nothing, object), in the order of the stems.
+
+    All names of a folder have one length when they are ours, so their order is that of the run ids.
+    """
+    prefix, ending = f"{refs.PREFIX}/{folder}", RUN_FOLDERS[folder]
+    for item in store.list_objects(prefix):
+        name = item.key[len(prefix) + 1 :]
+        stem = name[:32]
+        ours = name[32:] == ending and HEX32.fullmatch(stem) is not None
+        yield stem, folder, stem if ours else "", item

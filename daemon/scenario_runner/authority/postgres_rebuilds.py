@@ -1,0 +1,85 @@
+"""Rebuilding the production authority from the ledger, a statement for each batch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from psycopg.types.numeric import Int8
+from typing_extensions import override
+
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.postgres_batches import Parameters, bigint, columns, signal_columns
+from scenario_runner.authority.postgres_reemits import PostgresReemits
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
+from scenario_runner.authority.values import StoredEvent
+from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
+
+_RUN: Final = (
+    "run_id run_equivalence_key fingerprint intent inputs state reason_code admitted_us deadline_us updated_us due_us "
+    "report_digest event_seq projected_seq facts_view_digest invoker attempts strategy missing"
+)
+_EVENT: Final = "event_run_id event_seqs event_kind event_ts_us event_details"
+_SIGNAL: Final = (
+    "signal_run_id message_id signal_kind partition_key attributes payload emission created_us needs_seq sent_us "
+    "receipt signal_action_key"
+)
+_ACTION: Final = "action_key action_at actor via action subject reason outcome detail"
+_STORE: Final = "store_name identity"
+
+
+class PostgresRebuilds(PostgresReemits):
+    """The part of the production authority that is rebuilt."""
+
+    @override
+    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
+        self._query("begin_rebuild", actor=storable(actor))
+        return self.unfinished_rebuild()
+
+    @override
+    def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:
+        actions = [_action(action, action.at_us) for run in runs for action in run.actions]
+        if end is not None:
+            actions.append(_action(end.action, self.now_us()))
+        parameters = (
+            columns(_RUN, map(_run, runs))
+            | columns(_EVENT, (_event(run.run_id, event) for run in runs for event in run.events))
+            | columns(_SIGNAL, (_signal(run.run_id, signal) for run in runs for signal in run.signals))
+            | columns(_ACTION, actions)
+            | columns(_STORE, end.identities if end is not None else ())
+            | _attempts(runs)
+        )
+        return {row["run_id"] for row in self._query("restore_runs", **parameters, epoch=epoch, ends=end is not None)}
+
+
+def _run(run: RestoredRun) -> tuple[Any, ...]:
+    return (
+        run.run_id, run.run_equivalence_key, run.fingerprint, rendered_again(run.intent), rendered_again(run.inputs),
+        run.state.value, run.reason_code, Int8(run.admitted_us), Int8(run.deadline_us), Int8(run.updated_us),
+        bigint(run.due_us), run.report_digest, Int8(len(run.events)), Int8(run.projected_seq), run.facts_view_digest,
+        storable(run.invoker), Int8(len(run.attempts)), run.strategy, searchable(run.missing),
+    )  # fmt: skip
+
+
+def _event(run_id: str, event: StoredEvent) -> tuple[Any, ...]:
+    details = {name: value for name, value in event.details.items() if name != "seq"}
+    return run_id, Int8(event.seq), event.kind, Int8(event.ts_us), rendered_again(details)
+
+
+def _signal(run_id: str, signal: RestoredSignal) -> tuple[Any, ...]:
+    return (
+        run_id, *signal_columns(signal.draft), Int8(signal.emission), Int8(signal.created_us), Int8(signal.needs_seq),
+        Int8(signal.sent_us), signal.receipt, signal.action_key,
+    )  # fmt: skip
+
+
+def _action(action: ActionRow, at_us: int) -> tuple[Any, ...]:
+    texts = action_columns(action)
+    names = ("action_key", "actor", "via", "action", "subject", "reason", "outcome", "detail")
+    key, *others = (texts[name] for name in names)
+    return key, Int8(at_us), *others
+
+
+def _attempts(runs: Sequence[RestoredRun]) -> Parameters:
+    attempts = [{"run_id": run.run_id, **asdict(storable_attempt(item))} for run in runs for item in run.attempts]
+    return {"tried": canonical_bytes(attempts).decode()}

@@ -1,0 +1,92 @@
+"""What a rebuild puts into an empty authority: runs with all their rows, as the ledger knows them."""
+
+from dataclasses import dataclass
+
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.states import FINAL_STATES, RunState
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredSignal:
+    """A signal that counts as published.
+
+    Attributes:
+        sent_us: When it was published, as far as that is known.
+        receipt: What the control bus answered, as JSON; empty where it is not known.
+    """
+
+    draft: SignalDraft
+    created_us: int
+    needs_seq: int
+    sent_us: int
+    emission: int = 0
+    receipt: str = ""
+    action_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredRun:
+    """A run with its rows. It has no lease; one that has not ended is due at once.
+
+    Attributes:
+        projected_seq: Up to which event its documents are in the ledger; 0 where one is older than the record.
+        missing: Paths that it waits for.
+    """
+
+    run_id: str
+    run_equivalence_key: str
+    fingerprint: str
+    intent: Json
+    inputs: Json
+    invoker: str
+    state: RunState
+    reason_code: str
+    admitted_us: int
+    deadline_us: int
+    updated_us: int
+    report_digest: str
+    facts_view_digest: str
+    projected_seq: int
+    missing: tuple[str, ...]
+    events: tuple[StoredEvent, ...]
+    attempts: tuple[AttemptRow, ...]
+    signals: tuple[RestoredSignal, ...]
+    actions: tuple[ActionRow, ...]
+
+    @property
+    def due_us(self) -> int | None:
+        """When it is due: since its last change, or never."""
+        return None if self.state in FINAL_STATES else self.updated_us
+
+    @property
+    def strategy(self) -> str:
+        """The strategy of its plan."""
+        return str(self.inputs.get("strategy", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRebuild:
+    """A rebuild that has begun and not ended: no daemon may work on this authority.
+
+    Attributes:
+        epoch: Fencing epoch of every run that it restores. It is the time of its beginning in microseconds, and no run
+            is claimed a million times a second: no lease of the database before, or of an earlier rebuild, exceeds it.
+    """
+
+    began_us: int
+    epoch: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildEnd:
+    """What is written with the last batch: who did it, and the stores that the authority knows from now on.
+
+    Attributes:
+        identities: (name, identity) of each store.
+    """
+
+    action: ActionRow
+    identities: tuple[tuple[str, str], ...]

@@ -1,0 +1,88 @@
+"""Rebuilding the embedded authority from the ledger, batch by batch."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from typing_extensions import override
+
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
+from scenario_runner.authority.sqlite_reemits import SqliteReemits
+from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
+
+
+class SqliteRebuilds(SqliteReemits):
+    """The part of the embedded authority that is rebuilt."""
+
+    @override
+    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
+        parameters = {"now": self._clock(), "actor": actor}
+        self._write(lambda connection: connection.execute(self._sql["begin_rebuild"], parameters).rowcount)
+        return self.unfinished_rebuild()
+
+    @override
+    def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:
+        def operation(connection: sqlite3.Connection) -> set[str]:
+            parameters = [_run(run, epoch) for run in runs]
+            new = [
+                run
+                for run, row in zip(runs, parameters, strict=True)
+                if connection.execute(self._sql["restore_run"], row).rowcount
+            ]
+            self._restore_rows(connection, new, epoch)
+            if end is not None:
+                self._end_rebuild(connection, end)
+            found = {"run_ids": self._list([run.run_id for run in runs]), "epoch": epoch}
+            return {row[0] for row in connection.execute(self._sql["restored_runs"], found)}
+
+        return self._write(operation)
+
+    def _restore_rows(self, connection: sqlite3.Connection, runs: Sequence[RestoredRun], epoch: int) -> None:
+        rows = {
+            "insert_event": [
+                {"run_id": run.run_id, "seq": event.seq, "kind": event.kind, "ts_us": event.ts_us,
+                 "details": rendered_again(event.details)}
+                for run in runs for event in run.events
+            ],
+            "put_attempt": [
+                {"run_id": run.run_id, "epoch": epoch, **asdict(storable_attempt(attempt))}
+                for run in runs for attempt in run.attempts
+            ],
+            "restore_signal": [_signal(run, signal) for run in runs for signal in run.signals],
+            "insert_action": [
+                {**action_columns(action), "at": action.at_us} for run in runs for action in run.actions
+            ],
+        }  # fmt: skip
+        for name, parameters in rows.items():
+            connection.executemany(self._sql[name], parameters)
+
+    def _end_rebuild(self, connection: sqlite3.Connection, end: RebuildEnd) -> None:
+        now = self._clock()
+        connection.execute(self._sql["end_rebuild"])
+        connection.execute(self._sql["insert_action"], {**action_columns(end.action), "at": now})
+        identities = [{"name": name, "identity": identity, "now": now} for name, identity in end.identities]
+        connection.executemany(self._sql["adopt_identity"], identities)
+
+
+def _run(run: RestoredRun, epoch: int) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
+        "intent": rendered_again(run.intent), "inputs": rendered_again(run.inputs), "state": run.state.value,
+        "reason_code": run.reason_code, "admitted_us": run.admitted_us, "deadline_us": run.deadline_us,
+        "updated_us": run.updated_us, "due_us": run.due_us, "epoch": epoch, "report_digest": run.report_digest,
+        "event_seq": len(run.events), "projected_seq": run.projected_seq, "facts_view_digest": run.facts_view_digest,
+        "invoker": run.invoker, "attempts": len(run.attempts), "strategy": run.strategy,
+        "missing": searchable(run.missing),
+    }  # fmt: skip
+
+
+def _signal(run: RestoredRun, signal: RestoredSignal) -> dict[str, Any]:
+    draft = signal.draft
+    return {
+        "message_id": draft.message_id, "emission": signal.emission, "run_id": run.run_id, "kind": draft.kind.value,
+        "partition_key": draft.partition_key, "attributes": canonical_bytes(draft.attributes),
+        "payload": draft.payload, "created_us": signal.created_us, "needs_seq": signal.needs_seq,
+        "sent_us": signal.sent_us, "receipt": signal.receipt, "action_key": signal.action_key,
+    }  # fmt: skip

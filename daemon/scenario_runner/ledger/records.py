@@ -1,0 +1,91 @@
+"""Reading a run_record back into the events that it was rendered from. Pure."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final
+
+import orjson
+
+from scenario_runner.authority.values import StoredEvent
+from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.errors import SequenceError
+from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, require_path
+from scenario_runner.contracts.times import parse_instant, to_micros
+from scenario_runner.ledger.documents import record_bytes
+
+_ENDS_IN: Final = {
+    EventKind.RUN_READY: RunState.READY,
+    EventKind.RUN_FAILED: RunState.FAILED,
+    EventKind.RUN_QUARANTINED: RunState.QUARANTINED,
+}
+_FIRST: Final = (EventKind.RUN_ADMITTED, EventKind.PLAN_COMMITTED)
+
+
+class DamagedRecordError(ValueError):
+    """Bytes that are not a run_record of ours: cut off, with a gap, of another run, or impossible."""
+
+
+def read_record(data: bytes, run_id: str) -> tuple[tuple[StoredEvent, ...], Json]:
+    """The events of a run_record, and the policy revision that its lines name.
+
+    The events are rendered again and must give the same bytes. So nothing of the record is left unread, and whatever
+    is not as SR writes it is refused.
+
+    Args:
+        data: Its bytes.
+        run_id: The run that it should be of.
+
+    Raises:
+        DamagedRecordError: says what is wrong with it.
+    """
+    if not data.endswith(b"\n"):
+        raise DamagedRecordError("it is cut off: its last line has no end")
+    events, policy_rev = [], None
+    for number, line in enumerate(data[:-1].split(b"\n"), 1):
+        try:
+            event, policy_rev = _read_line(orjson.loads(line), number, run_id)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DamagedRecordError(f"line {number} is not an event of the run: {error}") from error
+        events.append(event)
+    found = tuple(events)
+    try:
+        same = record_bytes(run_id, found, policy_rev or {}) == data
+    except (TypeError, OverflowError) as error:
+        raise DamagedRecordError(f"it cannot be written again: {error}") from error
+    if not same:
+        raise DamagedRecordError("its bytes are not those that SR writes for its events")
+    _check_course(found)
+    return found, policy_rev or {}
+
+
+def _read_line(line: Any, number: int, run_id: str) -> tuple[StoredEvent, Json]:  # noqa: ANN401 - what was read
+    if line["run_id"] != run_id:
+        raise ValueError(f"it is of run {line['run_id']!r}")
+    details = line["details"]
+    if details["seq"] != number or type(details["seq"]) is not int:
+        raise ValueError(f"its number is {details['seq']!r}: a line is missing, or was added")
+    kind = EventKind(line["event_kind"])
+    return StoredEvent(number, kind.value, _micros_of(line["ts_utc"]), details), dict(line["policy_rev"])
+
+
+@lru_cache(maxsize=64)
+def _micros_of(text: str) -> int:
+    """A time; those of one transaction are equal."""
+    return to_micros(parse_instant(text))
+
+
+def _check_course(events: Sequence[StoredEvent]) -> None:
+    """Require that a run can have gone this way: from its admission through legal states to at most one end."""
+    if tuple(event.kind for event in events[: len(_FIRST)]) != _FIRST:
+        raise DamagedRecordError("it does not begin with the admission of a run and its plan")
+    if any(later.ts_us < earlier.ts_us for earlier, later in pairwise(events)):
+        raise DamagedRecordError("its times go back")
+    try:
+        states = [RunState(event.details["state"]) for event in events]
+        require_path(states)
+    except (KeyError, TypeError, ValueError, SequenceError) as error:
+        raise DamagedRecordError(f"no run goes this way: {error}") from error
+    endings = [_ENDS_IN[EventKind(event.kind)] for event in events if event.kind in ENDINGS]
+    if endings != [states[-1]] * (states[-1] in FINAL_STATES):
+        raise DamagedRecordError(f"its state is {states[-1]}, and it tells of these ends: {endings}")

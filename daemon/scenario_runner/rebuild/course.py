@@ -1,0 +1,149 @@
+"""What the events of a run say of its rows. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.rebuilds import RestoredSignal
+from scenario_runner.authority.reemits import ACCEPTED, ACTION, DRY_RUN, PUBLISHED
+from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
+from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
+from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.contracts.states import ENDINGS, REPEATED_BY, EventKind, RunState
+from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
+
+_SUCCEEDED: Final = "SUCCEEDED"
+#: Added by every event; not part of what was recorded.
+_OF_EVENTS: Final = ("seq", "state")
+
+
+class AttemptUnknownError(ValueError):
+    """The record does not say where an attempt that may run is found."""
+
+
+def decided_event(events: Sequence[StoredEvent]) -> StoredEvent:
+    """The event that changed the run last: what follows the end of a run tells of acts, and changes nothing of it."""
+    return next((event for event in events if event.kind in ENDINGS), events[-1])
+
+
+def own_details(event: StoredEvent) -> Json:
+    """What was recorded with an event."""
+    return {name: value for name, value in event.details.items() if name not in _OF_EVENTS}
+
+
+def report_digest(events: Sequence[StoredEvent]) -> str:
+    """Digest of what was found of the evidence and put on record last, in a transaction before the end of the run."""
+    digest = ""
+    end = decided_event(events)
+    for event in events:
+        if event.kind == EventKind.EVIDENCE_MISSING:
+            digest = sha256_hex(rendered_again(event.details["report"]))
+        elif event.kind == EventKind.GATES_PASSED and not (end.kind in ENDINGS and event.ts_us == end.ts_us):
+            digest = sha256_hex(rendered_again(own_details(event)))
+        elif _is_success(event):
+            digest = ""
+    return digest
+
+
+def _is_success(event: StoredEvent) -> bool:
+    return event.kind == EventKind.ENGINE_ATTEMPT_FINISHED and event.details["outcome"] == _SUCCEEDED
+
+
+def deadline_us(events: Sequence[StoredEvent], evidence_wait_seconds: int) -> int:
+    """The evidence deadline: a wait from the admission, or from the success of the engine."""
+    began = [event.ts_us for event in events if event.kind == EventKind.RUN_ADMITTED or _is_success(event)]
+    return began[-1] + evidence_wait_seconds * MICROS
+
+
+def missing_paths(events: Sequence[StoredEvent]) -> tuple[str, ...]:
+    """Paths that a waiting run waits for."""
+    last = events[-1]
+    if last.details["state"] != RunState.WAITING_EVIDENCE:
+        return ()
+    report = next(event for event in reversed(events) if event.kind == EventKind.EVIDENCE_MISSING).details["report"]
+    return tuple(str(item["missing"]) for item in (*report["gates"], *report["outputs"]) if item.get("missing"))
+
+
+def attempts_of(run_id: str, events: Sequence[StoredEvent]) -> tuple[AttemptRow, ...]:
+    """The attempts of a run's engine, as far as its record knows them.
+
+    Of an attempt that has ended, the exit code and the last lines of its output are not on record. An attempt of which
+    they would decide whether another one follows counts as a failure of the engine.
+
+    Raises:
+        AttemptUnknownError: an attempt may run, and nothing says where; or the attempts are not those of this run.
+    """
+    attempts: list[AttemptRow] = []
+    for event in events:
+        if event.kind == EventKind.ENGINE_ATTEMPT_LAUNCH_REQUESTED:
+            attempts.append(_launched(run_id, event, len(attempts) + 1))
+        elif event.kind in (EventKind.ENGINE_JOB_SUBMITTED, EventKind.ENGINE_ATTEMPT_FINISHED):
+            if not attempts or attempts[-1].attempt_id != event.details["attempt_id"] or not attempts[-1].open:
+                raise AttemptUnknownError(f"event {event.seq} is of an attempt that was not launched before")
+            attempts[-1] = _changed(attempts[-1], event)
+    if attempts and attempts[-1].open and not attempts[-1].handle:
+        raise AttemptUnknownError(f"attempt {attempts[-1].attempt_no} has not ended, and the record has no handle")
+    return tuple(attempts)
+
+
+def _launched(run_id: str, event: StoredEvent, number: int) -> AttemptRow:
+    details = event.details
+    if (details["attempt_no"], details["attempt_id"]) != (number, attempt_id_of(run_id, number)):
+        raise AttemptUnknownError(f"event {event.seq} is not of attempt {number} of this run")
+    return AttemptRow(
+        number, details["attempt_id"], details["invoker"], str(details.get("handle", "")), event.ts_us,
+        int(details["timeout_seconds"]) * MICROS,
+    )  # fmt: skip
+
+
+def _changed(attempt: AttemptRow, event: StoredEvent) -> AttemptRow:
+    details = event.details
+    if event.kind == EventKind.ENGINE_JOB_SUBMITTED:
+        return replace(attempt, handle=details["handle"])
+    return replace(
+        attempt, launched_us=to_micros(parse_instant(details["started_at_utc"])), ended_us=event.ts_us,
+        outcome=details["outcome"], reason_code=details.get("reason_code", ""),
+        duration_ms=int(details.get("duration_ms", 0)),
+    )  # fmt: skip
+
+
+def acts_of(run_id: str, events: Sequence[StoredEvent]) -> tuple[ActionRow, ...]:
+    """Re-emits as a record tells of them. What became of one that was owed when the database was lost is not known."""
+    acts: dict[str, ActionRow] = {}
+    for event in events:
+        details = event.details
+        if event.kind in (EventKind.REEMIT_REQUESTED, EventKind.REEMIT_DRY_RUN):
+            outcome = DRY_RUN if event.kind == EventKind.REEMIT_DRY_RUN else ACCEPTED
+            acts[details["action_key"]] = ActionRow(
+                details["action_key"], event.ts_us, details["requested_by"], details["via"], ACTION, run_id,
+                details["reason"], details.get("reason_code", outcome), details.get("detail", ""),
+            )  # fmt: skip
+        elif event.kind in (EventKind.REEMIT_PUBLISHED, EventKind.REEMIT_FAILED) and details["action_key"] in acts:
+            act = acts[details["action_key"]]
+            acts[act.action_key] = replace(
+                act, outcome=details.get("reason_code", PUBLISHED), detail=details.get("detail", "")
+            )
+    return tuple(acts.values())
+
+
+def emissions_of(first: SignalDraft, needs_seq: int, events: Sequence[StoredEvent]) -> list[RestoredSignal]:
+    """Signals that repeat the first one, as a record tells of them.
+
+    One that was owed when the database was lost counts as published: its number is never given to another one.
+    """
+    found: dict[int, RestoredSignal] = {}
+    attributes = {**first.attributes, "run_id": first.partition_key}
+    draft = replace(first, kind=REPEATED_BY[first.kind], attributes=attributes)
+    for event in events:
+        number: Any = event.details.get("emission")
+        if event.kind == EventKind.REEMIT_REQUESTED and number:
+            key = event.details["action_key"]
+            found[number] = RestoredSignal(draft, event.ts_us, needs_seq, event.ts_us, number, action_key=key)
+        elif event.kind == EventKind.REEMIT_PUBLISHED and number in found:
+            receipt = event.details.get("receipt")
+            text = rendered_again(receipt).decode() if receipt else ""
+            found[number] = replace(found[number], sent_us=event.ts_us, receipt=text)
+        elif event.kind == EventKind.REEMIT_FAILED and number in found:
+            del found[number]  # it left the outbox, and its number is free
+    return list(found.values())

@@ -1,0 +1,51 @@
+"""The documents of one run as they lie in the object store."""
+
+from dataclasses import dataclass
+
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.states import RunState
+from scenario_runner.ledger.write_once import MAX_DOCUMENT
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+
+@dataclass(frozen=True, slots=True)
+class RunDocuments:
+    """Bytes of a run's documents; None for one that is not there, empty for one that cannot be read as an object."""
+
+    run_id: str
+    record: bytes | None
+    plan: bytes | None
+    status: bytes | None
+    facts_view: bytes | None
+    ready_signal: bytes | None
+
+
+def read_document(store: ObjectStore, key: str) -> bytes | None:
+    """The bytes of a document; see :class:`RunDocuments`.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    try:
+        stored = store.read(key, MAX_DOCUMENT)
+    except UnreadableObjectError:
+        return b""
+    return None if stored is None else stored.data
+
+
+def read_documents(store: ObjectStore, run_id: str) -> RunDocuments:
+    """Read what a run is restored from; the facts view and its signal only of a run that its record calls READY.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    record = read_document(store, refs.record_ref(run_id))
+    ready = record is not None and f'"state":"{RunState.READY}"'.encode() in record
+    return RunDocuments(
+        run_id,
+        record,
+        read_document(store, refs.plan_ref(run_id)),
+        read_document(store, refs.status_ref(run_id)),
+        read_document(store, refs.facts_view_ref(run_id)) if ready else None,
+        read_document(store, refs.ready_signal_ref(run_id)) if ready else None,
+    )

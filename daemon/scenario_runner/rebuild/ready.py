@@ -1,0 +1,287 @@
+"""Whether a run that the ledger calls READY is READY: the documents agree, and a witness outside the ledger says so.
+
+Witnesses: the control bus, where READY was published with the digest of the facts view (``bus``); the engine's files,
+hashed again (``evidence``). That the ledger's documents agree with each other is enough only when an operator says so
+(``ledger``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import orjson
+
+from scenario_runner.audit.documents import PublishedDocuments, PublishedView
+from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
+from scenario_runner.audit.published import check_form, check_identity
+from scenario_runner.authority.values import SignalDraft
+from scenario_runner.bus.base import SearchInconclusive
+from scenario_runner.bus.envelope import envelope
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
+from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
+from scenario_runner.contracts.ids import ready_message_id
+from scenario_runner.contracts.states import REPEATED_BY, EventKind, SignalKind
+from scenario_runner.contracts.times import parse_instant, to_micros
+from scenario_runner.interface_pack.closure import required_gates
+from scenario_runner.ledger.ledger import same_receipt
+from scenario_runner.ledger.packs import PinnedPacks
+from scenario_runner.ledger.write_once import MAX_DOCUMENT
+from scenario_runner.rebuild.documents import RunDocuments
+from scenario_runner.rebuild.restore import Admitted, NotRestoredError, ReadyProof
+from scenario_runner.storage.base import ObjectStore
+
+#: Evidence that was examined a moment ago: runs that share it share its part of their facts views. Some 10 MB.
+_EXAMINED_KEPT: Final = 50_000
+
+
+class Witness(StrEnum):
+    """Who must agree with the ledger that a run is READY."""
+
+    BUS = "bus"
+    EVIDENCE = "evidence"
+    LEDGER = "ledger"
+
+
+ReadFirst = Callable[[str, tuple[int, ...]], tuple[bytes, int] | None]
+"""Bytes of the envelope of a message id on the control bus, in the first of some emissions that is there, with the
+emission; None when it is in none of them."""
+
+Examine = Callable[[bytes], Findings]
+"""Verifies a facts view against the engine's files."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is wrong with a facts view; ``key`` names the object, where it is another one."""
+
+    code: FindingCode
+    detail: str
+    key: str = ""
+    expected: str = ""
+    actual: str = ""
+
+
+class ReadyProver:
+    """Proves that runs are READY. Safe for several threads.
+
+    Args:
+        store: The ledger's store.
+        packs: Interface packs by digest.
+        topic: The control topic.
+        witness: Who must agree.
+        read_first: Reads the control bus; None where it cannot be asked.
+        examine: Hashes evidence again; only for ``Witness.EVIDENCE``.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        packs: PinnedPacks,
+        topic: str,
+        witness: Witness,
+        read_first: ReadFirst | None,
+        examine: Examine,
+    ) -> None:
+        self._store, self._packs, self._topic = store, packs, topic
+        self._witness, self._read_first, self._examine = witness, read_first, examine
+        self._documents = PublishedDocuments(store)
+        self._examined: dict[tuple[str, str], _Problem | None] = {}
+
+    def prove(self, admitted: Admitted, documents: RunDocuments) -> ReadyProof:
+        """Prove that a run is READY.
+
+        Raises:
+            NotRestoredError: why it is not taken for READY.
+            Unavailable: the store, the control bus or the engine's files do not answer.
+        """
+        digest = self._check_facts_view(admitted, documents)
+        ready = self._check_ready_signal(admitted, documents)
+        return self._witnessed(admitted, documents, digest, ready)
+
+    # --- the ledger in itself
+
+    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> str:
+        """Check the facts view against the record, itself, its receipts and the pinned pack; returns its digest."""
+        run_id, key, data = admitted.run_id, refs.facts_view_ref(admitted.run_id), documents.facts_view
+        committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
+        expected = str(committed.details.get("digest", "")) if committed is not None else ""
+        if data is None:
+            raise self._not(FindingCode.FACTS_VIEW_MISSING, run_id, key, "the facts view is not there", expected)
+        actual = sha256_hex(data)
+        if actual != expected:
+            detail = "it is not the facts view that the record tells of"
+            raise self._not(FindingCode.FACTS_VIEW_DRIFT, run_id, key, detail, expected, actual)
+        problem = self._problem_of(admitted, data)
+        if problem is not None:
+            where = problem.key or key
+            raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
+        return actual
+
+    def _problem_of(self, admitted: Admitted, data: bytes) -> "_Problem | None":
+        """What is wrong with a facts view; the part that runs over the same evidence share is examined once for all."""
+        own = _own_part(admitted)
+        try:
+            document = orjson.loads(data)
+            wrong = _difference(admitted, document, rendered_again({**document, **own}) == data)
+            shared = rendered_again({name: value for name, value in document.items() if name not in own})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, f"it is no facts view: {error}")
+        if wrong:
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, wrong)
+        key = (sha256_hex(shared), admitted.inputs.pack_digest)
+        if key not in self._examined:
+            if len(self._examined) >= _EXAMINED_KEPT:
+                self._examined.clear()
+            self._examined[key] = self._examine_shared(data, admitted.inputs.pack_digest)
+        return self._examined[key]
+
+    def _examine_shared(self, data: bytes, pack_digest: str) -> "_Problem | None":
+        found = Findings()
+        view = check_form(data, found)
+        if view is not None:
+            check_identity(view, found)
+        if view is None or not found.ok:
+            wrong = next(check for check in found.checks if not check["ok"])
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, f"{wrong['check']}: {wrong.get('detail') or 'no'}")
+        return self._wrong_gates(view, pack_digest) or self._wrong_receipt(view)
+
+    def _wrong_gates(self, view: PublishedView, digest: str) -> "_Problem | None":
+        """The gates that the pinned pack requires for the outputs are those that passed."""
+        key = refs.pack_ref(digest)
+        try:
+            wanted = required_gates(self._packs.get(digest), view.outputs)
+        except LedgerDrift as drift:
+            return _Problem(FindingCode.PACK_DRIFT, drift.detail, key)
+        except RequestRefused as refused:
+            return _Problem(FindingCode.FACTS_VIEW_DRIFT, refused.detail)
+        except Unavailable:
+            if self._store.read(key, MAX_DOCUMENT) is not None:
+                raise  # this release cannot read it
+            return _Problem(FindingCode.PACK_MISSING, "the interface pack of the run is not there", key, digest)
+        if list(wanted) == view.gates:
+            return None
+        detail = "the pinned pack requires other gates"
+        return _Problem(FindingCode.FACTS_VIEW_DRIFT, detail, "", ", ".join(wanted), ", ".join(view.gates))
+
+    def _wrong_receipt(self, view: PublishedView) -> "_Problem | None":
+        """Every instance receipt of the facts view lies where it says."""
+        for receipt in view.document.get("instance_receipts", []):
+            key, data = str(receipt.get("artifacts", {}).get("receipt_path", "")), canonical_bytes(receipt)
+            code = self._code_of_receipt(key, data)
+            if code is not None:
+                return _Problem(code, "an instance receipt of the facts view", key, sha256_hex(data))
+        return None
+
+    def _code_of_receipt(self, key: str, data: bytes) -> FindingCode | None:
+        """What is wrong with a receipt in the store; None when it is the one of a facts view."""
+        if not key.startswith(f"{refs.PREFIX}/instance_receipts/") or "/../" in key:
+            return FindingCode.INSTANCE_RECEIPT_DRIFT
+        stored = self._documents.read_bytes(key)
+        if stored is None:
+            return FindingCode.RECEIPT_MISSING
+        return None if same_receipt(stored, data) else FindingCode.INSTANCE_RECEIPT_DRIFT
+
+    def _check_ready_signal(self, admitted: Admitted, documents: RunDocuments) -> Json:
+        run_id, key, end = admitted.run_id, refs.ready_signal_ref(admitted.run_id), admitted.end.details
+        bundle_hash = end["ready"]["bundle_hash"]
+        ready = {"run_id": run_id, "facts_view_ref": refs.facts_view_ref(run_id), "bundle_hash": bundle_hash}
+        if end["ready"] != ready or end.get("message_id") != ready_message_id(run_id, bundle_hash):
+            detail = "the record's READY points at another facts view"
+            raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), detail)
+        wanted = rendered_again(ready)
+        if documents.ready_signal is None:
+            detail = "there is no ready_signal"
+            raise self._not(FindingCode.READY_SIGNAL_MISSING, run_id, key, detail, sha256_hex(wanted))
+        if documents.ready_signal != wanted:
+            detail, actual = "it points at another facts view", sha256_hex(documents.ready_signal)
+            raise self._not(FindingCode.READY_SIGNAL_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
+        return ready
+
+    # --- the witness
+
+    def _witnessed(self, admitted: Admitted, documents: RunDocuments, digest: str, ready: Json) -> ReadyProof:
+        run_id, message_id = admitted.run_id, admitted.end.details["message_id"]
+        draft = SignalDraft(message_id, SignalKind.READY, run_id, {"facts_view_digest": digest}, rendered_again(ready))
+        proof = ReadyProof(digest, draft, admitted.end.ts_us)
+        seen = None if self._read_first is None else self._read_first(message_id, _emissions(admitted))
+        if seen is not None:  # whoever must agree: what is on the bus must not say anything else
+            proof = self._on_the_bus(proof, *seen)
+        elif self._witness is Witness.BUS:
+            detail = f"READY, message {message_id}, is not on the control bus"
+            raise self._not(FindingCode.READY_NOT_WITNESSED, run_id, refs.record_ref(run_id), detail)
+        if self._witness is Witness.EVIDENCE:
+            found = self._examine(documents.facts_view or b"")
+            if not found.ok:
+                wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
+                detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
+                raise self._not(FindingCode.READY_CONTRADICTED, run_id, refs.facts_view_ref(run_id), detail)
+        return proof
+
+    def _on_the_bus(self, proof: ReadyProof, data: bytes, emission: int) -> ReadyProof:
+        """The signal as it was published; nothing but its time and more attributes may differ from what is expected."""
+        draft, run_id = proof.draft, proof.draft.partition_key
+        kind = REPEATED_BY[draft.kind] if emission else draft.kind
+        try:
+            found = orjson.loads(data)
+            published_us = to_micros(parse_instant(found["published_at_utc"]))
+            attributes = {str(name): str(value) for name, value in found["attributes"].items() if name != "kind"}
+            wanted = envelope(
+                self._topic, draft.message_id, published_us, {**attributes, **draft.attributes, "kind": kind.value},
+                run_id, orjson.loads(draft.payload),
+            )  # fmt: skip
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            detail = f"what is published as message {draft.message_id} is no envelope: {error}"
+            raise self._not(FindingCode.READY_CONTRADICTED, run_id, refs.record_ref(run_id), detail) from error
+        if data != wanted:
+            detail = f"message {draft.message_id} was published with another content"
+            raise self._not(
+                FindingCode.READY_CONTRADICTED, run_id, refs.record_ref(run_id), detail, sha256_hex(wanted),
+                sha256_hex(data),
+            )  # fmt: skip
+        if emission:
+            return proof  # its attributes are those of the repetition
+        published = SignalDraft(draft.message_id, draft.kind, draft.partition_key, attributes, draft.payload)
+        return ReadyProof(proof.facts_view_digest, published, published_us)
+
+    def _not(
+        self, code: FindingCode, run_id: str, key: str, detail: str, expected: str = "", actual: str = ""
+    ) -> NotRestoredError:
+        place = self._store.locate(key) if key else ""
+        return NotRestoredError(LedgerFinding(code, run_id, place, detail, expected, actual))
+
+
+def _own_part(admitted: Admitted) -> Json:
+    """The part of a facts view that no other run has."""
+    run_id = admitted.run_id
+    return {
+        "run_id": run_id, "pins": admitted.intent.identity(), "plan_ref": refs.plan_ref(run_id),
+        "record_ref": refs.record_ref(run_id), "status_ref": refs.status_ref(run_id),
+    }  # fmt: skip
+
+
+def _difference(admitted: Admitted, document: Json, is_the_runs: bool) -> str:  # noqa: FBT001 - one of the checks
+    """What of a facts view differs from its run; empty when nothing does."""
+    inputs, gates = admitted.inputs, sorted(receipt["gate_id"] for receipt in document["gate_receipts"])
+    checks = {
+        "its run, pins or refs are not the run's, or it is not canonical": is_the_runs,
+        "its outputs are not those of the plan": document["intended_outputs"] == list(inputs.outputs),
+        "its gates are not those of the plan": gates == list(inputs.gates),
+        "its policy is not that of the plan": document["policy_rev"] == inputs.policy_rev,
+        "its bundle_hash is not that of the record": document["bundle_hash"]
+        == admitted.end.details["ready"]["bundle_hash"],
+    }
+    return next((text for text, holds in checks.items() if not holds), "")
+
+
+def _emissions(admitted: Admitted) -> tuple[int, ...]:
+    """Numbers of the emissions of READY that the record tells of."""
+    published = [e.details["emission"] for e in admitted.events if e.kind == EventKind.REEMIT_PUBLISHED]
+    return (0, *published)
+
+
+def not_asked(_message_id: str, _run_id: str) -> SearchInconclusive:
+    """The answer of a control bus that is not asked, for a verification of which only the evidence counts."""
+    return SearchInconclusive("the rebuild asks the control bus by itself")

@@ -1,0 +1,185 @@
+"""Rebuilding an empty authority: runs are read in parallel, restored one by one, and inserted in batches."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
+from scenario_runner.audit.ledger_listing import ListedRun, listed_runs
+from scenario_runner.audit.parallel import in_order
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.base import Authority
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.errors import UsageError
+from scenario_runner.contracts.reasons import Reason
+from scenario_runner.rebuild.documents import read_documents
+from scenario_runner.rebuild.restore import NotRestoredError, Restorer
+from scenario_runner.storage.base import ObjectStore
+
+A = TypeVar("A")
+
+ACTION: Final = "authority.rebuild"
+"""``operator_actions.action`` of a rebuild; its subject is the ledger."""
+#: Runs of one transaction: it takes some 50 ms, and the rows of as many runs are held in memory.
+BATCH: Final = 250
+#: Runs that are being read: with three documents and more each at 25 ms, 128 of them are 1,000 runs a second.
+WINDOW: Final = 128
+
+CANNOT_KNOW: Final = tuple(
+    """
+Requests that were refused, their dead letters and signals: nothing of them is in the ledger.
+Records of the control bus that were disposed of: one that is delivered again is DUPLICATE, or is refused anew.
+Runs that were admitted and not driven yet: send their requests again (on a spool, drop consumed/ again).
+Leases and their epochs: every epoch begins above any that could be in use.
+Whether a signal was published, unless the spool has its file: each counts as published; reemit publishes it on demand.
+Receipts of first publications, exit codes and output of engine attempts that have ended, errors, numbers of tries.
+Acts of operators other than re-emits, and digests that were kept for reuse.
+""".strip().splitlines()
+)
+
+
+@dataclass
+class Report:
+    """What came of a rebuild.
+
+    Attributes:
+        by_state: Restored runs by state.
+        findings: By code.
+        seconds: How long it took.
+    """
+
+    runs: int = 0
+    events: int = 0
+    signals: int = 0
+    attempts: int = 0
+    by_state: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @property
+    def restored(self) -> int:
+        """Runs that were restored."""
+        return self.by_state.total()
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """A rebuild of one authority from one ledger.
+
+    Attributes:
+        authority: None where a dry run finds no database.
+        pool: Threads that read; None to read in the calling thread.
+        on_finding: Receives every finding as it is made.
+        on_progress: Receives the report after every batch.
+    """
+
+    authority: Authority | None
+    store: ObjectStore
+    restorer: Restorer
+    pool: Executor | None
+    on_finding: Callable[[LedgerFinding], None]
+    on_progress: Callable[[Report], None]
+    monotonic: Callable[[], float] = time.monotonic
+
+    def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...], *, dry_run: bool) -> Report:
+        """Rebuild, or say what would be restored.
+
+        Args:
+            act: The operator's act; its outcome and detail are made here.
+            identities: (name, identity) of each store that the authority is to know.
+            dry_run: Write nothing.
+
+        Raises:
+            UsageError: ``AUTHORITY_NOT_EMPTY``.
+            Unavailable: the store, the authority, the control bus or an engine run root does not answer. The rebuild is
+                unfinished, and begins again when it is called again.
+        """
+        began, report, epoch = self.monotonic(), Report(), 0
+        authority = None if dry_run else self.authority
+        if authority is not None:
+            unfinished = authority.begin_rebuild(act.actor)
+            if unfinished is None:
+                raise not_empty(act.subject)
+            epoch = unfinished.epoch
+        batches = _batches(self._restored(report), BATCH)
+        batch = next(batches, [])
+        while True:
+            following = next(batches, [])
+            end = None if following else RebuildEnd(_ended(act, report), identities)
+            if authority is not None:
+                self._insert(authority, batch, epoch, end, report)
+            self._count(batch, report)
+            report.seconds = self.monotonic() - began
+            self.on_progress(report)
+            if end is not None:
+                return report
+            batch = following
+
+    def _restored(self, report: Report) -> Iterator[RestoredRun]:
+        """Runs that hold together; what does not is a finding."""
+        for found in in_order(self.pool, self._restore, listed_runs(self.store), WINDOW):
+            if isinstance(found, RestoredRun):
+                report.runs += 1
+                yield found
+                continue
+            for finding in found:
+                report.runs += bool(finding.run_id)
+                self._find(finding, report)
+
+    def _restore(self, listed: ListedRun) -> RestoredRun | list[LedgerFinding]:
+        if not listed.run_id:
+            detail = "no run has such an object"
+            code = FindingCode.FOREIGN_OBJECT
+            return [LedgerFinding(code, "", self.store.where + "/" + item.key, detail) for item in listed.foreign]
+        try:
+            return self.restorer.restore(read_documents(self.store, listed.run_id))
+        except NotRestoredError as error:
+            return [error.finding]
+
+    def _insert(
+        self, authority: Authority, batch: list[RestoredRun], epoch: int, end: RebuildEnd | None, report: Report
+    ) -> None:
+        known = authority.restore(batch, epoch, end)
+        for run in [run for run in batch if run.run_id not in known]:
+            batch.remove(run)
+            detail = "another process admitted this run while the authority was rebuilt"
+            place = self.store.locate(refs.record_ref(run.run_id))
+            self._find(LedgerFinding(FindingCode.RUN_EXISTS, run.run_id, place, detail), report)
+
+    def _find(self, finding: LedgerFinding, report: Report) -> None:
+        report.findings[finding.code.value] += 1
+        self.on_finding(finding)
+
+    @staticmethod
+    def _count(batch: list[RestoredRun], report: Report) -> None:
+        for run in batch:
+            report.by_state[run.state.value] += 1
+            report.events += len(run.events)
+            report.signals += len(run.signals)
+            report.attempts += len(run.attempts)
+
+
+def not_empty(subject: str) -> UsageError:
+    """The refusal of an authority that has rows."""
+    return UsageError(
+        f"the authority already knows of runs, records or signals; a rebuild from {subject} needs an empty database: "
+        "name a new one in authority_store_dsn, or move the file of this one away",
+        Reason.AUTHORITY_NOT_EMPTY,
+    )
+
+
+def _ended(act: ActionRow, report: Report) -> ActionRow:
+    """The act as it is written with the last batch; what that batch itself adds is in the printed report."""
+    values: dict[str, Any] = {name: getattr(act, name) for name in act.__slots__}
+    detail = f"{report.runs} runs read, {report.findings.total()} findings"
+    return ActionRow(**values | {"outcome": "FINDINGS" if report.findings else "REBUILT", "detail": detail})
+
+
+def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
+    while batch := list(islice(items, size)):
+        yield batch

@@ -1,0 +1,204 @@
+"""A rebuild over every backend: what is inserted is what the ledger said, once, and only into an empty authority."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    draft,
+    failed,
+    finished,
+    hex32,
+    hex64,
+    waiting,
+)
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.values import AttemptRow, StoredEvent
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+
+if TYPE_CHECKING:
+    from scenario_runner.authority.base import Authority
+
+pytestmark = pytest.mark.integration
+
+#: A minute before the authority's clock.
+BEGAN = START - 60 * SECOND
+
+
+def restored(key: str, state: RunState = RunState.WAITING_EVIDENCE, **changes: Any) -> RestoredRun:
+    """A run as a ledger may tell of it."""
+    run_id, request = hex32(key), asking(key).run
+    assert request is not None
+    events = (
+        StoredEvent(1, EventKind.RUN_ADMITTED, BEGAN, {"seq": 1, "state": "OPEN", "seed": 2**64 - 1}),
+        StoredEvent(2, EventKind.PLAN_COMMITTED, BEGAN, {"seq": 2, "state": "PLANNED"}),
+        StoredEvent(3, "any", BEGAN + 5, {"seq": 3, "state": state.value, "text": "ä"}),
+    )
+    run = RestoredRun(
+        run_id=run_id, run_equivalence_key=key, fingerprint=request.fingerprint, intent=request.intent,
+        inputs=request.inputs, invoker="somebody", state=state, reason_code="", admitted_us=BEGAN,
+        deadline_us=BEGAN + 9, updated_us=BEGAN + 5, report_digest=hex64("report"), facts_view_digest="",
+        projected_seq=3, missing=("a/b", "c"), events=events, attempts=(), signals=(), actions=(),
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+def terminal(key: str, state: RunState = RunState.READY) -> RestoredRun:
+    signal = RestoredSignal(draft(f"signal of {key}", SignalKind.READY, hex32(key)), BEGAN + 5, 3, BEGAN + 7)
+    again = replace(
+        signal, draft=replace(signal.draft, kind=SignalKind.READY_REEMIT), emission=1, receipt='{"shard":"s"}',
+        action_key=f"act {key}",
+    )  # fmt: skip
+    act = ActionRow(f"act {key}", BEGAN + 6, "ops", "cli", "reemit", hex32(key), "why", "PUBLISHED", "")
+    return restored(
+        key, state, facts_view_digest=hex64("view"), missing=(), signals=(signal, again), actions=(act,)
+    )  # fmt: skip
+
+
+def begun(authority: Authority, actor: str = "ops") -> UnfinishedRebuild:  # noqa: F811
+    unfinished = authority.begin_rebuild(actor)
+    assert unfinished is not None
+    return unfinished
+
+
+END = RebuildEnd(
+    ActionRow("key", 0, "ops", "cli", "authority.rebuild", "ledger", "why", "REBUILT", "2 runs"),
+    (("object_store/x", "a" * 32), ("spool/y", "b" * 32)),
+)
+
+
+def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa: F811
+    unfinished = begun(authority)
+    wait, end = restored("waits"), terminal("ready")
+    assert authority.restore([wait, end], unfinished.epoch, END) == {wait.run_id, end.run_id}
+    row = authority.run(wait.run_id)
+    assert row is not None
+    names = (
+        "run_id", "run_equivalence_key", "state", "reason_code", "intent", "inputs", "admitted_us", "deadline_us",
+        "updated_us", "due_us", "projected_seq", "facts_view_digest",
+    )  # fmt: skip
+    assert {name: getattr(row, name) for name in names} == {name: getattr(wait, name) for name in names}
+    assert (row.event_seq, row.lease_epoch, row.lease_owner) == (3, unfinished.epoch, "")
+    assert authority.events(wait.run_id) == list(wait.events)
+    signals = authority.signals(end.run_id).rows
+    assert [(item.kind, item.emission, item.sent_us, item.receipt) for item in signals] == [
+        ("READY", 0, BEGAN + 7, ""), ("READY_REEMIT", 1, BEGAN + 7, '{"shard":"s"}'),
+    ]  # fmt: skip
+    assert authority.actions(end.run_id) == list(end.actions)
+    assert [(act.action, act.outcome) for act in authority.actions("ledger")] == [("authority.rebuild", "REBUILT")]
+    assert authority.identity("object_store/x", "") == "a" * 32
+    assert authority.identity("spool/y", "") == "b" * 32
+
+
+def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
+    authority.restore([terminal("ready")], begun(authority).epoch, END)
+    assert authority.pending().nothing
+    assert authority.claim_signals("relay", 10, LEASE) == []
+    assert authority.claim("w", 10, LEASE) == []
+
+
+def test_a_run_on_its_way_is_due_at_once_under_a_higher_epoch(authority: Authority) -> None:  # noqa: F811
+    unfinished = begun(authority)
+    authority.restore([restored("waits")], unfinished.epoch, END)
+    claim = claim_one(authority)
+    assert claim.epoch == unfinished.epoch + 1
+    assert claim.report_digest == hex64("report")
+    commit(authority, waiting(claim, claim.now_us + SECOND))
+
+
+def test_a_fencing_token_of_the_lost_database_never_wins(authority: Authority) -> None:  # noqa: F811
+    authority.restore([restored("waits")], begun(authority).epoch, END)
+    claim = claim_one(authority, "same")
+    for epoch in (1, 2, 1_000_000):
+        (lost,) = authority.commit([failed(replace(claim, epoch=epoch))])
+        assert lost is not None
+    commit(authority, failed(claim))
+
+
+def test_an_attempt_comes_back_open_and_is_the_claims(authority: Authority) -> None:  # noqa: F811
+    attempt = AttemptRow(1, hex32("attempt"), "subprocess", "host|7|8", BEGAN, SECOND)
+    authority.restore([restored("runs", RunState.EXECUTING, attempts=(attempt,))], begun(authority).epoch, END)
+    claim = claim_one(authority)
+    assert claim.attempts == (attempt,)
+    commit(authority, finished(claim))
+    assert [item.outcome for item in authority.attempts(claim.run_id)] == ["FAILED"]
+
+
+@pytest.mark.parametrize("what", ["run", "record"])
+def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Authority, what: str) -> None:  # noqa: F811
+    record = asking("k")
+    if what == "record":
+        record = replace(record, run=None, disposition=Disposition.IGNORED)
+    authority.admit([record])
+    assert authority.begin_rebuild("ops") is None
+    assert authority.unfinished_rebuild() is None
+
+
+def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> None:  # noqa: F811
+    unfinished = begun(authority, "first")
+    authority.restore([restored("a")], unfinished.epoch)
+    assert authority.unfinished_rebuild() == unfinished
+    assert authority.actions("ledger") == []
+    assert begun(authority, "second") == unfinished, "goes on, with the epochs that it began with"
+    run = authority.run(hex32("a"))
+    assert authority.restore([restored("a", invoker="x"), restored("b")], unfinished.epoch, END) == {
+        hex32("a"), hex32("b"),
+    }  # fmt: skip
+    assert authority.run(hex32("a")) == run, "what is there stays"
+    assert authority.unfinished_rebuild() is None
+    assert authority.begin_rebuild("third") is None
+
+
+def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(authority: Authority) -> None:  # noqa: F811
+    unfinished = begun(authority)
+    authority.admit([asking("k")])
+    events = authority.events(hex32("k"))
+    assert authority.restore([terminal("k"), restored("other")], unfinished.epoch, END) == {hex32("other")}
+    assert authority.events(hex32("k")) == events
+    assert authority.signals(hex32("k")).rows == ()
+
+
+def test_an_empty_ledger_gives_an_empty_authority(authority: Authority) -> None:  # noqa: F811
+    assert authority.restore([], begun(authority).epoch, END) == set()
+    assert authority.unfinished_rebuild() is None
+    assert len(authority.actions("ledger")) == 1
+
+
+def test_epochs_of_a_later_rebuild_are_above_every_claim_since(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    unfinished = begun(authority)
+    authority.restore([restored("a")], unfinished.epoch, END)
+    epochs = []
+    for _ in range(3):
+        claim = claim_one(authority)
+        epochs.append(claim.epoch)
+        commit(authority, waiting(claim, claim.now_us, ()) if epochs[1:] else waiting(claim, claim.now_us))
+    clock.pass_seconds(1)
+    assert max(epochs) < authority.now_us()
+
+
+def test_the_same_request_is_a_duplicate_and_another_one_a_conflict(authority: Authority) -> None:  # noqa: F811
+    authority.restore([terminal("k")], begun(authority).epoch, END)
+    answers = authority.admit([asking("k", "again"), asking("k", "other", "two")])
+    assert [item.disposition for item in answers] == [Disposition.DUPLICATE, Disposition.CONFLICT]
+
+
+def test_a_signal_is_repeated_after_those_that_the_record_tells_of(authority: Authority) -> None:  # noqa: F811
+    from test_authority_reemits import act, one
+
+    authority.restore([terminal("k")], begun(authority).epoch, END)
+    assert one(authority, act("new")).outcome == "ACCEPTED"
+    (row,) = authority.claim_signals("relay", 10, LEASE)
+    assert (row.emission, row.payload) == (2, draft("signal of k", SignalKind.READY, hex32("k")).payload)
+    assert one(authority, act("act k")).repeated, "an act of before is not carried out again"
