@@ -66,7 +66,7 @@ def verdict(world: World, made: dict[str, Any]) -> tuple[tuple[str, str], str]:
     served = world.serve()
     assert served.returncode == 0, served.stderr.decode()[-2000:]
     explained = world.query("explain", made["run_id"])[1]
-    return (explained["state"], explained.get("reason_code", "")), explained.get("detail", "")
+    return (explained["state"], explained["reason_code"] or ""), explained["detail"]
 
 
 def grow(made: dict[str, Any]) -> None:
