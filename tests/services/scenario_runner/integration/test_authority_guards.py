@@ -354,6 +354,15 @@ def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
     assert authority.pending().projections is True
 
 
+def test_documents_of_a_run_that_waits_are_pending_until_they_are_written(authority: Authority) -> None:  # noqa: F811
+    first, _ = two_claims(authority)
+    commit(authority, waiting(first, START + WAIT))
+    assert authority.pending().projections is True
+    (task,) = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(task.run.run_id, task.run.event_seq)])
+    assert authority.pending().projections is False
+
+
 def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(authority: Authority) -> None:  # noqa: F811
     authority.admit([asking("k")])
     claim = claim_one(authority)

@@ -123,6 +123,7 @@ def paged(backend: Backend, size: int, **asked: Any) -> list[str]:
     wanted, after, found = RunFilter(**asked), None, []
     while rows := backend.views.list_runs(wanted, after, size):
         assert len(rows) <= size
+        assert len(found) < 100, "the pages do not come to an end"
         found += [row.run_equivalence_key for row in rows]
         after = rows[-1].cursor(wanted.order)
     return found
