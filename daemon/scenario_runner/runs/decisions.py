@@ -101,8 +101,9 @@ def ready(
         Event(EventKind.RUN_READY, RunState.READY, {"ready": view.ready, "message_id": view.message_id}),
     )
     at_us = later_than(claim, now_us)
-    if claim.supersession is None or old_state is None:
+    if claim.supersession is None:
         return ended(claim, RunState.READY, "", at_us, events, signal, view.digest)
+    assert old_state is not None  # the lifecycle asks for it before the READY of a correction
     own, superseding = _superseding(claim.run_id, claim.supersession, old_state)
     return ended(claim, RunState.READY, "", at_us, (*events, own), signal, view.digest, superseding)
 
