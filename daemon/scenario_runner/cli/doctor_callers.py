@@ -7,7 +7,6 @@ from scenario_runner.authority.connect import describe_server, sqlite_path
 from scenario_runner.cli.doctor_report import Asked, Report
 from scenario_runner.contracts.errors import in_short
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.service.control_bus import spool_root
 from scenario_runner.service.first_start import this_user
 from scenario_runner.storage.aws import Credentials
 from scenario_runner.storage.boto import client_of
@@ -35,7 +34,7 @@ class Callers:
         if wiring.bus_kind == "kinesis":
             bus = Asked(wiring.control_bus_endpoint_url or "Kinesis of AWS", caller)
         else:
-            bus = Asked(os.path.abspath(spool_root(wiring)), user)
+            bus = Asked(os.path.abspath(wiring.control_bus_root or ""), user)
         return cls(database, store, bus)
 
 

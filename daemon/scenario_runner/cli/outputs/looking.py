@@ -113,6 +113,7 @@ QUARANTINE_ACK: Final = Shape({"run_id": HEX32, "state": TEXT, "repeated": BOOLE
 _LETTER: Final[dict[str, Kind]] = {
     "number": INTEGER, "record_key": TEXT, "disposition": TEXT, "reason_code": TEXT, "sentence": TEXT, "detail": TEXT,
     "kind": TEXT, "message_id": TEXT, "run_id": TEXT, "received_at_utc": TIME, "raw_sha256": TEXT, "raw_size": INTEGER,
+    "raw_removed_at_utc": TIME_OR_NULL,
 }  # fmt: skip
 DEAD_LETTER_LIST: Final = ListShape("dead_letters", Shape(_LETTER))
 DEAD_LETTER_SHOW: Final = Shape({

@@ -184,7 +184,7 @@ def test_looking_at_a_world_that_was_never_started_creates_nothing(world: World)
     assert world.command("explain", UNKNOWN, "--wiring", str(world.wiring)).returncode == 2
     assert world.command("verify", UNKNOWN, "--wiring", str(world.wiring)).returncode == 2
     listed = world.command("runs", "list", "--wiring", str(world.wiring), "--json")
-    assert (listed.returncode, json.loads(listed.stdout)) == (0, {"runs": []})
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, {"schema_version": 1, "runs": [], "next": None})
     assert snapshot(world.root) == before
 
 

@@ -33,6 +33,8 @@ SMALL: dict[str, Any] = {
 DAMAGES = {"ready": None, "failed": "flag_says_fail", "quarantined": "flag_bit_off", "waiting": "flag_missing"}
 STATES = (*DAMAGES, "refused", "submitted")
 ON_A_STREAM_ONLY = "stream adopt"
+ON_AN_EMPTY_AUTHORITY = "authority rebuild"
+"""Its report is validated in the tests of rebuilds."""
 
 
 class Asked:
@@ -95,6 +97,20 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
     asked.ask("dead-letter", "show", "999", "--json")
     asked.ask("quarantine", "show", "quarantined", "--json")
     asked.ask("quarantine", "show", "ready", "--json")
+    number = str(listed["dead_letters"][0]["number"])
+    asked.ask("dead-letter", "redrive", number, "--dry-run", "--json", policy=True)
+    asked.ask("dead-letter", "redrive", "--since", "1d", "--json", policy=True)
+    asked.ask("dead-letter", "redrive", number, "--why", "a test", "--json", policy=True)
+    asked.ask("dead-letter", "show", number, "--json")
+    asked.ask("quarantine", "ack", "quarantined", "--reason", "a test", "--json")
+    asked.ask("runs", "wake", "ready", "--json")
+    asked.ask("runs", "wake", "--missing", "data/", "--dry-run", "--json")
+    asked.ask("watch", "waiting", "--timeout", "0", "--json")
+    asked.ask("watch", "--timeout", "0", "--json")
+    asked.ask("retention", "plan", "--json", policy=True)
+    asked.ask("retention", "run", "--json", policy=True)
+    asked.ask("ledger", "check", "--json")
+    asked.ask("authority", "rebuild", "--reason", "a test", "--json", policy=True)
     asked.ask("doctor", "--json", policy=True)
     asked.ask("stores", "adopt", "--json")
     asked.ask("stream", "adopt", "--json")
@@ -108,7 +124,7 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
         for (command, _), documents in asked.answers.items()
         if all("error" in document and "line" not in document for document in documents)
     }
-    assert without <= {ON_A_STREAM_ONLY}, "commands that only answered with errors"
+    assert without <= {ON_A_STREAM_ONLY, ON_AN_EMPTY_AUTHORITY}, "commands that only answered with errors"
 
 
 def test_an_adopted_stream_is_told_as_its_schema_promises() -> None:

@@ -127,7 +127,7 @@ def test_status_explain_and_verify_tell_of_it(scene: Scene) -> None:
     )  # fmt: skip
     assert scene.world.query("verify", scene.runs["ready"])[0] == 0
     text = scene.world.command("explain", scene.runs["ready"], "--wiring", str(scene.world.wiring)).stdout.decode()
-    assert "act    reemit by ops (cli): PUBLISHED" in text
+    assert "acts:     reemit by ops: PUBLISHED" in text
 
 
 def test_verify_accepts_the_repetition_where_the_first_was_lost_with_its_spool(scene: Scene) -> None:

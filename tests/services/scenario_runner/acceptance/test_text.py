@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import sqlite3
@@ -130,6 +129,8 @@ def test_times_are_for_people_in_text_and_as_they_are_stored_in_json(
 
 def on_terminal(world: World, *arguments: str, **environment: str) -> str:
     """What a command writes to a terminal."""
+    import pty
+
     own, other = pty.openpty()
     base = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     process = subprocess.Popen(

@@ -66,7 +66,7 @@ def test_a_record_of_an_act_is_admitted_like_any_other_and_the_act_says_what_cam
     assert (admitted.disposition, admitted.repeated) == (Disposition.ACCEPTED, False)
     run = authority.run(hex32("k"))
     assert run is not None
-    assert (run.state, run.admitted_us, run.event_seq) == (RunState.PLANNED, clock.now, 2)
+    assert (run.state, run.admitted_us, run.event_seq) == (RunState.PLANNED, clock.now, 4)
     (action,) = authority.actions("spool/old")
     assert action == replace(BY, at_us=clock.now, outcome="ADMITTED")
 
@@ -117,7 +117,7 @@ def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backe
     assert backend.query("SELECT emission FROM outbox WHERE run_id <> '' ORDER BY outbox_id")[-1] == (1,)
     assert authority.admit_for(BY, reemit_of("k", "redrive/1/spool/old")) is None
     assert authority.admit_for(BY, reemit_of("k", "redrive/2/spool/old")) is None
-    assert len(authority.events(hex32("k"))) == 2 + 1 + 2 + 1
+    assert len(authority.events(hex32("k"))) == 4 + 1 + 2 + 1
 
 
 def test_a_reemit_request_that_is_refused_again_says_so_in_the_act(authority: Authority, backend: Backend) -> None:  # noqa: F811

@@ -434,7 +434,7 @@ def test_a_dropped_request_lies_whole_in_the_requests_folder(root: Path) -> None
     (where,) = RequestFolder(str(root)).drop([("m-1", data)])
     assert where == str(root / "requests" / "m-1.json")
     assert Path(where).read_bytes() == data
-    assert json.loads(data)["attributes"] == {"kind": "RUN_REQUEST"}
+    assert json.loads(data)["attributes"] == {"kind": "RUN_REQUEST", "run_id": "a" * 32}
     assert [path.name for path in (root / "requests").iterdir()] == ["m-1.json"]
 
 

@@ -169,7 +169,7 @@ def explain(world: World, made: dict[str, Any]) -> dict[str, Any]:
 
 def state_of(world: World, made: dict[str, Any]) -> tuple[str, str]:
     document = explain(world, made)
-    return document["state"], document["reason_code"] or ""
+    return document["state"], document.get("reason_code") or ""
 
 
 def drain(world: World) -> subprocess.CompletedProcess[bytes]:

@@ -417,7 +417,7 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], object]]] = {
         "I8",
         lambda s: s.sql(
             "INSERT INTO intake_records SELECT record_id + 1000, record_key || 'x', message_id, kind, run_id,"
-            " disposition, reason_code, detail, received_us, raw_sha256, raw_size FROM intake_records"
+            " disposition, reason_code, detail, received_us, raw_sha256, raw_size, raw_removed_us FROM intake_records"
             " WHERE disposition = 'DUPLICATE'"
         ),
     ),

@@ -272,7 +272,7 @@ class Nearly:
 def test_no_document_is_written_that_is_not_of_its_schema(
     store: Watched, schemas: Schemas, name: str, write: Any, written: set[str]
 ) -> None:
-    with pytest.raises(SequenceError, match=f"{name} at"):
+    with pytest.raises(SequenceError, match=f"{name}: "):
         write(ledger_on(store, schemas))
     assert {path.parent.name for path in store.folder.rglob("*.json*")} == written
 
@@ -300,7 +300,7 @@ def test_what_was_found_and_cannot_be_expressed_is_drift_and_anything_else_a_def
     view = facts_view()
     schemas.check("run_facts_view", view)
     view[part] = [{"output_id": 7}] if reason else {"run_id": 7}
-    with pytest.raises(LedgerDrift if reason else SequenceError, match=f"run_facts_view at {part}") as refused:
+    with pytest.raises(LedgerDrift if reason else SequenceError, match=f"run_facts_view: {part}") as refused:
         schemas.check("run_facts_view", view)
     if reason is not None:
         assert refused.value.reason is reason

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-OURS = {"control_bus_envelope", "quarantine_record", "request_rejected", "bundle_manifest_entry"}
+OURS = {
+    "control_bus_envelope",
+    "quarantine_record",
+    "request_rejected",
+    "run_supersedes_signal",
+    "bundle_manifest_entry",
+}
 SHARED = "../layer-1/specs/contracts/1A/schemas.layer1.yaml"
 KINDS = {"^[0-9a-f]{64}$": "hex64", "^[0-9a-f]{32}$": "hex32"}
 
@@ -131,7 +137,7 @@ def test_a_reference_binds_as_the_definition_it_leads_to(platform: Platform) -> 
     receipt = {"gate_id": "g", "status": "PASS", "scope": {"manifest_fingerprint": "0" * 64}}
     schemas = platform.open()
     schemas.check("gate_receipt", receipt)
-    with pytest.raises(SequenceError, match="gate_receipt at scope/manifest_fingerprint"):
+    with pytest.raises(SequenceError, match="gate_receipt: scope/manifest_fingerprint"):
         schemas.check("gate_receipt", receipt | {"scope": {"manifest_fingerprint": "0" * 63}})
 
 
@@ -172,7 +178,7 @@ def test_a_schema_may_refer_to_itself_further_inside_a_value(platform: Platform)
     schemas = platform.open()
     receipt = {"gate_id": "g", "status": "PASS", "scope": {"manifest_fingerprint": "0" * 64}}
     schemas.check("gate_receipt", receipt | {"notes": {"next": {"next": {"all": []}}}})
-    with pytest.raises(SequenceError, match="gate_receipt at notes/next/next"):
+    with pytest.raises(SequenceError, match="gate_receipt: notes/next/next"):
         schemas.check("gate_receipt", receipt | {"notes": {"next": {"next": 7}}})
 
 

@@ -81,7 +81,7 @@ def test_a_run_that_the_authority_knows_is_verified_under_what_it_pinned(world: 
     assert f"pack: pinned by the authority  {document['pack']['digest']}\n" in text
     (world.ledger / "interface_pack" / f"{document['pack']['digest']}.json").write_bytes(b"{}")
     code, document = verify(world, ready["run_id"])
-    assert (code, failed(document), document["pack"]) == (1, {"interface pack is intact"}, {})
+    assert (code, failed(document), document["pack"]) == (1, {"interface pack is intact"}, None)
 
 
 def test_what_the_operator_names_is_what_a_run_is_verified_under(world: World, ready: dict[str, Any]) -> None:
