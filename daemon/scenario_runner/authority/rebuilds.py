@@ -6,6 +6,7 @@ from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.states import FINAL_STATES, RunState
+from scenario_runner.contracts.supersession import Supersession
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class RestoredSignal:
     Attributes:
         sent_us: When it was published, as far as that is known.
         receipt: What the control bus answered, as JSON; empty where it is not known.
+        removed_emission: Of the first emission: the highest number that the message ever had, which is not used again.
     """
 
     draft: SignalDraft
@@ -24,6 +26,7 @@ class RestoredSignal:
     emission: int = 0
     receipt: str = ""
     action_key: str = ""
+    removed_emission: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class RestoredRun:
     Attributes:
         projected_seq: Up to which event its documents are in the ledger; 0 where one is older than the record.
         missing: Paths that it waits for.
+        supersession: The run that it corrects.
     """
 
     run_id: str
@@ -54,6 +58,17 @@ class RestoredRun:
     attempts: tuple[AttemptRow, ...]
     signals: tuple[RestoredSignal, ...]
     actions: tuple[ActionRow, ...]
+    supersession: Supersession | None = None
+
+    @property
+    def supersedes(self) -> str:
+        """Id of the run that it corrects; empty when it corrects none."""
+        return self.supersession.old_run_id if self.supersession is not None else ""
+
+    @property
+    def supersession_text(self) -> str:
+        """The supersession as a row holds it."""
+        return self.supersession.text() if self.supersession is not None else ""
 
     @property
     def due_us(self) -> int | None:

@@ -74,7 +74,7 @@ def _run(run: RestoredRun, epoch: int) -> dict[str, Any]:
         "updated_us": run.updated_us, "due_us": run.due_us, "epoch": epoch, "report_digest": run.report_digest,
         "event_seq": len(run.events), "projected_seq": run.projected_seq, "facts_view_digest": run.facts_view_digest,
         "invoker": run.invoker, "attempts": len(run.attempts), "strategy": run.strategy,
-        "missing": searchable(run.missing),
+        "missing": searchable(run.missing), "supersedes": run.supersedes, "supersession": run.supersession_text,
     }  # fmt: skip
 
 
@@ -85,4 +85,5 @@ def _signal(run: RestoredRun, signal: RestoredSignal) -> dict[str, Any]:
         "partition_key": draft.partition_key, "attributes": canonical_bytes(draft.attributes),
         "payload": draft.payload, "created_us": signal.created_us, "needs_seq": signal.needs_seq,
         "sent_us": signal.sent_us, "receipt": signal.receipt, "action_key": signal.action_key,
+        "removed_emission": signal.removed_emission,
     }  # fmt: skip

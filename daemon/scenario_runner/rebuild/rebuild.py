@@ -17,8 +17,10 @@ from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.rebuild.documents import read_documents
+from scenario_runner.contracts.states import RunState
+from scenario_runner.rebuild.documents import read_documents, superseded_runs
 from scenario_runner.rebuild.restore import NotRestoredError, Restorer
+from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.storage.base import ObjectStore
 
 A = TypeVar("A")
@@ -106,7 +108,7 @@ class Rebuild:
             if unfinished is None:
                 raise not_empty(act.subject)
             epoch = unfinished.epoch
-        batches = _batches(self._restored(report), BATCH)
+        batches = _batches(self._all(report), BATCH)
         batch = next(batches, [])
         while True:
             following = next(batches, [])
@@ -120,11 +122,43 @@ class Rebuild:
                 return report
             batch = following
 
-    def _restored(self, report: Report) -> Iterator[RestoredRun]:
-        """Runs that hold together; what does not is a finding."""
-        for found in in_order(self.pool, self._restore, listed_runs(self.store), WINDOW):
+    def _all(self, report: Report) -> Iterator[RestoredRun]:
+        """Runs that hold together; what does not is a finding.
+
+        Runs at an end of a supersession come last and are read once more, so that only what links them is in memory.
+        """
+        links, named = dict[str, Link](), superseded_runs(self.store)
+        for run in self._restored(listed_runs(self.store), report):
+            report.runs += 1
+            link = link_of(run)
+            if link.supersession is not None or link.superseded_by or run.run_id in named:
+                links[run.run_id] = link
+            else:
+                yield run
+        yield from self._linked(links, report)
+
+    def _linked(self, links: dict[str, Link], report: Report) -> Iterator[RestoredRun]:
+        both = Both(links, self._state_of)
+        for run_id, problem in both.one_sided().items():
+            place = self.store.locate(refs.record_ref(run_id))
+            self._find(LedgerFinding(FindingCode.SUPERSESSION_ONE_SIDED, run_id, place, problem), report)
+        kept = both.kept
+        for run in self._restored((ListedRun(run_id, {}) for run_id in kept), report):
+            if link_of(run) == links[run.run_id]:
+                yield completed(run, kept, both.corrections_of(run.run_id))
+            else:
+                place = self.store.locate(refs.record_ref(run.run_id))
+                detail = "it was changed while it was read"
+                self._find(LedgerFinding(FindingCode.RECORD_DRIFT, run.run_id, place, detail), report)
+
+    def _state_of(self, run_id: str) -> RunState | None:
+        """State of a run that is at no end of a supersession by its own documents, if it is restored."""
+        found = self._restore(ListedRun(run_id, {}))
+        return found.state if isinstance(found, RestoredRun) else None
+
+    def _restored(self, runs: Iterator[ListedRun], report: Report) -> Iterator[RestoredRun]:
+        for found in in_order(self.pool, self._restore, runs, WINDOW):
             if isinstance(found, RestoredRun):
-                report.runs += 1
                 yield found
                 continue
             for finding in found:
@@ -132,12 +166,13 @@ class Rebuild:
                 self._find(finding, report)
 
     def _restore(self, listed: ListedRun) -> RestoredRun | list[LedgerFinding]:
-        if not listed.run_id:
+        if listed.foreign:
             detail = "no run has such an object"
             code = FindingCode.FOREIGN_OBJECT
             return [LedgerFinding(code, "", self.store.where + "/" + item.key, detail) for item in listed.foreign]
+        supersession = not listed.objects or "supersession" in listed.objects
         try:
-            return self.restorer.restore(read_documents(self.store, listed.run_id))
+            return self.restorer.restore(read_documents(self.store, listed.run_id, supersession=supersession))
         except NotRestoredError as error:
             return [error.finding]
 

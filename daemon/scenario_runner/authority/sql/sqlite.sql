@@ -446,10 +446,10 @@ DELETE FROM unfinished_rebuild WHERE only_row = 1;
 -- name: restore_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
                   updated_us, due_us, lease_epoch, report_digest, event_seq, projected_seq, facts_view_digest, invoker,
-                  attempts, strategy, missing)
+                  attempts, strategy, missing, supersedes, supersession)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, :state, :reason_code, :admitted_us, :deadline_us,
         :updated_us, :due_us, :epoch, :report_digest, :event_seq, :projected_seq, :facts_view_digest, :invoker,
-        :attempts, :strategy, :missing)
+        :attempts, :strategy, :missing, :supersedes, :supersession)
 ON CONFLICT DO NOTHING;
 
 -- name: restored_runs
@@ -457,7 +457,7 @@ SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) 
 
 -- name: restore_signal
 INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us,
-                    sent_us, receipt, action_key)
+                    sent_us, receipt, action_key, removed_emission)
 VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0,
-        :sent_us, :receipt, :action_key)
+        :sent_us, :receipt, :action_key, :removed_emission)
 ON CONFLICT (message_id, emission) DO NOTHING;

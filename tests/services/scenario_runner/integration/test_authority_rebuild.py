@@ -27,6 +27,7 @@ from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
 from scenario_runner.authority.values import AttemptRow, StoredEvent
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.supersession import Supersession
 
 if TYPE_CHECKING:
     from scenario_runner.authority.base import Authority
@@ -100,6 +101,25 @@ def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa:
     assert [(act.action, act.outcome) for act in authority.actions("ledger")] == [("authority.rebuild", "REBUILT")]
     assert authority.identity("object_store/x", "") == "a" * 32
     assert authority.identity("spool/y", "") == "b" * 32
+
+
+def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -> None:  # noqa: F811
+    supersession = Supersession(hex32("old"), "late data", "LATE")
+    new = restored("new", supersession=supersession)
+    authority.restore([terminal("old"), new], begun(authority).epoch, END)
+    (row,) = authority.supersessions(hex32("old"))
+    assert (row.run_id, row.supersession) == (new.run_id, supersession)
+    assert claim_one(authority).supersession == supersession
+
+
+def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) -> None:  # noqa: F811
+    from test_authority_reemits import act, one
+
+    run = terminal("k")
+    first = replace(run.signals[0], removed_emission=7)
+    authority.restore([replace(run, signals=(first,))], begun(authority).epoch, END)
+    assert one(authority, act("new")).outcome == "ACCEPTED"
+    assert [row.emission for row in authority.claim_signals("relay", 10, LEASE)] == [8]
 
 
 def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
