@@ -108,7 +108,7 @@ def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -
     new = restored("new", supersession=supersession)
     authority.restore([terminal("old"), new], begun(authority).epoch, END)
     (row,) = authority.supersessions(hex32("old"))
-    assert (row.run_id, row.supersession) == (new.run_id, supersession)
+    assert (row.new_run_id, row.supersession) == (new.run_id, supersession)
     assert claim_one(authority).supersession == supersession
 
 
