@@ -1,10 +1,10 @@
 """What a rebuild puts into an empty authority: runs with all their rows, as the ledger knows them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scenario_runner.authority.acts import ActionRow
-from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.authority.values import AttemptRow, SignalDraft
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.contracts.supersession import Supersession
 
@@ -29,11 +29,23 @@ class RestoredSignal:
     removed_emission: int = 0
 
 
+class RestoredEvent(NamedTuple):
+    """An event; its details are canonical JSON with its number and its state, as a record has them."""
+
+    seq: int
+    kind: str
+    ts_us: int
+    details: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredRun:
     """A run with its rows. It has no lease; one that has not ended is due at once.
 
+    Documents are canonical JSON: one process reads them, and another one puts them into rows.
+
     Attributes:
+        strategy: Of its plan.
         projected_seq: Up to which event its documents are in the ledger; 0 where one is older than the record.
         missing: Paths that it waits for.
         supersession: The run that it corrects.
@@ -42,8 +54,9 @@ class RestoredRun:
     run_id: str
     run_equivalence_key: str
     fingerprint: str
-    intent: Json
-    inputs: Json
+    intent: bytes
+    inputs: bytes
+    strategy: str
     invoker: str
     state: RunState
     reason_code: str
@@ -54,7 +67,7 @@ class RestoredRun:
     facts_view_digest: str
     projected_seq: int
     missing: tuple[str, ...]
-    events: tuple[StoredEvent, ...]
+    events: tuple[RestoredEvent, ...]
     attempts: tuple[AttemptRow, ...]
     signals: tuple[RestoredSignal, ...]
     actions: tuple[ActionRow, ...]
@@ -74,11 +87,6 @@ class RestoredRun:
     def due_us(self) -> int | None:
         """When it is due: since its last change, or never."""
         return None if self.state in FINAL_STATES else self.updated_us
-
-    @property
-    def strategy(self) -> str:
-        """The strategy of its plan."""
-        return str(self.inputs.get("strategy", ""))
 
 
 @dataclass(frozen=True, slots=True)

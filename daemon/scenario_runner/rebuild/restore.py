@@ -9,12 +9,12 @@ again from the pack, the roots and the policy that the operator names; and READY
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
-from scenario_runner.authority.rebuilds import RestoredRun, RestoredSignal
+from scenario_runner.authority.rebuilds import RestoredEvent, RestoredRun, RestoredSignal
 from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
@@ -42,7 +42,7 @@ from scenario_runner.rebuild.course import (
     report_digest,
 )
 from scenario_runner.rebuild.documents import RunDocuments
-from scenario_runner.rebuild.supersessions import details_of
+from scenario_runner.rebuild.supersessions import Link, details_of, link_of
 
 #: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
 _INPUTS_KEPT: Final = 1000
@@ -65,6 +65,7 @@ class Admitted:
 
     Attributes:
         events: The whole record.
+        end: The event that changed the run last.
         supersession: The run that it corrects.
     """
 
@@ -72,6 +73,7 @@ class Admitted:
     inputs: PlanInputs
     invoker: str
     events: tuple[StoredEvent, ...]
+    end: StoredEvent
     supersession: Supersession | None = None
 
     @property
@@ -83,11 +85,6 @@ class Admitted:
     def admitted_us(self) -> int:
         """When."""
         return self.events[0].ts_us
-
-    @property
-    def end(self) -> StoredEvent:
-        """The event that changed the run last."""
-        return decided_event(self.events)
 
     @property
     def supersedes(self) -> Json | None:
@@ -113,6 +110,13 @@ class ReadyProof:
     supersedes: Published | None
 
 
+class Restored(NamedTuple):
+    """A run that holds together by itself, and what its record says of supersessions; None where it says nothing."""
+
+    run: RestoredRun
+    link: Link | None
+
+
 class Restorer:
     """Restores runs. Safe for several threads.
 
@@ -132,7 +136,7 @@ class Restorer:
     ) -> None:
         self._locate, self._prove_ready, self._allow, self._launched = locate, prove_ready, allow, launched
 
-    def restore(self, documents: RunDocuments) -> RestoredRun:
+    def restore(self, documents: RunDocuments) -> Restored:
         """The rows of a run.
 
         Raises:
@@ -141,7 +145,8 @@ class Restorer:
         """
         admitted = self._admitted(documents)
         try:
-            return self._restored(documents, admitted)
+            run = self._restored(documents, admitted)
+            return Restored(run, _link(run, admitted))
         except AttemptUnknownError as error:
             code, detail = FindingCode.ATTEMPT_UNKNOWN, str(error)
         except _MALFORMED as error:
@@ -257,19 +262,25 @@ class Restorer:
         first = events[0].details
         return RestoredRun(
             run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
-            intent=first["intent"], inputs=first["inputs"], invoker=admitted.invoker, state=state, reason_code=reason,
+            intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
+            strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
             admitted_us=admitted.admitted_us,
             deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
             report_digest=report_digest(events), facts_view_digest="", projected_seq=0,
-            missing=missing_paths(events), events=events, attempts=attempts_of(admitted.run_id, events),
+            missing=missing_paths(events), events=tuple(map(_event, events)),
+            attempts=attempts_of(admitted.run_id, events),
             signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
         )  # fmt: skip
+
+
+def _event(event: StoredEvent) -> RestoredEvent:
+    return RestoredEvent(event.seq, event.kind, event.ts_us, rendered_again(event.details))
 
 
 def _read_admission(run_id: str, details: Json, events: tuple[StoredEvent, ...]) -> Admitted:
     intent = intent_from_document(run_id, str(details["run_equivalence_key"]), details["intent"])
     inputs = _read_inputs(rendered_again(details["inputs"]))
-    return Admitted(intent, inputs, str(details["invoker"]), events, supersession_of(details))
+    return Admitted(intent, inputs, str(details["invoker"]), events, decided_event(events), supersession_of(details))
 
 
 @lru_cache(_INPUTS_KEPT)
@@ -343,6 +354,11 @@ def _is_older(status: bytes, run_id: str, updated_us: int) -> bool:
     except _MALFORMED:
         return False
     return found.run_id == run_id and found.state not in FINAL_STATES and earlier
+
+
+def _link(run: RestoredRun, admitted: Admitted) -> Link | None:
+    by = tuple(own_details(event) for event in admitted.events if event.kind == EventKind.SUPERSEDED_BY)
+    return link_of(run, admitted.supersedes, by) if by or admitted.supersession is not None else None
 
 
 def _wrong_supersedes(admitted: Admitted, state: RunState) -> str:

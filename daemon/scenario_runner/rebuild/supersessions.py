@@ -1,13 +1,12 @@
 """Supersessions of a ledger: a correction and the run that it supersedes come back together, or neither does. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scenario_runner.authority.rebuilds import RestoredRun
-from scenario_runner.authority.values import StoredEvent
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.authority.rebuilds import RestoredEvent, RestoredRun
+from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.ids import supersedes_message_id
 from scenario_runner.contracts.states import FINAL_STATES, EventKind, RunState
 from scenario_runner.contracts.supersession import Supersession
@@ -32,23 +31,15 @@ class Link:
     updated_us: int
 
 
-def link_of(run: RestoredRun) -> Link:
-    """What a run says of supersessions."""
-    own = next((event for event in run.events if event.kind == EventKind.SUPERSEDES), None)
-    return Link(
-        run.run_id, run.state, run.supersession, None if own is None else _recorded(own),
-        tuple(_recorded(event) for event in run.events if event.kind == EventKind.SUPERSEDED_BY), run.updated_us,
-    )  # fmt: skip
+def link_of(run: RestoredRun, supersedes: Json | None = None, superseded_by: tuple[Json, ...] = ()) -> Link:
+    """What a run says of supersessions, with the details of its events of these kinds."""
+    return Link(run.run_id, run.state, run.supersession, supersedes, superseded_by, run.updated_us)
 
 
 def details_of(name: str, supersession: Supersession, new_run_id: str, old_state: RunState) -> Json:
     """Details of SUPERSEDES (``supersedes``) or SUPERSEDED_BY (``superseded_by``), as READY commits them."""
     message_id = supersedes_message_id(supersession.old_run_id, new_run_id, supersession.purpose)
     return {name: supersession.payload(new_run_id, old_state), "message_id": message_id}
-
-
-def _recorded(event: StoredEvent) -> Json:
-    return {name: value for name, value in event.details.items() if name not in ("seq", "state")}
 
 
 class Both:
@@ -83,13 +74,13 @@ class Both:
                 pending += self._neighbours(link)
         return problems
 
-    def corrections_of(self, run_id: str) -> list[str]:
-        """Runs that were admitted to correct a run."""
-        return self._corrections.get(run_id, [])
+    def corrections_of(self, run_id: str) -> list[Link]:
+        """Runs that were admitted to correct a run, and are kept."""
+        return [self.kept[new] for new in self._corrections.get(run_id, []) if new in self.kept]
 
     def _neighbours(self, link: Link) -> list[str]:
         old = [link.supersession.old_run_id] if link.supersession is not None else []
-        return [*self.corrections_of(link.run_id), *old]
+        return [*self._corrections.get(link.run_id, []), *old]
 
     def _problem(self, link: Link) -> str:
         """What is wrong with the ends of a run; empty when nothing is."""
@@ -122,19 +113,17 @@ class Both:
         return self._state_of(run_id)
 
 
-def completed(run: RestoredRun, kept: Mapping[str, Link], corrections: list[str]) -> RestoredRun:
+def completed(run: RestoredRun, link: Link, corrections: Iterable[Link]) -> RestoredRun:
     """A run with a SUPERSEDED_BY for each READY correction: its own record may be older than the correction's."""
-    told = {str(item["superseded_by"]["new_run_id"]) for item in link_of(run).superseded_by}
-    for new_run_id in corrections:
-        new = kept.get(new_run_id)
-        if new_run_id in told or new is None or new.state is not RunState.READY or new.supersession is None:
-            continue
-        details = details_of("superseded_by", new.supersession, new_run_id, run.state)
-        run = _grown(run, details, max(run.events[-1].ts_us, new.updated_us))
+    told = {str(item["superseded_by"]["new_run_id"]) for item in link.superseded_by}
+    for new in corrections:
+        if new.run_id not in told and new.state is RunState.READY and new.supersession is not None:
+            details = details_of("superseded_by", new.supersession, new.run_id, run.state)
+            run = _grown(run, details, max(run.events[-1].ts_us, new.updated_us))
     return run
 
 
 def _grown(run: RestoredRun, details: Json, at_us: int) -> RestoredRun:
     seq = len(run.events) + 1
-    event = StoredEvent(seq, EventKind.SUPERSEDED_BY, at_us, {**details, "seq": seq, "state": run.state.value})
-    return replace(run, events=(*run.events, event))
+    data = rendered_again({**details, "seq": seq, "state": run.state.value})
+    return replace(run, events=(*run.events, RestoredEvent(seq, EventKind.SUPERSEDED_BY.value, at_us, data)))

@@ -449,8 +449,10 @@ INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, stat
                   attempts, strategy, missing, supersedes, supersession)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, :state, :reason_code, :admitted_us, :deadline_us,
         :updated_us, :due_us, :epoch, :report_digest, :event_seq, :projected_seq, :facts_view_digest, :invoker,
-        :attempts, :strategy, :missing, :supersedes, :supersession)
-ON CONFLICT DO NOTHING;
+        :attempts, :strategy, :missing, :supersedes, :supersession);
+
+-- name: known_runs
+SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: restored_runs
 SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND lease_epoch >= :epoch;
