@@ -33,7 +33,7 @@ from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.rebuild.documents import read_document
-from scenario_runner.rebuild.reading import Reading, RunReader
+from scenario_runner.rebuild.reading import Reading, RunReader, collect_rarely
 from scenario_runner.rebuild.ready import ReadFirst, ReadyProver, Witness, not_asked
 from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report, not_empty
 from scenario_runner.rebuild.requirements import Requirements
@@ -124,6 +124,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         make = partial(make_reader, wiring, policy, witness, identities)
         threads = _S3_READERS if wiring.store_root.startswith("s3://") else 0
         reading = Reading(make(), make, threads, _other_processes())
+        collect_rarely()
         on_finding = print_finding_line if as_json else print_finding
         rebuild = Rebuild(authority, store, reading, on_finding, _Progress())
         report = rebuild.run(act, identities, dry_run=options.dry_run)

@@ -4,6 +4,7 @@ What is verified is decided in :mod:`~scenario_runner.rebuild.restore` alone; he
 costs half a millisecond of CPU (docs/benchmarks.md), so processes share them. One process writes the database.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -32,6 +33,11 @@ _CHUNK: Final = 64
 _AHEAD: Final = 4
 #: Runs that one process is reading from S3: with three documents and more each at 25 ms, 128 are 1,000 runs a second.
 _WINDOW: Final = 128
+
+
+#: Objects that are allocated before the garbage collector looks at them, which was a tenth of a rebuild: documents hold
+#: no circles, and a batch of them is some hundred thousand objects.
+_COLLECTED: Final = 500_000
 
 
 class RunToRead(NamedTuple):
@@ -119,6 +125,12 @@ def batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
         yield batch
 
 
+def collect_rarely() -> None:
+    """Let the garbage collector leave modules alone, and look at documents rarely. For a command that then ends."""
+    gc.freeze()
+    gc.set_threshold(_COLLECTED)
+
+
 # --- in another process
 
 
@@ -137,6 +149,7 @@ def _begin(make: MakeReader, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process hears it, and ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _PROCESS.read = make()
+    collect_rarely()
     _PROCESS.pool = ThreadPoolExecutor(threads, thread_name_prefix="read") if threads else None
 
 

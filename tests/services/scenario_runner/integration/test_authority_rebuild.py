@@ -62,8 +62,8 @@ def restored(key: str, state: RunState = RunState.WAITING_EVIDENCE, **changes: A
     run = RestoredRun(
         run_id=run_id, run_equivalence_key=key, fingerprint=request.fingerprint, intent=canonical_bytes(request.intent),
         inputs=canonical_bytes(request.inputs), strategy="", invoker="somebody", state=state, reason_code="",
-        admitted_us=BEGAN, deadline_us=BEGAN + 9, updated_us=BEGAN + 5, report_digest=hex64("report"), facts_view_digest="",
-        projected_seq=3, missing=("a/b", "c"), events=events, attempts=(), signals=(), actions=(),
+        admitted_us=BEGAN, deadline_us=BEGAN + 9, updated_us=BEGAN + 5, report_digest=hex64("report"),
+        facts_view_digest="", projected_seq=3, missing=("a/b", "c"), events=events, attempts=(), signals=(), actions=(),
     )  # fmt: skip
     return replace(run, **changes)
 
