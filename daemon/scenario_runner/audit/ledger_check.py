@@ -44,7 +44,6 @@ _KNOWN: Final = {
     "instance_receipts": re.compile(
         r"instance_receipts/output_id=[^/]+(/[a-z_]+=[^/]+)+/(instance_receipt|bundle_manifest)\.json"
     ),
-    "supersession": re.compile(rf"supersession/{_ID}\.json"),
     ".private": re.compile(r"\.private/.+"),
 }  # fmt: skip
 """Names of objects of SR, by folder."""

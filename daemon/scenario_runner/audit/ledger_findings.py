@@ -38,6 +38,9 @@ class FindingCode(StrEnum):
     DOCUMENTS_OWED = "DOCUMENTS_OWED"
     FOREIGN_OBJECT = "FOREIGN_OBJECT"
     TEMPORARY_LEFT = "TEMPORARY_LEFT"
+    SUPERSESSION_MISSING = "SUPERSESSION_MISSING"
+    SUPERSESSION_DRIFT = "SUPERSESSION_DRIFT"
+    SUPERSESSION_ONE_SIDED = "SUPERSESSION_ONE_SIDED"
 
 
 _RESTORE = "Restore the object from a backup or an older version."
@@ -82,6 +85,10 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.DOCUMENTS_OWED: "Start a daemon with the role relay. When one runs, put right what the detail says.",
     FindingCode.FOREIGN_OBJECT: "No document of SR has this name. Move it away if nobody needs it.",
     FindingCode.TEMPORARY_LEFT: "A killed process left it. A daemon removes it when it starts.",
+    FindingCode.SUPERSESSION_MISSING: _RESTORE,
+    FindingCode.SUPERSESSION_DRIFT: _MOVE_AWAY,
+    FindingCode.SUPERSESSION_ONE_SIDED: "A correction and the run that it supersedes come back together, or neither "
+    "does. Put right what is found about the other run, and rebuild into another empty database.",
 }
 
 

@@ -18,6 +18,7 @@ RUN_FOLDERS: Final = {
     "run_facts_view": ".json",
     "ready_signal": ".json",
     "quarantine": ".json",
+    "supersession": ".json",
 }
 
 

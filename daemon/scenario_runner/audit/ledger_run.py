@@ -14,7 +14,14 @@ from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import plan_document, plan_inputs_from_document
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.contracts.times import MICROS, format_micros
-from scenario_runner.ledger.documents import ending, quarantine_document, ready_payload, record_bytes, status_document
+from scenario_runner.ledger.documents import (
+    ending,
+    quarantine_document,
+    ready_payload,
+    record_bytes,
+    status_document,
+    supersession_document,
+)
 from scenario_runner.ledger.ledger import same_receipt
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ListedObject, ObjectStore, UnreadableObjectError
@@ -40,6 +47,7 @@ _VIEW: Final = _Missing(FindingCode.FACTS_VIEW_MISSING, FindingCode.FACTS_VIEW_D
 _READY: Final = _Missing(FindingCode.READY_SIGNAL_MISSING, FindingCode.READY_SIGNAL_DRIFT)
 _RECEIPT: Final = _Missing(FindingCode.RECEIPT_MISSING, FindingCode.INSTANCE_RECEIPT_DRIFT)
 _QUARANTINE: Final = _Missing(FindingCode.QUARANTINE_MISSING, FindingCode.QUARANTINE_DRIFT)
+_SUPERSESSION: Final = _Missing(FindingCode.SUPERSESSION_MISSING, FindingCode.SUPERSESSION_DRIFT)
 
 
 class RunCheck:
@@ -85,7 +93,7 @@ class RunCheck:
             status = status_document(row.run_id, row.state, row.reason_code, _status_us(row, events))
             self._compare(found, refs.status_ref(row.run_id), canonical_bytes(status), _STATUS)
             self._check_end(row, events, found)
-        self._check_contradictions(row, listed, found)
+        self._check_contradictions(row, events, listed, found)
         return found.items
 
     def _check_plan(self, row: RunRow, found: "_Found") -> None:
@@ -114,6 +122,9 @@ class RunCheck:
         if row.state is not RunState.READY:
             return
         self._compare(found, refs.ready_signal_ref(row.run_id), canonical_bytes(ready_payload(events)), _READY)
+        supersession = supersession_document(events)
+        if supersession is not None:
+            self._compare(found, refs.supersession_ref(row.run_id), canonical_bytes(supersession), _SUPERSESSION)
         key = refs.facts_view_ref(row.run_id)
         stored = self._read(key)
         if self._judge(found, key, row.facts_view_digest, stored, _VIEW) and stored is not None:
@@ -134,7 +145,9 @@ class RunCheck:
         return self._documents.read_bytes(key)
 
     @staticmethod
-    def _check_contradictions(row: RunRow, listed: Mapping[str, ListedObject], found: "_Found") -> None:
+    def _check_contradictions(
+        row: RunRow, events: tuple[StoredEvent, ...], listed: Mapping[str, ListedObject], found: "_Found"
+    ) -> None:
         """Objects that only a run of another end has."""
         ends: tuple[tuple[str, RunState, FindingCode, Callable[[str], str]], ...] = (
             ("ready_signal", RunState.READY, FindingCode.READY_SIGNAL_DRIFT, refs.ready_signal_ref),
@@ -144,6 +157,9 @@ class RunCheck:
             if folder in listed and row.state is not state:
                 detail = f"the run is {row.state}, and only one that is {state} has such an object"
                 found.add(code, ref(row.run_id), detail, "no object", "an object")
+        if "supersession" in listed and supersession_document(events) is None:
+            detail, key = "only a READY correction has such an object", refs.supersession_ref(row.run_id)
+            found.add(FindingCode.SUPERSESSION_DRIFT, key, detail, "no object", "an object")
 
     # --- comparing
 

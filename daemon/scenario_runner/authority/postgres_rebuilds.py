@@ -4,25 +4,31 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+import orjson
 from psycopg.types.numeric import Int8
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.postgres_batches import Parameters, bigint, columns, signal_columns
 from scenario_runner.authority.postgres_reemits import PostgresReemits
-from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.rebuilds import (
+    RebuildEnd,
+    RestoredEvent,
+    RestoredRun,
+    RestoredSignal,
+    UnfinishedRebuild,
+)
 from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
-from scenario_runner.authority.values import StoredEvent
 from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
 
 _RUN: Final = (
     "run_id run_equivalence_key fingerprint intent inputs state reason_code admitted_us deadline_us updated_us due_us "
-    "report_digest event_seq projected_seq facts_view_digest invoker attempts strategy missing"
+    "report_digest event_seq projected_seq facts_view_digest invoker attempts strategy missing supersedes supersession"
 )
 _EVENT: Final = "event_run_id event_seqs event_kind event_ts_us event_details"
 _SIGNAL: Final = (
     "signal_run_id message_id signal_kind partition_key attributes payload emission created_us needs_seq sent_us "
-    "receipt signal_action_key"
+    "receipt signal_action_key removed_emission"
 )
 _ACTION: Final = "action_key action_at actor via action subject reason outcome detail"
 _STORE: Final = "store_name identity"
@@ -54,15 +60,17 @@ class PostgresRebuilds(PostgresReemits):
 
 def _run(run: RestoredRun) -> tuple[Any, ...]:
     return (
-        run.run_id, run.run_equivalence_key, run.fingerprint, rendered_again(run.intent), rendered_again(run.inputs),
+        run.run_id, run.run_equivalence_key, run.fingerprint, run.intent, run.inputs,
         run.state.value, run.reason_code, Int8(run.admitted_us), Int8(run.deadline_us), Int8(run.updated_us),
         bigint(run.due_us), run.report_digest, Int8(len(run.events)), Int8(run.projected_seq), run.facts_view_digest,
         storable(run.invoker), Int8(len(run.attempts)), run.strategy, searchable(run.missing),
+        run.supersedes, run.supersession_text,
     )  # fmt: skip
 
 
-def _event(run_id: str, event: StoredEvent) -> tuple[Any, ...]:
-    details = {name: value for name, value in event.details.items() if name != "seq"}
+def _event(run_id: str, event: RestoredEvent) -> tuple[Any, ...]:
+    details = orjson.loads(event.details)
+    del details["seq"]  # it is a column
     return run_id, Int8(event.seq), event.kind, Int8(event.ts_us), rendered_again(details)
 
 
@@ -70,6 +78,7 @@ def _signal(run_id: str, signal: RestoredSignal) -> tuple[Any, ...]:
     return (
         run_id, *signal_columns(signal.draft), Int8(signal.emission), Int8(signal.created_us), Int8(signal.needs_seq),
         Int8(signal.sent_us), signal.receipt, signal.action_key,
+        Int8(signal.removed_emission),
     )  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """What a rebuild puts into an empty authority: runs with all their rows, as the ledger knows them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scenario_runner.authority.acts import ActionRow
-from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.authority.values import AttemptRow, SignalDraft
 from scenario_runner.contracts.states import FINAL_STATES, RunState
+from scenario_runner.contracts.supersession import Supersession
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class RestoredSignal:
     Attributes:
         sent_us: When it was published, as far as that is known.
         receipt: What the control bus answered, as JSON; empty where it is not known.
+        removed_emission: Of the first emission: the highest number that the message ever had, which is not used again.
     """
 
     draft: SignalDraft
@@ -24,22 +26,37 @@ class RestoredSignal:
     emission: int = 0
     receipt: str = ""
     action_key: str = ""
+    removed_emission: int = 0
+
+
+class RestoredEvent(NamedTuple):
+    """An event; its details are canonical JSON with its number and its state, as a record has them."""
+
+    seq: int
+    kind: str
+    ts_us: int
+    details: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredRun:
     """A run with its rows. It has no lease; one that has not ended is due at once.
 
+    Documents are canonical JSON: one process reads them, and another one puts them into rows.
+
     Attributes:
+        strategy: Of its plan.
         projected_seq: Up to which event its documents are in the ledger; 0 where one is older than the record.
         missing: Paths that it waits for.
+        supersession: The run that it corrects.
     """
 
     run_id: str
     run_equivalence_key: str
     fingerprint: str
-    intent: Json
-    inputs: Json
+    intent: bytes
+    inputs: bytes
+    strategy: str
     invoker: str
     state: RunState
     reason_code: str
@@ -50,20 +67,26 @@ class RestoredRun:
     facts_view_digest: str
     projected_seq: int
     missing: tuple[str, ...]
-    events: tuple[StoredEvent, ...]
+    events: tuple[RestoredEvent, ...]
     attempts: tuple[AttemptRow, ...]
     signals: tuple[RestoredSignal, ...]
     actions: tuple[ActionRow, ...]
+    supersession: Supersession | None = None
+
+    @property
+    def supersedes(self) -> str:
+        """Id of the run that it corrects; empty when it corrects none."""
+        return self.supersession.old_run_id if self.supersession is not None else ""
+
+    @property
+    def supersession_text(self) -> str:
+        """The supersession as a row holds it."""
+        return self.supersession.text() if self.supersession is not None else ""
 
     @property
     def due_us(self) -> int | None:
         """When it is due: since its last change, or never."""
         return None if self.state in FINAL_STATES else self.updated_us
-
-    @property
-    def strategy(self) -> str:
-        """The strategy of its plan."""
-        return str(self.inputs.get("strategy", ""))
 
 
 @dataclass(frozen=True, slots=True)

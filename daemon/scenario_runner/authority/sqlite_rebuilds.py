@@ -10,7 +10,7 @@ from typing_extensions import override
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
 from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
-from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
+from scenario_runner.contracts.canonical import canonical_bytes
 
 
 class SqliteRebuilds(SqliteReemits):
@@ -25,25 +25,22 @@ class SqliteRebuilds(SqliteReemits):
     @override
     def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:
         def operation(connection: sqlite3.Connection) -> set[str]:
-            parameters = [_run(run, epoch) for run in runs]
-            new = [
-                run
-                for run, row in zip(runs, parameters, strict=True)
-                if connection.execute(self._sql["restore_run"], row).rowcount
-            ]
-            self._restore_rows(connection, new, epoch)
+            run_ids = self._list([run.run_id for run in runs])
+            known = {row[0] for row in connection.execute(self._sql["known_runs"], {"run_ids": run_ids})}
+            self._restore_rows(connection, [run for run in runs if run.run_id not in known], epoch)
             if end is not None:
                 self._end_rebuild(connection, end)
-            found = {"run_ids": self._list([run.run_id for run in runs]), "epoch": epoch}
+            found = {"run_ids": run_ids, "epoch": epoch}
             return {row[0] for row in connection.execute(self._sql["restored_runs"], found)}
 
         return self._write(operation)
 
     def _restore_rows(self, connection: sqlite3.Connection, runs: Sequence[RestoredRun], epoch: int) -> None:
-        rows = {
+        rows: dict[str, list[Any]] = {
+            "restore_run": [_run(run, epoch) for run in runs],
             "insert_event": [
                 {"run_id": run.run_id, "seq": event.seq, "kind": event.kind, "ts_us": event.ts_us,
-                 "details": rendered_again(event.details)}
+                 "details": event.details}
                 for run in runs for event in run.events
             ],
             "put_attempt": [
@@ -69,12 +66,12 @@ class SqliteRebuilds(SqliteReemits):
 def _run(run: RestoredRun, epoch: int) -> dict[str, Any]:
     return {
         "run_id": run.run_id, "run_equivalence_key": run.run_equivalence_key, "fingerprint": run.fingerprint,
-        "intent": rendered_again(run.intent), "inputs": rendered_again(run.inputs), "state": run.state.value,
+        "intent": run.intent, "inputs": run.inputs, "state": run.state.value,
         "reason_code": run.reason_code, "admitted_us": run.admitted_us, "deadline_us": run.deadline_us,
         "updated_us": run.updated_us, "due_us": run.due_us, "epoch": epoch, "report_digest": run.report_digest,
         "event_seq": len(run.events), "projected_seq": run.projected_seq, "facts_view_digest": run.facts_view_digest,
         "invoker": run.invoker, "attempts": len(run.attempts), "strategy": run.strategy,
-        "missing": searchable(run.missing),
+        "missing": searchable(run.missing), "supersedes": run.supersedes, "supersession": run.supersession_text,
     }  # fmt: skip
 
 
@@ -85,4 +82,5 @@ def _signal(run: RestoredRun, signal: RestoredSignal) -> dict[str, Any]:
         "partition_key": draft.partition_key, "attributes": canonical_bytes(draft.attributes),
         "payload": draft.payload, "created_us": signal.created_us, "needs_seq": signal.needs_seq,
         "sent_us": signal.sent_us, "receipt": signal.receipt, "action_key": signal.action_key,
+        "removed_emission": signal.removed_emission,
     }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import typer
@@ -32,6 +33,7 @@ from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import Policy, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.rebuild.documents import read_document
+from scenario_runner.rebuild.reading import Reading, RunReader, collect_rarely
 from scenario_runner.rebuild.ready import ReadFirst, ReadyProver, Witness, not_asked
 from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report, not_empty
 from scenario_runner.rebuild.requirements import Requirements
@@ -53,6 +55,8 @@ from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 #: Threads that read from S3: each waits 25 ms for an answer, and a run has five documents. A folder is read by the
 #: calling thread: its files are in memory mostly.
 _S3_READERS: Final = 96
+#: The writer inserts as fast as four processes read.
+_MOST_PROCESSES: Final = 4
 _PROGRESS_SECONDS: Final = 1.0
 """Between two lines of progress."""
 
@@ -109,7 +113,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
     witness = options.witness_of(wiring)
     policy = load_policy(options.policy) if options.policy else None
     os.umask(state_modes(wiring).umask)
-    with readers(wiring) as pool, _authority(wiring, options) as authority:
+    with _authority(wiring, options) as authority:
         store, spool = open_store(wiring), open_spool(wiring)
         stores = named_stores(store, spool)
         identities = tuple((item.name, _identity(item, authority)) for item in stores)
@@ -117,13 +121,35 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             f"cli/{secrets.token_hex(16)}", 0, caller(options.requested_by), "cli", ACTION, store.where,
             options.reason, "", "",
         )  # fmt: skip
-        parts = _Parts(wiring, policy, witness, store, stores)
-        rebuild = Rebuild(
-            authority, store, parts.restorer(), pool,
-            print_finding_line if as_json else print_finding, _Progress(),
-        )  # fmt: skip
+        make = partial(make_reader, wiring, policy, witness, identities)
+        threads = _S3_READERS if wiring.store_root.startswith("s3://") else 0
+        reading = Reading(make(), make, threads, _other_processes())
+        collect_rarely()
+        on_finding = print_finding_line if as_json else print_finding
+        rebuild = Rebuild(authority, store, reading, on_finding, _Progress())
         report = rebuild.run(act, identities, dry_run=options.dry_run)
     return _document(report, act, identities, witness, options)
+
+
+def _other_processes() -> int:
+    """Processes that read and verify: one for each core that this one may use. One core has none to share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_PROCESSES) if cores > 1 else 0
+
+
+def make_reader(
+    wiring: Wiring, policy: Policy | None, witness: Witness, identities: tuple[tuple[str, str], ...]
+) -> RunReader:
+    """What reads and verifies runs, in this process or in another one: with stores of its own, which are those known.
+
+    Raises:
+        Unavailable: another store is there.
+    """
+    store, spool = open_store(wiring), open_spool(wiring)
+    stores, known = named_stores(store, spool), dict(identities)
+    for item in stores:
+        item.store.expect(known[item.name])
+    return RunReader(store, _Parts(wiring, policy, witness, store, stores).restorer())
 
 
 @contextmanager

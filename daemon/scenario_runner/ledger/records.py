@@ -8,17 +8,19 @@ from typing import Any, Final
 import orjson
 
 from scenario_runner.authority.values import StoredEvent
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.errors import SequenceError
+from scenario_runner.contracts.ids import event_id_of
 from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, require_path
-from scenario_runner.contracts.times import parse_instant, to_micros
-from scenario_runner.ledger.documents import record_bytes
+from scenario_runner.contracts.times import format_micros, parse_instant, to_micros
 
 _ENDS_IN: Final = {
     EventKind.RUN_READY: RunState.READY,
     EventKind.RUN_FAILED: RunState.FAILED,
     EventKind.RUN_QUARANTINED: RunState.QUARANTINED,
 }
+_KINDS: Final = {kind.value: kind.value for kind in EventKind}
+_NAMES: Final = frozenset({"details", "event_id", "event_kind", "policy_rev", "run_id", "ts_utc"})
 _FIRST: Final = (EventKind.RUN_ADMITTED, EventKind.PLAN_COMMITTED)
 
 
@@ -29,7 +31,7 @@ class DamagedRecordError(ValueError):
 def read_record(data: bytes, run_id: str) -> tuple[tuple[StoredEvent, ...], Json]:
     """The events of a run_record, and the policy revision that its lines name.
 
-    The events are rendered again and must give the same bytes. So nothing of the record is left unread, and whatever
+    Every line is rendered again and must give the same bytes. So nothing of the record is left unread, and whatever
     is not as SR writes it is refused.
 
     Args:
@@ -41,38 +43,45 @@ def read_record(data: bytes, run_id: str) -> tuple[tuple[StoredEvent, ...], Json
     """
     if not data.endswith(b"\n"):
         raise DamagedRecordError("it is cut off: its last line has no end")
-    events, policy_rev = [], None
+    events: list[StoredEvent] = []
+    policy_rev: Json = {}
     for number, line in enumerate(data[:-1].split(b"\n"), 1):
         try:
-            event, policy_rev = _read_line(orjson.loads(line), number, run_id)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            event, own_rev = _read_line(line, number, run_id)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise DamagedRecordError(f"line {number} is not an event of the run: {error}") from error
+        if events and own_rev != policy_rev:
+            raise DamagedRecordError(f"line {number} names another policy than the first one")
+        policy_rev = own_rev
         events.append(event)
     found = tuple(events)
-    try:
-        same = record_bytes(run_id, found, policy_rev or {}) == data
-    except (TypeError, OverflowError) as error:
-        raise DamagedRecordError(f"it cannot be written again: {error}") from error
-    if not same:
-        raise DamagedRecordError("its bytes are not those that SR writes for its events")
     _check_course(found)
-    return found, policy_rev or {}
+    return found, policy_rev
 
 
-def _read_line(line: Any, number: int, run_id: str) -> tuple[StoredEvent, Json]:  # noqa: ANN401 - what was read
+def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, Json]:
+    """An event whose line is that of :func:`~scenario_runner.ledger.documents.record_bytes`, byte for byte."""
+    line: Any = orjson.loads(data)
     if line["run_id"] != run_id:
         raise ValueError(f"it is of run {line['run_id']!r}")
     details = line["details"]
     if details["seq"] != number or type(details["seq"]) is not int:
         raise ValueError(f"its number is {details['seq']!r}: a line is missing, or was added")
-    kind = EventKind(line["event_kind"])
-    return StoredEvent(number, kind.value, _micros_of(line["ts_utc"]), details), dict(line["policy_rev"])
+    kind, policy_rev = _KINDS[line["event_kind"]], line["policy_rev"]
+    if line.keys() != _NAMES or line["event_id"] != event_id_of(run_id, number) or type(policy_rev) is not dict:
+        raise ValueError("it holds more or less than an event, or the id of another one")
+    if rendered_again(line) != data:
+        raise ValueError("its bytes are not those that SR writes for it")
+    return StoredEvent(number, kind, _micros_of(line["ts_utc"]), details), policy_rev
 
 
 @lru_cache(maxsize=64)
 def _micros_of(text: str) -> int:
-    """A time; those of one transaction are equal."""
-    return to_micros(parse_instant(text))
+    """A time as SR writes it; those of one transaction are equal."""
+    micros = to_micros(parse_instant(text))
+    if format_micros(micros) != text:
+        raise ValueError(f"SR writes the time {text!r} in another form")
+    return micros
 
 
 def _check_course(events: Sequence[StoredEvent]) -> None:

@@ -10,12 +10,14 @@ from scenario_runner.authority.reemits import ACCEPTED, ACTION, DRY_RUN, PUBLISH
 from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.ids import attempt_id_of
-from scenario_runner.contracts.states import ENDINGS, REPEATED_BY, EventKind, RunState
+from scenario_runner.contracts.states import ENDINGS, REEMIT_EVENTS, REPEATED_BY, EventKind, RunState
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 
 _SUCCEEDED: Final = "SUCCEEDED"
 #: Added by every event; not part of what was recorded.
 _OF_EVENTS: Final = ("seq", "state")
+#: What the column holds on PostgreSQL. A run is repeated some times an hour at most.
+_MOST_EMISSIONS: Final = 2**31 - 1
 
 
 class AttemptUnknownError(ValueError):
@@ -136,14 +138,46 @@ def emissions_of(first: SignalDraft, needs_seq: int, events: Sequence[StoredEven
     attributes = {**first.attributes, "run_id": first.partition_key}
     draft = replace(first, kind=REPEATED_BY[first.kind], attributes=attributes)
     for event in events:
-        number: Any = event.details.get("emission")
+        number = _emission(event)
         if event.kind == EventKind.REEMIT_REQUESTED and number:
             key = event.details["action_key"]
             found[number] = RestoredSignal(draft, event.ts_us, needs_seq, event.ts_us, number, action_key=key)
         elif event.kind == EventKind.REEMIT_PUBLISHED and number in found:
-            receipt = event.details.get("receipt")
-            text = rendered_again(receipt).decode() if receipt else ""
-            found[number] = replace(found[number], sent_us=event.ts_us, receipt=text)
+            found[number] = replace(found[number], sent_us=event.ts_us, receipt=_receipt(event))
         elif event.kind == EventKind.REEMIT_FAILED and number in found:
             del found[number]  # it left the outbox, and its number is free
     return list(found.values())
+
+
+def first_published(signal: RestoredSignal, events: Sequence[StoredEvent]) -> RestoredSignal:
+    """A first signal with what a record tells of it: its receipt, and the highest number that a repetition had.
+
+    Raises:
+        ValueError: the record tells of another READY.
+    """
+    highest = max(map(_emission, events))
+    signal = replace(signal, removed_emission=highest) if highest else signal
+    for event in events:
+        if event.kind == EventKind.READY_PUBLISHED:
+            if (event.details["kind"], event.details["message_id"]) != (signal.draft.kind, signal.draft.message_id):
+                raise ValueError(f"event {event.seq} is of another READY")
+            signal = replace(signal, sent_us=event.ts_us, receipt=_receipt(event))
+    return signal
+
+
+def emissions_published(events: Sequence[StoredEvent]) -> list[int]:
+    """Numbers of the repetitions that were published."""
+    return [number for event in events if event.kind == EventKind.REEMIT_PUBLISHED and (number := _emission(event))]
+
+
+def _emission(event: StoredEvent) -> int:
+    """The number of the repetition that an event of a re-emit tells of; 0 when there is none."""
+    number: Any = event.details.get("emission", 0) if event.kind in REEMIT_EVENTS else 0
+    if type(number) is not int or not 0 <= number <= _MOST_EMISSIONS:
+        raise ValueError(f"event {event.seq} has no number of an emission")
+    return number
+
+
+def _receipt(event: StoredEvent) -> str:
+    receipt = event.details.get("receipt")
+    return rendered_again(receipt).decode() if receipt else ""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import orjson
+
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
@@ -18,6 +20,7 @@ class RunDocuments:
     status: bytes | None
     facts_view: bytes | None
     ready_signal: bytes | None
+    supersession: bytes | None
 
 
 def read_document(store: ObjectStore, key: str) -> bytes | None:
@@ -33,8 +36,13 @@ def read_document(store: ObjectStore, key: str) -> bytes | None:
     return None if stored is None else stored.data
 
 
-def read_documents(store: ObjectStore, run_id: str) -> RunDocuments:
+def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> RunDocuments:
     """Read what a run is restored from; the facts view and its signal only of a run that its record calls READY.
+
+    Args:
+        store: The ledger's store.
+        run_id: The run.
+        supersession: Whether it has a supersession object, or may have one.
 
     Raises:
         Unavailable: the store does not answer.
@@ -48,4 +56,20 @@ def read_documents(store: ObjectStore, run_id: str) -> RunDocuments:
         read_document(store, refs.status_ref(run_id)),
         read_document(store, refs.facts_view_ref(run_id)) if ready else None,
         read_document(store, refs.ready_signal_ref(run_id)) if ready else None,
+        read_document(store, refs.supersession_ref(run_id)) if supersession else None,
     )
+
+
+def superseded_runs(store: ObjectStore) -> frozenset[str]:
+    """Runs that supersession objects name as superseded. Whatever else these objects say, their runs prove.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    found = set()
+    for item in store.list_objects(f"{refs.PREFIX}/supersession"):
+        try:
+            found.add(str(orjson.loads(read_document(store, item.key) or b"")["old_run_id"]))
+        except (ValueError, TypeError, KeyError):
+            continue  # no document of ours, which is a finding about the run that it is named after
+    return frozenset(found)

@@ -29,8 +29,9 @@ from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.ledger.ledger import same_receipt
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
+from scenario_runner.rebuild.course import emissions_published
 from scenario_runner.rebuild.documents import RunDocuments
-from scenario_runner.rebuild.restore import Admitted, NotRestoredError, ReadyProof
+from scenario_runner.rebuild.restore import Admitted, NotRestoredError, Published, ReadyProof
 from scenario_runner.storage.base import ObjectStore
 
 #: Evidence that was examined a moment ago: runs that share it share its part of their facts views. Some 10 MB.
@@ -204,33 +205,50 @@ class ReadyProver:
 
     def _witnessed(self, admitted: Admitted, documents: RunDocuments, digest: str, ready: Json) -> ReadyProof:
         run_id, message_id = admitted.run_id, admitted.end.details["message_id"]
-        draft = SignalDraft(message_id, SignalKind.READY, run_id, {"facts_view_digest": digest}, rendered_again(ready))
-        proof = ReadyProof(digest, draft, admitted.end.ts_us)
-        seen = None if self._read_first is None else self._read_first(message_id, _emissions(admitted))
-        if seen is not None:  # whoever must agree: what is on the bus must not say anything else
-            proof = self._on_the_bus(proof, *seen)
-        elif self._witness is Witness.BUS:
-            detail = f"READY, message {message_id}, is not on the control bus"
-            raise self._not(FindingCode.READY_NOT_WITNESSED, run_id, refs.record_ref(run_id), detail)
+        attributes = {"facts_view_digest": digest, "run_id": run_id}
+        draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
+        published = self._published(draft, admitted.end.ts_us, (0, *emissions_published(admitted.events)))
         if self._witness is Witness.EVIDENCE:
             found = self._examine(documents.facts_view or b"")
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
                 raise self._not(FindingCode.READY_CONTRADICTED, run_id, refs.facts_view_ref(run_id), detail)
-        return proof
+        return ReadyProof(digest, published, self._supersedes(admitted))
 
-    def _on_the_bus(self, proof: ReadyProof, data: bytes, emission: int) -> ReadyProof:
+    def _supersedes(self, admitted: Admitted) -> Published | None:
+        """RUN_SUPERSEDES of a correction: it needs the control bus as its witness wherever READY does."""
+        if admitted.supersedes is None:
+            return None
+        details, attributes = admitted.supersedes, {"run_id": admitted.run_id}
+        payload = rendered_again(details["supersedes"])
+        kind, at_us = SignalKind.RUN_SUPERSEDES, admitted.end.ts_us
+        draft = SignalDraft(details["message_id"], kind, admitted.run_id, attributes, payload)
+        return self._published(draft, at_us, (0,))
+
+    def _published(self, draft: SignalDraft, at_us: int, emissions: tuple[int, ...]) -> Published:
+        """A signal as it was published; as it must have been at ``at_us`` where the control bus does not say."""
+        seen = None if self._read_first is None else self._read_first(draft.message_id, emissions)
+        if seen is not None:  # whoever must agree: what is on the bus must not say anything else
+            return self._on_the_bus(Published(draft, at_us), *seen)
+        if self._witness is Witness.BUS:
+            detail, key = f"{draft.kind}, message {draft.message_id}, is not on the control bus", draft.partition_key
+            raise self._not(FindingCode.READY_NOT_WITNESSED, key, refs.record_ref(key), detail)
+        return Published(draft, at_us)
+
+    def _on_the_bus(self, expected: Published, data: bytes, emission: int) -> Published:
         """The signal as it was published; nothing but its time and more attributes may differ from what is expected."""
-        draft, run_id = proof.draft, proof.draft.partition_key
+        draft, run_id = expected.draft, expected.draft.partition_key
         kind = REPEATED_BY[draft.kind] if emission else draft.kind
         try:
             found = orjson.loads(data)
             published_us = to_micros(parse_instant(found["published_at_utc"]))
             attributes = {str(name): str(value) for name, value in found["attributes"].items() if name != "kind"}
+            # READY of an older release has no attribute run_id; it is required to be the run's where it is.
+            required = {n: v for n, v in draft.attributes.items() if n in attributes or n != "run_id"}
             wanted = envelope(
-                self._topic, draft.message_id, published_us, {**attributes, **draft.attributes, "kind": kind.value},
-                run_id, orjson.loads(draft.payload),
+                self._topic, draft.message_id, published_us, {**attributes, **required, "kind": kind.value}, run_id,
+                orjson.loads(draft.payload),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             detail = f"what is published as message {draft.message_id} is no envelope: {error}"
@@ -242,9 +260,9 @@ class ReadyProver:
                 sha256_hex(data),
             )  # fmt: skip
         if emission:
-            return proof  # its attributes are those of the repetition
+            return expected  # its attributes are those of the repetition
         published = SignalDraft(draft.message_id, draft.kind, draft.partition_key, attributes, draft.payload)
-        return ReadyProof(proof.facts_view_digest, published, published_us)
+        return Published(published, published_us)
 
     def _not(
         self, code: FindingCode, run_id: str, key: str, detail: str, expected: str = "", actual: str = ""
@@ -274,12 +292,6 @@ def _difference(admitted: Admitted, document: Json, is_the_runs: bool) -> str:  
         == admitted.end.details["ready"]["bundle_hash"],
     }
     return next((text for text, holds in checks.items() if not holds), "")
-
-
-def _emissions(admitted: Admitted) -> tuple[int, ...]:
-    """Numbers of the emissions of READY that the record tells of."""
-    published = [e.details["emission"] for e in admitted.events if e.kind == EventKind.REEMIT_PUBLISHED]
-    return (0, *published)
 
 
 def not_asked(_message_id: str, _run_id: str) -> SearchInconclusive:

@@ -1,34 +1,30 @@
-"""Rebuilding an empty authority: runs are read in parallel, restored one by one, and inserted in batches."""
+"""Rebuilding an empty authority: runs are read and verified in parallel, and inserted in batches by one writer."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
-from scenario_runner.audit.ledger_listing import ListedRun, listed_runs
-from scenario_runner.audit.parallel import in_order
+from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.rebuild.documents import read_documents
-from scenario_runner.rebuild.restore import NotRestoredError, Restorer
+from scenario_runner.contracts.states import RunState
+from scenario_runner.rebuild.documents import superseded_runs
+from scenario_runner.rebuild.reading import Outcome, RunToRead, batches
+from scenario_runner.rebuild.restore import Restored
+from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.storage.base import ObjectStore
-
-A = TypeVar("A")
 
 ACTION: Final = "authority.rebuild"
 """``operator_actions.action`` of a rebuild; its subject is the ledger."""
-#: Runs of one transaction: it takes some 50 ms, and the rows of as many runs are held in memory.
-BATCH: Final = 250
-#: Runs that are being read: with three documents and more each at 25 ms, 128 of them are 1,000 runs a second.
-WINDOW: Final = 128
+#: Runs of one transaction: it takes some 200 ms, and the rows of as many runs, some 20 MB, are held in memory.
+BATCH: Final = 1000
 
 CANNOT_KNOW: Final = tuple(
     """
@@ -73,15 +69,14 @@ class Rebuild:
 
     Attributes:
         authority: None where a dry run finds no database.
-        pool: Threads that read; None to read in the calling thread.
+        reading: Reads and verifies runs.
         on_finding: Receives every finding as it is made.
         on_progress: Receives the report after every batch.
     """
 
     authority: Authority | None
     store: ObjectStore
-    restorer: Restorer
-    pool: Executor | None
+    reading: Callable[[Iterable[RunToRead]], Iterator[Outcome]]
     on_finding: Callable[[LedgerFinding], None]
     on_progress: Callable[[Report], None]
     monotonic: Callable[[], float] = time.monotonic
@@ -106,10 +101,10 @@ class Rebuild:
             if unfinished is None:
                 raise not_empty(act.subject)
             epoch = unfinished.epoch
-        batches = _batches(self._restored(report), BATCH)
-        batch = next(batches, [])
+        of_runs = batches(self._all(report), BATCH)
+        batch = next(of_runs, [])
         while True:
-            following = next(batches, [])
+            following = next(of_runs, [])
             end = None if following else RebuildEnd(_ended(act, report), identities)
             if authority is not None:
                 self._insert(authority, batch, epoch, end, report)
@@ -120,26 +115,56 @@ class Rebuild:
                 return report
             batch = following
 
-    def _restored(self, report: Report) -> Iterator[RestoredRun]:
-        """Runs that hold together; what does not is a finding."""
-        for found in in_order(self.pool, self._restore, listed_runs(self.store), WINDOW):
-            if isinstance(found, RestoredRun):
-                report.runs += 1
-                yield found
-                continue
-            for finding in found:
-                report.runs += bool(finding.run_id)
+    def _all(self, report: Report) -> Iterator[RestoredRun]:
+        """Runs that hold together; what does not is a finding.
+
+        Runs at an end of a supersession come last and are read once more, so that only what links them is in memory.
+        """
+        links, named = dict[str, Link](), superseded_runs(self.store)
+        for run, own in self._restored(self._listed(report), report):
+            report.runs += 1
+            link = own or (link_of(run) if run.run_id in named else None)
+            if link is None:
+                yield run
+            else:
+                links[run.run_id] = link
+        yield from self._linked(links, report)
+
+    def _linked(self, links: dict[str, Link], report: Report) -> Iterator[RestoredRun]:
+        both = Both(links, self._state_of)
+        for run_id, problem in both.one_sided().items():
+            self._find(self._finding(FindingCode.SUPERSESSION_ONE_SIDED, run_id, problem), report)
+        for run, own in self._restored([RunToRead(run_id, supersession=True) for run_id in both.kept], report):
+            if (own or link_of(run)) == links[run.run_id]:
+                yield completed(run, links[run.run_id], both.corrections_of(run.run_id))
+            else:
+                detail = "it was changed while it was read"
+                self._find(self._finding(FindingCode.RECORD_DRIFT, run.run_id, detail), report)
+
+    def _state_of(self, run_id: str) -> RunState | None:
+        """State of a run that is at no end of a supersession by its own documents, if it is restored."""
+        found = next(iter(self.reading([RunToRead(run_id, supersession=True)])))
+        return found.run.state if isinstance(found, Restored) else None
+
+    def _listed(self, report: Report) -> Iterator[RunToRead]:
+        for listed in listed_runs(self.store):
+            if listed.run_id:
+                yield RunToRead(listed.run_id, "supersession" in listed.objects)
+            for item in listed.foreign:
+                place = f"{self.store.where}/{item.key}"
+                finding = LedgerFinding(FindingCode.FOREIGN_OBJECT, "", place, "no run has such an object")
                 self._find(finding, report)
 
-    def _restore(self, listed: ListedRun) -> RestoredRun | list[LedgerFinding]:
-        if not listed.run_id:
-            detail = "no run has such an object"
-            code = FindingCode.FOREIGN_OBJECT
-            return [LedgerFinding(code, "", self.store.where + "/" + item.key, detail) for item in listed.foreign]
-        try:
-            return self.restorer.restore(read_documents(self.store, listed.run_id))
-        except NotRestoredError as error:
-            return [error.finding]
+    def _restored(self, runs: Iterable[RunToRead], report: Report) -> Iterator[Restored]:
+        for found in self.reading(runs):
+            if isinstance(found, Restored):
+                yield found
+            else:
+                report.runs += 1
+                self._find(found, report)
+
+    def _finding(self, code: FindingCode, run_id: str, detail: str) -> LedgerFinding:
+        return LedgerFinding(code, run_id, self.store.locate(refs.record_ref(run_id)), detail)
 
     def _insert(
         self, authority: Authority, batch: list[RestoredRun], epoch: int, end: RebuildEnd | None, report: Report
@@ -148,8 +173,7 @@ class Rebuild:
         for run in [run for run in batch if run.run_id not in known]:
             batch.remove(run)
             detail = "another process admitted this run while the authority was rebuilt"
-            place = self.store.locate(refs.record_ref(run.run_id))
-            self._find(LedgerFinding(FindingCode.RUN_EXISTS, run.run_id, place, detail), report)
+            self._find(self._finding(FindingCode.RUN_EXISTS, run.run_id, detail), report)
 
     def _find(self, finding: LedgerFinding, report: Report) -> None:
         report.findings[finding.code.value] += 1
@@ -178,8 +202,3 @@ def _ended(act: ActionRow, report: Report) -> ActionRow:
     values: dict[str, Any] = {name: getattr(act, name) for name in act.__slots__}
     detail = f"{report.runs} runs read, {report.findings.total()} findings"
     return ActionRow(**values | {"outcome": "FINDINGS" if report.findings else "REBUILT", "detail": detail})
-
-
-def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
-    while batch := list(islice(items, size)):
-        yield batch

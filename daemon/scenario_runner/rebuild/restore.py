@@ -9,22 +9,23 @@ again from the pack, the roots and the policy that the operator names; and READY
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
-from scenario_runner.authority.rebuilds import RestoredRun, RestoredSignal
+from scenario_runner.authority.rebuilds import RestoredEvent, RestoredRun, RestoredSignal
 from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
-from scenario_runner.contracts.errors import SequenceError
+from scenario_runner.contracts.errors import RequestRefused, SequenceError
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.intent import Intent, intent_from_document
 from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_hash, plan_inputs_from_document
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, RunState, SignalKind
+from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, SignalKind
+from scenario_runner.contracts.supersession import Supersession, supersession_of
 from scenario_runner.contracts.times import to_micros
 from scenario_runner.ledger.documents import status_document, terminal_signal
 from scenario_runner.ledger.records import DamagedRecordError, read_record
@@ -35,14 +36,18 @@ from scenario_runner.rebuild.course import (
     deadline_us,
     decided_event,
     emissions_of,
+    first_published,
     missing_paths,
+    own_details,
     report_digest,
 )
 from scenario_runner.rebuild.documents import RunDocuments
+from scenario_runner.rebuild.supersessions import Link, details_of, link_of
 
 #: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
 _INPUTS_KEPT: Final = 1000
-_MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, SequenceError)
+_REASONS: Final = frozenset(Reason)
+_MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, SequenceError, RequestRefused)
 """What code raises that reads documents of another form than SR's."""
 
 
@@ -60,12 +65,16 @@ class Admitted:
 
     Attributes:
         events: The whole record.
+        end: The event that changed the run last.
+        supersession: The run that it corrects.
     """
 
     intent: Intent
     inputs: PlanInputs
     invoker: str
     events: tuple[StoredEvent, ...]
+    end: StoredEvent
+    supersession: Supersession | None = None
 
     @property
     def run_id(self) -> str:
@@ -78,18 +87,34 @@ class Admitted:
         return self.events[0].ts_us
 
     @property
-    def end(self) -> StoredEvent:
-        """The event that changed the run last."""
-        return decided_event(self.events)
+    def supersedes(self) -> Json | None:
+        """What was recorded with the READY of a correction: the payload of RUN_SUPERSEDES and its message id."""
+        found = next((event for event in self.events if event.kind == EventKind.SUPERSEDES), None)
+        return None if found is None else own_details(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A signal as it was published, and when."""
+
+    draft: SignalDraft
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyProof:
-    """What was found of a READY run: its signal as it was published, and when."""
+    """What was found of a READY run: its signal, and RUN_SUPERSEDES of a correction."""
 
     facts_view_digest: str
-    draft: SignalDraft
-    published_us: int
+    ready: Published
+    supersedes: Published | None
+
+
+class Restored(NamedTuple):
+    """A run that holds together by itself, and what its record says of supersessions; None where it says nothing."""
+
+    run: RestoredRun
+    link: Link | None
 
 
 class Restorer:
@@ -111,7 +136,7 @@ class Restorer:
     ) -> None:
         self._locate, self._prove_ready, self._allow, self._launched = locate, prove_ready, allow, launched
 
-    def restore(self, documents: RunDocuments) -> RestoredRun:
+    def restore(self, documents: RunDocuments) -> Restored:
         """The rows of a run.
 
         Raises:
@@ -119,28 +144,35 @@ class Restorer:
             Unavailable: the store, the control bus or an engine run root does not answer.
         """
         admitted = self._admitted(documents)
+        try:
+            run = self._restored(documents, admitted)
+            return Restored(run, _link(run, admitted))
+        except AttemptUnknownError as error:
+            code, detail = FindingCode.ATTEMPT_UNKNOWN, str(error)
+        except _MALFORMED as error:
+            code, detail = FindingCode.RECORD_DAMAGED, f"an event lacks what SR records: {error}"
+        raise self._not(code, admitted.run_id, refs.record_ref(admitted.run_id), detail)
+
+    def _restored(self, documents: RunDocuments, admitted: Admitted) -> RestoredRun:
         end = admitted.end
         state, run_id = RunState(end.details["state"]), admitted.run_id
         reason = str(end.details.get("reason_code", "")) if state in FINAL_STATES else ""
         projected = self._projected(documents, admitted, state, reason)
+        problem = _wrong_governance(admitted) or _wrong_supersedes(admitted, state)
+        if problem:
+            raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), problem)
+        self._check_supersession(documents, admitted, state)
         proof, signals = None, list[RestoredSignal]()
         if state is RunState.READY:
             self._check_plan(documents, admitted)
             proof = self._prove_ready(admitted, documents)
-            signals = _signals(proof.draft, proof.published_us, admitted)
+            signals = _signals(admitted, proof.ready, proof.supersedes)
         elif state in FINAL_STATES:
-            signals = _signals(_terminal(run_id, state, reason, end.ts_us), end.ts_us, admitted)
+            signals = _signals(admitted, Published(_terminal(run_id, state, reason, end.ts_us), end.ts_us), None)
         else:
             self._check_plan(documents, admitted)
             self._allow(admitted)
-        try:
-            restored = self._rows(admitted, state, reason, signals)
-        except AttemptUnknownError as error:
-            raise self._not(FindingCode.ATTEMPT_UNKNOWN, run_id, refs.record_ref(run_id), str(error)) from error
-        except _MALFORMED as error:
-            raise self._not(
-                FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), f"an event lacks what SR records: {error}"
-            ) from error
+        restored = self._rows(admitted, state, reason, signals)
         following = len(restored.attempts) + 1
         if state not in FINAL_STATES and self._launched(run_id, following):
             raise self._not(
@@ -207,6 +239,22 @@ class Restorer:
             )  # fmt: skip
         return 0
 
+    def _check_supersession(self, documents: RunDocuments, admitted: Admitted, state: RunState) -> None:
+        """The own end of a supersession: only the READY of a correction has one, in the record and as an object."""
+        run_id, key = admitted.run_id, refs.supersession_ref(admitted.run_id)
+        if admitted.supersedes is None:
+            if documents.supersession is not None:
+                detail = f"the run is {state} and supersedes none; only a READY correction has such an object"
+                raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, "no object", "an object")
+            return
+        wanted = rendered_again(admitted.supersedes["supersedes"])
+        if documents.supersession is None:
+            detail = "there is no supersession object"
+            raise self._not(FindingCode.SUPERSESSION_MISSING, run_id, key, detail, sha256_hex(wanted))
+        if documents.supersession != wanted:
+            detail, actual = "it is not the supersession that the record tells of", sha256_hex(documents.supersession)
+            raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
+
     # --- rows
 
     def _rows(self, admitted: Admitted, state: RunState, reason: str, signals: Sequence[RestoredSignal]) -> RestoredRun:
@@ -214,18 +262,25 @@ class Restorer:
         first = events[0].details
         return RestoredRun(
             run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
-            intent=first["intent"], inputs=first["inputs"], invoker=admitted.invoker, state=state, reason_code=reason,
+            intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
+            strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
             admitted_us=admitted.admitted_us,
             deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
             report_digest=report_digest(events), facts_view_digest="", projected_seq=0,
-            missing=missing_paths(events), events=events, attempts=attempts_of(admitted.run_id, events),
-            signals=tuple(signals), actions=acts_of(admitted.run_id, events),
+            missing=missing_paths(events), events=tuple(map(_event, events)),
+            attempts=attempts_of(admitted.run_id, events),
+            signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
         )  # fmt: skip
+
+
+def _event(event: StoredEvent) -> RestoredEvent:
+    return RestoredEvent(event.seq, event.kind, event.ts_us, rendered_again(event.details))
 
 
 def _read_admission(run_id: str, details: Json, events: tuple[StoredEvent, ...]) -> Admitted:
     intent = intent_from_document(run_id, str(details["run_equivalence_key"]), details["intent"])
-    return Admitted(intent, _read_inputs(rendered_again(details["inputs"])), str(details["invoker"]), events)
+    inputs = _read_inputs(rendered_again(details["inputs"]))
+    return Admitted(intent, inputs, str(details["invoker"]), events, decided_event(events), supersession_of(details))
 
 
 @lru_cache(_INPUTS_KEPT)
@@ -254,11 +309,41 @@ def _contradiction(admitted: Admitted, details: Json, policy_rev: Json) -> str:
         "plan_hash is not that of intent and inputs": planned["plan_hash"] == plan_hash(intent, inputs),
         "plan_ref is not the run's": planned["plan_ref"] == refs.plan_ref(admitted.run_id),
         "interface_pack_digest is not that of the inputs": planned["interface_pack_digest"] == inputs.pack_digest,
+        "the run supersedes itself": admitted.supersession is None
+        or admitted.supersession.old_run_id != admitted.run_id,
     }
     end = admitted.end
     if end.kind in ENDINGS and end.details["state"] != RunState.READY:
-        checks["reason_code is not of the closed list"] = end.details["reason_code"] in set(Reason)
+        checks["reason_code is not of the closed list"] = end.details["reason_code"] in _REASONS
     return next((problem for problem, holds in checks.items() if not holds), "")
+
+
+def _wrong_governance(admitted: Admitted) -> str:
+    """Which governance event says something else than the event whose fact it repeats; empty when none does."""
+    planned, end = admitted.events[1].details, admitted.end.details
+    for event in admitted.events:
+        if event.kind == EventKind.GOV_POLICY_REV:
+            wanted = admitted.inputs.policy_rev
+        elif event.kind == EventKind.GOV_PLAN_HASH:
+            wanted = {"plan_hash": planned["plan_hash"]}
+        elif event.kind == EventKind.GOV_BUNDLE_HASH:
+            wanted = {"bundle_hash": end["ready"]["bundle_hash"]}
+        elif event.kind == EventKind.GOV_REEMIT_KEY:
+            wanted = _reemit_key(admitted)
+        else:
+            continue
+        if own_details(event) != wanted:
+            return f"{event.kind} of event {event.seq} is not that of the run"
+    return ""
+
+
+def _reemit_key(admitted: Admitted) -> Json:
+    end = admitted.end
+    if end.kind == EventKind.RUN_READY:
+        return {"kind": SignalKind.READY.value, "reemit_key": end.details["message_id"]}
+    state, reason = RunState(end.details["state"]), end.details["reason_code"]
+    message_id, _ = terminal_signal(admitted.run_id, state, reason, end.ts_us)
+    return {"kind": SignalKind.TERMINAL.value, "reemit_key": message_id}
 
 
 def _is_older(status: bytes, run_id: str, updated_us: int) -> bool:
@@ -271,13 +356,39 @@ def _is_older(status: bytes, run_id: str, updated_us: int) -> bool:
     return found.run_id == run_id and found.state not in FINAL_STATES and earlier
 
 
+def _link(run: RestoredRun, admitted: Admitted) -> Link | None:
+    by = tuple(own_details(event) for event in admitted.events if event.kind == EventKind.SUPERSEDED_BY)
+    return link_of(run, admitted.supersedes, by) if by or admitted.supersession is not None else None
+
+
+def _wrong_supersedes(admitted: Admitted, state: RunState) -> str:
+    """What is wrong with SUPERSEDES of a record: it comes with the READY of a correction, and nowhere else.
+
+    How the run ended that is superseded is compared when that run is known (rebuild/supersessions.py).
+    """
+    found = [event for event in admitted.events if event.kind == EventKind.SUPERSEDES]
+    supersession, end = admitted.supersession, admitted.end
+    if supersession is None or state is not RunState.READY:
+        return "it has SUPERSEDES, and is no READY correction" if found else ""
+    if [(event.seq, event.ts_us) for event in found] != [(end.seq + 1, end.ts_us)]:
+        return "a correction that is READY has one SUPERSEDES, in the transaction of its READY"
+    states = (RunState.READY, RunState.FAILED)
+    if own_details(found[0]) not in [details_of("supersedes", supersession, admitted.run_id, old) for old in states]:
+        return "its SUPERSEDES is not what it was admitted with"
+    return ""
+
+
 def _terminal(run_id: str, state: RunState, reason: str, at_us: int) -> SignalDraft:
     message_id, payload = terminal_signal(run_id, state, reason, at_us)
-    return SignalDraft(message_id, SignalKind.TERMINAL, run_id, {}, rendered_again(payload))
+    attributes = {"run_id": run_id, "state": state.value}
+    return SignalDraft(message_id, SignalKind.TERMINAL, run_id, attributes, rendered_again(payload))
 
 
-def _signals(first: SignalDraft, published_us: int, admitted: Admitted) -> list[RestoredSignal]:
-    """A run's signal, and those that repeat it."""
-    end = admitted.end
-    signal = RestoredSignal(first, end.ts_us, end.seq, published_us)
-    return [signal, *emissions_of(first, end.seq, admitted.events)]
+def _signals(admitted: Admitted, first: Published, supersedes: Published | None) -> list[RestoredSignal]:
+    """A run's signal, RUN_SUPERSEDES, and those that repeat the first one."""
+    end, events = admitted.end, admitted.events
+    # Signals need the whole transaction of the end: SUPERSEDES follows the event that ends a correction.
+    needs_seq = end.seq + (supersedes is not None)
+    own = [RestoredSignal(item.draft, end.ts_us, needs_seq, item.at_us) for item in (first, supersedes) if item]
+    own[0] = first_published(own[0], events)
+    return [*own, *emissions_of(first.draft, needs_seq, events)]

@@ -829,17 +829,18 @@ WITH given AS MATERIALIZED (
                        %(inputs)b::bytea[], %(state)b::text[], %(reason_code)b::text[], %(admitted_us)b::bigint[],
                        %(deadline_us)b::bigint[], %(updated_us)b::bigint[], %(due_us)b::bigint[], %(report_digest)b::text[],
                        %(event_seq)b::bigint[], %(projected_seq)b::bigint[], %(facts_view_digest)b::text[],
-                       %(invoker)b::text[], %(attempts)b::integer[], %(strategy)b::text[], %(missing)b::text[])
+                       %(invoker)b::text[], %(attempts)b::integer[], %(strategy)b::text[], %(missing)b::text[],
+                       %(supersedes)b::text[], %(supersession)b::text[])
     AS g(run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
          updated_us, due_us, report_digest, event_seq, projected_seq, facts_view_digest, invoker, attempts, strategy,
-         missing)),
+         missing, supersedes, supersession)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us,
                     deadline_us, updated_us, due_us, lease_epoch, report_digest, event_seq, projected_seq,
-                    facts_view_digest, invoker, attempts, strategy, missing)
+                    facts_view_digest, invoker, attempts, strategy, missing, supersedes, supersession)
   SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
          updated_us, due_us, %(epoch)b, report_digest, event_seq, projected_seq, facts_view_digest, invoker, attempts,
-         strategy, missing
+         strategy, missing, supersedes, supersession
   FROM given ORDER BY run_id
   ON CONFLICT DO NOTHING
   RETURNING run_id),
@@ -858,15 +859,15 @@ tried AS (
   FROM json_populate_recordset(NULL::engine_attempts, %(tried)b::json) AS a JOIN new_runs n ON n.run_id = a.run_id),
 signals AS (
   INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq,
-                      sent_us, receipt, action_key)
+                      sent_us, receipt, action_key, removed_emission)
   SELECT s.message_id, s.emission, s.run_id, s.kind, s.partition_key, s.attributes, s.payload, s.created_us, s.needs_seq,
-         s.sent_us, s.receipt, s.action_key
+         s.sent_us, s.receipt, s.action_key, s.removed_emission
   FROM unnest(%(signal_run_id)b::text[], %(message_id)b::text[], %(emission)b::integer[], %(signal_kind)b::text[],
               %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[], %(created_us)b::bigint[],
-              %(needs_seq)b::bigint[], %(sent_us)b::bigint[], %(receipt)b::text[], %(signal_action_key)b::text[])
-       WITH ORDINALITY
+              %(needs_seq)b::bigint[], %(sent_us)b::bigint[], %(receipt)b::text[], %(signal_action_key)b::text[],
+              %(removed_emission)b::integer[]) WITH ORDINALITY
     AS s(run_id, message_id, emission, kind, partition_key, attributes, payload, created_us, needs_seq, sent_us, receipt,
-         action_key, ord)
+         action_key, removed_emission, ord)
   JOIN new_runs n ON n.run_id = s.run_id ORDER BY s.ord
   ON CONFLICT (message_id, emission) DO NOTHING),
 acted AS (

@@ -446,18 +446,20 @@ DELETE FROM unfinished_rebuild WHERE only_row = 1;
 -- name: restore_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
                   updated_us, due_us, lease_epoch, report_digest, event_seq, projected_seq, facts_view_digest, invoker,
-                  attempts, strategy, missing)
+                  attempts, strategy, missing, supersedes, supersession)
 VALUES (:run_id, :run_equivalence_key, :fingerprint, :intent, :inputs, :state, :reason_code, :admitted_us, :deadline_us,
         :updated_us, :due_us, :epoch, :report_digest, :event_seq, :projected_seq, :facts_view_digest, :invoker,
-        :attempts, :strategy, :missing)
-ON CONFLICT DO NOTHING;
+        :attempts, :strategy, :missing, :supersedes, :supersession);
+
+-- name: known_runs
+SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: restored_runs
 SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND lease_epoch >= :epoch;
 
 -- name: restore_signal
 INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attributes, payload, created_us, needs_seq, due_us,
-                    sent_us, receipt, action_key)
+                    sent_us, receipt, action_key, removed_emission)
 VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0,
-        :sent_us, :receipt, :action_key)
+        :sent_us, :receipt, :action_key, :removed_emission)
 ON CONFLICT (message_id, emission) DO NOTHING;

@@ -266,7 +266,7 @@ def drop_line(number: int) -> Callable[[bytes], bytes]:
 def planted_ready(lost: Lost) -> None:
     """The waiting run is made READY in the ledger: every document is forged, and all of them agree."""
     run, real = lost.runs["waiting"], lost.runs["ready"]
-    record = [json.loads(line) for line in lost.document("run_record", "waiting").read_bytes().splitlines()][:3]
+    record = [json.loads(line) for line in lost.document("run_record", "waiting").read_bytes().splitlines()][:4]
     view = json.loads(lost.document("run_facts_view").read_bytes().replace(real.encode(), run.encode()))
     view["pins"] |= {"seed": 3}
     parts = (view["locators"], view["gate_receipts"], view["instance_receipts"], view["policy_rev"])
@@ -278,11 +278,15 @@ def planted_ready(lost: Lost) -> None:
     lost.document("ready_signal", "waiting").write_bytes(canonical(ready))
     real_record = [json.loads(line) for line in lost.document("run_record").read_bytes().splitlines()]
     digest = hashlib.sha256(data).hexdigest()
-    for line in real_record[3:]:
+    for line in real_record[4:]:
         line["run_id"], line["policy_rev"] = run, record[0]["policy_rev"]
         line["event_id"] = hashlib.sha256(f"event|{run}|{line['details']['seq']}".encode()).hexdigest()
         if "digest" in line["details"]:
-            line["details"] |= {"digest": digest, "bundle_hash": view["bundle_hash"]}
+            line["details"]["digest"] = digest
+        if "bundle_hash" in line["details"]:
+            line["details"]["bundle_hash"] = view["bundle_hash"]
+        if "reemit_key" in line["details"]:
+            line["details"]["reemit_key"] = hashlib.sha256(f"ready|{run}|{view['bundle_hash']}".encode()).hexdigest()
         if "ready" in line["details"]:
             line["details"]["ready"] = ready
             message = hashlib.sha256(f"ready|{run}|{view['bundle_hash']}".encode()).hexdigest()
@@ -317,7 +321,7 @@ HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
         lambda lost: edit(lost.document("run_record"), lambda data: data[:-9]), "ready", "RECORD_DAMAGED",
     ),
     "a record without its last event": (
-        lambda lost: edit(lost.document("run_record"), drop_line(7)), "ready", "STATUS_DRIFT",
+        lambda lost: edit(lost.document("run_record"), drop_line(11)), "ready", "STATUS_DRIFT",
     ),
     "a record with a gap": (
         lambda lost: edit(lost.document("run_record"), drop_line(4)), "ready", "RECORD_DAMAGED",
@@ -500,7 +504,7 @@ def test_every_difference_is_a_finding_with_its_remedy(lost: Lost, name: str) ->
     found_code, findings, summary = lost.check()
     assert found_code == 1, summary
     assert code in {item["code"] for item in findings}, findings
-    assert set(findings[0]) == {"code", "run_id", "object", "expected", "actual", "detail", "remedy"}
+    assert set(findings[0]) == {"code", "run_id", "object", "expected", "actual", "detail", "remedy", "schema_version"}
     assert summary["findings"] == len(findings)
     assert lost.files() == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from authority_support import (
     LEASE,
@@ -24,9 +25,17 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow
-from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.rebuilds import (
+    RebuildEnd,
+    RestoredEvent,
+    RestoredRun,
+    RestoredSignal,
+    UnfinishedRebuild,
+)
 from scenario_runner.authority.values import AttemptRow, StoredEvent
+from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.contracts.supersession import Supersession
 
 if TYPE_CHECKING:
     from scenario_runner.authority.base import Authority
@@ -37,20 +46,24 @@ pytestmark = pytest.mark.integration
 BEGAN = START - 60 * SECOND
 
 
+def event(seq: int, kind: str, ts_us: int, details: dict[str, Any]) -> RestoredEvent:
+    return RestoredEvent(seq, kind, ts_us, canonical_bytes(details))
+
+
 def restored(key: str, state: RunState = RunState.WAITING_EVIDENCE, **changes: Any) -> RestoredRun:
     """A run as a ledger may tell of it."""
     run_id, request = hex32(key), asking(key).run
     assert request is not None
     events = (
-        StoredEvent(1, EventKind.RUN_ADMITTED, BEGAN, {"seq": 1, "state": "OPEN", "seed": 2**64 - 1}),
-        StoredEvent(2, EventKind.PLAN_COMMITTED, BEGAN, {"seq": 2, "state": "PLANNED"}),
-        StoredEvent(3, "any", BEGAN + 5, {"seq": 3, "state": state.value, "text": "ä"}),
+        event(1, EventKind.RUN_ADMITTED, BEGAN, {"seq": 1, "state": "OPEN", "seed": 2**64 - 1}),
+        event(2, EventKind.PLAN_COMMITTED, BEGAN, {"seq": 2, "state": "PLANNED"}),
+        event(3, "any", BEGAN + 5, {"seq": 3, "state": state.value, "text": "ä"}),
     )
     run = RestoredRun(
-        run_id=run_id, run_equivalence_key=key, fingerprint=request.fingerprint, intent=request.intent,
-        inputs=request.inputs, invoker="somebody", state=state, reason_code="", admitted_us=BEGAN,
-        deadline_us=BEGAN + 9, updated_us=BEGAN + 5, report_digest=hex64("report"), facts_view_digest="",
-        projected_seq=3, missing=("a/b", "c"), events=events, attempts=(), signals=(), actions=(),
+        run_id=run_id, run_equivalence_key=key, fingerprint=request.fingerprint, intent=canonical_bytes(request.intent),
+        inputs=canonical_bytes(request.inputs), strategy="", invoker="somebody", state=state, reason_code="",
+        admitted_us=BEGAN, deadline_us=BEGAN + 9, updated_us=BEGAN + 5, report_digest=hex64("report"),
+        facts_view_digest="", projected_seq=3, missing=("a/b", "c"), events=events, attempts=(), signals=(), actions=(),
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -86,12 +99,15 @@ def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa:
     row = authority.run(wait.run_id)
     assert row is not None
     names = (
-        "run_id", "run_equivalence_key", "state", "reason_code", "intent", "inputs", "admitted_us", "deadline_us",
-        "updated_us", "due_us", "projected_seq", "facts_view_digest",
+        "run_id", "run_equivalence_key", "state", "reason_code", "admitted_us", "deadline_us", "updated_us", "due_us",
+        "projected_seq", "facts_view_digest",
     )  # fmt: skip
+    assert (canonical_bytes(row.intent), canonical_bytes(row.inputs)) == (wait.intent, wait.inputs)
     assert {name: getattr(row, name) for name in names} == {name: getattr(wait, name) for name in names}
     assert (row.event_seq, row.lease_epoch, row.lease_owner) == (3, unfinished.epoch, "")
-    assert authority.events(wait.run_id) == list(wait.events)
+    assert authority.events(wait.run_id) == [
+        StoredEvent(item.seq, item.kind, item.ts_us, orjson.loads(item.details)) for item in wait.events
+    ]
     signals = authority.signals(end.run_id).rows
     assert [(item.kind, item.emission, item.sent_us, item.receipt) for item in signals] == [
         ("READY", 0, BEGAN + 7, ""), ("READY_REEMIT", 1, BEGAN + 7, '{"shard":"s"}'),
@@ -100,6 +116,25 @@ def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa:
     assert [(act.action, act.outcome) for act in authority.actions("ledger")] == [("authority.rebuild", "REBUILT")]
     assert authority.identity("object_store/x", "") == "a" * 32
     assert authority.identity("spool/y", "") == "b" * 32
+
+
+def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -> None:  # noqa: F811
+    supersession = Supersession(hex32("old"), "late data", "LATE")
+    new = restored("new", supersession=supersession)
+    authority.restore([terminal("old"), new], begun(authority).epoch, END)
+    (row,) = authority.supersessions(hex32("old"))
+    assert (row.new_run_id, row.supersession) == (new.run_id, supersession)
+    assert claim_one(authority).supersession == supersession
+
+
+def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) -> None:  # noqa: F811
+    from test_authority_reemits import act, one
+
+    run = terminal("k")
+    first = replace(run.signals[0], removed_emission=7)
+    authority.restore([replace(run, signals=(first,))], begun(authority).epoch, END)
+    assert one(authority, act("new")).outcome == "ACCEPTED"
+    assert [row.emission for row in authority.claim_signals("relay", 10, LEASE)] == [8]
 
 
 def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
