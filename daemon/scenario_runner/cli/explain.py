@@ -56,7 +56,7 @@ def answer(document: Json, clock: Clock, columns: int) -> Sheet:
     _add_cause(sheet, document)
     sheet.add("clock", _times(document, clock), _CLOCK_LINES)
     sheet.add("owed", "; ".join(lines_of_owed(document, clock)))
-    sheet.add("correction", "; ".join(lines_of_corrections(document)))
+    sheet.add("chain", "; ".join(lines_of_corrections(document)))
     sheet.add("next", document.get("next_action", ""), _NEXT_LINES)
     sheet.add("gates", counted(item["outcome"] for item in document.get("gates", [])) or _required(document))
     sheet.add("outputs", counted(item["outcome"] for item in document.get("outputs", [])) or _intended(document))
@@ -110,11 +110,15 @@ def _intended(document: Json) -> str:
 
 
 def _signals(document: Json, clock: Clock) -> str:
-    shown = [
-        f"{item['kind']} " + (f"sent {clock.stamp(item['sent_at_utc'])}" if item["sent_at_utc"] else "owed")
-        for item in document.get("signals", [])
-    ]
-    return f"{shown[0]}, published again {len(shown) - 1} times: {shown[-1]}" if shown[1:] else "".join(shown)
+    """Each signal of the run, and how often one was published again."""
+    signals = document.get("signals", [])
+    firsts = [_sent(item, clock) for item in signals if not item["emission"]]
+    again = [_sent(item, clock).partition(" ")[2] for item in signals if item["emission"]]
+    return ", ".join(firsts) + (f"; {len(again)} times again, {again[-1]}" if again else "")
+
+
+def _sent(item: Json, clock: Clock) -> str:
+    return f"{item['kind']} " + (f"sent {clock.stamp(item['sent_at_utc'])}" if item["sent_at_utc"] else "owed")
 
 
 def _add_engine(sheet: Sheet, document: Json) -> None:
