@@ -131,7 +131,12 @@ def longest(state: str) -> dict[str, Any]:
         "gates": [{"gate_id": f"gate.{n}" + "g" * 100, "law": "sha256_bundle_digest", "outcome": outcome, **FINDING}
                   for n, outcome in enumerate(["CONFLICT"] * 5 + ["BLOCKED"] * 5)],
         "outputs": [{"output_id": "o" * 200, "outcome": "NOT_READ"}] * 10,
-        "signals": [{"kind": "TERMINAL", "sent_at_utc": NOW}, {"kind": "TERMINAL_REEMIT", "sent_at_utc": None}] * 3,
+        "signals": [
+            {"kind": "TERMINAL", "sent_at_utc": NOW, "emission": 0},
+            *[{"kind": "TERMINAL_REEMIT", "sent_at_utc": None, "emission": 1}] * 3,
+        ],
+        "supersedes": {"run_id": "0" * 32, "purpose": LONG, "in_force": False},
+        "superseded_by": [{"run_id": "1" * 32, "purpose": LONG}] * 3,
         "actions": [{"action": "reemit", "actor": LONG, "outcome": "ACCEPTED", "at_utc": NOW}] * 2,
         "records": [{"disposition": name, "record_key": LONG} for name in ("ACCEPTED", "DUPLICATE", "CONFLICT")],
     }  # fmt: skip
