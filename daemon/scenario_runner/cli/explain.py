@@ -114,7 +114,7 @@ def _signals(document: Json, clock: Clock) -> str:
     signals = document.get("signals", [])
     firsts = [_sent(item, clock) for item in signals if not item["emission"]]
     again = [_sent(item, clock).partition(" ")[2] for item in signals if item["emission"]]
-    return ", ".join(firsts) + (f"; {len(again)} times again, {again[-1]}" if again else "")
+    return ", ".join(firsts) + (f"; again {len(again)}x, {again[-1]}" if again else "")
 
 
 def _sent(item: Json, clock: Clock) -> str:
