@@ -96,6 +96,19 @@ def connect_views(dsn: str, place: str) -> "Views":
     return SqliteViews(path)
 
 
+def prove_server(dsn: str, place: str) -> None:
+    """Prove that the server of a PostgreSQL authority is fit for one, as opening it does; nothing is written.
+
+    Raises:
+        ConfigurationError: its version, encoding or durability is not fit, or its connections are no sessions.
+        Unavailable: it does not answer.
+    """
+    if is_postgres(dsn):
+        from scenario_runner.authority.postgres_pool import Connections
+
+        Connections(_postgres_dsn(dsn, place), lambda _: None).close()
+
+
 def describe_server(dsn: str) -> tuple[str, str]:
     """Server and user that the DSN of a PostgreSQL authority names, without anything secret; empty where none."""
     if not is_postgres(dsn):

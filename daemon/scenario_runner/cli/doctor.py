@@ -9,7 +9,7 @@ import typer
 
 from scenario_runner import posix
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.connect import connect_views, sqlite_path
+from scenario_runner.authority.connect import connect_views, prove_server, sqlite_path
 from scenario_runner.bus.spool import SpoolPaths
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_on_error, print_json
@@ -176,10 +176,12 @@ def _is_left_to_the_first_start(report: Report, wiring: Wiring, callers: Callers
         require_makeable(path)
         detail = "is not there yet: the first start makes it"
     else:
-        views = connect_views(wiring.authority_store_dsn, f"profile {wiring.profile_id}")
+        place = f"profile {wiring.profile_id}"
+        views = connect_views(wiring.authority_store_dsn, place)
         views.close()
         if not views.outdated:
             return False
+        prove_server(wiring.authority_store_dsn, place)
         detail = "reachable; the next start makes its schema, or brings it up to date"
     report.add("authority", detail, asked=callers.authority)
     sane = time.time() > _EARLIEST_SANE_CLOCK

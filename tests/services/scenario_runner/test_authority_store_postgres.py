@@ -554,7 +554,7 @@ def test_no_run_stays_beside_a_record_that_an_intake_with_other_rules_refuses_at
     stray = """SELECT run_id FROM runs r WHERE NOT EXISTS
                (SELECT 1 FROM intake_records i WHERE i.run_id = r.run_id AND i.disposition = 'ACCEPTED')"""
     assert schema.query(stray) == []
-    assert schema.query("SELECT count(*) FROM run_events") == [(6,)]
+    assert schema.query("SELECT count(*) FROM run_events") == [(12,)]
 
 
 # --- what cannot be stored --------------------------------------------------------------------------------------------
