@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -28,8 +28,21 @@ class DamagedRecordError(ValueError):
     """Bytes that are not a run_record of ours: cut off, with a gap, of another run, or impossible."""
 
 
-def read_record(data: bytes, run_id: str) -> tuple[tuple[StoredEvent, ...], Json]:
-    """The events of a run_record, and the policy revision that its lines name.
+class Record(NamedTuple):
+    """What a run_record says.
+
+    Attributes:
+        details: Details of each event, as the record has them: canonical JSON.
+        policy_rev: The policy revision that every line names.
+    """
+
+    events: tuple[StoredEvent, ...]
+    details: tuple[bytes, ...]
+    policy_rev: Json
+
+
+def read_record(data: bytes, run_id: str) -> Record:
+    """The events of a run_record.
 
     Every line is rendered again and must give the same bytes. So nothing of the record is left unread, and whatever
     is not as SR writes it is refused.
@@ -44,22 +57,24 @@ def read_record(data: bytes, run_id: str) -> tuple[tuple[StoredEvent, ...], Json
     if not data.endswith(b"\n"):
         raise DamagedRecordError("it is cut off: its last line has no end")
     events: list[StoredEvent] = []
+    rendered: list[bytes] = []
     policy_rev: Json = {}
     for number, line in enumerate(data[:-1].split(b"\n"), 1):
         try:
-            event, own_rev = _read_line(line, number, run_id)
+            event, details, own_rev = _read_line(line, number, run_id)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise DamagedRecordError(f"line {number} is not an event of the run: {error}") from error
         if events and own_rev != policy_rev:
             raise DamagedRecordError(f"line {number} names another policy than the first one")
         policy_rev = own_rev
         events.append(event)
+        rendered.append(details)
     found = tuple(events)
     _check_course(found)
-    return found, policy_rev
+    return Record(found, tuple(rendered), policy_rev)
 
 
-def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, Json]:
+def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, bytes, Json]:
     """An event whose line is that of :func:`~scenario_runner.ledger.documents.record_bytes`, byte for byte."""
     line: Any = orjson.loads(data)
     if line["run_id"] != run_id:
@@ -70,9 +85,11 @@ def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, Json
     kind, policy_rev = _KINDS[line["event_kind"]], line["policy_rev"]
     if line.keys() != _NAMES or line["event_id"] != event_id_of(run_id, number) or type(policy_rev) is not dict:
         raise ValueError("it holds more or less than an event, or the id of another one")
-    if rendered_again(line) != data:
+    del line["details"]  # the first member; the others are few bytes
+    rendered = rendered_again(details)
+    if b'{"details":%b,%b' % (rendered, rendered_again(line)[1:]) != data:
         raise ValueError("its bytes are not those that SR writes for it")
-    return StoredEvent(number, kind, _micros_of(line["ts_utc"]), details), policy_rev
+    return StoredEvent(number, kind, _micros_of(line["ts_utc"]), details), rendered, policy_rev
 
 
 @lru_cache(maxsize=64)

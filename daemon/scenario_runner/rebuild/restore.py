@@ -28,7 +28,7 @@ from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, R
 from scenario_runner.contracts.supersession import Supersession, supersession_of
 from scenario_runner.contracts.times import to_micros
 from scenario_runner.ledger.documents import status_document, terminal_signal
-from scenario_runner.ledger.records import DamagedRecordError, read_record
+from scenario_runner.ledger.records import DamagedRecordError, Record, read_record
 from scenario_runner.rebuild.course import (
     AttemptUnknownError,
     acts_of,
@@ -65,6 +65,7 @@ class Admitted:
 
     Attributes:
         events: The whole record.
+        details: Details of each event, as the record has them.
         end: The event that changed the run last.
         supersession: The run that it corrects.
     """
@@ -73,6 +74,7 @@ class Admitted:
     inputs: PlanInputs
     invoker: str
     events: tuple[StoredEvent, ...]
+    details: tuple[bytes, ...]
     end: StoredEvent
     supersession: Supersession | None = None
 
@@ -194,15 +196,15 @@ class Restorer:
         if documents.record is None:
             raise self._not(FindingCode.RECORD_MISSING, run_id, key, "the run has documents, and no record")
         try:
-            events, policy_rev = read_record(documents.record, run_id)
+            record = read_record(documents.record, run_id)
         except DamagedRecordError as error:
             raise self._not(FindingCode.RECORD_DAMAGED, run_id, key, str(error)) from error
-        first = events[0].details
+        first = record.events[0].details
         if "intent" not in first:
             raise self._not(FindingCode.ADMISSION_UNKNOWN, run_id, key, "the record does not hold what was admitted")
         try:
-            admitted = _read_admission(run_id, first, events)
-            problem = _contradiction(admitted, first, policy_rev)
+            admitted = _read_admission(run_id, first, record)
+            problem = _contradiction(admitted, first, record.policy_rev)
         except _MALFORMED as error:
             problem = f"what was admitted is malformed: {error}"
         if problem:
@@ -267,20 +269,23 @@ class Restorer:
             admitted_us=admitted.admitted_us,
             deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
             report_digest=report_digest(events), facts_view_digest="", projected_seq=0,
-            missing=missing_paths(events), events=tuple(map(_event, events)),
+            missing=missing_paths(events), events=tuple(map(_event, events, admitted.details)),
             attempts=attempts_of(admitted.run_id, events),
             signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
         )  # fmt: skip
 
 
-def _event(event: StoredEvent) -> RestoredEvent:
-    return RestoredEvent(event.seq, event.kind, event.ts_us, rendered_again(event.details))
+def _event(event: StoredEvent, details: bytes) -> RestoredEvent:
+    return RestoredEvent(event.seq, event.kind, event.ts_us, details)
 
 
-def _read_admission(run_id: str, details: Json, events: tuple[StoredEvent, ...]) -> Admitted:
+def _read_admission(run_id: str, details: Json, record: Record) -> Admitted:
     intent = intent_from_document(run_id, str(details["run_equivalence_key"]), details["intent"])
     inputs = _read_inputs(rendered_again(details["inputs"]))
-    return Admitted(intent, inputs, str(details["invoker"]), events, decided_event(events), supersession_of(details))
+    end = decided_event(record.events)
+    return Admitted(
+        intent, inputs, str(details["invoker"]), record.events, record.details, end, supersession_of(details)
+    )
 
 
 @lru_cache(_INPUTS_KEPT)
