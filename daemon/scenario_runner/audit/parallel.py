@@ -16,7 +16,8 @@ def in_order(pool: Executor | None, function: Callable[[A], B], items: Iterable[
     Without a pool it is applied in the calling thread: where nothing is waited for, handing over costs more.
     """
     if pool is None:
-        yield from map(function, items)
+        for item in items:  # and not map: it would take a StopIteration of the function for the end
+            yield function(item)
         return
     source, running = iter(items), deque[Future[B]]()
     try:

@@ -281,8 +281,12 @@ class Authority(RunReader, Protocol):
         """Replace the identity of a store, on an operator's order."""
         ...
 
-    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
+    def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
         """Begin to rebuild an empty authority, or go on with a rebuild that was interrupted.
+
+        Args:
+            actor: Who asks.
+            terms: By what runs are restored, for a rebuild that begins. One that was interrupted keeps its own.
 
         Returns:
             None, and nothing is changed, when the authority knows of a run, a record or a signal.

@@ -38,8 +38,8 @@ class PostgresRebuilds(PostgresReemits):
     """The part of the production authority that is rebuilt."""
 
     @override
-    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
-        self._query("begin_rebuild", actor=storable(actor))
+    def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
+        self._query("begin_rebuild", actor=storable(actor), terms=storable(terms))
         return self.unfinished_rebuild()
 
     @override

@@ -117,7 +117,10 @@ class Queries(RunQueries, Authority):
     @override
     def unfinished_rebuild(self) -> UnfinishedRebuild | None:
         rows = self._query("get_rebuild")
-        return UnfinishedRebuild(rows[0]["began_us"], rows[0]["epoch"], rows[0]["actor"]) if rows else None
+        if not rows:
+            return None
+        row = rows[0]
+        return UnfinishedRebuild(row["began_us"], row["epoch"], row["actor"], row["terms"])
 
     @abstractmethod
     def _propose_identity(self, name: str, identity: str) -> None:

@@ -94,6 +94,7 @@ class UnfinishedRebuild:
     """A rebuild that has begun and not ended: no daemon may work on this authority.
 
     Attributes:
+        terms: By what runs are restored, such as the witness of READY. Whoever goes on restores by the same.
         epoch: Fencing epoch of every run that it restores. It is the time of its beginning in microseconds, and no run
             is claimed a million times a second: no lease of the database before, or of an earlier rebuild, exceeds it.
     """
@@ -101,6 +102,7 @@ class UnfinishedRebuild:
     began_us: int
     epoch: int
     actor: str
+    terms: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ class SqliteRebuilds(SqliteReemits):
     """The part of the embedded authority that is rebuilt."""
 
     @override
-    def begin_rebuild(self, actor: str) -> UnfinishedRebuild | None:
-        parameters = {"now": self._clock(), "actor": actor}
+    def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
+        parameters = {"now": self._clock(), "actor": actor, "terms": terms}
         self._write(lambda connection: connection.execute(self._sql["begin_rebuild"], parameters).rowcount)
         return self.unfinished_rebuild()
 

@@ -126,9 +126,16 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         reading = Reading(make(), make, threads, _other_processes())
         collect_rarely()
         on_finding = print_finding_line if as_json else print_finding
-        rebuild = Rebuild(authority, store, reading, on_finding, _Progress())
+        terms = _terms(store.where, witness, policy)
+        rebuild = Rebuild(authority, store, reading, on_finding, _Progress(), terms)
         report = rebuild.run(act, identities, dry_run=options.dry_run)
     return _document(report, act, identities, witness, options)
+
+
+def _terms(ledger: str, witness: Witness, policy: Policy | None) -> str:
+    """By what runs are restored, as it is kept while a rebuild has not ended, and in the act."""
+    named = policy.content_digest if policy is not None else "none"
+    return f"ledger {ledger}, witness {witness.value}, policy {named}"
 
 
 def _other_processes() -> int:

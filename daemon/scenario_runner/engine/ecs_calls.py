@@ -89,7 +89,10 @@ class EcsCalls:
 
     def may_know(self, arn: str) -> bool:
         """Whether a task is one of this cluster; ARNs of the older format do not name their cluster."""
-        _, _, _, region, _, resource = arn.split(":", 5)
+        parts = arn.split(":", 5)
+        if len(parts) != 6 or "/" not in parts[-1]:  # noqa: PLR2004 - arn, partition, service, region, account, resource
+            return False
+        region, resource = parts[3], parts[5]
         _, *cluster, _ = resource.split("/")
         return region == self.region and cluster in ([], [self._cluster.rpartition("/")[2]])
 

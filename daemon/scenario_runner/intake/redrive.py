@@ -9,7 +9,9 @@ act of the other.
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from scenario_runner.authority.acts import ADMITTED, ActionRow
@@ -20,7 +22,8 @@ from scenario_runner.authority.views.values import Letter
 from scenario_runner.contracts.canonical import canonical_sha256
 from scenario_runner.contracts.errors import RequestRefused, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.states import FINAL_STATES, Disposition
+from scenario_runner.contracts.supersession import Supersession, not_ended, not_found
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.decode import Message
 from scenario_runner.intake.letters import ACTION, letter_of, redrive_key, redrives_of
@@ -28,6 +31,8 @@ from scenario_runner.intake.validate import validate_message
 
 SETTLED: Final = (ADMITTED, Disposition.DUPLICATE.value)
 """Outcomes after which nothing of a letter is left to do."""
+_FINAL: Final = (*SETTLED, COLLISION_CODE)
+"""Outcomes of an admissible letter that do not change later."""
 #: Tries of one act: each is lost to another redrive of the same letter, which are people.
 _TRIES: Final = 10
 
@@ -112,14 +117,33 @@ def judge(reader: RunReader, letter: Letter, admission: AdmissionPolicy) -> Redr
     raw, name = check_kept(letter), letter_of(letter.record_key)
     acts = redrives_of(reader, name)
     record = validate_message(Message(redrive_key(len(acts) + 1, name), raw, len(raw)), admission)
-    return Redrive(name, record, _act_key(name, record, admission), acts)
+    return Redrive(name, record, _act_key(name, record, admission, acts), acts)
 
 
-def _act_key(letter: str, record: Admission, admission: AdmissionPolicy) -> str:
+def _act_key(letter: str, record: Admission, admission: AdmissionPolicy, acts: Sequence[ActionRow]) -> str:
     """The identity of a judgement: the letter, the pack, the policy, and what the bytes come to under the profile.
 
     The last is there for the profile: who is put on the allow-list, or where an engine is configured, the same policy
-    comes to another judgement, and the letter must not stay refused.
+    comes to another judgement, and the letter must not stay refused. What the rules admit, the authority may refuse for
+    a reason that passes, such as a run that has not ended yet: after such a refusal the next redrive is another one.
+    """
+    outcomes = {act.action_key: act.outcome for act in acts}
+    admissible = record.run is not None or (record.reemit is not None and not record.reemit.denied)
+    for refused in count():
+        key = _judgement(letter, record, admission, refused)
+        if not admissible or key not in outcomes or outcomes[key] in _FINAL:
+            return key
+    raise AssertionError  # a count does not end
+
+
+def _judgement(letter: str, record: Admission, admission: AdmissionPolicy, refused: int) -> str:
+    """A key.
+
+    Args:
+        letter: The letter.
+        record: What it is judged to be.
+        admission: The rules.
+        refused: How often the authority has refused it.
     """
     run = record.run
     judged = [
@@ -128,6 +152,7 @@ def _act_key(letter: str, record: Admission, admission: AdmissionPolicy) -> str:
         record.reemit.denied if record.reemit else "",
     ]
     judged += [run.fingerprint, run.plan_hash] if run else []
+    judged += [str(refused)] if refused else []
     return f"redrive/{canonical_sha256([letter, admission.pack.digest, admission.policy.content_digest, judged])}"
 
 
@@ -148,10 +173,21 @@ def predict(reader: RunReader, record: Admission) -> Admitted:
 def _predict_run(reader: RunReader, run: NewRun) -> tuple[Disposition, str, str]:
     known = reader.run(run.run_id)
     if known is None:
+        return _predict_correction(reader, run.supersession)
+    own = next((row.supersession for row in reader.supersessions(run.run_id) if row.new_run_id == run.run_id), None)
+    same = (known.run_equivalence_key, known.intent, own) == (run.run_equivalence_key, run.intent, run.supersession)
+    return (Disposition.DUPLICATE, "", "") if same else (Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL)
+
+
+def _predict_correction(reader: RunReader, supersession: Supersession | None) -> tuple[Disposition, str, str]:
+    """What comes of a run that is not known: the authority asks the same of the run that it corrects."""
+    if supersession is None:
         return Disposition.ACCEPTED, "", ""
-    if (known.run_equivalence_key, known.intent) == (run.run_equivalence_key, run.intent):
-        return Disposition.DUPLICATE, "", ""
-    return Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL
+    old = reader.run(supersession.old_run_id)
+    if old is not None and old.state in FINAL_STATES:
+        return Disposition.ACCEPTED, "", ""
+    reason, detail = not_ended(supersession) if old is not None else not_found(supersession)
+    return Disposition.REJECTED, reason.value, detail
 
 
 def carry_out(authority: Authority, letter: Letter, admission: AdmissionPolicy, actor: str, reason: str) -> Redriven:

@@ -63,7 +63,10 @@ def missing_paths(events: Sequence[StoredEvent]) -> tuple[str, ...]:
     last = events[-1]
     if last.details["state"] != RunState.WAITING_EVIDENCE:
         return ()
-    report = next(event for event in reversed(events) if event.kind == EventKind.EVIDENCE_MISSING).details["report"]
+    found = [event.details["report"] for event in events if event.kind == EventKind.EVIDENCE_MISSING]
+    if not found:
+        raise ValueError("the run waits for evidence, and no event says for what")
+    report = found[-1]
     return tuple(str(item["missing"]) for item in (*report["gates"], *report["outputs"]) if item.get("missing"))
 
 
@@ -118,15 +121,27 @@ def acts_of(run_id: str, events: Sequence[StoredEvent]) -> tuple[ActionRow, ...]
         if event.kind in (EventKind.REEMIT_REQUESTED, EventKind.REEMIT_DRY_RUN):
             outcome = DRY_RUN if event.kind == EventKind.REEMIT_DRY_RUN else ACCEPTED
             acts[details["action_key"]] = ActionRow(
-                details["action_key"], event.ts_us, details["requested_by"], details["via"], ACTION, run_id,
-                details["reason"], details.get("reason_code", outcome), details.get("detail", ""),
+                _text(details["action_key"]), event.ts_us, _text(details["requested_by"]), _text(details["via"]),
+                ACTION, run_id, _text(details["reason"]), _text(details.get("reason_code", outcome)),
+                _text(details.get("detail", "")),
             )  # fmt: skip
         elif event.kind in (EventKind.REEMIT_PUBLISHED, EventKind.REEMIT_FAILED) and details["action_key"] in acts:
             act = acts[details["action_key"]]
             acts[act.action_key] = replace(
-                act, outcome=details.get("reason_code", PUBLISHED), detail=details.get("detail", "")
+                act, outcome=_text(details.get("reason_code", PUBLISHED)), detail=_text(details.get("detail", ""))
             )
     return tuple(acts.values())
+
+
+def _text(value: object) -> str:
+    """A value that a row holds as text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"a text is needed in the place of {str(value)[:100]!r}")
+    return value
 
 
 def emissions_of(first: SignalDraft, needs_seq: int, events: Sequence[StoredEvent]) -> list[RestoredSignal]:

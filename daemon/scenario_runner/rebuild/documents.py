@@ -37,7 +37,10 @@ def read_document(store: ObjectStore, key: str) -> bytes | None:
 
 
 def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> RunDocuments:
-    """Read what a run is restored from; the facts view and its signal only of a run that its record calls READY.
+    """Read what a run is restored from; the facts view only of a run that its record calls READY.
+
+    The ready_signal is read of every run: it is written after the record says READY, so a record that does not is an
+    older one, or was changed.
 
     Args:
         store: The ledger's store.
@@ -55,7 +58,7 @@ def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> Ru
         read_document(store, refs.plan_ref(run_id)),
         read_document(store, refs.status_ref(run_id)),
         read_document(store, refs.facts_view_ref(run_id)) if ready else None,
-        read_document(store, refs.ready_signal_ref(run_id)) if ready else None,
+        read_document(store, refs.ready_signal_ref(run_id)),
         read_document(store, refs.supersession_ref(run_id)) if supersession else None,
     )
 

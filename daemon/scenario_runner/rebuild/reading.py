@@ -16,9 +16,10 @@ from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from typing import Final, NamedTuple, TypeVar
 
-from scenario_runner.audit.ledger_findings import LedgerFinding
+from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.parallel import in_order
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.errors import Unavailable, in_short
 from scenario_runner.rebuild.documents import read_documents
 from scenario_runner.rebuild.restore import NotRestoredError, Restored, Restorer
 from scenario_runner.storage.base import ObjectStore
@@ -67,6 +68,12 @@ class RunReader:
             return self.restorer.restore(read_documents(self.store, run.run_id, supersession=run.supersession))
         except NotRestoredError as error:
             return error.finding
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a document makes our code raise, its run is left out
+            place = self.store.locate(refs.record_ref(run.run_id))
+            detail = f"its documents cannot be read: {type(error).__name__}: {in_short(error)}"
+            return LedgerFinding(FindingCode.RECORD_DAMAGED, run.run_id, place, detail)
 
 
 MakeReader = Callable[[], RunReader]
@@ -113,7 +120,8 @@ class Reading:
 
     def _here(self, runs: Iterator[RunToRead]) -> Iterator[Outcome]:
         if not self.threads:
-            yield from map(self.read, runs)
+            for run in runs:  # and not map: it would take a StopIteration of one run for the end of all
+                yield self.read(run)
             return
         with ThreadPoolExecutor(self.threads, thread_name_prefix="read") as pool:
             yield from in_order(pool, self.read, runs, _WINDOW)

@@ -205,7 +205,7 @@ class ReadyProver:
             return _Problem(FindingCode.FACTS_VIEW_DRIFT, refused.detail)
         except Unavailable:
             if self._store.read(key, MAX_DOCUMENT) is not None:
-                raise  # this release cannot read it
+                return _Problem(FindingCode.PACK_DRIFT, "this release cannot read the pinned interface pack", key)
             return _Problem(FindingCode.PACK_MISSING, "the interface pack of the run is not there", key, digest)
         if list(wanted) == view.gates:
             return None

@@ -10,7 +10,7 @@ from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun
+from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import Reason
@@ -72,6 +72,8 @@ class Rebuild:
         reading: Reads and verifies runs.
         on_finding: Receives every finding as it is made.
         on_progress: Receives the report after every batch.
+        terms: By what runs are restored: ledger, witness and policy. A rebuild that was interrupted goes on by the
+            same, because the runs that it has restored stay.
     """
 
     authority: Authority | None
@@ -79,6 +81,7 @@ class Rebuild:
     reading: Callable[[Iterable[RunToRead]], Iterator[Outcome]]
     on_finding: Callable[[LedgerFinding], None]
     on_progress: Callable[[Report], None]
+    terms: str
     monotonic: Callable[[], float] = time.monotonic
 
     def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...], *, dry_run: bool) -> Report:
@@ -90,22 +93,24 @@ class Rebuild:
             dry_run: Write nothing.
 
         Raises:
-            UsageError: ``AUTHORITY_NOT_EMPTY``.
+            UsageError: ``AUTHORITY_NOT_EMPTY``, or ``REBUILD_UNFINISHED`` on other terms.
             Unavailable: the store, the authority, the control bus or an engine run root does not answer. The rebuild is
                 unfinished, and begins again when it is called again.
         """
         began, report, epoch = self.monotonic(), Report(), 0
         authority = None if dry_run else self.authority
         if authority is not None:
-            unfinished = authority.begin_rebuild(act.actor)
+            unfinished = authority.begin_rebuild(act.actor, self.terms)
             if unfinished is None:
                 raise not_empty(act.subject)
+            if unfinished.terms != self.terms:
+                raise other_terms(unfinished, self.terms)
             epoch = unfinished.epoch
         of_runs = batches(self._all(report), BATCH)
         batch = next(of_runs, [])
         while True:
             following = next(of_runs, [])
-            end = None if following else RebuildEnd(_ended(act, report), identities)
+            end = None if following else RebuildEnd(_ended(act, report, self.terms), identities)
             if authority is not None:
                 self._insert(authority, batch, epoch, end, report)
             self._count(batch, report)
@@ -197,8 +202,17 @@ def not_empty(subject: str) -> UsageError:
     )
 
 
-def _ended(act: ActionRow, report: Report) -> ActionRow:
+def other_terms(unfinished: UnfinishedRebuild, terms: str) -> UsageError:
+    """The refusal of a rebuild that was begun on other terms."""
+    return UsageError(
+        f"a rebuild that {unfinished.actor} began on the terms ({unfinished.terms}) has not ended, and these are "
+        f"({terms}); runs that it restored stay: go on on its terms, or begin anew with an empty database",
+        Reason.REBUILD_UNFINISHED,
+    )
+
+
+def _ended(act: ActionRow, report: Report, terms: str) -> ActionRow:
     """The act as it is written with the last batch; what that batch itself adds is in the printed report."""
     values: dict[str, Any] = {name: getattr(act, name) for name in act.__slots__}
-    detail = f"{report.runs} runs read, {report.findings.total()} findings"
+    detail = f"{report.runs} runs read, {report.findings.total()} findings; {terms}"
     return ActionRow(**values | {"outcome": "FINDINGS" if report.findings else "REBUILT", "detail": detail})

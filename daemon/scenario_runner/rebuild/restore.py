@@ -164,6 +164,11 @@ class Restorer:
         if problem:
             raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), problem)
         self._check_supersession(documents, admitted, state)
+        if state is not RunState.READY and documents.ready_signal is not None:
+            raise self._not(
+                FindingCode.READY_SIGNAL_DRIFT, run_id, refs.ready_signal_ref(run_id),
+                f"there is a ready_signal, and the record says {state}: the record is older, or it was changed",
+            )  # fmt: skip
         proof, signals = None, list[RestoredSignal]()
         if state is RunState.READY:
             self._check_plan(documents, admitted)

@@ -202,5 +202,6 @@ CREATE TABLE unfinished_rebuild (
     only_row integer PRIMARY KEY CHECK (only_row = 1),
     began_us bigint NOT NULL,
     epoch    bigint NOT NULL,
-    actor    text NOT NULL
+    actor    text NOT NULL,
+    terms    text NOT NULL
 );

@@ -733,11 +733,11 @@ SELECT identity FROM store_identities WHERE name = %(name)b;
 -- retention: no index has to be written for each admission.
 WITH page AS MATERIALIZED (
   SELECT record_id,
-         received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
-                             AND (%(stream)b::text = '' OR left(record_key, length(%(stream)b::text)) <> %(stream)b::text)
-                            THEN %(others_before_us)b::bigint ELSE %(before_us)b::bigint END AS older,
+         received_us < %(before_us)b::bigint AS older,
          disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
-           AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+           AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0')
+           AND (received_us < %(others_before_us)b::bigint OR record_key < 'kinesis/' OR record_key >= 'kinesis0'
+                OR (%(stream)b::text <> '' AND left(record_key, length(%(stream)b::text)) = %(stream)b::text)) AS removable
   FROM intake_records WHERE record_id > %(after)b::bigint ORDER BY record_id LIMIT %(limit)b::bigint),
 held AS MATERIALIZED (
   SELECT record_id FROM intake_records
@@ -812,14 +812,14 @@ FROM held;
 
 -- name: begin_rebuild
 -- Only in an authority that knows of no run and no record.
-INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor)
-SELECT 1, now, now, %(actor)b FROM (SELECT sr_now_us() AS now) AS clock
+INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor, terms)
+SELECT 1, now, now, %(actor)b, %(terms)b FROM (SELECT sr_now_us() AS now) AS clock
 WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
   AND NOT EXISTS (SELECT 1 FROM outbox)
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor FROM unfinished_rebuild WHERE only_row = 1;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
 
 -- name: restore_runs
 -- A batch of runs with all their rows, and with the last batch the end of the rebuild. A run that is there stays as it is,

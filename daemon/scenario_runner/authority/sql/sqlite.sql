@@ -369,11 +369,11 @@ SELECT identity FROM store_identities WHERE name = :name;
 SELECT count(*) AS examined, count(*) AS taken, coalesce(sum(older), 0) AS older, max(record_id) AS last,
        json_group_array(record_id) FILTER (WHERE older AND removable) AS ids
 FROM (SELECT record_id,
-             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
-                                 AND (:stream = '' OR substr(record_key, 1, length(:stream)) <> :stream)
-                                THEN :others_before_us ELSE :before_us END AS older,
+             received_us < :before_us AS older,
              disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
-               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0')
+               AND (received_us < :others_before_us OR record_key < 'kinesis/' OR record_key >= 'kinesis0'
+                    OR (:stream <> '' AND substr(record_key, 1, length(:stream)) = :stream)) AS removable
       FROM intake_records WHERE record_id > :after ORDER BY record_id LIMIT :limit) AS page;
 
 -- name: remove_intake_records
@@ -431,14 +431,14 @@ WHERE action_key = :action_key;
 
 -- name: begin_rebuild
 -- Only in an authority that knows of no run and no record.
-INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor)
-SELECT 1, :now, :now, :actor
+INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor, terms)
+SELECT 1, :now, :now, :actor, :terms
 WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
   AND NOT EXISTS (SELECT 1 FROM outbox)
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor FROM unfinished_rebuild WHERE only_row = 1;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
 
 -- name: end_rebuild
 DELETE FROM unfinished_rebuild WHERE only_row = 1;

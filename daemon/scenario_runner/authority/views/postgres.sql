@@ -157,11 +157,11 @@ WHERE r.run_id <> %(run_id)b AND r.state = 'READY' AND position(%(manifest)b::by
 SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older AND removable) AS expired,
        min(received_us) FILTER (WHERE older AND removable) AS oldest_us
 FROM (SELECT received_us,
-             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
-                                 AND (%(stream)b::text = '' OR left(record_key, length(%(stream)b::text)) <> %(stream)b::text)
-                                THEN %(others_before_us)b::bigint ELSE %(before_us)b::bigint END AS older,
+             received_us < %(before_us)b::bigint AS older,
              disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
-               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0')
+               AND (received_us < %(others_before_us)b::bigint OR record_key < 'kinesis/' OR record_key >= 'kinesis0'
+                    OR (%(stream)b::text <> '' AND left(record_key, length(%(stream)b::text)) = %(stream)b::text)) AS removable
       FROM intake_records WHERE record_id > 0 ORDER BY record_id LIMIT %(most)b::bigint) AS first;
 
 -- name: expired_of_dead_letter_raw

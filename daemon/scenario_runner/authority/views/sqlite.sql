@@ -149,11 +149,11 @@ WHERE r.run_id <> :run_id AND r.state = 'READY' AND instr(r.intent, :manifest) >
 SELECT count(*) AS examined, count(*) FILTER (WHERE older) AS older, count(*) FILTER (WHERE older AND removable) AS expired,
        min(received_us) FILTER (WHERE older AND removable) AS oldest_us
 FROM (SELECT received_us,
-             received_us < CASE WHEN record_key >= 'kinesis/' AND record_key < 'kinesis0'
-                                 AND (:stream = '' OR substr(record_key, 1, length(:stream)) <> :stream)
-                                THEN :others_before_us ELSE :before_us END AS older,
+             received_us < :before_us AS older,
              disposition IN ('ACCEPTED', 'DUPLICATE', 'IGNORED')
-               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0') AS removable
+               AND NOT (record_key >= 'redrive/' AND record_key < 'redrive0')
+               AND (received_us < :others_before_us OR record_key < 'kinesis/' OR record_key >= 'kinesis0'
+                    OR (:stream <> '' AND substr(record_key, 1, length(:stream)) = :stream)) AS removable
       FROM intake_records WHERE record_id > 0 ORDER BY record_id LIMIT :most) AS first;
 
 -- name: expired_of_dead_letter_raw

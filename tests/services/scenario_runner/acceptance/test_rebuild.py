@@ -224,13 +224,18 @@ def test_a_database_with_rows_is_refused(lost: Lost) -> None:
 def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: Lost) -> None:
     lost.lose()
     assert lost.rebuild()[0] == 0
-    lost.sql("INSERT INTO unfinished_rebuild VALUES (1, 1, 1, 'somebody')")
+    ((detail,),) = lost.sql("SELECT detail FROM operator_actions WHERE action = 'authority.rebuild'")
+    terms = detail.partition("; ")[2]
+    assert "witness bus" in terms
+    lost.sql(f"INSERT INTO unfinished_rebuild VALUES (1, 1, 1, 'somebody', '{terms}')")
     for table in ("run_events", "outbox", "runs"):
         lost.sql(f"DELETE FROM {table} WHERE run_id = '{lost.runs['failed']}'")
     served = lost.world.serve()
     assert served.returncode == 2
     assert b"REBUILD_UNFINISHED" in served.stderr
     assert b"Traceback" not in served.stderr
+    code, _, refused = lost.rebuild("--witness", "ledger")  # what it restored stays, so it goes on by the same witness
+    assert (code, "REBUILD_UNFINISHED" in refused["error"]) == (2, True)
     code, findings, report = lost.rebuild()
     assert (code, findings, report["restored"]) == (0, [], 4)
     lost.serve()
@@ -313,6 +318,20 @@ def of_another_run(lost: Lost) -> None:
     lost.document("run_facts_view").write_bytes(data.replace(b'"seed":0', b'"seed":1'))
 
 
+def before_ready(lost: Lost) -> None:
+    """Record and status are those of a moment before READY, as in an older copy; whatever READY wrote is there."""
+    lines = lost.document("run_record").read_bytes().splitlines(keepends=True)[:5]
+    last = json.loads(lines[-1])
+    assert last["event_kind"] == "VERIFICATION_STARTED"
+    lost.document("run_record").write_bytes(b"".join(lines))
+    run = lost.runs["ready"]
+    status = {
+        "run_id": run, "state": "VERIFYING", "updated_at_utc": last["ts_utc"],
+        "record_ref": f"fraud-platform/sr/run_record/{run}.jsonl",
+    }  # fmt: skip
+    lost.document("run_status").write_bytes(canonical(status))
+
+
 HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
     "a planted READY": (planted_ready, "waiting", "READY_NOT_WITNESSED"),
     "another run's facts view": (of_another_run, "ready", "FACTS_VIEW_DRIFT"),
@@ -360,6 +379,14 @@ HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
     "a status that does not": (
         lambda lost: edit(lost.document("run_status"), lambda data: data.replace(b'"READY"', b'"VERIFYING"')), "ready",
         "STATUS_DRIFT",
+    ),
+    "a record and a status from before READY": (before_ready, "ready", "READY_SIGNAL_DRIFT"),
+    "a run that waits and no event says for what": (
+        lambda lost: edit(
+            lost.document("run_record", "waiting"),
+            lambda data: data.replace(b'"event_kind":"EVIDENCE_MISSING"', b'"event_kind":"VERIFICATION_STARTED"'),
+        ),
+        "waiting", "RECORD_DAMAGED",
     ),
     "no ready signal": (lambda lost: lost.document("ready_signal").unlink(), "ready", "READY_SIGNAL_MISSING"),
     "no receipt": (

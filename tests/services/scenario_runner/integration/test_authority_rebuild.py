@@ -81,7 +81,7 @@ def terminal(key: str, state: RunState = RunState.READY) -> RestoredRun:
 
 
 def begun(authority: Authority, actor: str = "ops") -> UnfinishedRebuild:  # noqa: F811
-    unfinished = authority.begin_rebuild(actor)
+    unfinished = authority.begin_rebuild(actor, "terms")
     assert unfinished is not None
     return unfinished
 
@@ -177,7 +177,7 @@ def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Aut
     if what == "record":
         record = replace(record, run=None, disposition=Disposition.IGNORED)
     authority.admit([record])
-    assert authority.begin_rebuild("ops") is None
+    assert authority.begin_rebuild("ops", "terms") is None
     assert authority.unfinished_rebuild() is None
 
 
@@ -193,7 +193,7 @@ def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> N
     }  # fmt: skip
     assert authority.run(hex32("a")) == run, "what is there stays"
     assert authority.unfinished_rebuild() is None
-    assert authority.begin_rebuild("third") is None
+    assert authority.begin_rebuild("third", "terms") is None
 
 
 def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(authority: Authority) -> None:  # noqa: F811

@@ -149,6 +149,19 @@ def test_a_record_of_another_stream_has_a_time_of_its_own(
     assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now, "", clock.now), key="three") == 1
 
 
+def test_old_records_of_another_stream_do_not_hide_those_behind_them(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    begin_us = clock.now
+    theirs = [f"kinesis/theirs/shard/{number}" for number in range(5)]
+    authority.admit([asking(key, key) for key in (*theirs, "kinesis/ours/shard/1", "spool/x")])
+    clock.pass_seconds(10)
+    assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now, "kinesis/ours/", begin_us), limit=2) == 2
+    assert records(backend) == theirs
+
+
 def test_batches_go_on_where_the_one_before_ended_also_past_rows_that_stay(
     backend: Backend,  # noqa: F811
     authority: Authority,  # noqa: F811

@@ -8,13 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from authority_support import claim_one, commit, failed
 from support import ForkedWorld
 from test_views import backend  # noqa: F401 - a fixture over every engine
 
+from scenario_runner.bus.envelope import request_envelope
 from scenario_runner.contracts.errors import RequestRefused, Unavailable
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.intake.decode import Message
 from scenario_runner.intake.letters import letter_of, redrive_key
 from scenario_runner.intake.redrive import carry_out, judge, predict
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+NOT_ENDED = Reason.SUPERSEDED_RUN_NOT_ENDED.value
 KEY = "kinesis/stream/shardId-000000000001/4957"
 
 
@@ -226,6 +230,33 @@ def test_bytes_that_are_not_those_that_came_are_not_judged(backend: Backend, rul
             carry_out(backend.authority, damaged, rules("nightly"), "p", "r")
         assert caught.value.reason is Reason.LETTER_BYTES_NOT_KEPT
     assert backend.authority.actions(KEY) == []
+
+
+def test_what_the_authority_refused_for_a_reason_that_passes_is_redriven_when_it_has_passed(
+    backend: Backend,  # noqa: F811
+    rules: Rules,
+) -> None:
+    chosen = rules("nightly")
+    root = str(chosen.engine_roots[0]) + "/r"
+    old = request("old", engine_run_root=root)
+    backend.authority.admit([validate_message(Message("bus/old", old, len(old)), chosen)])
+    correction = request_envelope(
+        chosen.topic, "m", 1_767_225_600_000_000, run_id_of("new"), json.loads(request("new", engine_run_root=root)),
+        Supersession(run_id_of("old"), "late data", ""),
+    )  # fmt: skip
+    letter = refused(backend, chosen, correction)
+    for number in (1, 2):
+        assert predict(backend.views, judge(backend.views, letter, chosen).record).reason_code == NOT_ENDED
+        early = carry_out(backend.authority, letter, chosen, "ops", "too early")
+        assert (early.act.outcome, early.record_key) == (NOT_ENDED, redrive_key(number, KEY))
+    commit(backend.authority, failed(claim_one(backend.authority)))
+    assert predict(backend.views, judge(backend.views, letter, chosen).record).disposition is Disposition.ACCEPTED
+    done = carry_out(backend.authority, letter, chosen, "ops", "it has ended")
+    assert (done.act.outcome, done.record_key, done.repeated) == ("ADMITTED", redrive_key(3, KEY), False)
+    assert carry_out(backend.authority, letter, chosen, "ops", "r") == replace(done, repeated=True)
+    other = refused(backend, chosen, correction.replace(b"late data", b"wrong data"), "bus/other")
+    assert other.disposition is Disposition.CONFLICT
+    assert predict(backend.views, judge(backend.views, other, chosen).record).disposition is Disposition.CONFLICT
 
 
 def test_a_letter_keeps_its_name_through_redrives() -> None:

@@ -3,5 +3,6 @@ CREATE TABLE unfinished_rebuild (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     began_us INTEGER NOT NULL,
     epoch    INTEGER NOT NULL,
-    actor    TEXT NOT NULL
+    actor    TEXT NOT NULL,
+    terms    TEXT NOT NULL
 );
