@@ -87,7 +87,10 @@ def refuse_itself(run_id: str, supersession: Supersession | None) -> None:
 
 def not_found(supersession: Supersession) -> tuple[Reason, str]:
     """Why a correction of a run that nobody knows is refused."""
-    return Reason.SUPERSEDED_RUN_NOT_FOUND, f"no run {supersession.old_run_id} is known, so none can be superseded"
+    return Reason.SUPERSEDED_RUN_NOT_FOUND, (
+        f"no run {supersession.old_run_id} is known, so none can be superseded; "
+        "if it was requested just now, wait for its READY or TERMINAL, then send the request again"
+    )
 
 
 def not_ended(supersession: Supersession) -> tuple[Reason, str]:

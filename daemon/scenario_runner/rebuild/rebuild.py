@@ -33,6 +33,7 @@ Records of the control bus that were disposed of: one that is delivered again is
 Runs that were admitted and not driven yet: send their requests again (on a spool, drop consumed/ again).
 Leases and their epochs: every epoch begins above any that could be in use.
 Whether a signal was published, unless the spool has its file: each counts as published; reemit publishes it on demand.
+Whether a run became READY after the state that an older copy of the ledger shows: look on the control bus.
 Receipts of TERMINAL, exit codes and output of engine attempts that have ended, errors, numbers of tries.
 Acts of operators other than re-emits, and digests that were kept for reuse.
 """.strip().splitlines()
