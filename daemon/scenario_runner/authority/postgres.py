@@ -65,7 +65,7 @@ _ROUNDS: Final = 10
 #: Tables whose unique violation means a lost race.
 _LOST_RACES: Final = ("intake_records", "operator_actions")
 _STARTED: Final = canonical_bytes({"state": RunState.VERIFYING.value})
-_CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError, SequenceError)
+_CANNOT_STORE: Final = (*UNSTORABLE, UnicodeEncodeError, OverflowError)
 
 
 class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):

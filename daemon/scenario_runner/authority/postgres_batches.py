@@ -102,6 +102,8 @@ def _new_run(record: Admission) -> tuple[Any, ...]:
     run = record.run
     if run is None:
         return (None,) * 11
+    run.run_equivalence_key.encode()  # a key that no text can hold came from outside, so the record is refused for it;
+    # within an event it would be a document of our own that has no canonical form, which is a defect
     events = map(details_of, first_events(run))
     return (
         run.run_equivalence_key, run.fingerprint, canonical_bytes(run.intent), canonical_bytes(run.inputs),
