@@ -27,9 +27,11 @@ class SqliteRebuilds(SqliteReemits):
         def operation(connection: sqlite3.Connection) -> set[str]:
             run_ids = self._list([run.run_id for run in runs])
             known = {row[0] for row in connection.execute(self._sql["known_runs"], {"run_ids": run_ids})}
-            self._restore_rows(connection, [run for run in runs if run.run_id not in known], epoch)
-            if end is not None:
-                self._end_rebuild(connection, end)
+            mark = connection.execute(self._sql["get_rebuild"]).fetchone()
+            if mark is not None and mark["epoch"] == epoch:  # else another process has ended the rebuild
+                self._restore_rows(connection, [run for run in runs if run.run_id not in known], epoch)
+                if end is not None:
+                    self._end_rebuild(connection, end)
             found = {"run_ids": run_ids, "epoch": epoch}
             return {row[0] for row in connection.execute(self._sql["restored_runs"], found)}
 

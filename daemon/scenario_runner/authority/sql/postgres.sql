@@ -824,7 +824,10 @@ SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
 -- name: restore_runs
 -- A batch of runs with all their rows, and with the last batch the end of the rebuild. A run that is there stays as it is,
 -- with all its rows: a rebuild that was interrupted is begun again, and a statement whose answer was lost is sent again.
-WITH given AS MATERIALIZED (
+-- Nothing is written once the rebuild has ended: the lock lets the statement of a slow one see that another ended it.
+WITH held AS MATERIALIZED (
+  SELECT 1 FROM unfinished_rebuild WHERE only_row = 1 AND epoch = %(epoch)b FOR UPDATE),
+given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(run_equivalence_key)b::text[], %(fingerprint)b::text[], %(intent)b::bytea[],
                        %(inputs)b::bytea[], %(state)b::text[], %(reason_code)b::text[], %(admitted_us)b::bigint[],
                        %(deadline_us)b::bigint[], %(updated_us)b::bigint[], %(due_us)b::bigint[], %(report_digest)b::text[],
@@ -841,7 +844,7 @@ new_runs AS (
   SELECT run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,
          updated_us, due_us, %(epoch)b, report_digest, event_seq, projected_seq, facts_view_digest, invoker, attempts,
          strategy, missing, supersedes, supersession
-  FROM given ORDER BY run_id
+  FROM given WHERE EXISTS (SELECT 1 FROM held) ORDER BY run_id
   ON CONFLICT DO NOTHING
   RETURNING run_id),
 added AS (
@@ -875,12 +878,14 @@ acted AS (
   SELECT * FROM unnest(%(action_key)b::text[], %(action_at)b::bigint[], %(actor)b::text[], %(via)b::text[],
                        %(action)b::text[], %(subject)b::text[], %(reason)b::text[], %(outcome)b::text[],
                        %(detail)b::text[])
+  WHERE EXISTS (SELECT 1 FROM held)
   ON CONFLICT (action_key) DO NOTHING),
 ended AS (
-  DELETE FROM unfinished_rebuild WHERE %(ends)b),
+  DELETE FROM unfinished_rebuild WHERE %(ends)b AND EXISTS (SELECT 1 FROM held)),
 known AS (
   INSERT INTO store_identities (name, identity, noted_us)
   SELECT name, identity, sr_now_us() FROM unnest(%(store_name)b::text[], %(identity)b::text[]) AS s(name, identity)
+  WHERE EXISTS (SELECT 1 FROM held)
   ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us)
 SELECT run_id FROM new_runs
 UNION ALL

@@ -196,6 +196,18 @@ def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> N
     assert authority.begin_rebuild("third", "terms") is None
 
 
+def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority: Authority) -> None:  # noqa: F811
+    epoch = begun(authority).epoch
+    authority.restore([restored("a")], epoch, END)
+    (act,) = authority.actions("ledger")
+    known = authority.identity("object_store/x", "")
+    late = replace(END, action=replace(END.action, action_key="late"), identities=(("object_store/x", "another"),))
+    assert authority.restore([restored("b")], epoch, late) == set()
+    assert authority.run(hex32("b")) is None
+    assert authority.actions("ledger") == [act]
+    assert authority.identity("object_store/x", "") == known
+
+
 def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(authority: Authority) -> None:  # noqa: F811
     unfinished = begun(authority)
     authority.admit([asking("k")])

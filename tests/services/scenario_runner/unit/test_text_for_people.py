@@ -121,7 +121,7 @@ def longest(state: str) -> dict[str, Any]:
         "run_id": "a" * 32, "run_equivalence_key": "\x1b" * 500, "state": state, "reason_code": "R" * 64,
         "sentence": "sentence " * 14, "detail": f"{PATH} \x1b[2J " * 30, "updated_at_utc": "2026-01-01T00:00:00Z",
         "admitted_at_utc": "2026-01-01T00:00:00Z", "evidence_deadline_utc": "2026-12-01T00:00:00Z",
-        "next_action": "do this and that " * 20, "engine_run_root": "/root/" * 300, "strategy": "AUTO",
+        "next_action": "do this and that " * 20, "engine_run_root": "/deep/" * 300, "strategy": "AUTO",
         "required_gates": ["g"] * 10, "intended_outputs": ["o"] * 10,
         "documents_owed": {"error": LONG, "tries": 7, "since_utc": NOW, "next_try": NOW, "next_action": LONG},
         "reemits": {"sent": 3, "owed": 1, "last_sent_at_utc": NOW},
