@@ -12,6 +12,7 @@ from typing import Any, Final
 from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
+from scenario_runner.authority.observed import Backlog, DaemonRow, backlog_of
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     admission_parameters,
@@ -286,6 +287,21 @@ class PostgresAuthority(PostgresReemits):
     @override
     def adopt_identity(self, name: str, identity: str) -> None:
         self._query("adopt_identity", name=name, identity=identity)
+
+    # --- what is observed
+
+    @override
+    def report_daemon(self, daemon: DaemonRow, keep_us: int) -> None:
+        self._query("report_daemon", owner=daemon.owner, role=daemon.role, version=daemon.version, host=daemon.host,
+                    keep_us=keep_us)  # fmt: skip
+
+    @override
+    def remove_daemon(self, owner: str) -> None:
+        self._query("remove_daemon", owner=owner)
+
+    @override
+    def backlog(self, most: int) -> Backlog:
+        return backlog_of(self._query("backlog", most=most)[0])
 
 
 def _running(text: bytes, parameters: Parameters) -> Callable[[Connection], list[dict[str, Any]]]:

@@ -112,6 +112,10 @@ class SpoolPublisher(SignalPublisher):
             for row, (key, data) in zip(rows, envelopes, strict=True)
         ]
 
+    @override
+    def check(self) -> None:
+        self._store.identity()
+
     def _result(self, outbox_id: int, key: str, data: bytes, made: object) -> PublishResult:
         """The result of one signal.
 

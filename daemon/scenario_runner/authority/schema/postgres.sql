@@ -182,3 +182,15 @@ CREATE TABLE store_identities (
     identity text NOT NULL,
     noted_us bigint NOT NULL
 );
+
+-- The processes of serve, as they report themselves about every 15 seconds. A process that stops in order removes its
+-- row; that of a killed one is removed a day later. Nothing is decided by these rows.
+CREATE TABLE daemons (
+    owner      text COLLATE "C" PRIMARY KEY,
+    role       text NOT NULL,
+    version    text NOT NULL,
+    host       text NOT NULL,
+    started_us bigint NOT NULL,
+    seen_us    bigint NOT NULL
+);
+CREATE INDEX daemons_seen ON daemons (seen_us);

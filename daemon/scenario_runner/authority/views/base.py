@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from scenario_runner.authority.observed import DaemonRow, daemon_row
 from scenario_runner.authority.queries import RunQueries
 from scenario_runner.authority.rows import Row
 from scenario_runner.authority.views.values import (
@@ -184,6 +185,12 @@ class Views(RunQueries):
             return None
         raw = rows[0]["raw"]
         return _letter(rows[0], None if raw is None else bytes(raw))
+
+    # --- daemons
+
+    def daemons(self, limit: int) -> list[DaemonRow]:
+        """Daemons that reported themselves within a day and did not stop in order; the last one seen first."""
+        return [daemon_row(row) for row in self._rows("daemons", limit=limit)]
 
     # --- receipts
 

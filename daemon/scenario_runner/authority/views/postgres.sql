@@ -138,3 +138,7 @@ SELECT r.run_id, (SELECT e.details FROM run_events e WHERE e.run_id = r.run_id A
                   ORDER BY e.seq DESC LIMIT 1) AS details
 FROM (SELECT run_id, intent, state FROM runs WHERE admitted_us <= %(until)b ORDER BY admitted_us DESC LIMIT %(most)b) r
 WHERE r.run_id <> %(run_id)b AND r.state = 'READY' AND position(%(manifest)b::bytea IN r.intent) > 0 LIMIT %(limit)b;
+
+-- name: daemons
+SELECT owner, role, version, host, started_us, seen_us FROM daemons WHERE seen_us >= 0
+ORDER BY seen_us DESC LIMIT %(limit)b;
