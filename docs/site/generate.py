@@ -5,7 +5,8 @@ stale. NAME is one of:
 
 * ``reason codes``: the closed list, a sentence each;
 * ``fields NAME``: the fields of a wire document, or of a part that documents share, from its JSON Schema;
-* ``commands``: the ``--help`` of every command.
+* ``commands``: the ``--help`` of every command;
+* ``metrics``: every metric of a daemon.
 """
 
 import os
@@ -21,6 +22,7 @@ from scenario_runner.contracts.documents import BOUNDARY_DOCUMENTS, DOCUMENTS
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.schema_export import schema_of
 from scenario_runner.contracts.types import NAME_PATTERN, SCENARIO_PATTERN
+from scenario_runner.service.metrics import METRICS
 
 Json = dict[str, Any]
 DOCS: Final = Path(__file__).resolve().parents[1]
@@ -146,6 +148,22 @@ def commands() -> str:
     )
 
 
+# --- metrics
+
+
+def metrics() -> str:
+    """The table of metrics; labels with many values are listed elsewhere."""
+    rows = []
+    for metric in METRICS:
+        values = ", ".join(f"`{value}`" for value in metric.values)
+        if metric.label == "reason":
+            values = "[reason codes](../contracts.md#5-reason-codes), `other`"
+        label = f"`{metric.label}`: {values or 'name of the shard, `spool`, `other`'}" if metric.label else ""
+        rows.append(f"| `{metric.name}` | {metric.kind} | {metric.help} | {label} |")
+    build = "| `sr_build_info` | gauge | 1; its labels say what runs. | `version`, `role` |"
+    return "\n".join(["| metric | kind | meaning | label |", "|---|---|---|---|", *rows, build])
+
+
 # --- documents
 
 
@@ -155,6 +173,8 @@ def part(name: str) -> str:
         return reason_codes()
     if name == "commands":
         return commands()
+    if name == "metrics":
+        return metrics()
     return fields(name.removeprefix("fields "))
 
 
@@ -165,7 +185,8 @@ def generated(text: str) -> str:
 
 def documents() -> list[Path]:
     """The documents that have generated parts."""
-    return [path for path in sorted(DOCS.glob("*.md")) if _PART.search(path.read_text("utf-8"))]
+    found = [*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")]
+    return [path for path in sorted(found) if _PART.search(path.read_text("utf-8"))]
 
 
 def main() -> None:

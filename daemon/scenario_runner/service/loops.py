@@ -136,6 +136,7 @@ class Supervisor:
         Raises:
             BaseException: whatever ended a loop.
         """
+        self.heartbeats.begin("main", _SERVING_POLL_SECONDS)
         self._prepare()
         threads = self._start()
         _log.info("started", role=self._role, owner=self._daemon.owner)
@@ -215,6 +216,7 @@ class Supervisor:
         idle = False
         pause = _IDLE_POLL_SECONDS if self._ends_by_itself else _SERVING_POLL_SECONDS
         while not idle and time.monotonic() < until and not self._stopping.wait(pause):
+            self.heartbeats.beat()
             idle = self._ends_by_itself and self._is_idle()
         return idle
 
@@ -231,6 +233,7 @@ class Supervisor:
         6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
         """
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
+        self.heartbeats.end()  # of the main thread: from here on it waits for the others
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()

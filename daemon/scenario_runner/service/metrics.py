@@ -27,7 +27,7 @@ MOST_SHARDS: Final = 64
 
 _AT_MOST: Final = f"at most {MOST_COUNTED:,} are counted"
 _REASONS: Final = tuple(reason.value for reason in Reason)
-LOOPS: Final = ("intake", "runner", "relay", "renewal", "housekeeping", "engine")
+LOOPS: Final = ("main", "intake", "runner", "relay", "renewal", "housekeeping", "engine")
 """The loops that a daemon may run."""
 OPERATIONS: Final = (
     "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
