@@ -11,7 +11,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.times import MICROS, format_micros
 from scenario_runner.profiles.wiring import load_wiring
 
-#: A daemon reports itself every 15 s; four reports that are missing are no delay.
+#: A daemon reports itself twice a minute at least; with two reports missing it hangs or was killed.
 _ALIVE_SECONDS: Final = 60
 #: Daemons that are shown: far more than work on one authority.
 _MOST: Final = 1000

@@ -415,8 +415,8 @@ def quarantine_show(run_id: RunArgument, wiring: WiringOption, as_json: JsonOpti
 def daemons(wiring: WiringOption, as_json: JsonOption = False, as_lines: LinesOption = False) -> None:
     """List the daemons that work on an authority, the one that was seen last first.
 
-    A daemon reports itself every 15 seconds, also while it has nothing to do, and leaves the list when it stops in
-    order. One that was killed, or hangs, is NOT_SEEN, and leaves the list after a day.
+    A daemon reports itself twice a minute, also while it has nothing to do, and leaves the list when it stops in order.
+    One that was killed, or hangs, is NOT_SEEN after a minute, and leaves the list after a day.
     """
     from scenario_runner.cli.daemons import run
 

@@ -56,7 +56,7 @@ _IDLE_POLL_SECONDS: Final = 0.05
 _SERVING_POLL_SECONDS: Final = 1.0
 #: What is left of ``shutdown_seconds``, after examinations were broken off, for delivering what is owed.
 _STOP_MARGIN_SECONDS: Final = 2.0
-#: How often a daemon reports itself at least. A row that is four times as old tells that it hangs or was killed.
+#: How often a daemon reports itself. A row that is four times as old tells that it hangs or was killed.
 _REPORT_SECONDS: Final = 15.0
 #: For how long the row of a killed daemon is kept: whoever looks on the next morning still sees it.
 _KEEP_DAEMONS_US: Final = 24 * 3600 * MICROS
@@ -346,8 +346,11 @@ class Supervisor:
                 self._engines.renew(kept)
 
     def _keep_house(self) -> None:
+        reported_at = time.monotonic()
         while not self._delivered.wait(self._housekeeping_seconds):
-            self._with_retries(self._report, _TRY_ONCE)
+            if time.monotonic() - reported_at >= _REPORT_SECONDS:
+                reported_at = time.monotonic()
+                self._with_retries(self._report, _TRY_ONCE)
             if not self._stopping.is_set():
                 self._with_retries(self._expire_dead_owners, _TRY_ONCE)
                 self._with_retries(self._pull_in_times, _TRY_ONCE)

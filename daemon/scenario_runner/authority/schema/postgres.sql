@@ -183,7 +183,7 @@ CREATE TABLE store_identities (
     noted_us bigint NOT NULL
 );
 
--- The processes of serve, as they report themselves about every 15 seconds. A process that stops in order removes its
+-- The processes of serve, as they report themselves twice a minute at least. A process that stops in order removes its
 -- row; that of a killed one is removed a day later. Nothing is decided by these rows.
 CREATE TABLE daemons (
     owner      text COLLATE "C" PRIMARY KEY,
