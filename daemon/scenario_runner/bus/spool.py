@@ -96,7 +96,8 @@ class SpoolPublisher(SignalPublisher):
     """
 
     def __init__(self, root: str | AnchoredRoot, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
-        self._store = spool_store(root, pool)
+        self._root = anchored(root)
+        self._store = spool_store(self._root, pool)
         self._topic = topic
 
     @override
@@ -114,7 +115,7 @@ class SpoolPublisher(SignalPublisher):
 
     @override
     def check(self) -> None:
-        self._store.identity()
+        self._root.proven()
 
     def _result(self, outbox_id: int, key: str, data: bytes, made: object) -> PublishResult:
         """The result of one signal.

@@ -71,7 +71,7 @@ class Observer:
         self, daemon: Daemon, role: str, heartbeats: Heartbeats, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._daemon, self._role, self._heartbeats, self._monotonic = daemon, role, heartbeats, monotonic
-        self._found = _Found()
+        self._found, self._store_identity = _Found(), ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="observer", daemon=True)
         self._exposition = Exposition({"version": __version__, "role": role}, heartbeats, self._gauges)
@@ -174,8 +174,11 @@ class Observer:
         self._found.checks = {**self._found.checks, name: Check(problem, self._monotonic())}
 
     def _probe_store(self) -> None:
-        if not self._daemon.store.identity():
-            raise Unavailable("the store has lost its identity")
+        found = self._daemon.store.identity()
+        # The store of the start was proven; what lies in its place later must be the same one.
+        self._store_identity = self._store_identity or found
+        if not found or found != self._store_identity:
+            raise Unavailable(f"{self._daemon.store.where} is gone, or another store lies in its place")
 
     def _read_backlog(self) -> None:
         self._found.backlog = {}  # no value is better than an old one while the authority does not answer

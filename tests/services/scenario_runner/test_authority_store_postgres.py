@@ -60,7 +60,7 @@ pytestmark = pytest.mark.parity
 SCHEMA_FILE = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/authority/schema/postgres.sql"
 OWN = {
     "schema_migrations", "runs", "run_events", "intake_records", "dead_letters", "outbox", "digest_reuse",
-    "engine_attempts", "store_identities", "operator_actions",
+    "engine_attempts", "store_identities", "operator_actions", "daemons",
 }  # fmt: skip
 
 

@@ -642,10 +642,9 @@ SELECT now AS now,
        (SELECT updated_us FROM runs
         WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
         ORDER BY updated_us LIMIT 1) AS unprojected_since_us,
-       -- Of the runs that are due longest; those under lease are being driven.
-       (SELECT min(due_us) FROM (SELECT due_us, lease_until_us FROM runs WHERE due_us IS NOT NULL AND due_us <= now
-                                 ORDER BY due_us LIMIT %(most)b) AS o
-        WHERE lease_until_us <= now) AS due_since_us,
+       -- As a claim finds it: the runs that are passed over are under lease.
+       (SELECT due_us FROM runs WHERE due_us IS NOT NULL AND due_us <= now AND lease_until_us <= now
+        ORDER BY due_us LIMIT 1) AS due_since_us,
        (SELECT count(*) FROM daemons WHERE seen_us >= now - 60000000) AS daemons
 FROM clock;
 

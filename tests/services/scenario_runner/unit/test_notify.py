@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scenario_runner import posix
+from scenario_runner.kcl.config import jvm_environment
 from scenario_runner.service import notify
 from scenario_runner.service.notify import Notifier
 
@@ -98,6 +101,17 @@ def test_the_variables_of_systemd_are_taken_out_of_the_environment() -> None:
     notifier = Notifier.taken_from(environment)
     assert environment == {"A": "b"}
     assert (notifier.wanted, notifier._watchdog_seconds) == (True, 5.0)
+
+
+def test_neither_the_jvm_nor_an_engine_inherits_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/x")
+    monkeypatch.setenv("WATCHDOG_USEC", "5000000")
+    assert Notifier.taken_from(os.environ).wanted
+    inherited = jvm_environment(os.environ)
+    assert {"NOTIFY_SOCKET", "WATCHDOG_USEC"}.isdisjoint(inherited)
+    child = subprocess.run([sys.executable, "-c", "import os; print(sorted(os.environ))"], capture_output=True,
+                           text=True, check=True)  # fmt: skip
+    assert "NOTIFY_SOCKET" not in child.stdout
 
 
 @pytest.mark.parametrize("changes", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": ""}])
