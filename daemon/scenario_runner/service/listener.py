@@ -1,6 +1,6 @@
 """The listener for health and metrics: a few short HTTP answers, and nothing that a client could hold up.
 
-It knows three paths and two methods, answers one request for each connection, and reads no body. A client has two
+It knows three paths and two methods, answers one request for each connection, and reads no body. A client has five
 seconds for a request of 4 KiB; eight are answered at a time, and further ones are closed. Its threads are daemon
 threads and hold no lock that work waits for: whatever a client does, runs go on.
 """
@@ -24,8 +24,8 @@ from scenario_runner.service.metrics import CONTENT_TYPE
 _MOST_CONNECTIONS: Final = 8
 #: Of a request, with its header fields: scrapers send some hundred bytes.
 _MOST_BYTES: Final = 4096
-#: For a whole request, and for an answer.
-_SECONDS: Final = 2.0
+#: For a whole request, and for an answer: a host that is overloaded may need seconds to run a thread.
+_SECONDS: Final = 5.0
 #: Connections that wait to be accepted.
 _QUEUE: Final = 16
 _REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",

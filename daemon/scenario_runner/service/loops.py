@@ -167,13 +167,13 @@ class Supervisor:
         """Mend what an earlier process left, before any loop takes work."""
         self._expire_dead_owners()
         self._pull_in_times()
-        self._report()
         if self._has(Role.RELAY) and not self._only:
             self._daemon.authority.resume_deliveries()
         if self._until_idle and self._has(Role.RUNNER):
             self._daemon.authority.make_waiting_due()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
+        self._report()  # last: a daemon that could not start is none
 
     def _start(self) -> _Threads:
         sources = []

@@ -68,6 +68,17 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str) -> tuple[int, bytes]:
+        """An answer; a host under load may make the listener lose its patience, and then it is asked again."""
+        return until(lambda: self._get(path))  # type: ignore[no-any-return]
+
+    def _get(self, path: str) -> tuple[int, bytes] | None:
+        try:
+            return self._ask(path)
+        except (ConnectionResetError, http.client.HTTPException):
+            assert self.process.poll() is None, "the daemon has ended"
+            return None
+
+    def _ask(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         connection.request("GET", path)
         response = connection.getresponse()
