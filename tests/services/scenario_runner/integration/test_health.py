@@ -62,6 +62,7 @@ class Served:
 
     process: subprocess.Popen[bytes]
     port: int
+    log: Path
 
     @property
     def url(self) -> str:
@@ -74,8 +75,8 @@ class Served:
     def _get(self, path: str) -> tuple[int, bytes] | None:
         try:
             return self._ask(path)
-        except (ConnectionResetError, http.client.HTTPException):
-            assert self.process.poll() is None, "the daemon has ended"
+        except (ConnectionError, http.client.HTTPException):
+            assert self.process.poll() is None, self.log.read_text("utf-8")
             return None
 
     def _ask(self, path: str) -> tuple[int, bytes]:
@@ -111,7 +112,7 @@ def serving(world: World, command: list[str] | None = None, *more: str, **env: s
     with log.open("wb") as file:
         process = subprocess.Popen(arguments, stderr=file, start_new_session=True, env={**os.environ, **env})
     try:
-        yield Served(process, until(lambda: port_of(log, process)))
+        yield Served(process, until(lambda: port_of(log, process)), log)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
