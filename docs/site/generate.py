@@ -6,7 +6,8 @@ stale. NAME is one of:
 * ``reason codes``: the closed list, a sentence each;
 * ``fields NAME``: the fields of a wire document, or of a part that documents share, from its JSON Schema;
 * ``commands``: the ``--help`` of every command;
-* ``output schemas``: which command prints documents of which schema.
+* ``output schemas``: which command prints documents of which schema;
+* ``metrics``: every metric of a daemon.
 """
 
 import os
@@ -24,6 +25,7 @@ from scenario_runner.contracts.documents import BOUNDARY_DOCUMENTS, DOCUMENTS
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.schema_export import schema_of
 from scenario_runner.contracts.types import NAME_PATTERN, SCENARIO_PATTERN
+from scenario_runner.service.metrics import METRICS
 
 Json = dict[str, Any]
 DOCS: Final = Path(__file__).resolve().parents[1]
@@ -157,6 +159,22 @@ def output_schemas() -> str:
     return "\n".join(["| printed by | schema |", "|---|---|", *rows])
 
 
+# --- metrics
+
+
+def metrics() -> str:
+    """The table of metrics; labels with many values are listed elsewhere."""
+    rows = []
+    for metric in METRICS:
+        values = ", ".join(f"`{value}`" for value in metric.values)
+        if metric.label == "reason":
+            values = "[reason codes](../contracts.md#5-reason-codes), `other`"
+        label = f"`{metric.label}`: {values or 'name of the shard, `spool`, `other`'}" if metric.label else ""
+        rows.append(f"| `{metric.name}` | {metric.kind} | {metric.help} | {label} |")
+    build = "| `sr_build_info` | gauge | 1; its labels say what runs. | `version`, `role` |"
+    return "\n".join(["| metric | kind | meaning | label |", "|---|---|---|---|", *rows, build])
+
+
 # --- documents
 
 
@@ -168,6 +186,8 @@ def part(name: str) -> str:
         return commands()
     if name == "output schemas":
         return output_schemas()
+    if name == "metrics":
+        return metrics()
     return fields(name.removeprefix("fields "))
 
 
@@ -178,7 +198,8 @@ def generated(text: str) -> str:
 
 def documents() -> list[Path]:
     """The documents that have generated parts."""
-    return [path for path in sorted(DOCS.glob("*.md")) if _PART.search(path.read_text("utf-8"))]
+    found = [*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")]
+    return [path for path in sorted(found) if _PART.search(path.read_text("utf-8"))]
 
 
 def main() -> None:

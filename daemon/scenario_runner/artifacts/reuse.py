@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from scenario_runner.counters import count
+
 Identity = tuple[object, ...]
 """What makes an artifact the same, unchanged one; equal identities mean equal bytes."""
 RACY_NS: Final = 2_000_000_000
@@ -92,6 +94,12 @@ class DigestReuse:
 
     def find(self, identities: tuple[Identity, ...], size: int) -> tuple[str, ...] | None:
         """Digest of the whole sequence, then of each member; None when it must be read."""
+        found = self._find(identities, size)
+        if found is not None:
+            count("sr_digest_reuse_hits_total")
+        return found
+
+    def _find(self, identities: tuple[Identity, ...], size: int) -> tuple[str, ...] | None:
         found = self._kept.get(identities)
         if found is not None or self._store is None or size < PERSIST_FROM_BYTES:
             return found

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
+from scenario_runner.authority.observed import Backlog, DaemonRow
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.authority.retention import Expiry, Removal
 from scenario_runner.authority.values import (
@@ -308,6 +309,23 @@ class Authority(RunReader, Protocol):
 
     def unfinished_rebuild(self) -> UnfinishedRebuild | None:
         """The rebuild that has begun and not ended."""
+        ...
+
+    def report_daemon(self, daemon: DaemonRow, keep_us: int) -> None:
+        """Record that a daemon runs now; its first report is its start.
+
+        Args:
+            daemon: The daemon; its times are those of the database's clock.
+            keep_us: Rows of daemons that were not seen for so long are removed.
+        """
+        ...
+
+    def remove_daemon(self, owner: str) -> None:
+        """Remove the row of a daemon that stops in order."""
+        ...
+
+    def backlog(self, most: int) -> Backlog:
+        """How much waits; at most so many rows of each kind are counted."""
         ...
 
     def close(self) -> None:

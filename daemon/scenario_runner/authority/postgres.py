@@ -13,6 +13,7 @@ from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.observed import Backlog, DaemonRow, backlog_of
 from scenario_runner.authority.postgres_acts import PostgresActs, admitted_of
 from scenario_runner.authority.postgres_batches import (
     Parameters,
@@ -299,6 +300,21 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def adopt_identity(self, name: str, identity: str) -> None:
         self._query("adopt_identity", name=name, identity=identity)
+
+    # --- what is observed
+
+    @override
+    def report_daemon(self, daemon: DaemonRow, keep_us: int) -> None:
+        self._query("report_daemon", owner=daemon.owner, role=daemon.role, version=daemon.version, host=daemon.host,
+                    keep_us=keep_us)  # fmt: skip
+
+    @override
+    def remove_daemon(self, owner: str) -> None:
+        self._query("remove_daemon", owner=owner)
+
+    @override
+    def backlog(self, most: int) -> Backlog:
+        return backlog_of(self._query("backlog", most=most)[0])
 
 
 def _running(text: bytes, parameters: Parameters) -> Callable[[Connection], list[dict[str, Any]]]:

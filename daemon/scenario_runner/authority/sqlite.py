@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from typing_extensions import override
 
+from scenario_runner.authority.observed import Backlog, DaemonRow, backlog_of
 from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import (
@@ -499,6 +500,26 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
     def adopt_identity(self, name: str, identity: str) -> None:
         parameters = {"name": name, "identity": identity, "now": self._clock()}
         self._write(lambda c: c.execute(self._sql["adopt_identity"], parameters).rowcount)
+
+    # --- what is observed
+
+    @override
+    def report_daemon(self, daemon: DaemonRow, keep_us: int) -> None:
+        parameters = {**asdict(daemon), "now": self._clock(), "keep_us": keep_us}
+
+        def operation(connection: sqlite3.Connection) -> None:
+            for name in ("report_daemon", "forget_daemons"):
+                connection.execute(self._sql[name], parameters)
+
+        self._write(operation)
+
+    @override
+    def remove_daemon(self, owner: str) -> None:
+        self._write(lambda c: c.execute(self._sql["remove_daemon"], {"owner": owner}).rowcount)
+
+    @override
+    def backlog(self, most: int) -> Backlog:
+        return backlog_of(self._query("backlog", now=self._clock(), most=most)[0])
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:

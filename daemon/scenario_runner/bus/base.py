@@ -49,3 +49,12 @@ class SignalPublisher(Protocol):
             One result for each row, in the order of the rows. A failure is a result, not an exception.
         """
         ...
+
+    def check(self) -> None:
+        """Check that the bus is there, with one cheap question; nothing is published.
+
+        Raises:
+            ConfigurationError: An operator must change something first.
+            Unavailable: The bus does not answer.
+        """
+        ...

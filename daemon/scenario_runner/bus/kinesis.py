@@ -49,6 +49,10 @@ class KinesisPublisher(SignalPublisher):
             results.setdefault(index, replace(results[earlier], outbox_id=rows[index].outbox_id))
         return [results[index] for index in range(len(rows))]
 
+    @override
+    def check(self) -> None:
+        self._stream.check()
+
     def _result(self, row: OutboxRow, answer: PutResult) -> PublishResult:
         if answer.error:
             return PublishResult(row.outbox_id, answer.error)

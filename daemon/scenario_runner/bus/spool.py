@@ -100,7 +100,8 @@ class SpoolPublisher(SignalPublisher):
     """
 
     def __init__(self, root: str | AnchoredRoot, topic: str, pool: ThreadPoolExecutor | None = None) -> None:
-        self._store = spool_store(root, pool)
+        self._root = anchored(root)
+        self._store = spool_store(self._root, pool)
         self._topic = topic
 
     @override
@@ -115,6 +116,10 @@ class SpoolPublisher(SignalPublisher):
             self._result(row.outbox_id, key, data, made.get(key))
             for row, (key, data) in zip(rows, envelopes, strict=True)
         ]
+
+    @override
+    def check(self) -> None:
+        self._root.proven()
 
     def _result(self, outbox_id: int, key: str, data: bytes, made: object) -> PublishResult:
         """The result of one signal.

@@ -431,6 +431,48 @@ def dead_letter_show(
 act_commands.register(runs_app, dead_letter_app, quarantine_app)
 
 
+@app.command(rich_help_panel=_LOOK, short_help="List the daemons that work on an authority.")
+def daemons(wiring: WiringOption, as_json: JsonOption = False, as_lines: LinesOption = False) -> None:
+    """List the daemons that work on an authority, the one that was seen last first.
+
+    A daemon reports itself twice a minute, also while it has nothing to do, and leaves the list when it stops in order.
+    One that was killed, or hangs, is NOT_SEEN after a minute, and leaves the list after a day.
+    """
+    from scenario_runner.cli.daemons import run
+
+    run(str(wiring), as_json=as_json, as_lines=as_lines)
+
+
+@app.command(rich_help_panel=_SERVE, short_help="Ask a daemon whether it is alive or ready.")
+def healthcheck(
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="http://host:port of its listener.", show_default=False)
+    ] = None,
+    wiring: Annotated[
+        Path | None,
+        typer.Option(
+            "--wiring", envvar="SR_WIRING", help="Its profile, which names health_listen.", show_default=False
+        ),
+    ] = None,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Ask whether it is ready, and not whether it is alive.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a daemon whether every loop of it makes progress, or with --ready whether it can work.
+
+    For supervisors whose image has no HTTP client. The exit code is 0 for yes and 1 for no or no answer.
+
+    \b
+    Examples:
+      scenario-runner healthcheck --url http://127.0.0.1:8077
+      scenario-runner healthcheck --wiring wiring.yaml --ready
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.healthcheck import run
+
+    run(url, str(wiring) if wiring is not None else None, ready=ready, as_json=as_json)
+
+
 @app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")
 def verify(
     target: Annotated[

@@ -18,6 +18,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused, ScenarioRunnerError, Unavailable, needs_posix
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import FINAL_STATES, Disposition
+from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message, run_id_hint
 from scenario_runner.intake.validate import validate_message
 from scenario_runner.profiles.policy import load_policy
@@ -87,6 +88,7 @@ def run_request(
             )
             raise RequestRefused(problem, Reason.KIND_NOT_SERVED)
         (admitted,) = daemon.authority.admit([admission])
+        count_admitted([admission], [admitted])
         if admitted.disposition in (Disposition.ACCEPTED, Disposition.DUPLICATE):
             return _drive(daemon, admitted, timeout)
         while daemon.relay.step():  # whoever submitted the request is told on the control bus too

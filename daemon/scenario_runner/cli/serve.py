@@ -15,8 +15,10 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
 from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.notify import Notifier
 from scenario_runner.service.owner import can_tell_dead_owners
 from scenario_runner.service.telemetry import end_process, set_up_logging
+from scenario_runner.service.watch import watched
 
 _SWITCH_INTERVAL_SECONDS: Final = 0.001
 """How long a thread keeps the interpreter while others want it.
@@ -49,23 +51,25 @@ def run_daemon(
         raise UsageError(f"--role {role!r} is not one of {', '.join(Role)}")
     set_up_logging(log_level, log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    notifier = Notifier.taken_from(os.environ)  # before anything is started that would inherit it
     wiring = load_wiring(wiring_path)
     os.umask(state_modes(wiring).umask)
     try:
-        _serve(compose_daemon(wiring, load_policy(policy_path)), Role(role), until_idle=until_idle)
+        _serve(compose_daemon(wiring, load_policy(policy_path)), Role(role), notifier, until_idle=until_idle)
     except ScenarioRunnerError:
         raise
     except BaseException as error:  # noqa: BLE001 - a defect: threads may still run, and none may decide anything more
         end_process(Exit.DEFECT, error)
 
 
-def _serve(daemon: Daemon, role: Role, *, until_idle: bool) -> None:
+def _serve(daemon: Daemon, role: Role, notifier: Notifier, *, until_idle: bool) -> None:
     if not can_tell_dead_owners():
         _log.warning("killed processes of this host cannot be recognised; their leases run out by themselves",
                      lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
     stop_on_signals(daemon, supervisor)
-    became_idle = supervisor.run()
+    with watched(daemon, role.value, supervisor.heartbeats, notifier):
+        became_idle = supervisor.run()
     if became_idle:
         _require_nothing_postponed(daemon, role)
     daemon.authority.close()

@@ -18,6 +18,7 @@ from scenario_runner.artifacts.budget import (
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
+from scenario_runner.counters import count
 from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
 from scenario_runner.evidence.examine import examine
 from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
@@ -125,7 +126,11 @@ class Examiner:
 
         # An examination in a batch ends long before there is anything to log.
         with ReadBudget(beat if share.patient else lambda _hashed: heartbeat(), share, key.bounds) as budget:
-            finding = self._examine_root(key, pack, budget)
+            try:
+                finding = self._examine_root(key, pack, budget)
+            finally:
+                count("sr_verification_bytes_total", by=budget.hashed)
+                count("sr_verification_seconds_total", by=budget.seconds)
             if share.patient and budget.fits(BATCH_SHARE):
                 self._bulk_keys.discard(key)  # its digests are known by now
             return finding

@@ -1,6 +1,24 @@
 """The contract between the service and a consumer of the control bus."""
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLag:
+    """How far the intake is behind its bus, in seconds.
+
+    Attributes:
+        shard: The shard of the stream; ``spool`` for a spool.
+        behind_seconds: How far the last read was behind the end.
+        oldest_seconds: Age of the oldest record that is not disposed of.
+        checkpoint_seconds: Since when something is disposed of and not checkpointed; 0 on a spool.
+    """
+
+    shard: str
+    behind_seconds: float
+    oldest_seconds: float
+    checkpoint_seconds: float = 0.0
 
 
 class Intake(Protocol):
@@ -32,6 +50,14 @@ class Intake(Protocol):
 
     def empty(self) -> bool:
         """Whether no message waits on the bus."""
+        ...
+
+    def lags(self) -> list[IntakeLag]:
+        """How far this process is behind, by shard; an observation that costs little, and decides nothing.
+
+        Raises:
+            Unavailable: The bus does not answer.
+        """
         ...
 
     def sweep(self) -> int:

@@ -29,6 +29,7 @@ from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import REFUSED
 from scenario_runner.intake.admission_policy import AdmissionPolicy
+from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message
 from scenario_runner.intake.validate import dead_letter, validate_message
 from scenario_runner.kcl.shard_status import ProcessorState, StatusWriter
@@ -51,6 +52,8 @@ _RETRY: Final = RetryPolicy(first_seconds=0.1, most_seconds=2.0)
 _RETRY_SHARD_END: Final = RetryPolicy(first_seconds=0.1, most_seconds=2.0, most_tries=10)
 #: Of a batch of refused records so many are logged each; all of them are in the authority.
 _LOGGED_ONE_BY_ONE: Final = 10
+#: Milliseconds in a second.
+_MILLIS: Final = 1000
 _LEASE_LOST: Final = "ShutdownException"
 _log = structlog.get_logger("intake")
 F = TypeVar("F", bound=Callable[..., None])
@@ -116,6 +119,7 @@ class ShardProcessor:
         self._records = 0
         self._uncheckpointed: Position | None = None  # the last record that is disposed of, until it is checkpointed
         self._checkpointed_at = 0.0
+        self._behind_seconds = self._oldest_at = self._uncheckpointed_at = 0.0  # for the status
         self._ended = False
 
     # --- the calls of amazon_kclpy
@@ -132,11 +136,15 @@ class ShardProcessor:
     @_exit_on_error
     def process_records(self, given: Any) -> None:  # noqa: ANN401
         """Dispose of a batch. KCL also calls this without records, and says how far behind the shard is."""
+        self._behind_seconds = (given.millis_behind_latest or 0) / _MILLIS
         if given.records:
+            self._oldest_at = _arrival_of(given.records[0])
             self._write_status(ProcessorState.ADMITTING)
             for batch in bounded_batches(self._messages(given.records), _size, MAX_RECORDS, MAX_BYTES):
                 self._admit([validate_message(message, self._admission) for message, _ in batch])
                 self._uncheckpointed = batch[-1][1]
+            self._oldest_at = 0.0
+            self._uncheckpointed_at = self._uncheckpointed_at or self._monotonic()
         if self._uncheckpointed is not None and self._monotonic() - self._checkpointed_at >= _CHECKPOINT_SECONDS:
             self._checkpoint(given.checkpointer)
         self._write_status(ProcessorState.IDLE, caught_up=not given.records and not given.millis_behind_latest)
@@ -211,6 +219,7 @@ class ShardProcessor:
             self._admit([dead_letter(only.record_key, only.raw, only.raw_size, error)])
             return
         self._records += len(admitted)
+        count_admitted(admissions, admitted)
         self._log_admitted(admitted)
 
     def _log_admitted(self, admitted: Sequence[Admitted]) -> None:
@@ -246,7 +255,7 @@ class ShardProcessor:
         refused = self._try_checkpoint(checkpointer, self._uncheckpointed)
         self._checkpointed_at = self._monotonic()
         if refused in ("", _LEASE_LOST):
-            self._uncheckpointed = None
+            self._uncheckpointed, self._uncheckpointed_at = None, 0.0
 
     def _try_checkpoint(self, checkpointer: Any, at: Position | None) -> str:  # noqa: ANN401
         """Checkpoint at a record, or at the end of the shard; returns KCL's error, or an empty text.
@@ -267,11 +276,20 @@ class ShardProcessor:
     # --- status
 
     def _write_status(self, state: ProcessorState, *, caught_up: bool = False) -> None:
-        self._status.write(self._shard_id, state, caught_up=caught_up, records=self._records, at=self._monotonic())
+        self._status.write(
+            self._shard_id, state, caught_up=caught_up, records=self._records, at=self._monotonic(),
+            behind_seconds=self._behind_seconds, oldest_at=self._oldest_at, uncheckpointed_at=self._uncheckpointed_at,
+        )  # fmt: skip
 
     def _end(self) -> None:
         self._ended = True
         self._write_status(ProcessorState.ENDED)
+
+
+def _arrival_of(record: Any) -> float:  # noqa: ANN401
+    """When a record arrived on the stream, in seconds since the epoch; 0 when KCL does not say."""
+    arrived = getattr(record, "approximate_arrival_timestamp", None)
+    return float(arrived.timestamp()) if arrived is not None else 0.0
 
 
 def _size(item: tuple[Message, Position]) -> int:

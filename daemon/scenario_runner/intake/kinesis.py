@@ -19,7 +19,8 @@ from typing_extensions import override
 from scenario_runner.bus.stream import Stream
 from scenario_runner.contracts.canonical import Json, canonical_bytes
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
-from scenario_runner.intake.base import Intake
+from scenario_runner.counters import count, observing
+from scenario_runner.intake.base import Intake, IntakeLag
 from scenario_runner.kcl import config as kcl_config
 from scenario_runner.kcl import stream_identity
 from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
@@ -71,7 +72,9 @@ class KinesisIntake(Intake):
         self._wiring, self._stream, self._lease_table = wiring, stream, lease_table
         self._worker_config, self._pack, self._monotonic = worker_config, pack, monotonic
         self._running: _Running | None = None
-        self._counted: dict[tuple[str, int], int] = {}  # records already returned by step, by shard and process
+        # What of the counts of shard workers is taken over already, by shard and process.
+        self._records_seen: dict[tuple[str, int], int] = {}
+        self._counts_seen: dict[tuple[str, int, str, str], float] = {}
         self._first_seen: dict[str, ShardLease] = {}  # leases of other workers
         self._next_lease_check = 0.0
         self._identity, self._next_identity_check = "", 0.0
@@ -130,11 +133,34 @@ class KinesisIntake(Intake):
         disposed = 0
         for status in self._running.supervisor.statuses().values():
             key = (status.shard_id, status.pid)
-            disposed += status.records - self._counted.get(key, 0)
-            self._counted[key] = status.records
+            disposed += status.records - self._records_seen.get(key, 0)
+            self._records_seen[key] = status.records
+            self._take_over_counts(status)
         if self._running.supervisor.failures >= _GIVE_UP_AFTER and not disposed:
             raise Unavailable("KCL does not come up; the log says why")
         return disposed
+
+    @observing
+    def _take_over_counts(self, status: ShardStatus) -> None:
+        """Count here what a shard worker has counted since its status was read last.
+
+        What a worker counts after that is lost when it is killed; nothing is counted twice.
+        """
+        for name, label, value in status.counts:
+            key = (status.shard_id, status.pid, name, label)
+            count(name, label, by=value - self._counts_seen.get(key, 0.0))
+            self._counts_seen[key] = value
+
+    @override
+    def lags(self) -> list[IntakeLag]:
+        if self._running is None:
+            return []
+        now, wall = self._monotonic(), time.time()
+        return [
+            _lag(status, now, wall)
+            for status in self._running.supervisor.statuses().values()
+            if status.state is not ProcessorState.ENDED
+        ]
 
     def _check_stream(self) -> None:
         """Check that the stream is the one that was opened; a stream that is missing may be created again."""
@@ -201,8 +227,16 @@ class KinesisIntake(Intake):
         if self._running is None:
             return
         self._running.supervisor.stop()
+        for status in self._running.supervisor.statuses().values():
+            self._take_over_counts(status)
         self._running.worker.release()
         self._running = None
+
+
+def _lag(status: ShardStatus, now: float, wall: float) -> IntakeLag:
+    in_hand = max(0.0, wall - status.oldest_at) if status.oldest_at else 0.0
+    waiting = max(0.0, now - status.uncheckpointed_at) if status.uncheckpointed_at else 0.0
+    return IntakeLag(status.shard_id, status.behind_seconds, max(status.behind_seconds, in_hand), waiting)
 
 
 def _caught_up(status: ShardStatus | None) -> bool:

@@ -8,10 +8,10 @@ act of the other.
 """
 
 import hashlib
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Final
 
 from scenario_runner.authority.acts import ADMITTED, ActionRow
@@ -129,7 +129,7 @@ def _act_key(letter: str, record: Admission, admission: AdmissionPolicy, acts: S
     """
     outcomes = {act.action_key: act.outcome for act in acts}
     admissible = record.run is not None or (record.reemit is not None and not record.reemit.denied)
-    for refused in count():
+    for refused in itertools.count():
         key = _judgement(letter, record, admission, refused)
         if not admissible or key not in outcomes or outcomes[key] in _FINAL:
             return key

@@ -25,7 +25,8 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import REFUSED
 from scenario_runner.intake import spool_check, spool_files
 from scenario_runner.intake.admission_policy import AdmissionPolicy
-from scenario_runner.intake.base import Intake
+from scenario_runner.intake.base import Intake, IntakeLag
+from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message
 from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
 from scenario_runner.intake.validate import validate_message
@@ -46,6 +47,8 @@ _LONGEST_COPY_SECONDS: Final = 60.0
 _REREAD_SECONDS: Final = 0.25
 #: Before a file that the file system does not let us claim or read is tried again.
 _RETRY_SECONDS: Final = 5.0
+#: Files whose times are compared to find the oldest: a tenth of a second; others are left out.
+_MOST_COMPARED: Final = 10_000
 #: Names in ``rejected/`` and in keys stay below the 255 bytes of a file name with what is put before and after them.
 _LONGEST_SAFE_NAME: Final = 120
 #: The same for a name that a digest is appended to.
@@ -131,7 +134,10 @@ class SpoolConsumer(Intake):
             claimed = self._claim(folders, BATCH - len(before))
             validated, failures = self._validate_all(folders, [*before, *claimed])
             if validated:
-                self._acknowledge(folders, validated, self._authority.admit([item.admission for item in validated]))
+                admissions = [item.admission for item in validated]
+                admitted = self._authority.admit(admissions)
+                count_admitted(admissions, admitted)
+                self._acknowledge(folders, validated, admitted)
             if failures:
                 raise failures[0]
         # Claimed files count too: they were taken from the folder, so there may be more to do at once.
@@ -143,6 +149,13 @@ class SpoolConsumer(Intake):
             names, _ = spool_files.dropped(folders)
             waiting = any(name not in self._unclaimable for name in names)
             return not waiting and not any(spool_files.claimed_lots(folders).values())
+
+    @override
+    def lags(self) -> list[IntakeLag]:
+        with self._files.folders() as folders:
+            dropped = spool_files.oldest_drop(folders, _MOST_COMPARED)
+        age = max(0.0, time.time() - dropped) if dropped is not None else 0.0
+        return [IntakeLag("spool", age, age)]
 
     @override
     def sweep(self) -> int:

@@ -11,8 +11,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, SpoolPaths
@@ -149,6 +150,22 @@ def dropped(folders: Folders) -> tuple[list[str], list[str]]:
     names = sorted(os.listdir(folders.requests))
     requests = [name for name in names if is_request(name)]
     return requests, [name for name in names if not is_request(name)]
+
+
+def oldest_drop(folders: Folders, most: int) -> float | None:
+    """When the oldest of the requests was written, in seconds since the epoch; None when there is none.
+
+    Args:
+        folders: Of the spool.
+        most: So many are compared at most, in no order.
+    """
+    oldest: float | None = None
+    with os.scandir(folders.requests) as entries:
+        for entry in islice((entry for entry in entries if is_request(entry.name)), most):
+            with suppress(FileNotFoundError):  # claimed meanwhile
+                written = entry.stat(follow_symlinks=False).st_mtime
+                oldest = written if oldest is None else min(oldest, written)
+    return oldest
 
 
 def is_request(name: str) -> bool:

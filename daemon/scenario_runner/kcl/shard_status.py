@@ -7,8 +7,10 @@ what was disposed of, and KCL's checkpoints say what was read.
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+
+from scenario_runner.counters import counts
 
 
 class ProcessorState(StrEnum):
@@ -32,6 +34,12 @@ class ShardStatus:
         caught_up: The last read found no record, and the stream had no more to give.
         records: How many records were disposed of since the processor started.
         at: Monotonic seconds of this machine when the processor last wrote.
+        behind_seconds: How far the last read was behind the end of the shard.
+        oldest_at: When the oldest record arrived that was read and is not disposed of, in seconds since the epoch; 0
+            when there is none.
+        uncheckpointed_at: Since when something is disposed of and not checkpointed, in monotonic seconds; 0 when
+            nothing is.
+        counts: What the shard worker has counted (:mod:`scenario_runner.counters`), as name, label and value.
     """
 
     generation: str
@@ -41,6 +49,10 @@ class ShardStatus:
     caught_up: bool
     records: int
     at: float
+    behind_seconds: float = 0.0
+    oldest_at: float = 0.0
+    uncheckpointed_at: float = 0.0
+    counts: list[tuple[str, str, float]] = field(default_factory=list)
 
 
 class StatusWriter:
@@ -54,9 +66,15 @@ class StatusWriter:
     def __init__(self, folder: str, generation: str) -> None:
         self._folder, self._generation = folder, generation
 
-    def write(self, shard_id: str, state: ProcessorState, *, caught_up: bool, records: int, at: float) -> None:
+    def write(
+        self, shard_id: str, state: ProcessorState, *, caught_up: bool, records: int, at: float,
+        behind_seconds: float = 0.0, oldest_at: float = 0.0, uncheckpointed_at: float = 0.0,
+    ) -> None:  # fmt: skip
         """Replace the status of a shard. A failed write is ignored: no record must wait for a hint."""
-        status = ShardStatus(self._generation, shard_id, os.getpid(), state, caught_up, records, at)
+        status = ShardStatus(
+            self._generation, shard_id, os.getpid(), state, caught_up, records, at, behind_seconds, oldest_at,
+            uncheckpointed_at, [(name, label, value) for (name, label), value in counts().items()],
+        )  # fmt: skip
         path = os.path.join(self._folder, f"{shard_id}.json")
         with suppress(OSError):
             temporary = f"{path}.{os.getpid()}.tmp"

@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.counters import count
 from scenario_runner.kcl.config import DRAIN_SECONDS
 from scenario_runner.kcl.health import HealthCheck
 from scenario_runner.kcl.jvm_log import forward_logs
@@ -144,6 +145,7 @@ class JvmSupervisor:
             lasted = time.monotonic() - began
             short_runs = 1 if lasted > _HEALTHY_SECONDS else short_runs + 1
             pause = _RETRY.pause_seconds(short_runs)
+            count("sr_jvm_restarts_total")
             _log.warning("KCL ended and is started again", status=status, lasted_seconds=round(lasted, 1),
                          pause_seconds=pause, meaning=_EXIT_MEANINGS.get(status, "not known"))  # fmt: skip
             self._stopping.wait(pause)

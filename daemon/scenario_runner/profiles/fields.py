@@ -45,6 +45,10 @@ def _arguments(value: object) -> object:
     return [] if value == "" else value
 
 
+def _port_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _blank(value)
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(values.one_line)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(values.location)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank), _if_given(values.one_line)]
@@ -52,6 +56,7 @@ OptionalLocation = Annotated[str | None, BeforeValidator(_blank), _if_given(valu
 OptionalEndpoint = Annotated[str | None, BeforeValidator(_blank), _if_given(values.endpoint)]
 OptionalRegion = Annotated[str | None, BeforeValidator(_blank), _if_given(values.region)]
 OptionalName = Annotated[str | None, BeforeValidator(_blank), _if_given(values.stream_name)]
+OptionalListen = Annotated[str | None, BeforeValidator(_port_as_text), _if_given(values.listen)]
 OptionalResource = Annotated[str | None, BeforeValidator(_blank), _if_given(values.resource)]
 Texts = Annotated[list[str], BeforeValidator(_as_list), _each(_entry)]
 Locations = Annotated[list[str], BeforeValidator(_as_list), _each(_entry), _each(values.location)]

@@ -16,6 +16,9 @@ _STREAM: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
 _RESOURCE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9:/_.-]{0,511}", re.ASCII)
 _DRIVE: Final = re.compile(r"/?([A-Za-z]):(?:[\\/]|$)")
 _UNEXPANDED: Final = re.compile(r"~|\$[A-Za-z_{(]|%[A-Za-z_]+%")
+_LISTEN: Final = re.compile(r"(?:(?P<host>\[[0-9a-f:.]+\]|[a-z0-9][a-z0-9._-]*)?:)?(?P<port>[0-9]{1,5})",
+                            re.ASCII | re.IGNORECASE)  # fmt: skip
+_LOOPBACK: Final = "127.0.0.1"
 #: Of TCP.
 _HIGHEST_PORT: Final = 65535
 
@@ -95,3 +98,17 @@ def _not_of_windows(path: str) -> None:
     written = f"/mnt/{drive.group(1).lower()}/" if drive else ""
     written += rest.replace("\\", "/").strip("/" if drive else "")
     raise ValueError(f"is a Windows path; on Linux and in WSL write {written}")
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, ``[address]:port`` or a port alone, which is one of the loopback address."""
+    found = _LISTEN.fullmatch(unquoted(one_line(value)))
+    if found is None or int(found["port"]) > _HIGHEST_PORT:
+        raise ValueError("must be host:port, [IPv6 address]:port, or a port, which then is one of 127.0.0.1")
+    return (found["host"] or _LOOPBACK).strip("[]"), int(found["port"])
+
+
+def listen(value: str) -> str:
+    """An address to listen on, as ``host:port``."""
+    host, port = listen_address(value)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

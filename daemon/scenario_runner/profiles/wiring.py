@@ -29,6 +29,7 @@ from scenario_runner.profiles.environment import from_environment
 from scenario_runner.profiles.fields import (
     Location,
     OptionalEndpoint,
+    OptionalListen,
     OptionalLocation,
     OptionalName,
     OptionalRegion,
@@ -92,6 +93,9 @@ class Wiring(EngineKeys):
     lease_seconds: Annotated[int, Field(ge=2, le=3600)] = 30
     shutdown_seconds: Annotated[int, Field(ge=1, le=110)] = 20
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.2
+    health_listen: OptionalListen = None
+    # Twice what a statement, a batch and a round of requests may take with all their tries; a loop does one at a time.
+    health_stuck_seconds: Annotated[int, Field(ge=1, le=3600)] = 300
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

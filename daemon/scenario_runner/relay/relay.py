@@ -82,6 +82,10 @@ class Relay:
         pending = self._authority.pending(only=self._only)
         return pending.projections or pending.signals
 
+    def check_bus(self) -> None:
+        """Check that the control bus takes signals; see :meth:`SignalPublisher.check`."""
+        self._publisher.check()
+
     def step(self) -> int:
         """Deliver a batch of documents and a batch of signals.
 
@@ -218,6 +222,8 @@ class Relay:
         by_time: dict[int, list[int]] = {}
         for row, result in failed:
             count("relay.signal_drift" if result.permanent else "relay.signal_unavailable")
+            if row.kind is SignalKind.READY:
+                count("sr_ready_publish_failures_total")
             if result.permanent:
                 until_us = _after_drift(row.attempts, row.created_us, now_us)
             else:

@@ -26,6 +26,7 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey
 from scenario_runner.gates.receipts import facts_view, make_attestation
 from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.runs.counting import count_lost_lease, count_transition
 from scenario_runner.runs.effects import (
     ENGINE_BEGINS,
     Attest,
@@ -283,6 +284,9 @@ class RunDriver:
     def _record_progress(self, members: Sequence[Member]) -> Sequence[Answer]:
         transitions = [_effect(member, RecordProgress).transition for member in members]
         losses = self._authority.commit(transitions)
+        for made, lost in zip(transitions, losses, strict=True):
+            if lost is None:
+                count_transition(made)
         return [lost or made.claim_after for made, lost in zip(transitions, losses, strict=True)]
 
     def _write_receipts(self, members: Sequence[Member]) -> Sequence[Answer]:
@@ -335,6 +339,10 @@ class RunDriver:
         else:
             for transition, lost in zip(transitions, losses, strict=True):
                 _log_transition(transition, lost)
+                if lost is None:
+                    count_transition(transition)
+                else:
+                    count_lost_lease()
         finally:
             for member in members:
                 self._leases.release(member.claim)
@@ -367,7 +375,6 @@ def _log_transition(transition: Transition, lost: LeaseLostError | None) -> None
     if lost is not None:
         log.warning("lease lost", detail=lost.detail)
     elif transition.retries > transition.claim.retries:
-        count("runs.postponed")
         log.warning(
             "infrastructure failed; the run will be tried again",
             detail=transition.last_error, tries=transition.retries,

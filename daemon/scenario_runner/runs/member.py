@@ -6,9 +6,10 @@ from typing import Any
 import structlog
 
 from scenario_runner.authority.values import Claim, Transition
-from scenario_runner.contracts.errors import LeaseLostError, Unavailable
+from scenario_runner.contracts.errors import LeaseLostError, StoppingError, Unavailable
 from scenario_runner.evidence.examiner import ExaminationDeferred
 from scenario_runner.evidence.key import EvidenceKey
+from scenario_runner.runs.counting import count_lost_lease
 from scenario_runner.runs.effects import Effect
 from scenario_runner.runs.lifecycle import Lifecycle
 
@@ -54,5 +55,7 @@ class Member:
             self.deferred = deferred.key
         except LeaseLostError as lost:
             _log.warning("lease lost", run_id=self.claim.run_id, detail=lost.detail)
+            if not isinstance(lost, StoppingError):  # it is given back
+                count_lost_lease()
         except Unavailable as error:  # not even the clock could be read
             _log.warning("nothing was decided; the lease will run out", run_id=self.claim.run_id, detail=error.detail)

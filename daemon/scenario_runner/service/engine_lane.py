@@ -4,6 +4,7 @@ A lifecycle whose engine runs is parked: it keeps its lease and holds no thread.
 ends of all engines; a few others launch, judge and commit, one run at a time.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from scenario_runner.runs.effects import AwaitEnd, FindJob, LaunchEngine, ReadCl
 from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.member import Answer, Member
+from scenario_runner.service.heartbeats import Heartbeats
 
 #: Launches and judgements at a time. A launch takes 50 ms, so that 200 runs are launched in 2 s.
 _WORKERS: Final = 8
@@ -77,6 +79,7 @@ class EngineLane:
         changed: Called after a commit.
         fail: Called with a defect: the daemon stops.
         monotonic: Seconds, never going back.
+        heartbeats: Where the lane reports its progress.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class EngineLane:
         changed: Callable[[], None],
         fail: Callable[[BaseException], None],
         monotonic: Callable[[], float] = time.monotonic,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
+        self._heartbeats = heartbeats or Heartbeats(math.inf)
         self._driver, self._effects, self._leases = driver, effects, leases
         self._poll_seconds, self._changed, self._fail = poll_seconds, changed, fail
         self._monotonic = monotonic
@@ -139,15 +144,20 @@ class EngineLane:
 
     def _follow(self) -> None:
         """Look for the ends of engines and of leases."""
+        self._heartbeats.begin("engine", self._poll_seconds)
         try:
             while not self._stopping.is_set():
                 if not self._parked():
+                    self._heartbeats.rest()
                     self._wanted.wait()
+                self._heartbeats.beat()
                 self._wanted.clear()
                 self._follow_once()
                 self._stopping.wait(self._poll_seconds)
         except BaseException as error:  # noqa: BLE001 - a lane that nobody follows must not look alive
             self._fail(error)
+        finally:
+            self._heartbeats.end()
 
     def _parked(self) -> list[_Execution]:
         with self._lock:

@@ -14,19 +14,24 @@ notice. A loop whose infrastructure does not answer waits for it.
 """
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import structlog
 
+from scenario_runner import __version__
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
+from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES
+from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import counted
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
@@ -34,6 +39,7 @@ from scenario_runner.service.batch_size import BatchSize
 from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.engine_lane import EngineLane
+from scenario_runner.service.heartbeats import Heartbeats
 from scenario_runner.service.owner import is_dead
 from scenario_runner.service.waiting_summary import WaitingSummary
 
@@ -51,6 +57,10 @@ _IDLE_POLL_SECONDS: Final = 0.05
 _SERVING_POLL_SECONDS: Final = 1.0
 #: What is left of ``shutdown_seconds``, after examinations were broken off, for delivering what is owed.
 _STOP_MARGIN_SECONDS: Final = 2.0
+#: How often a daemon reports itself. A row that is four times as old tells that it hangs or was killed.
+_REPORT_SECONDS: Final = 15.0
+#: For how long the row of a killed daemon is kept: whoever looks on the next morning still sees it.
+_KEEP_DAEMONS_US: Final = 24 * 3600 * MICROS
 _log = structlog.get_logger("service")
 
 
@@ -90,6 +100,7 @@ class Supervisor:
     """
 
     def __init__(self, daemon: Daemon, role: Role, *, until_idle: bool = False, only: str = "") -> None:
+        self.heartbeats = Heartbeats(daemon.wiring.health_stuck_seconds)
         self._daemon, self._role, self._until_idle, self._only = daemon, role, until_idle, only
         self._stopping = daemon.stopping
         self._failure: BaseException | None = None
@@ -98,6 +109,7 @@ class Supervisor:
         self._last_delivery = threading.Event()
         self._delivered = threading.Event()
         self._poll = daemon.wiring.poll_seconds
+        self._row = DaemonRow(daemon.owner, role.value, __version__, socket.gethostname())
         self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
         self._engines = self._engine_lane()
@@ -108,7 +120,9 @@ class Supervisor:
         if engine is None:
             return None
         daemon = self._daemon
-        return EngineLane(daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail)
+        return EngineLane(
+            daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail, heartbeats=self.heartbeats
+        )
 
     def _on_change(self) -> None:
         """A run of the engine lane was committed: it may be due, or its documents may be owed."""
@@ -124,6 +138,7 @@ class Supervisor:
         Raises:
             BaseException: whatever ended a loop.
         """
+        self.heartbeats.begin("main", _SERVING_POLL_SECONDS)
         self._prepare()
         threads = self._start()
         _log.info("started", role=self._role, owner=self._daemon.owner)
@@ -160,30 +175,38 @@ class Supervisor:
             self._daemon.authority.make_waiting_due()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
+        self._report()  # last: a daemon that could not start is none
 
     def _start(self) -> _Threads:
         sources = []
         if self._has(Role.INTAKE):
-            sources.append(self._thread(Role.INTAKE, self._take_requests))
+            sources.append(self._thread("intake", self._take_requests, self._poll))
         if self._has(Role.RUNNER):
             self._bulk.start()
             if self._engines is not None:
                 self._engines.start()
-            sources.append(self._thread(Role.RUNNER, self._drive_runs))
-        relay = [self._thread(Role.RELAY, self._deliver)] if self._has(Role.RELAY) else []
-        loops = (self._renew_leases, self._keep_house)  # in every role; most hold leases
-        return _Threads(sources, relay, [self._thread(Role.HOUSEKEEPING, loop) for loop in loops])
+            sources.append(self._thread("runner", self._drive_runs, self._poll))
+        relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
+        # In every role; most hold leases.
+        upkeep = [
+            self._thread("renewal", self._renew_leases, self._renewal_seconds),
+            self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
+        ]
+        return _Threads(sources, relay, upkeep)
 
-    def _thread(self, role: Role, loop: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._supervise, args=(role, loop), name=role.value)
+    def _thread(self, name: str, loop: Callable[[], None], pause_seconds: float) -> threading.Thread:
+        thread = threading.Thread(target=self._supervise, args=(name, loop, pause_seconds), name=name)
         thread.start()
         return thread
 
-    def _supervise(self, role: Role, loop: Callable[[], None]) -> None:
+    def _supervise(self, name: str, loop: Callable[[], None], pause_seconds: float) -> None:
+        self.heartbeats.begin(name, pause_seconds)
         try:
             loop()
         except BaseException as error:  # noqa: BLE001 - any end of a loop stops the daemon
-            self._fail(error, role=role)
+            self._fail(error, loop=name)
+        finally:
+            self.heartbeats.end()
 
     def _fail(self, error: BaseException, **facts: str) -> None:
         self._failure = self._failure or error
@@ -195,6 +218,7 @@ class Supervisor:
         idle = False
         pause = _IDLE_POLL_SECONDS if self._ends_by_itself else _SERVING_POLL_SECONDS
         while not idle and time.monotonic() < until and not self._stopping.wait(pause):
+            self.heartbeats.beat()
             idle = self._ends_by_itself and self._is_idle()
         return idle
 
@@ -211,6 +235,7 @@ class Supervisor:
         6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
         """
         seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
+        self.heartbeats.end()  # of the main thread: from here on it waits for the others
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()
@@ -225,6 +250,8 @@ class Supervisor:
         _join(threads.relay)
         self._delivered.set()
         _join(threads.upkeep)
+        with suppress(Unavailable):  # then the row tells of a daemon that was not seen for long, and goes within a day
+            self._daemon.authority.remove_daemon(self._row.owner)
 
     # --- loops
 
@@ -236,6 +263,7 @@ class Supervisor:
         """
 
         def attempt() -> int:
+            self.heartbeats.beat()  # a loop that waits for infrastructure is not stuck
             try:
                 return step()
             except Unavailable as error:
@@ -313,13 +341,18 @@ class Supervisor:
 
     def _renew_leases(self) -> None:
         """Renew the leases that are held; not in housekeeping, which may wait for a store longer than a lease."""
-        while not self._delivered.wait(self._daemon.leases.seconds / 3):
+        while not self._delivered.wait(self._renewal_seconds):
+            self.heartbeats.beat()
             kept = self._daemon.leases.renew()
             if self._engines is not None:
                 self._engines.renew(kept)
 
     def _keep_house(self) -> None:
-        while not self._delivered.wait(self._daemon.leases.seconds / 3):
+        reported_at = time.monotonic()
+        while not self._delivered.wait(self._housekeeping_seconds):
+            if time.monotonic() - reported_at >= _REPORT_SECONDS:
+                reported_at = time.monotonic()
+                self._with_retries(self._report, _TRY_ONCE)
             if not self._stopping.is_set():
                 self._with_retries(self._expire_dead_owners, _TRY_ONCE)
                 self._with_retries(self._pull_in_times, _TRY_ONCE)
@@ -327,6 +360,20 @@ class Supervisor:
                     self._with_retries(self._waiting_summary.step, _TRY_ONCE)
                 self._with_retries(self._daemon.store.sweep, _TRY_ONCE)
                 self._with_retries(self._daemon.intake.sweep, _TRY_ONCE)
+
+    @property
+    def _renewal_seconds(self) -> float:
+        return self._daemon.leases.seconds / 3
+
+    @property
+    def _housekeeping_seconds(self) -> float:
+        return min(self._renewal_seconds, _REPORT_SECONDS)
+
+    def _report(self) -> int:
+        """Report this daemon to the authority, so that one that is idle can be seen."""
+        if not self._only:
+            self._daemon.authority.report_daemon(self._row, _KEEP_DAEMONS_US)
+        return 0
 
     def _expire_dead_owners(self) -> int:
         """Expire the leases of killed processes of this machine: their runs are driven at once, not after the lease."""

@@ -61,6 +61,7 @@ SCHEMA_FILE = Path(__file__).resolve().parents[3] / "daemon/scenario_runner/auth
 OWN = {
     "schema_migrations", "runs", "run_events", "intake_records", "dead_letters", "outbox", "digest_reuse",
     "engine_attempts", "store_identities", "operator_actions", "unfinished_rebuild",
+    "daemons",
 }  # fmt: skip
 
 

@@ -205,3 +205,15 @@ CREATE TABLE unfinished_rebuild (
     actor    text NOT NULL,
     terms    text NOT NULL
 );
+
+-- The processes of serve, as they report themselves twice a minute at least. A process that stops in order removes its
+-- row; that of a killed one is removed a day later. Nothing is decided by these rows.
+CREATE TABLE daemons (
+    owner      text COLLATE "C" PRIMARY KEY,
+    role       text NOT NULL,
+    version    text NOT NULL,
+    host       text NOT NULL,
+    started_us bigint NOT NULL,
+    seen_us    bigint NOT NULL
+);
+CREATE INDEX daemons_seen ON daemons (seen_us);

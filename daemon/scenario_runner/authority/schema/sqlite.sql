@@ -194,3 +194,15 @@ CREATE TABLE unfinished_rebuild (
     actor    TEXT NOT NULL,
     terms    TEXT NOT NULL
 );
+
+-- The processes of serve, as they report themselves twice a minute at least. A process that stops in order removes its
+-- row; that of a killed one is removed a day later. Nothing is decided by these rows.
+CREATE TABLE daemons (
+    owner      TEXT PRIMARY KEY,
+    role       TEXT NOT NULL,
+    version    TEXT NOT NULL,
+    host       TEXT NOT NULL,
+    started_us INTEGER NOT NULL,
+    seen_us    INTEGER NOT NULL
+);
+CREATE INDEX daemons_seen ON daemons (seen_us);

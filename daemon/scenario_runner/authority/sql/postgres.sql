@@ -890,3 +890,50 @@ known AS (
 SELECT run_id FROM new_runs
 UNION ALL
 SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE r.lease_epoch >= %(epoch)b;
+
+-- name: backlog
+-- How much waits, for /metrics: every count ends at a number of rows, and reads them in the order of a partial index.
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
+SELECT now AS now,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us < now
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_overdue,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now AND deadline_us < now + 300000000
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_5m,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now + 300000000 AND deadline_us < now + 3600000000
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_1h,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now + 3600000000 AND deadline_us < now + 21600000000
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_6h,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now + 21600000000 AND deadline_us < now + 86400000000
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_1d,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now + 86400000000
+                              ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_later,
+       (SELECT count(*) FROM (SELECT 1 FROM runs
+                              WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
+                              ORDER BY admitted_us LIMIT %(most)b) AS q) AS quarantined,
+       (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
+                              ORDER BY reason_code, record_id LIMIT %(most)b) AS d) AS dead_letters,
+       (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL
+                              ORDER BY outbox_id LIMIT %(most)b) AS u) AS unsent,
+       (SELECT created_us FROM outbox WHERE sent_us IS NULL ORDER BY outbox_id LIMIT 1) AS unsent_since_us,
+       (SELECT count(*) FROM (SELECT 1 FROM runs
+                              WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                              ORDER BY updated_us LIMIT %(most)b) AS p) AS unprojected,
+       (SELECT updated_us FROM runs
+        WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+        ORDER BY updated_us LIMIT 1) AS unprojected_since_us,
+       -- As a claim finds it: the runs that are passed over are under lease.
+       (SELECT due_us FROM runs WHERE due_us IS NOT NULL AND due_us <= now AND lease_until_us <= now
+        ORDER BY due_us LIMIT 1) AS due_since_us,
+       (SELECT count(*) FROM daemons WHERE seen_us >= now - 60000000) AS daemons
+FROM clock;
+
+-- name: report_daemon
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+forgotten AS (
+  DELETE FROM daemons d USING clock WHERE d.seen_us < clock.now - %(keep_us)b AND d.owner <> %(owner)b)
+INSERT INTO daemons (owner, role, version, host, started_us, seen_us)
+SELECT %(owner)b, %(role)b, %(version)b, %(host)b, now, now FROM clock
+ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us;
+
+-- name: remove_daemon
+DELETE FROM daemons WHERE owner = %(owner)b;

@@ -463,3 +463,48 @@ INSERT INTO outbox (message_id, emission, run_id, kind, partition_key, attribute
 VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :payload, :created_us, :needs_seq, 0,
         :sent_us, :receipt, :action_key, :removed_emission)
 ON CONFLICT (message_id, emission) DO NOTHING;
+
+-- name: backlog
+-- How much waits, for /metrics: every count ends at a number of rows, and reads them in the order of a partial index.
+SELECT :now AS now,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us < :now
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_overdue,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :now AND deadline_us < :now + 300000000
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_5m,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :now + 300000000 AND deadline_us < :now + 3600000000
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_1h,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :now + 3600000000 AND deadline_us < :now + 21600000000
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_6h,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :now + 21600000000 AND deadline_us < :now + 86400000000
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_1d,
+       (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :now + 86400000000
+                              ORDER BY deadline_us LIMIT :most) AS w) AS waiting_later,
+       (SELECT count(*) FROM (SELECT 1 FROM runs
+                              WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
+                              ORDER BY admitted_us LIMIT :most) AS q) AS quarantined,
+       (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
+                              ORDER BY reason_code, record_id LIMIT :most) AS d) AS dead_letters,
+       (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL
+                              ORDER BY outbox_id LIMIT :most) AS u) AS unsent,
+       (SELECT created_us FROM outbox WHERE sent_us IS NULL ORDER BY outbox_id LIMIT 1) AS unsent_since_us,
+       (SELECT count(*) FROM (SELECT 1 FROM runs
+                              WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+                              ORDER BY updated_us LIMIT :most) AS p) AS unprojected,
+       (SELECT updated_us FROM runs
+        WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
+        ORDER BY updated_us LIMIT 1) AS unprojected_since_us,
+       -- As a claim finds it: the runs that are passed over are under lease.
+       (SELECT due_us FROM runs WHERE due_us IS NOT NULL AND due_us <= :now AND lease_until_us <= :now
+        ORDER BY due_us LIMIT 1) AS due_since_us,
+       (SELECT count(*) FROM daemons WHERE seen_us >= :now - 60000000) AS daemons;
+
+-- name: report_daemon
+INSERT INTO daemons (owner, role, version, host, started_us, seen_us)
+VALUES (:owner, :role, :version, :host, :now, :now)
+ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us;
+
+-- name: forget_daemons
+DELETE FROM daemons WHERE seen_us < :now - :keep_us;
+
+-- name: remove_daemon
+DELETE FROM daemons WHERE owner = :owner;

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from scenario_runner.authority.acts import ActionRow, ack_key
+from scenario_runner.authority.observed import DaemonRow, daemon_row
 from scenario_runner.authority.queries import RunQueries
 from scenario_runner.authority.retention import Expired, Expiry
 from scenario_runner.authority.rows import Row, action_row, run_row, stored_event
@@ -241,6 +242,12 @@ class Views(RunQueries):
         (row,) = self._rows(f"expired_of_{expiry.kind}", **expiry.parameters(), most=most)
         more = row["examined"] >= most and row["older"] > 0
         return Expired(row["expired"], more, row["oldest_us"])
+
+    # --- daemons
+
+    def daemons(self, limit: int) -> list[DaemonRow]:
+        """Daemons that reported themselves within a day and did not stop in order; the last one seen first."""
+        return [daemon_row(row) for row in self._rows("daemons", limit=limit)]
 
     # --- receipts
 

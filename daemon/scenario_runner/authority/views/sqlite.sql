@@ -182,3 +182,6 @@ SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted
 FROM runs WHERE run_id > :after
   AND admitted_us >= :since  -- if admitted
 ORDER BY run_id LIMIT :limit;
+
+-- name: daemons
+SELECT owner, role, version, host, started_us, seen_us FROM daemons WHERE seen_us >= 0 ORDER BY seen_us DESC LIMIT :limit;

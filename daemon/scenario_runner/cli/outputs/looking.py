@@ -9,6 +9,7 @@ from scenario_runner.cli.outputs.shapes import (
     HEX32,
     INTEGER,
     INTEGER_OR_NULL,
+    NUMBER,
     NUMBER_OR_NULL,
     TEXT,
     TEXT_OR_NULL,
@@ -19,6 +20,7 @@ from scenario_runner.cli.outputs.shapes import (
     ListShape,
     MapOf,
     OrNull,
+    Plain,
     Shape,
 )
 
@@ -106,6 +108,18 @@ _RUN: Final = Shape({
     "next_look_utc": TIME_OR_NULL, "supersedes": TEXT_OR_NULL, "superseded_by": ListOf(HEX32),
 })  # fmt: skip
 RUNS_LIST: Final = ListShape("runs", _RUN)
+_DAEMON: Final = Shape({
+    "owner": TEXT, "role": TEXT, "version": TEXT, "host": TEXT, "started_at_utc": TIME, "seen_at_utc": TIME,
+    "seconds_since_seen": NUMBER, "state": Plain(("string",), values=("RUNNING", "NOT_SEEN")),
+})  # fmt: skip
+DAEMONS: Final = ListShape("daemons", _DAEMON)
+HEALTHCHECK: Final = Shape({
+    "status": TEXT, "detail": TEXT_OR_NULL, "draining": BOOLEAN_OR_NULL, "stuck": OrNull(ListOf(TEXT)),
+    "checks": OrNull(MapOf(Shape({
+        "ok": BOOLEAN, "detail": TEXT_OR_NULL, "age_seconds": NUMBER_OR_NULL,
+        "seconds_since_progress": NUMBER_OR_NULL, "limit_seconds": NUMBER_OR_NULL,
+    }))),
+})  # fmt: skip
 _ACK: Final[dict[str, Kind]] = {"acked_by": TEXT_OR_NULL, "acked_at_utc": TIME_OR_NULL, "ack_reason": TEXT_OR_NULL}
 QUARANTINE_LIST: Final = ListShape("runs", Shape({**_RUN.keys, **_ACK}))
 QUARANTINE_ACK: Final = Shape({"run_id": HEX32, "state": TEXT, "repeated": BOOLEAN, **_ACK})

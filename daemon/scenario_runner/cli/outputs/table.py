@@ -14,6 +14,7 @@ DOCUMENTS: Final[dict[str, Shape]] = {
     "status": looking.STATUS,
     "explain": looking.EXPLAIN,
     "verify": looking.VERIFY,
+    "healthcheck": looking.HEALTHCHECK,
     "dead-letter show": looking.DEAD_LETTER_SHOW,
     "dead-letter redrive": acting.REDRIVE,
     "quarantine show": looking.QUARANTINE_SHOW,
@@ -43,6 +44,7 @@ LISTS: Final[dict[str, ListShape]] = {
     "runs list": looking.RUNS_LIST,
     "dead-letter list": looking.DEAD_LETTER_LIST,
     "quarantine list": looking.QUARANTINE_LIST,
+    "daemons": looking.DAEMONS,
 }
 """Commands that list: one document under ``--json``, lines under ``--jsonl``."""
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,6 +250,35 @@ def kpl_aggregate(payloads: list[bytes]) -> bytes:
     for payload in payloads:
         message += field(3, varint(1 << 3) + varint(0) + field(3, payload))
     return b"\xf3\x89\x9a\xc2" + message + hashlib.md5(message).digest()
+
+
+def test_what_record_processors_count_is_in_the_metrics_of_their_daemon(tmp_path: Path) -> None:
+    world = world_of(tmp_path, shards=2, health_listen=0)
+    requests = requests_of(world, 3)
+    keys = world.put(*requests, *junk(0, 5))
+    with daemon(world) as running:
+        listening = until(lambda: running.events("listening for health and metrics"), "it listens")[0]
+        address = f"127.0.0.1:{listening['port']}"
+
+        def values() -> dict[str, float]:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+                lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+            return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+        until(lambda: values()["sr_runs_ready_total"] == 3, "the runs are READY", 120)
+        until(lambda: values()["sr_runs_accepted_total"] == 3, "admissions of the record processors are counted", 30)
+
+        def refused() -> float:
+            return sum(value for name, value in values().items() if name.startswith("sr_runs_rejected_total"))
+
+        until(lambda: refused() == 5, "so are refusals", 30)
+        found = values()
+        assert sum(value for name, value in found.items() if name.startswith("sr_run_requests_total")) == 8
+        assert found["sr_jvm_restarts_total"] == 0
+        lags = until(lambda: {name for name in values() if "sr_intake_lag" in name}, "lags are known", 60)
+        assert all("shardId-" in name for name in lags)
+        assert len(settled(world, keys)) == 8
+        running.stop()
 
 
 def test_records_delivered_twice_and_a_replay_from_the_start_have_no_second_effect(tmp_path: Path) -> None:

@@ -276,6 +276,15 @@ def test_a_large_batch_is_published_whole(backend: Backend, publisher: SignalPub
     assert set(backend.records()) == {item.message_id for item in rows}
 
 
+def test_a_check_of_a_bus_that_is_there_passes_and_publishes_nothing(
+    backend: Backend, publisher: SignalPublisher
+) -> None:
+    publish(publisher, row(1))
+    before = backend.records()
+    publisher.check()
+    assert backend.records() == before
+
+
 def test_an_empty_batch_is_fine(backend: Backend, publisher: SignalPublisher) -> None:
     assert publisher.publish([]) == []
     assert backend.records() == {}

@@ -71,8 +71,9 @@ def test_the_guides_list_the_exit_codes() -> None:
     assert [int(row) for row in rows] == [code for code in Exit if code is not Exit.DEFECT]
 
 
-def test_the_generated_help_texts_are_those_of_the_commands() -> None:
-    before = (DOCS / "commands.md").read_text("utf-8")
+@pytest.mark.parametrize("name", ["commands.md", "guides/monitoring.md"])
+def test_the_generated_parts_are_those_of_the_code(name: str) -> None:
+    before = (DOCS / name).read_text("utf-8")
     spec = importlib.util.spec_from_file_location("generate", DOCS / "site/generate.py")
     assert spec is not None
     assert spec.loader is not None

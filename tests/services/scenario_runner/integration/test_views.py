@@ -30,7 +30,7 @@ from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.authority.statements import load_migrations
+from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.authority.views.sqlite import SqliteViews
 from scenario_runner.authority.views.statements import names, statement, terms_of
 from scenario_runner.authority.views.values import Candidate, Cursor, LetterFilter, Order, RunFilter, prefix_end
@@ -551,6 +551,7 @@ SERVED_BY: dict[str, tuple[str, str]] = {
     "letter_with_key": RECORD_KEY,
     "letter_with_number": ("INTEGER PRIMARY KEY", "intake_records_pkey"),
     "receipts_of_others": ("runs_admitted", "runs_admitted"),
+    "daemons": ("daemons_seen", "daemons_seen"),
 }
 #: These read newest rows up to a bound, in the order of the table.
 BOUNDED = {"run_of_message", "expired_of_intake_records"}
@@ -651,3 +652,22 @@ def test_postgres_serves_each_statement_by_its_index(crowded: Schema, name: str,
     assert f"'Index Name': '{SERVED_BY[name][1]}'" in plan, plan
     assert "Seq Scan" not in plan
     assert "'Node Type': 'Sort'" not in plan or name == "recorded_run_ids", "a page is read in order"
+
+
+@pytest.mark.parity
+def test_postgres_reads_the_backlog_from_partial_indexes(crowded: Schema) -> None:
+    import psycopg
+    from psycopg import ClientCursor
+
+    written = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", load_statements("postgres")["backlog"])
+    with psycopg.connect(crowded.dsn, cursor_factory=ClientCursor) as connection:
+        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {written}", {"most": 10_000}).fetchall()  # type: ignore[arg-type]
+    read = {plan["Relation Name"]: plan["Node Type"] for plan in _scans(rows[0][0][0]["Plan"])}
+    assert {name for name, kind in read.items() if kind == "Seq Scan"} <= {"daemons"}, read
+
+
+def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "Relation Name" in plan:
+        yield plan
+    for below in plan.get("Plans", ()):
+        yield from _scans(below)

@@ -437,8 +437,10 @@ def test_no_sqlite_statement_reads_a_whole_table(name: str) -> None:
     connection.close()
     scans = [step for step in plan if step.startswith("SCAN ") and " INDEX " not in step]
     # Subqueries with a limit are no tables.
+    # Selections that end at a LIMIT: what is in them is searched, and then counted.
+    bounded = {f"SCAN {part}" for part in re.findall(r"LIMIT :most\) AS ([a-z])\b", statement)}
     assert {re.sub(r"subquery-\d+", "page", step) for step in scans} <= {
-        "SCAN CONSTANT ROW", "SCAN page", "SCAN (page)", "SCAN gone"
+        "SCAN CONSTANT ROW", "SCAN page", "SCAN (page)", "SCAN gone", *bounded
     }  # fmt: skip
     if name.endswith("_only"):
         assert [

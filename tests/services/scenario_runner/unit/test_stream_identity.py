@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from scenario_runner import counters
 from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import exit_for_error
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable, UsageError
 from scenario_runner.intake import kinesis as kinesis_intake
+from scenario_runner.intake.base import IntakeLag
 from scenario_runner.intake.kinesis import KinesisIntake, _Running
 from scenario_runner.kcl import config as kcl_config
 from scenario_runner.kcl.lease_table import KclLeaseTable, ShardLease
@@ -366,3 +368,25 @@ def test_records_are_counted_once_and_a_jvm_that_never_comes_up_is_an_outage_onl
         intake.step()
     running.supervisor.failures = 2
     assert intake.step() == 0
+
+
+# --- what shard workers count -----------------------------------------------------------------------------------------
+
+
+def test_what_shard_workers_have_counted_is_counted_once_by_their_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "_counts", {})
+    intake = opened(Kinesis(), MemoryTables(shard_0=READING), [0.0])
+    running: Any = intake._running
+    statuses: dict[str, ShardStatus] = {}
+    intake._running = _Running(running.worker, SimpleNamespace(statuses=lambda: statuses, failures=0))  # type: ignore[arg-type]
+    for pid, value in ((1, 2.0), (1, 5.0), (1, 5.0), (2, 1.0)):  # the second process begins anew
+        statuses["shard-0"] = replace(CAUGHT_UP, pid=pid, counts=[("sr_runs_rejected_total", "AUTH_DENIED", value)])
+        intake.step()
+    assert counters.counted() == {"sr_runs_rejected_total{AUTH_DENIED}": 6}
+
+
+def test_the_lag_of_a_shard_is_that_of_its_last_read_and_of_the_record_in_hand() -> None:
+    now, wall = 1000.0, 1_700_000_000.0
+    status = replace(CAUGHT_UP, behind_seconds=3.0, oldest_at=wall - 7.0, uncheckpointed_at=998.5)
+    assert kinesis_intake._lag(status, now, wall) == IntakeLag("shard-0", 3.0, 7.0, 1.5)
+    assert kinesis_intake._lag(CAUGHT_UP, now, wall) == IntakeLag("shard-0", 0.0, 0.0, 0.0)

@@ -1,0 +1,149 @@
+"""What is observed of an authority, over every backend: its daemons, and how much waits in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    disposed,
+    failed,
+    hex32,
+    ready,
+    waiting,
+)
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+
+from scenario_runner.authority.observed import DEADLINES, DaemonRow
+from scenario_runner.authority.values import Sent
+from scenario_runner.contracts.states import Disposition
+
+if TYPE_CHECKING:
+    from test_authority_contract import Backend
+
+    from scenario_runner.authority.base import Authority
+
+pytestmark = pytest.mark.integration
+
+DAY = 24 * 3600 * SECOND
+NONE = {name: 0 for name, _ in DEADLINES}
+
+
+def report(authority: Authority, owner: str = "one") -> None:  # noqa: F811
+    authority.report_daemon(DaemonRow(owner, "all", "1.2.3", "host"), DAY)
+
+
+def rows(backend: Backend) -> list[tuple[str, int, int]]:  # noqa: F811
+    return [(row[0], row[1], row[2]) for row in
+            backend.query("SELECT owner, started_us, seen_us FROM daemons ORDER BY owner")]  # fmt: skip
+
+
+def test_the_first_report_of_a_daemon_is_its_start_and_later_ones_say_that_it_was_seen(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    report(authority)
+    clock.pass_seconds(20)
+    report(authority)
+    report(authority, "two")
+    assert rows(backend) == [("one", START, START + 20 * SECOND), ("two", START + 20 * SECOND, START + 20 * SECOND)]
+    authority.remove_daemon("one")
+    authority.remove_daemon("one")
+    assert [owner for owner, *_ in rows(backend)] == ["two"]
+
+
+def test_a_daemon_that_was_not_seen_for_a_day_is_forgotten_when_another_one_reports(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    report(authority, "killed")
+    clock.now += DAY
+    report(authority)
+    assert [owner for owner, *_ in rows(backend)] == ["killed", "one"]
+    clock.pass_seconds(1)
+    report(authority)
+    assert [owner for owner, *_ in rows(backend)] == ["one"]
+
+
+def test_a_daemon_that_hung_for_longer_than_its_row_is_kept_is_seen_again(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    report(authority)
+    clock.now += 2 * DAY
+    report(authority)
+    report(authority)
+    assert [owner for owner, *_ in rows(backend)] == ["one"]
+
+
+def test_an_empty_authority_has_no_backlog(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    found = authority.backlog(10)
+    assert (found.now_us, found.waiting) == (clock.now, NONE)
+    assert (found.quarantined, found.dead_letters, found.unsent, found.unprojected, found.daemons) == (0, 0, 0, 0, 0)
+    assert (found.unsent_since_us, found.unprojected_since_us, found.due_since_us) == (None, None, None)
+
+
+def test_waiting_runs_are_counted_by_the_time_that_is_left(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    for name, seconds in (("a", 100), ("b", 299), ("c", 3599), ("d", 90_000)):
+        authority.admit([asking(name, wait_us=seconds * SECOND)])
+        commit(authority, waiting(claim_one(authority), clock.now + WAIT))
+    assert authority.backlog(10).waiting == NONE | {"5m": 2, "1h": 1, "later": 1}
+    clock.pass_seconds(150)
+    assert authority.backlog(10).waiting == NONE | {"overdue": 1, "5m": 1, "1h": 1, "later": 1}
+
+
+def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> None:  # noqa: F811
+    authority.admit([disposed(f"r{number}", Disposition.REJECTED) for number in range(5)])
+    assert authority.backlog(3).dead_letters == 3
+    assert authority.backlog(10).dead_letters == 5
+
+
+def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    since = []
+    for name in ("first", "second"):
+        authority.admit([asking(name)])
+        commit(authority, ready(claim_one(authority), name) if name == "first" else failed(claim_one(authority), name))
+        since.append(authority.run(hex32(name)).updated_us)  # type: ignore[union-attr]
+        clock.pass_seconds(10)
+    found = authority.backlog(10)
+    assert (found.unprojected, found.unprojected_since_us) == (2, since[0])
+    assert (found.unsent, found.unsent_since_us) == (2, since[0])
+    tasks = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    first, *_ = authority.claim_signals("relay", 10, LEASE)
+    authority.mark_sent([Sent(first.outbox_id)])
+    found = authority.backlog(10)
+    assert (found.unprojected, found.unsent, found.unsent_since_us) == (0, 1, since[1])
+
+
+def test_the_oldest_due_run_is_one_that_nobody_drives(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([asking("driven")])
+    claim_one(authority)
+    clock.pass_seconds(5)
+    assert authority.backlog(10).due_since_us is None
+    authority.admit([asking("left")])
+    due = clock.now
+    clock.pass_seconds(5)
+    assert authority.backlog(10).due_since_us == due
+    clock.now += LEASE
+    assert authority.backlog(10).due_since_us == START, "its lease ran out"
+
+
+def test_daemons_count_while_they_were_seen_within_a_minute(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    report(authority)
+    clock.pass_seconds(59)
+    report(authority, "two")
+    assert authority.backlog(10).daemons == 2
+    clock.pass_seconds(2)
+    assert authority.backlog(10).daemons == 1
