@@ -13,7 +13,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from typing import Final, NamedTuple, TypeVar
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
@@ -39,6 +40,10 @@ _WINDOW: Final = 128
 #: Objects that are allocated before the garbage collector looks at them, which was a tenth of a rebuild: documents hold
 #: no circles, and a batch of them is some hundred thousand objects.
 _COLLECTED: Final = 500_000
+
+
+#: What makes the reader of a process, with all that it imports.
+_MODULE: Final = "scenario_runner.cli.authority_rebuild"
 
 
 class RunToRead(NamedTuple):
@@ -111,7 +116,7 @@ class Reading:
         chunks = batches(chain(first, more, rest), _CHUNK)
         try:
             with ProcessPoolExecutor(
-                self.processes, get_context("spawn"), initializer=_begin, initargs=(self.make, self.threads)
+                self.processes, _context(), initializer=_begin, initargs=(self.make, self.threads)
             ) as pool:
                 for outcomes in in_order(pool, _read_chunk, chunks, self.processes * _AHEAD):
                     yield from outcomes
@@ -137,6 +142,19 @@ def collect_rarely() -> None:
     """Let the garbage collector leave modules alone, and look at documents rarely. For a command that then ends."""
     gc.freeze()
     gc.set_threshold(_COLLECTED)
+
+
+def _context() -> BaseContext:
+    """How processes are started. None is a copy of this one, which has threads and an open database.
+
+    One process that has loaded the modules is copied for each other one, where the system can: loading them takes as
+    long as a thousand runs.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([_MODULE])
+    return context
 
 
 # --- in another process

@@ -1,5 +1,6 @@
 """The object-store contract. Keys are relative POSIX paths; every backend passes the same contract test."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,11 +16,21 @@ class StoredObject:
 
     Attributes:
         data: Its bytes.
-        version: Opaque token that changes whenever the bytes do; pass it to ``replace``.
+        token: What the store itself gives as a token of the bytes; None where it has none.
     """
 
     data: bytes
-    version: str
+    token: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Opaque token that changes whenever the bytes do; pass it to ``replace``."""
+        return version_of(self.data) if self.token is None else self.token
+
+
+def version_of(data: bytes) -> str:
+    """The version of bytes in a store that gives no token of its own."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

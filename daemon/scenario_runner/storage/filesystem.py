@@ -32,6 +32,7 @@ from scenario_runner.storage.base import (
     ObjectTooLargeError,
     StoredObject,
     check_key,
+    version_of,
 )
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
@@ -159,11 +160,6 @@ def _lexists(key: str, root: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def version_of(data: bytes) -> str:
-    """The version token of an object's bytes."""
-    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
@@ -440,7 +436,7 @@ class FilesystemStore(ObjectStore):
                 os.close(fd)
         if len(data) > limit:
             raise ObjectTooLargeError(f"{path} grew beyond {limit} bytes")
-        return StoredObject(data, version_of(data))
+        return StoredObject(data)
 
     @override
     def list_objects(self, folder: str) -> Iterator[ListedObject]:

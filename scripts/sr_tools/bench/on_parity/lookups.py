@@ -38,7 +38,8 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
         apart(fill_postgres, schema.dsn, templates, count, now_us)
         return ask_everything(world, templates, count, now_us, "PostgreSQL", options.lookups_calls)
     finally:
-        schema.drop()
+        if not options.keep:
+            schema.drop()
 
 
 def _make_tables(world: World) -> None:
