@@ -142,7 +142,7 @@ new_events AS (
   FROM decided d, clock c,
        LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned),
                        (3, 'GOV_POLICY_REV', d.policy_rev), (4, 'GOV_PLAN_HASH', d.plan_hash)) AS e(seq, kind, details)
-  WHERE d.became = 'ACCEPTED'),
+  WHERE d.became = 'ACCEPTED' AND d.disposition = ''),
 refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
   WHERE d.became IN ('REJECTED', 'CONFLICT') ORDER BY d.ord),
