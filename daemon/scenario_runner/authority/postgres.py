@@ -135,6 +135,7 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
         half = len(records) // 2
         return self._dispose(records[:half]) | self._dispose(records[half:])
 
+    @override
     def _admit_together(self, records: list[Admission]) -> dict[str, Admitted]:
         """Admit a batch, in more rounds while other intakes dispose of some of its records at the same time."""
         found: dict[str, Admitted] = {}

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, WakeAct
 from scenario_runner.authority.postgres_batches import columns
-from scenario_runner.authority.postgres_reemits import PostgresReemits
+from scenario_runner.authority.postgres_reemits import PostgresReemits, disposed
 from scenario_runner.authority.reemits import disposition_of
 from scenario_runner.authority.rows import Row, storable
 from scenario_runner.authority.values import Admission, Admitted
@@ -32,8 +32,11 @@ class PostgresActs(PostgresReemits):
         if self.acts([action.action_key]) or self._known_record(record.record_key) is not None:
             return None  # else it would be decided again and again: the act of the re-emit itself may be unknown
         answer = self._carry_out([(record.reemit, record)], action)[record.reemit.key]
-        if answer.repeated:
+        if answer.repeated and self._known_record(record.record_key) is not None:
             return None
+        if answer.repeated:
+            rows = self._admit_once([disposed(record, answer)], action)
+            return admitted_of(rows[0]) if rows and not rows[0]["repeated"] else None
         disposition, reason = disposition_of(answer.outcome)
         return Admitted(record.record_key, disposition, reason, answer.detail, answer.run_id, repeated=False)
 

@@ -3,6 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from psycopg.errors import UniqueViolation
@@ -56,6 +57,10 @@ class PostgresReemits(Queries):
     def _query_or_conflict(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Rows of a named statement; raises ``UniqueViolation`` as it is."""
 
+    @abstractmethod
+    def _admit_together(self, records: list[Admission]) -> dict[str, Admitted]:
+        """Give records their dispositions."""
+
     @override
     def record_action(self, action: ActionRow) -> bool:
         return bool(self._query("insert_action", **action_columns(action)))
@@ -86,6 +91,8 @@ class PostgresReemits(Queries):
             answer = self._carry_out([(act, record)])[act.key]
             # An act that is known now was written with its record by a first try, or by another intake.
             known = self._known_record(record.record_key) if answer.repeated else None
+            if known is None and answer.repeated:
+                return self._admit_together([disposed(record, answer)])[record.record_key]
             if known is None:
                 disposition, reason = disposition_of(answer.outcome)
                 return Admitted(record.record_key, disposition, reason, answer.detail, act.run_id, repeated=False)
@@ -152,6 +159,19 @@ class PostgresReemits(Queries):
     def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
         for indices in rounds_without_repeats([end.row.run_id for end in ends]):
             self._query("end_reemits", **columns(_END, [_end(ends[index]) for index in indices]))
+
+
+def disposed(record: Admission, answer: ReemitAnswer) -> Admission:
+    """A record whose act was carried out before, and whose row has gone since: it gets its disposition once more."""
+    disposition, reason = disposition_of(answer.outcome)
+    refusal = None
+    if reason:
+        refusal = request_rejected(
+            record.record_key, record.message_id, answer.run_id, disposition, reason, answer.detail
+        )
+    return replace(
+        record, reemit=None, disposition=disposition, reason_code=reason, detail=answer.detail, refusal=refusal
+    )
 
 
 def _act_parameters(decided: Sequence[tuple[Asked, ReemitDecision, int]]) -> Parameters:

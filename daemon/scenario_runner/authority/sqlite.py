@@ -56,6 +56,7 @@ from scenario_runner.authority.values import (
     ProjectionTask,
     Sent,
     SignalDraft,
+    Superseding,
     Transition,
 )
 from scenario_runner.contracts.canonical import canonical_bytes
@@ -376,9 +377,15 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
             self._add_signal(connection, transition.signal, claim.run_id, transition.at_us, last_seq)
         superseding = transition.superseding
         if superseding is not None:
-            self._grow_now(connection, superseding.old_run_id, self._clock(), [superseding.event])
+            self._tell_superseded(connection, superseding, claim.run_id)
             self._add_signal(connection, superseding.signal, claim.run_id, transition.at_us, last_seq)
         return None
+
+    def _tell_superseded(self, connection: sqlite3.Connection, superseding: Superseding, run_id: str) -> None:
+        """Append SUPERSEDED_BY to the record of the superseded run, unless it is there already."""
+        parameters = {"old_run_id": superseding.old_run_id, "run_id": run_id}
+        if connection.execute(self._sql["find_superseded_by"], parameters).fetchone() is None:
+            self._grow_now(connection, superseding.old_run_id, self._clock(), [superseding.event])
 
     @override
     def make_waiting_due(self) -> int:

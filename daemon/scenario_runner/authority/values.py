@@ -59,7 +59,8 @@ class Admission:
         raw_size: Bytes of the record as received; ``raw`` may be cut off.
         kind: Of the message; empty, like ``message_id`` and ``run_id``, where the record does not say it.
         run: The run it asks for; None when the disposition is final without the authority.
-        disposition: The final disposition (REJECTED or IGNORED) when ``run`` is None.
+        disposition: The final disposition when ``run`` is None: REJECTED or IGNORED, or that of a re-emit which was
+            carried out before.
         raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
         refusal: Signal to send in these two cases; one for a re-emit is made where the act is decided.
         reemit: The re-emit that it asks for, instead of a run.

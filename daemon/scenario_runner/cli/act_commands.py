@@ -95,7 +95,7 @@ def dead_letter_redrive(
     redrive/N/KEY, judged as intake judges, also for who may ask. The letter stays. The same judgement of a letter under
     the same pack and policy is carried out once: a repeat says what it came to. Exit 1 when a letter is refused again.
 
-    Without a letter the filters of dead-letter list choose, the newest first; letters that are settled are left out.
+    Without a letter the filters of dead-letter list choose, the oldest first; letters that are settled are left out.
     Nothing is done without --yes. One line of JSON for each under --json. Broken off, give the command again.
 
     \b

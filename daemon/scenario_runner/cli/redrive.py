@@ -4,8 +4,10 @@ Each letter says what it would come to before anything is done. Of many nothing 
 that was broken off is given again: what was done is left out.
 """
 
+import os
 import sys
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -33,7 +35,7 @@ from scenario_runner.cli.dead_letter import Options, found_letters, named_letter
 from scenario_runner.cli.outputs.acting import REDRIVE
 from scenario_runner.cli.read_only import existing_views
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import RequestRefused, UsageError
+from scenario_runner.contracts.errors import RequestRefused, UsageError, in_short
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.contracts.times import format_micros
@@ -146,9 +148,10 @@ class _Redriver:
         return Counter([_outcome_of(document)])
 
     def many(self, options: RedriveOptions, *, as_json: bool) -> Counter[str]:
-        """Redrive the letters of a filter, the newest first, and print a line for each.
+        """Redrive the letters of a filter, the oldest first, and print a line for each.
 
-        Those whose redrive was not refused, or was the same judgement, are left out: the command can be given again.
+        So of two letters with one key the earlier one gets it, as it would have on the control bus. Those whose redrive
+        was not refused, or was the same judgement, are left out: the command can be given again.
         """
         dry_run = options.dry_run or not options.yes
         counts: Counter[str] = Counter()
@@ -172,8 +175,10 @@ class _Redriver:
     def _selected(self, options: RedriveOptions, counts: Counter[str]) -> Iterator[tuple[Letter, Json]]:
         """Letters that are left to do, with what they would come to."""
         views, seen = self.views, set[str]()
-        for item in found_letters(views, options.filter.filter(self.wiring), None, _FOREVER):
-            letter = named_letter(views, str(item.number))
+        # Lists begin with the newest, or with the last key. Eight bytes a letter are kept of the whole list.
+        found = found_letters(views, options.filter.filter(self.wiring), None, _FOREVER)
+        for number in sorted(array("q", (item.number for item in found))):
+            letter = named_letter(views, str(number))
             assert views is not None
             try:
                 redrive = judge(views, letter, self.rules)
@@ -194,7 +199,8 @@ class _Redriver:
         document: Json = {
             "letter": redrive.letter, "number": letter.number, "predicted": _verdict(admitted),
             "pack_digest": self.rules.pack.digest, "policy_digest": self.rules.policy.content_digest,
-            "run_id": admitted.run_id or None, "dry_run": True,
+            "run_id": admitted.run_id or None, "dry_run": True, "engine_run_root": redrive.engine_run_root or None,
+            "note": _note(redrive),
             "earlier": redrive.earlier[0] if redrive.earlier else None,
         }  # fmt: skip
         return document | dict.fromkeys(_OF_AN_ACT) | {"next_action": _next(document["predicted"]["outcome"])}
@@ -259,6 +265,20 @@ def _print_prediction(document: Json) -> None:
         print_line(f"letter {document['number']} has come to this under this pack and policy: {document['earlier']}")
         return
     print_line(f"letter {document['number']} would be {predicted['disposition']}: {_said(predicted)}".rstrip(": "))
+    if document["engine_run_root"]:
+        print_line(f"its engine run root would be {document['engine_run_root']}")
+    if document["note"]:
+        print_line(document["note"])
+
+
+def _note(redrive: Redrive) -> str | None:
+    """What a person must know who redrives from another working directory than the daemon's."""
+    if not redrive.relative_root:
+        return None
+    return (
+        f"the request names the relative root {in_short(redrive.relative_root)}, which counts from the working "
+        f"directory of this command ({os.getcwd()}): redrive it in the daemon's working directory"
+    )
 
 
 def _said(verdict: Json) -> str:
@@ -275,4 +295,4 @@ def _print_one_of_many(document: Json, *, as_json: bool) -> None:
     text = (
         f"{document['number']:>8}  {would}{verdict['outcome']:24}  {document['run_id'] or '-':32}  {document['letter']}"
     )
-    print_line(f"{text}  {verdict['detail']}".rstrip())
+    print_line("  ".join(filter(None, (text, verdict["detail"], document["note"]))))

@@ -35,6 +35,8 @@ _JUDGED_BEFORE: Final = (
     "these very bytes were judged before and keep that answer, whatever the profile says today; to have the request "
     "judged again, give it another request_id or notes"
 )
+_TOO_EARLY: Final = frozenset({Reason.SUPERSEDED_RUN_NOT_ENDED.value, Reason.SUPERSEDED_RUN_NOT_FOUND.value})
+"""Refusals that pass by themselves."""
 _FIELDS: Final = ("run_id", "state", "reason_code", "detail", "disposition", "next_action")
 
 
@@ -110,8 +112,17 @@ def _refused(admitted: Admitted) -> Json:
         "reason_code": code,
         "sentence": SENTENCES[Reason(code)] if code in set(Reason) else "",
         "detail": admitted.detail,
-        "next_action": _JUDGED_BEFORE if admitted.repeated else _CORRECT_IT,
+        "next_action": _next(admitted),
     }
+
+
+def _next(admitted: Admitted) -> str:
+    if admitted.reason_code in _TOO_EARLY:
+        return (
+            "these very bytes keep this answer: once that run has ended, run the request with another request_id or "
+            f"notes, or `scenario-runner dead-letter redrive {admitted.record_key}`; no run was created"
+        )
+    return _JUDGED_BEFORE if admitted.repeated else _CORRECT_IT
 
 
 def _drive(daemon: Daemon, admitted: Admitted, timeout: float | None) -> tuple[Json, Exit]:

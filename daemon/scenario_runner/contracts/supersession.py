@@ -13,6 +13,8 @@ from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 
+#: The same bytes may keep their answer, so a request that is sent again has a request_id of its own.
+_AGAIN: Final = "then redrive its dead letter, or send the request again with a new request_id"
 _ATTRIBUTES: Final = tuple(SupersessionAttributes.model_fields)
 
 
@@ -89,12 +91,12 @@ def not_found(supersession: Supersession) -> tuple[Reason, str]:
     """Why a correction of a run that nobody knows is refused."""
     return Reason.SUPERSEDED_RUN_NOT_FOUND, (
         f"no run {supersession.old_run_id} is known, so none can be superseded; "
-        "if it was requested just now, wait for its READY or TERMINAL, then send the request again"
+        f"if it was requested just now, wait for its READY or TERMINAL, {_AGAIN}"
     )
 
 
 def not_ended(supersession: Supersession) -> tuple[Reason, str]:
     """Why a correction of a run that may still become READY is refused."""
     return Reason.SUPERSEDED_RUN_NOT_ENDED, (
-        f"the run {supersession.old_run_id} has not ended; wait for its READY or TERMINAL, then send the request again"
+        f"the run {supersession.old_run_id} has not ended; wait for its READY or TERMINAL, {_AGAIN}"
     )

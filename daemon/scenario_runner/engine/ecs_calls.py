@@ -35,6 +35,7 @@ class Task:
 
     Attributes:
         arn: The task.
+        started_by: ``startedBy``; empty when there is none.
         status: ``lastStatus``.
         stopping: Whether somebody wants it stopped.
         exit_code: Of the engine's container; None when it has none.
@@ -44,6 +45,7 @@ class Task:
     """
 
     arn: str
+    started_by: str
     status: str
     stopping: bool
     exit_code: int | None
@@ -218,7 +220,7 @@ def _task(task: Mapping[str, Any], container_name: str) -> Task:
     began, ended = task.get("startedAt") or task.get("createdAt"), task.get("stoppedAt")
     lasted = (ended - began).total_seconds() if began and ended else 0.0
     return Task(
-        arn=str(task["taskArn"]), status=str(task.get("lastStatus", "")),
+        arn=str(task["taskArn"]), started_by=str(task.get("startedBy") or ""), status=str(task.get("lastStatus", "")),
         stopping=task.get("desiredStatus") == "STOPPED", exit_code=None if code is None else int(code),
         stop_code=str(task.get("stopCode") or ""), reason=in_short("; ".join(str(text) for text in reasons if text)),
         duration_ms=max(0, round(lasted * 1000)),

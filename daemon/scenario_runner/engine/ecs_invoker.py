@@ -4,6 +4,9 @@ A task outlives the daemon that launched it: the next daemon follows it by its A
 keeps what the daemon needs to know, so this backend keeps nothing that a restart would lose: the attempt id is the
 ``clientToken``, and why SR stopped a task stands in the task's ``stoppedReason``.
 
+An ARN is a hint only: the row that holds it may have been restored from a ledger that others can write. A task is the
+attempt's when it was ``startedBy`` the attempt. Another one is neither stopped, nor taken for an end.
+
 ECS is eventually consistent. A task that was just launched may be unknown for a while; it is then neither gone nor
 failed. And ECS forgets a task about an hour after it stopped.
 
@@ -151,15 +154,26 @@ class EcsInvoker(EngineInvoker):
     @override
     def find(self, job: Job, unrenewed_seconds: float = 0.0) -> Job | None:
         # Of a task of another cluster this one would say that it does not know it, as of one that ended long ago.
-        if job.handle.startswith("arn:") and self._calls.may_know(job.handle):
-            return job
-        if job.handle != self.place:
+        named = job.handle.startswith("arn:") and self._calls.may_know(job.handle)
+        if not named and job.handle != self.place:
             raise Unavailable(f"attempt {job.attempt_id} was launched at {job.handle!r}, and this is {self.place!r}")
+        if named and self._tasks_of([job])[job.attempt_id] is not None:
+            return job
         if arns := self._calls.list(_started_by(job.attempt_id)):
             return replace(job, handle=arns[0])
         if self._is_young(job):
             raise Unavailable(f"the task of attempt {job.attempt_id} may not be listed yet")
         return None
+
+    def _tasks_of(self, jobs: Sequence[Job]) -> dict[str, Task | None]:
+        """What ECS says of the tasks of jobs, by attempt id; None for a job that names no task of its own attempt."""
+        tasks = self._calls.describe([job.handle for job in jobs])
+        own: dict[str, Task | None] = dict.fromkeys(job.attempt_id for job in jobs)
+        for job in jobs:
+            task = tasks[job.handle]
+            if task is not None and task.started_by == _started_by(job.attempt_id):
+                own[job.attempt_id] = task
+        return own
 
     def _is_young(self, job: Job) -> bool:
         """Whether ECS may not know the task yet."""
@@ -182,9 +196,9 @@ class EcsInvoker(EngineInvoker):
 
     def _look(self, jobs: Sequence[Job]) -> None:
         """Ask ECS for the states of jobs; note the ends, and stop what has run for too long."""
-        tasks = self._calls.describe([job.handle for job in jobs])
+        tasks = self._tasks_of(jobs)
         for job in jobs:
-            task = tasks[job.handle]
+            task = tasks[job.attempt_id]
             end = self._end_of(job, task)
             if end is not None:
                 with self._lock:
@@ -226,7 +240,7 @@ class EcsInvoker(EngineInvoker):
 
     def _has_stopped(self, job: Job) -> bool:
         """Whether a task has stopped, and will not appear later; asks for its stop when nobody has yet."""
-        task = self._calls.describe([job.handle])[job.handle]
+        task = self._tasks_of([job])[job.attempt_id]
         if task is not None and task.status == "STOPPED":
             return True
         if task is None or not task.stopping:

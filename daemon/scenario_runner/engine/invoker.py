@@ -11,7 +11,11 @@ The protocol of calls:
    launch then fails.
 4. When the end is committed, ``forget`` lets the backend drop what it kept.
 
-An attempt whose lease is lost is ended with ``stop`` where the backend is ``bound_to_lease``.
+An attempt whose lease is lost is ended with ``stop`` where the backend is ``bound_to_lease``. And before an attempt is
+launched, those before it are ended with ``stop`` by their ids, at the ``place`` of the backend, whatever their rows say
+of their ends and handles: rows may have been restored from a ledger that others can write.
+
+A handle is a hint where to look. No backend stops, or believes the end of, what does not bear the id of the attempt.
 """
 
 import math

@@ -25,8 +25,9 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import FINAL_STATES, Disposition
 from scenario_runner.contracts.supersession import Supersession, not_ended, not_found
 from scenario_runner.intake.admission_policy import AdmissionPolicy
-from scenario_runner.intake.decode import Message
+from scenario_runner.intake.decode import Message, decode
 from scenario_runner.intake.letters import ACTION, letter_of, redrive_key, redrives_of
+from scenario_runner.intake.roots import is_absolute
 from scenario_runner.intake.validate import validate_message
 
 SETTLED: Final = (ADMITTED, Disposition.DUPLICATE.value)
@@ -46,12 +47,21 @@ class Redrive:
         record: What would be admitted, under the key of the next redrive.
         act_key: Identity of the judgement.
         acts: The redrives that there were, in their order.
+        relative_root: The engine run root as the request names it, where that depends on the working directory of who
+            judges it; else empty.
     """
 
     letter: str
     record: Admission
     act_key: str
     acts: tuple[ActionRow, ...]
+    relative_root: str = ""
+
+    @property
+    def engine_run_root(self) -> str:
+        """Where the run that it asks for would have its evidence; empty when it asks for none."""
+        run = self.record.run
+        return str(run.intent["engine_run_root"] or run.inputs.get("engine_run_root", "")) if run is not None else ""
 
     @property
     def earlier(self) -> tuple[str, ActionRow] | None:
@@ -116,8 +126,15 @@ def judge(reader: RunReader, letter: Letter, admission: AdmissionPolicy) -> Redr
     """
     raw, name = check_kept(letter), letter_of(letter.record_key)
     acts = redrives_of(reader, name)
-    record = validate_message(Message(redrive_key(len(acts) + 1, name), raw, len(raw)), admission)
-    return Redrive(name, record, _act_key(name, record, admission, acts), acts)
+    message = Message(redrive_key(len(acts) + 1, name), raw, len(raw))
+    record = validate_message(message, admission)
+    relative = _relative_root(message, admission) if record.run is not None else ""
+    return Redrive(name, record, _act_key(name, record, admission, acts), acts, relative)
+
+
+def _relative_root(message: Message, admission: AdmissionPolicy) -> str:
+    named = decode(message, admission.topic, admission.record_limit).document.get("engine_run_root") or ""
+    return "" if is_absolute(named) else str(named)
 
 
 def _act_key(letter: str, record: Admission, admission: AdmissionPolicy, acts: Sequence[ActionRow]) -> str:

@@ -38,6 +38,11 @@ def normalise_root(text: str, allowed: Sequence[str], cwd: str) -> str:
     return _under("/" + location.lstrip("/"), allowed, text)
 
 
+def is_absolute(text: str) -> bool:
+    """Whether a root means the same for every working directory; an empty one names none."""
+    return not text or "://" in text or text.startswith("/")
+
+
 def _s3(text: str) -> str:
     try:
         bucket, prefix = split_s3_uri(text)

@@ -159,6 +159,21 @@ class FindSuperseded:
 
 
 @dataclass(frozen=True, slots=True)
+class EndEarlier:
+    """Make sure that nothing runs of an attempt whose end is on record, before another one may be launched.
+
+    Its row is not asked where it ran: rows may come from a ledger that others can write, and the backend knows its own
+    attempts by their ids. Answer: None.
+
+    Raises in the lifecycle:
+        LeaseLostError: the lease ran out; nothing was ended.
+        Unavailable: something of the attempt may still run.
+    """
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareLaunch:
     """Put the invocation document where the engine reads it. Nothing is launched. Answer: :class:`Prepared`.
 
@@ -245,9 +260,9 @@ class WriteAttemptLogs:
 
 
 #: The effects with which the part of a lifecycle begins that has an engine.
-ENGINE_BEGINS: Final = (PrepareLaunch, FindJob)
+ENGINE_BEGINS: Final = (EndEarlier, PrepareLaunch, FindJob)
 
-EngineEffect = PrepareLaunch | LaunchEngine | FindJob | AwaitEnd | ReadRunReceipt | WriteAttemptLogs
+EngineEffect = EndEarlier | PrepareLaunch | LaunchEngine | FindJob | AwaitEnd | ReadRunReceipt | WriteAttemptLogs
 Effect = (
     WritePlan
     | PlanAndExamine

@@ -22,6 +22,7 @@ from scenario_runner.engine.run_receipt import RUN_RECEIPT
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.runs.effects import (
     Effect,
+    EndEarlier,
     FindJob,
     LaunchEngine,
     Prepared,
@@ -69,6 +70,11 @@ class EngineEffects:
         Returns:
             The answer to the effect.
         """
+        if isinstance(effect, EndEarlier):
+            self._leases.check(claim)
+            # By its id alone, as one of long ago: what its backend does not list now will not appear later.
+            self.invoker.stop(Job(effect.attempt_id, self.invoker.place, launched_us=0, timeout_seconds=0))
+            return None
         if isinstance(effect, PrepareLaunch):
             return self._prepare(effect.attempt)
         if isinstance(effect, LaunchEngine):

@@ -3,6 +3,7 @@
 ======================================  ================================================================
 step                                    a crash after it leaves
 ======================================  ================================================================
+0. earlier attempts seen to have ended  nothing new
 1. invocation document written          a document that nobody reads
 2. EXECUTING committed, with the row    an attempt that counts; nothing of it is found, so it is lost
    of the attempt
@@ -16,7 +17,9 @@ step                                    a crash after it leaves
 ======================================  ================================================================
 
 An attempt is never launched twice: its row is committed before the launch, and whoever finds a row without an end asks
-the backend what became of it. So an attempt runs only under the lease of the run, and at most one at a time.
+the backend what became of it. So an attempt runs only under the lease of the run, and at most one at a time. That does
+not rest on the rows alone, which may have been restored from a ledger that others can write (ADR 0030): before an
+attempt is put on record, the backend ends what runs of those before it.
 """
 
 from collections.abc import Generator
@@ -38,6 +41,7 @@ from scenario_runner.runs.decisions import failed
 from scenario_runner.runs.effects import (
     AwaitEnd,
     Effect,
+    EndEarlier,
     FindJob,
     LaunchEngine,
     Prepared,
@@ -79,6 +83,8 @@ def execute(progress: Progress, plan: ExecutionPlan) -> Execution:
         job = yield from _find(progress)
         end: JobEnd = LOST if job is None else (yield AwaitEnd(job))
     else:
+        for earlier in claim.attempts:
+            yield EndEarlier(earlier.attempt_id)
         try:
             prepared: Prepared = yield PrepareLaunch(attempt)
         except EngineRefusal as refusal:

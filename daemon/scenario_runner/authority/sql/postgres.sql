@@ -142,7 +142,7 @@ new_events AS (
   FROM decided d, clock c,
        LATERAL (VALUES (1, 'RUN_ADMITTED', d.admitted), (2, 'PLAN_COMMITTED', d.planned),
                        (3, 'GOV_POLICY_REV', d.policy_rev), (4, 'GOV_PLAN_HASH', d.plan_hash)) AS e(seq, kind, details)
-  WHERE d.became = 'ACCEPTED'),
+  WHERE d.became = 'ACCEPTED' AND d.disposition = ''),
 refused AS MATERIALIZED (
   SELECT d.* FROM decided d JOIN new_records r ON r.record_key = d.record_key
   WHERE d.became IN ('REJECTED', 'CONFLICT') ORDER BY d.ord),
@@ -208,6 +208,7 @@ RETURNING r.run_id, r.lease_epoch;
 -- Rows are locked before they are compared, so a first try that is still at work is waited for, and its token is seen.
 -- A correction that becomes READY also grows the record of the run that it supersedes, which has ended and has no lease.
 -- That row is locked with the others, in one order, so of two corrections of one run the second appends after the first.
+-- A record that tells of the supersession already, since it comes from a ledger that was ahead, stays as it is ("untold").
 -- Attempts come as one text, since most commits have none, and sixteen empty arrays cost more than the rest of the CTE.
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
@@ -264,10 +265,15 @@ tried AS (
       another_attempt = excluded.another_attempt, duration_ms = excluded.duration_ms, detail = excluded.detail,
       stderr_tail = excluded.stderr_tail
   WHERE t.ended_us IS NULL),
+untold AS MATERIALIZED (
+  SELECT s.run_id, s.old_run_id, s.details FROM superseding s JOIN changed c ON c.run_id = s.run_id
+  WHERE NOT EXISTS (
+    SELECT 1 FROM run_events e
+    WHERE e.run_id = s.old_run_id AND e.kind = 'SUPERSEDED_BY'
+      AND convert_from(e.details, 'UTF8')::json #>> '{superseded_by,new_run_id}' = s.run_id)),
 grown AS (
   UPDATE runs o SET event_seq = o.event_seq + k.count
-  FROM (SELECT s.old_run_id, count(*) AS count FROM superseding s JOIN changed c ON c.run_id = s.run_id
-        GROUP BY s.old_run_id) k
+  FROM (SELECT old_run_id, count(*) AS count FROM untold GROUP BY old_run_id) k
   JOIN held h ON h.run_id = k.old_run_id
   WHERE o.run_id = k.old_run_id
   RETURNING o.run_id, o.event_seq - k.count AS before, sr_now_us() AS now),
@@ -276,7 +282,7 @@ superseded AS (
   SELECT n.run_id, n.before + row_number() OVER (PARTITION BY n.run_id ORDER BY s.run_id), 'SUPERSEDED_BY',
          greatest(n.now, (SELECT max(e.ts_us) FROM run_events e WHERE e.run_id = n.run_id)),
          convert_to(s.details, 'UTF8')
-  FROM grown n JOIN superseding s ON s.old_run_id = n.run_id JOIN changed c ON c.run_id = s.run_id),
+  FROM grown n JOIN untold s ON s.old_run_id = n.run_id),
 signals AS (
   INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
   SELECT o.signal_id, o.run_id, o.signal_kind, o.partition_key, o.attributes, o.payload, c.at_us, c.event_seq
@@ -330,7 +336,8 @@ UNION ALL
 SELECT subject, outcome FROM operator_actions WHERE action_key = ANY (%(action_key)b::text[]);
 
 -- name: claim_unprojected
--- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY, and is
+-- written after the documents of that READY. It does not wait for them when a signal of its own waits for it.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 behind AS MATERIALIZED (
   SELECT run_id FROM runs
@@ -338,6 +345,10 @@ behind AS MATERIALIZED (
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
              AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
+    AND NOT (EXISTS (SELECT 1 FROM runs n
+                     WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
+                       AND n.event_seq > n.projected_seq)
+             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
     AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
@@ -639,6 +650,11 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= now OR relay_owner <> '')
+                 AND NOT (EXISTS (SELECT 1 FROM runs n
+                                  WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
+                                    AND n.event_seq > n.projected_seq)
+                          AND NOT EXISTS (SELECT 1 FROM outbox o
+                                          WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
                  AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               ) AS projections,
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id

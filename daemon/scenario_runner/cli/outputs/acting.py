@@ -57,7 +57,7 @@ _VERDICT: Final[dict[str, Kind]] = {**_OUTCOME, "disposition": TEXT}
 REDRIVE: Final = Shape({
     "number": INTEGER, "letter": TEXT, "run_id": TEXT_OR_NULL, "pack_digest": TEXT, "policy_digest": TEXT,
     "predicted": Shape(_VERDICT), "earlier": TEXT_OR_NULL, "dry_run": BOOLEAN, "next_action": TEXT,
-    "record_key": TEXT_OR_NULL,
+    "record_key": TEXT_OR_NULL, "engine_run_root": TEXT_OR_NULL, "note": TEXT_OR_NULL,
     **dict.fromkeys((*_VERDICT, "requested_by"), TEXT_OR_NULL), "repeated": BOOLEAN_OR_NULL, "at_utc": TIME_OR_NULL,
 })  # fmt: skip
 """A dry run has ``predicted`` only; what came of a redrive is null then."""

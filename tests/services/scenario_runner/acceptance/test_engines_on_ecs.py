@@ -154,6 +154,26 @@ def test_an_attempt_of_which_ecs_knows_nothing_is_given_up_only_when_it_must_be_
     assert stops == [(1, "FAILED", "LOST"), (2, "SUCCEEDED", "")]
 
 
+def test_an_end_that_was_made_up_launches_no_second_task_beside_the_first(cluster: Cluster) -> None:
+    """As after a rebuild from a ledger in which somebody wrote that the attempt had ended."""
+    with ended(first := start(cluster.world)):
+        arn = cluster.task()
+        cluster.submitted()
+        first.kill()
+        first.wait()
+    cluster.sql(
+        "UPDATE engine_attempts SET ended_us = launched_us + 1, outcome = 'FAILED', reason_code = 'ENGINE_EXIT_NONZERO'"
+        ", handle = 'arn:aws:ecs:eu-west-1:123456789012:task/other/1'"
+    )
+    with ended(start(cluster.world)):
+        again = cluster.task(2)
+        assert cluster.fake.tasks[arn]["lastStatus"] == "STOPPED"
+        changes = [name for name, _ in cluster.fake.requests if name in ("RunTask", "StopTask")]
+        assert changes == ["RunTask", "StopTask", "RunTask"]
+        cluster.work(again)
+        until(lambda: cluster.world.signals("READY") != [], f"READY; {cluster.log()}", 60)
+
+
 def test_a_daemon_that_is_told_to_stop_leaves_its_task_to_the_next_one(cluster: Cluster) -> None:
     with ended(first := start(cluster.world)):
         arn = cluster.task()

@@ -172,6 +172,35 @@ def test_what_cannot_be_corrected_is_refused_at_intake(scene: Scene) -> None:
     assert len(scene.signals("RUN_SUPERSEDES")) == 1
 
 
+def test_a_one_shot_correction_that_comes_too_early_is_told_what_can_be_done(scene: Scene) -> None:
+    """The same bytes keep their answer in a one-shot run: to send them again is no advice."""
+    envelope = {
+        "topic": "fp.bus.control.v1", "message_id": "early", "published_at_utc": "2026-01-01T00:00:00Z",
+        "attributes": {
+            "kind": "RUN_REQUEST", "supersedes_run_id": scene.runs["waiting"], "supersession_purpose": "late data",
+        },
+        "partition_key": "any", "payload": scene.requests["new"],
+    }  # fmt: skip
+    file = scene.world.root / "early.json"
+    file.write_text(json.dumps(envelope), "utf-8")
+    key = f"cli/{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    profiles = ("--wiring", str(scene.world.wiring), "--policy", str(scene.world.policy), "--json")
+    for _ in range(2):
+        done = scene.world.command("run", str(file), "--timeout", "0", *profiles)
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["reason_code"]) == (1, "SUPERSEDED_RUN_NOT_ENDED")
+        assert "request_id" in answer["detail"]
+        assert "another request_id" in answer["next_action"]
+        assert f"dead-letter redrive {key}" in answer["next_action"]
+    redrive = json.loads(scene.world.command("dead-letter", "redrive", key, "--dry-run", *profiles).stdout)
+    assert (redrive["letter"], redrive["predicted"]["reason_code"]) == (key, "SUPERSEDED_RUN_NOT_ENDED")
+    envelope["payload"] = {**scene.requests["new"], "request_id": "again"}
+    envelope["attributes"] = envelope["attributes"] | {"supersedes_run_id": scene.runs["bad"]}
+    file.write_text(json.dumps(envelope), "utf-8")
+    done = scene.world.command("run", str(file), "--timeout", "60", *profiles)
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "READY")
+
+
 def test_a_reemit_of_a_correction_repeats_its_ready_only(scene: Scene) -> None:
     scene.submit("new", "--supersedes", scene.runs["ready"], "--purpose", "p")
     scene.drain()

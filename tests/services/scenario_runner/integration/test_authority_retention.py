@@ -29,7 +29,7 @@ from test_authority_reemits import act, deliver_documents, ended, one, owed
 from scenario_runner.authority.acts import ActionRow, ReemitLimit
 from scenario_runner.authority.retention import ACTION, RUNNING, Expiry, Kind, count_of, counted
 from scenario_runner.authority.statements import load_migrations, load_statements
-from scenario_runner.authority.values import Sent
+from scenario_runner.authority.values import Admission, Sent
 from scenario_runner.contracts.states import Disposition, SignalKind
 
 if TYPE_CHECKING:
@@ -108,11 +108,10 @@ def test_a_record_that_comes_again_after_its_row_has_gone_finds_its_run(
 
 
 def test_a_reemit_that_comes_again_after_its_record_has_gone_is_not_carried_out_again(
+    backend: Backend,  # noqa: F811
     authority: Authority,  # noqa: F811
     clock: Clock,  # noqa: F811
 ) -> None:
-    from scenario_runner.authority.values import Admission
-
     ended(authority)
     record = Admission(record_key="bus/reemit", kind="REEMIT_REQUEST", run_id=hex32("k"), reemit=act("bus/reemit"),
                        raw=b"{}", raw_size=2)  # fmt: skip
@@ -121,8 +120,50 @@ def test_a_reemit_that_comes_again_after_its_record_has_gone_is_not_carried_out_
     assert len(owed(authority)) == 1
     clock.pass_seconds(1)
     assert swept(authority, Expiry(Kind.INTAKE_RECORDS, clock.now)) == 2
-    authority.admit([record])
+    events = authority.events(hex32("k"))
+    (again,) = authority.admit([record])
+    assert (again.disposition, again.detail, again.repeated) == (Disposition.ACCEPTED, first.detail, False)
     assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 1]
+    assert authority.events(hex32("k")) == events
+    assert records(backend) == ["bus/reemit"], "every record has its disposition, also one that comes once more"
+    (third,) = authority.admit([record])
+    assert (third.disposition, third.repeated) == (Disposition.ACCEPTED, True)
+
+
+def known_refusal(authority: Authority, key: str) -> Admission:  # noqa: F811
+    """A record that asks for a re-emit which was refused, and whose row has gone: with the database that was lost."""
+    authority.record_action(ActionRow(key, 0, "ops", "bus", "reemit", hex32("k"), "", "REEMIT_RATE_LIMIT", "too many"))
+    return Admission(
+        record_key=key, kind="REEMIT_REQUEST", run_id=hex32("k"), reemit=act(key), raw=b"{}", raw_size=2
+    )  # fmt: skip
+
+
+def test_a_reemit_that_was_refused_and_comes_again_without_a_record_is_a_dead_letter_again(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+) -> None:
+    ended(authority)
+    (found,) = authority.admit([known_refusal(authority, "bus/refused")])
+    assert (found.disposition, found.reason_code, found.detail, found.repeated) == (
+        Disposition.REJECTED, "REEMIT_RATE_LIMIT", "too many", False,
+    )  # fmt: skip
+    assert backend.query("SELECT count(*) FROM dead_letters WHERE record_key = 'bus/refused'") == [(1,)]
+    assert [row.kind for row in owed(authority)] == [SignalKind.REQUEST_REJECTED]
+
+
+def test_a_redrive_of_a_reemit_that_is_known_without_its_record_is_carried_out_once(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+) -> None:
+    ended(authority)
+    record = known_refusal(authority, "redrive/1/bus/refused")
+    action = ActionRow("redrive/x", 0, "ops", "cli", "redrive", "bus/refused", "why", "", "")
+    found = authority.admit_for(action, record)
+    assert found is not None
+    assert (found.disposition, found.reason_code) == (Disposition.REJECTED, "REEMIT_RATE_LIMIT")
+    assert [item.outcome for item in authority.actions("bus/refused")] == ["REEMIT_RATE_LIMIT"]
+    assert "redrive/1/bus/refused" in records(backend)
+    assert authority.admit_for(action, record) is None
 
 
 def test_refused_records_and_redrives_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811

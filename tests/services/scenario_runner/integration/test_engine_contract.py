@@ -222,6 +222,19 @@ def test_another_daemon_stops_an_attempt_by_its_row(bench: Bench) -> None:
     assert not end_of(bench.invoker, job).succeeded
 
 
+def test_an_attempt_is_stopped_by_its_id_alone(bench: Bench) -> None:
+    """Before the next attempt of its run, whatever its row says of its handle and its end."""
+    job = bench.invoker.launch(launch_of())
+    bystander = bench.invoker.launch(launch_of(2))
+    other = bench.another_daemon()
+    by_id = Job(job.attempt_id, other.place, 0, 0.0)
+    other.stop(by_id)
+    assert (bench.runs(job), bench.runs(bystander)) == (False, True)
+    other.stop(by_id)
+    other.stop(Job("f" * 32, other.place, 0, 0.0))
+    assert bench.invoker.poll([bystander]) == {}
+
+
 def test_a_stop_after_the_end_changes_nothing(bench: Bench) -> None:
     job = bench.invoker.launch(launch_of())
     bench.finish(job, 0)

@@ -240,6 +240,49 @@ def test_a_listing_that_fails_is_not_nothing(bench: Bench) -> None:
         bench.invoker.find(replace(bench.row(), launched_us=0))
 
 
+def foreign_task(bench: Bench) -> str:
+    """The ARN of a task that another service runs in the same cluster."""
+    arn = bench.fake.RunTask({"clientToken": "another", "startedBy": "another"})["tasks"][0]["taskArn"]
+    return str(arn)
+
+
+def test_a_task_of_another_is_never_the_attempts_whatever_its_row_says(bench: Bench) -> None:
+    """The row may have been restored from a ledger that others can write."""
+    foreign = foreign_task(bench)
+    own = bench.invoker.launch(launch_of())
+    row = replace(bench.row(), handle=foreign, launched_us=0, timeout_seconds=1.0)
+    assert bench.invoker.find(row) == replace(row, handle=own.handle), "found by its own id"
+    bench.invoker.stop(row)
+    assert (bench.fake.tasks[own.handle]["lastStatus"], bench.fake.tasks[foreign]["lastStatus"]) == (
+        "STOPPED", "RUNNING"
+    )  # fmt: skip
+    nothing = replace(row, attempt_id="e" * 32)
+    assert bench.invoker.find(nothing) is None
+    bench.invoker.stop(nothing)
+    bench.poll(row)
+    bench.poll(nothing)
+    assert bench.fake.tasks[foreign]["desiredStatus"] == "RUNNING", "neither a stop nor a timeout reaches it"
+
+
+def test_the_end_of_a_task_of_another_is_no_end_of_the_attempt(bench: Bench) -> None:
+    foreign = foreign_task(bench)
+    bench.fake.finish(foreign, 0)
+    own = bench.invoker.launch(launch_of())
+    row = replace(bench.row(), handle=foreign)
+    assert bench.poll(row) is None
+    found = bench.invoker.find(row)
+    assert found is not None
+    assert (found.handle, bench.poll(found)) == (own.handle, None)
+
+
+def test_a_task_that_nobody_knows_does_not_hide_the_one_that_runs(bench: Bench) -> None:
+    own = bench.invoker.launch(launch_of())
+    made_up = "arn:aws:ecs:eu-west-1:123456789012:task/c/" + "f" * 32
+    assert bench.invoker.find(replace(bench.row(), handle=made_up, launched_us=0)) == replace(
+        bench.row(), handle=own.handle, launched_us=0
+    )
+
+
 # --- poll
 
 
@@ -382,15 +425,12 @@ def test_a_task_that_does_not_stop_may_still_run(bench: Bench) -> None:
     assert 180 <= sum(bench.waits) <= 190
 
 
-def test_a_task_that_is_not_known_yet_is_stopped_when_it_appears(bench: Bench) -> None:
+def test_a_task_that_is_not_known_yet_may_run_and_is_stopped_when_it_appears(bench: Bench) -> None:
     job = bench.invoker.launch(launch_of())
     bench.fake.hidden.add(job.handle)
-
-    def appears() -> None:
-        if len(bench.waits) == 4:
-            bench.fake.hidden.clear()
-
-    bench.on_wait = appears
+    with pytest.raises(Unavailable, match="may not be listed yet"):
+        bench.invoker.stop(job)
+    bench.fake.hidden.clear()
     bench.invoker.stop(job)
     assert bench.fake.tasks[job.handle]["lastStatus"] == "STOPPED"
 

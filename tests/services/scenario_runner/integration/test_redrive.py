@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,6 @@ from scenario_runner.service.compose import make_admission_policy, open_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from test_views import Backend
 
@@ -130,6 +130,23 @@ def test_different_judgements_at_once_get_numbers_of_their_own(
         done = list(pool.map(lambda chosen: carry_out(backend.authority, letter, chosen, "p", "r"), made))
     assert {item.record_key for item in done} == {redrive_key(number, KEY) for number in range(1, 5)}
     assert sorted(item.act.outcome for item in done) == ["ADMITTED", "DUPLICATE", "DUPLICATE", "DUPLICATE"]
+
+
+def test_a_relative_root_counts_from_the_working_directory_of_whoever_redrives_and_the_prediction_says_so(
+    backend: Backend,  # noqa: F811
+    rules: Rules,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = str(rules("x").engine_roots[0])
+    letter = refused(backend, rules("somebody"), request("r", engine_run_root="deep/r"))
+    absolute = refused(backend, rules("somebody"), request("a", engine_run_root=f"file://{root}/r"), "bus/a")
+    Path(root).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(root)
+    here = judge(backend.views, letter, rules("nightly"))
+    assert (here.engine_run_root, here.relative_root) == (f"{root}/deep/r", "deep/r")
+    there = judge(backend.views, absolute, rules("nightly"))
+    assert (there.engine_run_root, there.relative_root) == (f"{root}/r", "")
+    assert judge(backend.views, letter, rules("somebody")).relative_root == "", "it would be no run"
 
 
 class Failing:

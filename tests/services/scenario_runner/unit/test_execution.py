@@ -18,6 +18,7 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.runs.effects import (
     AwaitEnd,
     Effect,
+    EndEarlier,
     FindJob,
     LaunchEngine,
     PlanAndExamine,
@@ -81,8 +82,8 @@ class Engine(World):
             return Job(effect.launch.attempt_id, "place|7", NOW + 5, 60.0)
         if isinstance(effect, FindJob):
             return None if self.found is None else replace(effect.job, handle=self.found)
-        if isinstance(effect, AwaitEnd):
-            return self.end
+        if isinstance(effect, AwaitEnd | EndEarlier):
+            return self.end if isinstance(effect, AwaitEnd) else None
         if isinstance(effect, ReadRunReceipt):
             return self.receipt
         return LOGS if isinstance(effect, WriteAttemptLogs) else super().answer(effect)
@@ -149,7 +150,7 @@ def test_after_a_success_the_evidence_is_waited_for_anew_and_examined_at_once() 
 def test_exit_status_0_without_the_runs_receipt_is_a_failure(receipt: bytes | None, code: str) -> None:
     engine = Engine(receipt=receipt)
     end = engine.live(forced(attempts=(over(1), over(2))))
-    assert engine.kinds == TO_VERIFYING
+    assert engine.kinds == [WritePlan, EndEarlier, EndEarlier, *TO_VERIFYING[1:]]
     assert (end.to_state, end.reason_code) == (RunState.FAILED, code)
     assert end.events[0].details["reason_code"] == code
 
@@ -324,6 +325,26 @@ def test_evidence_that_contradicts_itself_invokes_nothing() -> None:
     engine = Engine(finding=CONFLICT, began_us=ADMITTED + 3600 * SECOND)
     assert engine.live(claim(inputs=AT_ONCE)).to_state is RunState.QUARANTINED
     assert PrepareLaunch not in engine.kinds
+
+
+def test_whatever_runs_of_earlier_attempts_is_ended_before_another_one_is_on_record() -> None:
+    """Their ends may come from a ledger that others can write."""
+    engine = Engine()
+    engine.live(forced(state=RunState.EXECUTING, attempts=(over(1), over(2))))
+    assert engine.kinds == [WritePlan, EndEarlier, EndEarlier, *TO_VERIFYING[1:]]
+    ended = [effect.attempt_id for effect in engine.asked if isinstance(effect, EndEarlier)]
+    assert ended == [f"{1:032x}", f"{2:032x}"]
+    deadline = ADMITTED + 3600 * SECOND
+    reused = Engine(began_us=deadline)
+    reused.live(claim(inputs=AT_DEADLINE, attempts=(over(1),)))
+    assert reused.kinds[:3] == [PlanAndExamine, EndEarlier, PrepareLaunch]
+
+
+def test_nothing_is_launched_while_an_earlier_attempt_may_run() -> None:
+    engine = Engine(fail={EndEarlier: Unavailable("it does not end")})
+    end = engine.live(forced(state=RunState.EXECUTING, attempts=(over(1),)))
+    assert engine.kinds == [WritePlan, EndEarlier, ReadClock]
+    assert (end.events, end.attempt, end.retries, end.last_error) == ((), None, 1, "it does not end")
 
 
 @pytest.mark.parametrize("kind", [PrepareLaunch, ReadRunReceipt, WriteAttemptLogs], ids=lambda kind: kind.__name__)
