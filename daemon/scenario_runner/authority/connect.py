@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,10 @@ _NO_FILE: Final = re.compile(r"[?#]|^:")
 """Options and ``:memory:`` of other programs: here they would become part of a file's name."""
 _POSTGRES: Final = ("postgresql://", "postgres://")
 _KEY_VALUE: Final = re.compile(r"(?:^|\s)(?:dbname|host)\s*=")
+_MORE_PLACES: Final = (("hostaddr", "PGHOSTADDR"), ("service", "PGSERVICE"))
+"""Parameters that say where a server is, and the variables for them."""
+#: How a host begins that is a socket of this machine: a folder, or an abstract name.
+_SOCKETS: Final = ("/", "@")
 _SCHEME: Final = re.compile(r"^[a-z][a-z0-9+.-]{0,39}(?=:)")
 
 
@@ -116,6 +121,16 @@ def describe_server(dsn: str) -> tuple[str, str]:
     parameters = _postgres_dsn(dsn, "").parameters
     host, port = parameters.get("host") or "this host", parameters.get("port") or "5432"
     return f"{host}:{port}/{parameters.get('dbname', '')}", str(parameters.get("user", ""))
+
+
+def tls_of(dsn: str, env: Mapping[str, str]) -> str:
+    """``sslmode`` of the connections of a PostgreSQL DSN; empty where they never leave this machine (a socket)."""
+    parameters = _postgres_dsn(dsn, "").parameters
+    hosts = str(parameters.get("host") or env.get("PGHOST", "")).split(",")
+    elsewhere = any(parameters.get(name) or env.get(variable) for name, variable in _MORE_PLACES)
+    if not elsewhere and all(host.startswith(_SOCKETS) for host in hosts):
+        return ""
+    return str(parameters.get("sslmode") or env.get("PGSSLMODE") or "prefer")
 
 
 def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":

@@ -25,6 +25,7 @@ class DaemonRow:
         host: Where it runs.
         started_us: When it started.
         seen_us: When it reported itself last. One that was killed keeps its row for a while.
+        now_us: The database's clock when the row was read, as the other times are: clocks of hosts differ.
     """
 
     owner: str
@@ -33,6 +34,7 @@ class DaemonRow:
     host: str
     started_us: int = 0
     seen_us: int = 0
+    now_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +77,6 @@ def backlog_of(row: Row) -> Backlog:
 
 def daemon_row(row: Row) -> DaemonRow:
     """A daemon as stored."""
-    return DaemonRow(row["owner"], row["role"], row["version"], row["host"], row["started_us"], row["seen_us"])
+    return DaemonRow(
+        row["owner"], row["role"], row["version"], row["host"], row["started_us"], row["seen_us"], row["now"]
+    )  # fmt: skip

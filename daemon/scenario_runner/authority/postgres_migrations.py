@@ -23,6 +23,7 @@ def migrate(connection: Connection, dsn: PostgresDsn) -> None:
 
     Raises:
         ConfigurationError: the database was made by a newer release, or holds another application's tables.
+        psycopg.errors.LockNotAvailable: a statement of another process keeps a table; nothing was changed.
     """
     sql = {name: text.encode() for name, text in load_statements("postgres").items()}
     try:
@@ -30,7 +31,8 @@ def migrate(connection: Connection, dsn: PostgresDsn) -> None:
             return
         with connection.transaction():
             connection.execute(sql["unbound_migrations"])  # a migration takes the time that it takes
-            connection.execute(sql["lock_migrations"])
+            connection.execute(sql["lock_migrations"])  # for as long as another process migrates
+            connection.execute(sql["bound_locks_of_migrations"])
             _apply(connection, sql, dsn)
     except _FOREIGN:
         raise ConfigurationError(

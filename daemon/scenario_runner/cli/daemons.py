@@ -1,6 +1,5 @@
 """``daemons``: the processes of ``serve`` that report themselves to the authority, also while they are idle."""
 
-import time
 from typing import Final
 
 from scenario_runner.authority.observed import DaemonRow
@@ -23,15 +22,14 @@ def run(wiring_path: str, *, as_json: bool, as_lines: bool) -> None:
     with exit_on_error(as_json=as_json or as_lines, logs=False):
         with existing_views(load_wiring(wiring_path)) as views:
             rows = views.daemons(_MOST) if views is not None else []
-        now_us = time.time_ns() // 1000
         form = Form.of(as_json=as_json, as_lines=as_lines)
-        print_list(DAEMONS, Page([_shown(row, now_us) for row in rows], _MOST, str), form, _line)
+        print_list(DAEMONS, Page([_shown(row) for row in rows], _MOST, str), form, _line)
         if not rows and form is Form.TEXT:
             print_err("no daemon has reported itself within a day")
 
 
-def _shown(row: DaemonRow, now_us: int) -> Json:
-    seconds = max(0, (now_us - row.seen_us) // MICROS)
+def _shown(row: DaemonRow) -> Json:
+    seconds = max(0, (row.now_us - row.seen_us) // MICROS)
     return {
         "owner": row.owner,
         "role": row.role,

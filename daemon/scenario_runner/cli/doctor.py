@@ -15,6 +15,7 @@ from scenario_runner.bus.stream import Stream
 from scenario_runner.cli.console import Exit, exit_on_error, print_json
 from scenario_runner.cli.doctor_callers import Callers
 from scenario_runner.cli.doctor_engine import examine_engine
+from scenario_runner.cli.doctor_health import examine_health
 from scenario_runner.cli.doctor_report import Report, print_finding
 from scenario_runner.cli.outputs.acting import DOCTOR
 from scenario_runner.contracts import refs
@@ -46,6 +47,7 @@ from scenario_runner.service.permissions import (
     try_stream,
     try_tables,
 )
+from scenario_runner.service.production import require_class
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.boto import client_of
@@ -54,6 +56,10 @@ from scenario_runner.storage.s3_client import S3Bucket, split_s3_uri
 
 _CLOCK_TOLERANCE_SECONDS: Final = 5
 """Lease times are the authority's, deadlines hours: seconds do no harm, and NTP keeps machines within milliseconds."""
+_CLASSES: Final = {
+    "production": "production: every key fits",
+    "smoke": "smoke, which refuses nothing that is unfit for production",
+}
 _EARLIEST_SANE_CLOCK: Final = 1_735_689_600
 """2025-01-01, before this code was written: a clock before that was never set."""
 
@@ -91,12 +97,16 @@ def examine(wiring_path: str, policy_path: str | None, show: Callable[[Json], No
         wiring = load_wiring(wiring_path)
         check_profile(wiring)
         report.add("wiring profile", f"{wiring.profile_id} is valid")
+        with report.examining("profile class"):
+            require_class(wiring)
+            report.add("profile class", _CLASSES[wiring.profile_class])
         os.umask(state_modes(wiring).umask)
         _examine_aws(report, wiring)
         _examine_pack(report, wiring, policy)
         _examine_state(report, wiring, Callers.of(report, wiring))
         _examine_roots(report, wiring)
         examine_engine(report, wiring, policy)
+        examine_health(report, wiring)
     return report.findings
 
 

@@ -19,6 +19,8 @@ from scenario_runner.contracts.errors import UsageError
 _SECONDS: Final = 5.0
 #: Of an answer; it names a few checks.
 _MOST_BYTES: Final = 1 << 20
+NO_ANSWER: Final[dict[str, Any]] = {"status": "no answer"}
+"""What is said of an address where no daemon answers."""
 #: What an address that stands for every interface is asked at.
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 
@@ -31,7 +33,7 @@ def run(url: str | None, wiring_path: str | None, *, ready: bool, as_json: bool)
     if as_json:
         print_json(answer, HEALTHCHECK)
     else:
-        print_line(f"{answer['status']}{_problems(answer)}")
+        print_line(in_words(answer))
     raise typer.Exit(Exit.DONE if passed else Exit.NEGATIVE)
 
 
@@ -61,7 +63,12 @@ def _address(url: str | None, wiring_path: str | None) -> tuple[str, int]:
     host, port = listen_address(wiring.health_listen)
     if not port:
         raise UsageError("health_listen has port 0: which one was taken stands in the daemon's log; give --url")
-    return _EVERYWHERE.get(host, host), port
+    return asked_at(host), port
+
+
+def asked_at(host: str) -> str:
+    """Where a listener on an address is asked from its own host."""
+    return _EVERYWHERE.get(host, host)
 
 
 def ask(host: str, port: int, path: str) -> tuple[bool, dict[str, Any]]:
@@ -82,7 +89,7 @@ def ask(host: str, port: int, path: str) -> tuple[bool, dict[str, Any]]:
         detail = f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    return False, {"status": "no answer", "detail": detail}
+    return False, {**NO_ANSWER, "detail": detail}
 
 
 def _is_answer(document: Any) -> bool:  # noqa: ANN401 - whatever JSON can say
@@ -95,11 +102,12 @@ def _is_answer(document: Any) -> bool:  # noqa: ANN401 - whatever JSON can say
     )
 
 
-def _problems(answer: dict[str, Any]) -> str:
-    """What is wrong, for a person."""
+def in_words(answer: dict[str, Any]) -> str:
+    """An answer and what is wrong, for a person."""
     found = [answer["detail"]] if "detail" in answer else []
     for name, check in answer.get("checks", {}).items():
         if not check.get("ok"):
             seconds = check.get("seconds_since_progress")
-            found.append(f"{name}: " + (check.get("detail") or f"no progress for {seconds} s"))
-    return f": {'; '.join(found)}" if found else ""
+            silent = f"no progress for {seconds} s" if seconds is not None else ""
+            found.append(": ".join(filter(None, (name, check.get("detail"), silent))))
+    return f"{answer['status']}: {'; '.join(found)}" if found else str(answer["status"])

@@ -9,12 +9,17 @@ from typing import Final
 import structlog
 
 from scenario_runner.cli.console import Exit, exit_for_error, print_err
+from scenario_runner.kcl.config import DRAIN_SECONDS
+from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.loops import Supervisor
 from scenario_runner.service.telemetry import end_process
 
-_LAST_RESORT_SECONDS: Final = 30.0
-"""How long after ``shutdown_seconds`` the process ends whatever still hangs: an orderly stop takes less."""
+_LAST_RESORT_SECONDS: Final = 9.0
+"""How long after ``shutdown_seconds`` the process ends whatever still hangs. An orderly stop takes less: a statement or
+a request that is in progress. The most that ``shutdown_seconds`` can be, and this, fit into the 120 s of ECS."""
+_STREAM_SECONDS: Final = DRAIN_SECONDS + 3.0
+"""What the intake of a stream may take in any case: KCL's grace for record processors, and the end of its JVM."""
 _log = structlog.get_logger("service")
 
 
@@ -53,10 +58,16 @@ def stop_between_batches(stopping: threading.Event) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
+def longest_stop(wiring: Wiring) -> float:
+    """So many seconds after a signal the process has ended, whatever hangs; a supervisor's SIGKILL must come later."""
+    draining = float(wiring.shutdown_seconds)
+    return (max(draining, _STREAM_SECONDS) if wiring.bus_kind == "kinesis" else draining) + _LAST_RESORT_SECONDS
+
+
 def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
     """End the process when a stop takes too long: the next start gives up the leases of threads that hang."""
     daemon.stopping.wait()
-    time.sleep(daemon.wiring.shutdown_seconds + _LAST_RESORT_SECONDS)
+    time.sleep(longest_stop(daemon.wiring))
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
     _log.critical("the stop takes too long; the process ends without the threads that hang", threads=threads)
     end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)

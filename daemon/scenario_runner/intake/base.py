@@ -13,12 +13,17 @@ class IntakeLag:
         behind_seconds: How far the last read was behind the end.
         oldest_seconds: Age of the oldest record that is not disposed of.
         checkpoint_seconds: Since when something is disposed of and not checkpointed; 0 on a spool.
+        silent_seconds: Since when the process that reads the shard has reported nothing; None where no other process
+            does.
+        busy: Whether it was at work then; else it was waiting for records.
     """
 
     shard: str
     behind_seconds: float
     oldest_seconds: float
     checkpoint_seconds: float = 0.0
+    silent_seconds: float | None = None
+    busy: bool = False
 
 
 class Intake(Protocol):

@@ -236,7 +236,10 @@ class KinesisIntake(Intake):
 def _lag(status: ShardStatus, now: float, wall: float) -> IntakeLag:
     in_hand = max(0.0, wall - status.oldest_at) if status.oldest_at else 0.0
     waiting = max(0.0, now - status.uncheckpointed_at) if status.uncheckpointed_at else 0.0
-    return IntakeLag(status.shard_id, status.behind_seconds, max(status.behind_seconds, in_hand), waiting)
+    return IntakeLag(
+        status.shard_id, status.behind_seconds, max(status.behind_seconds, in_hand), waiting, max(0.0, now - status.at),
+        status.state is not ProcessorState.IDLE,
+    )  # fmt: skip
 
 
 def _caught_up(status: ShardStatus | None) -> bool:

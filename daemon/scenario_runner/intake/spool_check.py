@@ -80,6 +80,8 @@ def _check_rename(files: SpoolFiles, folders: Folders) -> None:
         os.unlink(name, dir_fd=folders.claimed)
         for fd in (folders.requests, folders.claimed, folders.consumed, folders.rejected):
             os.fsync(fd)
+    except FileNotFoundError:
+        raise  # a folder went away meanwhile: an outage, which says nothing about the file system
     except OSError as error:
         raise ConfigurationError(
             files.paths.root,

@@ -70,9 +70,14 @@ _NOTHING: Final = Setting("", "")
 
 def endpoint_variables(service: str, env: Mapping[str, str]) -> tuple[str, ...]:
     """The SDKs' variables for the endpoint of a service, the most specific first; none when they are switched off."""
-    if env.get(_IGNORE_ENDPOINTS, "").strip().lower() == "true":
+    if ignores_endpoints(env):
         return ()
     return f"{_ANY_ENDPOINT}_{service}", _ANY_ENDPOINT
+
+
+def ignores_endpoints(env: Mapping[str, str]) -> bool:
+    """Whether the SDKs' variables for endpoints are switched off."""
+    return env.get(_IGNORE_ENDPOINTS, "").strip().lower() == "true"
 
 
 def _setting(variable: str, env: Mapping[str, str], check: Check) -> Setting:

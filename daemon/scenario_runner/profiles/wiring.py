@@ -54,6 +54,7 @@ class Wiring(EngineKeys):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     profile_id: Text
+    profile_class: Literal["smoke", "production"] = "smoke"
     object_store_root: Location
     state_mode: Literal["private", "group"] = "private"
     control_bus_topic: Text = "fp.bus.control.v1"

@@ -1,5 +1,6 @@
 """The bulk pool: threads for runs whose examination costs more than a batch should wait for."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from scenario_runner.artifacts.budget import Share
 from scenario_runner.authority.values import Claim
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.fair_queue import TURN_SECONDS, FairQueue, Group
+from scenario_runner.service.heartbeats import Heartbeats
 
 Drive = Callable[[Sequence[Claim], Share], list[Deferred]]
 
@@ -22,14 +24,18 @@ class BulkPool:
     Args:
         workers: Most examinations at a time.
         drive: Drives runs with the same evidence, and returns those whose turn was over; raises nothing.
+        heartbeats: Where each thread reports the progress of its examination.
     """
 
-    def __init__(self, workers: int, drive: Drive) -> None:
+    def __init__(self, workers: int, drive: Drive, heartbeats: Heartbeats | None = None) -> None:
         self._queue, self._drive = FairQueue(), drive
+        self._heartbeats = heartbeats or Heartbeats(math.inf)
         self._changed = threading.Condition()  # guards the queue and `_stopped`
         self._stopped = False
         # Daemon threads: one that hangs in a dead mount must not keep the process alive.
-        self._threads = [threading.Thread(target=self._work, name=f"bulk-{n}", daemon=True) for n in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"bulk-{n}", daemon=True) for n in range(workers)
+        ]
 
     def start(self) -> None:
         """Start the threads."""
@@ -60,18 +66,22 @@ class BulkPool:
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (group := self._next()) is not None:
             began, unfinished = time.monotonic(), list[Deferred]()
-            share = Share(seconds=TURN_SECONDS, over=partial(self._is_over, group), spent_seconds=group.spent_seconds)
+            progress = self._heartbeats.begin(f"bulk:{number}", TURN_SECONDS, f"run {group.claims[0].run_id}")
+            over = partial(self._is_over, group, progress)
+            share = Share(seconds=TURN_SECONDS, over=over, spent_seconds=group.spent_seconds)
             try:
                 unfinished = self._drive(group.claims, share)
             finally:
+                self._heartbeats.end()
                 with self._changed:
                     self._queue.done(group, [item.claim for item in unfinished], time.monotonic() - began)
                     self._changed.notify_all()
 
-    def _is_over(self, group: Group, seconds: float) -> bool:
+    def _is_over(self, group: Group, progress: Callable[[], None], seconds: float) -> bool:
+        progress()  # whoever asks has just read a block, or waits for another examination, which reports itself
         with self._changed:
             return self._queue.is_over(group, seconds)
 

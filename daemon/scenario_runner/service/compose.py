@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -43,6 +43,7 @@ from scenario_runner.service.control_bus import open_intake, open_publisher, ope
 from scenario_runner.service.engine import engine_terms, open_engine, open_invocations
 from scenario_runner.service.identity import establish_identities, named_stores
 from scenario_runner.service.owner import make_owner
+from scenario_runner.service.production import require_class
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import keys_of
 from scenario_runner.storage.base import ObjectStore
@@ -214,7 +215,9 @@ class Daemon:
     """Everything that the loops need.
 
     Attributes:
+        stopping: Set when the daemon is to stop.
         open_engine: Opens the profile's engine, for a role that drives runs; None when none is configured.
+        started: Set once every loop runs. Until then a start may still fail, so the daemon is not ready.
     """
 
     wiring: Wiring
@@ -228,6 +231,7 @@ class Daemon:
     relay: Relay
     stopping: threading.Event
     open_engine: Callable[[], EngineEffects | None] = lambda: None
+    started: threading.Event = field(default_factory=threading.Event)
 
 
 def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
@@ -239,9 +243,10 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
         only: The only run that it drives and delivers; empty for every run.
 
     Raises:
-        ConfigurationError: a profile, schema or pack is not valid, or the store is unsafe.
+        ConfigurationError: a profile, schema or pack is not valid, or none for production; or the store is unsafe.
         Unavailable: the authority or store cannot be reached.
     """
+    require_class(wiring)
     check_profile(wiring)
     pack, schemas = open_pack(wiring), open_schemas(wiring)
     rules = make_admission_policy(wiring, policy, pack)

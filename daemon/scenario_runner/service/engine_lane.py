@@ -214,11 +214,14 @@ class EngineLane:
                 self._working -= 1
 
     def _work(self, item: _Execution, answer: Answer) -> None:
+        number = threading.current_thread().name.rpartition("_")[2]
+        self._heartbeats.begin(f"engine:{number}", detail=f"run {item.run_id}")
         try:
             self._go_on(item, answer)
         except BaseException as error:  # noqa: BLE001 - a defect: stop; the lease runs out and nothing is decided
             self._fail(error)
         finally:
+            self._heartbeats.end()
             with self._lock:
                 self._working -= 1
 

@@ -78,14 +78,7 @@ class HealthListener:
     """
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Page], place: str) -> None:
-        try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            self._server = _Server(family, address, pages)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{place}, key 'health_listen'", f"cannot listen on {host}:{port}: {error.strerror}",
-                "name an address of this host and a port that is free",
-            ) from error  # fmt: skip
+        self._server = _bound(host, port, pages, place)
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
     @property
@@ -101,6 +94,26 @@ class HealthListener:
         """Answer no more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+def require_bindable(host: str, port: int, place: str) -> None:
+    """Bind to an address and let go of it again.
+
+    Raises:
+        ConfigurationError: it cannot be bound.
+    """
+    _bound(host, port, {}, place).server_close()
+
+
+def _bound(host: str, port: int, pages: Mapping[str, Page], place: str) -> "_Server":
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return _Server(family, address, pages)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{place}, key 'health_listen'", f"cannot listen on {host}:{port}: {error.strerror}",
+            "name an address of this host and a port that is free",
+        ) from error  # fmt: skip
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):

@@ -55,7 +55,8 @@ _IDLE_POLL_SECONDS: Final = 0.05
 #: How often a serving daemon wakes up its main thread, so that a signal handler runs also where waits are not
 #: interrupted.
 _SERVING_POLL_SECONDS: Final = 1.0
-#: What is left of ``shutdown_seconds``, after examinations were broken off, for delivering what is owed.
+#: What is left of ``shutdown_seconds``, after examinations were broken off, for delivering what is owed. What is not
+#: delivered by then is left to the next daemon: another one under load would keep this relay busy for ever.
 _STOP_MARGIN_SECONDS: Final = 2.0
 #: How often a daemon reports itself. A row that is four times as old tells that it hangs or was killed.
 _REPORT_SECONDS: Final = 15.0
@@ -108,10 +109,11 @@ class Supervisor:
         self._relay_wanted = threading.Event()
         self._last_delivery = threading.Event()
         self._delivered = threading.Event()
+        self._stop_by = math.inf
         self._poll = daemon.wiring.poll_seconds
         self._row = DaemonRow(daemon.owner, role.value, __version__, socket.gethostname())
         self._batch_size = BatchSize()
-        self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk)
+        self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk, self.heartbeats)
         self._engines = self._engine_lane()
         self._waiting_summary = WaitingSummary(daemon.authority, time.monotonic)
 
@@ -141,6 +143,7 @@ class Supervisor:
         self.heartbeats.begin("main", _SERVING_POLL_SECONDS)
         self._prepare()
         threads = self._start()
+        self._daemon.started.set()
         _log.info("started", role=self._role, owner=self._daemon.owner)
         idle = self._wait(math.inf if seconds is None else time.monotonic() + seconds)
         self._stop(threads)
@@ -228,22 +231,24 @@ class Supervisor:
         """Stop the loops in the order in which work flows, so that each finds the work of the one before it done.
 
         1. Nothing new is taken: intake and the runner finish their batch and end.
-        2. Examinations in progress end, or are broken off undecided when their time is over.
-        3. Engines of this process are ended.
+        2. Engines of this process are ended. They have a grace of their own, so examinations go on meanwhile.
+        3. Examinations in progress end, or are broken off undecided when their time is over.
         4. The leases of what was not finished are given back, so that another process need not wait for their end.
-        5. The relay delivers what all these left, documents before the signals that need them.
+        5. The relay delivers what all these left, documents before the signals that need them, until the time is over.
         6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
         """
-        seconds, began = float(self._daemon.wiring.shutdown_seconds), time.monotonic()
+        seconds = float(self._daemon.wiring.shutdown_seconds)
+        self._stop_by = time.monotonic() + seconds
         self.heartbeats.end()  # of the main thread: from here on it waits for the others
         self._daemon.leases.end_in(seconds - min(_STOP_MARGIN_SECONDS, seconds / 4))
         self._stopping.set()
         self._runs_wanted.set()
         _join(threads.sources)
-        if not self._bulk.stop(max(1.0, seconds - (time.monotonic() - began))):
-            _log.error("an examination does not end; it is left behind, and its lease runs out")
+        self._bulk.stop(0.0)  # no examination begins any more
         if self._engines is not None:
-            self._engines.stop(max(1.0, seconds - (time.monotonic() - began)))
+            self._engines.stop(max(1.0, self._stop_by - time.monotonic()))
+        if not self._bulk.stop(max(1.0, self._stop_by - time.monotonic())):
+            _log.error("an examination does not end; it is left behind, and its lease runs out")
         self._daemon.leases.give_back()
         self._last_delivery.set()
         self._relay_wanted.set()
@@ -332,7 +337,7 @@ class Supervisor:
             self._relay_wanted.clear()
             sweep = last or time.monotonic() - swept_at >= _RELAY_SWEEP_SECONDS
             if sweep or self._with_retries(self._daemon.relay.has_pending):
-                while self._with_retries(self._daemon.relay.step):
+                while self._with_retries(self._daemon.relay.step) and time.monotonic() < self._stop_by:
                     pass
                 swept_at = time.monotonic()
             if last:

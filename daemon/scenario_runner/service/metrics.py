@@ -27,8 +27,8 @@ MOST_SHARDS: Final = 64
 
 _AT_MOST: Final = f"at most {MOST_COUNTED:,} are counted"
 _REASONS: Final = tuple(reason.value for reason in Reason)
-LOOPS: Final = ("main", "intake", "runner", "relay", "renewal", "housekeeping", "engine")
-"""The loops that a daemon may run."""
+LOOPS: Final = ("main", "intake", "runner", "relay", "renewal", "housekeeping", "engine", "bulk", "shard")
+"""The loops that a daemon may run; of several alike the worst is shown."""
 OPERATIONS: Final = (
     "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
     "relay.drift", "relay.reemit_refused", "relay.signal_drift", "relay.signal_unavailable", "relay.unavailable",
@@ -112,9 +112,11 @@ METRICS: Final = (
     _gauge("sr_intake_checkpoint_age_seconds", "Since when records are disposed of and not checkpointed; 0 when none.",
            "shard"),
     _gauge("sr_daemons", "Daemons that reported themselves to the authority within the last minute."),
-    _gauge("sr_ready", "1 when the last probe found store, authority and bus usable and the daemon is not draining."),
+    _gauge("sr_ready",
+           "1 when the daemon has started, does not drain, and the last probe found store, authority and bus usable."),
     _gauge("sr_refresh_age_seconds", "Age of the gauges that come from the authority, the store and the bus."),
-    _gauge("sr_loop_heartbeat_age_seconds", "How long ago a loop of this daemon made progress.", "loop", LOOPS),
+    _gauge("sr_loop_heartbeat_age_seconds",
+           "How long ago a loop of this daemon made progress; of several alike the worst.", "loop", LOOPS),
 )  # fmt: skip
 """Every metric but ``sr_build_info``, in the order in which they are shown."""
 
@@ -173,7 +175,11 @@ class Exposition:
         yield build
 
     def _ages(self) -> dict[tuple[str, str], float]:
-        return {("sr_loop_heartbeat_age_seconds", state.loop): state.seconds for state in self._heartbeats.loops()}
+        ages: dict[tuple[str, str], float] = {}
+        for state in self._heartbeats.loops():
+            key = ("sr_loop_heartbeat_age_seconds", state.kind)
+            ages[key] = max(ages.get(key, 0.0), state.seconds)
+        return ages
 
 
 def _gauge_family(family: "GaugeMetricFamily", metric: Metric, gauges: Gauges) -> "GaugeMetricFamily":

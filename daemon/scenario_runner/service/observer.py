@@ -20,7 +20,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import OTHER
 from scenario_runner.intake.base import IntakeLag
 from scenario_runner.service.compose import Daemon
-from scenario_runner.service.heartbeats import Heartbeats
+from scenario_runner.service.heartbeats import Heartbeats, LoopState
 from scenario_runner.service.metrics import MOST_SHARDS, Exposition
 
 Json = dict[str, Any]
@@ -90,22 +90,17 @@ class Observer:
         """Whether every loop makes progress, and the state of each."""
         loops = self._heartbeats.loops()
         stuck = [state.loop for state in loops if state.stuck]
-        checks = {
-            state.loop: {
-                "ok": not state.stuck, "seconds_since_progress": round(state.seconds, 1),
-                "limit_seconds": state.limit_seconds,
-            }
-            for state in loops
-        }  # fmt: skip
+        checks = {state.loop: _shown_loop(state) for state in loops}
         return not stuck, {"status": "stuck" if stuck else "ok", "stuck": stuck, "checks": checks}
 
     def readiness(self) -> tuple[bool, Json]:
-        """Whether store, authority and bus were usable a moment ago and the daemon is not draining."""
+        """Whether the daemon has started, is not draining, and store, authority and bus were usable a moment ago."""
         now, checks = self._monotonic(), self._found.checks
         shown = {name: _shown(checks.get(name), now) for name in self._probes()}
-        draining = self._daemon.stopping.is_set()
-        ready = all(item["ok"] for item in shown.values()) and not draining
-        status = "draining" if draining else "ready" if ready else "not ready"
+        draining, started = self._daemon.stopping.is_set(), self._daemon.started.is_set()
+        ready = all(item["ok"] for item in shown.values()) and started and not draining
+        # A start that fails ends the daemon: whoever was told that it is ready would have been told too early.
+        status = "draining" if draining else "ready" if ready else "not ready" if started else "starting"
         return ready, {"status": status, "draining": draining, "checks": shown}
 
     def is_alive(self) -> bool:
@@ -161,11 +156,26 @@ class Observer:
                 problem = f"{type(error).__name__}: {error}"
             self._note(name, problem)
         try:
-            self._found.lags = lag_gauges(self._daemon.intake.lags())
+            lags = self._daemon.intake.lags()
+            self._found.lags = lag_gauges(lags)
+            self._heartbeats.report_others(self._workers_of(lags))
         except Exception as error:  # noqa: BLE001 - likewise
             self._found.lags = {}
+            self._heartbeats.report_others(())
             _log.debug("the lag of the intake is not known", detail=str(error))
         self._found.at = self._monotonic()
+
+    def _workers_of(self, lags: list[IntakeLag]) -> list[LoopState]:
+        """The processes that read shards, as loops.
+
+        One that is not at work has nothing to report while its stream does not answer: that is an outage and no defect.
+        """
+        outage = bool(self._found.checks["bus"].problem)
+        return [
+            LoopState(f"shard:{lag.shard}", 0.0 if outage and not lag.busy else lag.silent_seconds,
+                      self._heartbeats.stuck_seconds)
+            for lag in lags if lag.silent_seconds is not None
+        ]  # fmt: skip
 
     def _note(self, name: str, problem: str) -> None:
         before = self._found.checks.get(name)
@@ -183,6 +193,13 @@ class Observer:
     def _read_backlog(self) -> None:
         self._found.backlog = {}  # no value is better than an old one while the authority does not answer
         self._found.backlog = backlog_gauges(self._daemon.authority.backlog(MOST_COUNTED))
+
+
+def _shown_loop(state: LoopState) -> Json:
+    shown: Json = {
+        "ok": not state.stuck, "seconds_since_progress": round(state.seconds, 1), "limit_seconds": state.limit_seconds,
+    }  # fmt: skip
+    return {**shown, "detail": state.detail} if state.detail else shown
 
 
 def _shown(check: Check | None, now: float) -> Json:

@@ -36,6 +36,10 @@ SELECT set_config('statement_timeout', '0', TRUE), set_config('lock_timeout', '0
 -- name: lock_migrations
 SELECT pg_advisory_xact_lock(1397900115, 1);
 
+-- name: bound_locks_of_migrations
+-- Whoever uses a table waits behind a migration that waits for it: less long than a lock_timeout of a daemon (5 s).
+SELECT set_config('lock_timeout', '2s', TRUE);
+
 -- name: any_migrations
 SELECT EXISTS (SELECT 1 FROM pg_class
                WHERE relname = 'schema_migrations' AND relkind = 'r' AND pg_table_is_visible(oid)) AS found;

@@ -192,5 +192,5 @@ FROM runs WHERE run_id > %(after)b
 ORDER BY run_id LIMIT %(limit)b;
 
 -- name: daemons
-SELECT owner, role, version, host, started_us, seen_us FROM daemons WHERE seen_us >= 0
+SELECT owner, role, version, host, started_us, seen_us, sr_now_us() AS now FROM daemons WHERE seen_us >= 0
 ORDER BY seen_us DESC LIMIT %(limit)b;

@@ -184,4 +184,6 @@ FROM runs WHERE run_id > :after
 ORDER BY run_id LIMIT :limit;
 
 -- name: daemons
-SELECT owner, role, version, host, started_us, seen_us FROM daemons WHERE seen_us >= 0 ORDER BY seen_us DESC LIMIT :limit;
+SELECT owner, role, version, host, started_us, seen_us,
+       CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now
+FROM daemons WHERE seen_us >= 0 ORDER BY seen_us DESC LIMIT :limit;

@@ -422,6 +422,38 @@ def test_a_second_sigterm_stops_at_once_and_loses_nothing(few: tuple[Scenery, di
     assert_as_if_alone(scenery, expected, world, watch, killed=True)
 
 
+def test_daemons_that_are_replaced_one_after_the_other_under_load_lose_and_double_nothing(
+    load: tuple[Scenery, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A rolling update, twice: a new daemon starts beside the old ones, then one of them is told to end."""
+    scenery, expected = load
+    world, watch = scenery.world(tmp_path / "world", **SHORT_LEASE), Watch(paths_of(scenery.world(tmp_path / "world")))
+    records = list(scenery.records.items())
+    share = -(-len(records) // 5)
+    daemons = [start(world), start(world)]
+    try:
+        until_up(*daemons)
+        for turn in range(4):
+            for name, data in records[turn * share : (turn + 1) * share]:
+                world.drop(data, name)
+            daemons.append(start(world))
+            until_up(daemons[-1])
+            old = daemons.pop(0)
+            old.send_signal(signal.SIGTERM)
+            for name, data in records[4 * share :][turn::4]:  # while it drains
+                world.drop(data, name)
+            assert old.wait(timeout=30) == 0, log_of(world).read_text()[-3000:]
+            watch.look()
+        until_settled(world, expected)
+        end(world, *daemons)
+    finally:
+        for daemon in daemons:
+            if daemon.poll() is None:
+                daemon.kill()
+            daemon.wait()
+    assert_as_if_alone(scenery, expected, world, watch)
+
+
 def test_a_first_sigterm_while_an_idle_daemon_ends_is_a_first_one(
     few: tuple[Scenery, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -40,6 +40,45 @@ SpoolConsumer.step = hang
 sys.argv[0] = "scenario-runner"
 main()
 """
+#: A daemon whose costly examinations hang: every one is costly, and its evidence lies in a dead mount.
+HANGS_IN_BULK = """
+import sys, threading
+from scenario_runner.cli.main import main
+from scenario_runner.evidence.examiner import ExaminationDeferred, Examiner
+def hang(self, key, heartbeat, share, run_id=""):
+    if share.patient:
+        threading.Event().wait()
+    raise ExaminationDeferred(key)
+Examiner.examine = hang
+sys.argv[0] = "scenario-runner"
+main()
+"""
+#: A daemon whose relay always has more to deliver: another one admits as fast as this one delivers.
+DELIVERS_FOR_EVER = """
+import sys, time
+from scenario_runner.cli.main import main
+from scenario_runner.relay.relay import Relay
+def step(self):
+    time.sleep(0.02)
+    return 1
+Relay.step = step
+sys.argv[0] = "scenario-runner"
+main()
+"""
+#: A daemon whose intake takes its time to open, as long as a file lies there.
+OPENS_SLOWLY = """
+import os, sys, time
+from scenario_runner.cli.main import main
+from scenario_runner.intake.spool import SpoolConsumer
+opened = SpoolConsumer.open
+def open_slowly(self):
+    while os.path.exists(os.environ["SLOW"]):
+        time.sleep(0.02)
+    opened(self)
+SpoolConsumer.open = open_slowly
+sys.argv[0] = "scenario-runner"
+main()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -103,10 +142,13 @@ class Served:
 
 
 @contextmanager
-def serving(world: World, command: list[str] | None = None, *more: str, **env: str) -> Iterator[Served]:
+def serving(
+    world: World, command: list[str] | None = None, *more: str, shutdown_seconds: int = 20, **env: str
+) -> Iterator[Served]:
     """A daemon that listens on a free port, which its log names."""
     log = world.root / "log"
-    world.write_profiles(health_listen=0, **({"health_stuck_seconds": 2} if command else {}))
+    keys = {"health_listen": 0, "shutdown_seconds": shutdown_seconds}
+    world.write_profiles(**keys, **({"health_stuck_seconds": 2} if command else {}))
     program = command or [os.path.join(os.path.dirname(sys.executable), "scenario-runner")]
     arguments = [*program, "serve", "--wiring", str(world.wiring), "--policy", str(world.policy), *more]
     with log.open("wb") as file:
@@ -183,6 +225,54 @@ def test_a_loop_that_hangs_is_named_and_the_others_go_on(tmp_path: Path) -> None
         until(lambda: served.check("/readyz")[0] == 200)  # its stores are usable all the same
 
 
+def test_an_examination_that_hangs_is_named_with_its_run_and_makes_a_daemon_unhealthy(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    made = world.make_run("one", outputs=["outlet_catalogue"], members=3, member_bytes=64)
+    with serving(world, [sys.executable, "-c", HANGS_IN_BULK]) as served:
+        until(lambda: served.check("/readyz")[0] == 200)
+        world.drop(made["request"])
+        _, health = until(lambda: (found := served.check("/healthz"))[0] == 503 and found)
+        (worker,) = health["stuck"]
+        assert worker.startswith("bulk:")
+        assert health["checks"][worker]["detail"] == f"run {made['run_id']}"
+        assert health["checks"]["runner"]["ok"] is True
+        asked = world.command("healthcheck", "--url", served.url)
+        assert asked.stdout.startswith(f"stuck: {worker}: run {made['run_id']}: no progress for ".encode())
+        assert (served.value('sr_loop_heartbeat_age_seconds{loop="bulk"}') or 0) > 2
+
+
+def test_doctor_says_what_a_listener_answers_and_whether_the_address_can_be_bound(tmp_path: Path) -> None:
+    def checks(*expected: int) -> dict[str, Any]:
+        done = world.command("doctor", "--wiring", str(world.wiring), "--json")
+        assert done.returncode in expected, done.stdout
+        found = [item for item in json.loads(done.stdout)["checks"] if item["check"] == "health listener"]
+        return dict(found[0]) if found else {}
+
+    world = World(tmp_path / "world")
+    assert checks(0) == {}
+    with serving(world, [sys.executable, "-c", HANGS]) as served:
+        world.write_profiles(health_listen=served.port)
+        until(lambda: served.check("/healthz")[0] == 503)
+        found = checks(1)
+        assert (found["ok"], found["endpoint"]) == (False, f"127.0.0.1:{served.port}")
+        assert "/healthz says stuck: intake: no progress for" in found["detail"]
+        assert "/readyz says ready" in found["detail"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        world.write_profiles(health_listen=taken.getsockname()[1])
+        taken.close()
+        assert "can be bound" in checks(0)["detail"]
+    world.write_profiles(health_listen="192.0.2.1:8077")  # of no host
+    assert (checks(2)["ok"], "key 'health_listen'" in checks(2)["detail"]) == (False, True)
+
+
+def test_a_stop_ends_within_its_budget_while_there_is_always_more_to_deliver(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    with serving(world, [sys.executable, "-c", DELIVERS_FOR_EVER], shutdown_seconds=1) as served:
+        until(lambda: served.check("/readyz")[0] == 200)
+        assert served.stop() == 0, "else it is ended as one that hangs, with 5"
+        assert '"event": "stopped"' in served.log.read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", ["store", "bus"])
 def test_what_is_gone_makes_a_daemon_unready_and_not_unhealthy(tmp_path: Path, name: str) -> None:
     world = World(tmp_path / "world")
@@ -197,6 +287,18 @@ def test_what_is_gone_makes_a_daemon_unready_and_not_unhealthy(tmp_path: Path, n
         if folder.exists():
             shutil.rmtree(folder)
         (tmp_path / "elsewhere").rename(folder)
+        until(lambda: served.check("/readyz")[0] == 200)
+
+
+def test_a_daemon_is_not_ready_before_its_loops_run(tmp_path: Path) -> None:
+    """A start that fails ends a daemon; one that was ready waits for what is gone."""
+    world, slow = World(tmp_path / "world"), tmp_path / "slow"
+    slow.touch()
+    with serving(world, [sys.executable, "-c", OPENS_SLOWLY], SLOW=str(slow)) as served:
+        _, found = until(lambda: (answer := served.check("/readyz"))[1]["checks"]["bus"]["ok"] and answer)
+        assert (served.check("/readyz")[0], found["status"], found["draining"]) == (503, "starting", False)
+        assert served.check("/healthz")[0] == 200
+        slow.unlink()
         until(lambda: served.check("/readyz")[0] == 200)
 
 

@@ -383,6 +383,25 @@ def test_a_spool_that_another_folder_stands_in_the_place_of_is_unavailable_and_n
     assert spool.intake.step() == 1
 
 
+def test_a_spool_that_goes_away_in_the_middle_of_a_start_is_an_outage_and_no_unfit_file_system(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = spool.world.root / "away"
+
+    def gone(_fd: int) -> bool:
+        if not away.exists():
+            spool.world.bus.rename(away)
+        return True
+
+    with monkeypatch.context() as unmounted:
+        unmounted.setattr(spool_files, "may_rename_in", gone)
+        with pytest.raises(Unavailable, match="No such file"):
+            spool.another()
+    away.rename(spool.world.bus)
+    spool.drop("one")
+    assert spool.another().step() == 1
+
+
 def test_a_requests_folder_that_was_made_anew_is_read(spool: Spool) -> None:
     shutil.rmtree(spool.path("requests"))
     with pytest.raises(Unavailable, match="requests"):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scenario_runner.service.heartbeats import Heartbeats
+from scenario_runner.service.heartbeats import Heartbeats, LoopState
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +66,30 @@ def test_a_beat_is_that_of_the_loop_of_its_thread() -> None:
     thread.start()
     thread.join()
     assert {state.loop: state.seconds for state in loops.beats.loops()} == {"relay": 0.0, "runner": 5.0}
+
+
+def test_threads_that_work_for_a_loop_report_its_progress_and_do_not_wake_it() -> None:
+    loops = Loops()
+    progress = loops.beats.begin("bulk:3", detail="run r")
+    loops.now += 9.0
+    thread = threading.Thread(target=progress)
+    thread.start()
+    thread.join()
+    (state,) = loops.beats.loops()
+    assert (state.loop, state.kind, state.seconds, state.detail) == ("bulk:3", "bulk", 0.0, "run r")
+    loops.beats.rest()
+    progress()  # a thread that is late
+    loops.now += 1000.0
+    assert loops.stuck() == []
+
+
+def test_loops_of_other_processes_are_those_that_were_reported_last() -> None:
+    loops = Loops()
+    loops.beats.begin("intake")
+    loops.beats.report_others([LoopState("shard:0", 11.0, 10.0)])
+    assert loops.stuck() == ["shard:0"]
+    loops.beats.report_others([])
+    assert loops.stuck() == []
 
 
 def test_a_beat_outside_of_every_loop_is_nothing() -> None:

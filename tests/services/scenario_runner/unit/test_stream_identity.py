@@ -388,5 +388,8 @@ def test_what_shard_workers_have_counted_is_counted_once_by_their_daemon(monkeyp
 def test_the_lag_of_a_shard_is_that_of_its_last_read_and_of_the_record_in_hand() -> None:
     now, wall = 1000.0, 1_700_000_000.0
     status = replace(CAUGHT_UP, behind_seconds=3.0, oldest_at=wall - 7.0, uncheckpointed_at=998.5)
-    assert kinesis_intake._lag(status, now, wall) == IntakeLag("shard-0", 3.0, 7.0, 1.5)
-    assert kinesis_intake._lag(CAUGHT_UP, now, wall) == IntakeLag("shard-0", 0.0, 0.0, 0.0)
+    silent = now - CAUGHT_UP.at
+    assert kinesis_intake._lag(status, now, wall) == IntakeLag("shard-0", 3.0, 7.0, 1.5, silent)
+    assert kinesis_intake._lag(CAUGHT_UP, now, wall) == IntakeLag("shard-0", 0.0, 0.0, 0.0, silent)
+    at_work = replace(CAUGHT_UP, state=ProcessorState.ADMITTING)
+    assert kinesis_intake._lag(at_work, now, wall).busy

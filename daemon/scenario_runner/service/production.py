@@ -1,0 +1,88 @@
+"""What a profile may not be in production: ``profile_class: production`` refuses it, all of it at once.
+
+Each rule is about something that works on one machine for a first try, and loses, leaks or admits too much where real
+requests are served.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from scenario_runner.authority.connect import is_postgres, tls_of
+from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.profiles.environment import ignores_endpoints
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.storage.aws import HONOURED
+
+_ENDPOINTS: Final = (
+    "s3_endpoint_url", "control_bus_endpoint_url", "kinesis_dynamodb_endpoint_url", "engine_ecs_endpoint_url",
+)  # fmt: skip
+_ENDPOINT_VARIABLES: Final = tuple(sorted(name for name in HONOURED if name.startswith("AWS_ENDPOINT_URL")))
+_PLAIN: Final = "http://"
+#: The only ``sslmode`` under which a server is who it says: all below it take any certificate, or none.
+_PROVEN: Final = "verify-full"
+
+
+def require_class(wiring: Wiring, env: Mapping[str, str] | None = None) -> None:
+    """Refuse a profile of the class ``production`` that is none.
+
+    Args:
+        wiring: The profile.
+        env: The environment; that of the process by default.
+
+    Raises:
+        ConfigurationError: Names every key that does not fit, and what to do about each.
+    """
+    if wiring.profile_class != "production":
+        return
+    found = list(_violations(wiring, os.environ if env is None else env))
+    if found:
+        listed = "; ".join(f"({number}) {text}" for number, text in enumerate(found, 1))
+        raise ConfigurationError(
+            f"profile {wiring.profile_id}, key 'profile_class'",
+            f"production does not allow what this profile says: {listed}",
+            "change each of them; only a profile that serves no real request is 'smoke'",
+        )
+
+
+def _violations(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
+    if not wiring.object_store_root.startswith("s3://"):
+        yield "object_store_root is a folder: use s3://bucket/prefix"
+    yield from _of_authority(wiring.authority_store_dsn, env)
+    if wiring.bus_kind != "kinesis":
+        yield "control_bus_kind is a spool: use kinesis, with control_bus_stream"
+    if wiring.auth_mode == "disabled":
+        yield "auth_mode is disabled, so anybody may ask for runs: use allowlist, with auth_allowlist"
+    if wiring.kinesis_timing == "fast":
+        yield "kinesis_timing is fast, which is for tests: leave it out"
+    if not wiring.engine_roots:
+        yield "engine_roots is not set, so no engine run is allowed: name the prefixes under which engines write"
+    yield from _plain_endpoints(wiring, env)
+
+
+def _of_authority(dsn: str, env: Mapping[str, str]) -> Iterator[str]:
+    if not is_postgres(dsn):
+        yield "authority_store_dsn is SQLite, for one host alone: use postgresql://..., with sslmode=verify-full"
+        return
+    mode = tls_of(dsn, env)
+    if mode not in ("", _PROVEN):
+        yield (
+            f"authority_store_dsn has sslmode {mode}, under which anybody can answer for the server: use "
+            "sslmode=verify-full, with sslrootcert"
+        )
+
+
+def _plain_endpoints(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
+    """Endpoints without TLS; a variable that a key takes its value from is named once."""
+    origins = set()
+    for key in _ENDPOINTS:
+        if (getattr(wiring, key) or "").startswith(_PLAIN):
+            origin = wiring.origin(key)
+            origins.add(origin)
+            named = key if origin == f"key {key}" else f"{key} (from {origin})"
+            yield f"{named} has no TLS: use https://, or leave it out"
+    if ignores_endpoints(env):
+        return
+    for name in _ENDPOINT_VARIABLES:
+        if name not in origins and env.get(name, "").lower().startswith(_PLAIN):
+            yield f"the variable {name} has no TLS: use https://, or unset it"

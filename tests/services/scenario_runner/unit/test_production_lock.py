@@ -1,0 +1,146 @@
+"""``profile_class: production``: what it refuses, all at once, and what passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import REPO
+
+from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
+from scenario_runner.service.production import require_class
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.unit
+
+FILES = {
+    "engine_catalogue_path": "c", "gate_map_path": "g", "schema_root": "s", "engine_contracts_root": "e",
+}  # fmt: skip
+FIT: dict[str, Any] = {
+    "profile_id": "p", "profile_class": "production", "object_store_root": "s3://bucket/prefix",
+    "authority_store_dsn": "postgresql://u:secret@db/sr?sslmode=verify-full&sslrootcert=/ca.pem",
+    "control_bus_kind": "kinesis", "control_bus_stream": "stream", "auth_mode": "allowlist", "auth_allowlist": ["a"],
+    "engine_roots": ["s3://bucket/runs"], **FILES,
+}  # fmt: skip
+FIRST_TRY: dict[str, Any] = {
+    "profile_id": "p", "profile_class": "production", "object_store_root": "store", "control_bus_root": "bus",
+    "authority_store_dsn": "sqlite:///a.db", "auth_mode": "disabled", "kinesis_timing": "fast", **FILES,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGSSLMODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def profile(**changes: Any) -> Wiring:
+    return parse_wiring({**FIT, **changes}, "wiring.yaml")
+
+
+def refusal(wiring: Wiring, env: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        require_class(wiring, env or {})
+    return refused.value.detail
+
+
+def test_a_profile_for_a_first_try_is_refused_with_everything_that_does_not_fit() -> None:
+    said = refusal(parse_wiring(FIRST_TRY, "wiring.yaml"))
+    for key in ("object_store_root", "authority_store_dsn", "control_bus_kind", "auth_mode", "kinesis_timing",
+                "engine_roots"):  # fmt: skip
+        assert f") {key} " in said, key
+    assert "\n" not in said
+    assert said.count(": use ") == 4
+
+
+def test_a_profile_that_fits_passes_and_a_first_try_passes_as_smoke() -> None:
+    require_class(profile(), {})
+    require_class(parse_wiring({**FIRST_TRY, "profile_class": "smoke"}, "wiring.yaml"), {})
+    default = parse_wiring({key: value for key, value in FIRST_TRY.items() if key != "profile_class"}, "wiring.yaml")
+    assert default.profile_class == "smoke"
+    require_class(default, {})
+
+
+def test_another_class_is_none() -> None:
+    with pytest.raises(ConfigurationError, match="profile_class"):
+        profile(profile_class="staging")
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require", "verify-ca"])
+def test_a_server_that_anybody_can_answer_for_is_refused_and_no_secret_is_said(mode: str) -> None:
+    said = refusal(profile(authority_store_dsn=f"postgresql://u:secret@db/sr?sslmode={mode}"))
+    assert f"sslmode {mode}" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("dsn", "env", "mode"),
+    [
+        ("postgresql://u:secret@db/sr", {}, "prefer"),
+        ("postgresql://u:secret@db/sr", {"PGSSLMODE": "disable"}, "disable"),
+        ("host=/run/postgresql hostaddr=10.0.0.1 dbname=sr", {}, "prefer"),
+        ("host=/run/postgresql,db dbname=sr", {}, "prefer"),
+        ("dbname=sr", {"PGHOST": "db"}, "prefer"),
+        ("host=/run/postgresql dbname=sr", {"PGSERVICE": "elsewhere"}, "prefer"),
+    ],
+)
+def test_what_the_driver_would_do_without_tls_is_refused(dsn: str, env: dict[str, str], mode: str) -> None:
+    assert f"sslmode {mode}" in refusal(profile(authority_store_dsn=dsn), env)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "env"),
+    [
+        ("postgresql://u:secret@db/sr", {"PGSSLMODE": "verify-full"}),
+        ("host=/run/postgresql dbname=sr", {}),
+        ("postgresql:///sr?host=/run/postgresql", {}),
+    ],
+)
+def test_a_server_that_is_proven_or_lies_behind_a_socket_passes(dsn: str, env: dict[str, str]) -> None:
+    require_class(profile(authority_store_dsn=dsn), env)
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("s3_endpoint_url", {}),
+        ("control_bus_endpoint_url", {"kinesis_dynamodb_endpoint_url": "https://dynamodb"}),
+        ("kinesis_dynamodb_endpoint_url", {}),
+        ("engine_ecs_endpoint_url", {
+            "engine_invoker": "ecs", "engine_command": ["run"], "engine_ecs_cluster": "c",
+            "engine_ecs_task_definition": "d:1", "engine_ecs_container": "e", "engine_ecs_region": "eu-west-1",
+        }),
+    ],
+)  # fmt: skip
+def test_an_endpoint_without_tls_is_refused(key: str, more: dict[str, Any]) -> None:
+    said = refusal(profile(**more, **{key: "http://localhost:9000"}))
+    assert said.count(") ") == said.count(f") {key} has no TLS") == 1
+    require_class(profile(**more, **{key: "https://localhost:9000"}), {})
+
+
+def test_a_variable_that_sets_an_endpoint_is_named_once_with_the_key_that_it_sets(tmp_path: Path) -> None:
+    import yaml
+
+    path = tmp_path / "wiring.yaml"
+    path.write_text(yaml.safe_dump(FIT), "utf-8")
+    env = {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_ENDPOINT_URL_STS": "http://sts:1"}
+    said = refusal(load_wiring(str(path), env), env)
+    assert "s3_endpoint_url (from AWS_ENDPOINT_URL_S3) has no TLS" in said
+    assert "the variable AWS_ENDPOINT_URL_STS has no TLS" in said
+    assert said.count("AWS_ENDPOINT_URL_S3") == 1
+    env["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "true"
+    require_class(load_wiring(str(path), env), env)
+
+
+def test_the_profile_for_aws_is_a_production_profile() -> None:
+    env = {
+        "SR_S3_BUCKET": "b", "SR_S3_REGION": "eu-west-1", "SR_PG_USER": "u", "SR_PG_PASSWORD": "p", "SR_PG_HOST": "h",
+        "SR_PG_DATABASE": "d", "SR_PG_CA_FILE": "/ca.pem", "SR_KINESIS_STREAM": "s", "SR_KINESIS_REGION": "eu-west-1",
+        "SR_KINESIS_APPLICATION": "app", "SR_ENGINE_ROOTS": "s3://engine/runs", "SR_AUTH_ALLOWLIST": "a,b",
+    }  # fmt: skip
+    wiring = load_wiring(str(REPO / "config/platform/sr/wiring_aws.yaml"), env)
+    assert wiring.profile_class == "production"
+    require_class(wiring, env)
