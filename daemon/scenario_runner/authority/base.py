@@ -289,9 +289,17 @@ class Authority(RunReader, Protocol):
             actor: Who asks.
             terms: By what runs are restored, for a rebuild that begins. One that was interrupted keeps its own.
 
+        From then on ``admit``, ``admit_for``, ``reemit`` and ``report_daemon`` raise ``Unavailable``, and nothing is
+        claimed, until the rebuild has ended.
+
         Returns:
-            None, and nothing is changed, when the authority knows of a run, a record or a signal.
+            None, and nothing is changed, when the authority knows of a run, a record or a signal, or when a daemon was
+            seen within :data:`~scenario_runner.authority.rebuilds.SEEN_US`.
         """
+        ...
+
+    def daemons_seen(self, within_us: int) -> list[DaemonRow]:
+        """Daemons that reported themselves within a time, by owner."""
         ...
 
     def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:

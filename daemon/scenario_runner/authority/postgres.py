@@ -99,6 +99,15 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
         return self._connections.run(_running(self._sql[name], parameters), (UniqueViolation,))
 
     @override
+    def _execute_together(self, statements: Sequence[tuple[str, Parameters]]) -> None:
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                for name, parameters in statements:
+                    connection.execute(self._sql[name], parameters)
+
+        self._connections.run(work)
+
+    @override
     def close(self) -> None:
         self._connections.close()
 
@@ -146,6 +155,7 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
             left = [record for record in left if record.record_key not in found]
             if not left:
                 return found
+            self._require_rebuilt()
         raise Unavailable("other processes keep admitting the same records; they stay where they are")
 
     @override
@@ -306,8 +316,12 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
 
     @override
     def report_daemon(self, daemon: DaemonRow, keep_us: int) -> None:
-        self._query("report_daemon", owner=daemon.owner, role=daemon.role, version=daemon.version, host=daemon.host,
-                    keep_us=keep_us)  # fmt: skip
+        reported = self._query(
+            "report_daemon", owner=daemon.owner, role=daemon.role, version=daemon.version, host=daemon.host,
+            keep_us=keep_us,
+        )  # fmt: skip
+        if not reported:
+            self._require_rebuilt()
 
     @override
     def remove_daemon(self, owner: str) -> None:

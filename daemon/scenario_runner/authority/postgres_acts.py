@@ -28,6 +28,8 @@ class PostgresActs(PostgresReemits):
         """Give a record its disposition for an act; None when one of the two is known, or another one is faster."""
         if record.reemit is None:
             rows = self._admit_once([record], action)
+            if not rows:
+                self._require_rebuilt()
             return admitted_of(rows[0]) if rows and not rows[0]["repeated"] else None
         if self.acts([action.action_key]) or self._known_record(record.record_key) is not None:
             return None  # else it would be decided again and again: the act of the re-emit itself may be unknown

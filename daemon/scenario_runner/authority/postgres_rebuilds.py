@@ -1,5 +1,6 @@
 """Rebuilding the production authority from the ledger, a statement for each batch."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -9,9 +10,11 @@ from psycopg.types.numeric import Int8
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.observed import DaemonRow, daemon_row
 from scenario_runner.authority.postgres_batches import Parameters, bigint, columns, signal_columns
 from scenario_runner.authority.postgres_reemits import PostgresReemits
 from scenario_runner.authority.rebuilds import (
+    SEEN_US,
     RebuildEnd,
     RestoredEvent,
     RestoredRun,
@@ -35,12 +38,21 @@ _STORE: Final = "store_name identity"
 
 
 class PostgresRebuilds(PostgresReemits):
-    """The part of the production authority that is rebuilt."""
+    """The part of the production authority that is rebuilt; the rest of it provides the abstract method."""
+
+    @abstractmethod
+    def _execute_together(self, statements: Sequence[tuple[str, Parameters]]) -> None:
+        """Execute named statements in one transaction."""
 
     @override
     def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
-        self._query("begin_rebuild", actor=storable(actor), terms=storable(terms))
+        given = {"actor": storable(actor), "terms": storable(terms), "within_us": SEEN_US}
+        self._execute_together([("lock_admissions", {}), ("begin_rebuild", given)])
         return self.unfinished_rebuild()
+
+    @override
+    def daemons_seen(self, within_us: int) -> list[DaemonRow]:
+        return [daemon_row(row) for row in self._query("daemons_seen", within_us=within_us)]
 
     @override
     def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:

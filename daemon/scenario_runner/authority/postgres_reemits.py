@@ -129,6 +129,8 @@ class PostgresReemits(Queries):
                     decided.append((item, decide(act, facts, row["now"]), from_seq))
             answers |= self._write(decided, by)
             left = [item for item in left if item[0].key not in answers]
+            if left:
+                self._require_rebuilt()
         raise Unavailable("other re-emits of the same runs are faster each time; nothing was done, ask again")
 
     def _facts(self, acts: Sequence[ReemitAct]) -> Sequence[Any]:

@@ -122,6 +122,16 @@ class Queries(RunQueries, Authority):
         row = rows[0]
         return UnfinishedRebuild(row["began_us"], row["epoch"], row["actor"], row["terms"])
 
+    def _require_rebuilt(self) -> None:
+        """Refuse to work while the authority is being rebuilt.
+
+        Raises:
+            Unavailable: it is.
+        """
+        rebuild = self.unfinished_rebuild()
+        if rebuild is not None:
+            raise rebuild.refusal()
+
     @abstractmethod
     def _propose_identity(self, name: str, identity: str) -> None:
         """Keep the identity of a store unless one is known."""

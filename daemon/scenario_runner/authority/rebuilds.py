@@ -1,12 +1,17 @@
 """What a rebuild puts into an empty authority: runs with all their rows, as the ledger knows them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.values import AttemptRow, SignalDraft
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.contracts.supersession import Supersession
+from scenario_runner.contracts.times import MICROS, format_micros
+
+#: A daemon reports itself four times in this time, so one that was not seen for so long was killed, or stands still.
+SEEN_US: Final = 60 * MICROS
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,13 @@ class UnfinishedRebuild:
     epoch: int
     actor: str
     terms: str
+
+    def refusal(self) -> Unavailable:
+        """What a daemon that began before the rebuild meets: it waits, and nothing is lost."""
+        return Unavailable(
+            f"the authority is being rebuilt, by {self.actor} since {format_micros(self.began_us)}: nobody admits or "
+            "drives runs until scenario-runner authority rebuild has ended"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
 
     @override
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        return self._write(lambda connection: [self._admit_one(connection, record) for record in records])
+        return self._work(lambda connection: [self._admit_one(connection, record) for record in records])
 
     @override
     def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
@@ -317,7 +317,7 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
             return [self._claimed(connection, row, owner, now, attempts.get(row["run_id"], ())) for row in rows]
 
         due = self._query("any_due_only" if only else "any_due", now=self._clock(), only=only)[0][0]
-        return self._write(operation) if due else []
+        return self._work(operation) if due else []
 
     def _attempts_of(self, connection: sqlite3.Connection, run_ids: list[str]) -> dict[str, tuple[AttemptRow, ...]]:
         if not run_ids:
@@ -426,7 +426,7 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
             return connection.execute(statement, {**parameters, "now": self._clock()}).fetchall()
 
         owed = self._query("any_unprojected_only" if only else "any_unprojected", only=only)[0][0]
-        rows = self._write(operation) if owed else []
+        rows = self._work(operation) if owed else []
         if not rows:
             return []
         run_ids = orjson.dumps([row["run_id"] for row in rows]).decode()
@@ -518,7 +518,7 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
             for name in ("report_daemon", "forget_daemons"):
                 connection.execute(self._sql[name], parameters)
 
-        self._write(operation)
+        self._work(operation)
 
     @override
     def remove_daemon(self, owner: str) -> None:

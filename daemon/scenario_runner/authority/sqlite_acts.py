@@ -33,7 +33,7 @@ class SqliteActs(SqliteReemits):
             connection.execute(self._sql["insert_action"], {**columns, "at": self._clock()})
             return admitted
 
-        return self._write(operation)
+        return self._work(operation)
 
     @override
     def wake(self, acts: Sequence[WakeAct]) -> dict[str, str]:

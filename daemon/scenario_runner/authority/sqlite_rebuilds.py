@@ -7,7 +7,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.observed import DaemonRow, daemon_row
+from scenario_runner.authority.rebuilds import SEEN_US, RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
 from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.contracts.canonical import canonical_bytes
@@ -18,9 +19,13 @@ class SqliteRebuilds(SqliteReemits):
 
     @override
     def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
-        parameters = {"now": self._clock(), "actor": actor, "terms": terms}
+        parameters = {"now": self._clock(), "actor": actor, "terms": terms, "within_us": SEEN_US}
         self._write(lambda connection: connection.execute(self._sql["begin_rebuild"], parameters).rowcount)
         return self.unfinished_rebuild()
+
+    @override
+    def daemons_seen(self, within_us: int) -> list[DaemonRow]:
+        return [daemon_row(row) for row in self._query("daemons_seen", now=self._clock(), within_us=within_us)]
 
     @override
     def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:

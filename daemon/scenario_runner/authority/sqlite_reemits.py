@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
 from scenario_runner.authority.queries import Queries
+from scenario_runner.authority.rebuilds import UnfinishedRebuild
 from scenario_runner.authority.reemits import (
     ACTION,
     UNCOUNTED,
@@ -68,9 +69,24 @@ class SqliteReemits(Queries):
     def _list(self, values: Sequence[str]) -> str:
         return orjson.dumps(values).decode()
 
+    def _work(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation in a transaction, unless the authority is being rebuilt.
+
+        Raises:
+            Unavailable: also when it is.
+        """
+
+        def fenced(connection: sqlite3.Connection) -> T:
+            row = connection.execute(self._sql["get_rebuild"]).fetchone()
+            if row is not None:
+                raise UnfinishedRebuild(*row).refusal()
+            return operation(connection)
+
+        return self._write(fenced)
+
     @override
     def reemit(self, acts: Sequence[ReemitAct]) -> list[ReemitAnswer]:
-        return self._write(lambda connection: [self._reemit(connection, act, self._clock()) for act in acts])
+        return self._work(lambda connection: [self._reemit(connection, act, self._clock()) for act in acts])
 
     def _admit_reemit(
         self, connection: sqlite3.Connection, record: Admission, act: ReemitAct, now: int

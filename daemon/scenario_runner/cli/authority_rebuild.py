@@ -35,7 +35,8 @@ from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.rebuild.documents import read_document
 from scenario_runner.rebuild.reading import Reading, RunReader, collect_rarely
 from scenario_runner.rebuild.ready import ReadFirst, ReadyProver, Witness, not_asked
-from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report, not_empty
+from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report
+from scenario_runner.rebuild.refusals import not_empty
 from scenario_runner.rebuild.requirements import Requirements
 from scenario_runner.rebuild.restore import Restorer
 from scenario_runner.service.compose import (

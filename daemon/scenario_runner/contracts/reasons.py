@@ -84,6 +84,7 @@ class Reason(StrEnum):
     STORE_UNSAFE = "STORE_UNSAFE"
     AUTHORITY_NOT_EMPTY = "AUTHORITY_NOT_EMPTY"
     REBUILD_UNFINISHED = "REBUILD_UNFINISHED"
+    DAEMONS_RUN = "DAEMONS_RUN"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -152,6 +153,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.STORE_UNSAFE: "The object store does not honour conditional writes; write-once cannot be kept.",
     Reason.AUTHORITY_NOT_EMPTY: "An authority that has rows already is not rebuilt from the ledger.",
     Reason.REBUILD_UNFINISHED: "A rebuild of the authority from the ledger has begun and not ended; begin it again.",
+    Reason.DAEMONS_RUN: "An authority that daemons work on is not rebuilt from the ledger; stop them first.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",
 }
 

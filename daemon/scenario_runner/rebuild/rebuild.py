@@ -10,13 +10,12 @@ from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
+from scenario_runner.authority.rebuilds import SEEN_US, RebuildEnd, RestoredRun
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.errors import UsageError
-from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import superseded_runs
 from scenario_runner.rebuild.reading import Outcome, RunToRead, batches
+from scenario_runner.rebuild.refusals import daemons_run, not_empty, other_terms
 from scenario_runner.rebuild.restore import Restored
 from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.storage.base import ObjectStore
@@ -94,19 +93,14 @@ class Rebuild:
             dry_run: Write nothing.
 
         Raises:
-            UsageError: ``AUTHORITY_NOT_EMPTY``, or ``REBUILD_UNFINISHED`` on other terms.
+            UsageError: ``AUTHORITY_NOT_EMPTY``, ``DAEMONS_RUN``, or ``REBUILD_UNFINISHED`` on other terms.
             Unavailable: the store, the authority, the control bus or an engine run root does not answer. The rebuild is
                 unfinished, and begins again when it is called again.
         """
         began, report, epoch = self.monotonic(), Report(), 0
         authority = None if dry_run else self.authority
         if authority is not None:
-            unfinished = authority.begin_rebuild(act.actor, self.terms)
-            if unfinished is None:
-                raise not_empty(act.subject)
-            if unfinished.terms != self.terms:
-                raise other_terms(unfinished, self.terms)
-            epoch = unfinished.epoch
+            epoch = self._begin(authority, act)
         of_runs = batches(self._all(report), BATCH)
         batch = next(of_runs, [])
         while True:
@@ -120,6 +114,16 @@ class Rebuild:
             if end is not None:
                 return report
             batch = following
+
+    def _begin(self, authority: Authority, act: ActionRow) -> int:
+        """Mark the authority as being rebuilt, or go on after an interruption; returns the epoch of its runs."""
+        unfinished = authority.begin_rebuild(act.actor, self.terms)
+        if unfinished is None:
+            daemons = authority.daemons_seen(SEEN_US)
+            raise daemons_run(daemons) if daemons and not authority.runs(None, 1) else not_empty(act.subject)
+        if unfinished.terms != self.terms:
+            raise other_terms(unfinished, self.terms)
+        return unfinished.epoch
 
     def _all(self, report: Report) -> Iterator[RestoredRun]:
         """Runs that hold together; what does not is a finding.
@@ -192,24 +196,6 @@ class Rebuild:
             report.events += len(run.events)
             report.signals += len(run.signals)
             report.attempts += len(run.attempts)
-
-
-def not_empty(subject: str) -> UsageError:
-    """The refusal of an authority that has rows."""
-    return UsageError(
-        f"the authority already knows of runs, records or signals; a rebuild from {subject} needs an empty database: "
-        "name a new one in authority_store_dsn, or move the file of this one away",
-        Reason.AUTHORITY_NOT_EMPTY,
-    )
-
-
-def other_terms(unfinished: UnfinishedRebuild, terms: str) -> UsageError:
-    """The refusal of a rebuild that was begun on other terms."""
-    return UsageError(
-        f"a rebuild that {unfinished.actor} began on the terms ({unfinished.terms}) has not ended, and these are "
-        f"({terms}); runs that it restored stay: go on on its terms, or begin anew with an empty database",
-        Reason.REBUILD_UNFINISHED,
-    )
 
 
 def _ended(act: ActionRow, report: Report, terms: str) -> ActionRow:

@@ -207,7 +207,7 @@ CREATE TABLE unfinished_rebuild (
 );
 
 -- The processes of serve, as they report themselves twice a minute at least. A process that stops in order removes its
--- row; that of a killed one is removed a day later. Nothing is decided by these rows.
+-- row; that of a killed one is removed a day later. A rebuild begins only where none of them is young.
 CREATE TABLE daemons (
     owner      text COLLATE "C" PRIMARY KEY,
     role       text NOT NULL,

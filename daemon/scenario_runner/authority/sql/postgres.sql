@@ -94,6 +94,7 @@ given AS MATERIALIZED (
                             ord)
   LEFT JOIN corrections c ON c.record_key = g.record_key
   WHERE NOT EXISTS (SELECT 1 FROM intake_records r WHERE r.record_key = g.record_key)
+    AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
   WINDOW same_run AS (PARTITION BY g.run_id, g.disposition = '' ORDER BY g.ord)),
 new_runs AS (
   INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
@@ -174,6 +175,7 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 due AS MATERIALIZED (
   SELECT run_id, state = 'PLANNED' AND strategy <> 'FORCE_INVOKE' AS starts FROM runs
   WHERE due_us <= (SELECT now FROM clock) AND lease_until_us <= (SELECT now FROM clock)
+    AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
     AND run_id = %(only)b  -- only
   ORDER BY due_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED),
 claimed AS (
@@ -353,6 +355,7 @@ behind AS MATERIALIZED (
                      WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
                        AND n.event_seq > n.projected_seq)
              AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
+    AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
     AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET relay_owner = %(owner)b, relay_until_us = c.now + %(lease_us)b::bigint
@@ -504,7 +507,8 @@ WITH given AS MATERIALIZED (
        WITH ORDINALITY
     AS g(action_key, run_id, actor, via, reason, outcome, detail, at_us, from_seq, count, emission, needs_seq, signal_id,
          signal_kind, partition_key, attributes, payload, record_key, message_id, kind, disposition, reason_code, raw,
-         raw_sha256, raw_size, ord)),
+         raw_sha256, raw_size, ord)
+  WHERE NOT EXISTS (SELECT 1 FROM unfinished_rebuild)),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE g.count > 0
   ORDER BY r.run_id FOR UPDATE OF r),
@@ -830,12 +834,17 @@ SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS 
        (SELECT count(*) FROM removed) AS removed
 FROM held;
 
+-- name: lock_admissions
+-- Waits for statements that admit: each names this table, and sees the mark of a rebuild if it begins after this one.
+LOCK TABLE runs IN SHARE MODE;
+
 -- name: begin_rebuild
--- Only in an authority that knows of no run and no record.
+-- Only in an authority that knows of no run and no record, and that no daemon works on.
 INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor, terms)
 SELECT 1, now, now, %(actor)b, %(terms)b FROM (SELECT sr_now_us() AS now) AS clock
 WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
   AND NOT EXISTS (SELECT 1 FROM outbox)
+  AND NOT EXISTS (SELECT 1 FROM daemons WHERE seen_us >= now - %(within_us)b::bigint)
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
@@ -953,7 +962,13 @@ forgotten AS (
   DELETE FROM daemons d USING clock WHERE d.seen_us < clock.now - %(keep_us)b AND d.owner <> %(owner)b)
 INSERT INTO daemons (owner, role, version, host, started_us, seen_us)
 SELECT %(owner)b, %(role)b, %(version)b, %(host)b, now, now FROM clock
-ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us;
+WHERE NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
+ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us
+RETURNING owner;
+
+-- name: daemons_seen
+SELECT owner, role, version, host, started_us, seen_us FROM daemons
+WHERE seen_us >= sr_now_us() - %(within_us)b::bigint ORDER BY owner;
 
 -- name: remove_daemon
 DELETE FROM daemons WHERE owner = %(owner)b;

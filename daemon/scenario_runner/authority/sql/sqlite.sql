@@ -447,11 +447,12 @@ UPDATE operator_actions SET detail = (CAST(detail AS INTEGER) + :removed) || sub
 WHERE action_key = :action_key;
 
 -- name: begin_rebuild
--- Only in an authority that knows of no run and no record.
+-- Only in an authority that knows of no run and no record, and that no daemon works on.
 INSERT INTO unfinished_rebuild (only_row, began_us, epoch, actor, terms)
 SELECT 1, :now, :now, :actor, :terms
 WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_records)
   AND NOT EXISTS (SELECT 1 FROM outbox)
+  AND NOT EXISTS (SELECT 1 FROM daemons WHERE seen_us >= :now - :within_us)
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
@@ -519,6 +520,10 @@ SELECT :now AS now,
 INSERT INTO daemons (owner, role, version, host, started_us, seen_us)
 VALUES (:owner, :role, :version, :host, :now, :now)
 ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us;
+
+-- name: daemons_seen
+SELECT owner, role, version, host, started_us, seen_us FROM daemons
+WHERE seen_us >= :now - :within_us ORDER BY owner;
 
 -- name: forget_daemons
 DELETE FROM daemons WHERE seen_us < :now - :keep_us;

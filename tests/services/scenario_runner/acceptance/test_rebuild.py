@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,20 @@ def test_a_database_with_rows_is_refused(lost: Lost) -> None:
         assert code == 2
         assert "AUTHORITY_NOT_EMPTY" in report["error"]
     assert lost.rows() == before
+
+
+def test_a_rebuild_does_not_begin_while_daemons_work_on_the_database(lost: Lost) -> None:
+    lost.lose()
+    lost.serve()  # on the new database; it was stopped in order, so it left no row
+    row = f"'host-a/12/34', 'runner', '1', 'host-a', 1, {time.time_ns() // 1000}"
+    lost.sql(f"INSERT INTO daemons (owner, role, version, host, started_us, seen_us) VALUES ({row})")
+    code, _, report = lost.rebuild()
+    assert code == 2
+    assert "DAEMONS_RUN: " in report["error"]
+    assert "host-a/12/34 on host-a (runner); stop them" in report["error"]
+    assert lost.rebuild("--dry-run")[0] == 0, "a dry run disturbs nobody"
+    lost.sql("UPDATE daemons SET seen_us = seen_us - 60000000")
+    assert lost.rebuild()[:2] == (0, [])
 
 
 def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: Lost) -> None:

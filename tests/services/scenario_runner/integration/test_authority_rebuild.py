@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ from authority_support import (
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.rebuilds import (
+    SEEN_US,
     RebuildEnd,
     RestoredEvent,
     RestoredRun,
@@ -34,10 +37,15 @@ from scenario_runner.authority.rebuilds import (
 )
 from scenario_runner.authority.values import AttemptRow, StoredEvent
 from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.contracts.supersession import Supersession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from test_authority_contract import Backend
+
     from scenario_runner.authority.base import Authority
 
 pytestmark = pytest.mark.integration
@@ -208,13 +216,115 @@ def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority:
     assert authority.identity("object_store/x", "") == known
 
 
-def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(authority: Authority) -> None:  # noqa: F811
+def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+) -> None:
     unfinished = begun(authority)
+    backend.query("DELETE FROM unfinished_rebuild")  # as a process that knows of no rebuild would find it
     authority.admit([asking("k")])
+    backend.query(
+        f"INSERT INTO unfinished_rebuild VALUES (1, {unfinished.began_us}, {unfinished.epoch}, 'ops', 'terms')"
+    )
     events = authority.events(hex32("k"))
     assert authority.restore([terminal("k"), restored("other")], unfinished.epoch, END) == {hex32("other")}
     assert authority.events(hex32("k")) == events
     assert authority.signals(hex32("k")).rows == ()
+
+
+# --- who works meanwhile
+
+
+def report(authority: Authority, owner: str) -> None:  # noqa: F811
+    authority.report_daemon(DaemonRow(owner, "runner", "1.2.3", "host-a"), 3600 * SECOND)
+
+
+def test_a_rebuild_does_not_begin_while_a_daemon_was_seen_within_a_minute(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    report(authority, "killed")
+    clock.pass_seconds(59)
+    report(authority, "stopped")
+    assert [item.owner for item in authority.daemons_seen(SEEN_US)] == ["killed", "stopped"]
+    assert authority.begin_rebuild("ops", "terms") is None
+    assert authority.unfinished_rebuild() is None
+    authority.remove_daemon("stopped")
+    assert authority.begin_rebuild("ops", "terms") is None
+    clock.pass_seconds(2)
+    assert begun(authority).actor == "ops"
+
+
+def test_a_rebuild_that_has_begun_goes_on_whoever_was_seen_since(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+) -> None:
+    unfinished = begun(authority)
+    backend.query(f"INSERT INTO daemons VALUES ('paused', 'all', '1', 'h', 1, {authority.now_us()})")
+    assert begun(authority) == unfinished
+
+
+def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(authority: Authority) -> None:  # noqa: F811
+    from test_authority_acts import BY, reemit_of
+    from test_authority_reemits import act
+
+    epoch = begun(authority).epoch
+    owed = replace(restored("owed", projected_seq=0), missing=())
+    authority.restore([restored("waits"), terminal("ready"), owed], epoch)
+    ask: dict[str, Callable[[], object]] = {
+        "admit": lambda: authority.admit([asking("k")]),
+        "admit a re-emit": lambda: authority.admit([reemit_of("ready", "spool/again")]),
+        "admit for an act": lambda: authority.admit_for(BY, asking("other")),
+        "repeat": lambda: authority.reemit([act("mine", "ready")]),
+        "report": lambda: report(authority, "paused"),
+    }
+    for name, call in ask.items():
+        with pytest.raises(Unavailable, match=r"is being rebuilt, by ops since .* until .* has ended"):
+            pytest.fail(f"{name} gave {call()}")
+    for claim in (authority.claim, authority.claim_projections):
+        with suppress(Unavailable):
+            assert claim("paused", 10, LEASE) == []
+    run = authority.run(hex32("waits"))
+    assert run is not None
+    assert (run.lease_owner, run.lease_epoch, run.due_us) == ("", epoch, run.updated_us)
+    assert authority.run(hex32("k")) is None
+    assert authority.daemons_seen(SEEN_US) == []
+
+    authority.restore([], epoch, END)
+    for call in ask.values():
+        call()
+    assert [item.owner for item in authority.daemons_seen(SEEN_US)] == ["paused"]
+    assert len(authority.claim("paused", 10, LEASE)) == 4
+    assert len(authority.claim_projections("paused", 10, LEASE)) >= 1
+
+
+@pytest.mark.parity
+def test_a_rebuild_waits_for_what_is_being_admitted_and_then_does_not_begin() -> None:
+    import threading
+
+    import psycopg
+    from postgres_support import Schema, given_dsn
+
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    schema = Schema(given_dsn())
+    rebuilding, found = PostgresAuthority(schema.dsn, "test"), list[object]()
+    columns = "run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us, updated_us"
+    try:
+        with psycopg.connect(schema.dsn) as admitting:
+            row = "'r', 'k', 'f', '', '', 'PLANNED', 1, 1, 1, 4, 1"
+            admitting.execute(f"INSERT INTO runs ({columns}, event_seq, due_us) VALUES ({row})")
+            thread = threading.Thread(target=lambda: found.append(rebuilding.begin_rebuild("ops", "terms")))
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive(), "it waits"
+            admitting.commit()
+            thread.join(10)
+        assert found == [None]
+        assert rebuilding.unfinished_rebuild() is None
+    finally:
+        rebuilding.close()
+        schema.drop()
 
 
 def test_an_empty_ledger_gives_an_empty_authority(authority: Authority) -> None:  # noqa: F811
