@@ -25,7 +25,13 @@ def load_statements(engine: str, folder: str = "sql", *, by: bool = False) -> di
 
     A statement with lines that end in ``-- only`` is two, NAME without and NAME_only with these lines.
     """
-    text = files("scenario_runner.authority").joinpath(folder, f"{engine}.sql").read_text(encoding="utf-8")
+    return parse_statements(
+        files("scenario_runner.authority").joinpath(folder, f"{engine}.sql").read_text(encoding="utf-8"), by=by
+    )
+
+
+def parse_statements(text: str, *, by: bool = False) -> dict[str, str]:
+    """The statements of a file by name; see :func:`load_statements`."""
     parts = _NAME.split(text)[1:]
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):

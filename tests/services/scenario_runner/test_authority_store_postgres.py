@@ -48,7 +48,7 @@ from support import World
 
 from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.authority.statements import load_migrations, load_statements, parse_statements
 from scenario_runner.authority.values import Claim, ProjectionFailure, ReemitEnd, Sent, SignalRow
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, ReemitKind, RunState
@@ -166,12 +166,61 @@ def test_every_migration_is_on_record(schema: Schema, authority: Authority, open
 
 @pytest.mark.parametrize("name", sorted(load_statements("postgres")))
 def test_every_statement_can_be_prepared_on_the_migrated_schema(name: str, prepared: Schema) -> None:
-    text = load_statements("postgres")[name]
+    prepare_statement(prepared, name, load_statements("postgres")[name])
+
+
+def prepare_statement(prepared: Schema, name: str, text: str) -> None:
     names = dict.fromkeys(re.findall(r"%\([a-z0-9_]+\)[bs]", text))
     for number, parameter in enumerate(names, 1):
         text = text.replace(parameter, f"${number}")
     assert "%" not in text
     prepared.admin.execute(f"PREPARE {name} AS {text}")  # type: ignore[call-overload]
+
+
+FORMER = parse_statements((Path(__file__).parent / "former/postgres.sql").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(FORMER))
+def test_a_statement_of_the_release_before_can_be_prepared_on_the_schema_of_today(name: str, prepared: Schema) -> None:
+    prepare_statement(prepared, f"former_{name}", FORMER[name])
+
+
+def test_a_migration_waits_for_a_table_for_a_moment_only_and_keeps_nobody_waiting_for_long(
+    schema: Schema, opened: Callable[[str], Authority], impatient: None
+) -> None:
+    for number, name, text in load_migrations("postgres")[:1]:
+        schema.admin.execute(text)  # type: ignore[call-overload]
+        schema.query("INSERT INTO schema_migrations VALUES (%s, %s, 0)", number, name)
+    with psycopg.connect(schema.dsn) as reader:  # in a transaction, as somebody's report
+        reader.execute("SELECT count(*) FROM runs")
+        with pytest.raises(Unavailable, match="lock timeout"):
+            opened(schema.dsn)
+        schema.query("SET statement_timeout = '1s'")
+        assert schema.query("SELECT count(*) FROM runs") == [(0,)], "nobody waits behind it any more"
+        assert schema.query("SELECT max(number) FROM schema_migrations") == [(1,)]
+    assert opened(schema.dsn).pending().nothing
+
+
+def test_columns_and_tables_that_are_added_beneath_a_daemon_disturb_no_statement_of_it(
+    schema: Schema, authority: Authority
+) -> None:
+    """What a newer release does at its first start. Statements are prepared once they were asked a few times."""
+    for number in range(12):
+        if number == 8:
+            for table in OWN - {"schema_migrations"}:
+                schema.query(f"ALTER TABLE {table} ADD COLUMN of_the_future text NOT NULL DEFAULT ''")
+            schema.query("CREATE TABLE of_the_future (id bigint)")
+            schema.query("INSERT INTO schema_migrations VALUES (9999, 'of the future', 0)")
+        assert [item.disposition for item in authority.admit([asking(f"k{number}")])] == [Disposition.ACCEPTED]
+        claims = authority.claim("w1", 10, LEASE)
+        assert len(claims) == 1
+        commit(authority, ready(claims[0], f"k{number}"))
+        tasks = authority.claim_projections("relay", 10, LEASE)
+        authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+        signals = authority.claim_signals("relay", 10, LEASE)
+        assert len(signals) == 1
+        authority.mark_sent([Sent(signals[0].outbox_id)])
+        assert authority.pending().nothing
 
 
 @pytest.fixture(scope="module")

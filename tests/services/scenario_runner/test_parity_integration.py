@@ -422,6 +422,41 @@ def test_two_daemons_on_one_postgres_and_s3_double_nothing_and_lose_nothing(
     as_if_nothing_had_happened(load, world, watch)
 
 
+def test_daemons_that_are_replaced_under_load_while_the_schema_changes_lose_and_double_nothing(
+    load: ParityScenery, dsn: str, tmp_path: Path
+) -> None:
+    """A rolling update: each new daemon starts beside the old ones, and the schema gains what a newer release adds."""
+    world = scenery_world(load, tmp_path / "world", dsn)
+    watch = Watch(world.paths())
+    records = list(load.records.items())
+    daemons = [start(world), start(world)]
+    try:
+        until_up(*daemons)
+        for turn in range(3):
+            for name, data in records[turn::3]:
+                world.drop(data, name)
+            if turn < 2:
+                daemons.append(start(world))
+                until_up(daemons[-1])
+            else:  # the last release of all adds its columns; who runs goes on
+                for table in ("runs", "outbox", "intake_records", "run_events", "daemons"):
+                    world.sql(f"ALTER TABLE {table} ADD COLUMN of_the_future text NOT NULL DEFAULT ''")
+            old = daemons.pop(0)
+            old.send_signal(signal.SIGTERM)
+            assert old.wait(timeout=30) == 0, log_of(world).read_text()[-3000:]
+            watch.look()
+        until_sent(world, load.wanted())
+        for daemon in daemons:
+            daemon.send_signal(signal.SIGTERM)
+        assert [daemon.wait(timeout=30) for daemon in daemons] == [0]
+    finally:
+        for daemon in daemons:
+            if daemon.poll() is None:
+                daemon.kill()
+            daemon.wait()
+    as_if_nothing_had_happened(load, world, watch)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_daemon_killed_at_random_moments_publishes_what_one_without_faults_does(
     seed: int, load: ParityScenery, dsn: str, tmp_path: Path

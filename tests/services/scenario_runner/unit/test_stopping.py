@@ -1,0 +1,30 @@
+"""How long a stop may take: below the limits of the supervisors that documents name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scenario_runner.cli.stopping import longest_stop
+from scenario_runner.profiles.wiring import parse_wiring
+
+pytestmark = pytest.mark.unit
+
+SPOOL: dict[str, Any] = {
+    "profile_id": "p", "object_store_root": "s", "authority_store_dsn": "sqlite:///a.db", "control_bus_root": "b",
+    "auth_mode": "disabled", "engine_catalogue_path": "c", "gate_map_path": "g", "schema_root": "s",
+    "engine_contracts_root": "e",
+}  # fmt: skip
+STREAM = {**SPOOL, "control_bus_kind": "kinesis", "control_bus_stream": "s"}
+
+
+def stop_of(profile: dict[str, Any], **changes: Any) -> float:
+    return longest_stop(parse_wiring({**profile, **changes}, "wiring.yaml"))
+
+
+def test_the_default_fits_into_what_supervisors_wait_and_the_highest_into_the_most_of_ecs() -> None:
+    assert stop_of(SPOOL) == 29  # ECS: 30 unless its stopTimeout says more
+    assert stop_of(STREAM) == 32  # systemd: 90
+    assert stop_of(SPOOL, shutdown_seconds=110) == stop_of(STREAM, shutdown_seconds=110) == 119  # ECS: 120 at most
+    assert stop_of(SPOOL, shutdown_seconds=1) == 10
