@@ -46,6 +46,25 @@ install() {
   export PATH
 }
 
+# prometheus_tools FOLDER: put prometheus and promtool on the PATH: those of the machine, else the distribution's package,
+# unpacked into FOLDER. Nothing is installed and no service is started, so no privileges are needed. Fails without apt.
+prometheus_tools() {
+  local folder=$1
+  if command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1; then return 0; fi
+  if [ ! -x "$folder/usr/bin/promtool" ]; then
+    command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 1
+    mkdir -p "$folder"
+    printf 'unpacking prometheus into %s ...\n' "$folder" >&2
+    (
+      cd "$folder"
+      apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; } || exit 1
+      for package in prometheus_*.deb; do dpkg-deb --extract "$package" . && rm "$package"; done
+    ) >/dev/null 2>&1 || return 1
+  fi
+  PATH="$(cd "$folder/usr/bin" && pwd):$PATH"
+  export PATH
+}
+
 # answers URL: true when an HTTP server answers there.
 answers() { curl -fsS -o /dev/null --max-time 2 "$1" 2>/dev/null; }
 

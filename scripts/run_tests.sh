@@ -5,7 +5,7 @@
 #   scripts/run_tests.sh TIER            one tier: lint, tier0, parity, localstack, engine_fixture, or all
 #   scripts/run_tests.sh PYTEST_ARGS...  only pytest, with these arguments
 #
-# tier0            unit and integration; no external service
+# tier0            unit and integration; no external service. Unpacks Prometheus for the tests of alerts and dashboard
 # parity           S3 + Postgres: those that SR_TEST_S3_BUCKET and SR_TEST_PG_DSN name, or a stack of its own
 # localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own; S3 and Postgres as above
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
@@ -53,6 +53,7 @@ lint() {
 }
 
 tier0() {
+  prometheus_tools .local/prometheus || true  # without it the tests of alerts and dashboard are skipped, and say so
   run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture" \
     "${parallel[@]}"
 }

@@ -7,7 +7,8 @@ stale. NAME is one of:
 * ``fields NAME``: the fields of a wire document, or of a part that documents share, from its JSON Schema;
 * ``commands``: the ``--help`` of every command;
 * ``output schemas``: which command prints documents of which schema;
-* ``metrics``: every metric of a daemon.
+* ``metrics``: every metric of a daemon;
+* ``alerts``: every alert of infra/monitoring/alerts.yaml.
 """
 
 import os
@@ -17,6 +18,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from scenario_runner.cli.outputs.table import DOCUMENTS as OUTPUTS
 from scenario_runner.cli.outputs.table import LINES, LISTS, file_name
@@ -29,6 +32,7 @@ from scenario_runner.service.metrics import METRICS
 
 Json = dict[str, Any]
 DOCS: Final = Path(__file__).resolve().parents[1]
+ALERTS: Final = DOCS.parent / "infra/monitoring/alerts.yaml"
 COMMAND: Final = Path(sys.executable).with_name("scenario-runner")
 #: Width of the help texts: about as wide as a code block of the site.
 COLUMNS: Final = "96"
@@ -175,19 +179,27 @@ def metrics() -> str:
     return "\n".join(["| metric | kind | meaning | label |", "|---|---|---|---|", *rows, build])
 
 
+def alerts() -> str:
+    """The table of alerts, in the order of their file."""
+    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    rows = []
+    for alert in (alert for group in groups for alert in group["rules"]):
+        name, condition = alert["alert"], " ".join(alert["expr"].split()).replace("|", "\\|")
+        rows.append(f"| [{name}](#{name.lower()}) | {alert['labels']['severity']} | `{condition}` | {alert['for']} |")
+    return "\n".join(["| alert | severity | condition | for |", "|---|---|---|---|", *rows])
+
+
 # --- documents
 
 
 def part(name: str) -> str:
     """The text of a generated part."""
-    if name == "reason codes":
-        return reason_codes()
-    if name == "commands":
-        return commands()
-    if name == "output schemas":
-        return output_schemas()
-    if name == "metrics":
-        return metrics()
+    parts = {
+        "reason codes": reason_codes, "commands": commands, "output schemas": output_schemas, "metrics": metrics,
+        "alerts": alerts,
+    }  # fmt: skip
+    if name in parts:
+        return parts[name]()
     return fields(name.removeprefix("fields "))
 
 

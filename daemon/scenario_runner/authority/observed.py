@@ -44,7 +44,7 @@ class Backlog:
     Attributes:
         now_us: The database's clock.
         waiting: Runs that wait for evidence, by the classes of :data:`DEADLINES`.
-        quarantined: Runs that are QUARANTINED.
+        quarantined: Runs that are QUARANTINED and that nobody has acknowledged, among the newest.
         dead_letters: Refused records whose bytes are kept.
         unsent: Signals that are not on the control bus.
         unsent_since_us: When the oldest of them was put into the outbox; None when there is none.

@@ -936,9 +936,11 @@ SELECT now AS now,
                               ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_1d,
        (SELECT count(*) FROM (SELECT 1 FROM runs WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= now + 86400000000
                               ORDER BY deadline_us LIMIT %(most)b) AS w) AS waiting_later,
-       (SELECT count(*) FROM (SELECT 1 FROM runs
+       -- The newest ones, without those that a person has acknowledged (acts.py): old ones stay QUARANTINED for ever.
+       (SELECT count(*) FROM (SELECT run_id FROM runs
                               WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
-                              ORDER BY admitted_us LIMIT %(most)b) AS q) AS quarantined,
+                              ORDER BY admitted_us DESC LIMIT %(most)b) AS q
+        WHERE (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || q.run_id) = 0) AS quarantined,
        (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
                               ORDER BY reason_code, record_id LIMIT %(most)b) AS d) AS dead_letters,
        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +23,10 @@ from authority_support import (
 )
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
+from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.observed import DEADLINES, DaemonRow
 from scenario_runner.authority.values import Sent
-from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:
     from test_authority_contract import Backend
@@ -107,6 +109,18 @@ def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> N
     authority.admit([disposed(f"r{number}", Disposition.REJECTED) for number in range(5)])
     assert authority.backlog(3).dead_letters == 3
     assert authority.backlog(10).dead_letters == 5
+
+
+def test_a_quarantined_run_counts_until_a_person_has_acknowledged_it(authority: Authority) -> None:  # noqa: F811
+    for name in ("seen", "open", "failed"):
+        authority.admit([asking(name)])
+        end, state = failed(claim_one(authority), name), RunState.FAILED if name == "failed" else RunState.QUARANTINED
+        commit(authority, replace(end, to_state=state, events=(*end.events[:-1], replace(end.events[-1], state=state))))
+    assert authority.backlog(10).quarantined == 2
+    authority.record_action(
+        ActionRow(ack_key(hex32("seen")), 0, "ops", "cli", ACK_ACTION, hex32("seen"), "ticket", "ACKED", "")
+    )
+    assert authority.backlog(10).quarantined == 1
 
 
 def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Authority, clock: Clock) -> None:  # noqa: F811

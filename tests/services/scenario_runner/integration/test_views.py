@@ -627,6 +627,10 @@ def crowded() -> Iterator[Schema]:
                             emission, sent_us)
         SELECT message_id, run_id, 'READY_REEMIT', '', '{}', '{}', created_us, 5, 1, created_us FROM outbox""")
     made.query("INSERT INTO digest_reuse SELECT md5(n::text), '[]', n FROM generate_series(1, 20000) n")
+    made.query("""
+        INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
+        SELECT 'quarantine_ack/' || md5(n::text), n, 'ops', 'cli', 'quarantine_ack', md5(n::text), '', 'ACKED', ''
+        FROM generate_series(1, 20000) n""")
     made.query("ANALYZE")
     yield made
     made.drop()
