@@ -969,8 +969,9 @@ ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us
 RETURNING owner;
 
 -- name: daemons_seen
-SELECT owner, role, version, host, started_us, seen_us FROM daemons
-WHERE seen_us >= sr_now_us() - %(within_us)b::bigint ORDER BY owner;
+SELECT owner, role, version, host, started_us, seen_us, clock.now
+FROM (SELECT sr_now_us() AS now) AS clock, daemons
+WHERE seen_us >= clock.now - %(within_us)b::bigint ORDER BY owner;
 
 -- name: remove_daemon
 DELETE FROM daemons WHERE owner = %(owner)b;

@@ -524,7 +524,7 @@ VALUES (:owner, :role, :version, :host, :now, :now)
 ON CONFLICT (owner) DO UPDATE SET seen_us = excluded.seen_us;
 
 -- name: daemons_seen
-SELECT owner, role, version, host, started_us, seen_us FROM daemons
+SELECT owner, role, version, host, started_us, seen_us, :now AS now FROM daemons
 WHERE seen_us >= :now - :within_us ORDER BY owner;
 
 -- name: forget_daemons
