@@ -848,14 +848,14 @@ WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_recor
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild;
 
 -- name: restore_runs
 -- A batch of runs with all their rows, and with the last batch the end of the rebuild. A run that is there stays as it is,
 -- with all its rows: a rebuild that was interrupted is begun again, and a statement whose answer was lost is sent again.
 -- Nothing is written once the rebuild has ended: the lock lets the statement of a slow one see that another ended it.
 WITH held AS MATERIALIZED (
-  SELECT 1 FROM unfinished_rebuild WHERE only_row = 1 AND epoch = %(epoch)b FOR UPDATE),
+  SELECT 1 FROM unfinished_rebuild WHERE epoch = %(epoch)b FOR UPDATE),
 given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(run_equivalence_key)b::text[], %(fingerprint)b::text[], %(intent)b::bytea[],
                        %(inputs)b::bytea[], %(state)b::text[], %(reason_code)b::text[], %(admitted_us)b::bigint[],

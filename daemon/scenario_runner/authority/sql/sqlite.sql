@@ -456,10 +456,10 @@ WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_recor
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild;
 
 -- name: end_rebuild
-DELETE FROM unfinished_rebuild WHERE only_row = 1;
+DELETE FROM unfinished_rebuild;
 
 -- name: restore_run
 INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us, deadline_us,

@@ -227,6 +227,16 @@ def test_only_waiting_runs_are_woken_and_every_act_has_its_row(authority: Author
     assert all(detail for (detail,) in details)
 
 
+def test_a_wake_makes_the_run_due_that_it_names_and_no_other(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    waits(authority, "named")
+    waits(authority, "another")
+    before = authority.run(hex32("another"))
+    clock.pass_seconds(5)
+    assert wake(authority, "named") == {"named": "WOKEN"}
+    assert authority.run(hex32("another")) == before
+    assert wake(authority, "another") == {"another": "WOKEN"}, "acts on other runs do not stand in its way"
+
+
 def test_no_wake_is_no_statement(authority: Authority) -> None:  # noqa: F811
     assert authority.wake([]) == {}
 

@@ -114,7 +114,7 @@ def _sqlite(folder: Path) -> Backend:
     path = str(folder / "db" / "authority.db")
 
     def query(text: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(path)) as connection, connection:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             return connection.execute(text).fetchall()
 
     return Backend(

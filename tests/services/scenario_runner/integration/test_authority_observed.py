@@ -16,6 +16,8 @@ from authority_support import (
     claim_one,
     commit,
     disposed,
+    draft,
+    event,
     failed,
     hex32,
     ready,
@@ -26,12 +28,14 @@ from test_authority_contract import authority, backend, clock  # noqa: F401 - fi
 from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.observed import DEADLINES, DaemonRow
 from scenario_runner.authority.values import Sent
-from scenario_runner.contracts.states import Disposition, RunState
+from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.runs import transitions
 
 if TYPE_CHECKING:
     from test_authority_contract import Backend
 
     from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.values import Claim, Transition
 
 pytestmark = pytest.mark.integration
 
@@ -41,6 +45,12 @@ NONE = {name: 0 for name, _ in DEADLINES}
 
 def report(authority: Authority, owner: str = "one") -> None:  # noqa: F811
     authority.report_daemon(DaemonRow(owner, "all", "1.2.3", "host"), DAY)
+
+
+def quarantined(claim: Claim) -> Transition:
+    events = (event(EventKind.RUN_QUARANTINED, RunState.QUARANTINED, reason_code="EVIDENCE_CONFLICT"),)
+    signal = draft("quarantined", SignalKind.TERMINAL, claim.run_id)
+    return transitions.ended(claim, RunState.QUARANTINED, "EVIDENCE_CONFLICT", claim.updated_us + 1, events, signal)
 
 
 def rows(backend: Backend) -> list[tuple[str, int, int]]:  # noqa: F811
@@ -103,6 +113,47 @@ def test_waiting_runs_are_counted_by_the_time_that_is_left(authority: Authority,
     assert authority.backlog(10).waiting == NONE | {"5m": 2, "1h": 1, "later": 1}
     clock.pass_seconds(150)
     assert authority.backlog(10).waiting == NONE | {"overdue": 1, "5m": 1, "1h": 1, "later": 1}
+
+
+def test_a_class_of_deadlines_begins_where_the_one_before_it_ends_and_holds_only_runs_that_wait(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    ends = [seconds * SECOND for _, seconds in DEADLINES if seconds is not None]
+    for number, left_us in enumerate([end + more for end in ends for more in (-1, 0)]):
+        for name in ("waits", "ended", "driven"):
+            authority.admit([asking(f"{name} {number}", wait_us=10 * SECOND + left_us)])
+            claim = claim_one(authority)
+            if name != "driven":
+                commit(authority, waiting(claim, START + WAIT) if name == "waits" else failed(claim, f"{number}"))
+    clock.pass_seconds(10)
+    assert authority.backlog(100).waiting == {name: 2 for name, _ in DEADLINES} | {"overdue": 1, "later": 1}
+    assert authority.backlog(1).waiting == {name: 1 for name, _ in DEADLINES}
+
+
+def test_only_runs_that_are_quarantined_and_records_that_were_refused_count_as_such(authority: Authority) -> None:  # noqa: F811
+    for name in ("quarantined", "failed", "waits"):
+        authority.admit([asking(name)])
+        claim = claim_one(authority)
+        ends = {"failed": failed(claim), "waits": waiting(claim, START + WAIT), "quarantined": quarantined(claim)}
+        commit(authority, ends[name])
+    authority.admit([disposed("r", Disposition.REJECTED), disposed("i", Disposition.IGNORED)])
+    found = authority.backlog(10)
+    assert (found.quarantined, found.dead_letters) == (1, 1)
+
+
+def test_documents_are_owed_of_runs_that_have_ended_or_wait(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([asking("driven")])
+    claim_one(authority)
+    clock.pass_seconds(1)
+    assert (authority.backlog(10).unprojected, authority.backlog(10).unprojected_since_us) == (0, None)
+    authority.admit([asking("waits")])
+    commit(authority, waiting(claim_one(authority), START + WAIT))
+    changed_us = authority.run(hex32("waits")).updated_us  # type: ignore[union-attr]
+    clock.pass_seconds(1)
+    authority.admit([asking("ended")])
+    commit(authority, failed(claim_one(authority)))
+    assert (authority.backlog(10).unprojected, authority.backlog(10).unprojected_since_us) == (2, changed_us)
 
 
 def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> None:  # noqa: F811

@@ -16,6 +16,7 @@ from authority_support import (
     asking,
     claim_one,
     commit,
+    disposed,
     draft,
     failed,
     finished,
@@ -187,6 +188,33 @@ def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Aut
     authority.admit([record])
     assert authority.begin_rebuild("ops", "terms") is None
     assert authority.unfinished_rebuild() is None
+
+
+@pytest.mark.parametrize("left", ["runs", "intake_records", "outbox"])
+def test_an_authority_is_empty_when_none_of_its_tables_has_a_row(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    left: str,
+) -> None:
+    """Retention removes records of runs that stay."""
+    authority.admit([asking("k"), disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
+    for table in {"runs", "intake_records", "outbox"} - {left}:
+        backend.query(f"DELETE FROM {table}")
+    assert authority.begin_rebuild("ops", "terms") is None
+    backend.query(f"DELETE FROM {left}")
+    assert authority.begin_rebuild("ops", "terms") is not None
+
+
+def test_a_batch_of_another_rebuild_writes_nothing_and_does_not_end_this_one(
+    authority: Authority,  # noqa: F811
+    backend: Backend,  # noqa: F811
+) -> None:
+    unfinished = begun(authority)
+    for epoch in (unfinished.epoch - 1, unfinished.epoch + 1):
+        assert authority.restore([terminal("a")], epoch, END) == set()
+        assert authority.unfinished_rebuild() == unfinished
+        for table in ("runs", "run_events", "outbox", "operator_actions", "store_identities"):
+            assert backend.query(f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
 def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> None:  # noqa: F811

@@ -24,12 +24,12 @@ from authority_support import (
     ready,
 )
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
-from test_authority_reemits import act, deliver_documents, ended, one, owed
+from test_authority_reemits import DRIFT, act, deliver_documents, ended, one, owed
 
 from scenario_runner.authority.acts import ActionRow, ReemitLimit
 from scenario_runner.authority.retention import ACTION, RUNNING, Expiry, Kind, count_of, counted
 from scenario_runner.authority.statements import load_migrations, load_statements
-from scenario_runner.authority.values import Admission, Sent
+from scenario_runner.authority.values import Admission, ReemitEnd, Sent
 from scenario_runner.contracts.states import Disposition, SignalKind
 
 if TYPE_CHECKING:
@@ -295,6 +295,32 @@ def test_the_number_of_an_emission_is_never_used_twice(authority: Authority, clo
     assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 5]
 
 
+def test_a_number_that_was_never_published_is_used_although_those_before_it_have_gone(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    ended(authority)
+    repeated(authority, "k", 1)
+    sent_us = clock.pass_seconds(1)
+    one(authority, act("owed", limit=MANY))
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, sent_us)) == 1
+    (row,) = owed(authority)
+    assert row.emission == 2
+    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
+    one(authority, act("again", limit=MANY))
+    assert [item.emission for item in authority.signals(hex32("k")).rows] == [0, 2]
+
+
+def test_numbers_of_other_messages_stay_as_they_are(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, "other")
+    ended(authority)
+    repeated(authority, "k", 2)
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 2
+    one(authority, act("first", "other"))
+    assert [row.emission for row in authority.signals(hex32("other")).rows] == [0, 1]
+
+
 def test_what_is_owed_to_the_bus_or_was_sent_lately_stays(authority: Authority, clock: Clock) -> None:  # noqa: F811
     ended(authority)
     repeated(authority, "k", 1)
@@ -344,6 +370,19 @@ def test_a_batch_that_finds_nothing_changes_nothing(authority: Authority, clock:
     assert (row.actor, row.via, row.action, row.reason, row.outcome, row.detail) == (
         "ops", "cli", "retention", "why", "RUNNING", "0 rows removed",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IN_DATABASE)
+def test_a_batch_adds_its_count_to_its_own_act(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
+    ended(authority)
+    repeated(authority, "k", 1)
+    authority.admit([disposed("bus/refused", Disposition.REJECTED)])
+    authority.keep_digests(hex64("old"), [hex64("x")])
+    clock.pass_seconds(1)
+    begun(authority, kind, "before")
+    before = authority.acts(["before"])["before"]
+    assert swept(authority, Expiry(kind, clock.now)) == 1
+    assert authority.acts(["before"])["before"] == before
 
 
 def test_every_batch_adds_its_count_to_the_act_in_its_own_transaction(authority: Authority, clock: Clock) -> None:  # noqa: F811

@@ -312,6 +312,32 @@ def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authori
     assert not authority.pending().undelivered
 
 
+def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clock: Any) -> None:  # noqa: F811
+    ended(authority)
+    authority.admit([correcting("new", "old"), asking("other")])
+    for claim in authority.claim("w", 2, LEASE):
+        commit(authority, corrected(claim) if claim.supersession else ready(claim, "other"))
+    tasks = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    rows = {row.run_id: row for row in authority.claim_signals("p", 10, LEASE)}
+    authority.mark_sent([Sent(rows[hex32("new")].outbox_id)])
+    authority.postpone_signals([rows[hex32("other")].outbox_id], clock.now + LEASE)
+    assert authority.pending().signals
+    assert [row.kind for row in authority.claim_signals("p", 10, LEASE)] == [SignalKind.RUN_SUPERSEDES]
+
+
+def test_the_time_of_a_supersession_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Any) -> None:  # noqa: F811
+    ended(authority)
+    authority.admit([correcting("new", "old")])
+    claim = claim_one(authority, lease_us=10 * LEASE)
+    before = clock.now = clock.now + LEASE // 10
+    clock.pass_seconds(100)
+    ended(authority, "later")
+    clock.now = before
+    commit(authority, corrected(claim))
+    assert authority.events(hex32("old"))[-1].ts_us == before
+
+
 def test_a_correction_that_is_committed_twice_supersedes_once(authority: Authority) -> None:  # noqa: F811
     ended(authority)
     authority.admit([correcting("new", "old")])
