@@ -1,10 +1,14 @@
 """Reading what was published for a run, without trusting any of it."""
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from scenario_runner.contracts.canonical import Json, parse_json, sha256_hex
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+UNREADABLE: Final = "not a readable object"
+"""In the place of a digest."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class PublishedView:
         return list(self.document.get("intended_outputs", []))
 
 
+class Manifest(NamedTuple):
+    """The bundle manifest that an instance receipt names, and its digest."""
+
+    ref: str
+    digest: str
+
+
+def manifest_of(receipt: Json) -> Manifest | None:
+    """The manifest of a receipt; None of an output of one file, which has none."""
+    ref = receipt.get("bundle_manifest_ref")
+    return None if ref is None else Manifest(str(ref), str(receipt["target_digest"]["hex"]))
+
+
 class PublishedDocuments:
     """The ledger's documents as they lie in the object store."""
 
@@ -53,6 +70,14 @@ class PublishedDocuments:
         except UnreadableObjectError:
             return None
         return None if stored is None else stored.data
+
+    def digest_of(self, ref: str) -> str:
+        """sha256 of an object; empty when there is none, :data:`UNREADABLE` when it is not a readable object."""
+        try:
+            stored = self._store.read(ref, MAX_DOCUMENT)
+        except UnreadableObjectError:
+            return UNREADABLE
+        return "" if stored is None else sha256_hex(stored.data)
 
     def read_object(self, ref: str) -> Json | None:
         """A JSON object; None when there is none, or when it is not one."""

@@ -29,6 +29,8 @@ from scenario_runner.storage.base import ListedObject, ObjectStore, UnreadableOb
 _PAGE: Final = 250
 #: Runs that are being read at a time.
 _WINDOW: Final = 128
+#: A run moves on some times a second at most, and a look takes milliseconds.
+_TRIES: Final = 5
 #: A temporary file of this age has no writer any more: writing one takes milliseconds.
 _STALE_US: Final = 3600 * 1_000_000
 
@@ -166,11 +168,15 @@ class LedgerCheck:
         return self._check.check(pair.row, events, listed, self._now_us())
 
     def _again(self, pair: _Pair) -> None:
-        """Look at a run once more, with what the authority and the store say now."""
-        row = self._views.run(pair.run_id)
-        listed = pair.listed if pair.listed is None or not pair.listed.objects else self._listed(pair.run_id)
-        events = self._views.events_of([pair.run_id]).get(pair.run_id, ()) if row is not None else ()
-        for finding in self._of_pair((_Pair(pair.run_id, row, listed), events)):
+        """Look at a run once more, until its row is the same before and after: a relay may write meanwhile."""
+        for _ in range(_TRIES):
+            row = self._views.run(pair.run_id)
+            listed = pair.listed if pair.listed is None or not pair.listed.objects else self._listed(pair.run_id)
+            events = self._views.events_of([pair.run_id]).get(pair.run_id, ()) if row is not None else ()
+            found = self._of_pair((_Pair(pair.run_id, row, listed), events))
+            if not found or _progress(self._views.run(pair.run_id)) == _progress(row):
+                break
+        for finding in found:
             self._find(finding)
 
     def _count(self, pair: _Pair) -> None:
@@ -217,6 +223,11 @@ class LedgerCheck:
             elif folder == ".private" and name.endswith(".tmp") and item.modified_us < stale_us:
                 place = self._store.locate(item.key)
                 self._find(LedgerFinding(FindingCode.TEMPORARY_LEFT, "", place, "a write that never ended"))
+
+
+def _progress(row: RunRow | None) -> tuple[int, int] | None:
+    """How far a run and its documents are; None of a run that is not known."""
+    return None if row is None else (row.event_seq, row.projected_seq)
 
 
 def _merged(rows: Iterator[RunRow], listed: Iterator[ListedRun]) -> Iterator[_Pair]:

@@ -41,9 +41,19 @@ class FindingCode(StrEnum):
     SUPERSESSION_MISSING = "SUPERSESSION_MISSING"
     SUPERSESSION_DRIFT = "SUPERSESSION_DRIFT"
     SUPERSESSION_ONE_SIDED = "SUPERSESSION_ONE_SIDED"
+    TERMINAL_NOT_WITNESSED = "TERMINAL_NOT_WITNESSED"
+    STATE_CONTRADICTED = "STATE_CONTRADICTED"
+    MANIFEST_MISSING = "MANIFEST_MISSING"
+    MANIFEST_DRIFT = "MANIFEST_DRIFT"
+    PACK_NOT_VOUCHED = "PACK_NOT_VOUCHED"
 
 
 _RESTORE = "Restore the object from a backup or an older version."
+_TOGETHER = (
+    "Record and status are older than the object, or somebody wrote one of them. Restore the newest versions of all of "
+    "them that agree; move the object away only if you know that it is nobody's."
+)
+_ANEW = "rebuild into another empty database"
 _MOVE_AWAY = "Find out who wrote it, then move it away; a daemon writes the run's own document when it starts next."
 
 REMEDIES: dict[FindingCode, str] = {
@@ -56,22 +66,22 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.ADMISSION_DRIFT: f"The record contradicts itself, so somebody else wrote it. {_RESTORE}",
     FindingCode.PLAN_MISSING: _RESTORE,
     FindingCode.PLAN_DRIFT: _RESTORE,
-    FindingCode.PLAN_NOT_ALLOWED: "Rebuild with the pack, roots and policy that the run was admitted under; else its "
-    "request must come again under another key.",
+    FindingCode.PLAN_NOT_ALLOWED: "Rebuild with the roots, allow-list and policy that the run was admitted under, and "
+    "name its pack with --pack CATALOGUE GATE_MAP; else its request must come again under another key.",
     FindingCode.STATUS_MISSING: _RESTORE,
     FindingCode.STATUS_DRIFT: f"Find out which is true, the record or the status. {_RESTORE}",
     FindingCode.FACTS_VIEW_MISSING: _RESTORE,
     FindingCode.FACTS_VIEW_DRIFT: _RESTORE,
     FindingCode.READY_SIGNAL_MISSING: _RESTORE,
-    FindingCode.READY_SIGNAL_DRIFT: _RESTORE,
+    FindingCode.READY_SIGNAL_DRIFT: _TOGETHER,
     FindingCode.RECEIPT_MISSING: _RESTORE,
     FindingCode.INSTANCE_RECEIPT_DRIFT: _RESTORE,
     FindingCode.QUARANTINE_MISSING: _RESTORE,
-    FindingCode.QUARANTINE_DRIFT: _RESTORE,
+    FindingCode.QUARANTINE_DRIFT: _TOGETHER,
     FindingCode.PACK_MISSING: f"{_RESTORE} Or start a daemon of the release that pinned it: it writes its pack anew.",
     FindingCode.PACK_DRIFT: _MOVE_AWAY,
-    FindingCode.READY_NOT_WITNESSED: "Restore READY's file in the spool, or rebuild with --witness evidence: then the "
-    "engine's files are hashed again.",
+    FindingCode.READY_NOT_WITNESSED: f"Restore READY's file in the spool, and {_ANEW}; or do so with --witness "
+    "evidence: then the engine's files are hashed again.",
     FindingCode.READY_CONTRADICTED: "The control bus or the evidence says something else than the ledger. Find out "
     "who wrote the ledger's documents of this run.",
     FindingCode.ATTEMPT_UNKNOWN: "An engine may still run for it. Wait until it has ended, see to its outputs, and "
@@ -88,7 +98,16 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.SUPERSESSION_MISSING: _RESTORE,
     FindingCode.SUPERSESSION_DRIFT: _MOVE_AWAY,
     FindingCode.SUPERSESSION_ONE_SIDED: "A correction and the run that it supersedes come back together, or neither "
-    "does. Put right what is found about the other run, and rebuild into another empty database.",
+    f"does. Put right what is found about the other run, and {_ANEW}.",
+    FindingCode.TERMINAL_NOT_WITNESSED: f"Restore TERMINAL's file in the spool, and {_ANEW}. If it was never "
+    "published, do so with --witness evidence, which takes the ledger's word for runs that are not READY; reemit then "
+    "publishes it.",
+    FindingCode.STATE_CONTRADICTED: "The run ended, and its record does not say how. Look at its signals in the spool, "
+    f"restore the newest versions of its record, status, ready_signal and quarantine object, and {_ANEW}.",
+    FindingCode.MANIFEST_MISSING: _RESTORE,
+    FindingCode.MANIFEST_DRIFT: _RESTORE,
+    FindingCode.PACK_NOT_VOUCHED: f"Name the files of that pack with --pack CATALOGUE GATE_MAP, and {_ANEW}. On a "
+    "spool --witness bus needs no pack.",
 }
 
 

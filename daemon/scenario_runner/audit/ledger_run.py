@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from scenario_runner.audit.documents import PublishedDocuments
+from scenario_runner.audit.documents import PublishedDocuments, manifest_of
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.authority.values import RunRow, StoredEvent
 from scenario_runner.contracts import refs
@@ -46,6 +46,7 @@ _STATUS: Final = _Missing(FindingCode.STATUS_MISSING, FindingCode.STATUS_DRIFT)
 _VIEW: Final = _Missing(FindingCode.FACTS_VIEW_MISSING, FindingCode.FACTS_VIEW_DRIFT)
 _READY: Final = _Missing(FindingCode.READY_SIGNAL_MISSING, FindingCode.READY_SIGNAL_DRIFT)
 _RECEIPT: Final = _Missing(FindingCode.RECEIPT_MISSING, FindingCode.INSTANCE_RECEIPT_DRIFT)
+_MANIFEST: Final = _Missing(FindingCode.MANIFEST_MISSING, FindingCode.MANIFEST_DRIFT)
 _QUARANTINE: Final = _Missing(FindingCode.QUARANTINE_MISSING, FindingCode.QUARANTINE_DRIFT)
 _SUPERSESSION: Final = _Missing(FindingCode.SUPERSESSION_MISSING, FindingCode.SUPERSESSION_DRIFT)
 
@@ -61,6 +62,7 @@ class RunCheck:
         self._store = store
         self._documents = PublishedDocuments(store)
         self._receipt = lru_cache(_RECEIPTS_KEPT)(self._stored_receipt)
+        self._manifest = lru_cache(_RECEIPTS_KEPT)(self._documents.digest_of)
 
     def check(
         self, row: RunRow, events: tuple[StoredEvent, ...], listed: Mapping[str, ListedObject], now_us: int
@@ -140,6 +142,12 @@ class RunCheck:
                 _RECEIPT.code if stored is None else _RECEIPT.drift, key, "the facts view names this receipt",
                 sha256_hex(data), actual or "",
             )  # fmt: skip
+        manifest = manifest_of(receipt)
+        if manifest is not None:
+            digest = self._manifest(manifest.ref)
+            if digest != manifest.digest:
+                code = _MANIFEST.drift if digest else _MANIFEST.code
+                found.add(code, manifest.ref, "the receipt names this manifest", manifest.digest, digest)
 
     def _stored_receipt(self, key: str) -> bytes | None:
         return self._documents.read_bytes(key)

@@ -2,9 +2,7 @@
 
 import os
 import secrets
-import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,54 +10,28 @@ from typing import Final
 
 import typer
 
-from scenario_runner.audit.findings import Findings
-from scenario_runner.audit.ledger_findings import LedgerFinding
-from scenario_runner.audit.required import Named, Unknown
-from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
-from scenario_runner.bus.envelope import signal_file_name
-from scenario_runner.bus.spool import MAX_RECORD_BYTES
-from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_json_line, print_line
+from scenario_runner.cli.console import Exit, exit_on_error, print_json_line, print_line
+from scenario_runner.cli.ledger_reading import Progress, print_finding, print_finding_line, reading_threads
 from scenario_runner.cli.options import caller
-from scenario_runner.cli.outputs.acting import LEDGER_FINDING, REBUILD_REPORT
+from scenario_runner.cli.outputs.acting import REBUILD_REPORT
 from scenario_runner.cli.read_only import existing_authority
-from scenario_runner.contracts import refs
+from scenario_runner.cli.rebuild_reader import Terms, make_reader, spool_of
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable, UsageError
-from scenario_runner.contracts.ids import attempt_id_of
-from scenario_runner.ledger.ledger import Ledger
-from scenario_runner.ledger.packs import PinnedPacks
-from scenario_runner.profiles.policy import Policy, load_policy
+from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
-from scenario_runner.rebuild.documents import read_document
-from scenario_runner.rebuild.reading import Reading, RunReader, collect_rarely
-from scenario_runner.rebuild.ready import ReadFirst, ReadyProver, Witness, not_asked
+from scenario_runner.rebuild.bus import EndsOnBus, Witness
+from scenario_runner.rebuild.reading import Reading, collect_rarely
 from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report
 from scenario_runner.rebuild.refusals import not_empty
-from scenario_runner.rebuild.requirements import Requirements
-from scenario_runner.rebuild.restore import Restorer
-from scenario_runner.service.compose import (
-    allowed_roots,
-    check_profile,
-    make_admission_policy,
-    open_artifacts,
-    open_authority,
-    open_pack,
-    open_schemas,
-    open_store,
-)
+from scenario_runner.service.compose import check_profile, open_authority, open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import NamedStore, named_stores, require_known
-from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
-#: Threads that read from S3: each waits 25 ms for an answer, and a run has five documents. A folder is read by the
-#: calling thread: its files are in memory mostly.
-_S3_READERS: Final = 96
 #: The writer inserts as fast as four processes read.
 _MOST_PROCESSES: Final = 4
-_PROGRESS_SECONDS: Final = 1.0
-"""Between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,52 +94,35 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             f"cli/{secrets.token_hex(16)}", 0, caller(options.requested_by), "cli", ACTION, store.where,
             options.reason, "", "",
         )  # fmt: skip
-        make = partial(make_reader, wiring, policy, witness, identities)
-        threads = _S3_READERS if wiring.store_root.startswith("s3://") else 0
-        reading = Reading(make(), make, threads, _other_processes())
+        progress, terms = Progress(), Terms(policy, witness)
+        make = partial(make_reader, wiring, terms, identities, _ends(wiring, stores, progress))
+        reading = Reading(make(), make, reading_threads(wiring), _other_processes())
         collect_rarely()
         on_finding = print_finding_line if as_json else print_finding
-        terms = _terms(store.where, witness, policy)
-        rebuild = Rebuild(authority, store, reading, on_finding, _Progress(), terms)
+        rebuild = Rebuild(
+            authority, store, reading, on_finding, lambda report: progress(partial(_progress, report)),
+            terms.text(store.where),
+        )  # fmt: skip
         report = rebuild.run(act, identities, dry_run=options.dry_run)
     return _document(report, act, identities, witness, options)
 
 
-def _terms(ledger: str, witness: Witness, policy: Policy | None) -> str:
-    """By what runs are restored, as it is kept while a rebuild has not ended, and in the act."""
-    named = policy.content_digest if policy is not None else "none"
-    return f"ledger {ledger}, witness {witness.value}, policy {named}"
+def _ends(wiring: Wiring, stores: Sequence[NamedStore], progress: Progress) -> EndsOnBus:
+    """Which runs have READY or TERMINAL on the control bus, as far as it can be asked."""
+    spool, topic = spool_of(stores), wiring.control_bus_topic
+    if spool is None:
+        return EndsOnBus()
+    return EndsOnBus.read(spool, topic, lambda read: progress(lambda _: f"{read} signals of the control bus read"))
+
+
+def _progress(report: Report, seconds: float) -> str:
+    return f"{report.runs} runs read, {report.findings.total()} findings ({report.runs / seconds:.0f} runs/s)"
 
 
 def _other_processes() -> int:
     """Processes that read and verify: one for each core that this one may use. One core has none to share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_PROCESSES) if cores > 1 else 0
-
-
-def make_reader(
-    wiring: Wiring, policy: Policy | None, witness: Witness, identities: tuple[tuple[str, str], ...]
-) -> RunReader:
-    """What reads and verifies runs, in this process or in another one: with stores of its own, which are those known.
-
-    Raises:
-        Unavailable: another store is there.
-    """
-    store, spool = open_store(wiring), open_spool(wiring)
-    stores, known = named_stores(store, spool), dict(identities)
-    for item in stores:
-        item.store.expect(known[item.name])
-    return RunReader(store, _Parts(wiring, policy, witness, store, stores).restorer())
-
-
-@contextmanager
-def readers(wiring: Wiring) -> Iterator[Executor | None]:
-    """Threads that read objects; None where the calling thread reads as fast."""
-    if not wiring.store_root.startswith("s3://"):
-        yield None
-        return
-    with ThreadPoolExecutor(_S3_READERS, thread_name_prefix="read") as pool:
-        yield pool
 
 
 @contextmanager
@@ -198,111 +153,6 @@ def _identity(item: NamedStore, authority: Authority | None) -> str:
         raise Unavailable(f"{item.title} has no identity: no daemon ever worked on it; mount the right one there")
     item.store.expect(identity)
     return identity
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The objects of a rebuild, from the profile."""
-
-    wiring: Wiring
-    policy: Policy | None
-    witness: Witness
-    store: ObjectStore
-    stores: list[NamedStore]
-
-    def restorer(self) -> Restorer:
-        wiring, pack = self.wiring, open_pack(self.wiring)
-        packs = PinnedPacks(pack, Ledger(self.store, open_schemas(wiring)))
-        admission = make_admission_policy(wiring, self.policy, pack) if self.policy is not None else None
-        requirements = Requirements(
-            pack, allowed_roots(wiring),
-            frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,
-            admission.plan_inputs if admission is not None else None, self.store.locate,
-        )  # fmt: skip
-        prover = ReadyProver(
-            self.store, packs, wiring.control_bus_topic, self.witness, self._spool_reader(), self._examiner(packs)
-        )
-        return Restorer(self.store.locate, prover.prove, requirements.check, self._launched)
-
-    def _spool_reader(self) -> ReadFirst | None:
-        spool = next((item.store for item in self.stores if item.kind == "spool"), None)
-        if spool is None:
-            return None
-
-        def read(message_id: str, emissions: tuple[int, ...]) -> tuple[bytes, int] | None:
-            for emission in emissions:
-                name = f"{self.wiring.control_bus_topic}/{signal_file_name(message_id, emission)}"
-                try:
-                    stored = spool.read(name, MAX_RECORD_BYTES)
-                except UnreadableObjectError:
-                    return b"", emission
-                if stored is not None:
-                    return stored.data, emission
-            return None
-
-        return read
-
-    def _examiner(self, packs: PinnedPacks) -> "Examiner":
-        named = Named(policy_rev=self.policy.rev().wire() if self.policy is not None else None)
-        artifacts = open_artifacts(self.wiring, None)
-        unknown = Unknown("the authority is being rebuilt")
-        verifier = Verifier(
-            self.store, packs, artifacts, self.wiring.control_bus_topic, not_asked, lambda _done, _total: None,
-            lambda _: unknown, named,
-        )  # fmt: skip
-        return Examiner(verifier)
-
-    def _launched(self, run_id: str, number: int) -> bool:
-        """Whether the invocation document of an attempt is there: engines on ECS read it from the object store."""
-        return read_document(self.store, refs.engine_invocation_ref(attempt_id_of(run_id, number))) is not None
-
-
-class Examiner:
-    """Verifies facts views against the engine's files.
-
-    Args:
-        verifier: Without the authority, and without the control bus.
-    """
-
-    def __init__(self, verifier: Verifier) -> None:
-        self._verifier = verifier
-
-    def __call__(self, data: bytes) -> Findings:
-        """The checks of a facts view."""
-        return self._verifier.verify(data)[1]
-
-
-# --- output
-
-
-class _Progress:
-    """Prints on stderr, at intervals, how many runs were restored."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + _PROGRESS_SECONDS
-
-    def __call__(self, report: Report) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _PROGRESS_SECONDS
-            rate = report.runs / report.seconds if report.seconds else 0.0
-            print_err(f"{report.runs} runs read, {report.findings.total()} findings ({rate:.0f} runs/s)")
-
-
-def print_finding_line(finding: LedgerFinding) -> None:
-    """Print a finding as one line of JSON."""
-    print_json_line(finding.document(), LEDGER_FINDING)
-
-
-def print_finding(finding: LedgerFinding) -> None:
-    """Print a finding for a person."""
-    document = finding.document()
-    print_line(f"{document['code']}  {document['object']}")
-    print_line(f"  {document['detail']}")
-    for name in ("expected", "actual"):
-        if document[name]:
-            print_line(f"  {name}: {document[name]}")
-    print_line(f"  {document['remedy']}")
 
 
 def _document(

@@ -1,13 +1,13 @@
 """``ledger check``: compare the ledger with the authority, both ways."""
 
 import time
-from typing import Final
+from functools import partial
 
 import typer
 
 from scenario_runner.audit.ledger_check import CheckReport, LedgerCheck, require_known_store
-from scenario_runner.cli.authority_rebuild import print_finding, print_finding_line, readers
-from scenario_runner.cli.console import Exit, exit_on_error, print_err, print_json_line, print_line
+from scenario_runner.cli.console import Exit, exit_on_error, print_json_line, print_line
+from scenario_runner.cli.ledger_reading import Progress, print_finding, print_finding_line, readers
 from scenario_runner.cli.outputs.acting import LEDGER_SUMMARY
 from scenario_runner.cli.read_only import KeptAuthority, existing_views
 from scenario_runner.cli.run_ids import named_run
@@ -16,9 +16,6 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import open_store
-
-_PROGRESS_SECONDS: Final = 1.0
-"""Between two lines of progress."""
 
 
 def run(wiring_path: str, since: str | None, name: str, *, as_json: bool) -> None:
@@ -53,14 +50,17 @@ def check_ledger(wiring: Wiring, since: str | None, name: str, *, as_json: bool)
     if name:
         with KeptAuthority(wiring) as known:
             run_id = named_run(known.ask, name)
-    began, progress = time.monotonic(), _Progress()
+    began, progress = time.monotonic(), Progress()
     with existing_views(wiring) as views, readers(wiring) as pool:
         if views is None:
             raise Unavailable("there is no authority yet to compare with; authority rebuild makes one from the ledger")
         store = open_store(wiring)
         require_known_store(store, views)
         printing = print_finding_line if as_json else print_finding
-        check = LedgerCheck(store, views, pool, lambda: time.time_ns() // 1000, printing, progress)
+        check = LedgerCheck(
+            store, views, pool, lambda: time.time_ns() // 1000, printing,
+            lambda report: progress(partial(_progress, report)),
+        )  # fmt: skip
         if run_id:
             check.one(run_id)
         elif since_us:
@@ -70,20 +70,9 @@ def check_ledger(wiring: Wiring, since: str | None, name: str, *, as_json: bool)
     return _document(check.report, store.where, since, run_id, time.monotonic() - began)
 
 
-class _Progress:
-    """Prints on stderr, at intervals, how many runs were compared."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._next = self._began + _PROGRESS_SECONDS
-
-    def __call__(self, report: CheckReport) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _PROGRESS_SECONDS
-            runs = report.runs.total()
-            rate = runs / (now - self._began)
-            print_err(f"{runs} runs compared, {report.findings.total()} findings ({rate:.0f} runs/s)")
+def _progress(report: CheckReport, seconds: float) -> str:
+    runs = report.runs.total()
+    return f"{runs} runs compared, {report.findings.total()} findings ({runs / seconds:.0f} runs/s)"
 
 
 def _document(report: CheckReport, where: str, since: str | None, run_id: str, seconds: float) -> Json:

@@ -1,6 +1,7 @@
 """The documents of one run as they lie in the object store."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -8,6 +9,14 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+
+class RunToRead(NamedTuple):
+    """A run, and which objects it may have that few runs have: where a listing has none of them, none is asked for."""
+
+    run_id: str
+    supersession: bool = True
+    quarantine: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class RunDocuments:
     facts_view: bytes | None
     ready_signal: bytes | None
     supersession: bytes | None
+    quarantine: bytes | None
 
 
 def read_document(store: ObjectStore, key: str) -> bytes | None:
@@ -36,7 +46,7 @@ def read_document(store: ObjectStore, key: str) -> bytes | None:
     return None if stored is None else stored.data
 
 
-def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> RunDocuments:
+def read_documents(store: ObjectStore, run: RunToRead) -> RunDocuments:
     """Read what a run is restored from; the facts view only of a run that its record calls READY.
 
     The ready_signal is read of every run: it is written after the record says READY, so a record that does not is an
@@ -44,12 +54,12 @@ def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> Ru
 
     Args:
         store: The ledger's store.
-        run_id: The run.
-        supersession: Whether it has a supersession object, or may have one.
+        run: The run.
 
     Raises:
         Unavailable: the store does not answer.
     """
+    run_id = run.run_id
     record = read_document(store, refs.record_ref(run_id))
     ready = record is not None and f'"state":"{RunState.READY}"'.encode() in record
     return RunDocuments(
@@ -59,7 +69,8 @@ def read_documents(store: ObjectStore, run_id: str, *, supersession: bool) -> Ru
         read_document(store, refs.status_ref(run_id)),
         read_document(store, refs.facts_view_ref(run_id)) if ready else None,
         read_document(store, refs.ready_signal_ref(run_id)),
-        read_document(store, refs.supersession_ref(run_id)) if supersession else None,
+        read_document(store, refs.supersession_ref(run_id)) if run.supersession else None,
+        read_document(store, refs.quarantine_ref(run_id)) if run.quarantine else None,
     )
 
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.parallel import in_order
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import Unavailable, in_short
-from scenario_runner.rebuild.documents import read_documents
-from scenario_runner.rebuild.restore import NotRestoredError, Restored, Restorer
+from scenario_runner.rebuild.documents import RunToRead, read_documents
+from scenario_runner.rebuild.restore import Restorer
+from scenario_runner.rebuild.values import NotRestoredError, Restored
 from scenario_runner.storage.base import ObjectStore
 
 A = TypeVar("A")
@@ -46,13 +47,6 @@ _COLLECTED: Final = 500_000
 _MODULE: Final = "scenario_runner.cli.authority_rebuild"
 
 
-class RunToRead(NamedTuple):
-    """A run, and whether it may have a supersession object."""
-
-    run_id: str
-    supersession: bool
-
-
 Outcome = Restored | LedgerFinding
 
 
@@ -70,7 +64,7 @@ class RunReader:
             Unavailable: the store, the control bus or an engine run root does not answer.
         """
         try:
-            return self.restorer.restore(read_documents(self.store, run.run_id, supersession=run.supersession))
+            return self.restorer.restore(read_documents(self.store, run))
         except NotRestoredError as error:
             return error.finding
         except Unavailable:

@@ -6,33 +6,31 @@ hashed again (``evidence``). That the ledger's documents agree with each other i
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import orjson
 
-from scenario_runner.audit.documents import PublishedDocuments, PublishedView
+from scenario_runner.audit.documents import UNREADABLE, PublishedDocuments, PublishedView, manifest_of
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.published import check_form, check_identity
 from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
-from scenario_runner.bus.envelope import envelope
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.plan import PlanInputs
-from scenario_runner.contracts.states import REPEATED_BY, EventKind, SignalKind
-from scenario_runner.contracts.times import parse_instant, to_micros
+from scenario_runner.contracts.states import EventKind, SignalKind
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.ledger.ledger import same_receipt
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
-from scenario_runner.rebuild.course import emissions_published
+from scenario_runner.rebuild.bus import BusWitness, Witness
 from scenario_runner.rebuild.documents import RunDocuments
-from scenario_runner.rebuild.restore import Admitted, NotRestoredError, Published, ReadyProof
+from scenario_runner.rebuild.values import Admitted, NotRestoredError, Published, ReadyProof
 from scenario_runner.storage.base import ObjectStore
 
 #: Evidence that was examined a moment ago: runs that share it share its part of their facts views. Some 10 MB.
@@ -41,18 +39,6 @@ _EXAMINED_KEPT: Final = 50_000
 #: Facts views that were found right a moment ago. Some 10 MB.
 _RIGHT_KEPT: Final = 500
 
-
-class Witness(StrEnum):
-    """Who must agree with the ledger that a run is READY."""
-
-    BUS = "bus"
-    EVIDENCE = "evidence"
-    LEDGER = "ledger"
-
-
-ReadFirst = Callable[[str, tuple[int, ...]], tuple[bytes, int] | None]
-"""Bytes of the envelope of a message id on the control bus, in the first of some emissions that is there, with the
-emission; None when it is in none of them."""
 
 Examine = Callable[[bytes], Findings]
 """Verifies a facts view against the engine's files."""
@@ -104,23 +90,12 @@ class ReadyProver:
     Args:
         store: The ledger's store.
         packs: Interface packs by digest.
-        topic: The control topic.
-        witness: Who must agree.
-        read_first: Reads the control bus; None where it cannot be asked.
+        bus: What was published.
         examine: Hashes evidence again; only for ``Witness.EVIDENCE``.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        packs: PinnedPacks,
-        topic: str,
-        witness: Witness,
-        read_first: ReadFirst | None,
-        examine: Examine,
-    ) -> None:
-        self._store, self._packs, self._topic = store, packs, topic
-        self._witness, self._read_first, self._examine = witness, read_first, examine
+    def __init__(self, store: ObjectStore, packs: PinnedPacks, bus: BusWitness, examine: Examine) -> None:
+        self._store, self._packs, self._bus, self._examine = store, packs, bus, examine
         self._documents = PublishedDocuments(store)
         self._examined: dict[tuple[str, str], _Problem | None] = {}
         self._right: dict[str, _RightView] = {}
@@ -178,11 +153,14 @@ class ReadyProver:
         if wrong:
             return _Problem(FindingCode.FACTS_VIEW_DRIFT, wrong)
         key = (sha256_hex(shared), admitted.inputs.pack_digest)
-        if key not in self._examined:
-            if len(self._examined) >= _EXAMINED_KEPT:
-                self._examined.clear()
-            self._examined[key] = self._examine_shared(data, admitted.inputs.pack_digest)
-        return self._examined[key]
+        if key in self._examined:
+            with suppress(KeyError):  # another thread has just cleared it
+                return self._examined[key]
+        problem = self._examine_shared(data, admitted.inputs.pack_digest)
+        if len(self._examined) >= _EXAMINED_KEPT:
+            self._examined.clear()
+        self._examined[key] = problem
+        return problem
 
     def _examine_shared(self, data: bytes, pack_digest: str) -> "_Problem | None":
         found = Findings()
@@ -219,11 +197,25 @@ class ReadyProver:
             code = self._code_of_receipt(key, data)
             if code is not None:
                 return _Problem(code, "an instance receipt of the facts view", key, sha256_hex(data))
+            problem = self._wrong_manifest(receipt)
+            if problem is not None:
+                return problem
         return None
+
+    def _wrong_manifest(self, receipt: Json) -> "_Problem | None":
+        """The bundle manifest that a receipt names has the digest that the receipt names."""
+        manifest = manifest_of(receipt)
+        if manifest is None:
+            return None
+        digest = self._documents.digest_of(manifest.ref) if _is_of_receipts(manifest.ref) else UNREADABLE
+        if digest == manifest.digest:
+            return None
+        code = FindingCode.MANIFEST_DRIFT if digest else FindingCode.MANIFEST_MISSING
+        return _Problem(code, "the manifest of an instance receipt", manifest.ref, manifest.digest, digest)
 
     def _code_of_receipt(self, key: str, data: bytes) -> FindingCode | None:
         """What is wrong with a receipt in the store; None when it is the one of a facts view."""
-        if not key.startswith(f"{refs.PREFIX}/instance_receipts/") or "/../" in key:
+        if not _is_of_receipts(key):
             return FindingCode.INSTANCE_RECEIPT_DRIFT
         stored = self._documents.read_bytes(key)
         if stored is None:
@@ -252,8 +244,8 @@ class ReadyProver:
         run_id, message_id = admitted.run_id, admitted.end.details["message_id"]
         attributes = {"facts_view_digest": digest, "run_id": run_id}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
-        published = self._published(draft, admitted.end.ts_us, (0, *emissions_published(admitted.events)))
-        if self._witness is Witness.EVIDENCE:
+        published = self._bus.end(admitted, draft)
+        if self._bus.witness is Witness.EVIDENCE:
             found = self._examine(documents.facts_view or b"")
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
@@ -266,54 +258,19 @@ class ReadyProver:
         if admitted.supersedes is None:
             return None
         details, attributes = admitted.supersedes, {"run_id": admitted.run_id}
-        payload = rendered_again(details["supersedes"])
-        kind, at_us = SignalKind.RUN_SUPERSEDES, admitted.end.ts_us
+        payload, kind = rendered_again(details["supersedes"]), SignalKind.RUN_SUPERSEDES
         draft = SignalDraft(details["message_id"], kind, admitted.run_id, attributes, payload)
-        return self._published(draft, at_us, (0,))
-
-    def _published(self, draft: SignalDraft, at_us: int, emissions: tuple[int, ...]) -> Published:
-        """A signal as it was published; as it must have been at ``at_us`` where the control bus does not say."""
-        seen = None if self._read_first is None else self._read_first(draft.message_id, emissions)
-        if seen is not None:  # whoever must agree: what is on the bus must not say anything else
-            return self._on_the_bus(Published(draft, at_us), *seen)
-        if self._witness is Witness.BUS:
-            detail, key = f"{draft.kind}, message {draft.message_id}, is not on the control bus", draft.partition_key
-            raise self._not(FindingCode.READY_NOT_WITNESSED, key, refs.record_ref(key), detail)
-        return Published(draft, at_us)
-
-    def _on_the_bus(self, expected: Published, data: bytes, emission: int) -> Published:
-        """The signal as it was published; nothing but its time and more attributes may differ from what is expected."""
-        draft, run_id = expected.draft, expected.draft.partition_key
-        kind = REPEATED_BY[draft.kind] if emission else draft.kind
-        try:
-            found = orjson.loads(data)
-            published_us = to_micros(parse_instant(found["published_at_utc"]))
-            attributes = {str(name): str(value) for name, value in found["attributes"].items() if name != "kind"}
-            # READY of an older release has no attribute run_id; it is required to be the run's where it is.
-            required = {n: v for n, v in draft.attributes.items() if n in attributes or n != "run_id"}
-            wanted = envelope(
-                self._topic, draft.message_id, published_us, {**attributes, **required, "kind": kind.value}, run_id,
-                orjson.loads(draft.payload),
-            )  # fmt: skip
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            detail = f"what is published as message {draft.message_id} is no envelope: {error}"
-            raise self._not(FindingCode.READY_CONTRADICTED, run_id, refs.record_ref(run_id), detail) from error
-        if data != wanted:
-            detail = f"message {draft.message_id} was published with another content"
-            raise self._not(
-                FindingCode.READY_CONTRADICTED, run_id, refs.record_ref(run_id), detail, sha256_hex(wanted),
-                sha256_hex(data),
-            )  # fmt: skip
-        if emission:
-            return expected  # its attributes are those of the repetition
-        published = SignalDraft(draft.message_id, draft.kind, draft.partition_key, attributes, draft.payload)
-        return Published(published, published_us)
+        return self._bus.published(draft, admitted.end.ts_us)
 
     def _not(
         self, code: FindingCode, run_id: str, key: str, detail: str, expected: str = "", actual: str = ""
     ) -> NotRestoredError:
         place = self._store.locate(key) if key else ""
         return NotRestoredError(LedgerFinding(code, run_id, place, detail, expected, actual))
+
+
+def _is_of_receipts(key: str) -> bool:
+    return key.startswith(f"{refs.PREFIX}/instance_receipts/") and "/../" not in key
 
 
 def _member(name: str, value: object) -> bytes:

@@ -13,11 +13,11 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import SEEN_US, RebuildEnd, RestoredRun
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
-from scenario_runner.rebuild.documents import superseded_runs
-from scenario_runner.rebuild.reading import Outcome, RunToRead, batches
+from scenario_runner.rebuild.documents import RunToRead, superseded_runs
+from scenario_runner.rebuild.reading import Outcome, batches
 from scenario_runner.rebuild.refusals import daemons_run, not_empty, other_terms
-from scenario_runner.rebuild.restore import Restored
 from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
+from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.base import ObjectStore
 
 ACTION: Final = "authority.rebuild"
@@ -32,7 +32,7 @@ Records of the control bus that were disposed of: one that is delivered again is
 Runs that were admitted and not driven yet: send their requests again (on a spool, drop consumed/ again).
 Leases and their epochs: every epoch begins above any that could be in use.
 Whether a signal was published, unless the spool has its file: each counts as published; reemit publishes it on demand.
-Whether a run became READY after the state that an older copy of the ledger shows: look on the control bus.
+On a stream: whether a run ended after the state that an older copy of the ledger shows; look at what readers have.
 Receipts of TERMINAL, exit codes and output of engine attempts that have ended, errors, numbers of tries.
 Acts of operators other than re-emits, and digests that were kept for reuse.
 """.strip().splitlines()
@@ -144,7 +144,7 @@ class Rebuild:
         both = Both(links, self._state_of)
         for run_id, problem in both.one_sided().items():
             self._find(self._finding(FindingCode.SUPERSESSION_ONE_SIDED, run_id, problem), report)
-        for run, own in self._restored([RunToRead(run_id, supersession=True) for run_id in both.kept], report):
+        for run, own in self._restored([RunToRead(run_id) for run_id in both.kept], report):
             if (own or link_of(run)) == links[run.run_id]:
                 yield completed(run, links[run.run_id], both.corrections_of(run.run_id))
             else:
@@ -153,13 +153,13 @@ class Rebuild:
 
     def _state_of(self, run_id: str) -> RunState | None:
         """State of a run that is at no end of a supersession by its own documents, if it is restored."""
-        found = next(iter(self.reading([RunToRead(run_id, supersession=True)])))
+        found = next(iter(self.reading([RunToRead(run_id)])))
         return found.run.state if isinstance(found, Restored) else None
 
     def _listed(self, report: Report) -> Iterator[RunToRead]:
         for listed in listed_runs(self.store):
             if listed.run_id:
-                yield RunToRead(listed.run_id, "supersession" in listed.objects)
+                yield RunToRead(listed.run_id, "supersession" in listed.objects, "quarantine" in listed.objects)
             for item in listed.foreign:
                 place = f"{self.store.where}/{item.key}"
                 finding = LedgerFinding(FindingCode.FOREIGN_OBJECT, "", place, "no run has such an object")

@@ -12,7 +12,7 @@ from scenario_runner.contracts.states import Strategy
 from scenario_runner.intake.roots import normalise_root
 from scenario_runner.interface_pack.closure import required_gates
 from scenario_runner.interface_pack.model import InterfacePack
-from scenario_runner.rebuild.restore import Admitted, NotRestoredError
+from scenario_runner.rebuild.values import Admitted, NotRestoredError
 
 PlanAgain = Callable[[tuple[str, ...], Strategy], PlanInputs]
 """What admission pins today for requested outputs and a strategy; raises ``RequestRefused``."""

@@ -7,9 +7,9 @@ again from the pack, the roots and the policy that the operator names; and READY
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
@@ -21,14 +21,15 @@ from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
 from scenario_runner.contracts.errors import RequestRefused, SequenceError
 from scenario_runner.contracts.ids import run_id_of
-from scenario_runner.contracts.intent import Intent, intent_from_document
+from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_hash, plan_inputs_from_document
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, SignalKind
-from scenario_runner.contracts.supersession import Supersession, supersession_of
+from scenario_runner.contracts.supersession import supersession_of
 from scenario_runner.contracts.times import to_micros
 from scenario_runner.ledger.documents import status_document, terminal_signal
 from scenario_runner.ledger.records import DamagedRecordError, Record, read_record
+from scenario_runner.rebuild.bus import BusWitness
 from scenario_runner.rebuild.course import (
     AttemptUnknownError,
     acts_of,
@@ -43,6 +44,7 @@ from scenario_runner.rebuild.course import (
 )
 from scenario_runner.rebuild.documents import RunDocuments
 from scenario_runner.rebuild.supersessions import Link, details_of, link_of
+from scenario_runner.rebuild.values import Admitted, NotRestoredError, Published, ReadyProof, Restored
 
 #: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
 _INPUTS_KEPT: Final = 1000
@@ -51,79 +53,12 @@ _MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError
 """What code raises that reads documents of another form than SR's."""
 
 
-class NotRestoredError(Exception):
-    """A run is not restored."""
-
-    def __init__(self, finding: LedgerFinding) -> None:
-        self.finding = finding
-        super().__init__(finding.detail)
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """What was admitted, from the record: proven to hang together, by nothing but itself.
-
-    Attributes:
-        events: The whole record.
-        details: Details of each event, as the record has them.
-        end: The event that changed the run last.
-        supersession: The run that it corrects.
-    """
-
-    intent: Intent
-    inputs: PlanInputs
-    invoker: str
-    events: tuple[StoredEvent, ...]
-    details: tuple[bytes, ...]
-    end: StoredEvent
-    supersession: Supersession | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.intent.run_id
-
-    @property
-    def admitted_us(self) -> int:
-        """When."""
-        return self.events[0].ts_us
-
-    @property
-    def supersedes(self) -> Json | None:
-        """What was recorded with the READY of a correction: the payload of RUN_SUPERSEDES and its message id."""
-        found = next((event for event in self.events if event.kind == EventKind.SUPERSEDES), None)
-        return None if found is None else own_details(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A signal as it was published, and when."""
-
-    draft: SignalDraft
-    at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyProof:
-    """What was found of a READY run: its signal, and RUN_SUPERSEDES of a correction."""
-
-    facts_view_digest: str
-    ready: Published
-    supersedes: Published | None
-
-
-class Restored(NamedTuple):
-    """A run that holds together by itself, and what its record says of supersessions; None where it says nothing."""
-
-    run: RestoredRun
-    link: Link | None
-
-
 class Restorer:
     """Restores runs. Safe for several threads.
 
     Args:
         locate: Where an object is, for a person.
+        bus: What was published.
         prove_ready: Proves that a run is READY; raises ``NotRestoredError``.
         allow: Checks what a run that goes on was admitted with; raises ``NotRestoredError``.
         launched: Whether something shows that an attempt was prepared, by run id and number.
@@ -132,11 +67,13 @@ class Restorer:
     def __init__(
         self,
         locate: Callable[[str], str],
+        bus: BusWitness,
         prove_ready: Callable[[Admitted, RunDocuments], ReadyProof],
         allow: Callable[[Admitted], None],
         launched: Callable[[str, int], bool],
     ) -> None:
-        self._locate, self._prove_ready, self._allow, self._launched = locate, prove_ready, allow, launched
+        self._locate, self._bus, self._prove_ready = locate, bus, prove_ready
+        self._allow, self._launched = allow, launched
 
     def restore(self, documents: RunDocuments) -> Restored:
         """The rows of a run.
@@ -164,21 +101,8 @@ class Restorer:
         if problem:
             raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), problem)
         self._check_supersession(documents, admitted, state)
-        if state is not RunState.READY and documents.ready_signal is not None:
-            raise self._not(
-                FindingCode.READY_SIGNAL_DRIFT, run_id, refs.ready_signal_ref(run_id),
-                f"there is a ready_signal, and the record says {state}: the record is older, or it was changed",
-            )  # fmt: skip
-        proof, signals = None, list[RestoredSignal]()
-        if state is RunState.READY:
-            self._check_plan(documents, admitted)
-            proof = self._prove_ready(admitted, documents)
-            signals = _signals(admitted, proof.ready, proof.supersedes)
-        elif state in FINAL_STATES:
-            signals = _signals(admitted, Published(_terminal(run_id, state, reason, end.ts_us), end.ts_us), None)
-        else:
-            self._check_plan(documents, admitted)
-            self._allow(admitted)
+        self._check_objects_of_others(documents, state)
+        digest, signals = self._signals(documents, admitted, state, reason)
         restored = self._rows(admitted, state, reason, signals)
         following = len(restored.attempts) + 1
         if state not in FINAL_STATES and self._launched(run_id, following):
@@ -186,8 +110,27 @@ class Restorer:
                 FindingCode.ATTEMPT_UNKNOWN, run_id, refs.record_ref(run_id),
                 f"attempt {following} was prepared, and the record does not know it",
             )  # fmt: skip
-        digest = proof.facts_view_digest if proof is not None else ""
         return replace(restored, facts_view_digest=digest, projected_seq=projected)
+
+    def _signals(
+        self, documents: RunDocuments, admitted: Admitted, state: RunState, reason: str
+    ) -> tuple[str, list[RestoredSignal]]:
+        """Signals of a run, and the digest of the facts view of one that is READY.
+
+        Raises:
+            NotRestoredError: what the run must show does not hold.
+        """
+        if state is RunState.READY:
+            self._check_plan(documents, admitted)
+            proof = self._prove_ready(admitted, documents)
+            return proof.facts_view_digest, _signals_of(admitted, proof.ready, proof.supersedes)
+        if state in FINAL_STATES:
+            terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us))
+            return "", _signals_of(admitted, terminal, None)
+        self._bus.require_no_other_end(admitted.run_id, state)
+        self._check_plan(documents, admitted)
+        self._allow(admitted)
+        return "", []
 
     def _not(
         self, code: FindingCode, run_id: str, key: str, detail: str, expected: str = "", actual: str = ""
@@ -234,7 +177,9 @@ class Restorer:
         run_id, key = admitted.run_id, refs.status_ref(admitted.run_id)
         wanted = rendered_again(status_document(run_id, state, reason, admitted.end.ts_us))
         if documents.status == wanted:
-            return len(admitted.events)
+            # A quarantine object that is not there is written by the relay.
+            complete = state is not RunState.QUARANTINED or documents.quarantine is not None
+            return len(admitted.events) if complete else 0
         if documents.status is None:
             if state is RunState.READY:
                 raise self._not(FindingCode.STATUS_MISSING, run_id, key, "there is no run_status", sha256_hex(wanted))
@@ -245,6 +190,17 @@ class Restorer:
                 sha256_hex(wanted), sha256_hex(documents.status),
             )  # fmt: skip
         return 0
+
+    def _check_objects_of_others(self, documents: RunDocuments, state: RunState) -> None:
+        """Objects that only a run of another end has: they are written after its record, which then is an older one."""
+        run_id = documents.run_id
+        for data, end, code, key in (
+            (documents.ready_signal, RunState.READY, FindingCode.READY_SIGNAL_DRIFT, refs.ready_signal_ref(run_id)),
+            (documents.quarantine, RunState.QUARANTINED, FindingCode.QUARANTINE_DRIFT, refs.quarantine_ref(run_id)),
+        ):
+            if data is not None and state is not end:
+                detail = f"only a run that is {end} has it, and the record says {state}: it is older, or was changed"
+                raise self._not(code, run_id, key, detail, "no object", "an object")
 
     def _check_supersession(self, documents: RunDocuments, admitted: Admitted, state: RunState) -> None:
         """The own end of a supersession: only the READY of a correction has one, in the record and as an object."""
@@ -394,7 +350,7 @@ def _terminal(run_id: str, state: RunState, reason: str, at_us: int) -> SignalDr
     return SignalDraft(message_id, SignalKind.TERMINAL, run_id, attributes, rendered_again(payload))
 
 
-def _signals(admitted: Admitted, first: Published, supersedes: Published | None) -> list[RestoredSignal]:
+def _signals_of(admitted: Admitted, first: Published, supersedes: Published | None) -> list[RestoredSignal]:
     """A run's signal, RUN_SUPERSEDES, and those that repeat the first one."""
     end, events = admitted.end, admitted.events
     # Signals need the whole transaction of the end: SUPERSEDES follows the event that ends a correction.

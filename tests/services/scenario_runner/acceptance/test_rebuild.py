@@ -202,7 +202,9 @@ def test_evidence_can_be_the_witness(lost: Lost) -> None:
     lost.lose()
     shutil.rmtree(lost.world.signals_folder)
     code, findings, _ = lost.rebuild("--dry-run")
-    assert (code, [item["code"] for item in findings]) == (1, ["READY_NOT_WITNESSED"])
+    assert (code, sorted(item["code"] for item in findings)) == (
+        1, ["READY_NOT_WITNESSED", "TERMINAL_NOT_WITNESSED", "TERMINAL_NOT_WITNESSED"],
+    )  # fmt: skip
     assert lost.rebuild("--witness", "evidence", "--dry-run")[:2] == (0, [])
     next((lost.world.runs).glob(f"*/{lost.runs['ready']}/data/layer1/1A/s3*/*/*/part-*")).write_bytes(b"other")
     code, findings, _ = lost.rebuild("--witness", "evidence")
@@ -347,6 +349,43 @@ def before_ready(lost: Lost) -> None:
     lost.document("run_status").write_bytes(canonical(status))
 
 
+def planted_id(run: str) -> str:
+    return hashlib.sha256(run.encode()).hexdigest()
+
+
+def signal_of(lost: Lost, run: str) -> Path:
+    """The file of the only signal of a run that is not planted."""
+    files = [path for path in lost.world.signals_folder.glob("*.json") if path.stem != planted_id(run)]
+    (found,) = (path for path in files if lost.runs[run].encode() in path.read_bytes())
+    return found
+
+
+def published_for(lost: Lost, run: str, as_of: str) -> None:
+    """The end of another run is on the bus for this one as well, under a message id of its own."""
+    signal = signal_of(lost, as_of).read_bytes().replace(lost.runs[as_of].encode(), lost.runs[run].encode())
+    envelope = json.loads(signal) | {"message_id": planted_id(run)}
+    (lost.world.signals_folder / f"{planted_id(run)}.json").write_bytes(canonical(envelope))
+
+
+def before_ready_without_signal(lost: Lost) -> None:
+    """An older copy of the ledger, from before READY: only the bus knows better."""
+    before_ready(lost)
+    for folder in ("ready_signal", "run_facts_view"):
+        lost.document(folder).unlink()
+
+
+def repeated_only(lost: Lost) -> None:
+    """READY was repeated, and the file of the first one is gone."""
+    lost.world.command("reemit", lost.runs["ready"], "--wiring", str(lost.world.wiring), "--reason", "x")
+    before_ready_without_signal(lost)
+    (first,) = (p for p in lost.world.signals_folder.glob("*.json") if b'"kind":"READY"' in p.read_bytes())
+    first.unlink()
+
+
+def quarantine_for(lost: Lost, run: str) -> None:
+    shutil.copyfile(lost.document("quarantine", "quarantined"), lost.document("quarantine", run))
+
+
 HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
     "a planted READY": (planted_ready, "waiting", "READY_NOT_WITNESSED"),
     "another run's facts view": (of_another_run, "ready", "FACTS_VIEW_DRIFT"),
@@ -418,6 +457,35 @@ HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
         ],
         "ready", "READY_CONTRADICTED",
     ),
+    "a ledger from before READY": (before_ready_without_signal, "ready", "STATE_CONTRADICTED"),
+    "a ledger from before READY, which was repeated": (repeated_only, "ready", "STATE_CONTRADICTED"),
+    "a run that failed and is READY on the bus": (
+        lambda lost: published_for(lost, "failed", "ready"), "failed", "STATE_CONTRADICTED",
+    ),
+    "a run that waits and has failed on the bus": (
+        lambda lost: published_for(lost, "waiting", "failed"), "waiting", "STATE_CONTRADICTED",
+    ),
+    "a READY run that has failed on the bus": (
+        lambda lost: published_for(lost, "ready", "failed"), "ready", "STATE_CONTRADICTED",
+    ),
+    "a run that failed and is quarantined on the bus": (
+        lambda lost: (path := signal_of(lost, "failed"), published_for(lost, "failed", "quarantined"), path.unlink()),
+        "failed", "STATE_CONTRADICTED",
+    ),
+    "a run that failed, and the bus does not say so": (
+        lambda lost: signal_of(lost, "failed").unlink(), "failed", "TERMINAL_NOT_WITNESSED",
+    ),
+    "a TERMINAL with another reason": (
+        lambda lost: edit(signal_of(lost, "failed"), lambda data: data.replace(b"GATE_FAIL", b"EVIDENCE_CONFLICT")),
+        "failed", "STATE_CONTRADICTED",
+    ),
+    "a quarantine object of a run that waits": (
+        lambda lost: quarantine_for(lost, "waiting"), "waiting", "QUARANTINE_DRIFT",
+    ),
+    "a quarantine object of a READY run": (lambda lost: quarantine_for(lost, "ready"), "ready", "QUARANTINE_DRIFT"),
+    "a quarantine object of a run that failed": (
+        lambda lost: quarantine_for(lost, "failed"), "failed", "QUARANTINE_DRIFT",
+    ),
     "a folder in the place of a status": (
         lambda lost: (lost.document("run_status").unlink(), lost.document("run_status").mkdir()), "ready",
         "STATUS_DRIFT",
@@ -438,6 +506,30 @@ def test_what_does_not_hold_together_is_a_finding_and_never_ready(lost: Lost, na
         assert item["remedy"]
     assert run not in lost.states()
     assert len(lost.states()) == 3
+
+
+@pytest.mark.parametrize("witness", ["evidence", "ledger"])
+def test_the_bus_contradicts_whoever_must_agree(lost: Lost, witness: str) -> None:
+    published_for(lost, "failed", "ready")
+    published_for(lost, "ready", "failed")
+    signal_of(lost, "quarantined").unlink()  # nobody says anything else of it
+    lost.lose()
+    _, findings, _ = lost.rebuild("--witness", witness)
+    assert sorted((item["run_id"], item["code"]) for item in findings) == sorted(
+        (lost.runs[run], "STATE_CONTRADICTED") for run in ("failed", "ready")
+    )
+    assert lost.states() == {"quarantined": "QUARANTINED", "waiting": "WAITING_EVIDENCE"}
+
+
+def test_a_quarantine_object_that_was_not_written_yet_is_written_by_the_daemon(lost: Lost) -> None:
+    path = lost.document("quarantine", "quarantined")
+    data = path.read_bytes()
+    path.unlink()
+    lost.lose()
+    assert lost.rebuild()[:2] == (0, [])
+    lost.serve()
+    assert path.read_bytes() == data
+    assert lost.check()[:2] == (0, [])
 
 
 def test_the_request_of_a_run_that_stayed_out_publishes_nothing(lost: Lost) -> None:

@@ -1,0 +1,141 @@
+"""The objects of a rebuild, from a profile: what reads and verifies runs, in this process and in others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.required import Named, Unknown
+from scenario_runner.audit.verify import Verifier
+from scenario_runner.bus.envelope import signal_file_name
+from scenario_runner.bus.spool import MAX_RECORD_BYTES
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.ledger.packs import PinnedPacks
+from scenario_runner.profiles.policy import Policy
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.rebuild.bus import BusWitness, EndsOnBus, ReadFirst, Witness
+from scenario_runner.rebuild.documents import read_document
+from scenario_runner.rebuild.reading import RunReader
+from scenario_runner.rebuild.ready import ReadyProver, not_asked
+from scenario_runner.rebuild.requirements import Requirements
+from scenario_runner.rebuild.restore import Restorer
+from scenario_runner.service.compose import (
+    allowed_roots,
+    make_admission_policy,
+    open_artifacts,
+    open_pack,
+    open_schemas,
+    open_store,
+)
+from scenario_runner.service.control_bus import open_spool
+from scenario_runner.service.identity import NamedStore, named_stores
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By what runs are restored.
+
+    Attributes:
+        policy: What runs on their way must be pinned to; None for anything that the pack allows.
+        witness: Who must agree that a run is READY.
+    """
+
+    policy: Policy | None
+    witness: Witness
+
+    def text(self, ledger: str) -> str:
+        """As they are kept while a rebuild has not ended, and in the act."""
+        named = self.policy.content_digest if self.policy is not None else "none"
+        return f"ledger {ledger}, witness {self.witness.value}, policy {named}"
+
+
+def make_reader(wiring: Wiring, terms: Terms, identities: tuple[tuple[str, str], ...], ends: EndsOnBus) -> RunReader:
+    """What reads and verifies runs, in this process or in another one: with stores of its own, which are those known.
+
+    Raises:
+        Unavailable: another store is there.
+    """
+    store, spool = open_store(wiring), open_spool(wiring)
+    stores, known = named_stores(store, spool), dict(identities)
+    for item in stores:
+        item.store.expect(known[item.name])
+    return RunReader(store, _Parts(wiring, terms, store, spool_of(stores), ends).restorer())
+
+
+def spool_of(stores: Sequence[NamedStore]) -> ObjectStore | None:
+    """The spool among the stores of a profile."""
+    return next((item.store for item in stores if item.kind == "spool"), None)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The objects of a rebuild."""
+
+    wiring: Wiring
+    terms: Terms
+    store: ObjectStore
+    spool: ObjectStore | None
+    ends: EndsOnBus
+
+    def restorer(self) -> Restorer:
+        wiring, policy, pack = self.wiring, self.terms.policy, open_pack(self.wiring)
+        packs = PinnedPacks(pack, Ledger(self.store, open_schemas(wiring)))
+        admission = make_admission_policy(wiring, policy, pack) if policy is not None else None
+        requirements = Requirements(
+            pack, allowed_roots(wiring),
+            frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,
+            admission.plan_inputs if admission is not None else None, self.store.locate,
+        )  # fmt: skip
+        topic, locate = wiring.control_bus_topic, self.store.locate
+        bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader(), self.ends)
+        prover = ReadyProver(self.store, packs, bus, self._examiner(packs))
+        return Restorer(locate, bus, prover.prove, requirements.check, self._launched)
+
+    def _spool_reader(self) -> ReadFirst | None:
+        spool, topic = self.spool, self.wiring.control_bus_topic
+        if spool is None:
+            return None
+
+        def read(message_id: str, emissions: tuple[int, ...]) -> tuple[bytes, int] | None:
+            for emission in emissions:
+                try:
+                    stored = spool.read(f"{topic}/{signal_file_name(message_id, emission)}", MAX_RECORD_BYTES)
+                except UnreadableObjectError:
+                    return b"", emission
+                if stored is not None:
+                    return stored.data, emission
+            return None
+
+        return read
+
+    def _examiner(self, packs: PinnedPacks) -> "Examiner":
+        policy = self.terms.policy
+        named = Named(policy_rev=policy.rev().wire() if policy is not None else None)
+        artifacts = open_artifacts(self.wiring, None)
+        unknown = Unknown("the authority is being rebuilt")
+        verifier = Verifier(
+            self.store, packs, artifacts, self.wiring.control_bus_topic, not_asked, lambda _done, _total: None,
+            lambda _: unknown, named,
+        )  # fmt: skip
+        return Examiner(verifier)
+
+    def _launched(self, run_id: str, number: int) -> bool:
+        """Whether the invocation document of an attempt is there: engines on ECS read it from the object store."""
+        return read_document(self.store, refs.engine_invocation_ref(attempt_id_of(run_id, number))) is not None
+
+
+class Examiner:
+    """Verifies facts views against the engine's files.
+
+    Args:
+        verifier: Without the authority, and without the control bus.
+    """
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    def __call__(self, data: bytes) -> Findings:
+        """The checks of a facts view."""
+        return self._verifier.verify(data)[1]
