@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
-from scenario_runner.authority.observed import Backlog, DaemonRow
+from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, WaitingRuns
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.authority.retention import Expiry, Removal
 from scenario_runner.authority.values import (
@@ -21,7 +21,6 @@ from scenario_runner.authority.values import (
     AttemptRow,
     Claim,
     OutboxRow,
-    Pending,
     ProjectionFailure,
     ProjectionTask,
     RecordRow,
@@ -32,7 +31,6 @@ from scenario_runner.authority.values import (
     StoredEvent,
     SupersessionRow,
     Transition,
-    WaitingRuns,
 )
 from scenario_runner.contracts.errors import LeaseLostError
 

@@ -13,7 +13,7 @@ from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
-from scenario_runner.authority.observed import Backlog, DaemonRow, backlog_of
+from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
 from scenario_runner.authority.postgres_acts import PostgresActs, admitted_of
 from scenario_runner.authority.postgres_batches import (
     Parameters,
@@ -48,7 +48,6 @@ from scenario_runner.authority.values import (
     Admitted,
     Claim,
     OutboxRow,
-    Pending,
     ProjectionFailure,
     ProjectionTask,
     Sent,

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, PublishedSignal
 from scenario_runner.authority.base import Authority, RunReader
+from scenario_runner.authority.observed import WaitingRuns
 from scenario_runner.authority.rebuilds import UnfinishedRebuild
 from scenario_runner.authority.rows import (
     Row,
@@ -29,7 +30,6 @@ from scenario_runner.authority.values import (
     Signals,
     StoredEvent,
     SupersessionRow,
-    WaitingRuns,
 )
 
 

@@ -16,18 +16,16 @@ from typing import Any, Final, TypeVar
 import orjson
 from typing_extensions import override
 
-from scenario_runner.authority.observed import Backlog, DaemonRow, backlog_of
-from scenario_runner.authority.queries import attempts_by_run, projection_tasks, runs_with_attempts
+from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
+from scenario_runner.authority.queries import attempts_by_run, runs_with_attempts
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import (
     LEASE_HORIZON_US,
-    QUIET_PERIOD_US,
     RELAY_HORIZON_US,
     RUN_HORIZON_US,
     claim_of,
     first_events,
     lease_lost,
-    outbox_row,
     searchable,
     shortened,
     storable_attempt,
@@ -35,6 +33,7 @@ from scenario_runner.authority.rows import (
 )
 from scenario_runner.authority.sqlite_acts import SqliteActs
 from scenario_runner.authority.sqlite_corrections import obstacle
+from scenario_runner.authority.sqlite_deliveries import SqliteDeliveries
 from scenario_runner.authority.sqlite_files import DatabaseFiles
 from scenario_runner.authority.sqlite_migrations import migrate
 from scenario_runner.authority.sqlite_rebuilds import SqliteRebuilds
@@ -50,11 +49,6 @@ from scenario_runner.authority.values import (
     Claim,
     Event,
     NewRun,
-    OutboxRow,
-    Pending,
-    ProjectionFailure,
-    ProjectionTask,
-    Sent,
     SignalDraft,
     Superseding,
     Transition,
@@ -95,7 +89,7 @@ def translating_errors(path: str) -> Iterator[None]:
         raise Unavailable(f"the authority {path} does not answer: {in_short(error)}{hint}") from error
 
 
-class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
+class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebuilds):
     """An authority in one file of this host.
 
     Args:
@@ -414,75 +408,6 @@ class SqliteAuthority(SqliteActs, SqliteRetention, SqliteRebuilds):
                 connection.execute(self._sql[name], {"owner": owner})
 
         self._write(operation)
-
-    # --- relay
-
-    @override
-    def claim_projections(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[ProjectionTask]:
-        statement = self._sql["claim_unprojected_only" if only else "claim_unprojected"]
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "quiet_us": QUIET_PERIOD_US, "only": only}
-
-        def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(statement, {**parameters, "now": self._clock()}).fetchall()
-
-        owed = self._query("any_unprojected_only" if only else "any_unprojected", only=only)[0][0]
-        rows = self._work(operation) if owed else []
-        if not rows:
-            return []
-        run_ids = orjson.dumps([row["run_id"] for row in rows]).decode()
-        return projection_tasks(rows, self._query("events_of_runs", run_ids=run_ids))
-
-    @override
-    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        rows = [{"run_id": run_id, "seq": seq} for run_id, seq in done]
-        self._write(lambda c: c.executemany(self._sql["mark_projected"], rows).rowcount)
-
-    @override
-    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        now = self._clock()
-        rows = [
-            {"run_id": item.run_id, "until_us": item.until_us, "error": shortened(item.error), "now": now}
-            for item in failures
-        ]
-        self._write(lambda c: c.executemany(self._sql["postpone_projection"], rows).rowcount)
-
-    @override
-    def resume_deliveries(self) -> int:
-        parameters = {"now": self._clock()}
-        return self._write(
-            lambda c: sum(c.execute(self._sql[name], parameters).rowcount for name in ("resume_runs", "resume_signals"))
-        )
-
-    @override
-    def claim_signals(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[OutboxRow]:
-        statement = self._sql["claim_signals_only" if only else "claim_signals"]
-        parameters = {"owner": owner, "limit": limit, "lease_us": lease_us, "only": only}
-
-        def operation(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(statement, {**parameters, "now": self._clock()}).fetchall()
-
-        owed = self._query("any_unsent_only" if only else "any_unsent", now=self._clock(), only=only)[0][0]
-        rows = sorted(self._write(operation) if owed else [], key=lambda row: int(row["outbox_id"]))
-        return [outbox_row(row) for row in rows]
-
-    @override
-    def mark_sent(self, sent: Sequence[Sent]) -> None:
-        def operation(connection: sqlite3.Connection) -> None:
-            for item in sent:
-                self._mark_sent(connection, item, self._clock())
-
-        self._write(operation)
-
-    def _mark_sent(self, connection: sqlite3.Connection, item: Sent, now: int) -> None:
-        parameters = {"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now}
-        marked = connection.execute(self._sql["mark_sent"], parameters).fetchone()
-        if marked is not None and item.event is not None:
-            self._grow_now(connection, marked["run_id"], now, [item.event])
-
-    @override
-    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        rows = [{"outbox_id": outbox_id, "due_us": due_us} for outbox_id in outbox_ids]
-        self._write(lambda c: c.executemany(self._sql["postpone_signal"], rows).rowcount)
 
     @override
     def pending(self, only: str = "") -> Pending:

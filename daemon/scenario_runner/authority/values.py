@@ -345,7 +345,6 @@ class RunRow:
 
 
 UNTIL_RESTART: Final = 1 << 62
-
 """A due time that no clock reaches (2^62 µs are 146,000 years): only :meth:`Authority.resume_deliveries` ends it."""
 
 
@@ -434,45 +433,6 @@ class RecordRow:
     received_us: int
     raw_sha256: str
     raw_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingRuns:
-    """The runs that wait for evidence.
-
-    Attributes:
-        count: How many; the other values mean nothing when it is 0.
-        oldest_us: When the first of them was admitted.
-        next_deadline_us: The first of their deadlines.
-    """
-
-    count: int
-    oldest_us: int
-    next_deadline_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Whether work is due now, by kind.
-
-    Attributes:
-        runs: A run is due, or its engine is invoked again soon.
-        projections: A document can be written now, or is being written.
-        signals: A signal can be published now, or is being published.
-        undelivered: A document or signal of a finished run is not delivered yet, due or not.
-        postponed: A run waits for another try because infrastructure failed, due or not.
-    """
-
-    runs: bool
-    projections: bool
-    signals: bool
-    undelivered: bool
-    postponed: bool
-
-    @property
-    def nothing(self) -> bool:
-        """True when no work is due."""
-        return not (self.runs or self.projections or self.signals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The command line: which commands there are, their options, and their help.
 
 Each command is done by ``run`` of the module that is named after it, which is imported when it runs: ``--help`` stays
-quick. A new command is a module and a function here.
+quick. A new command is a module and a function here; those that look are in ``look_commands.py``, those that look and
+act in ``act_commands.py``.
 """
 
 import sys
@@ -11,19 +12,13 @@ from typing import Annotated
 
 import typer
 
-from scenario_runner.cli import act_commands, authority, ledger
+from scenario_runner.cli import act_commands, authority, ledger, look_commands
 from scenario_runner.cli.console import open_standard_streams, print_line
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
-    AfterOption,
     CheckPolicyOption,
     FileArgument,
-    IntervalOption,
-    JsonLinesOption,
     JsonOption,
-    LimitOption,
-    LinesOption,
-    LocalOption,
     LogFormatOption,
     LogLevelOption,
     ManyOption,
@@ -31,14 +26,9 @@ from scenario_runner.cli.options import (
     PolicyOption,
     PurposeOption,
     ReasonCodeOption,
-    ReasonOption,
-    RunArgument,
-    SinceOption,
     SupersedesOption,
     TimeoutOption,
-    UntilOption,
     WaitOption,
-    WatchedArgument,
     WiringOption,
 )
 from scenario_runner.cli.retention_commands import add_retention
@@ -231,57 +221,11 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
     run(str(wiring), str(policy), file, as_json=as_json)
 
 
-@app.command(rich_help_panel=_LOOK, short_help="Show the state of a run, also as the exit code.")
-def status(
-    run_id: RunArgument,
-    wiring: WiringOption,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = None,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED.
-
-    With --wait it is shown when there is a verdict. An authority that is away meanwhile is waited for.
-    """
-    from scenario_runner.cli.status import run
-
-    run(str(wiring), run_id, wait=wait, timeout=timeout, local=local, as_json=as_json)
-
-
-@app.command(rich_help_panel=_LOOK, short_help="Show why a run is in its state.")
-def explain(
-    run_id: RunArgument,
-    wiring: WiringOption,
-    everything: Annotated[bool, typer.Option("--all", help="Show each gate, output and record too.")] = False,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show why a run is in its state: the cause, what is missing or was expected and found, what happens next.
-
-    Paths are shortened; --all and --json show them whole. The exit code is that of status.
-    """
-    from scenario_runner.cli.explain import run
-
-    run(str(wiring), run_id, everything=everything, local=local, as_json=as_json)
-
-
-@app.command(rich_help_panel=_LOOK, short_help="Show what changes, as it changes.")
-def watch(
-    wiring: WiringOption,
-    run_id: WatchedArgument = None,
-    interval: IntervalOption = 2.0,
-    timeout: TimeoutOption = None,
-    local: LocalOption = False,
-    as_json: JsonLinesOption = False,
-) -> None:
-    """Show a run, or the runs on their way, until it has ended: a live table on a terminal, a line a change in a pipe.
-
-    With RUN_ID the exit code is that of status. Ctrl-C ends it.
-    """
-    from scenario_runner.cli.watch import Options, run
-
-    run(str(wiring), run_id, Options(interval, timeout, local, as_json))
+runs_app = _group("runs", _LOOK, "List runs, and have waiting ones examined now.")
+dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes; redrive them.")
+quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to; acknowledge them.")
+look_commands.register(app, _LOOK, runs_app, dead_letter_app)
+act_commands.register(runs_app, dead_letter_app, quarantine_app)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")
@@ -328,121 +272,6 @@ def reemit(
     run_many(str(wiring), ManyOptions(run_id, state, since, until, resume, rate, options), as_json=as_json)
 
 
-runs_app = _group("runs", _LOOK, "List runs, and have waiting ones examined now.")
-dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes; redrive them.")
-quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to; acknowledge them.")
-
-
-@runs_app.command("list", short_help="List runs, newest first.")
-def runs_list(
-    wiring: WiringOption,
-    state: Annotated[str | None, typer.Option(help="Only runs of this state.")] = None,
-    reason: ReasonOption = "",
-    key: Annotated[str, typer.Option(metavar="PREFIX", help="Only keys that begin so.", show_default=False)] = "",
-    missing: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only runs that wait for a path that begins so.", show_default=False)
-    ] = "",
-    since: SinceOption = None,
-    until: UntilOption = None,
-    batch: Annotated[
-        str, typer.Option(metavar="FILE", help="Only the runs of a file, one a line; '-' reads standard input.")
-    ] = "",
-    sort: Annotated[
-        str, typer.Option(help="admitted, or deadline: runs that wait, the next deadline first.")
-    ] = "admitted",
-    after: AfterOption = "",
-    limit: LimitOption = 100,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-    as_lines: LinesOption = False,
-) -> None:
-    """List runs, newest first. --since and --until are about the time of admission.
-
-    With --key alone runs are ordered by their keys, the last one first; those of a state that they pass (PLANNED,
-    EXECUTING, VERIFYING) by the time when they are due. A list that stops at the limit says where to go on.
-
-    A file of --batch holds requests, answers of submit --jsonl, run ids or keys. Its runs are listed in its order, also
-    those that were refused (REJECTED) or that nobody has taken yet (NOT_SEEN).
-
-    \b
-    Examples:
-      scenario-runner runs list --state FAILED --since 2h
-      scenario-runner runs list --sort deadline --limit 20
-      scenario-runner runs list --missing data/layer1/1A/ --jsonl
-      scenario-runner runs list --batch requests.jsonl --state FAILED
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
-    from scenario_runner.cli.runs import Options, run
-
-    options = Options(state, reason, key, missing, since, until, batch, sort, after, limit, local)
-    run(str(wiring), options, as_json=as_json, as_lines=as_lines)
-
-
-@dead_letter_app.command("list", short_help="List refused records, newest first.")
-def dead_letter_list(
-    wiring: WiringOption,
-    reason: ReasonOption = "",
-    key: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only record keys that begin so.", show_default=False)
-    ] = "",
-    shard: Annotated[str, typer.Option(help="Only records of this shard of the stream.", show_default=False)] = "",
-    since: SinceOption = None,
-    until: UntilOption = None,
-    after: AfterOption = "",
-    limit: LimitOption = 100,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-    as_lines: LinesOption = False,
-) -> None:
-    """List refused records, newest first; with --key or --shard by record key, the last one first.
-
-    \b
-    Examples:
-      scenario-runner dead-letter list --since 1d --reason REQUEST_SCHEMA_INVALID
-      scenario-runner dead-letter list --shard shardId-000000000002
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
-    from scenario_runner.cli.dead_letter import Options, run_list
-
-    options = Options(reason, key, shard, since, until, after, limit, local)
-    run_list(str(wiring), options, as_json=as_json, as_lines=as_lines)
-
-
-@dead_letter_app.command("show", short_help="Show a refused record and its bytes.")
-def dead_letter_show(
-    letter: Annotated[str, typer.Argument(metavar="NUMBER|RECORD_KEY", help="As dead-letter list shows it.")],
-    wiring: WiringOption,
-    shown_as: Annotated[
-        str, typer.Option("--as", help="auto, json, text, hex, or raw: the very bytes, not for a terminal.")
-    ] = "auto",
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show a refused record: why it was refused, its bytes, what to do. What is not printable is shown escaped.
-
-    \b
-    Examples:
-      scenario-runner dead-letter show 17
-      scenario-runner dead-letter show 17 --as raw > request.json
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
-    from scenario_runner.cli.dead_letter import run_show
-
-    run_show(str(wiring), letter, shown_as, local=local, as_json=as_json)
-
-
-act_commands.register(runs_app, dead_letter_app, quarantine_app)
-
-
-@app.command(rich_help_panel=_LOOK, short_help="List the daemons that work on an authority.")
-def daemons(wiring: WiringOption, as_json: JsonOption = False, as_lines: LinesOption = False) -> None:
-    """List the daemons that work on an authority, the one that was seen last first.
-
-    A daemon reports itself twice a minute, also while it has nothing to do, and leaves the list when it stops in order.
-    One that was killed, or hangs, is NOT_SEEN after a minute, and leaves the list after a day.
-    """
-    from scenario_runner.cli.daemons import run
-
-    run(str(wiring), as_json=as_json, as_lines=as_lines)
-
-
 @app.command(rich_help_panel=_SERVE, short_help="Ask a daemon whether it is alive or ready.")
 def healthcheck(
     url: Annotated[
@@ -471,36 +300,6 @@ def healthcheck(
     from scenario_runner.cli.healthcheck import run
 
     run(url, str(wiring) if wiring is not None else None, ready=ready, as_json=as_json)
-
-
-@app.command(rich_help_panel=_LOOK, short_help="Check a READY run as a careful reader would.")
-def verify(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="RUN_ID|FACTS_VIEW_PATH", help="A run, as for status, or a facts view file."),
-    ],
-    wiring: WiringOption,
-    catalogue: Annotated[
-        Path | None, typer.Option("--catalogue", help="Output catalogue to verify under.", show_default=False)
-    ] = None,
-    gate_map: Annotated[
-        Path | None, typer.Option("--gate-map", help="Gate map to verify under.", show_default=False)
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option("--policy", help="Policy that the run must have had.", show_default=False)
-    ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every check, not only what failed.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a READY run as a careful downstream reader would: digests, receipts, gates and outputs, all re-hashed.
-
-    It is verified under the interface pack that is named here, or else that the authority pinned for it, or else that
-    the profile names; the answer says which. A pack that only the ledger vouches for does not pass.
-    """
-    from scenario_runner.cli.verify import NamedFiles, run
-
-    files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))
-    run(str(wiring), target, files, verbose=verbose, as_json=as_json)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Probe everything that a profile names.")

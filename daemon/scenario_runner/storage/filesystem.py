@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from typing_extensions import override
@@ -37,8 +36,8 @@ from scenario_runner.storage.base import (
 from scenario_runner.storage.identity import MARKER, marker_bytes
 from scenario_runner.storage.locks import BoundedLocks
 from scenario_runner.storage.modes import Modes
-from scenario_runner.storage.renames import rename_new
 from scenario_runner.storage.sorting import sorted_objects
+from scenario_runner.storage.written import Written, write_durably, write_unnamed
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -52,9 +51,8 @@ _SLICES: Final = 8
 _ALONE: Final = 2
 #: Files that wait for their names at one time: each is open, and a process may have 1024.
 _OPEN_AT_ONCE: Final = 128
-#: What a file system answers that has no unnamed files, or no hard links.
+#: What a file system answers that has no unnamed files.
 _NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
-_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_A_FILE: Final = (errno.ELOOP, errno.ENXIO)
 """What opening a symbolic link (not followed), or a socket, fails with."""
 
@@ -64,40 +62,6 @@ _SYNCED_KEPT: Final = 100_000
 _STALE_SECONDS: Final = 3600.0
 
 
-def _fill(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.fsync(fd)
-
-
-def write_durably(key: str, data: bytes, mode: int, root: int) -> None:
-    """Write a new file and fsync it; it must not exist. A file that could not be written whole is removed again."""
-    fd = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=root)
-    try:
-        try:
-            _fill(fd, data)
-        finally:
-            os.close(fd)
-    except BaseException:
-        os.unlink(key, dir_fd=root)
-        raise
-
-
-def write_unnamed(folder: str, data: bytes, mode: int, root: int) -> int:
-    """Write a file that has no name and fsync it; it is gone when its descriptor, the result, is closed.
-
-    Three times as fast as a temporary name when several threads write: they do not wait for the folder.
-    """
-    fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=root)
-    try:
-        _fill(fd, data)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
 def _read_up_to(fd: int, size: int, most: int) -> bytes:
     """A file to its end, or so many bytes of it; ``size`` is what it probably holds."""
     parts, left = [], most
@@ -105,61 +69,6 @@ def _read_up_to(fd: int, size: int, most: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A file that is durable and waits for its name.
-
-    Attributes:
-        fd: The open file, which has no name; -1 for a temporary one.
-        key: Its temporary name, or the one that it could have, relative to the root.
-        root: Descriptor of the root.
-    """
-
-    fd: int
-    key: str
-    root: int
-
-    def give_name(self, key: str) -> None:
-        """Link it, or rename it where there are no hard links; raises ``FileExistsError`` when the name is taken."""
-        try:
-            if self.fd < 0:
-                os.link(self.key, key, src_dir_fd=self.root, dst_dir_fd=self.root)
-            else:  # a descriptor for the source makes Python follow the link that /proc shows
-                source = f"/proc/self/fd/{self.fd}"
-                os.link(source, key, src_dir_fd=self.fd, dst_dir_fd=self.root, follow_symlinks=True)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS or not self._rename(key):
-                raise
-
-    def _rename(self, key: str) -> bool:
-        if self.fd >= 0:
-            info = os.fstat(self.fd)
-            write_durably(self.key, os.pread(self.fd, info.st_size, 0), info.st_mode & 0o777, self.root)
-        if rename_new(self.root, self.key, self.root, key):
-            return True
-        if self.fd >= 0:
-            os.unlink(self.key, dir_fd=self.root)
-        if _lexists(key, self.root):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        return False
-
-    def release(self) -> None:
-        """Close or remove the file under its temporary name; the name that it was given stays."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            return
-        with suppress(FileNotFoundError):  # it was renamed
-            os.unlink(self.key, dir_fd=self.root)
-
-
-def _lexists(key: str, root: int) -> bool:
-    try:
-        os.lstat(key, dir_fd=root)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @contextmanager
@@ -339,7 +248,7 @@ class FilesystemStore(ObjectStore):
             result for part in self._pool.map(lambda part: [function(item) for item in part], slices) for result in part
         ]
 
-    def _write(self, anchor: Anchor, data: bytes) -> _Written | Unavailable:
+    def _write(self, anchor: Anchor, data: bytes) -> Written | Unavailable:
         key = f"{self._private}/{self._token()}.tmp"
         try:
             with translating_os_errors("write", os.path.join(self.root, key)):
@@ -347,7 +256,7 @@ class FilesystemStore(ObjectStore):
                 if self._unnamed:
                     try:
                         fd = write_unnamed(self._private, data, self._modes.file, anchor.fd)
-                        return _Written(fd, key, anchor.fd)
+                        return Written(fd, key, anchor.fd)
                     except OSError as error:
                         if error.errno not in _NO_UNNAMED_FILES:
                             raise
@@ -356,9 +265,9 @@ class FilesystemStore(ObjectStore):
         except Unavailable as error:
             self._synced.clear()  # the folders that were made may have been removed
             return error
-        return _Written(-1, key, anchor.fd)
+        return Written(-1, key, anchor.fd)
 
-    def _link(self, path: str, key: str, file: _Written, anchor: Anchor, made: dict[str, None]) -> bool | Unavailable:
+    def _link(self, path: str, key: str, file: Written, anchor: Anchor, made: dict[str, None]) -> bool | Unavailable:
         """Give a written file its name, unless the name is taken; adds the folders that were made to ``made``."""
         try:
             with translating_os_errors("link", path):

@@ -277,13 +277,13 @@ SELECT EXISTS (SELECT 1 FROM runs
 SELECT EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq
                  AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
-              );
+              ) AS owed;
 
 -- name: any_unsent
 SELECT EXISTS (SELECT 1 FROM outbox
                WHERE sent_us IS NULL AND due_us <= :now
                  AND run_id = :only  -- only
-              );
+              ) AS owed;
 
 -- name: any_pending
 SELECT EXISTS (SELECT 1 FROM runs

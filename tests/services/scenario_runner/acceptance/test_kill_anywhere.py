@@ -43,7 +43,7 @@ INTAKE, AUTHORITY = "scenario_runner.intake.spool:", "scenario_runner.authority.
 SPOOL = "scenario_runner.intake.spool_files:"
 ROWS, LEDGER = AUTHORITY + "SqliteAuthority.", "scenario_runner.ledger.ledger:Ledger."
 EXAMINE = "scenario_runner.evidence.examine:"
-FILES = "scenario_runner.storage.filesystem:"
+FILES, WRITTEN = "scenario_runner.storage.filesystem:", "scenario_runner.storage.written:"
 
 POINTS: dict[str, Moment] = {
     "store probed": Moment(STORE + ".probe"),
@@ -77,7 +77,9 @@ POINTS: dict[str, Moment] = {
     "third receipt linked": Moment("os:link", match="instance_receipt.json", nth=3),
     "facts views written": Moment(LEDGER + "write_facts_views", match="FactsView"),
     "facts view, linked": Moment("os:link", match="/run_facts_view/", nth=2),
-    "facts view, released by its writer": Moment(FILES + "_Written.release", match="/run_facts_view/"),
+    "facts view, released by its writer": Moment(
+        "scenario_runner.storage.written:Written.release", match="/run_facts_view/"
+    ),
     "facts view, directory fsynced": Moment(FILES + "fsync_directory", match="/run_facts_view"),
     "outcome written, before the commit": Moment(ROWS + "_apply", nth=3),
     "signal added, before the commit": Moment(ROWS + "_add_signal", nth=3),

@@ -46,6 +46,7 @@ from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.base import Authority
+from scenario_runner.authority.observed import WaitingRuns
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.statements import load_migrations
 from scenario_runner.authority.values import (
@@ -57,7 +58,6 @@ from scenario_runner.authority.values import (
     Sent,
     SignalRow,
     Transition,
-    WaitingRuns,
 )
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind

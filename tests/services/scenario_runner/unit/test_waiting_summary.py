@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from scenario_runner.authority.values import WaitingRuns
+from scenario_runner.authority.observed import WaitingRuns
 from scenario_runner.counters import count
 from scenario_runner.runs.batch import NOTHING_NEW
 from scenario_runner.service.waiting_summary import WaitingSummary
