@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,8 @@ from support import World
 
 from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.authority.base import Authority
+from scenario_runner.authority.connect import connect_views
+from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.statements import load_migrations, load_statements, parse_statements
 from scenario_runner.authority.values import Claim, ProjectionFailure, ReemitEnd, Sent, SignalRow
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
@@ -480,6 +482,15 @@ def test_a_server_without_tls_is_refused_when_the_dsn_asks_for_it(
 def test_the_clock_is_the_servers(authority: Authority) -> None:
     before = time.time_ns() // 1000
     assert before - 2 * SECOND < authority.now_us() < time.time_ns() // 1000 + 2 * SECOND
+
+
+def test_daemons_are_as_old_as_the_servers_clock_says(schema: Schema, authority: Authority) -> None:
+    schema.use_clock(START)
+    authority.report_daemon(DaemonRow("one", "all", "1.2.3", "host"), 24 * 3600 * SECOND)
+    schema.set_clock(START + 7 * SECOND)
+    with closing(connect_views(schema.dsn, "profile p")) as views:
+        (row,) = views.daemons(10)
+    assert (row.seen_us, row.now_us) == (START, START + 7 * SECOND)
 
 
 @pytest.mark.parametrize("hours", [1, -1])

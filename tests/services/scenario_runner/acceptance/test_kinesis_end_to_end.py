@@ -470,3 +470,23 @@ def test_while_the_authority_is_down_for_a_minute_the_shard_is_held_and_nothing_
         assert len(running.events("KCL started")) == 1
         assert running.events("lost the lease of a shard") == []
         running.stop()
+
+
+def test_a_shard_worker_that_hangs_makes_its_daemon_unhealthy_and_is_named(tmp_path: Path) -> None:
+    world = world_of(tmp_path, health_listen=0, health_stuck_seconds=5)
+    with daemon(world) as running:
+        running.until_consuming()
+        (listening,) = running.events("listening for health and metrics")
+        url = f"http://127.0.0.1:{listening['port']}"
+
+        def says(text: str) -> bool:
+            done = world.command("healthcheck", "--url", url)
+            return done.stdout.startswith(text.encode()) and done.returncode == (0 if text == "ok" else 1)
+
+        until(lambda: says("ok"), "it is alive", 60)
+        (worker,) = running.children()
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: says("stuck: shard:shardId-000000000000: no progress for "), "its worker is named", 60)
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: says("ok"), "it is alive again", 60)
+        running.stop()
