@@ -4,9 +4,10 @@
 #
 # With Docker where its engine answers. Else, as root on Debian, with buildah and mmdebstrap (apt-get install buildah
 # mmdebstrap): the base is then made from Debian's archive, because none can be pulled, and a check runs in a chroot whose
-# root file system is mounted read-only.
+# root file system is mounted read-only. SR_IMAGE_BASE names another base, e.g. one of a mirror.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
 # Targets, in MB of files.
@@ -24,14 +25,19 @@ else
   die "neither Docker answers, nor are buildah and mmdebstrap installed (and this is root)"
 fi
 
-# make_base: prints the name of an image of Debian's archive, as close to the slim image as its recipe is known.
+# make_base: prints the name of an image of Debian's archive, as close to the slim image as its recipe is known. It trusts
+# the authorities that this machine was told to trust, such as that of a proxy.
 make_base() {
-  local suite tag=localhost/scenario-runner-base
+  local suite tag=localhost/scenario-runner-base trust=()
+  [ ! -d /usr/local/share/ca-certificates ] \
+    || trust=(--customize-hook='copy-in /usr/local/share/ca-certificates /usr/local/share')
   suite=$(sed -n 's/^ARG DEBIAN=debian:\([a-z]*\)-.*/\1/p' deploy/docker/Dockerfile)
+  # shellcheck disable=SC2016  # expanded by mmdebstrap
   mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-    --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*' "$suite" "$scratch/base.tar" >&2
+    --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*' \
+    "${trust[@]}" "$suite" "$scratch/base.tar" >&2
   printf 'FROM scratch\nADD base.tar /\n' > "$scratch/Dockerfile"
   buildah bud --quiet --isolation chroot --format docker -t "$tag" "$scratch" >&2
   rm "$scratch/base.tar"
@@ -42,7 +48,7 @@ make_base() {
 build() {
   local arguments=(-f deploy/docker/Dockerfile --target "$1" -t "scenario-runner:$1")
   if [ "$engine" = docker ]; then
-    docker build --quiet "${arguments[@]}" . > /dev/null
+    docker build --quiet ${base:+--build-arg "DEBIAN=$base"} "${arguments[@]}" . > /dev/null
   else
     buildah bud --layers --isolation chroot --format docker --network host --build-arg "DEBIAN=$base" "${arguments[@]}" . \
       > "$scratch/build.log" 2>&1 || { tail -40 "$scratch/build.log" >&2; die "buildah could not build $1"; }
@@ -70,7 +76,7 @@ inside() {
     mount -t proc proc "$1/proc"
     mount --rbind /dev "$1/dev"
     mapfile -t variables < <(grep = "$5")
-    exec env -i "${variables[@]}" chroot --userspec="$2" "$1" /bin/sh -euc "cd $3; $4"
+    exec env -i "${variables[@]}" "$(command -v chroot)" --userspec="$2" "$1" /bin/sh -euc "cd $3; $4"
   ' bash "$root" "$2" "$state" "$3" "$scratch/env" || code=$?
   buildah rm "$container" > /dev/null
   return "$code"
@@ -102,6 +108,7 @@ check() {
 }
 
 # What KCL needs of the runtime shows only when it starts; it then waits for a DynamoDB that is not there.
+# shellcheck disable=SC2016  # expanded inside
 kcl_starts='
   jars=$(python3 -c "from scenario_runner.kcl.config import find_jars; print(find_jars())")
   cat > /tmp/kcl.properties <<END
@@ -123,7 +130,14 @@ END
   grep -q Initializ /tmp/kcl.log
   ! grep -E "NoClassDefFound|ClassNotFound|IntrospectionException" /tmp/kcl.log'
 
-[ "$engine" = docker ] || { step "base"; base=$(make_base); }
+base=${SR_IMAGE_BASE:-}
+if [ "$engine" = buildah ] && [ -z "$base" ]; then
+  step "base"
+  base=$(make_base)
+fi
 check core
 check kinesis
+# shellcheck disable=SC2016  # expanded inside
+expect "the Java runtime knows root certificates" inside kinesis "$user" \
+  '[ "$("$JAVA_HOME/bin/keytool" -list -cacerts -storepass changeit | grep -c trustedCertEntry)" -gt 100 ]'
 expect "KCL starts on the Java runtime" inside kinesis "$user" "$kcl_starts"

@@ -7,7 +7,9 @@ folder=$1 requirement=$2
 "${PYTHON:-python3}" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt \
   "$requirement"
-"$folder/bin/python" -m pip uninstall --quiet --disable-pip-version-check --yes pip
+# typer asks for rich, and uses it only for help texts in colours, which SR does not have.
+"$folder/bin/python" -m pip uninstall --quiet --disable-pip-version-check --yes \
+  rich markdown-it-py mdurl pygments pip
 
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # Descriptions of the AWS services that SR calls, and of those by which the SDK gets credentials.
