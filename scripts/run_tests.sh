@@ -2,13 +2,14 @@
 # Installs what the tests need and runs every check that this machine can run; says plainly what it could not.
 #
 #   scripts/run_tests.sh                 lint, types, and all tiers
-#   scripts/run_tests.sh TIER            one tier: lint, tier0, parity, localstack, engine_fixture, or all
+#   scripts/run_tests.sh TIER            one tier: lint, tier0, parity, localstack, engine_fixture, infra, or all
 #   scripts/run_tests.sh PYTEST_ARGS...  only pytest, with these arguments
 #
 # tier0            unit and integration; no external service. Unpacks Prometheus for the tests of alerts and dashboard
 # parity           S3 + Postgres: those that SR_TEST_S3_BUCKET and SR_TEST_PG_DSN name, or a stack of its own
 # localstack       Kinesis: the endpoint that SR_KINESIS_ENDPOINT_URL names, or one of its own; S3 and Postgres as above
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
+# infra            the templates of infra/aws, on an emulator that it starts; needs npm
 #
 # SR_TEST_JOBS     processes that share the tests of tier0 and parity (default: one per core; 0: none but pytest itself)
 set -euo pipefail
@@ -103,8 +104,19 @@ engine_fixture() {
   run_tier "tier 3: engine fixtures, every gate of the pack" "engine_fixture"
 }
 
+infra() {
+  local name="tier 4: infra, the templates for AWS"
+  if ! command -v npm >/dev/null 2>&1; then
+    not_run "$name: the simulator of policies needs npm (Node.js), and there is none"
+    return 0
+  fi
+  scripts/infra_tools.sh install
+  eval "$(scripts/infra_tools.sh env)"
+  tests=tests/infra run_tier "$name" "infra"
+}
+
 all() {
-  remaining=(lint tier0 parity localstack engine_fixture)
+  remaining=(lint tier0 parity localstack engine_fixture infra)
   local tier
   for tier in "${remaining[@]}"; do
     remaining=("${remaining[@]:1}")
@@ -114,6 +126,6 @@ all() {
 
 install dev
 case ${1:-all} in
-  lint | tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
+  lint | tier0 | parity | localstack | engine_fixture | infra | all) "${1:-all}" ;;
   *) python -m pytest "$@" ;;
 esac

@@ -16,6 +16,8 @@ MARKS = {
     "localstack": "localstack",
     "engine_fixture": "engine_fixture",
 }
+#: Its emulator and its tools are those of a POSIX system.
+ONLY_SH = "infra"
 PS1 = (REPO / "scripts/run_sr_tests.ps1").read_text("utf-8")
 SH = (REPO / "scripts/run_tests.sh").read_text("utf-8")
 
@@ -41,6 +43,7 @@ def test_both_shells_offer_the_same_tiers_with_the_same_marks() -> None:
     for name, marks in MARKS.items():
         assert re.search(rf"^{name}\(\)", SH, flags=re.MULTILINE)
         assert f'"{marks}"' in SH
+    assert re.search(rf"^{ONLY_SH}\(\)", SH, flags=re.MULTILINE)
 
 
 def test_pull_requests_are_gated_by_tier_0_and_the_night_by_the_others() -> None:
@@ -51,7 +54,7 @@ def test_pull_requests_are_gated_by_tier_0_and_the_night_by_the_others() -> None
         "scripts/run_tests.sh tier0",
     ]
     night = yaml.safe_load((folder / "nightly.yaml").read_text("utf-8"))["jobs"]["tier"]
-    assert night["strategy"]["matrix"]["tier"] == [name for name in MARKS if name != "tier0"]
+    assert night["strategy"]["matrix"]["tier"] == [*(name for name in MARKS if name != "tier0"), ONLY_SH]
 
 
 @pytest.mark.parametrize(

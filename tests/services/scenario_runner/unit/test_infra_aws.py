@@ -1,0 +1,182 @@
+"""The templates of infra/aws agree with the code: permissions, variables of the profile, events of the log, metrics."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloudformation import NAMES, TEMPLATES, actions, statements, template
+
+from scenario_runner.service.metrics import BY_NAME
+from scenario_runner.service.permissions import NEEDED
+
+pytestmark = pytest.mark.unit
+
+REPO = Path(__file__).resolve().parents[4]
+GUIDE = (REPO / "docs/guides/permissions.md").read_text("utf-8")
+DOCTOR_READS = set(re.findall(r"`(\w+:Describe\w+)`", "".join(re.findall(r"^- `doctor`.+\n(?:  .+\n)*", GUIDE, re.M))))
+KEY = {"kms:Decrypt", "kms:GenerateDataKey"}
+#: What AWS knows no resource for, or names its cluster in a condition.
+ON_EVERYTHING = {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken", "ecs:DescribeTaskDefinition", "ecs:ListTasks"}
+
+
+@cache
+def access() -> dict[str, Any]:
+    return template("access.yaml")["Resources"]  # type: ignore[no-any-return]
+
+
+def policies_of(role: str) -> list[str]:
+    """Logical ids of the managed policies of a role."""
+    attached = access()[role]["Properties"]["ManagedPolicyArns"]
+    return [item["Fn::If"][1]["Ref"] if "Fn::If" in item else item["Ref"] for item in attached]
+
+
+def actions_of(role: str) -> set[str]:
+    documents = [access()[name]["Properties"]["PolicyDocument"] for name in policies_of(role)]
+    return {action for document in documents for statement in statements(document) for action in actions(statement)}
+
+
+def container(logical: str) -> dict[str, Any]:
+    (found,) = template("service.yaml")["Resources"][logical]["Properties"]["ContainerDefinitions"]
+    return found  # type: ignore[no-any-return]
+
+
+# --- permissions
+
+
+def test_the_daemon_may_do_what_it_needs_and_nothing_else() -> None:
+    assert {
+        "dynamodb:DescribeContinuousBackups",
+        "ecs:DescribeClusters",
+        "ecs:DescribeTaskDefinition",
+    } == DOCTOR_READS
+    assert actions_of("DaemonRole") == NEEDED.keys() | DOCTOR_READS | KEY
+
+
+def test_a_one_shot_run_may_do_nothing_that_only_the_intake_needs() -> None:
+    intake = {statement for statement in NEEDED if statement.startswith(("kinesis:", "dynamodb:", "cloudwatch:"))}
+    publishing = {"kinesis:DescribeStreamSummary", "kinesis:PutRecords"}
+    allowed = actions_of("OneShotRole")
+    assert allowed == (actions_of("DaemonRole") - intake - {"dynamodb:DescribeContinuousBackups"}) | publishing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_permission_is_granted_with_a_wildcard_in_its_name_or_on_everything(name: str) -> None:
+    for logical, resource in template(name)["Resources"].items():
+        properties = resource["Properties"]
+        documents = [properties[key] for key in ("PolicyDocument",) if key in properties]
+        documents += [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+        for statement in (found for document in documents for found in statements(document)):
+            if statement["Effect"] == "Deny":
+                continue
+            assert [action for action in actions(statement) if "*" in action] == [], logical
+            if statement["Resource"] == "*":
+                assert set(actions(statement)) <= ON_EVERYTHING, logical
+
+
+# --- task definitions
+
+
+@pytest.mark.parametrize("logical", ["DaemonTask", "OneShotTask"])
+def test_a_task_has_every_variable_of_the_profile_and_passwords_only_by_reference(logical: str) -> None:
+    profile = (REPO / "config/platform/sr/wiring_aws.yaml").read_text("utf-8")
+    required = set(re.findall(r"\$\{(\w+)\}", profile))
+    optional = set(re.findall(r"\$\{(\w+):-", profile))
+    found = container(logical)
+    plain, secret = ({item["Name"] for item in found[key]} for key in ("Environment", "Secrets"))
+    assert required - plain - secret == set()
+    assert plain | secret <= required | optional | {"PGPASSWORD"}
+    assert secret == {"SR_PG_USER", "PGPASSWORD"}
+
+
+def test_both_tasks_differ_only_in_what_they_run_may_and_need() -> None:
+    def shared(logical: str) -> Any:
+        properties = dict(template("service.yaml")["Resources"][logical]["Properties"])
+        (found,) = properties.pop("ContainerDefinitions")
+        for key in ("Family", "TaskRoleArn", "Cpu", "Memory"):
+            properties.pop(key)
+        found = {key: value for key, value in found.items() if key not in ("Command", "HealthCheck")}
+        options = found["LogConfiguration"]["Options"]
+        return properties, {**found, "LogConfiguration": {**options, "awslogs-stream-prefix": ""}}
+
+    assert shared("DaemonTask") == shared("OneShotTask")
+
+
+# --- alarms
+
+
+def test_each_event_that_a_log_filter_waits_for_is_one_that_the_code_logs() -> None:
+    source = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "daemon").rglob("*.py")))
+    logged = set(re.findall(r"\"([^\"\n]+)\"", source))
+    patterns = [
+        resource["Properties"]["FilterPattern"]
+        for resource in template("service.yaml")["Resources"].values()
+        if resource["Type"] == "AWS::Logs::MetricFilter"
+    ]
+    events = [event for pattern in patterns for event in re.findall(r'\$\.event = "([^"]+)"', pattern)]
+    assert len(events) == 4
+    for event in events:
+        expected = re.compile(re.escape(event).replace(r"\*", ".+"))
+        assert [text for text in logged if expected.fullmatch(text)] != [], event
+    for key, value in re.findall(r'\$\.(level|state) = "([^"]+)"', "".join(patterns)):
+        assert value in ({"critical", "error"} if key == "level" else {"QUARANTINED"})
+
+
+def test_each_alarm_tells_the_topic_also_when_it_is_over_and_names_metrics_that_there_are() -> None:
+    resources = template("service.yaml")["Resources"]
+    alarms = {name: item["Properties"] for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
+    assert len(alarms) == 11
+    topic = [{"Ref": "AlarmTopic"}]
+    for name, alarm in alarms.items():
+        assert alarm["AlarmActions"] == alarm["OKActions"] == topic, name
+        assert alarm["TreatMissingData"] in ("breaching", "notBreaching", "missing"), name
+        assert set(re.findall(r"sr_\w+", alarm["AlarmDescription"])) <= set(BY_NAME), name
+
+
+def test_each_log_filter_counts_into_the_alarm_that_follows_it() -> None:
+    resources = template("service.yaml")["Resources"].values()
+    counted = {
+        item["Properties"]["MetricTransformations"][0]["MetricName"]
+        for item in resources
+        if item["Type"] == "AWS::Logs::MetricFilter"
+    }
+    watched = {
+        item["Properties"]["MetricName"]
+        for item in resources
+        if item["Type"] == "AWS::CloudWatch::Alarm" and item["Properties"]["Namespace"] == {"Ref": "AWS::StackName"}
+    }
+    assert counted == watched
+
+
+# --- what outlives a stack, exceptions, and the README
+
+
+def test_what_holds_state_is_kept_when_its_stack_is_deleted() -> None:
+    kept = {
+        name
+        for name, item in template("data.yaml")["Resources"].items()
+        if item.get("DeletionPolicy") == item.get("UpdateReplacePolicy") == "Retain"
+    }
+    assert kept == {"Key", "Stream", "Ledger", "Database", "DatabaseUser", "Logs"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_exception_of_a_linter_has_its_reason(name: str) -> None:
+    text = (TEMPLATES / name).read_text("utf-8")
+    for resource in template(name)["Resources"].values():
+        for exception in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
+            assert re.fullmatch(r"CKV2?_AWS_\d+", exception["id"])
+            assert len(exception["comment"]) > 30
+    assert "cfn-lint" not in text, "cfn-lint has no exception"
+
+
+def test_the_readme_names_each_parameter_that_must_be_given_and_each_output() -> None:
+    readme = (TEMPLATES / "README.md").read_text("utf-8")
+    for name in NAMES:
+        document = template(name)
+        required = [key for key, value in document["Parameters"].items() if "Default" not in value]
+        missing = [word for word in (*required, *document["Outputs"]) if not re.search(rf"\b{word}\b", readme)]
+        assert missing == [], name
