@@ -28,11 +28,15 @@ from test_authority_reemits import DRIFT, act, deliver_documents, ended, one, ow
 
 from scenario_runner.authority.acts import ActionRow, ReemitLimit
 from scenario_runner.authority.retention import ACTION, RUNNING, Expiry, Kind, count_of, counted
+from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.statements import load_migrations, load_statements
 from scenario_runner.authority.values import Admission, ReemitEnd, Sent
+from scenario_runner.authority.views.sqlite import SqliteViews
 from scenario_runner.contracts.states import Disposition, SignalKind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from test_authority_contract import Backend
 
     from scenario_runner.authority.base import Authority
@@ -260,6 +264,34 @@ def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority,
     first = authority.remove_expired(expiry, 0, 100, begun(authority, expiry.kind))
     assert (first.removed, first.more) == (4, True)
     assert swept(authority, expiry) == 9
+
+
+def test_bytes_that_another_retention_removes_meanwhile_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite a page is read without the write lock."""
+    clock_ = Clock()
+    one_, other = (SqliteAuthority(str(tmp_path / "authority.db"), clock=clock_) for _ in range(2))
+    one_.admit([disposed("bus/a", Disposition.REJECTED)])
+    removed_us = clock_.pass_seconds(1)
+    expiry = Expiry(Kind.DEAD_LETTER_RAW, clock_.now)
+    read = one_._query
+
+    def read_and_lose(name: str, /, **parameters: Any) -> Any:
+        found = read(name, **parameters)
+        if name == "expired_dead_letter_raw":
+            assert other.remove_expired(expiry, 0, 10, "no act").removed == 1
+            clock_.pass_seconds(1)
+        return found
+
+    monkeypatch.setattr(one_, "_query", read_and_lose)
+    assert one_.remove_expired(expiry, 0, 10, "no act").removed == 0
+    views = SqliteViews(str(tmp_path / "authority.db"))
+    letter = views.letter("bus/a")
+    assert letter is not None
+    assert letter.raw_removed_us == removed_us
+    for opened in (views, one_, other):
+        opened.close()
 
 
 # --- outbox

@@ -84,6 +84,15 @@ def test_a_facts_view_holds_the_bytes_of_its_document() -> None:
     assert document["bundle_hash"] == view.bundle_hash == view.ready["bundle_hash"]
 
 
+def test_only_outputs_of_one_instance_have_a_receipt_of_their_own() -> None:
+    attested = {}
+    for scope in ("scope_seed", "scope_global"):
+        evidence = verified("fingerprint", scope)
+        attested[scope] = make_attestation(evidence, attestation_key(evidence, PLAIN, INPUTS))
+    assert [item.output_id for item in attested["scope_seed"].receipts] == ["one"]
+    assert attested["scope_global"].receipts == ()
+
+
 TAMPERED = {
     "location": "/engine/copy",
     "identity": tuple(sorted({**PLAIN.identity(), "manifest_fingerprint": "c" * 64}.items())),
