@@ -310,6 +310,9 @@ class Authority(RunReader, Protocol):
 
         Returns:
             Those of the runs that a rebuild has restored, this call or an earlier one.
+
+        Raises:
+            NotStorableError: the database cannot hold one of the runs; nothing is written.
         """
         ...
 

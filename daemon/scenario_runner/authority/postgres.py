@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from psycopg import IntegrityError
 from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
@@ -96,6 +97,10 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def _query_or_conflict(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return self._connections.run(_running(self._sql[name], parameters), (UniqueViolation,))
+
+    @override
+    def _query_or_unstorable(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        return self._connections.run(_running(self._sql[name], parameters), (IntegrityError,))
 
     @override
     def _execute_together(self, statements: Sequence[tuple[str, Parameters]]) -> None:

@@ -6,15 +6,18 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
+from psycopg import IntegrityError
 from psycopg.types.numeric import Int8
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.observed import DaemonRow, daemon_row
 from scenario_runner.authority.postgres_batches import Parameters, bigint, columns, signal_columns
+from scenario_runner.authority.postgres_pool import UNSTORABLE
 from scenario_runner.authority.postgres_reemits import PostgresReemits
 from scenario_runner.authority.rebuilds import (
     SEEN_US,
+    NotStorableError,
     RebuildEnd,
     RestoredEvent,
     RestoredRun,
@@ -23,6 +26,7 @@ from scenario_runner.authority.rebuilds import (
 )
 from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
 from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
+from scenario_runner.contracts.errors import SequenceError, in_short
 
 _RUN: Final = (
     "run_id run_equivalence_key fingerprint intent inputs state reason_code admitted_us deadline_us updated_us due_us "
@@ -37,8 +41,16 @@ _ACTION: Final = "action_key action_at actor via action subject reason outcome d
 _STORE: Final = "store_name identity"
 
 
+#: Errors that lie in a value. A text that is no Unicode is a ValueError.
+_UNSTORABLE: Final = (*UNSTORABLE, IntegrityError, OverflowError, ValueError, SequenceError)
+
+
 class PostgresRebuilds(PostgresReemits):
     """The part of the production authority that is rebuilt; the rest of it provides the abstract method."""
+
+    @abstractmethod
+    def _query_or_unstorable(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        """Rows of a named statement; raises the driver's error as it is where it lies in a value."""
 
     @abstractmethod
     def _execute_together(self, statements: Sequence[tuple[str, Parameters]]) -> None:
@@ -56,18 +68,26 @@ class PostgresRebuilds(PostgresReemits):
 
     @override
     def restore(self, runs: Sequence[RestoredRun], epoch: int, end: RebuildEnd | None = None) -> set[str]:
-        actions = [_action(action, action.at_us) for run in runs for action in run.actions]
-        if end is not None:
-            actions.append(_action(end.action, self.now_us()))
-        parameters = (
-            columns(_RUN, map(_run, runs))
-            | columns(_EVENT, (_event(run.run_id, event) for run in runs for event in run.events))
-            | columns(_SIGNAL, (_signal(run.run_id, signal) for run in runs for signal in run.signals))
-            | columns(_ACTION, actions)
-            | columns(_STORE, end.identities if end is not None else ())
-            | _attempts(runs)
-        )
-        return {row["run_id"] for row in self._query("restore_runs", **parameters, epoch=epoch, ends=end is not None)}
+        ended = [] if end is None else [_action(end.action, self.now_us())]
+        try:
+            rows = self._query_or_unstorable(
+                "restore_runs", **_parameters(runs, ended), epoch=epoch, ends=end is not None,
+                **columns(_STORE, end.identities if end is not None else ()),
+            )  # fmt: skip
+        except _UNSTORABLE as error:
+            raise NotStorableError(in_short(error)) from error
+        return {row["run_id"] for row in rows}
+
+
+def _parameters(runs: Sequence[RestoredRun], more_actions: Sequence[tuple[Any, ...]]) -> Parameters:
+    actions = [_action(action, action.at_us) for run in runs for action in run.actions]
+    return (
+        columns(_RUN, map(_run, runs))
+        | columns(_EVENT, (_event(run.run_id, event) for run in runs for event in run.events))
+        | columns(_SIGNAL, (_signal(run.run_id, signal) for run in runs for signal in run.signals))
+        | columns(_ACTION, [*actions, *more_actions])
+        | _attempts(runs)
+    )
 
 
 def _run(run: RestoredRun) -> tuple[Any, ...]:

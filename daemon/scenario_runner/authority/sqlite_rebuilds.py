@@ -3,15 +3,28 @@
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import override
 
 from scenario_runner.authority.observed import DaemonRow, daemon_row
-from scenario_runner.authority.rebuilds import SEEN_US, RebuildEnd, RestoredRun, RestoredSignal, UnfinishedRebuild
+from scenario_runner.authority.rebuilds import (
+    SEEN_US,
+    NotStorableError,
+    RebuildEnd,
+    RestoredRun,
+    RestoredSignal,
+    UnfinishedRebuild,
+)
 from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.contracts.canonical import canonical_bytes
+from scenario_runner.contracts.errors import SequenceError, in_short
+
+#: Errors that lie in a value. A text that is no Unicode is a ValueError.
+_UNSTORABLE: Final = (
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError, SequenceError,
+)  # fmt: skip
 
 
 class SqliteRebuilds(SqliteReemits):
@@ -34,7 +47,10 @@ class SqliteRebuilds(SqliteReemits):
             known = {row[0] for row in connection.execute(self._sql["known_runs"], {"run_ids": run_ids})}
             mark = connection.execute(self._sql["get_rebuild"]).fetchone()
             if mark is not None and mark["epoch"] == epoch:  # else another process has ended the rebuild
-                self._restore_rows(connection, [run for run in runs if run.run_id not in known], epoch)
+                try:
+                    self._restore_rows(connection, [run for run in runs if run.run_id not in known], epoch)
+                except _UNSTORABLE as error:
+                    raise NotStorableError(in_short(error)) from error
                 if end is not None:
                     self._end_rebuild(connection, end)
             found = {"run_ids": run_ids, "epoch": epoch}

@@ -10,7 +10,7 @@ from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
-from scenario_runner.authority.rebuilds import SEEN_US, RebuildEnd, RestoredRun
+from scenario_runner.authority.rebuilds import SEEN_US, NotStorableError, RebuildEnd, RestoredRun
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
@@ -101,19 +101,15 @@ class Rebuild:
         authority = None if dry_run else self.authority
         if authority is not None:
             epoch = self._begin(authority, act)
-        of_runs = batches(self._all(report), BATCH)
-        batch = next(of_runs, [])
-        while True:
-            following = next(of_runs, [])
-            end = None if following else RebuildEnd(_ended(act, report, self.terms), identities)
-            if authority is not None:
-                self._insert(authority, batch, epoch, end, report)
-            self._count(batch, report)
+        for batch in batches(self._all(report), BATCH):
+            restored = batch if authority is None else self._insert(authority, batch, epoch, report)
+            self._count(restored, report)
             report.seconds = self.monotonic() - began
             self.on_progress(report)
-            if end is not None:
-                return report
-            batch = following
+        if authority is not None:
+            authority.restore([], epoch, RebuildEnd(_ended(act, report, self.terms), identities))
+        report.seconds = self.monotonic() - began
+        return report
 
     def _begin(self, authority: Authority, act: ActionRow) -> int:
         """Mark the authority as being rebuilt, or go on after an interruption; returns the epoch of its runs."""
@@ -176,14 +172,23 @@ class Rebuild:
     def _finding(self, code: FindingCode, run_id: str, detail: str) -> LedgerFinding:
         return LedgerFinding(code, run_id, self.store.locate(refs.record_ref(run_id)), detail)
 
-    def _insert(
-        self, authority: Authority, batch: list[RestoredRun], epoch: int, end: RebuildEnd | None, report: Report
-    ) -> None:
-        known = authority.restore(batch, epoch, end)
-        for run in [run for run in batch if run.run_id not in known]:
-            batch.remove(run)
-            detail = "another process admitted this run while the authority was rebuilt"
-            self._find(self._finding(FindingCode.RUN_EXISTS, run.run_id, detail), report)
+    def _insert(self, authority: Authority, batch: list[RestoredRun], epoch: int, report: Report) -> list[RestoredRun]:
+        """Insert a batch, and halve one that cannot be stored until the run is found; returns what was inserted."""
+        try:
+            known = authority.restore(batch, epoch)
+        except NotStorableError as error:
+            if len(batch) == 1:
+                detail = f"the database cannot hold what its record says: {error.detail}"
+                self._find(self._finding(FindingCode.RECORD_DAMAGED, batch[0].run_id, detail), report)
+                return []
+            half = len(batch) // 2
+            halves = (batch[:half], batch[half:])
+            return [run for part in halves for run in self._insert(authority, part, epoch, report)]
+        for run in batch:
+            if run.run_id not in known:
+                detail = "another process admitted this run while the authority was rebuilt"
+                self._find(self._finding(FindingCode.RUN_EXISTS, run.run_id, detail), report)
+        return [run for run in batch if run.run_id in known]
 
     def _find(self, finding: LedgerFinding, report: Report) -> None:
         report.findings[finding.code.value] += 1
@@ -199,7 +204,7 @@ class Rebuild:
 
 
 def _ended(act: ActionRow, report: Report, terms: str) -> ActionRow:
-    """The act as it is written with the last batch; what that batch itself adds is in the printed report."""
+    """The act as it is written at the end."""
     values: dict[str, Any] = {name: getattr(act, name) for name in act.__slots__}
     detail = f"{report.runs} runs read, {report.findings.total()} findings; {terms}"
     return ActionRow(**values | {"outcome": "FINDINGS" if report.findings else "REBUILT", "detail": detail})

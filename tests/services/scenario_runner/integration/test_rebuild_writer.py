@@ -1,0 +1,77 @@
+"""The writer of a rebuild: a run that the database cannot hold is a finding, and all others come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+from test_authority_rebuild import END, begun, event, restored, terminal
+
+from scenario_runner.authority.rebuilds import NotStorableError
+from scenario_runner.authority.values import AttemptRow
+from scenario_runner.contracts.states import RunState
+from scenario_runner.rebuild.rebuild import Rebuild
+from scenario_runner.rebuild.values import Restored
+from scenario_runner.storage.filesystem import FilesystemStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from scenario_runner.audit.ledger_findings import LedgerFinding
+    from scenario_runner.authority.base import Authority
+    from scenario_runner.authority.rebuilds import RestoredRun
+    from scenario_runner.rebuild.documents import RunToRead
+
+pytestmark = pytest.mark.integration
+
+HUGE = 2**63
+ATTEMPT = AttemptRow(1, "a" * 32, "subprocess", "host|7|8", 1, HUGE)
+UNSTORABLE: dict[str, dict[str, Any]] = {
+    "a time": {"admitted_us": HUGE},
+    "the time of an event": {"events": (event(1, "any", HUGE, {"seq": 1, "state": "OPEN"}),)},
+    "a time limit of an attempt": {"attempts": (ATTEMPT,), "state": RunState.EXECUTING, "missing": ()},
+    "an event that is there twice": {"events": (event(1, "any", 1, {"seq": 1, "state": "OPEN"}),) * 2},
+    "a text that is no Unicode": {"reason_code": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("name", UNSTORABLE)
+def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name: str) -> None:  # noqa: F811
+    unfinished = begun(authority)
+    with pytest.raises(NotStorableError):
+        authority.restore([terminal("good"), restored("bad", **UNSTORABLE[name])], unfinished.epoch, END)
+    assert authority.runs(None, 10) == []
+    assert authority.unfinished_rebuild() == unfinished
+
+
+def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
+    authority: Authority,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    runs = {run.run_id: run for run in (restored(f"run {number}") for number in range(21))}
+    bad = sorted(runs)[4], sorted(runs)[20]
+    for run_id, name in zip(bad, ("a time", "a time limit of an attempt"), strict=True):
+        runs[run_id] = replace(runs[run_id], **UNSTORABLE[name])
+    report, findings = rebuilt(authority, tmp_path, runs)
+    assert [(item.run_id, item.code.value) for item in findings] == [(run_id, "RECORD_DAMAGED") for run_id in bad]
+    assert all(item.detail.startswith("the database cannot hold what its record says: ") for item in findings)
+    assert {run.run_id for run in authority.runs(None, 100)} == set(runs) - set(bad)
+    assert (report.runs, report.restored, dict(report.findings)) == (21, 19, {"RECORD_DAMAGED": 2})
+    assert authority.unfinished_rebuild() is None
+    (act,) = authority.actions("ledger")
+    assert (act.outcome, act.detail) == ("FINDINGS", "21 runs read, 2 findings; terms")
+
+
+def rebuilt(authority: Authority, folder: Path, runs: dict[str, RestoredRun]) -> tuple[Any, list[LedgerFinding]]:  # noqa: F811
+    store, findings = FilesystemStore(str(folder / "store"), ".private"), list[Any]()
+    for run_id in runs:
+        store.create(f"fraud-platform/sr/run_record/{run_id}.jsonl", b"")
+
+    def reading(wanted: Iterable[RunToRead]) -> Iterator[Restored]:
+        return (Restored(runs[run.run_id], None) for run in wanted)
+
+    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, "terms")
+    return rebuild.run(END.action, END.identities, dry_run=False), findings
