@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,10 @@ from json_contract import DOCUMENTS, LINES, LISTS, check_output, command_of, pri
 from support import ForkedWorld
 
 from scenario_runner import cli
+from scenario_runner.authority.observed import DaemonRow
+from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.ids import run_id_of
+from scenario_runner.service.owner import make_owner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +116,11 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
     asked.ask("ledger", "check", "--json")
     asked.ask("authority", "rebuild", "--reason", "a test", "--json", policy=True)
     asked.ask("doctor", "--json", policy=True)
+    with closing(SqliteAuthority(str(world.database))) as authority:  # one that runs, as it reports itself
+        authority.report_daemon(DaemonRow(make_owner(), "all", "1.2.3", "host"), 86_400_000_000)
+    asked.ask("daemons", "--json")
+    asked.ask("daemons", "--jsonl")
+    asked.ask("healthcheck", "--url", "http://127.0.0.1:1", "--json")
     asked.ask("stores", "adopt", "--json")
     asked.ask("stream", "adopt", "--json")
     for arguments in (("policy", "digest", str(world.policy)), ("contracts", "export", str(world.root / "schemas"))):
