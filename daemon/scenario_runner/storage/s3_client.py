@@ -340,6 +340,7 @@ def _options(settings: S3Settings) -> dict[str, Any]:
         "retry_config": {"max_retries": 0},
         "client_options": {"timeout": _REQUEST_SECONDS, "connect_timeout": _CONNECT_SECONDS},
         "virtual_hosted_style_request": not path_style,
+        "checksum_algorithm": "sha256",  # a bucket with an Object Lock refuses writes without one
         **native_options(credentials),
         "region": settings.region or credentials.region() or _DEFAULT_REGION,
     }

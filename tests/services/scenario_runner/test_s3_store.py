@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -1019,6 +1020,15 @@ def test_the_daemon_says_what_is_wrong_with_credentials(
     assert served.returncode == 5
     assert b"check the credentials" in served.stderr
     assert b"wrong-secret" not in served.stderr
+
+
+def test_each_write_carries_its_checksum_without_which_a_bucket_with_an_object_lock_refuses_it(first: Spot) -> None:
+    bucket, key = first.bucket(), f"{first.prefix}/document.json"
+    for data, replacing in ((b"first", False), (b"second", True)):
+        etag = bucket.get(key, 100).etag if replacing else None
+        assert bucket.put(key, data, replacing=etag)
+        found = first.client.head_object(Bucket=first.bucket_name, Key=key, ChecksumMode="ENABLED")
+        assert found["ChecksumSHA256"] == b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def test_nothing_is_written_outside_the_prefix(spot: Spot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,49 @@ def test_both_tasks_differ_only_in_what_they_run_may_and_need() -> None:
         return properties, {**found, "LogConfiguration": {**options, "awslogs-stream-prefix": ""}}
 
     assert shared("DaemonTask") == shared("OneShotTask")
+
+
+ECS = REPO / "deploy/ecs"
+#: What is an account's own.
+OF_AN_ACCOUNT = {"family", "taskRoleArn", "executionRoleArn", "image"}
+
+
+def as_the_api_has_it(value: Any) -> Any:
+    """Properties of CloudFormation under the names of ECS's own API."""
+    if isinstance(value, dict):
+        renamed = {key[:1].lower() + key[1:]: as_the_api_has_it(item) for key, item in value.items()}
+        # What is so anyhow is left out there.
+        return {key: item for key, item in renamed.items() if (key, item) != ("readOnly", False)}
+    return [as_the_api_has_it(item) for item in value] if isinstance(value, list) else value
+
+
+def without_the_account(definition: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """A task definition, its container, and the names of the container's variables, without what an account decides."""
+    (found,) = definition["containerDefinitions"]
+    task = {key: item for key, item in definition.items() if key not in OF_AN_ACCOUNT | {"containerDefinitions"}}
+    variables = {item["name"] for kind in ("environment", "secrets") for item in found[kind]}
+    found = {key: item for key, item in found.items() if key not in OF_AN_ACCOUNT | {"environment", "secrets"}}
+    options = {
+        key: found["logConfiguration"]["options"][key] for key in ("mode", "max-buffer-size", "awslogs-stream-prefix")
+    }
+    return task, {**found, "logConfiguration": options}, variables
+
+
+@pytest.mark.skipif(not ECS.is_dir(), reason="deploy/ecs is not here")
+@pytest.mark.parametrize(("logical", "file"), [("DaemonTask", "daemon.task.json"), ("OneShotTask", "run.task.json")])
+def test_a_task_is_the_one_that_deploy_has(logical: str, file: str) -> None:
+    properties = as_the_api_has_it(template("service.yaml")["Resources"][logical]["Properties"])
+    # Keys of Options are the log driver's own; the conversion above has left them alone.
+    task, found, variables = without_the_account(properties)
+    example, of_example, variables_of_example = without_the_account(json.loads((ECS / file).read_text("utf-8")))
+    assert task == example
+    if logical == "OneShotTask":  # the example is a nightly request: its command is a script with variables of its own
+        for key in ("command", "entryPoint"):
+            found.pop(key, None)
+            of_example.pop(key, None)
+        variables_of_example = {name for name in variables_of_example if not name.startswith("SR_RUN_")}
+    assert found == of_example
+    assert variables == variables_of_example
 
 
 # --- alarms
