@@ -8,7 +8,8 @@ stale. NAME is one of:
 * ``commands``: the ``--help`` of every command;
 * ``output schemas``: which command prints documents of which schema;
 * ``metrics``: every metric of a daemon;
-* ``alerts``: every alert of infra/monitoring/alerts.yaml.
+* ``alerts``: every alert of infra/monitoring/alerts.yaml;
+* ``cost``, ``cost assumptions``, ``cost measured``: the tables of scripts/sr_tools/cost.py.
 """
 
 import os
@@ -29,6 +30,9 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.schema_export import schema_of
 from scenario_runner.contracts.types import NAME_PATTERN, SCENARIO_PATTERN
 from scenario_runner.service.metrics import METRICS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from sr_tools import cost
 
 Json = dict[str, Any]
 DOCS: Final = Path(__file__).resolve().parents[1]
@@ -200,6 +204,8 @@ def part(name: str) -> str:
     }  # fmt: skip
     if name in parts:
         return parts[name]()
+    if name in cost.TABLES:
+        return cost.TABLES[name](yaml.safe_load(cost.ASSUMPTIONS.read_text("utf-8")))
     return fields(name.removeprefix("fields "))
 
 

@@ -22,6 +22,7 @@ from sr_tools.bench.on_parity.rebuild import rebuild
 from sr_tools.bench.on_parity.retention import retention
 from sr_tools.bench.on_parity.small_runs import known_world, new_worlds
 from sr_tools.bench.on_parity.streaming import streaming
+from sr_tools.bench.on_parity.usage import usage
 from sr_tools.bench.report import cores
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
@@ -34,6 +35,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "lookups": lookups,
     "retention": retention,
     "rebuild": rebuild,
+    "usage": usage,
 }
 
 DESCRIPTION: Final = """\
@@ -51,6 +53,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   lookups       time and memory of every look-up command at a million runs; only when it is named
   retention     a million rows are removed, alone and beside a daemon; only when it is named
   rebuild       `authority rebuild` and `ledger check`: runs a second; only when it is named
+  usage         calls, statements and bytes per run, for docs/cost.md; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -120,7 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             conditions = {"s3_delay_ms": options.delay_ms}
             failures = (*FAILURES, psycopg.Error, BaseError)
             bench = Bench(
-                "bench_parity.py", MEASUREMENTS, failures, conditions, on_request=("lookups", "retention", "rebuild")
+                "bench_parity.py",
+                MEASUREMENTS,
+                failures,
+                conditions,
+                on_request=("lookups", "retention", "rebuild", "usage"),
             )
             return run(bench, options)
     except (UnsetError, DelayError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from postgres_support import given_dsn
 from support import REPO, s3_place
 
@@ -23,6 +24,7 @@ ENTRIES = {
     "latency": ["latency_ready_p50", "latency_ready_p99", "latency_sent_p50", "latency_sent_p99"],
     "streaming": ["streaming", "streaming_peak_rss"],
     "outage": ["outage_lost", "outage_admission", "outage_ready"],
+    "usage": ["usage_known", "usage_new"],
 }
 REAL = Path(sys.executable).parent / "scenario-runner"
 
@@ -94,6 +96,16 @@ def test_new_worlds_are_each_read_and_what_is_asked_beyond_that_is_told(tmp_path
     assert kinds["s3.get"] >= 10 * 8 + 9
     assert found["new_worlds_calls"]["value"] == pytest.approx(runs["s3_calls_per_run"] - 94 - 1, abs=0.01)
     assert found["new_worlds_calls"]["value"] >= kinds["s3.put"]
+
+
+def test_usage_tells_of_a_run_all_that_its_cost_is_made_of(tmp_path: Path) -> None:
+    assumed = yaml.safe_load((REPO / "docs/cost.yaml").read_text("utf-8"))["measured"]
+    for name, found in take(tmp_path, "usage").items():
+        wanted = assumed["known_world" if name == "usage_known" else "new_world"]
+        told = {key.replace(".", "_"): value for key, value in found.items() if key.replace(".", "_") in wanted}
+        assert set(told) == set(wanted)
+        assert (told["request_records"], told["signal_records"]) == (1, 1)
+        assert told["ledger_bytes"] > told["ledger_objects"] * 100 > 0
 
 
 def test_latency_is_told_for_ready_and_for_the_bus(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_guides_list_the_exit_codes() -> None:
     assert [int(row) for row in rows] == [code for code in Exit if code is not Exit.DEFECT]
 
 
-@pytest.mark.parametrize("name", ["commands.md", "guides/monitoring.md", "runbook.md"])
+@pytest.mark.parametrize("name", ["commands.md", "guides/monitoring.md", "runbook.md", "cost.md"])
 def test_the_generated_parts_are_those_of_the_code(name: str) -> None:
     before = (DOCS / name).read_text("utf-8")
     spec = importlib.util.spec_from_file_location("generate", DOCS / "site/generate.py")

@@ -171,6 +171,20 @@ def test_every_command_of_the_runbook_belongs_to_a_situation_and_every_situation
     assert {block.situation for block in blocks()} == set(SITUATIONS)
 
 
+def mentioned() -> list[tuple[str, ...]]:
+    """Commands with options that stand in a sentence of the runbook."""
+    text = (REPO / "docs/runbook.md").read_text("utf-8")
+    return sorted({tuple(span.split()) for span in re.findall(r"`([a-z][a-z-]+ [^`\n]*--[^`\n]+)`", text)})
+
+
+@pytest.mark.parametrize("words", [words for words in mentioned() if words[0] != "aws"], ids=" ".join)
+def test_every_command_that_the_runbook_mentions_exists_with_its_options(words: tuple[str, ...]) -> None:
+    names = [word for word in words[:2] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)]
+    shown = subprocess.run([COMMAND, *names, "--help"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert all(word in shown.stdout for word in words if word.startswith("--"))
+
+
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: f"{block.situation}-{block.word}")
 def test_the_commands_of_the_runbook_show_what_is_wrong(
     block: Block, environment_of: Callable[[str], tuple[Path, Situation]]
