@@ -111,7 +111,7 @@ UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now
 
 -- name: wake_run
 -- In the transaction that has decided it.
-UPDATE runs SET due_us = :now WHERE run_id = :run_id AND state = 'WAITING_EVIDENCE' AND due_us > :now;
+UPDATE runs SET due_us = :now WHERE run_id = :run_id;
 
 -- name: claim_unprojected
 -- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY, and is
@@ -411,7 +411,7 @@ FROM (SELECT record_id, received_us < :before_us AS older,
 -- name: empty_dead_letters
 UPDATE dead_letters SET raw = x''
 WHERE record_key IN (SELECT record_key FROM intake_records
-                     WHERE record_id IN (SELECT value FROM json_each(:ids)) AND raw_removed_us IS NULL);
+                     WHERE record_id IN (SELECT value FROM json_each(:ids)));
 
 -- name: note_emptied_records
 UPDATE intake_records SET raw_removed_us = :now

@@ -153,7 +153,9 @@ def test_documents_are_owed_of_runs_that_have_ended_or_wait(authority: Authority
     clock.pass_seconds(1)
     authority.admit([asking("ended")])
     commit(authority, failed(claim_one(authority)))
-    assert (authority.backlog(10).unprojected, authority.backlog(10).unprojected_since_us) == (2, changed_us)
+    found = authority.backlog(10)
+    assert (found.unprojected, found.unprojected_since_us) == (2, changed_us)
+    assert found.due_since_us is None, "one is driven, one is due later, one has ended"
 
 
 def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> None:  # noqa: F811
@@ -189,7 +191,8 @@ def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Auth
     first, *_ = authority.claim_signals("relay", 10, LEASE)
     authority.mark_sent([Sent(first.outbox_id)])
     found = authority.backlog(10)
-    assert (found.unprojected, found.unsent, found.unsent_since_us) == (0, 1, since[1])
+    assert (found.unprojected, found.unprojected_since_us) == (0, None)
+    assert (found.unsent, found.unsent_since_us) == (1, since[1])
 
 
 def test_the_oldest_due_run_is_one_that_nobody_drives(authority: Authority, clock: Clock) -> None:  # noqa: F811

@@ -98,10 +98,12 @@ RECEIPT = '{"sequence_number":"7","shard_id":"shard-1","stream":"control"}'
 def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_again(
     authority: Authority,  # noqa: F811
 ) -> None:
+    other = ended(authority, "other")
     before = ended(authority, sent=False)
     (row,) = owed(authority)
     authority.mark_sent([sent(row, RECEIPT)])
     authority.mark_sent([sent(row, RECEIPT)])
+    assert run_of(authority, "other") == other
     run, last = run_of(authority), authority.events(hex32("k"))[-1]
     assert replace(run, event_seq=before.event_seq) == before
     assert run.event_seq == before.event_seq + 1
@@ -115,6 +117,17 @@ def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_
     (task,) = authority.claim_projections("relay", 10, LEASE)
     assert task.events[-1].kind == "READY_PUBLISHED"
     assert authority.signals(hex32("k")).rows[0].receipt == RECEIPT
+
+
+def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    ended(authority, sent=False)
+    (row,) = owed(authority)
+    before = clock.now = clock.now + SECOND
+    clock.pass_seconds(100)
+    ended(authority, "later", sent=False)
+    clock.now = before
+    authority.mark_sent([sent(row, RECEIPT)])
+    assert authority.events(hex32("k"))[-1].ts_us == before
 
 
 @pytest.mark.parametrize(("how", "receipt"), [(ready, ""), (failed, RECEIPT)])

@@ -56,8 +56,10 @@ def begun(authority: Authority, kind: Kind, key: str = "act") -> str:  # noqa: F
 def swept(authority: Authority, expiry: Expiry, limit: int = 100, key: str = "act") -> int:  # noqa: F811
     """Remove everything that has expired; returns what the act counts."""
     begun(authority, expiry.kind, key)
-    after, more = 0, True
+    after, more, batches = 0, True, 0
     while more:
+        batches += 1
+        assert batches < 100, "the batches do not come to an end"
         removal = authority.remove_expired(expiry, after, limit, key)
         after, more = removal.after, removal.more
     return count_of(authority.acts([key])[key].detail)
@@ -264,6 +266,21 @@ def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority,
     first = authority.remove_expired(expiry, 0, 100, begun(authority, expiry.kind))
     assert (first.removed, first.more) == (4, True)
     assert swept(authority, expiry) == 9
+
+
+def test_letters_from_a_time_when_the_clock_was_ahead_do_not_stop_those_behind_them(
+    backend: Backend,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    for name in ("a", "b"):
+        clock.pass_seconds(1000)
+        authority.admit([disposed(f"bus/ahead {name}", Disposition.REJECTED)])
+        clock.pass_seconds(-1000)
+        authority.admit([disposed(f"bus/{name}", Disposition.REJECTED)])
+    clock.pass_seconds(1)
+    assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now), limit=2) == 2
+    assert {key for key, raw in backend.dead_letters().items() if raw} == {"bus/ahead a", "bus/ahead b"}
 
 
 def test_bytes_that_another_retention_removes_meanwhile_are_counted_once(

@@ -201,9 +201,11 @@ def test_the_ready_of_a_correction_tells_both_records_and_changes_nothing_else_o
     how: Any,
     state: RunState,
 ) -> None:
+    other = ended(authority, "other")
     before, events = ended(authority, how=how), authority.events(hex32("old"))
     authority.admit([correcting("new", "old")])
     commit(authority, corrected(claim_one(authority), state))
+    assert run_of(authority, "other") == other, "nor anything of another run"
     old = run_of(authority, "old")
     assert replace(old, event_seq=before.event_seq) == before
     assert old.event_seq == before.event_seq + 1

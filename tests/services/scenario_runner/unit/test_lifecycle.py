@@ -288,6 +288,13 @@ def test_evidence_that_has_not_passed_writes_nothing_more(
         assert end.events[-1].details["report"] == finding.report
 
 
+def test_a_wait_names_the_paths_that_are_missing_and_no_others() -> None:
+    gates = [{"gate_id": "g", "outcome": "PASS"}, {"gate_id": "h", "outcome": "MISSING", "missing": "h/_passed.flag"}]
+    outputs = [{"output_id": "o", "outcome": "MISSING", "missing": "o.json"}, {"output_id": "p", "outcome": "PASS"}]
+    finding = dataclasses.replace(MISSING, report={"outcome": "MISSING", "gates": gates, "outputs": outputs})
+    assert World(finding).live(claim()).missing == ("h/_passed.flag", "o.json")
+
+
 def test_a_wait_that_finds_nothing_new_records_nothing_and_is_longer_each_time_up_to_a_minute() -> None:
     first = World(MISSING).live(claim())
     assert (events(first), first.due_us, first.wakes) == ([EventKind.EVIDENCE_MISSING], NOW + SECOND, 1)
