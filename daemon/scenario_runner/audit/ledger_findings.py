@@ -67,7 +67,7 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.PLAN_MISSING: _RESTORE,
     FindingCode.PLAN_DRIFT: _RESTORE,
     FindingCode.PLAN_NOT_ALLOWED: "Rebuild with the roots, allow-list and policy that the run was admitted under, and "
-    "name its pack with --pack CATALOGUE GATE_MAP; else its request must come again under another key.",
+    "name its pack with --catalogue and --gate-map; else its request must come again under another key.",
     FindingCode.STATUS_MISSING: _RESTORE,
     FindingCode.STATUS_DRIFT: f"Find out which is true, the record or the status. {_RESTORE}",
     FindingCode.FACTS_VIEW_MISSING: _RESTORE,
@@ -106,7 +106,7 @@ REMEDIES: dict[FindingCode, str] = {
     f"restore the newest versions of its record, status, ready_signal and quarantine object, and {_ANEW}.",
     FindingCode.MANIFEST_MISSING: _RESTORE,
     FindingCode.MANIFEST_DRIFT: _RESTORE,
-    FindingCode.PACK_NOT_VOUCHED: f"Name the files of that pack with --pack CATALOGUE GATE_MAP, and {_ANEW}. On a "
+    FindingCode.PACK_NOT_VOUCHED: f"Name the files of that pack with --catalogue and --gate-map, and {_ANEW}. On a "
     "spool --witness bus needs no pack.",
 }
 

@@ -109,7 +109,7 @@ def choose_pack(
         origin, digest = Origin.AUTHORITY, str(row.inputs["pack_digest"])
     else:
         digest = _recorded_pack(documents.read_bytes(refs.record_ref(run_id))) or current
-        origin = Origin.OPERATOR if digest == current else Origin.LEDGER
+        origin = Origin.OPERATOR if digest in packs.vouched else Origin.LEDGER
     if named.pack:
         pinned = digest if origin is Origin.AUTHORITY else current
         found.expect_equal(

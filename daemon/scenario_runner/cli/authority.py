@@ -31,6 +31,15 @@ def rebuild(
             show_default=False,
         ),
     ] = "",
+    catalogue: Annotated[
+        list[Path] | None,
+        typer.Option("--catalogue", help="Output catalogue of an earlier interface pack; may be given several times.",
+                     show_default=False),
+    ] = None,
+    gate_map: Annotated[
+        list[Path] | None,
+        typer.Option("--gate-map", help="Its gate map; as many as --catalogue, in the same order.", show_default=False),
+    ] = None,
     requested_by: Annotated[
         str | None, typer.Option("--requested-by", help="Who asks; this user's name without it.", show_default=False)
     ] = None,
@@ -40,8 +49,9 @@ def rebuild(
     """Recreate an empty authority from the ledger: runs, events, attempts, signals and re-emits.
 
     Stop every daemon first. Whatever does not hold together is a finding, and its run stays out: it is never READY. No
-    signal is published. What the ledger cannot know is listed at the end. A rebuild that was interrupted is begun again
-    by the same command; until it ends, no daemon starts.
+    signal is published. Interface packs that runs were admitted under before the profile's must be named, unless the
+    spool has their READY. What the ledger cannot know, and what to do next, is listed at the end. A rebuild that was
+    interrupted is begun again by the same command; until it ends, no daemon starts.
 
     The exit code is 1 when there are findings. With --json each finding is a line, and the report is the last one.
 
@@ -51,5 +61,6 @@ def rebuild(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.authority_rebuild import RebuildOptions, run
 
-    options = RebuildOptions(reason, str(policy) if policy else "", witness, requested_by, dry_run)
+    packs = tuple(map(str, catalogue or ())), tuple(map(str, gate_map or ()))
+    options = RebuildOptions(reason, str(policy) if policy else "", witness, requested_by, dry_run, *packs)
     run(str(wiring), options, as_json=as_json)

@@ -20,6 +20,7 @@ from scenario_runner.cli.read_only import existing_authority
 from scenario_runner.cli.rebuild_reader import Terms, make_reader, spool_of
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable, UsageError
+from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.rebuild.bus import EndsOnBus, Witness
@@ -43,6 +44,19 @@ class RebuildOptions:
     witness: str
     requested_by: str | None
     dry_run: bool
+    catalogues: tuple[str, ...] = ()
+    gate_maps: tuple[str, ...] = ()
+
+    def packs(self) -> tuple[Json, ...]:
+        """Documents of the interface packs that are named in addition to the profile's.
+
+        Raises:
+            UsageError: a file of one is missing.
+            ConfigurationError: one is not valid.
+        """
+        if len(self.catalogues) != len(self.gate_maps):
+            raise UsageError("an interface pack is two files: give as many --gate-map as --catalogue, in one order")
+        return tuple(load_pack(*files).document for files in zip(self.catalogues, self.gate_maps, strict=True))
 
     def witness_of(self, wiring: Wiring) -> Witness:
         """Who must agree that a run is READY.
@@ -84,7 +98,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         raise UsageError("--reason is empty: the audit says why the authority was rebuilt")
     check_profile(wiring)
     witness = options.witness_of(wiring)
-    policy = load_policy(options.policy) if options.policy else None
+    policy, packs = load_policy(options.policy) if options.policy else None, options.packs()
     os.umask(state_modes(wiring).umask)
     with _authority(wiring, options) as authority:
         store, spool = open_store(wiring), open_spool(wiring)
@@ -94,7 +108,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             f"cli/{secrets.token_hex(16)}", 0, caller(options.requested_by), "cli", ACTION, store.where,
             options.reason, "", "",
         )  # fmt: skip
-        progress, terms = Progress(), Terms(policy, witness)
+        progress, terms = Progress(), Terms(policy, witness, packs)
         make = partial(make_reader, wiring, terms, identities, _ends(wiring, stores, progress))
         reading = Reading(make(), make, reading_threads(wiring), _other_processes())
         collect_rarely()
@@ -178,7 +192,26 @@ def _document(
         "findings_by_code": dict(sorted(report.findings.items())),
         "seconds": round(report.seconds, 3),
         "cannot_know": list(CANNOT_KNOW),
+        "next": _next(report, options),
     }
+
+
+def _next(report: Report, options: RebuildOptions) -> list[str]:
+    """What an operator does now."""
+    if options.dry_run:
+        right = "Put right what the findings say; their runs would stay out. " if report.findings else ""
+        return [f"{right}Then rebuild: the same command without --dry-run."]
+    steps = [
+        "Compare both sides: scenario-runner ledger check.",
+        "Start the daemons, and send requests that were admitted and not driven yet again.",
+    ]
+    if report.findings:
+        again = (
+            "Runs with findings stay out, and nothing is published for them. To have them back, put right what the "
+            "findings say and rebuild into another empty database, before a daemon works on this one."
+        )
+        return [again, *steps]
+    return steps
 
 
 def _print_report(document: Json) -> None:
@@ -191,4 +224,7 @@ def _print_report(document: Json) -> None:
         print_line(f"the authority knows {item['store']} by its identity {item['identity']}")
     print_line("What the ledger cannot know:")
     for sentence in document["cannot_know"]:
+        print_line(f"  - {sentence}")
+    print_line("What to do next:")
+    for sentence in document["next"]:
         print_line(f"  - {sentence}")

@@ -9,7 +9,10 @@ from scenario_runner.audit.verify import Verifier
 from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.interface_pack.loader import pack_from_document
+from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import Policy
@@ -18,7 +21,7 @@ from scenario_runner.rebuild.bus import BusWitness, EndsOnBus, ReadFirst, Witnes
 from scenario_runner.rebuild.documents import read_document
 from scenario_runner.rebuild.reading import RunReader
 from scenario_runner.rebuild.ready import ReadyProver, not_asked
-from scenario_runner.rebuild.requirements import Requirements
+from scenario_runner.rebuild.requirements import PlanAgain, Requirements
 from scenario_runner.rebuild.restore import Restorer
 from scenario_runner.service.compose import (
     allowed_roots,
@@ -40,15 +43,23 @@ class Terms:
     Attributes:
         policy: What runs on their way must be pinned to; None for anything that the pack allows.
         witness: Who must agree that a run is READY.
+        packs: Documents of interface packs that the operator names in addition to the profile's. They go to other
+            processes, so they are not read from files twice.
     """
 
     policy: Policy | None
     witness: Witness
+    packs: tuple[Json, ...] = ()
+
+    def named_packs(self) -> list[InterfacePack]:
+        """The packs that the operator names."""
+        return [pack_from_document(document) for document in self.packs]
 
     def text(self, ledger: str) -> str:
         """As they are kept while a rebuild has not ended, and in the act."""
         named = self.policy.content_digest if self.policy is not None else "none"
-        return f"ledger {ledger}, witness {self.witness.value}, policy {named}"
+        packs = "".join(f", pack {digest}" for digest in sorted(pack.digest for pack in self.named_packs()))
+        return f"ledger {ledger}, witness {self.witness.value}, policy {named}{packs}"
 
 
 def make_reader(wiring: Wiring, terms: Terms, identities: tuple[tuple[str, str], ...], ends: EndsOnBus) -> RunReader:
@@ -80,18 +91,24 @@ class _Parts:
     ends: EndsOnBus
 
     def restorer(self) -> Restorer:
-        wiring, policy, pack = self.wiring, self.terms.policy, open_pack(self.wiring)
-        packs = PinnedPacks(pack, Ledger(self.store, open_schemas(wiring)))
-        admission = make_admission_policy(wiring, policy, pack) if policy is not None else None
+        wiring, ledger = self.wiring, Ledger(self.store, open_schemas(self.wiring))
+        packs = PinnedPacks(open_pack(wiring), ledger, self.terms.named_packs())
         requirements = Requirements(
-            pack, allowed_roots(wiring),
+            packs.vouched, allowed_roots(wiring),
             frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,
-            admission.plan_inputs if admission is not None else None, self.store.locate,
+            self._plan_again(packs), self.store.locate,
         )  # fmt: skip
         topic, locate = wiring.control_bus_topic, self.store.locate
         bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader(), self.ends)
         prover = ReadyProver(self.store, packs, bus, self._examiner(packs))
         return Restorer(locate, bus, prover.prove, requirements.check, self._launched)
+
+    def _plan_again(self, packs: PinnedPacks) -> PlanAgain | None:
+        policy = self.terms.policy
+        if policy is None:
+            return None
+        policies = {digest: make_admission_policy(self.wiring, policy, pack) for digest, pack in packs.vouched.items()}
+        return lambda digest, outputs, strategy: policies[digest].plan_inputs(outputs, strategy)
 
     def _spool_reader(self) -> ReadFirst | None:
         spool, topic = self.spool, self.wiring.control_bus_topic

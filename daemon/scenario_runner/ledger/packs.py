@@ -1,5 +1,7 @@
 """Interface packs by digest: a run is verified under the pack it was admitted with, whatever is deployed now."""
 
+from collections.abc import Mapping, Sequence
+
 from scenario_runner.contracts.errors import ConfigurationError, LedgerDrift, Unavailable
 from scenario_runner.interface_pack.loader import pack_from_document
 from scenario_runner.interface_pack.model import InterfacePack
@@ -7,12 +9,20 @@ from scenario_runner.ledger.ledger import Ledger
 
 
 class PinnedPacks:
-    """The deployed pack, and pinned ones from the ledger."""
+    """The deployed pack, and pinned ones from the ledger.
 
-    def __init__(self, current: InterfacePack, ledger: Ledger) -> None:
+    Args:
+        current: The deployed pack.
+        ledger: The ledger.
+        named: Further packs, which the operator vouches for.
+    """
+
+    def __init__(self, current: InterfacePack, ledger: Ledger, named: Sequence[InterfacePack] = ()) -> None:
         self.current = current
+        self.vouched: Mapping[str, InterfacePack] = {pack.digest: pack for pack in (*named, current)}
+        """Packs that the operator vouches for, by digest: nothing of them was read in the ledger."""
         self._ledger = ledger
-        self._known = {current.digest: current}
+        self._known = dict(self.vouched)
 
     def pin(self) -> None:
         """Keep the deployed pack in the ledger, before any run is planned with it.

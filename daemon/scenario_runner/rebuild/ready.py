@@ -246,12 +246,23 @@ class ReadyProver:
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
         published = self._bus.end(admitted, draft)
         if self._bus.witness is Witness.EVIDENCE:
+            self._require_vouched(admitted)
             found = self._examine(documents.facts_view or b"")
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
                 raise self._not(FindingCode.READY_CONTRADICTED, run_id, refs.facts_view_ref(run_id), detail)
         return ReadyProof(digest, published, self._supersedes(admitted))
+
+    def _require_vouched(self, admitted: Admitted) -> None:
+        """Evidence is examined under a pack that the operator names, not under one that only the ledger has."""
+        digest = admitted.inputs.pack_digest
+        if digest not in self._packs.vouched:
+            detail = (
+                f"its interface pack is neither the profile's, {self._packs.current.digest}, nor one that was named"
+            )
+            key = refs.pack_ref(digest)
+            raise self._not(FindingCode.PACK_NOT_VOUCHED, admitted.run_id, key, detail, digest)
 
     def _supersedes(self, admitted: Admitted) -> Published | None:
         """RUN_SUPERSEDES of a correction: it needs the control bus as its witness wherever READY does."""

@@ -94,6 +94,7 @@ REBUILD_REPORT: Final = Shape({
         **_COUNTED, "dry_run": BOOLEAN, "action_key": TEXT_OR_NULL, "requested_by": TEXT, "reason": TEXT,
         "stores": ListOf(Shape({"store": TEXT, "identity": TEXT})), "witness": TEXT, "restored": INTEGER,
         "events": INTEGER, "attempts": INTEGER, "signals": INTEGER, "cannot_know": ListOf(TEXT),
+        "next": ListOf(TEXT),
     }),
 })  # fmt: skip
 

@@ -11,10 +11,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from invariants import check, paths_of
-from support import ForkedWorld
+from support import PACK, ForkedWorld
 
 from scenario_runner.gates.receipts import bundle_hash_of
+from scenario_runner.interface_pack.loader import load_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SMALL: dict[str, Any] = {"members": 2, "parts": 1, "outputs": ["s3_candidate_set_1A"]}
+SMALL: dict[str, Any] = {"members": 2, "parts": 2, "outputs": ["s3_candidate_set_1A"]}
 DAMAGES = {"ready": None, "failed": "flag_says_fail", "quarantined": "flag_bit_off", "waiting": "flag_missing"}
 #: Columns that the ledger does not know, with what they are after a rebuild.
 UNKNOWN = {
@@ -267,7 +269,16 @@ def test_a_store_without_an_identity_is_a_missing_mount(lost: Lost) -> None:
     assert "has no identity" in report["error"]
 
 
-@pytest.mark.parametrize("arguments", [("--reason", " "), ("--witness", "nobody"), ("--policy", "no-such-file")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--reason", " "),
+        ("--witness", "nobody"),
+        ("--policy", "no-such-file"),
+        ("--catalogue", "c"),
+        ("--catalogue", "c", "--gate-map", "g"),
+    ],
+)
 def test_arguments_that_cannot_be_used_are_refused(lost: Lost, arguments: tuple[str, ...]) -> None:
     lost.lose()
     assert lost.rebuild(*arguments)[0] == 2
@@ -450,6 +461,18 @@ HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
         lambda lost: next(lost.world.ledger.rglob("instance_receipt.json")).write_bytes(b"{}"), "ready",
         "INSTANCE_RECEIPT_DRIFT",
     ),
+    "no bundle manifest": (
+        lambda lost: next(lost.world.ledger.rglob("bundle_manifest.json")).unlink(), "ready", "MANIFEST_MISSING",
+    ),
+    "another bundle manifest": (
+        lambda lost: next(lost.world.ledger.rglob("bundle_manifest.json")).write_bytes(b"[]"), "ready",
+        "MANIFEST_DRIFT",
+    ),
+    "a folder in the place of a bundle manifest": (
+        lambda lost: (
+            (path := next(lost.world.ledger.rglob("bundle_manifest.json"))).unlink(), path.mkdir()
+        ), "ready", "MANIFEST_DRIFT",
+    ),
     "a READY on the bus with another digest": (
         lambda lost: [
             edit(path, lambda data: data.replace(b'"facts_view_digest":"', b'"facts_view_digest":"0'))
@@ -557,6 +580,57 @@ def test_the_pack_and_the_policy_are_the_operators_and_not_the_ledgers(lost: Los
     assert [item["code"] for item in findings] == ["PLAN_NOT_ALLOWED"]
 
 
+def later_pack(lost: Lost) -> tuple[str, ...]:
+    """The profile names another pack from now on; returns the options that name the one of the runs."""
+    earlier = (PACK / "engine_outputs.catalogue.yaml", PACK / "engine_gates.map.yaml")
+    document = yaml.safe_load(earlier[0].read_text("utf-8"))
+    later = lost.world.root / "later.yaml"
+    document["outputs"].append({**document["outputs"][-1], "output_id": "a_later_output"})
+    later.write_text(yaml.safe_dump(document), "utf-8")
+    lost.world.write_profiles(engine_catalogue_path=str(later))
+    return ("--catalogue", str(earlier[0]), "--gate-map", str(earlier[1]))
+
+
+def test_runs_under_an_earlier_pack_need_it_to_be_named(lost: Lost) -> None:
+    lost.lose()
+    named = later_pack(lost)
+    code, findings, report = lost.rebuild("--witness", "evidence", "--dry-run")
+    assert (code, sorted((item["run_id"], item["code"]) for item in findings)) == (1, sorted([
+        (lost.runs["ready"], "PACK_NOT_VOUCHED"), (lost.runs["waiting"], "PLAN_NOT_ALLOWED"),
+    ]))  # fmt: skip
+    assert all("--catalogue and --gate-map" in item["remedy"] for item in findings)
+    assert report["next"] == [
+        "Put right what the findings say; their runs would stay out. Then rebuild: the same command without --dry-run."
+    ]
+    assert [item["code"] for item in lost.rebuild("--dry-run")[1]] == ["PLAN_NOT_ALLOWED"], "the bus has its READY"
+    code, findings, report = lost.rebuild("--witness", "evidence", *named, "--policy", str(lost.world.policy))
+    assert (code, findings, report["restored"]) == (0, [], 4)
+    ((detail,),) = lost.sql("SELECT detail FROM operator_actions WHERE action = 'authority.rebuild'")
+    assert f", pack {load_pack(named[1], named[3]).digest}" in detail
+    assert lost.check()[:2] == (0, [])
+    lost.serve()
+
+
+def test_evidence_is_not_believed_under_a_pack_that_only_the_ledger_has(lost: Lost) -> None:
+    """Another pack than the one of the run is named, and the run's lies in the ledger."""
+    lost.lose()
+    later_pack(lost)
+    other = ("--catalogue", str(lost.world.root / "later.yaml"), "--gate-map", str(PACK / "engine_gates.map.yaml"))
+    assert "PACK_NOT_VOUCHED" in [item["code"] for item in lost.rebuild("--witness", "evidence", *other)[1]]
+    assert "ready" not in lost.states()
+
+
+def test_the_report_says_what_to_do_next(lost: Lost) -> None:
+    lost.document("ready_signal").unlink()
+    lost.lose()
+    report = lost.rebuild()[2]
+    assert "rebuild into another empty database" in report["next"][0]
+    assert "ledger check" in report["next"][1]
+    lost.lose()
+    done = lost.world.command("authority", "rebuild", "--wiring", str(lost.world.wiring), "--reason", "a test")
+    assert done.stdout.decode().splitlines()[-4:-2] == ["What to do next:", f"  - {report['next'][0]}"]
+
+
 def test_foreign_objects_are_findings_and_nothing_else_suffers(lost: Lost) -> None:
     (lost.world.ledger / "run_record" / "notes.txt").write_text("x")
     (lost.world.ledger / "run_status" / f"{'0' * 32}.json").write_text("{}")
@@ -603,6 +677,12 @@ CHECKED: dict[str, tuple[Callable[[Lost], object], str]] = {
     "another receipt": (
         lambda lost: next(lost.world.ledger.rglob("instance_receipt.json")).write_bytes(b"{}"),
         "INSTANCE_RECEIPT_DRIFT",
+    ),
+    "no bundle manifest": (
+        lambda lost: next(lost.world.ledger.rglob("bundle_manifest.json")).unlink(), "MANIFEST_MISSING",
+    ),
+    "another bundle manifest": (
+        lambda lost: next(lost.world.ledger.rglob("bundle_manifest.json")).write_bytes(b"[]"), "MANIFEST_DRIFT",
     ),
     "no pack": (lambda lost: next(lost.world.ledger.glob("interface_pack/*")).unlink(), "PACK_MISSING"),
     "another pack": (lambda lost: next(lost.world.ledger.glob("interface_pack/*")).write_bytes(b"{}"), "PACK_DRIFT"),
