@@ -24,9 +24,10 @@ from scenario_runner.authority.values import (
 )
 from scenario_runner.bus.base import PublishResult, SignalPublisher
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
-from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.states import EventKind, RunState, SignalKind
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import count
+from scenario_runner.ledger.documents import ending
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.retry import RetryPolicy
 
@@ -133,9 +134,20 @@ class Relay:
 
     def _write_documents(self) -> int:
         tasks = self._authority.claim_projections(self._owner, _DOCUMENT_BATCH, _LEASE_US, only=self._only)
+        superseded = [task for task in tasks if _corrections_told(task)]
+        written = self._project([task for task in tasks if not _corrections_told(task)])
+        # The record of a superseded run follows the documents of its correction, which may be of this batch: no ledger
+        # holds a run that names a correction which is not READY there.
+        return written + self._project(superseded)
+
+    def _project(self, tasks: Sequence[ProjectionTask]) -> int:
+        """Write documents; returns of how many runs they were written."""
         if not tasks:
             return 0
-        results = list(zip(tasks, self._ledger.project_many(tasks), strict=True))
+        waits = [self._correction_owed(task) for task in tasks]
+        writable = [task for task, wait in zip(tasks, waits, strict=True) if wait is None]
+        results = list(zip(writable, self._ledger.project_many(writable), strict=True))
+        results += [(task, wait) for task, wait in zip(tasks, waits, strict=True) if wait is not None]
         done = [(task.run.run_id, task.run.event_seq) for task, failure in results if failure is None]
         if done:
             self._authority.mark_projected(done)
@@ -144,6 +156,14 @@ class Relay:
             now_us = self._authority.now_us()
             self._authority.postpone_projections([_postponed(task, failure, now_us) for task, failure in failed])
         return len(done)
+
+    def _correction_owed(self, task: ProjectionTask) -> Unavailable | None:
+        """Why a record cannot be written yet that tells of a correction; None when it can."""
+        for run_id in _corrections_told(task):
+            run = self._authority.run(run_id)
+            if run is not None and run.state is RunState.READY and run.event_seq > run.projected_seq:
+                return Unavailable(f"the documents of its correction {run_id} are written first, and they are owed")
+        return None
 
     # --- signals
 
@@ -231,6 +251,20 @@ class Relay:
             by_time.setdefault(until_us, []).append(row.outbox_id)
         for until_us, outbox_ids in by_time.items():
             self._authority.postpone_signals(outbox_ids, until_us)
+
+
+def _corrections_told(task: ProjectionTask) -> tuple[str, ...]:
+    """Corrections of which a record tells that is to be written, where nothing else of its run is.
+
+    A run whose own end is not in the ledger yet waits for no other run: its signal waits for its documents.
+    """
+    if task.run.projected_seq < ending(task.events).seq:
+        return ()
+    return tuple(
+        str(event.details["superseded_by"]["new_run_id"])
+        for event in task.events
+        if event.kind == EventKind.SUPERSEDED_BY and event.seq > task.run.projected_seq
+    )
 
 
 def _postponed(task: ProjectionTask, failure: LedgerDrift | Unavailable, now_us: int) -> ProjectionFailure:

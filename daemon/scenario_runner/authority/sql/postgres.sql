@@ -342,8 +342,7 @@ UNION ALL
 SELECT subject, outcome FROM operator_actions WHERE action_key = ANY (%(action_key)b::text[]);
 
 -- name: claim_unprojected
--- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY, and is
--- written after the documents of that READY. It does not wait for them when a signal of its own waits for it.
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 behind AS MATERIALIZED (
   SELECT run_id FROM runs
@@ -351,10 +350,6 @@ behind AS MATERIALIZED (
     AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
          OR (lease_until_us > (SELECT now FROM clock)
              AND updated_us <= (SELECT now FROM clock) - %(quiet_us)b::bigint))
-    AND NOT (EXISTS (SELECT 1 FROM runs n
-                     WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
-                       AND n.event_seq > n.projected_seq)
-             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
     AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
     AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
   ORDER BY updated_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
@@ -658,11 +653,6 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= now OR relay_owner <> '')
-                 AND NOT (EXISTS (SELECT 1 FROM runs n
-                                  WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
-                                    AND n.event_seq > n.projected_seq)
-                          AND NOT EXISTS (SELECT 1 FROM outbox o
-                                          WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
                  AND run_id IN (%(only)b, (SELECT n.supersedes FROM runs n WHERE n.run_id = %(only)b))  -- only
               ) AS projections,
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id

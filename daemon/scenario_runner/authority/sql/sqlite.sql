@@ -114,19 +114,13 @@ UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now
 UPDATE runs SET due_us = :now WHERE run_id = :run_id;
 
 -- name: claim_unprojected
--- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY, and is
--- written after the documents of that READY. It does not wait for them when a signal of its own waits for it.
+-- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.
 UPDATE runs
 SET relay_owner = :owner, relay_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE event_seq > projected_seq AND relay_until_us <= :now
                    AND (due_us IS NULL OR state = 'WAITING_EVIDENCE'
                         OR (lease_until_us > :now AND updated_us <= :now - :quiet_us))
-                   AND NOT (EXISTS (SELECT 1 FROM runs n
-                                    WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
-                                      AND n.event_seq > n.projected_seq)
-                            AND NOT EXISTS (SELECT 1 FROM outbox o
-                                            WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
                    AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
                  ORDER BY updated_us LIMIT :limit)
 RETURNING *;
@@ -298,11 +292,6 @@ SELECT EXISTS (SELECT 1 FROM runs
        EXISTS (SELECT 1 FROM runs
                WHERE event_seq > projected_seq AND (due_us IS NULL OR state = 'WAITING_EVIDENCE')
                  AND (relay_until_us <= :now OR relay_owner <> '')
-                 AND NOT (EXISTS (SELECT 1 FROM runs n
-                                  WHERE n.supersedes = runs.run_id AND n.supersedes <> '' AND n.state = 'READY'
-                                    AND n.event_seq > n.projected_seq)
-                          AND NOT EXISTS (SELECT 1 FROM outbox o
-                                          WHERE o.run_id = runs.run_id AND o.needs_seq > runs.projected_seq))
                  AND run_id IN (:only, (SELECT n.supersedes FROM runs n WHERE n.run_id = :only))  -- only
               ),
        EXISTS (SELECT 1 FROM outbox o LEFT JOIN runs r ON r.run_id = o.run_id

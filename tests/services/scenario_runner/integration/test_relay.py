@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from authority_support import SECOND, START, Clock, asking, claim_one, commit, hex32, ready
+from test_authority_supersessions import corrected, correcting
 
 from scenario_runner.audit.explain import status_of
 from scenario_runner.authority.acts import ReemitAct, ReemitLimit
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.authority.values import UNTIL_RESTART
+from scenario_runner.authority.values import UNTIL_RESTART, ProjectionFailure
 from scenario_runner.bus.base import PublishResult
 from scenario_runner.contracts.errors import LedgerDrift, Unavailable
 from scenario_runner.contracts.reasons import Reason
@@ -113,6 +114,81 @@ def test_what_a_broken_pass_had_claimed_is_delivered_by_the_next_ones_without_wa
     assert set(sink.projected) == {hex32("a"), hex32("b")}
     assert len(set(sink.sent)) == 2
     assert {row.sent_us for run in ("a", "b") for row in authority.signals(hex32(run)).rows} != {None}
+
+
+@pytest.fixture
+def superseded(tmp_path: Path) -> Iterator[SqliteAuthority]:
+    """A READY run that is delivered, and its correction, which has just become READY."""
+    made = SqliteAuthority(str(tmp_path / "authority.db"))
+    made.admit([asking("old")])
+    commit(made, ready(claim_one(made), "ready old"))
+    relay_of(made, Sink()).step()
+    made.admit([correcting("a new one", "old")])
+    commit(made, corrected(claim_one(made)))
+    yield made
+    made.close()
+
+
+OLD, NEW = hex32("old"), hex32("a new one")
+
+
+def test_the_record_of_a_superseded_run_follows_the_documents_of_its_correction(superseded: SqliteAuthority) -> None:
+    """A ledger in which a run names a correction that is not READY there cannot tell what was published."""
+    sink = Sink()
+    relay = relay_of(superseded, sink)
+    relay.step()
+    assert sink.asked[:2] == ["documents"] * 2
+    assert sink.projected == [NEW, OLD]
+    relay.step()
+    assert superseded.pending().undelivered is False
+
+
+@pytest.mark.parametrize("only", ["", NEW])
+def test_while_another_relay_writes_the_correction_the_record_of_the_old_run_waits(
+    superseded: SqliteAuthority, only: str
+) -> None:
+    tasks = {task.run.run_id: task for task in superseded.claim_projections("other", 10, 60_000_000)}
+    assert set(tasks) == {OLD, NEW}
+    superseded.postpone_projections([ProjectionFailure(OLD, 0, "")])  # the other relay has the correction only
+    sink = Sink()
+    relay = Relay(superseded, sink, sink, "relay", only)  # type: ignore[arg-type]
+    relay.step()
+    assert sink.projected == []
+    old = superseded.run(OLD)
+    assert old is not None
+    assert NEW in old.relay_error
+    superseded.mark_projected([(NEW, tasks[NEW].run.event_seq)])
+    superseded.resume_deliveries()
+    relay.step()
+    assert sink.projected == [OLD]
+
+
+def test_a_correction_whose_documents_cannot_be_written_keeps_back_the_record_of_the_old_run(
+    superseded: SqliteAuthority,
+) -> None:
+    sink = Sink()
+    sink.failures[NEW] = Unavailable("the store is away")
+    relay = relay_of(superseded, sink)
+    relay.step()
+    assert sink.projected == [NEW]
+    del sink.failures[NEW]
+    superseded.resume_deliveries()
+    relay.step()
+    assert sink.projected == [NEW, NEW, OLD]
+
+
+def test_a_run_whose_own_signal_waits_for_its_documents_waits_for_no_correction(tmp_path: Path) -> None:
+    """What is wrong with the documents of a correction must not keep the READY of another run back."""
+    made = SqliteAuthority(str(tmp_path / "authority.db"))
+    made.admit([asking("old")])
+    commit(made, ready(claim_one(made), "ready old"))
+    made.admit([correcting("a new one", "old")])
+    commit(made, corrected(claim_one(made)))
+    sink = Sink()
+    sink.failures[NEW] = Unavailable("the store is away")
+    relay_of(made, sink).step()
+    assert (set(sink.projected), sink.sent) == ({NEW, OLD}, [made.signals(OLD).rows[0].message_id])
+    made.close()
 
 
 def test_what_another_relay_has_claimed_is_left_to_it(authority: SqliteAuthority) -> None:
