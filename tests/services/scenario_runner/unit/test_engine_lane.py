@@ -17,6 +17,7 @@ from scenario_runner.runs.effects import AwaitEnd, Effect, FindJob, ReadClock
 from scenario_runner.runs.member import Member
 from scenario_runner.runs.transitions import retry_later
 from scenario_runner.service.engine_lane import EngineLane
+from scenario_runner.service.heartbeats import Heartbeats
 
 pytestmark = pytest.mark.unit
 
@@ -132,7 +133,10 @@ class Bench:
         driver: Any = self.driver
         effects: Any = self.effects
         leases: Any = self.leases
-        self.lane = EngineLane(driver, effects, leases, 0.005, lambda: None, self.defects.append)
+        self.heartbeats = Heartbeats(0.05)
+        self.lane = EngineLane(
+            driver, effects, leases, 0.005, lambda: None, self.defects.append, heartbeats=self.heartbeats
+        )
         self.lane.start()
 
     def add(self, number: int = 1, epoch: int = 1, end: Callable[[Claim], Transition] | None = None) -> None:
@@ -178,6 +182,31 @@ def bench() -> Iterator[Bench]:
     bench.lane.stop(1.0)
     assert bench.backend.closed
     assert bench.defects == []
+
+
+def test_a_thread_that_hangs_over_an_engine_is_named_with_its_run_and_others_are_followed(bench: Bench) -> None:
+    released = threading.Event()
+
+    def hang(effect: FindJob) -> Any:
+        if effect.job.attempt_id == f"{1:032x}":
+            released.wait()
+        return effect.job
+
+    bench.effects.answer = hang
+    bench.add(1)
+
+    def stuck() -> list[tuple[str, str]]:
+        states = [state for state in bench.heartbeats.loops() if state.stuck]
+        return [(state.loop.partition(":")[0], state.detail) for state in states if ":" in state.loop]
+
+    try:
+        until(lambda: stuck() == [("engine", f"run {1:032x}")], "its thread is named")
+        bench.add(2)
+        until(lambda: bench.parked() == 1, "the other run waits for its engine")
+    finally:
+        released.set()
+    until(lambda: bench.parked() == 2, "both wait")
+    until(lambda: stuck() == [], "no thread is named any more")
 
 
 def test_many_engines_are_followed_by_a_few_threads_and_none_is_lost(bench: Bench) -> None:
