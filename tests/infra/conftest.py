@@ -39,5 +39,5 @@ def full(emulator: Emulator) -> Deployed:
         data={"ObjectLockMode": "COMPLIANCE", "ObjectLockDays": "30", "AccessLogBucket": "access-logs"},
         access={**ENGINE, "EnhancedFanOut": "true", "ReaderPrincipals": READER,
                 "EngineKeyArn": "arn:aws:kms:eu-west-1:000000000000:key/engine"},
-        service={"AlarmEmail": "oncall@example.org"},
+        service={"AlarmEmail": "oncall@example.org", "EnhancedFanOut": "true"},
     )  # fmt: skip

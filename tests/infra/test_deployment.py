@@ -156,6 +156,13 @@ def test_a_task_is_told_where_everything_is(full: Deployed, output: str, role: s
     assert (options["awslogs-group"], options["mode"]) == (full.data["LogGroupName"], "non-blocking")
 
 
+def test_the_age_of_records_is_that_of_all_readers_where_there_is_no_consumer_of_its_own(plain: Deployed) -> None:
+    found = plain.client("cloudwatch").describe_alarms(AlarmNamePrefix="plain-service-IntakeBehind")["MetricAlarms"]
+    assert [(alarm["MetricName"], alarm["Dimensions"]) for alarm in found] == [
+        ("GetRecords.IteratorAgeMilliseconds", [{"Name": "StreamName", "Value": plain.data["StreamName"]}])
+    ]
+
+
 def test_each_alarm_watches_what_is_there(full: Deployed) -> None:
     found = full.client("cloudwatch").describe_alarms(AlarmNamePrefix="full-service-")["MetricAlarms"]
     topic = full.service["AlarmTopicArn"]
@@ -169,10 +176,11 @@ def test_each_alarm_watches_what_is_there(full: Deployed) -> None:
         for alarm in found
     }  # fmt: skip
     stream, database = {"StreamName": full.data["StreamName"]}, {"DBInstanceIdentifier": full.data["DatabaseId"]}
+    consumer = {**stream, "ConsumerName": full.access["ApplicationName"]}
     service = {"ClusterName": full.service["ClusterName"], "ServiceName": full.service["ServiceName"]}
     assert metrics == {
         "RunningTaskCount": ("ECS/ContainerInsights", service, 2, "breaching"),
-        "GetRecords.IteratorAgeMilliseconds": ("AWS/Kinesis", stream, 300_000, "breaching"),
+        "SubscribeToShardEvent.MillisBehindLatest": ("AWS/Kinesis", consumer, 300_000, "breaching"),
         "WriteProvisionedThroughputExceeded": ("AWS/Kinesis", stream, 0, "notBreaching"),
         "FreeStorageSpace": ("AWS/RDS", database, 10_000_000_000, "breaching"),
         "CPUUtilization": ("AWS/RDS", database, 90, "missing"),
