@@ -53,7 +53,6 @@ lint() {
 }
 
 tier0() {
-  prometheus_tools .local/prometheus || true  # without it the tests of alerts and dashboard are skipped, and say so
   run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture" \
     "${parallel[@]}"
 }
@@ -113,6 +112,7 @@ all() {
 }
 
 install dev
+prometheus_tools .local/prometheus || true  # without it the tests of alerts and dashboard are skipped, and say so
 case ${1:-all} in
   lint | tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
   *) python -m pytest "$@" ;;
