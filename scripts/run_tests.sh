@@ -112,7 +112,8 @@ all() {
 }
 
 install dev
-prometheus_tools .local/prometheus || true  # without it the tests of alerts and dashboard are skipped, and say so
+# Without it the tests of alerts and dashboard are skipped, and say so.
+[ "${1:-all}" = lint ] || prometheus_tools .local/prometheus || true
 case ${1:-all} in
   lint | tier0 | parity | localstack | engine_fixture | all) "${1:-all}" ;;
   *) python -m pytest "$@" ;;
