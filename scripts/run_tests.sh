@@ -54,7 +54,6 @@ lint() {
 }
 
 tier0() {
-  prometheus_tools .local/prometheus || true  # without it the tests of alerts and dashboard are skipped, and say so
   run_tier "tier 0: unit and integration, no external service" "not parity and not localstack and not engine_fixture" \
     "${parallel[@]}"
 }
@@ -125,6 +124,8 @@ all() {
 }
 
 install dev
+# Without it the tests of alerts and dashboard are skipped, and say so.
+[ "${1:-all}" = lint ] || prometheus_tools .local/prometheus || true
 case ${1:-all} in
   lint | tier0 | parity | localstack | engine_fixture | infra | all) "${1:-all}" ;;
   *) python -m pytest "$@" ;;
