@@ -1,40 +1,97 @@
 """The documents of one run as they lie in the object store."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import orjson
 
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.states import RunState
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 
 class RunToRead(NamedTuple):
-    """A run, and which objects it may have that few runs have: where a listing has none of them, none is asked for."""
+    """A run, and what a listing shows of its objects.
+
+    Attributes:
+        listed: The MD5 of an object by the name of its folder; empty where the store does not give it. None where
+            nothing was listed.
+    """
 
     run_id: str
-    supersession: bool = True
-    quarantine: bool = True
+    listed: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a run. It is read when something of it is asked that the listing does not answer.
+
+    An MD5 in a listing of S3 is that of the bytes that lie there, so a document that must have certain bytes is known
+    to have them without a request (ADR 0030).
+
+    Args:
+        store: The ledger's store.
+        key: Its key.
+        listed: Its MD5, empty where that is not known; None where it was not listed.
+        absent: Whether it is known not to be there.
+    """
+
+    def __init__(self, store: ObjectStore, key: str, listed: str | None, *, absent: bool = False) -> None:
+        self._store, self._key, self._listed = store, key, listed
+        self._data: bytes | None = None
+        self._read = absent
+
+    @property
+    def data(self) -> bytes | None:
+        """Its bytes; None when it is not there, empty when it cannot be read as an object.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        if not self._read:
+            self._data, self._read = read_document(self._store, self._key), True
+        return self._data
+
+    @property
+    def exists(self) -> bool:
+        """Whether something lies there; see :attr:`data`."""
+        return self._listed is not None or self.data is not None
+
+    def holds(self, wanted: bytes) -> bool:
+        """Whether it has exactly these bytes; see :attr:`data`."""
+        if self._listed and self._listed == hashlib.md5(wanted, usedforsecurity=False).hexdigest():
+            return True
+        return self.data == wanted
+
+
 class RunDocuments:
-    """Bytes of a run's documents; None for one that is not there, empty for one that cannot be read as an object."""
+    """The documents of a run.
 
-    run_id: str
-    record: bytes | None
-    plan: bytes | None
-    status: bytes | None
-    facts_view: bytes | None
-    ready_signal: bytes | None
-    supersession: bytes | None
-    quarantine: bytes | None
+    Args:
+        store: The ledger's store.
+        run: The run.
+    """
+
+    def __init__(self, store: ObjectStore, run: RunToRead) -> None:
+        listed = run.listed or {}
+
+        def document(folder: str, key: str, *, rare: bool = False) -> Document:
+            """Few runs have a rare one: where a listing has none of a run, it is not asked for."""
+            absent = rare and run.listed is not None and folder not in listed
+            return Document(store, key, listed.get(folder), absent=absent)
+
+        self.run_id = run_id = run.run_id
+        self.record = document("run_record", refs.record_ref(run_id))
+        self.plan = document("run_plan", refs.plan_ref(run_id))
+        self.status = document("run_status", refs.status_ref(run_id))
+        self.facts_view = document("run_facts_view", refs.facts_view_ref(run_id))
+        self.ready_signal = document("ready_signal", refs.ready_signal_ref(run_id))
+        self.supersession = document("supersession", refs.supersession_ref(run_id), rare=True)
+        self.quarantine = document("quarantine", refs.quarantine_ref(run_id), rare=True)
 
 
 def read_document(store: ObjectStore, key: str) -> bytes | None:
-    """The bytes of a document; see :class:`RunDocuments`.
+    """The bytes of a document; None when it is not there, empty when it cannot be read as an object.
 
     Raises:
         Unavailable: the store does not answer.
@@ -44,34 +101,6 @@ def read_document(store: ObjectStore, key: str) -> bytes | None:
     except UnreadableObjectError:
         return b""
     return None if stored is None else stored.data
-
-
-def read_documents(store: ObjectStore, run: RunToRead) -> RunDocuments:
-    """Read what a run is restored from; the facts view only of a run that its record calls READY.
-
-    The ready_signal is read of every run: it is written after the record says READY, so a record that does not is an
-    older one, or was changed.
-
-    Args:
-        store: The ledger's store.
-        run: The run.
-
-    Raises:
-        Unavailable: the store does not answer.
-    """
-    run_id = run.run_id
-    record = read_document(store, refs.record_ref(run_id))
-    ready = record is not None and f'"state":"{RunState.READY}"'.encode() in record
-    return RunDocuments(
-        run_id,
-        record,
-        read_document(store, refs.plan_ref(run_id)),
-        read_document(store, refs.status_ref(run_id)),
-        read_document(store, refs.facts_view_ref(run_id)) if ready else None,
-        read_document(store, refs.ready_signal_ref(run_id)),
-        read_document(store, refs.supersession_ref(run_id)) if run.supersession else None,
-        read_document(store, refs.quarantine_ref(run_id)) if run.quarantine else None,
-    )
 
 
 def superseded_runs(store: ObjectStore) -> frozenset[str]:

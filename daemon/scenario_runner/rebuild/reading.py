@@ -21,7 +21,7 @@ from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.parallel import in_order
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.errors import Unavailable, in_short
-from scenario_runner.rebuild.documents import RunToRead, read_documents
+from scenario_runner.rebuild.documents import RunDocuments, RunToRead
 from scenario_runner.rebuild.restore import Restorer
 from scenario_runner.rebuild.values import NotRestoredError, Restored
 from scenario_runner.storage.base import ObjectStore
@@ -64,7 +64,7 @@ class RunReader:
             Unavailable: the store, the control bus or an engine run root does not answer.
         """
         try:
-            return self.restorer.restore(read_documents(self.store, run))
+            return self.restorer.restore(RunDocuments(self.store, run))
         except NotRestoredError as error:
             return error.finding
         except Unavailable:

@@ -115,32 +115,37 @@ class ReadyProver:
 
     def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> str:
         """Check the facts view against the record, itself, its receipts and the pinned pack; returns its digest."""
-        run_id, key, data = admitted.run_id, refs.facts_view_ref(admitted.run_id), documents.facts_view
+        run_id, key = admitted.run_id, refs.facts_view_ref(admitted.run_id)
         committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
         expected = str(committed.details.get("digest", "")) if committed is not None else ""
+        right = self._right_view(admitted)
+        known = right is not None and documents.facts_view.holds(right)
+        data = right if known else documents.facts_view.data
         if data is None:
             raise self._not(FindingCode.FACTS_VIEW_MISSING, run_id, key, "the facts view is not there", expected)
         actual = sha256_hex(data)
         if actual != expected:
             detail = "it is not the facts view that the record tells of"
             raise self._not(FindingCode.FACTS_VIEW_DRIFT, run_id, key, detail, expected, actual)
-        problem = self._problem_of(admitted, data)
+        problem = None if known else self._problem_of(admitted, data)
         if problem is not None:
             where = problem.key or key
             raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
         return actual
 
+    def _right_view(self, admitted: Admitted) -> bytes | None:
+        """The facts view that a run has if it is like one that was found right; None when none like it was."""
+        right = self._right.get(_bundle_hash(admitted))
+        return right.view_of(_own_part(admitted)) if right is not None and right.inputs == admitted.inputs else None
+
     def _problem_of(self, admitted: Admitted, data: bytes) -> "_Problem | None":
         """What is wrong with a facts view; the part that runs over the same evidence share is examined once for all."""
-        own, bundle_hash = _own_part(admitted), str(admitted.end.details["ready"]["bundle_hash"])
-        right = self._right.get(bundle_hash)
-        if right is not None and right.inputs == admitted.inputs and right.view_of(own) == data:
-            return None
+        own = _own_part(admitted)
         problem = self._problem_in(admitted, data, own)
         if problem is None:
             if len(self._right) >= _RIGHT_KEPT:
                 self._right.clear()
-            self._right[bundle_hash] = _RightView.of(admitted, data, own)
+            self._right[_bundle_hash(admitted)] = _RightView.of(admitted, data, own)
         return problem
 
     def _problem_in(self, admitted: Admitted, data: bytes, own: Json) -> "_Problem | None":
@@ -230,13 +235,14 @@ class ReadyProver:
             detail = "the record's READY points at another facts view"
             raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), detail)
         wanted = rendered_again(ready)
-        if documents.ready_signal is None:
+        if documents.ready_signal.holds(wanted):
+            return ready
+        found = documents.ready_signal.data
+        if found is None:
             detail = "there is no ready_signal"
             raise self._not(FindingCode.READY_SIGNAL_MISSING, run_id, key, detail, sha256_hex(wanted))
-        if documents.ready_signal != wanted:
-            detail, actual = "it points at another facts view", sha256_hex(documents.ready_signal)
-            raise self._not(FindingCode.READY_SIGNAL_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
-        return ready
+        detail = "it points at another facts view"
+        raise self._not(FindingCode.READY_SIGNAL_DRIFT, run_id, key, detail, sha256_hex(wanted), sha256_hex(found))
 
     # --- the witness
 
@@ -247,7 +253,7 @@ class ReadyProver:
         published = self._bus.end(admitted, draft)
         if self._bus.witness is Witness.EVIDENCE:
             self._require_vouched(admitted)
-            found = self._examine(documents.facts_view or b"")
+            found = self._examine(documents.facts_view.data or b"")
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"
@@ -288,6 +294,10 @@ def _member(name: str, value: object) -> bytes:
     return rendered_again({name: value})[1:-1]
 
 
+def _bundle_hash(admitted: Admitted) -> str:
+    return str(admitted.end.details["ready"]["bundle_hash"])
+
+
 def _own_part(admitted: Admitted) -> Json:
     """The part of a facts view that no other run has."""
     run_id = admitted.run_id
@@ -305,8 +315,7 @@ def _difference(admitted: Admitted, document: Json, is_the_runs: bool) -> str:  
         "its outputs are not those of the plan": document["intended_outputs"] == list(inputs.outputs),
         "its gates are not those of the plan": gates == list(inputs.gates),
         "its policy is not that of the plan": document["policy_rev"] == inputs.policy_rev,
-        "its bundle_hash is not that of the record": document["bundle_hash"]
-        == admitted.end.details["ready"]["bundle_hash"],
+        "its bundle_hash is not that of the record": document["bundle_hash"] == _bundle_hash(admitted),
     }
     return next((text for text, holds in checks.items() if not holds), "")
 

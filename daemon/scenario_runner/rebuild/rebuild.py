@@ -155,7 +155,7 @@ class Rebuild:
     def _listed(self, report: Report) -> Iterator[RunToRead]:
         for listed in listed_runs(self.store):
             if listed.run_id:
-                yield RunToRead(listed.run_id, "supersession" in listed.objects, "quarantine" in listed.objects)
+                yield RunToRead(listed.run_id, {folder: item.md5 for folder, item in listed.objects.items()})
             for item in listed.foreign:
                 place = f"{self.store.where}/{item.key}"
                 finding = LedgerFinding(FindingCode.FOREIGN_OBJECT, "", place, "no run has such an object")

@@ -141,10 +141,11 @@ class Restorer:
 
     def _admitted(self, documents: RunDocuments) -> Admitted:
         run_id, key = documents.run_id, refs.record_ref(documents.run_id)
-        if documents.record is None:
+        data = documents.record.data
+        if data is None:
             raise self._not(FindingCode.RECORD_MISSING, run_id, key, "the run has documents, and no record")
         try:
-            record = read_record(documents.record, run_id)
+            record = read_record(data, run_id)
         except DamagedRecordError as error:
             raise self._not(FindingCode.RECORD_DAMAGED, run_id, key, str(error)) from error
         first = record.events[0].details
@@ -164,41 +165,42 @@ class Restorer:
     def _check_plan(self, documents: RunDocuments, admitted: Admitted) -> None:
         run_id, key = admitted.run_id, refs.plan_ref(admitted.run_id)
         wanted = rendered_again(plan_document(admitted.intent, admitted.inputs, admitted.admitted_us))
-        if documents.plan is None:
+        if documents.plan.holds(wanted):
+            return
+        found = documents.plan.data
+        if found is None:
             raise self._not(FindingCode.PLAN_MISSING, run_id, key, "there is no run_plan", sha256_hex(wanted))
-        if documents.plan != wanted:
-            raise self._not(
-                FindingCode.PLAN_DRIFT, run_id, key, "it is not the plan that the record tells of", sha256_hex(wanted),
-                sha256_hex(documents.plan),
-            )  # fmt: skip
+        detail = "it is not the plan that the record tells of"
+        raise self._not(FindingCode.PLAN_DRIFT, run_id, key, detail, sha256_hex(wanted), sha256_hex(found))
 
     def _projected(self, documents: RunDocuments, admitted: Admitted, state: RunState, reason: str) -> int:
         """Up to which event the documents are written: the status may be older than the record, but never of READY."""
         run_id, key = admitted.run_id, refs.status_ref(admitted.run_id)
         wanted = rendered_again(status_document(run_id, state, reason, admitted.end.ts_us))
-        if documents.status == wanted:
+        if documents.status.holds(wanted):
             # A quarantine object that is not there is written by the relay.
-            complete = state is not RunState.QUARANTINED or documents.quarantine is not None
+            complete = state is not RunState.QUARANTINED or documents.quarantine.exists
             return len(admitted.events) if complete else 0
-        if documents.status is None:
+        found = documents.status.data
+        if found is None:
             if state is RunState.READY:
                 raise self._not(FindingCode.STATUS_MISSING, run_id, key, "there is no run_status", sha256_hex(wanted))
             return 0
-        if state is RunState.READY or not _is_older(documents.status, run_id, admitted.end.ts_us):
+        if state is RunState.READY or not _is_older(found, run_id, admitted.end.ts_us):
             raise self._not(
                 FindingCode.STATUS_DRIFT, run_id, key, f"it is not the status of a run that is {state}",
-                sha256_hex(wanted), sha256_hex(documents.status),
+                sha256_hex(wanted), sha256_hex(found),
             )  # fmt: skip
         return 0
 
     def _check_objects_of_others(self, documents: RunDocuments, state: RunState) -> None:
         """Objects that only a run of another end has: they are written after its record, which then is an older one."""
         run_id = documents.run_id
-        for data, end, code, key in (
+        for document, end, code, key in (
             (documents.ready_signal, RunState.READY, FindingCode.READY_SIGNAL_DRIFT, refs.ready_signal_ref(run_id)),
             (documents.quarantine, RunState.QUARANTINED, FindingCode.QUARANTINE_DRIFT, refs.quarantine_ref(run_id)),
         ):
-            if data is not None and state is not end:
+            if state is not end and document.exists:
                 detail = f"only a run that is {end} has it, and the record says {state}: it is older, or was changed"
                 raise self._not(code, run_id, key, detail, "no object", "an object")
 
@@ -206,17 +208,19 @@ class Restorer:
         """The own end of a supersession: only the READY of a correction has one, in the record and as an object."""
         run_id, key = admitted.run_id, refs.supersession_ref(admitted.run_id)
         if admitted.supersedes is None:
-            if documents.supersession is not None:
+            if documents.supersession.exists:
                 detail = f"the run is {state} and supersedes none; only a READY correction has such an object"
                 raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, "no object", "an object")
             return
         wanted = rendered_again(admitted.supersedes["supersedes"])
-        if documents.supersession is None:
+        if documents.supersession.holds(wanted):
+            return
+        found = documents.supersession.data
+        if found is None:
             detail = "there is no supersession object"
             raise self._not(FindingCode.SUPERSESSION_MISSING, run_id, key, detail, sha256_hex(wanted))
-        if documents.supersession != wanted:
-            detail, actual = "it is not the supersession that the record tells of", sha256_hex(documents.supersession)
-            raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, sha256_hex(wanted), actual)
+        detail = "it is not the supersession that the record tells of"
+        raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, sha256_hex(wanted), sha256_hex(found))
 
     # --- rows
 

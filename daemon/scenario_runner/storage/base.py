@@ -39,11 +39,13 @@ class ListedObject:
 
     Attributes:
         modified_us: When it was written last, on the store's clock: microseconds since the epoch.
+        md5: MD5 of its bytes as 32 hex digits, where the store may give it; other digits where they are encrypted.
     """
 
     key: str
     size: int
     modified_us: int
+    md5: str = ""
 
 
 class UnreadableObjectError(ScenarioRunnerError):

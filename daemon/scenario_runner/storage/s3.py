@@ -1,6 +1,7 @@
 """Object store on S3: conditional creates, replaces guarded by ETag. An answered write is durable."""
 
 import hashlib
+import re
 import secrets
 import threading
 import time
@@ -26,6 +27,8 @@ _CREATORS: Final = 16
 _PROOF_SECONDS: Final = 1.0
 #: An ETag that no object has.
 _NO_ETAG: Final = '"00000000000000000000000000000000"'
+#: The ETag of an object that was put at once: the MD5 of its bytes, or of what they were encrypted to.
+_MD5: Final = re.compile(r'"([0-9a-f]{32})"')
 
 
 class S3Store(ObjectStore):
@@ -179,7 +182,7 @@ class S3Store(ObjectStore):
             if item.key <= last:
                 raise Unavailable(f"{self.locate(folder)} is not listed in the order of its keys")
             last = item.key
-            yield ListedObject(item.key[own:], item.size, item.modified_us)
+            yield ListedObject(item.key[own:], item.size, item.modified_us, _md5_of(item.etag))
         self._prove()
 
     @override
@@ -240,3 +243,9 @@ class S3Store(ObjectStore):
     def sweep(self) -> int:
         """Do nothing: there are no temporary objects."""
         return 0
+
+
+def _md5_of(etag: str) -> str:
+    """The MD5 that an ETag may be; empty when it is none."""
+    found = _MD5.fullmatch(etag)
+    return found[1] if found else ""

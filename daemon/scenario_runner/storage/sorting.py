@@ -36,7 +36,7 @@ def sorted_objects(objects: Iterable[ListedObject], part: int = _PART) -> Iterat
         while held:
             # ASCII: names that are no UTF-8 survive as escapes.
             file = stack.enter_context(TemporaryFile("w+", encoding="ascii"))
-            file.writelines(json.dumps([item.key, item.size, item.modified_us]) + "\n" for item in held)
+            file.writelines(json.dumps([item.key, item.size, item.modified_us, item.md5]) + "\n" for item in held)
             file.seek(0)
             files.append(file)
             held = sorted(islice(source, part), key=by_key)

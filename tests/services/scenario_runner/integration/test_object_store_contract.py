@@ -4,6 +4,7 @@ A new backend is one more entry in ``BACKENDS``: how to open it, and the same as
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -396,6 +397,8 @@ def test_a_listing_has_everything_below_a_folder_in_the_order_of_the_keys(store:
     assert [item.key for item in found] == sorted(f"list/{name}" for name in names)
     assert [item.size for item in found] == [len(item.key.removeprefix("list/").encode()) * 3 for item in found]
     assert all(item.modified_us > 10**15 for item in found)
+    digests = [hashlib.md5(name.encode() * 3, usedforsecurity=False).hexdigest() for name in sorted(names)]
+    assert [item.md5 for item in found] == (digests if isinstance(store, S3Store) else [""] * len(names))
     assert list(store.list_objects("nothing/here")) == []
 
 

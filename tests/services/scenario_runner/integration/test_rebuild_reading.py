@@ -33,7 +33,7 @@ class Reader:
 def read(monkeypatch: pytest.MonkeyPatch, count: int, **reader: str) -> list[Any]:
     monkeypatch.setattr(reading, "FEW", 5)
     here, make = cast("Any", Reader()), cast("Any", partial(Reader, **reader))
-    runs = [RunToRead(f"{number}", supersession=False) for number in range(count)]
+    runs = [RunToRead(f"{number}") for number in range(count)]
     return list(Reading(here, make, threads=0, processes=1)(runs))
 
 
