@@ -97,7 +97,7 @@ SELECT DISTINCT run_id FROM intake_records
 WHERE run_id <> '' AND run_id >= %(prefix)b AND run_id < %(prefix_end)b ORDER BY run_id LIMIT %(limit)b;
 
 -- name: run_of_signal
-SELECT run_id FROM outbox WHERE message_id = %(message_id)b AND run_id <> '';
+SELECT run_id FROM outbox WHERE message_id = %(message_id)b;
 
 -- name: run_of_message
 -- Message ids of records have no index: of the newest records they are found by reading them.

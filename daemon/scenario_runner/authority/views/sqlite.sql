@@ -89,7 +89,7 @@ SELECT DISTINCT run_id FROM intake_records
 WHERE run_id <> '' AND run_id >= :prefix AND run_id < :prefix_end ORDER BY run_id LIMIT :limit;
 
 -- name: run_of_signal
-SELECT run_id FROM outbox WHERE message_id = :message_id AND run_id <> '';
+SELECT run_id FROM outbox WHERE message_id = :message_id;
 
 -- name: run_of_message
 -- Message ids of records have no index: of the newest records they are found by reading them.

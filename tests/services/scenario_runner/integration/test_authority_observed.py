@@ -95,6 +95,7 @@ def test_a_daemon_that_hung_for_longer_than_its_row_is_kept_is_seen_again(
     report(authority)
     clock.now += 2 * DAY
     report(authority)
+    assert [(owner, seen_us) for owner, _, seen_us in rows(backend)] == [("one", clock.now)]
     report(authority)
     assert [owner for owner, *_ in rows(backend)] == ["one"]
 

@@ -421,6 +421,19 @@ def test_a_batch_that_finds_nothing_changes_nothing(authority: Authority, clock:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [Kind.INTAKE_RECORDS, Kind.DEAD_LETTER_RAW])
+def test_a_full_page_without_an_old_row_is_the_end(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
+    admitted_apart(authority, clock, "old")
+    authority.admit([disposed("bus/refused", Disposition.REJECTED)])
+    before_us = clock.pass_seconds(1)
+    for number in range(5):
+        authority.admit([asking(f"{number}"), disposed(f"bus/young {number}", Disposition.REJECTED)])
+    first = authority.remove_expired(Expiry(kind, before_us), 0, 3, begun(authority, kind))
+    assert (first.removed, first.more) == (1, True)
+    second = authority.remove_expired(Expiry(kind, before_us), first.after, 3, "act")
+    assert (second.removed, second.more) == (0, False)
+
+
 @pytest.mark.parametrize("kind", IN_DATABASE)
 def test_a_batch_adds_its_count_to_its_own_act(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
     ended(authority)

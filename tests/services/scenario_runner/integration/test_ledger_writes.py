@@ -107,6 +107,8 @@ def test_an_object_that_was_met_and_is_there_is_read_and_not_created_again(store
     store.called()
     write_once(ledger, "a", b"1", PLAN)
     assert store.called() == ["create_many", "read"], "create_many of nothing"
+    store.answers["create_many"] = Unavailable("nothing is to be created")
+    write_once(ledger, "a", b"1", PLAN)
 
 
 def test_an_object_that_was_met_and_removed_since_is_written_again(store: Watched) -> None:
@@ -168,6 +170,26 @@ def test_receipts_are_believed_to_be_in_place_when_each_was_seen_there_with_its_
         assert not ledger.receipts_in_place([other])
     time.seconds += 60
     assert not ledger.receipts_in_place([alone])
+
+
+def test_a_receipt_whose_manifest_is_not_in_place_is_not_written(store: Watched) -> None:
+    whole = InstanceReceiptFile("a", "receipt", {}, b"r", "manifest", b"m")
+    alone = InstanceReceiptFile("b", "other", {}, b"r", "", b"")
+    (store.folder / "manifest").write_bytes(b"another")
+    drift, written = ledger_on(store).write_receipts([whole, alone])
+    assert isinstance(drift, LedgerDrift)
+    assert written is None
+    assert not (store.folder / "receipt").exists()
+    assert (store.folder / "other").read_bytes() == b"r"
+
+
+def test_logs_of_an_attempt_are_named_when_they_are_in_place_and_left_out_when_others_are(store: Watched) -> None:
+    ledger = ledger_on(store)
+    assert ledger.write_attempt_logs(RUN, 1, b"", b"") == {}
+    named = ledger.write_attempt_logs(RUN, 1, b"out", b"err")
+    assert {(store.folder / ref).read_bytes() for ref in named.values()} == {b"out", b"err"}
+    assert set(named) == {"stdout_ref", "stderr_ref"}
+    assert ledger.write_attempt_logs(RUN, 1, b"out", b"another") == {}
 
 
 def test_a_pack_is_what_its_digest_says_and_none_when_it_is_not_in_the_ledger(store: Watched) -> None:
@@ -234,6 +256,14 @@ def test_documents_follow_the_rows(store: Watched, schemas: Schemas) -> None:
     for seq in (2, 3, 5):
         assert ledger.project_many([owed(seq=seq, projected_seq=2)]) == [None]
         assert len(record(store)) == seq
+
+
+def test_documents_that_were_there_before_are_not_created(store: Watched, schemas: Schemas) -> None:
+    ledger = ledger_on(store, schemas)
+    assert ledger.project_many([owed(seq=2)]) == [None]
+    store.answers["create_many"] = Unavailable("nothing is to be created")
+    assert ledger.project_many([owed(seq=3, projected_seq=2)]) == [None]
+    assert len(record(store)) == 3
 
 
 def test_documents_that_are_there_already_are_not_written_a_second_time(store: Watched, schemas: Schemas) -> None:

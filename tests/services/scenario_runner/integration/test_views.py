@@ -243,7 +243,7 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
 def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Backend, asked: dict[str, Any]) -> None:
     whole = filled.views.list_runs(RunFilter(**asked), None, 20)
     assert whole
-    times = [START + second * SECOND for second in (0, 1, 2, 4, 9)]
+    times = [START + second * SECOND for second in (0, 1, 2, 4, 6, 9)]
     for since, until in combinations(times, 2):
         wanted = [row.run_equivalence_key for row in whole if since <= row.admitted_us < until]
         assert keys(filled, since_us=since, until_us=until, **asked) == wanted, (since, until)
@@ -269,6 +269,7 @@ def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(fil
     assert set(keys(filled, missing="data/layer2/")) == {"c", "d"}
     assert keys(filled, missing="layer2") == keys(filled, missing="data/layer2/zz") == keys(filled, missing="%") == []
     assert keys(filled, missing="data/", by_deadline=True) == ["d", "c"]
+    assert keys(filled, missing="data/layer1/", by_deadline=True) == ["c"]
     assert keys(filled, missing="data/", state=RunState.WAITING_EVIDENCE, key="d") == ["d"]
 
 
@@ -278,8 +279,9 @@ def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record
         "INSERT INTO run_events (run_id, seq, kind, ts_us, details) "
         "SELECT run_id, 99, 'OF_A_LATER_RELEASE', ts_us, details FROM run_events WHERE seq = 1"
     )
-    assert keys(filled, missing="data/layer1/") == ["c"]
-    assert set(keys(filled, missing="data/")) == {"c", "d"}
+    for more in ({}, {"by_deadline": True}):
+        assert keys(filled, missing="data/layer1/", **more) == ["c"]
+        assert set(keys(filled, missing="data/", **more)) == {"c", "d"}
     many = [f"{number:03d}/{'x' * 100}" for number in range(30)]
     commit(filled.authority, missing(claimed(filled, "h"), *many))
     assert filled.run(f"SELECT missing FROM runs WHERE run_id = '{hex32('h')}'") == [("",)]

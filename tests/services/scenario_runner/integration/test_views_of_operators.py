@@ -51,20 +51,18 @@ def test_ids_are_found_within_the_bounds_of_what_they_begin_with(backend: Backen
     assert [item.run_equivalence_key for item in backend.views.runs_with_key("1", 100)] == ["1", *names[10:20]]
 
 
-def test_a_signal_or_message_that_names_no_run_is_about_none(backend: Backend) -> None:  # noqa: F811
-    record = replace(disposed("r", Disposition.REJECTED, "", draft("refusal")), message_id="m")
-    backend.authority.admit([record])
-    backend.authority.admit([replace(record, record_key="s", run_id=hex32("x"), refusal=draft("another"))])
-    backend.run("UPDATE outbox SET run_id = ''")
-    assert backend.views.run_of_message(hex64("another")) == ""
-    backend.authority.admit([replace(record, record_key="t", refusal=None)])
-    assert backend.views.run_of_message("m") == hex32("x"), "of the newest record that names a run"
+def test_a_message_is_about_the_run_of_the_newest_record_that_names_one(backend: Backend) -> None:  # noqa: F811
+    for key, run in (("r", "x"), ("s", "y"), ("t", "")):
+        record = disposed(key, Disposition.REJECTED, hex32(run) if run else "")
+        backend.authority.admit([replace(record, message_id="m")])
+    assert backend.views.run_of_message("m") == hex32("y")
 
 
 def test_runs_are_read_in_the_order_of_their_ids_page_by_page(backend: Backend) -> None:  # noqa: F811
     admitted(backend, *"abcdef")
     ids, found = sorted(map(hex32, "abcdef")), [""]
     while page := backend.views.runs_by_id(found[-1], 0, 2):
+        assert len(found) < 10, "the pages do not come to an end"
         found += [row.run_id for row in page]
     assert found[1:] == ids
     since = backend.views.runs_by_id("", START + 3 * SECOND, 10)
@@ -104,6 +102,7 @@ def test_letters_by_key_are_narrowed_by_the_time_when_they_were_received(refused
     shard: dict[str, Any] = {"record_key": "kinesis/s/shard-0/"}
     assert letters(refused, since_us=START + 2 * SECOND, **shard) == [first, second]
     assert letters(refused, until_us=START + 3 * SECOND, **shard) == [second, third]
+    assert letters(refused, record_key="kinesis/s/shard-1/") == ["kinesis/s/shard-1/3", "kinesis/s/shard-1/1"]
     assert letters(refused, since_us=START + SECOND, until_us=START + 4 * SECOND) == [
         "kinesis/s/shard-1/3", second, "kinesis/s/shard-1/1",
     ]  # fmt: skip
@@ -171,6 +170,7 @@ def test_records_that_would_be_removed_are_counted_and_no_others(backend: Backen
     assert expired(backend, Kind.INTAKE_RECORDS, before_us, others_before_us=START) == Expired(2, False, START + SECOND)
     assert expired(backend, Kind.INTAKE_RECORDS, before_us, others_before_us=before_us) == Expired(4, False, START)
     assert expired(backend, Kind.INTAKE_RECORDS, before_us, 4, **ours) == Expired(1, True, START + SECOND)
+    assert expired(backend, Kind.INTAKE_RECORDS, START, 4, **ours) == Expired(0, False, None)
 
 
 def test_letters_whose_bytes_would_be_removed_are_counted_once(backend: Backend) -> None:  # noqa: F811
@@ -181,6 +181,7 @@ def test_letters_whose_bytes_would_be_removed_are_counted_once(backend: Backend)
     before_us = clock.pass_seconds(1)
     authority.admit([disposed("young", Disposition.REJECTED)])
     assert expired(backend, Kind.DEAD_LETTER_RAW, before_us) == Expired(2, False, old_us)
+    assert expired(backend, Kind.DEAD_LETTER_RAW, START, 2) == Expired(0, False, None)
     authority.remove_expired(Expiry(Kind.DEAD_LETTER_RAW, before_us), 0, 100, "no act")
     assert expired(backend, Kind.DEAD_LETTER_RAW, before_us) == Expired(0, False, None)
 
