@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from crashing import until
+from engine_scene import ended
 from invariants import check, paths_of
 from support import PACK, ForkedWorld
 
@@ -238,6 +240,24 @@ def test_a_rebuild_does_not_begin_while_daemons_work_on_the_database(lost: Lost)
     assert lost.rebuild("--dry-run")[0] == 0, "a dry run disturbs nobody"
     lost.sql("UPDATE daemons SET seen_us = seen_us - 60000000")
     assert lost.rebuild()[:2] == (0, [])
+
+
+def test_a_daemon_that_began_before_a_rebuild_waits_until_it_has_ended(lost: Lost) -> None:
+    made = lost.world.make_run("late", seed=9, **SMALL)
+    count = "SELECT count(*) FROM runs"
+    with ended(daemon := lost.world.start()):
+        until(lambda: lost.sql("SELECT count(*) FROM daemons") == [(1,)], "the daemon works", 60)
+        lost.sql("INSERT INTO unfinished_rebuild VALUES (1, 1, 1, 'somebody', 'terms')")
+        path = lost.world.drop(made["request"], "late.json")
+        until(lambda: not path.exists(), "the intake has taken the request", 60)
+        time.sleep(1.0)  # it tries to admit it all the time
+        assert lost.sql(count) == [(4,)]
+        lost.sql("DELETE FROM unfinished_rebuild")
+        until(lambda: lost.sql(count) == [(5,)], "the request is admitted", 60)
+        daemon.terminate()
+        _, log = daemon.communicate(timeout=60)
+    assert b"the authority is being rebuilt, by somebody since 1970" in log
+    assert b"Traceback" not in log
 
 
 def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: Lost) -> None:
