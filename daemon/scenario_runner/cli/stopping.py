@@ -15,9 +15,11 @@ from scenario_runner.service.compose import Daemon
 from scenario_runner.service.loops import Supervisor
 from scenario_runner.service.telemetry import end_process
 
-_LAST_RESORT_SECONDS: Final = 9.0
-"""How long after ``shutdown_seconds`` the process ends whatever still hangs. An orderly stop takes less: a statement or
-a request that is in progress. The most that ``shutdown_seconds`` can be, and this, fit into the 120 s of ECS."""
+_LAST_RESORT_SECONDS: Final = 30.0
+"""How long after ``shutdown_seconds`` the process ends whatever still hangs. An orderly stop takes less, also where each
+statement waits for a database that somebody keeps locked."""
+_MOST_SECONDS: Final = 119.0
+"""In all: ECS kills a task 120 s after it asked it to stop, at the latest."""
 _STREAM_SECONDS: Final = DRAIN_SECONDS + 3.0
 """What the intake of a stream may take in any case: KCL's grace for record processors, and the end of its JVM."""
 _log = structlog.get_logger("service")
@@ -61,7 +63,9 @@ def stop_between_batches(stopping: threading.Event) -> None:
 def longest_stop(wiring: Wiring) -> float:
     """So many seconds after a signal the process has ended, whatever hangs; a supervisor's SIGKILL must come later."""
     draining = float(wiring.shutdown_seconds)
-    return (max(draining, _STREAM_SECONDS) if wiring.bus_kind == "kinesis" else draining) + _LAST_RESORT_SECONDS
+    if wiring.bus_kind == "kinesis":
+        draining = max(draining, _STREAM_SECONDS)
+    return min(draining + _LAST_RESORT_SECONDS, _MOST_SECONDS)
 
 
 def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:

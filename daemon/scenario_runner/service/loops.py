@@ -178,7 +178,8 @@ class Supervisor:
             self._daemon.authority.make_waiting_due()
         if self._has(Role.INTAKE):
             self._daemon.intake.open()
-        self._report()  # last: a daemon that could not start is none
+        with suppress(Unavailable):  # a row for people ends no start; housekeeping writes it again
+            self._report()  # last: a daemon that could not start is none
 
     def _start(self) -> _Threads:
         sources = []
