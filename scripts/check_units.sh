@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Boots a systemd of its own, installs the units of deploy/systemd there and tries them: the five commands of the guide with
-# a local profile, a request without a daemon, a kill, a wrong configuration, and KCL's JVM inside the sandbox.
+# Boots a systemd of its own, installs the units of deploy/systemd there and tries them: the five commands of the guide
+# with a local profile, a request without a daemon, a kill, a wrong configuration, and KCL's JVM inside the sandbox.
 #
-# As root on Debian or Ubuntu, with apt-get install mmdebstrap systemd-container debian-archive-keyring. Takes minutes: it makes a Debian 12 and
-# installs SR there with pip. SR_UNITS_ROOT names a folder that keeps that for the next time.
+# As root on Debian or Ubuntu, with apt-get install mmdebstrap systemd-container debian-archive-keyring. Takes minutes: it
+# makes a Debian 12 and installs SR there with pip. SR_UNITS_ROOT names a folder that keeps that for the next time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
