@@ -3,8 +3,8 @@
 # health check, a daemon that drains a spool, KCL's start.
 #
 # With Docker where its engine answers. Else, as root on Debian, with buildah and mmdebstrap (apt-get install buildah
-# mmdebstrap): the base is then made from Debian's archive, because none can be pulled, and a check runs in a chroot whose
-# root file system is mounted read-only. SR_IMAGE_BASE names another base, e.g. one of a mirror.
+# mmdebstrap): the base is then made from Debian's archive, because none can be pulled, and a check runs in a chroot
+# whose root file system is mounted read-only. SR_IMAGE_BASE names another base, e.g. one of a mirror.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
