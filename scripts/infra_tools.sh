@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tools that check infra/aws without an account: cfn-lint, checkov, an emulator, and a simulator of IAM policies.
+# The tools that check infra/aws without an account: cfn-lint, checkov, two emulators, and a simulator of IAM policies.
 #
 #   scripts/infra_tools.sh install   install what is missing into .local/infra; needs npm for the simulator
 #   scripts/infra_tools.sh env       print the environment variables as shell code: eval "$(scripts/infra_tools.sh env)"
@@ -15,8 +15,8 @@ simulate=infra/aws/tools/simulate
 install_tools() {
   command -v npm >/dev/null 2>&1 || die "the simulator of policies needs npm (Node.js), and there is none"
   mkdir -p "$home"
-  pip_into "$home/venv" "$home/venv/.installed" "$(cksum < "$servers")" find_python --constraint "$servers" \
-    cbor2 cfn-lint ministack
+  pip_into "$home/venv" "$home/venv/.installed" "$(cksum < "$servers") with moto" find_python --constraint "$servers" \
+    cbor2 cfn-lint ministack 'moto[iam,s3,server]'
   # Apart: checkov pins versions that the others cannot have.
   pip_into "$home/venv-checkov" "$home/venv-checkov/.installed" "$(cksum < "$checkov")" find_python --requirement "$checkov"
   if ! cmp -s "$simulate/package-lock.json" "$home/simulate/.installed"; then

@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 REPO = Path(__file__).resolve().parents[2]
 TEMPLATES = REPO / "infra/aws"
@@ -35,7 +35,7 @@ READER = f"arn:aws:iam::{ACCOUNT}:role/downstream"
 
 
 class Emulator:
-    """A running ministack."""
+    """A running emulator."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -58,6 +58,13 @@ class Emulator:
         return {"VpcId": vpc, "VpcCidr": "10.0.0.0/16", "SubnetIds": ",".join(subnets)}
 
     def deploy(self, template: str, name: str, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Create a stack from a template of infra/aws; returns its outputs."""
+        body = (TEMPLATES / template).read_text("utf-8")
+        # The emulator hands a Number to ECS as text, and fails over it.
+        body = body.replace("DesiredCount: !Ref DesiredCount", f"DesiredCount: {parameters.get('DesiredCount', '2')}")
+        return self.create(body, name, parameters)
+
+    def create(self, body: str, name: str, parameters: Mapping[str, str]) -> dict[str, str]:
         """Create a stack; returns its outputs.
 
         Raises:
@@ -65,9 +72,6 @@ class Emulator:
         """
         client = self.client("cloudformation")
         given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-        body = (TEMPLATES / template).read_text("utf-8")
-        # The emulator hands a Number to ECS as text, and fails over it.
-        body = body.replace("DesiredCount: !Ref DesiredCount", f"DesiredCount: {parameters.get('DesiredCount', '2')}")
         client.create_stack(StackName=name, TemplateBody=body, Parameters=given, Capabilities=["CAPABILITY_IAM"])
         deadline = time.monotonic() + 60
         while (stack := client.describe_stacks(StackName=name)["Stacks"][0])["StackStatus"] == "CREATE_IN_PROGRESS":
@@ -145,20 +149,37 @@ def deploy_all(
 
 
 @contextmanager
-def running_emulator(folder: Path) -> Iterator[Emulator]:
-    """A ministack on a free port of this machine, for as long as the context lasts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1",
-        "LOG_LEVEL": "WARNING",
-    }  # fmt: skip
-    with (folder / "ministack.log").open("wb") as log:
-        process = subprocess.Popen([TOOLS / "venv/bin/ministack"], env=environment, cwd=folder, stdout=log, stderr=log)
+def running_ministack(folder: Path) -> Iterator[Emulator]:
+    """The emulator that knows every resource of the templates."""
+    port = _free_port()
+    settings = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "LOG_LEVEL": "WARNING"}
+    with _running(["ministack"], settings, f"http://127.0.0.1:{port}", "/_localstack/health", folder) as emulator:
+        yield emulator
+
+
+@contextmanager
+def running_moto(folder: Path) -> Iterator[Emulator]:
+    """An emulator that knows fewer resources, and some of their properties better."""
+    port = _free_port()
+    command = ["moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, {}, f"http://127.0.0.1:{port}", "/moto-api/", folder) as emulator:
+        yield emulator
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], settings: Mapping[str, str], url: str, health: str, folder: Path
+) -> Iterator[Emulator]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **settings}
+    program, *arguments = command
+    path = folder / f"{program}.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [TOOLS / "venv/bin" / program, *arguments], env=environment, cwd=folder, stdout=log, stderr=log
+        )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/_localstack/health", process, folder / "ministack.log")
-        yield Emulator(f"http://127.0.0.1:{port}")
+        _wait_for(url + health, process, path)
+        yield Emulator(url)
     finally:
         process.terminate()
         try:
@@ -168,6 +189,13 @@ def running_emulator(folder: Path) -> Iterator[Emulator]:
             process.wait()
 
 
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -175,4 +203,4 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         with suppress(OSError), urllib.request.urlopen(url, timeout=2):
             return
         time.sleep(0.05)
-    raise AssertionError(f"ministack does not answer: {log.read_text()[-2000:]}")
+    raise AssertionError(f"the emulator does not answer: {log.read_text()[-2000:]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from aws_emulator import ENGINE, READER, TOOLS, WHY_NOT, Deployed, Emulator, deploy_all, running_emulator
+from aws_emulator import ENGINE, READER, TOOLS, WHY_NOT, Deployed, Emulator, deploy_all, running_ministack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ def tools() -> None:
 
 @pytest.fixture(scope="session")
 def emulator(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with running_emulator(tmp_path_factory.mktemp("emulator")) as running:
+    with running_ministack(tmp_path_factory.mktemp("emulator")) as running:
         yield running
 
 

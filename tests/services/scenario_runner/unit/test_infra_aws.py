@@ -107,6 +107,7 @@ def test_both_tasks_differ_only_in_what_they_run_may_and_need() -> None:
 
 
 ECS = REPO / "deploy/ecs"
+ALERTS = REPO / "infra/monitoring/alerts.yaml"
 #: What is an account's own.
 OF_AN_ACCOUNT = {"family", "taskRoleArn", "executionRoleArn", "image"}
 
@@ -178,6 +179,18 @@ def test_each_alarm_tells_the_topic_also_when_it_is_over_and_names_metrics_that_
         assert alarm["AlarmActions"] == alarm["OKActions"] == topic, name
         assert alarm["TreatMissingData"] in ("breaching", "notBreaching", "missing"), name
         assert set(re.findall(r"sr_\w+", alarm["AlarmDescription"])) <= set(BY_NAME), name
+
+
+@pytest.mark.skipif(not ALERTS.is_file(), reason="infra/monitoring is not here")
+def test_each_entry_of_the_runbook_that_an_alarm_names_is_there() -> None:
+    descriptions = [
+        item["Properties"]["AlarmDescription"]
+        for item in template("service.yaml")["Resources"].values()
+        if item["Type"] == "AWS::CloudWatch::Alarm"
+    ]
+    named = set(re.findall(r"Runbook: (\w+)$", "\n".join(descriptions), re.M))
+    assert len(named) == 7
+    assert named <= set(re.findall(r"- alert: (\w+)$", ALERTS.read_text("utf-8"), re.M))
 
 
 def test_each_log_filter_counts_into_the_alarm_that_follows_it() -> None:
