@@ -50,6 +50,18 @@ def parse_instant(text: str) -> datetime:
     return moment
 
 
+def canonical_micros(text: str) -> int:
+    """Microseconds since the epoch of a time that :func:`format_instant` wrote.
+
+    Raises:
+        ValueError: it writes none like this one.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None or not _FIRST_YEAR <= moment.year <= _LAST_YEAR or format_instant(moment) != text:
+        raise ValueError(f"SR writes the time {text!r} in another form")
+    return to_micros(moment)
+
+
 def _why_not(text: str) -> str:
     """What keeps a text from being a time, for a person."""
     digits = _FINE.search(text)

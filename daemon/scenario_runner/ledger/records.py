@@ -12,7 +12,7 @@ from scenario_runner.contracts.canonical import Json, rendered_again
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.ids import event_id_of
 from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, require_path
-from scenario_runner.contracts.times import format_micros, parse_instant, to_micros
+from scenario_runner.contracts.times import canonical_micros
 
 _ENDS_IN: Final = {
     EventKind.RUN_READY: RunState.READY,
@@ -95,10 +95,7 @@ def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, byte
 @lru_cache(maxsize=64)
 def _micros_of(text: str) -> int:
     """A time as SR writes it; those of one transaction are equal."""
-    micros = to_micros(parse_instant(text))
-    if format_micros(micros) != text:
-        raise ValueError(f"SR writes the time {text!r} in another form")
-    return micros
+    return canonical_micros(text)
 
 
 def _check_course(events: Sequence[StoredEvent]) -> None:

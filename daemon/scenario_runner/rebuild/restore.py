@@ -7,7 +7,6 @@ again from the pack, the roots and the policy that the operator names; and READY
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -103,14 +102,14 @@ class Restorer:
         self._check_supersession(documents, admitted, state)
         self._check_objects_of_others(documents, state)
         digest, signals = self._signals(documents, admitted, state, reason)
-        restored = self._rows(admitted, state, reason, signals)
+        restored = _rows(admitted, state, reason, signals, digest, projected)
         following = len(restored.attempts) + 1
         if state not in FINAL_STATES and self._launched(run_id, following):
             raise self._not(
                 FindingCode.ATTEMPT_UNKNOWN, run_id, refs.record_ref(run_id),
                 f"attempt {following} was prepared, and the record does not know it",
             )  # fmt: skip
-        return replace(restored, facts_view_digest=digest, projected_seq=projected)
+        return restored
 
     def _signals(
         self, documents: RunDocuments, admitted: Admitted, state: RunState, reason: str
@@ -222,22 +221,24 @@ class Restorer:
         detail = "it is not the supersession that the record tells of"
         raise self._not(FindingCode.SUPERSESSION_DRIFT, run_id, key, detail, sha256_hex(wanted), sha256_hex(found))
 
-    # --- rows
 
-    def _rows(self, admitted: Admitted, state: RunState, reason: str, signals: Sequence[RestoredSignal]) -> RestoredRun:
-        events = admitted.events
-        first = events[0].details
-        return RestoredRun(
-            run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
-            intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
-            strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
-            admitted_us=admitted.admitted_us,
-            deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
-            report_digest=report_digest(events), facts_view_digest="", projected_seq=0,
-            missing=missing_paths(events), events=tuple(map(_event, events, admitted.details)),
-            attempts=attempts_of(admitted.run_id, events),
-            signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
-        )  # fmt: skip
+def _rows(
+    admitted: Admitted, state: RunState, reason: str, signals: Sequence[RestoredSignal], facts_view_digest: str,
+    projected: int,
+) -> RestoredRun:  # fmt: skip
+    events = admitted.events
+    first = events[0].details
+    return RestoredRun(
+        run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
+        intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
+        strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
+        admitted_us=admitted.admitted_us,
+        deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
+        report_digest=report_digest(events), facts_view_digest=facts_view_digest, projected_seq=projected,
+        missing=missing_paths(events), events=tuple(map(_event, events, admitted.details)),
+        attempts=attempts_of(admitted.run_id, events),
+        signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
+    )  # fmt: skip
 
 
 def _event(event: StoredEvent, details: bytes) -> RestoredEvent:

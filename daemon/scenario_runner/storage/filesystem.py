@@ -71,19 +71,27 @@ def _read_up_to(fd: int, size: int, most: int) -> bytes:
     return b"".join(parts)
 
 
-@contextmanager
-def translating_os_errors(action: str, path: str) -> Iterator[None]:
+class translating_os_errors:  # noqa: N801 - used as a function; a generator takes five times as long, for each read
     """Raise ``Unavailable`` for an error of the system, saying what cannot be done and what to do."""
-    try:
-        yield
-    except OSError as error:
-        hint = {
-            errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "the quota is used up",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied; check the owner and mode",
-        }.get(error.errno or 0, error.strerror or "input/output error")
-        raise Unavailable(f"cannot {action} {path}: {hint}") from error
+
+    __slots__ = ("_action", "_path")
+
+    def __init__(self, action: str, path: str) -> None:
+        self._action, self._path = action, path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Translate what was raised."""
+        if isinstance(error, OSError):
+            hint = {
+                errno.ENOSPC: "the disk is full; free some space",
+                errno.EDQUOT: "the quota is used up",
+                errno.EROFS: "the file system is read-only",
+                errno.EACCES: "permission denied; check the owner and mode",
+            }.get(error.errno or 0, error.strerror or "input/output error")
+            raise Unavailable(f"cannot {self._action} {self._path}: {hint}") from error
 
 
 class FilesystemStore(ObjectStore):
