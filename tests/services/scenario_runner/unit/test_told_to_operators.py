@@ -9,16 +9,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 from authority_support import SECOND, START, hex32
 
 from scenario_runner.audit.explain import _attempt, _findings, _reemits, status_of_record, supersession_of_run
 from scenario_runner.audit.findings import Findings
 from scenario_runner.authority.acts import ActionRow
-from scenario_runner.authority.values import AttemptRow, SignalRow, StoredEvent
-from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.authority.values import Admitted, AttemptRow, SignalRow, StoredEvent
+from scenario_runner.contracts.states import Disposition, EventKind, RunState
+from scenario_runner.intake import kinesis, spool_check, spool_files
+from scenario_runner.intake.kcl_processor import ShardProcessor
+from scenario_runner.intake.kinesis import KinesisIntake
 from scenario_runner.intake.letters import redrives_of
+from scenario_runner.intake.redrive import _predict_run
+from scenario_runner.intake.spool import SpoolConsumer
 from scenario_runner.intake.spool_check import remove_probes
 from scenario_runner.intake.spool_files import oldest_drop
+from scenario_runner.kcl.shard_status import ProcessorState
 
 pytestmark = pytest.mark.unit
 
@@ -114,3 +121,51 @@ def test_checks_that_are_not_possible_prove_nothing() -> None:
     assert not found.ok
     found.expect("two", ok=True)
     assert found.ok
+
+
+def test_a_request_that_could_not_be_taken_is_tried_again_when_its_time_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool_files, "dropped", lambda _folders: (["a.json", "b.json"], []))
+    monkeypatch.setattr(spool_check, "overlooked", lambda _folders, _names: {})
+    for now, names in ((9.0, ["b.json"]), (10.0, ["a.json", "b.json"])):
+        consumer: Any = SimpleNamespace(
+            _monotonic=lambda now=now: now, _unclaimable={"a.json": 10.0, "gone.json": 10.0}, _names=[], _warned=set()
+        )
+        SpoolConsumer._list_requests(consumer, None)  # type: ignore[arg-type]
+        assert consumer._names == names
+        assert consumer._unclaimable == {"a.json": 10.0}
+
+
+def test_only_records_that_were_refused_just_now_are_logged_one_by_one() -> None:
+    def admitted(key: str, disposition: Disposition, *, repeated: bool = False) -> Admitted:
+        return Admitted(key, disposition, "CODE", "why", hex32(key), repeated=repeated)
+
+    processor: Any = SimpleNamespace(_shard_id="s")
+    with structlog.testing.capture_logs() as logs:
+        ShardProcessor._log_admitted(processor, [
+            admitted("good", Disposition.ACCEPTED), admitted("bad", Disposition.REJECTED),
+            admitted("known", Disposition.REJECTED, repeated=True),
+        ])  # fmt: skip
+    assert [line["record"] for line in logs if line["event"] == "record refused"] == ["bad"]
+    assert [(line["ACCEPTED"], line["REJECTED"], line["repeated"]) for line in logs if "repeated" in line] == [
+        (1, 2, 1)
+    ]
+
+
+def test_a_shard_that_has_ended_has_no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinesis, "_lag", lambda status, _now, _wall: status.shard_id)
+    statuses = {
+        state: SimpleNamespace(shard_id=state.value, state=state) for state in ProcessorState
+    }  # fmt: skip
+    running = SimpleNamespace(supervisor=SimpleNamespace(statuses=lambda: statuses))
+    intake: Any = SimpleNamespace(_running=running, _monotonic=lambda: 0.0)
+    assert KinesisIntake.lags(intake) == [state.value for state in ProcessorState if state is not ProcessorState.ENDED]
+
+
+def test_a_redrive_of_a_run_that_another_one_corrects_is_predicted_as_a_duplicate() -> None:
+    correction = SimpleNamespace(new_run_id="other", supersession="a supersession")
+    known = SimpleNamespace(run_equivalence_key="k", intent={})
+    reader: Any = SimpleNamespace(run=lambda _run_id: known, supersessions=lambda _run_id: [correction])
+    run: Any = SimpleNamespace(run_id="r", run_equivalence_key="k", intent={}, supersession=None)
+    assert _predict_run(reader, run) == (Disposition.DUPLICATE, "", "")
