@@ -84,6 +84,14 @@ def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_ru
     assert [event.seq for event in authority.events(hex32("k1"))] == [1, 2, 3, 4]
 
 
+def test_records_of_a_run_are_those_that_name_it(authority: Authority) -> None:  # noqa: F811
+    authority.admit(
+        [asking("a", "one"), asking("b", "two"), asking("a", "again"), disposed("none", Disposition.REJECTED)]
+    )
+    assert [len(authority.records(hex32(key))) for key in ("a", "b", "nobody")] == [2, 1, 0]
+    assert {record.record_key for record in authority.records(hex32("a"))} == {"one", "again"}
+
+
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 

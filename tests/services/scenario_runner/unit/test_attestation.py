@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from scenario_runner.artifacts.base import FileDigest
+from scenario_runner.audit.documents import PublishedView
+from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.published import check_identity
 from scenario_runner.contracts.canonical import canonical_bytes, parse_json
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.gates.laws import GatePaths, Measurement, Members
-from scenario_runner.gates.receipts import AttestationKey, attestation_key, facts_view, make_attestation
+from scenario_runner.gates.receipts import ABSENT_NOTE, AttestationKey, attestation_key, facts_view, make_attestation
 from scenario_runner.gates.verified_set import Verified, VerifiedSet
 from scenario_runner.interface_pack.loader import build_pack
 
@@ -110,3 +113,13 @@ def test_each_field_of_the_key_changes_what_is_attested(field: str) -> None:
     other = dataclasses.replace(key, **{field: TAMPERED[field]})
     assert key != other
     assert facts_view(make_attestation(evidence, key), PLAIN) != facts_view(make_attestation(evidence, other), PLAIN)
+
+
+def test_a_note_of_another_kind_declares_no_output_absent() -> None:
+    evidence = verified("fingerprint", "scope_seed")
+    view = facts_view(make_attestation(evidence, attestation_key(evidence, PLAIN, INPUTS)), PLAIN)
+    for notes, ok in (([], True), (["ANOTHER_NOTE:one"], True), ([ABSENT_NOTE + "one"], False)):
+        document = {**view.document, "evidence_notes": notes}
+        found = Findings()
+        check_identity(PublishedView(canonical_bytes(document), document), found)
+        assert found.ok is ok
