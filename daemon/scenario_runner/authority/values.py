@@ -16,6 +16,7 @@ from scenario_runner.contracts.states import (
     require_path,
 )
 from scenario_runner.contracts.supersession import Supersession
+from scenario_runner.tracing import RequestTimes
 
 COLLISION_CODE: Final = Reason.EQUIV_KEY_COLLISION.value
 
@@ -64,6 +65,7 @@ class Admission:
         raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
         refusal: Signal to send in these two cases; one for a re-emit is made where the act is decided.
         reemit: The re-emit that it asks for, instead of a run.
+        times: What is observed of it; the authority does not read it.
     """
 
     record_key: str
@@ -78,6 +80,7 @@ class Admission:
     detail: str = ""
     refusal: SignalDraft | None = None
     reemit: ReemitAct | None = None
+    times: RequestTimes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

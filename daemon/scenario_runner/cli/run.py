@@ -20,12 +20,14 @@ from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import FINAL_STATES, Disposition
 from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message, run_id_hint
+from scenario_runner.intake.spans import trace_admitted
 from scenario_runner.intake.validate import validate_message
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
 from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.span_export import traced
 from scenario_runner.service.telemetry import end_process, set_up_logging
 
 #: Stands for the run of a request that names none: no run has this id.
@@ -82,25 +84,28 @@ def run_request(
     message = Message(f"cli/{hashlib.sha256(raw).hexdigest()}", raw[:MAX_RECORD_BYTES], len(raw))
     only = run_id_hint(message) or _NO_RUN
     try:
-        daemon = compose_daemon(wiring, policy, only)
-        admission = validate_message(message, daemon.admission)
-        if admission.reemit is not None:
-            problem = (
-                "the document is a REEMIT_REQUEST, a run request is needed; `scenario-runner reemit` repeats signals"
-            )
-            raise RequestRefused(problem, Reason.KIND_NOT_SERVED)
-        (admitted,) = daemon.authority.admit([admission])
-        count_admitted([admission], [admitted])
-        if admitted.disposition in (Disposition.ACCEPTED, Disposition.DUPLICATE):
-            return _drive(daemon, admitted, timeout)
-        while daemon.relay.step():  # whoever submitted the request is told on the control bus too
-            pass
-        daemon.authority.close()
-        return _refused(admitted), Exit.NEGATIVE
+        with traced("run", os.environ):
+            return _run(compose_daemon(wiring, policy, only), message, timeout)
     except ScenarioRunnerError:
         raise
     except BaseException as error:  # noqa: BLE001 - a defect: threads may still run, and none may decide anything more
         end_process(Exit.DEFECT, error)
+
+
+def _run(daemon: Daemon, message: Message, timeout: float | None) -> tuple[Json, Exit]:
+    admission = validate_message(message, daemon.admission)
+    if admission.reemit is not None:
+        problem = "the document is a REEMIT_REQUEST, a run request is needed; `scenario-runner reemit` repeats signals"
+        raise RequestRefused(problem, Reason.KIND_NOT_SERVED)
+    (admitted,) = daemon.authority.admit([admission])
+    count_admitted([admission], [admitted])
+    trace_admitted([admission], [admitted])
+    if admitted.disposition in (Disposition.ACCEPTED, Disposition.DUPLICATE):
+        return _drive(daemon, admitted, timeout)
+    while daemon.relay.step():  # whoever submitted the request is told on the control bus too
+        pass
+    daemon.authority.close()
+    return _refused(admitted), Exit.NEGATIVE
 
 
 def _refused(admitted: Admitted) -> Json:

@@ -17,6 +17,7 @@ from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.notify import Notifier
 from scenario_runner.service.owner import can_tell_dead_owners
+from scenario_runner.service.span_export import traced
 from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.watch import watched
 
@@ -68,7 +69,7 @@ def _serve(daemon: Daemon, role: Role, notifier: Notifier, *, until_idle: bool) 
                      lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
     stop_on_signals(daemon, supervisor)
-    with watched(daemon, role.value, supervisor.heartbeats, notifier):
+    with traced(role.value, os.environ), watched(daemon, role.value, supervisor.heartbeats, notifier):
         became_idle = supervisor.run()
     if became_idle:
         _require_nothing_postponed(daemon, role)

@@ -14,6 +14,7 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
 from scenario_runner.contracts.supersession import Supersession, supersession_of
 from scenario_runner.contracts.types import KEY_MAX_LENGTH
+from scenario_runner.tracing import Context, caller_of
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})
 _VERSION_KEYS = ("contract_version", "schema_version", "version")
@@ -62,6 +63,7 @@ class Decoded:
         message_id: ``message_id`` of the envelope; empty without one.
         document: The payload, or the whole message when it came without an envelope.
         supersession: What its attributes say of a run that it corrects.
+        caller: The trace context in its attributes; one that is malformed is no reason to refuse a request.
         foreign: The topic of an envelope of another topic than ours; empty otherwise. The document is then empty.
     """
 
@@ -70,6 +72,7 @@ class Decoded:
     document: Json
     foreign: str = ""
     supersession: Supersession | None = None
+    caller: Context | None = None
 
 
 def decode(message: Message, topic: str, limit: int) -> Decoded:
@@ -153,7 +156,9 @@ def _open(document: Json, topic: str) -> Decoded:
     envelope = _envelope(document)
     _refuse_other_versions(envelope.attributes)
     supersession = supersession_of(envelope.attributes) if kind == SignalKind.RUN_REQUEST else None
-    return Decoded(kind, envelope.message_id, envelope.payload, supersession=supersession)
+    return Decoded(
+        kind, envelope.message_id, envelope.payload, supersession=supersession, caller=caller_of(envelope.attributes)
+    )
 
 
 def _open_foreign(document: Json) -> Decoded:

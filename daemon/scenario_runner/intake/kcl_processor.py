@@ -31,6 +31,7 @@ from scenario_runner.contracts.states import REFUSED
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message
+from scenario_runner.intake.spans import trace_admitted
 from scenario_runner.intake.validate import dead_letter, validate_message
 from scenario_runner.kcl.shard_status import ProcessorState, StatusWriter
 from scenario_runner.retry import RetryPolicy, with_retries
@@ -220,6 +221,7 @@ class ShardProcessor:
             return
         self._records += len(admitted)
         count_admitted(admissions, admitted)
+        trace_admitted(admissions, admitted)
         self._log_admitted(admitted)
 
     def _log_admitted(self, admitted: Sequence[Admitted]) -> None:

@@ -28,6 +28,7 @@ from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake, IntakeLag
 from scenario_runner.intake.counting import count_admitted
 from scenario_runner.intake.decode import Message
+from scenario_runner.intake.spans import trace_admitted
 from scenario_runner.intake.spool_files import QUIET_SECONDS, ClaimedFile, Contents, Folders, SpoolFiles
 from scenario_runner.intake.validate import validate_message
 from scenario_runner.storage.anchored import AnchoredRoot, anchored
@@ -137,6 +138,7 @@ class SpoolConsumer(Intake):
                 admissions = [item.admission for item in validated]
                 admitted = self._authority.admit(admissions)
                 count_admitted(admissions, admitted)
+                trace_admitted(admissions, admitted)
                 self._acknowledge(folders, validated, admitted)
             if failures:
                 raise failures[0]

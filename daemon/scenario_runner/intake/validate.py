@@ -1,5 +1,6 @@
 """Validates a message: all that can be known of it without the authority, from its bytes and the admission policy."""
 
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
 from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
 from scenario_runner.intake.reemit import reemit_act
+from scenario_runner.tracing import RequestTimes, now_ns, request_times
 
 #: A detail quotes what somebody sent; two thousand characters show what is wrong with it.
 _LONGEST_DETAIL: Final = 2000
@@ -31,14 +33,19 @@ def validate_message(message: Message, admission: AdmissionPolicy) -> Admission:
         What to admit: a run, or the disposition of a message that makes none. A message that raises an unexpected error
         is a dead letter: it must not block the messages after it.
     """
+    times = request_times()
     try:
-        return _validate(message, admission)
+        validated = _validate(message, admission, times)
     except MemoryError:
         raise  # says nothing about the message
     except Exception as error:  # noqa: BLE001 - whatever a message causes stays with this message
         _log.critical("validating a message failed unexpectedly; it is kept as a dead letter", record=message.key,
                       exc_info=error)  # fmt: skip
         return dead_letter(message.key, message.raw, message.size, error)
+    if times is None:
+        return validated
+    times.validated_ns = now_ns()
+    return replace(validated, times=times)
 
 
 def dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
@@ -50,10 +57,12 @@ def dead_letter(key: str, raw: bytes, size: int, error: Exception) -> Admission:
     )  # fmt: skip
 
 
-def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
+def _validate(message: Message, admission: AdmissionPolicy, times: RequestTimes | None) -> Admission:
     decoded = Decoded("", "", {})
     try:
         decoded = decode(message, admission.topic, admission.record_limit)
+        if times is not None:
+            times.caller = decoded.caller
         if decoded.foreign:
             return _disposed(message, decoded, Disposition.IGNORED, f"of the topic {decoded.foreign}, not ours")
         if decoded.kind in OWN_SIGNALS:
@@ -61,11 +70,21 @@ def _validate(message: Message, admission: AdmissionPolicy) -> Admission:
         if decoded.kind == SignalKind.REEMIT_REQUEST:
             return _reemit(message, decoded, admission)
         request = parse_run_request(decoded.document)
-        intent, inputs = plan_request(request, admission)
+        intent, inputs = _plan(request, admission, times)
         refuse_itself(intent.run_id, decoded.supersession)
     except RequestRefused as refused:
         return _rejected(message, decoded, refused, admission.record_limit)
     return _admitted(message, decoded, request, intent, inputs)
+
+
+def _plan(request: RunRequest, admission: AdmissionPolicy, times: RequestTimes | None) -> tuple[Intent, PlanInputs]:
+    """Intent and plan inputs of a request, observed where spans are recorded."""
+    if times is None:
+        return plan_request(request, admission)
+    times.planning_ns = now_ns()
+    planned = plan_request(request, admission)
+    times.planned_ns = now_ns()
+    return planned
 
 
 def _reemit(message: Message, decoded: Decoded, admission: AdmissionPolicy) -> Admission:

@@ -29,7 +29,9 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import count
 from scenario_runner.ledger.documents import ending
 from scenario_runner.ledger.ledger import Ledger
+from scenario_runner.relay.spans import trace_published
 from scenario_runner.retry import RetryPolicy
+from scenario_runner.tracing import now_ns
 
 #: Runs whose documents are written together: far less than a lease of work, also where every document has to be read
 #: and replaced one by one.
@@ -184,8 +186,11 @@ class Relay:
             self._end_refused(refused)
         held_back = {row.outbox_id for row, _ in (*refused, *unread)}
         publishable = [row for row in rows if row.outbox_id not in held_back]
+        began_ns = now_ns()
         results = list(zip(publishable, self._publisher.publish(publishable), strict=True)) if publishable else []
-        self._mark([(row, result) for row, result in results if not result.error])
+        published, ended_ns = [(row, result) for row, result in results if not result.error], now_ns()
+        self._mark(published)
+        trace_published([row for row, _ in published], began_ns, ended_ns)
         failed = [*unread, *((row, result) for row, result in results if result.error)]
         if failed:
             self._postpone_signals(failed)

@@ -42,8 +42,10 @@ from scenario_runner.runs.effects import (
     WriteReceipts,
 )
 from scenario_runner.runs.leases import Leases
-from scenario_runner.runs.lifecycle import lifecycle
+from scenario_runner.runs.lifecycle import Lifecycle, lifecycle
 from scenario_runner.runs.member import Answer, Member
+from scenario_runner.runs.spans import trace_transition
+from scenario_runner.tracing import SpanName, is_on, now_ns, traceparent_of
 
 NOTHING_NEW: Final = "runs.examined_in_vain"
 """Counter of examinations that found what the one before them had found: evidence is still missing."""
@@ -121,7 +123,7 @@ class RunDriver:
             raise
 
     def _drive(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:
-        members = [Member(claim, lifecycle(claim, self._launch_retries)) for claim in claims]
+        members = [Member(claim, self._lifecycle(claim)) for claim in claims]
         for member in members:
             member.resume(None)
         members = [member for member in members if not self._is_handed_over(member)]
@@ -134,6 +136,9 @@ class RunDriver:
             members = [member for member in members if not self._is_handed_over(member)]
         self._commit([member for member in members if member.deferred is None])
         return [Deferred(member.claim, member.deferred) for member in members if member.deferred is not None]
+
+    def _lifecycle(self, claim: Claim) -> Lifecycle:
+        return lifecycle(claim, self._launch_retries, traceparent_of(claim.run_id, SpanName.PUBLISH_READY))
 
     def _performers(self, share: Share) -> dict[type, Performer]:
         """Who performs which effect, in the order of a lifecycle, so that runs stay together."""
@@ -232,7 +237,12 @@ class RunDriver:
 
         def examine_group(group: tuple[EvidenceKey, list[int]]) -> list[Answer]:
             key, numbers = group
-            return self._examine_group(key, [members[number].claim for number in numbers], share)
+            began_ns = now_ns()
+            found = self._examine_group(key, [members[number].claim for number in numbers], share)
+            if is_on():
+                for number in numbers:
+                    members[number].examined_ns = began_ns, now_ns()
+            return found
 
         together = self._examination_pool is not None and not share.patient
         found = (self._examination_pool.map if together and self._examination_pool else map)(
@@ -257,6 +267,7 @@ class RunDriver:
         made: dict[Any, Answer] = {}
         answers = []
         for member in members:
+            member.attesting_ns = now_ns()
             effect = _effect(member, Attest)
             key = id(effect.finding), effect.key  # the effects keep their findings alive, so an id is not used twice
             if key not in made:
@@ -330,17 +341,18 @@ class RunDriver:
 
     def _commit(self, members: Sequence[Member]) -> int:
         """Commit transitions and give the leases back; returns how many were committed."""
-        transitions = [member.transition for member in members if member.transition is not None]
+        ending = [(member, member.transition) for member in members if member.transition is not None]
         losses: Sequence[LeaseLostError | None] = ()
         try:
-            losses = self._authority.commit(transitions) if transitions else []
+            losses = self._authority.commit([transition for _, transition in ending]) if ending else []
         except Unavailable as error:
             _log.warning("transitions could not be committed; their leases will run out", detail=error.detail)
         else:
-            for transition, lost in zip(transitions, losses, strict=True):
+            for (member, transition), lost in zip(ending, losses, strict=True):
                 _log_transition(transition, lost)
                 if lost is None:
                     count_transition(transition)
+                    trace_transition(member)
                 else:
                     count_lost_lease()
         finally:

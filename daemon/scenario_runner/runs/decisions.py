@@ -69,8 +69,9 @@ def gates_recorded_now(claim: Claim, now_us: int, attested: Attested) -> Transit
 
 
 def ready(
-    claim: Claim, now_us: int, attested: Attested, view: FactsView, old_state: RunState | None = None
-) -> Transition:
+    claim: Claim, now_us: int, attested: Attested, view: FactsView, old_state: RunState | None = None,
+    traceparent: str = "",
+) -> Transition:  # fmt: skip
     """READY: only from the attestation of a finished verified set, whose facts view is in the ledger.
 
     Args:
@@ -79,12 +80,14 @@ def ready(
         attested: Its attestation.
         view: Its facts view.
         old_state: Of a correction: the state in which the run ended that it supersedes.
+        traceparent: The trace context that the signal carries; empty for none.
     """
     signal = SignalDraft(
         view.message_id,
         SignalKind.READY,
         claim.run_id,
-        {"facts_view_digest": view.digest, "run_id": claim.run_id},
+        {"facts_view_digest": view.digest, "run_id": claim.run_id}
+        | ({"traceparent": traceparent} if traceparent else {}),
         canonical_bytes(view.ready),
     )
     recorded = claim.report_digest == attested.gates_passed_digest

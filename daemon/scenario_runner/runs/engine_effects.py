@@ -32,6 +32,7 @@ from scenario_runner.runs.effects import (
 )
 from scenario_runner.runs.leases import Leases
 from scenario_runner.runs.member import Answer
+from scenario_runner.tracing import SpanName, traceparent_of
 
 
 class EngineEffects:
@@ -107,7 +108,8 @@ class EngineEffects:
         launch = launch_of(attempt, "", self._timeout_seconds)
         path = self._invocations.write(attempt.attempt_id, launch.invocation)
         return Prepared(
-            launch_of(attempt, path, self._timeout_seconds), self.invoker.name, self.invoker.place
+            launch_of(attempt, path, self._timeout_seconds, _traceparent(attempt)), self.invoker.name,
+            self.invoker.place,
         )  # fmt: skip
 
     def _require_allowed(self, root: str) -> None:
@@ -141,3 +143,8 @@ class EngineEffects:
                 raise Unavailable(f"{RUN_RECEIPT} changed while it was read: {changed.detail}") from changed
             finally:
                 opened.close()
+
+
+def _traceparent(attempt: Attempt) -> str:
+    """The context that an engine may go on from."""
+    return traceparent_of(attempt.intent.run_id, SpanName.ENGINE_ATTEMPT, str(attempt.attempt_no))

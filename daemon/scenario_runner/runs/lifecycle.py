@@ -74,7 +74,7 @@ Lifecycle = Generator[Effect, Any, Transition]
 _log = structlog.get_logger("runs")
 
 
-def lifecycle(claim: Claim, launch_retries: int = 0) -> Lifecycle:
+def lifecycle(claim: Claim, launch_retries: int = 0, traceparent: str = "") -> Lifecycle:
     """The lifecycle of a claimed run.
 
     Infrastructure that fails is a retry, never a verdict. Drift of our own objects is a verdict.
@@ -82,6 +82,7 @@ def lifecycle(claim: Claim, launch_retries: int = 0) -> Lifecycle:
     Args:
         claim: The run under lease.
         launch_retries: How many launches of its engine may fail before the run does.
+        traceparent: The trace context that its READY carries; empty for none.
 
     Raises:
         LeaseLostError: the lease ran out or was taken, or the process stops. No verdict is committed.
@@ -91,7 +92,7 @@ def lifecycle(claim: Claim, launch_retries: int = 0) -> Lifecycle:
     """
     progress = Progress(claim)
     try:
-        return (yield from _drive(progress, launch_retries))
+        return (yield from _drive(progress, launch_retries, traceparent))
     except (LeaseLostError, ExaminationDeferred, SequenceError):
         raise
     except (LedgerDrift, Refusal) as failure:
@@ -106,7 +107,7 @@ def lifecycle(claim: Claim, launch_retries: int = 0) -> Lifecycle:
         return retried(progress.claim, now_us, f"a defect, please report it: {type(defect).__name__}: {defect}")
 
 
-def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
+def _drive(progress: Progress, launch_retries: int, traceparent: str) -> Lifecycle:
     """From the plan to a verdict, or to the engine."""
     claim = progress.claim
     intent = intent_from_document(claim.run_id, claim.run_equivalence_key, claim.intent)
@@ -138,7 +139,7 @@ def _drive(progress: Progress, launch_retries: int) -> Lifecycle:
     yield WriteFactsView(view)
     # Only a correction that becomes READY supersedes: with any other end, the run that it corrects stands as it is.
     old_state = (yield FindSuperseded(claim.supersession.old_run_id)) if claim.supersession is not None else None
-    return ready(progress.claim, (yield ReadClock()), attested, view, old_state)
+    return ready(progress.claim, (yield ReadClock()), attested, view, old_state, traceparent)
 
 
 def _put_receipts_in_place(progress: Progress, attested: Attested) -> Generator[Effect, Any, None]:

@@ -21,7 +21,7 @@ Answer = Any
 
 @dataclass(slots=True)
 class Member:
-    """A lifecycle of a claimed run. Exactly one of the last three is set, or none once the lease is lost.
+    """A lifecycle of a claimed run. One of effect, transition and deferred is set, or none once the lease is lost.
 
     Attributes:
         claim: The run as it was claimed.
@@ -29,6 +29,8 @@ class Member:
         effect: What it waits for.
         transition: What it has returned.
         deferred: The evidence whose examination is put off.
+        examined_ns: Begin and end of its examination; for its spans, like the next.
+        attesting_ns: When its attestation was begun.
     """
 
     claim: Claim
@@ -36,6 +38,8 @@ class Member:
     effect: Effect | None = None
     transition: Transition | None = None
     deferred: EvidenceKey | None = None
+    examined_ns: tuple[int, int] | None = None
+    attesting_ns: int = 0
 
     def resume(self, answer: Answer) -> None:
         """Give the lifecycle the answer to its effect, and let it go on to its next effect or to its end.

@@ -33,7 +33,8 @@ OPERATIONS: Final = (
     "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
     "relay.drift", "relay.reemit_refused", "relay.signal_drift", "relay.signal_unavailable", "relay.unavailable",
     "runs.examined_in_vain",
-    "runs.postponed", "s3.get", "s3.head", "s3.list", "s3.put", "sqlite.locked_by_others",
+    "runs.postponed", "s3.get", "s3.head", "s3.list", "s3.put", "spans.dropped", "spans.exported",
+    "sqlite.locked_by_others",
 )  # fmt: skip
 """Names of counts that are shown as labels of ``sr_operations_total``."""
 

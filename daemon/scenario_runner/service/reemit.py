@@ -25,6 +25,7 @@ from scenario_runner.service.compose import open_authority, open_schemas, open_s
 from scenario_runner.service.control_bus import open_publisher, open_spool, state_modes
 from scenario_runner.service.identity import named_stores, require_known
 from scenario_runner.service.owner import make_owner
+from scenario_runner.service.span_export import traced
 
 #: Threads that read facts views and publish: on S3 each waits 25 ms for an answer, and 128 are read together.
 _IO_THREADS: Final = 16
@@ -105,7 +106,7 @@ def open_reemitter(wiring: Wiring, only: str = "") -> Iterator[Reemitter]:
         Unavailable: the authority or a store cannot be reached, or another store is there.
     """
     os.umask(state_modes(wiring).umask)
-    with ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io") as pool:
+    with traced("reemit", os.environ), ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="io") as pool:
         store, spool = open_store(wiring, pool), open_spool(wiring)
         schemas, publisher = open_schemas(wiring), open_publisher(wiring, spool, pool)
         authority = open_authority(wiring)

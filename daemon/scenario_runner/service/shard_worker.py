@@ -53,6 +53,7 @@ def _serve(config: dict[str, Any], protocol: int) -> None:
     from scenario_runner.profiles.policy import Policy
     from scenario_runner.profiles.wiring import Wiring
     from scenario_runner.service.compose import make_admission_policy
+    from scenario_runner.service.span_export import traced
     from scenario_runner.service.telemetry import LogFormat, set_up_logging
 
     set_up_logging("info", LogFormat.JSON)  # the daemon that started the JVM parses it, and logs it in its own format
@@ -69,7 +70,8 @@ def _serve(config: dict[str, Any], protocol: int) -> None:
         make_admission_policy(wiring, policy, pack),
         StatusWriter(config["status_folder"], config["generation"]),
     )
-    KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8"), sys.stderr).run()
+    with traced("intake", os.environ):
+        KCLProcess(processor, sys.stdin, os.fdopen(protocol, "w", encoding="utf-8"), sys.stderr).run()
 
 
 def main() -> None:

@@ -463,10 +463,10 @@ def test_a_request_whose_validation_fails_is_kept_and_blocks_no_other(
 ) -> None:
     real = validate._validate
 
-    def failing(message: Any, admission: Any) -> Admission:
+    def failing(message: Any, *more: Any) -> Admission:
         if b"poison" in message.raw:
             raise KeyError("a defect of ours")
-        return real(message, admission)
+        return real(message, *more)
 
     monkeypatch.setattr(validate, "_validate", failing)
     spool.drop("poison", "aa.json")

@@ -269,7 +269,7 @@ def test_a_refusal_of_a_whole_stage_is_no_verdict_about_its_runs(place: Place) -
 def test_an_effect_that_nothing_performs_is_a_wrong_order_of_steps(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unknown(_: Claim, _launch_retries: int) -> Iterator[object]:
+    def unknown(*_: object) -> Iterator[object]:
         yield object()
 
     monkeypatch.setattr(batch, "lifecycle", unknown)

@@ -144,10 +144,10 @@ def test_a_record_whose_validation_fails_is_kept_and_does_not_block(
 ) -> None:
     real = validate._validate
 
-    def failing(message: Any, admission: Any) -> Admission:
+    def failing(message: Any, *more: Any) -> Admission:
         if message.key.endswith("/2"):
             raise RuntimeError("a defect")
-        return real(message, admission)
+        return real(message, *more)
 
     monkeypatch.setattr(validate, "_validate", failing)
     shard.give(junk(1), junk(2), junk(3))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 PACKAGE = Path(scenario_runner.__file__).parent
 
 FLOORS = {
-    "counters": 0, "retry": 0, "posix": 0, "procfs": 0, "rounds": 0,  # modules beside the rooms, for whoever does I/O
+    "counters": 0, "retry": 0, "posix": 0, "procfs": 0, "rounds": 0, "tracing": 0,  # beside the rooms, for who does I/O
     "contracts": 1,
     "storage": 2, "interface_pack": 2, "profiles": 2,
     "authority": 3, "bus": 3, "artifacts": 3,
