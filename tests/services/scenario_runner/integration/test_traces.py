@@ -196,7 +196,8 @@ def test_an_engine_gets_the_context_of_its_attempt_also_of_one_that_fails(world:
     got = world.root / "got"
     program = world.root / "engine.py"
     program.write_text(
-        f"import os\nwith open({str(got)!r}, 'w') as file:\n    file.write(os.environ['TRACEPARENT'])\nraise SystemExit(3)\n"
+        f"import os\nwith open({str(got)!r}, 'w') as file:\n    file.write(os.environ['TRACEPARENT'])\n"
+        "raise SystemExit(3)\n"
     )
     world.policy_changes["attempt_limit"] = 1
     command = [sys.executable, "-I", "-S", str(program)]
