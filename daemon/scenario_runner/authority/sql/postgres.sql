@@ -838,7 +838,7 @@ WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_recor
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor, terms FROM unfinished_rebuild;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
 
 -- name: restore_runs
 -- A batch of runs with all their rows, and with the last batch the end of the rebuild. A run that is there stays as it is,

@@ -445,7 +445,7 @@ WHERE NOT EXISTS (SELECT 1 FROM runs) AND NOT EXISTS (SELECT 1 FROM intake_recor
 ON CONFLICT (only_row) DO NOTHING;
 
 -- name: get_rebuild
-SELECT began_us, epoch, actor, terms FROM unfinished_rebuild;
+SELECT began_us, epoch, actor, terms FROM unfinished_rebuild WHERE only_row = 1;
 
 -- name: end_rebuild
 DELETE FROM unfinished_rebuild;

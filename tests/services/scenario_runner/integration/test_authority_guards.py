@@ -456,6 +456,27 @@ def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
     assert authority.pull_in_times() == 0
 
 
+def test_a_run_that_is_not_due_is_not_claimed_and_takes_no_write_lock(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    authority.admit([asking("later")])
+    commit(authority, waiting(claim_one(authority), START + SECOND))
+    lock()
+    assert authority.claim("w1", 10, LEASE) == []
+
+
+def test_another_run_that_is_due_takes_no_write_lock_when_one_is_named(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    authority.admit([asking("later")])
+    commit(authority, waiting(claim_one(authority), START + SECOND))
+    authority.admit([asking("due")])
+    lock()
+    assert authority.claim("w1", 10, LEASE, hex32("later")) == []
+
+
 def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:

@@ -403,4 +403,23 @@ def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_superse
     assert {task.run.run_id for task in tasks} == {hex32("new"), hex32("old")}
     authority.mark_projected([(hex32("new"), tasks[0].run.event_seq + 99)])
     assert authority.pending(only=hex32("new")).undelivered
+    assert authority.pending(only=hex32("new")).projections, "the record of the other one"
     assert not authority.pending(only=hex32("old")).signals
+    for _ in range(2):
+        authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE, only=hex32("new"))])
+    assert authority.pending(only=hex32("new")).undelivered
+    authority.mark_projected([(hex32("old"), 99)])
+    assert not authority.pending(only=hex32("new")).undelivered
+
+
+def test_run_supersedes_is_no_pending_work_while_its_ready_is_put_off(authority: Authority, clock: Any) -> None:  # noqa: F811
+    ended(authority)
+    authority.admit([correcting("new", "old")])
+    commit(authority, corrected(claim_one(authority)))
+    tasks = authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    (row,) = authority.claim_signals("p", 10, LEASE)
+    authority.postpone_signals([row.outbox_id], clock.now + LEASE)
+    assert not authority.pending().signals
+    clock.now += LEASE
+    assert authority.pending().signals
