@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.values import AttemptRow, SignalDraft
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import FINAL_STATES, RunState
 from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -14,7 +14,7 @@ from scenario_runner.contracts.times import MICROS, format_micros
 SEEN_US: Final = 60 * MICROS
 
 
-class NotStorableError(ScenarioRunnerError):
+class NotStorableError(Exception):
     """A batch of runs that the database cannot hold: nothing of it is there, and that lies in one of its values."""
 
 

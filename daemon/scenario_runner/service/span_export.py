@@ -79,7 +79,10 @@ class SpanQueue(Recorder):
 
     @override
     def sampled(self, run_id: str) -> bool:
-        return self._export.sampled(run_id)
+        try:
+            return self._export.sampled(run_id)
+        except Exception:  # noqa: BLE001 - asked before a run is driven, and samplers may be anybody's
+            return False
 
     @override
     def record(self, spans: Iterable[Span]) -> None:

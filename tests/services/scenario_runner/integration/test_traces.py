@@ -46,6 +46,13 @@ from scenario_runner.cli.main import main
 sys.argv[0] = "scenario-runner"
 main()
 """
+#: An engine that keeps the context that it was given, and fails.
+KEEPS_CONTEXT = """
+import os
+with open("GOT", "w") as file:
+    file.write(os.environ["TRACEPARENT"])
+raise SystemExit(3)
+"""
 #: A command that prints what it imported of OpenTelemetry.
 SHOWS_IMPORTS = """
 import sys
@@ -195,10 +202,7 @@ def test_a_negative_verdict_and_a_refusal_are_seen_with_their_codes(world: World
 def test_an_engine_gets_the_context_of_its_attempt_also_of_one_that_fails(world: World, received: Collector) -> None:
     got = world.root / "got"
     program = world.root / "engine.py"
-    program.write_text(
-        f"import os\nwith open({str(got)!r}, 'w') as file:\n    file.write(os.environ['TRACEPARENT'])\n"
-        "raise SystemExit(3)\n"
-    )
+    program.write_text(KEEPS_CONTEXT.replace("GOT", str(got)), "utf-8")
     world.policy_changes["attempt_limit"] = 1
     command = [sys.executable, "-I", "-S", str(program)]
     world.write_profiles(engine_command=command, engine_attempts_dir=str(world.root / "attempts"))

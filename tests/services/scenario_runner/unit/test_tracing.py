@@ -106,6 +106,16 @@ def test_a_context_says_whether_its_trace_is_sampled() -> None:
     assert traceparent_of(TRACE, SpanName.RUN).endswith("-00")
 
 
+def test_a_sampler_that_breaks_samples_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaking(_: str) -> bool:
+        raise RuntimeError
+
+    sink = Sink()
+    monkeypatch.setattr(sink, "sampled", breaking)
+    tracing.install(SpanQueue(sink))
+    assert traceparent_of(RUN, SpanName.RUN).endswith("-00")
+
+
 def test_the_end_of_a_process_sends_what_is_queued() -> None:
     sink = Sink()
     queue = SpanQueue(sink)
