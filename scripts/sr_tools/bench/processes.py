@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
 
@@ -74,12 +75,10 @@ class Trend:
     """How a series went.
 
     Attributes:
-        early: Median of its second fifth.
-        late: Median of its last fifth.
+        medians: Of each fifth.
     """
 
-    early: float
-    late: float
+    medians: Sequence[float]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Trend":
@@ -91,7 +90,17 @@ class Trend:
         if len(values) < _PARTS:
             raise ValueError(f"{len(values)} samples show no trend; at least {_PARTS} are needed")
         edges = [len(values) * part // _PARTS for part in range(_PARTS + 1)]
-        return cls(statistics.median(values[edges[1] : edges[2]]), statistics.median(values[edges[-2] :]))
+        return cls([statistics.median(values[begin:end]) for begin, end in pairwise(edges)])
+
+    @property
+    def early(self) -> float:
+        """Median of the second fifth."""
+        return self.medians[1]
+
+    @property
+    def late(self) -> float:
+        """Median of the last fifth."""
+        return self.medians[-1]
 
     @property
     def growth(self) -> float:

@@ -71,8 +71,8 @@ def soak(options: argparse.Namespace, folder: Path) -> list[Json]:
     how = (
         f"{load.dropped.total()} records at {rate:g}/s ({SMALL}): {_told(load.dropped)}; faults in turn, every "
         f"{PERIOD_SECONDS:g} s at most: {_told(happened)}; /metrics scraped every {_SCRAPE_SECONDS:g} s; a sample "
-        f"every {pace:g} s, median of the last fifth against that of the second. Checked: one disposition for each record, "
-        "the right verdict for each run, each signal on the bus once, exit 0"
+        f"every {pace:g} s, median of the last fifth against that of the second. Checked: one disposition for each "
+        "record, the right verdict for each run, each signal on the bus once, exit 0"
     )
     more = {
         "peak_rss_mb": round(usage.peak_rss / 1e6, 1),
@@ -129,8 +129,8 @@ def soak_results(samples: Sequence[Sample], how: str, more: Json) -> list[Json]:
 def _memory(name: str, values: Sequence[int], how: str, more: Json) -> Json:
     trend = Trend.of(values)
     return result(name, trend.growth, "% growth", f"<= {_MOST_GROWTH:g}", how, met=trend.growth <= _MOST_GROWTH,
-                  early_mb=round(trend.early / 1e6, 2), late_mb=round(trend.late / 1e6, 2), samples=len(values),
-                  **more)  # fmt: skip
+                  early_mb=round(trend.early / 1e6, 2), late_mb=round(trend.late / 1e6, 2),
+                  mb_by_fifth=[round(value / 1e6, 1) for value in trend.medians], samples=len(values), **more)  # fmt: skip
 
 
 def _told(counts: dict[str, int]) -> str:

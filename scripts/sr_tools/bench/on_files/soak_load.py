@@ -27,8 +27,8 @@ _MIX: Final = {
 }
 #: Requests that duplicates, conflicts and re-emits refer to: the newest ones, so that this process does not grow.
 _REMEMBERED: Final = 2000
-#: Requests between a request and what refers to it, at 20 a second some seconds: most are READY by then.
-_BEFORE: Final = 200
+#: At least so many requests lie between one and what refers to it: at 20 a second it is READY by then as a rule.
+_BEFORE: Final = 100
 #: Late evidence comes when this part of the evidence wait has passed.
 _LATE_PART: Final = 0.3
 #: Seconds between two tries of a drop while the spool is away.
@@ -75,25 +75,28 @@ class Load:
             if self.dropped.total() < passed * self._rate:
                 (kind,) = self._random.choices(list(_MIX), list(_MIX.values()))
                 self._drop(kind, self.dropped.total())
-                self.dropped[kind] += 1
             else:
                 time.sleep(0.5 / self._rate)
             self._show(time.monotonic())
         self._show(float("inf"))
 
     def _drop(self, kind: str, number: int) -> None:
+        if kind in ("duplicate", "conflict", "reemit"):
+            earlier = self._an_earlier()
+            if earlier is not None:
+                self._put(kind, f"{kind}-{number}", _again(kind, number, *earlier))
+                return
+            kind = "known"
         key = f"{kind}-{number}"
-        if kind in ("known", "own", "late", "never"):
+        if kind == "not_json":
+            self._put(kind, key, f"no JSON {number}")
+        elif kind == "refused":
+            self._put(kind, key, {"run_equivalence_key": key})
+        else:
             request = self._request(kind, key, number)
             self._earlier.append((key, request))
             self.expected[run_id_of(key)] = "FAILED" if kind == "never" else "READY"
-            self._put(key, {**request, "run_equivalence_key": key})
-        elif kind == "not_json":
-            self._put(key, f"no JSON {number}")
-        elif kind == "refused":
-            self._put(key, {"run_equivalence_key": key})
-        else:
-            self._put(key, self._again(kind, number))
+            self._put(kind, key, {**request, "run_equivalence_key": key})
 
     def _request(self, kind: str, key: str, number: int) -> Json:
         if kind == "known":
@@ -109,19 +112,20 @@ class Load:
             self._hidden.append(_Hidden(time.monotonic() + self._late, aside, place))
         return made
 
-    def _again(self, kind: str, number: int) -> Json:
-        """A record that refers to an earlier request; before there is one, the request that everything starts with."""
-        if not self._earlier:
-            self._drop("known", number)
-        key, request = self._random.choice(list(self._earlier)[: max(1, len(self._earlier) - _BEFORE)])
-        if kind == "duplicate":
-            return {**request, "run_equivalence_key": key}
-        if kind == "conflict":
-            return {**request, "run_equivalence_key": key, "seed": int(request["seed"]) + 1}
-        return _reemit(run_id_of(key), number)
+    def _an_earlier(self) -> tuple[str, Json] | None:
+        """A request that was disposed of; None when the one that was chosen lies in the spool, or the spool is away.
 
-    def _put(self, name: str, record: Mapping[str, Any] | str) -> None:
-        """Rename a record into the spool; while the spool is away, try again."""
+        A spool has no order: a record that refers to another would else stand for the key.
+        """
+        old = len(self._earlier) - _BEFORE
+        if old <= 0:
+            return None
+        key, request = self._earlier[self._random.randrange(old)]
+        consumed = self._world.requests.with_name("consumed") / f"{key}.json"
+        return (key, request) if consumed.exists() else None
+
+    def _put(self, kind: str, name: str, record: Mapping[str, Any] | str) -> None:
+        """Rename a record into the spool and count it; while the spool is away, try again."""
         data = record if isinstance(record, str) else json.dumps(record)
         temporary = self._world.requests / f".{name}.tmp"
         deadline = time.monotonic() + self._world.timeout
@@ -132,6 +136,7 @@ class Load:
             except FileNotFoundError:
                 time.sleep(_AGAIN_SECONDS)
             else:
+                self.dropped[kind] += 1
                 return
         raise CheckFailedError(f"{self._world.requests} did not come back")
 
@@ -177,7 +182,13 @@ class Load:
         return found
 
 
-def _reemit(run_id: str, number: int) -> Json:
+def _again(kind: str, number: int, key: str, request: Json) -> Json:
+    """A record that refers to an earlier request."""
+    if kind == "duplicate":
+        return {**request, "run_equivalence_key": key}
+    if kind == "conflict":
+        return {**request, "run_equivalence_key": key, "seed": int(request["seed"]) + 1}
+    run_id = run_id_of(key)
     return {
         "topic": TOPIC,
         "message_id": f"soak-reemit-{number}",
