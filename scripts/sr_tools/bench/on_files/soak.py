@@ -58,6 +58,8 @@ def soak(options: argparse.Namespace, folder: Path) -> list[Json]:
                       evidence_wait=wait)  # fmt: skip
     world.prepare()
     load = Load(world, rate, wait)
+    note("soak: making the engine runs of the warm-up")
+    load.prepare(seconds)
     pace = min(_SAMPLE_SECONDS, seconds / _LEAST_SAMPLES)
     note(f"soak: {rate:g} requests/s for {options.soak_minutes:g} minutes")
     with world.serve() as daemon, Scraper(world.port, _SCRAPE_SECONDS) as scraper:
@@ -128,9 +130,9 @@ def soak_results(samples: Sequence[Sample], how: str, more: Json) -> list[Json]:
 
 def _memory(name: str, values: Sequence[int], how: str, more: Json) -> Json:
     trend = Trend.of(values)
+    fifths = [round(value / 1e6, 1) for value in trend.medians]
     return result(name, trend.growth, "% growth", f"<= {_MOST_GROWTH:g}", how, met=trend.growth <= _MOST_GROWTH,
-                  early_mb=round(trend.early / 1e6, 2), late_mb=round(trend.late / 1e6, 2),
-                  mb_by_fifth=[round(value / 1e6, 1) for value in trend.medians], samples=len(values), **more)  # fmt: skip
+                  mb_by_fifth=fifths, samples=len(values), **more)  # fmt: skip
 
 
 def _told(counts: dict[str, int]) -> str:

@@ -1,6 +1,7 @@
 """What a soak asks of the daemon: a steady mix of requests, and what has to become of each."""
 
 import json
+import math
 import random
 import shutil
 import time
@@ -31,8 +32,14 @@ _REMEMBERED: Final = 2000
 _BEFORE: Final = 100
 #: Late evidence comes when this part of the evidence wait has passed.
 _LATE_PART: Final = 0.3
+#: Numbers of engine runs from here on are theirs.
+_FILLING_NUMBERS: Final = 1_000_000_000
 #: Seconds between two tries of a drop while the spool is away.
 _AGAIN_SECONDS: Final = 0.2
+#: Engine runs that fill the daemon's caches of evidence (50,000 files each) in the first fifth of half an hour: growth
+#: after it is then none of theirs. A shorter soak has fewer in proportion.
+_FILLING, _FILLING_MEMBERS, _FILLING_SECONDS = 80, 60, 1800.0
+_WARM_UP_PART: Final = 0.2
 _DISPOSITIONS: Final = "SELECT kind, disposition, count(*) FROM intake_records GROUP BY kind, disposition"
 _SIGNALS: Final = "SELECT run_id, count(*) FROM outbox WHERE kind IN ('READY', 'TERMINAL') GROUP BY run_id"
 
@@ -67,12 +74,22 @@ class Load:
         self._earlier: deque[tuple[str, Json]] = deque(maxlen=_REMEMBERED)
         self._hidden: deque[_Hidden] = deque()
         self._known = world.make_engine_run("known", 0)
+        self._filling: deque[tuple[str, Json]] = deque()
+
+    def prepare(self, seconds: float) -> None:
+        """Make the engine runs that fill caches in the warm-up of a soak of so many seconds."""
+        for number in range(math.ceil(_FILLING * min(1.0, seconds / _FILLING_SECONDS))):
+            key = f"filling-{number}"
+            made = self._world.make_engine_run(key, _FILLING_NUMBERS + number, members=_FILLING_MEMBERS)
+            self._filling.append((key, made))
 
     def run(self, seconds: float) -> None:
         """Drop requests at the steady rate for that long; what the spool did not take in the meantime is made up."""
-        began = time.monotonic()
+        began, filling = time.monotonic(), len(self._filling)
         while (passed := time.monotonic() - began) < seconds:
-            if self.dropped.total() < passed * self._rate:
+            if self._filling and filling - len(self._filling) < filling * passed / (seconds * _WARM_UP_PART):
+                self._drop("filling", self.dropped.total())
+            elif self.dropped.total() < passed * self._rate:
                 (kind,) = self._random.choices(list(_MIX), list(_MIX.values()))
                 self._drop(kind, self.dropped.total())
             else:
@@ -88,15 +105,21 @@ class Load:
                 return
             kind = "known"
         key = f"{kind}-{number}"
-        if kind == "not_json":
+        if kind == "filling":
+            key, request = self._filling.popleft()
+            self._ask(kind, key, request)
+        elif kind == "not_json":
             self._put(kind, key, f"no JSON {number}")
         elif kind == "refused":
             self._put(kind, key, {"run_equivalence_key": key})
         else:
             request = self._request(kind, key, number)
             self._earlier.append((key, request))
-            self.expected[run_id_of(key)] = "FAILED" if kind == "never" else "READY"
-            self._put(kind, key, {**request, "run_equivalence_key": key})
+            self._ask(kind, key, request)
+
+    def _ask(self, kind: str, key: str, request: Json) -> None:
+        self.expected[run_id_of(key)] = "FAILED" if kind == "never" else "READY"
+        self._put(kind, key, {**request, "run_equivalence_key": key})
 
     def _request(self, kind: str, key: str, number: int) -> Json:
         if kind == "known":
