@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sr_tools.bench.report import REPO
@@ -18,12 +19,14 @@ class Subject:
         command: The installed ``scenario-runner``.
         checkout: Its folder, whose interface pack and schemas the profiles name.
         sources: Folder that Python looks into before the installed package; empty for what is installed.
+        variables: Further variables of the environment of its processes.
     """
 
     name: str
     command: str
     checkout: Path = REPO
     sources: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pack(self) -> Path:
@@ -37,7 +40,7 @@ class Subject:
 
     def environment(self) -> dict[str, str]:
         """Variables for its processes."""
-        return {**os.environ, "PYTHONPATH": self.sources} if self.sources else dict(os.environ)
+        return {**os.environ, **({"PYTHONPATH": self.sources} if self.sources else {}), **self.variables}
 
 
 def this_checkout(command: str) -> Subject:

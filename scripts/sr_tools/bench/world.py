@@ -60,8 +60,12 @@ class World:
         """Write both profiles and the folders."""
         for folder in (self.runs, self.requests):
             folder.mkdir(parents=True, exist_ok=True)
-        for name, document in (("wiring", self.wiring()), ("policy", self.policy())):
-            (self.root / f"{name}.yaml").write_text(yaml.safe_dump(document), "utf-8")
+        self.write("wiring", self.wiring())
+        self.write("policy", self.policy())
+
+    def write(self, name: str, profile: Json) -> None:
+        """Write a profile under its name."""
+        (self.root / f"{name}.yaml").write_text(yaml.safe_dump(profile), "utf-8")
 
     @property
     def requests(self) -> Path:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sr_tools.arguments import at_least_one
+from sr_tools.arguments import at_least_one, positive
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
 from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.help_time import help_time
@@ -15,7 +15,9 @@ from sr_tools.bench.on_files.rebuild import rebuild
 from sr_tools.bench.on_files.reemit import reemit
 from sr_tools.bench.on_files.retention import retention
 from sr_tools.bench.on_files.small_runs import drain, one_world, own_worlds
+from sr_tools.bench.on_files.soak import soak
 from sr_tools.bench.on_files.submit import submit
+from sr_tools.bench.on_files.telemetry import telemetry
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "one_world": one_world,
@@ -30,9 +32,11 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "reemit": reemit,
     "retention": retention,
     "rebuild": rebuild,
+    "soak": soak,
+    "telemetry": telemetry,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
-ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild")
+ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild", "soak", "telemetry")
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -62,8 +66,14 @@ def _build_parser() -> argparse.ArgumentParser:
         ("reemit-runs", 10_000, "READYs that are published again"),
         ("retention-rows", 1_000_000, "records of `retention`; at least 100"),
         ("rebuild-runs", 10_000, "runs that `rebuild` restores"),
+        ("telemetry-runs", 2000, "small runs of each daemon of `telemetry`"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
+    for name, amount, text in (
+        ("soak-minutes", 30.0, "how long `soak` drops requests"),
+        ("soak-rate", 20.0, "requests a second of `soak`"),
+    ):
+        add(f"--{name}", type=positive, default=amount, metavar="N", help=text)
     return parser
 
 

@@ -1,18 +1,16 @@
 """Engines in flight: what they cost the daemon, and what they take from the other runs."""
 
 import argparse
-import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from sr_tools.bench.processes import children, cpu_of
 from sr_tools.bench.report import CheckFailedError, Json, note, result
 from sr_tools.bench.world import RACY_SECONDS, SMALL, World, run_id_of, steady_seconds, with_digest
 
 #: Seconds over which the CPU of the daemon and its keepers is counted: several lease renewals and a hundred polls.
 _WINDOW_SECONDS: Final = 20.0
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _RUNNING: Final = "SELECT count(*) FROM engine_attempts WHERE ended_us IS NULL AND handle LIKE '%|%|%|%|%'"
 _ENDS: Final = "SELECT exit_code, count(*) FROM engine_attempts GROUP BY exit_code"
 _OTHER: Final = "r.run_equivalence_key LIKE 'other-%'"
@@ -111,17 +109,4 @@ def _others(world: World, count: int, daemon: object) -> float:
 
 def _cpu_of_tree(root: int) -> dict[int, float]:
     """CPU seconds of a process and its children, by process id. Engines are children of the keepers, and left out."""
-    return {pid: _cpu_of(pid) for pid in (root, *_children(root))}
-
-
-def _children(pid: int) -> Iterable[int]:
-    for task in os.listdir(f"/proc/{pid}/task"):
-        yield from map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-
-
-def _cpu_of(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return {pid: cpu_of(pid) for pid in (root, *children(root))}

@@ -167,3 +167,34 @@ def test_a_rebuild_and_a_check_are_measured_over_every_run(tmp_path: Path) -> No
     results = by_name(report)
     assert set(results) == {"rebuild", "ledger_check"}
     assert all(item["value"] > 0 for item in results.values())
+
+
+def test_a_short_soak_has_every_fault_and_loses_nothing(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "soak", "--soak-minutes", "0.2")
+    assert code == 0, progress
+    results = by_name(report)
+    assert {"soak_rss", "soak_files", "soak_threads"} <= set(results)
+    for fault in ("store_away", "spool_away", "authority_locked", "stopped", "clients_hang"):
+        assert f"{fault} 1" in results["soak_rss"]["how"]
+    assert results["soak_rss"]["scrapes"] > 0
+    assert results["soak_rss"]["samples"] >= 20
+
+
+@pytest.mark.parametrize("lost", ["", "fp.bus.control.v1"])
+def test_a_soak_that_lost_something_gives_no_figure(tmp_path: Path, lost: str) -> None:
+    real = Path(sys.executable).parent / "scenario-runner"
+    end = f'cd "$(dirname "$3")/control-bus/{lost}" && rm "$(ls | head -n 1)"' if lost else "exit 5"
+    losing = script(tmp_path / "losing", f'trap "" TERM\n{real} "$@" & daemon=$!\ntrap "kill $daemon" TERM\n'
+                    f"wait $daemon\nwait $daemon\n{end}")  # fmt: skip
+    code, report, _ = bench(tmp_path / "w", "--only", "soak", "--soak-minutes", "0.1", "--command", losing)
+    assert code == 1
+    assert ("READY" if lost else "ended with 5") in by_name(report)["soak"]["error"]
+
+
+def test_the_cost_of_being_watched_is_measured_in_turns(tmp_path: Path) -> None:
+    code, report, progress = bench(tmp_path, "--only", "telemetry", "--telemetry-runs", "300")
+    assert code == 0, progress
+    results = by_name(report)
+    assert set(results) == {"telemetry_throughput", "telemetry_cpu"}
+    assert all(results["telemetry_throughput"][f"{each}_runs_per_second"] > 0 for each in ("on", "off"))
+    assert [line.split()[2] for line in progress.splitlines() if "runs/s," in line] == ["off:", "on:", "on:", "off:"]

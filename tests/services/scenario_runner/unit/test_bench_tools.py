@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +20,13 @@ from sr_tools.bench.comparison import compare, comparison_table
 from sr_tools.bench.daemon import Daemon, Usage
 from sr_tools.bench.harness import Bench, add_arguments
 from sr_tools.bench.on_files.small_runs import rate_per_tenth
+from sr_tools.bench.on_files.soak import soak_results
+from sr_tools.bench.on_files.soak_faults import Fault, cause, faults
+from sr_tools.bench.on_files.telemetry import Taken, telemetry_results
 from sr_tools.bench.on_parity.outage import Outage, outage_results
 from sr_tools.bench.on_parity.place import Place, UnsetError
 from sr_tools.bench.on_parity.streaming import RANGE, ranges_of
+from sr_tools.bench.processes import Sample, Sampler, Trend, sample
 from sr_tools.bench.report import CheckFailedError, at_rank, result, results_table, table
 from sr_tools.bench.subject import Subject, other_checkout
 from sr_tools.bench.world import rates, run_id_of, steady_seconds
@@ -166,6 +174,96 @@ def test_an_outage_during_which_runs_were_admitted_is_no_outage() -> None:
     assert (admission["value"], ready["value"]) == (1.0, 2.0)
     with pytest.raises(CheckFailedError, match="no outage"):
         outage_results(away, [before, (15_000_000, 21_000_000), after], 3, usage)
+
+
+# --- soaks and telemetry --------------------------------------------------------------------------------------------
+
+
+def held(rss: int, files: int = 20, children_rss: int = 0) -> Sample:
+    return Sample(rss=rss, anonymous=rss // 2, files=files, threads=9, children=int(children_rss > 0),
+                  children_rss=children_rss)  # fmt: skip
+
+
+def test_a_trend_leaves_out_the_warm_up_and_is_not_moved_by_one_peak() -> None:
+    trend = Trend.of([1, 1, 50, 50, 60, 60, 60, 60, 50, 900, 50])
+    assert (trend.early, trend.late, trend.growth) == (50, 50, 0)
+    assert Trend.of([0, 100, 0, 0, 104]).growth == pytest.approx(4)
+    assert Trend.of([0, 0, 0, 0, 0]).growth == 0
+    assert Trend.of([0, 0, 0, 0, 1]).growth == 100
+    with pytest.raises(ValueError, match="at least 5"):
+        Trend.of([1, 2, 3, 4])
+
+
+def test_memory_that_grows_does_not_meet_the_target_also_when_it_is_that_of_children() -> None:
+    grown = [held(100_000_000 + number * 1_000_000) for number in range(10)]
+    rss, files, threads = soak_results(grown, "how", {"scrapes": 3})
+    assert (rss["met"], rss["mb_by_fifth"], rss["scrapes"]) == (False, [100.5, 102.5, 104.5, 106.5, 108.5], 3)
+    assert (files["value"], threads["value"]) == (0, 0)
+    flat = [held(100_000_000, files=20 + number, children_rss=1000 * (number + 1)) for number in range(10)]
+    rss, children, files, _ = soak_results(flat, "how", {})
+    assert (rss["met"], children["name"], children["met"]) == (True, "soak_children_rss", False)
+    assert (files["value"], files["most"]) == (6, 29)
+
+
+def test_what_a_process_holds_is_read_and_its_end_ends_the_samples() -> None:
+    waits = [sys.executable, "-c", "print(); input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it runs
+        own, other = sample(os.getpid()), sample(child.pid)
+        with Sampler(child.pid, 0.01) as sampler:
+            until(lambda: len(sampler.samples) > 2, "samples", pause=0.01)
+        child.communicate(b"\n")
+    assert own.children >= 1
+    assert own.children_rss >= other.rss > 1_000_000
+    assert (other.threads, other.children) == (1, 0)
+    assert own.files > 0
+    with pytest.raises(OSError, match="No such"):
+        sample(child.pid)
+
+
+def test_faults_happen_in_turn_and_each_at_least_once_in_a_short_soak() -> None:
+    lasted: list[tuple[str, float]] = []
+    each = [Fault(name, 60, lambda seconds, name=name: lasted.append((name, seconds))) for name in ("a", "b", "c")]
+    assert cause(each, 0.4, Event()) == {"a": 1, "b": 1, "c": 1}
+    assert [name for name, _ in lasted] == ["a", "b", "c"]
+    assert all(seconds == pytest.approx(0.04) for _, seconds in lasted)
+    over = Event()
+    over.set()
+    assert not cause(each, 0.4, over)
+
+
+def test_what_a_fault_takes_away_it_puts_back(tmp_path: Path) -> None:
+    store, spool, database = tmp_path / "store", tmp_path / "spool", tmp_path / "authority.db"
+    for folder in (store, spool):
+        (folder / "inside").mkdir(parents=True)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE t (n)")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        for fault in faults(store, spool, database, child.pid, port=0)[:4]:
+            fault.happen(0.01)
+        child.communicate(b"\n")
+    assert child.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["authority.db", "spool", "store"]
+    with closing(sqlite3.connect(database, timeout=0)) as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+
+
+def test_a_folder_that_was_made_anew_while_it_was_away_is_an_error(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "inside").mkdir(parents=True)
+    away = faults(store, store, store, 0, 0)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", lambda _: (store / "anew").mkdir(parents=True))
+        with pytest.raises(OSError, match="not empty"):
+            away.happen(1)
+
+
+def test_telemetry_costs_what_the_watched_daemons_are_slower_and_dearer() -> None:
+    taken = {False: [Taken(100, 0.002), Taken(200, 0.004)], True: [Taken(147, 0.003), Taken(147, 0.0033)]}
+    throughput, cpu = telemetry_results(taken, "how: ")
+    assert (throughput["value"], throughput["met"]) == (2, True)
+    assert (cpu["value"], cpu["met"], cpu["on_ms_per_run"]) == (5, False, 3.15)
 
 
 # --- places, processes, arguments -----------------------------------------------------------------------------------
