@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
-from scenario_runner.contracts.documents import SupersessionAttributes, explain_validation
 from scenario_runner.contracts.errors import RequestRefused
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import RunState
 
 #: The same bytes may keep their answer, so a request that is sent again has a request_id of its own.
 _AGAIN: Final = "then redrive its dead letter, or send the request again with a new request_id"
-_ATTRIBUTES: Final = tuple(SupersessionAttributes.model_fields)
+#: Fields of :class:`~scenario_runner.contracts.documents.SupersessionAttributes`.
+_ATTRIBUTES: Final = ("supersedes_run_id", "supersession_purpose", "supersession_reason_code")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,11 @@ def supersession_of(attributes: Mapping[str, Any]) -> Supersession | None:
     given = {name: attributes[name] for name in _ATTRIBUTES if name in attributes}
     if not given:
         return None
+    # Slow to import: every look-up would wait for it.
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from scenario_runner.contracts.documents import SupersessionAttributes, explain_validation  # noqa: PLC0415
+
     try:
         found = SupersessionAttributes.model_validate(given)
     except ValidationError as error:

@@ -178,7 +178,7 @@ class Rebuild:
             known = authority.restore(batch, epoch)
         except NotStorableError as error:
             if len(batch) == 1:
-                detail = f"the database cannot hold what its record says: {str(error)}"
+                detail = f"the database cannot hold what its record says: {error!s}"
                 self._find(self._finding(FindingCode.RECORD_DAMAGED, batch[0].run_id, detail), report)
                 return []
             half = len(batch) // 2
