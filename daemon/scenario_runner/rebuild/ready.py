@@ -107,14 +107,18 @@ class ReadyProver:
             NotRestoredError: why it is not taken for READY.
             Unavailable: the store, the control bus or the engine's files do not answer.
         """
-        digest = self._check_facts_view(admitted, documents)
+        view = self._check_facts_view(admitted, documents)
         ready = self._check_ready_signal(admitted, documents)
-        return self._witnessed(admitted, documents, digest, ready)
+        return self._witnessed(admitted, view, ready)
 
     # --- the ledger in itself
 
-    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> str:
-        """Check the facts view against the record, itself, its receipts and the pinned pack; returns its digest."""
+    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> bytes:
+        """Check the facts view against the record, itself, its receipts and the pinned pack.
+
+        Returns:
+            The bytes that were checked; nothing else may be examined as this run's facts view.
+        """
         run_id, key = admitted.run_id, refs.facts_view_ref(admitted.run_id)
         committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
         expected = str(committed.details.get("digest", "")) if committed is not None else ""
@@ -131,7 +135,7 @@ class ReadyProver:
         if problem is not None:
             where = problem.key or key
             raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
-        return actual
+        return data
 
     def _right_view(self, admitted: Admitted) -> bytes | None:
         """The facts view that a run has if it is like one that was found right; None when none like it was."""
@@ -246,14 +250,14 @@ class ReadyProver:
 
     # --- the witness
 
-    def _witnessed(self, admitted: Admitted, documents: RunDocuments, digest: str, ready: Json) -> ReadyProof:
-        run_id, message_id = admitted.run_id, admitted.end.details["message_id"]
+    def _witnessed(self, admitted: Admitted, view: bytes, ready: Json) -> ReadyProof:
+        run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], sha256_hex(view)
         attributes = {"facts_view_digest": digest, "run_id": run_id}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
         published = self._bus.end(admitted, draft)
         if self._bus.witness is Witness.EVIDENCE:
             self._require_vouched(admitted)
-            found = self._examine(documents.facts_view.data or b"")
+            found = self._examine(view)
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"

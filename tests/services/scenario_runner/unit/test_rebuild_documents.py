@@ -2,9 +2,19 @@
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
+from scenario_runner.contracts.ids import ready_message_id
+from scenario_runner.contracts.states import EventKind
+from scenario_runner.rebuild.bus import Witness
 from scenario_runner.rebuild.documents import RunDocuments, RunToRead
+from scenario_runner.rebuild.ready import ReadyProver, _own_part, _RightView
+from scenario_runner.rebuild.values import NotRestoredError
 from scenario_runner.storage.base import StoredObject
 from scenario_runner.storage.filesystem import FilesystemStore
 
@@ -74,3 +84,37 @@ def test_without_a_listing_everything_is_asked_for(tmp_path: Path) -> None:
     assert documents.supersession.data is None
     assert not documents.quarantine.exists
     assert store.reads == [refs.supersession_ref(RUN_ID), refs.quarantine_ref(RUN_ID)]
+
+
+def test_the_evidence_is_examined_for_the_bytes_that_were_compared(tmp_path: Path) -> None:
+    """A view that the listing vouches for is never read: another one may lie there by the time it were."""
+    inputs = object()
+    intent = SimpleNamespace(identity=lambda: {"seed": 43})
+    view_parts = ("pins", "plan_ref", "record_ref", "run_id", "status_ref")
+    right = _RightView(inputs, view_parts)  # type: ignore[arg-type]
+    ready = {"run_id": RUN_ID, "facts_view_ref": refs.facts_view_ref(RUN_ID), "bundle_hash": "b"}
+    details = {"ready": ready, "message_id": ready_message_id(RUN_ID, "b")}
+    end = SimpleNamespace(details=details, ts_us=1)
+    admitted: Any = SimpleNamespace(run_id=RUN_ID, intent=intent, inputs=inputs, end=end, supersedes=None)
+    wanted = right.view_of(_own_part(admitted))
+    committed = SimpleNamespace(kind=EventKind.FACTS_VIEW_COMMITTED, details={"digest": sha256_hex(wanted)})
+    admitted.events = (committed,)
+
+    store = CountingStore(tmp_path)
+    store.create(refs.facts_view_ref(RUN_ID), b'{"pins":{"seed":42}}')
+    store.create(refs.ready_signal_ref(RUN_ID), canonical_bytes(ready))
+    examined: list[bytes] = []
+
+    def examine(data: bytes) -> Any:
+        examined.append(data)
+        return SimpleNamespace(ok=False, checks=[{"check": "outputs", "ok": False}])
+
+    bus: Any = SimpleNamespace(witness=Witness.EVIDENCE, end=lambda _admitted, draft: draft)
+    prover = ReadyProver(store, SimpleNamespace(), bus, examine)  # type: ignore[arg-type]
+    prover._right["b"] = right
+    prover._require_vouched = lambda _admitted: None  # type: ignore[method-assign]
+    documents = RunDocuments(store, RunToRead(RUN_ID, {"run_facts_view": md5(wanted)}))
+    with pytest.raises(NotRestoredError, match="outputs"):
+        prover.prove(admitted, documents)
+    assert examined == [wanted]
+    assert refs.facts_view_ref(RUN_ID) not in store.reads
