@@ -15,8 +15,8 @@ from scenario_runner.evidence.key import EvidenceKey
 
 #: Files in all snapshots together; a file takes about 400 bytes, so this bounds the cache to some 20 MB.
 _MAX_FILES: Final = 50_000
-#: Locks of keys that nobody holds are dropped once there are more than this: a lock takes about 300 bytes.
-_MAX_LOCKS: Final = 10_000
+#: Locks of keys that nobody holds are dropped once there are more than this: a lock and its key take about 1 KB.
+_MAX_LOCKS: Final = 1_000
 #: How often a thread that waits for a key reports that it is still alive, so that it ends with its lease.
 _WAITING_BEAT_SECONDS: Final = 0.5
 

@@ -21,8 +21,8 @@ _MOST_GROWTH: Final = 5.0
 _SCRAPE_SECONDS: Final = 5.0
 #: A soak of five minutes or less takes thirty samples.
 _SAMPLE_SECONDS, _LEAST_SAMPLES = 10.0, 30
-#: Longest wait for evidence: runs whose evidence never comes are as many at the begin as at the end.
-_WAIT_SECONDS: Final = 60
+#: How long runs wait for evidence: in a long soak, and at least in a short one, so that a fault does not outlast it.
+_WAIT_SECONDS, _LEAST_WAIT_SECONDS = 60, 10
 #: Seconds after the last request, beyond the wait for evidence, until everything has its verdict.
 _END_SECONDS: Final = 120
 
@@ -53,7 +53,7 @@ class SoakWorld(World):
 def soak(options: argparse.Namespace, folder: Path) -> list[Json]:
     """A mix of requests at a steady rate, scrapes, and a fault every two minutes."""
     seconds, rate = options.soak_minutes * 60, options.soak_rate
-    wait = max(2, min(_WAIT_SECONDS, int(seconds / 6)))
+    wait = max(_LEAST_WAIT_SECONDS, min(_WAIT_SECONDS, int(seconds / 6)))
     world = SoakWorld(folder, folder / "runs", options.subject, options.timeout + seconds, port=free_port(),
                       evidence_wait=wait)  # fmt: skip
     world.prepare()

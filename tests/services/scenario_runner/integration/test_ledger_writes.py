@@ -111,6 +111,19 @@ def test_an_object_that_was_met_and_is_there_is_read_and_not_created_again(store
     write_once(ledger, "a", b"1", PLAN)
 
 
+def test_the_keys_that_were_met_first_are_forgotten_so_that_memory_has_a_bound(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scenario_runner.ledger.write_once._MAX_CACHED", 2)
+    ledger = ledger_on(store, cache_ttl_seconds=60)
+    for key in ("a", "b", "c"):
+        write_once(ledger, key, b"1", PLAN)
+    assert [ledger._objects.cached(key, b"1") for key in ("a", "b", "c")] == [False, True, True]
+    store.called()
+    write_once(ledger, "a", b"1", PLAN)
+    assert store.called() == ["create_many", "read"]
+
+
 def test_an_object_that_was_met_and_removed_since_is_written_again(store: Watched) -> None:
     ledger = ledger_on(store)
     write_once(ledger, "a", b"1", PLAN)
