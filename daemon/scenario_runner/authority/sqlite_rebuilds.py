@@ -16,7 +16,7 @@ from scenario_runner.authority.rebuilds import (
     RestoredSignal,
     UnfinishedRebuild,
 )
-from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
+from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import SequenceError, in_short
@@ -32,7 +32,8 @@ class SqliteRebuilds(SqliteReemits):
 
     @override
     def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
-        parameters = {"now": self._clock(), "actor": actor, "terms": terms, "within_us": SEEN_US}
+        given = {"actor": storable(actor), "terms": storable(terms), "within_us": SEEN_US}
+        parameters = {"now": self._clock(), **given}
         self._write(lambda connection: connection.execute(self._sql["begin_rebuild"], parameters).rowcount)
         return self.unfinished_rebuild()
 

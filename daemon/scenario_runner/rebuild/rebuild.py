@@ -11,6 +11,7 @@ from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import SEEN_US, NotStorableError, RebuildEnd, RestoredRun
+from scenario_runner.authority.rows import storable
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
@@ -118,7 +119,7 @@ class Rebuild:
         if unfinished is None:
             daemons = authority.daemons_seen(SEEN_US)
             raise daemons_run(daemons) if daemons and not authority.runs(None, 1) else not_empty(act.subject)
-        if unfinished.terms != self.terms:
+        if unfinished.terms != storable(self.terms):
             raise other_terms(unfinished, self.terms)
         return unfinished.epoch
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from authority_support import hex32
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_rebuild import END, begun, event, restored, terminal
 
@@ -81,12 +82,19 @@ def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Author
     assert {run.run_id for run in authority.runs(None, 100)} == set(runs)
 
 
+def test_a_rebuild_goes_on_on_terms_that_no_column_can_hold(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
+    assert authority.begin_rebuild("ops", "ledger /\udcff") is not None
+    report, findings = rebuilt(authority, tmp_path, {hex32("a"): terminal("a")}, terms="ledger /\udcff")
+    assert (report.restored, findings, authority.unfinished_rebuild()) == (1, [], None)
+
+
 def rebuilt(
     authority: Authority,  # noqa: F811
     folder: Path,
     runs: dict[str, RestoredRun],
     act: ActionRow = END.action,
     on_read: Callable[[str], None] = lambda _: None,
+    terms: str = "terms",
 ) -> tuple[Any, list[LedgerFinding]]:
     store, findings = FilesystemStore(str(folder / "store"), ".private"), list[Any]()
     for run_id in runs:
@@ -97,5 +105,5 @@ def rebuilt(
             on_read(run.run_id)
             yield Restored(runs[run.run_id], None)
 
-    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, "terms")
+    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, terms)
     return rebuild.run(act, END.identities, dry_run=False), findings
