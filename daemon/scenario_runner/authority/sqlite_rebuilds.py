@@ -21,9 +21,9 @@ from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import SequenceError, in_short
 
-#: Errors that lie in a value. A text that is no Unicode is a ValueError.
+#: Errors that lie in a value: of the driver, of a number and of a text. Another one is a defect, or a lack of memory.
 _UNSTORABLE: Final = (
-    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError, SequenceError,
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError, SequenceError,
 )  # fmt: skip
 
 

@@ -50,6 +50,23 @@ def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name
     assert authority.unfinished_rebuild() == unfinished
 
 
+@pytest.mark.parametrize("error", [ValueError("not of a value"), MemoryError()])
+def test_what_does_not_lie_in_a_value_keeps_no_run_out(
+    authority: Authority,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    unfinished = begun(authority)
+    module = "sqlite" if type(authority).__name__ == "SqliteAuthority" else "postgres"
+    monkeypatch.setattr(f"scenario_runner.authority.{module}_rebuilds._run", failing)
+    with pytest.raises(type(error)):
+        authority.restore([terminal("good")], unfinished.epoch)
+    assert authority.runs(None, 10) == []
+
+
 def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
     authority: Authority,  # noqa: F811
     tmp_path: Path,
