@@ -41,8 +41,8 @@ _ACTION: Final = "action_key action_at actor via action subject reason outcome d
 _STORE: Final = "store_name identity"
 
 
-#: Errors that lie in a value. A text that is no Unicode is a ValueError.
-_UNSTORABLE: Final = (*UNSTORABLE, IntegrityError, OverflowError, ValueError, SequenceError)
+#: Errors that lie in a value: of the driver, of a number and of a text. Another one is a defect, or a lack of memory.
+_UNSTORABLE: Final = (*UNSTORABLE, IntegrityError, OverflowError, UnicodeError, SequenceError)
 
 
 class PostgresRebuilds(PostgresReemits):

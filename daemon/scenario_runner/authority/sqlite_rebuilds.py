@@ -16,14 +16,14 @@ from scenario_runner.authority.rebuilds import (
     RestoredSignal,
     UnfinishedRebuild,
 )
-from scenario_runner.authority.rows import action_columns, searchable, storable_attempt
+from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import SequenceError, in_short
 
-#: Errors that lie in a value. A text that is no Unicode is a ValueError.
+#: Errors that lie in a value: of the driver, of a number and of a text. Another one is a defect, or a lack of memory.
 _UNSTORABLE: Final = (
-    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError, SequenceError,
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError, SequenceError,
 )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ class SqliteRebuilds(SqliteReemits):
 
     @override
     def begin_rebuild(self, actor: str, terms: str) -> UnfinishedRebuild | None:
-        parameters = {"now": self._clock(), "actor": actor, "terms": terms, "within_us": SEEN_US}
+        given = {"actor": storable(actor), "terms": storable(terms), "within_us": SEEN_US}
+        parameters = {"now": self._clock(), **given}
         self._write(lambda connection: connection.execute(self._sql["begin_rebuild"], parameters).rowcount)
         return self.unfinished_rebuild()
 

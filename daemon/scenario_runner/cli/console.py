@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
@@ -36,7 +37,7 @@ class Exit(IntEnum):
     WAITING = 3
     QUARANTINED = 4
     UNAVAILABLE = 5
-    DEFECT = 70  # EX_SOFTWARE of sysexits.h; no command returns it on purpose
+    DEFECT = 70  # EX_SOFTWARE of sysexits.h; a defect: no command returns it on purpose
 
 
 _BY_STATE: Final = {
@@ -67,6 +68,8 @@ def exit_for_error(error: BaseException) -> Exit:
 def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
     """End the command on an error of SR: a message on stderr, a JSON object where asked for, and an exit code.
 
+    What is no error of SR is a defect: its traceback on stderr, and an exit code that stands for no verdict.
+
     Args:
         as_json: Whether the command prints JSON.
         logs: False for a command that only looks. Nothing that it needs logs, and the library for logs takes a quarter
@@ -87,6 +90,11 @@ def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
         raise typer.Exit(Exit.DONE) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # the interpreter would exit with 1, which is a negative verdict
+        traceback.print_exception(error)
+        raise typer.Exit(Exit.DEFECT) from error
 
 
 def log_to_stderr() -> None:

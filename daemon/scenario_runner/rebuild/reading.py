@@ -61,7 +61,8 @@ class RunReader:
         """A run as it was, or why it is left out.
 
         Raises:
-            Unavailable: the store, the control bus or an engine run root does not answer.
+            Unavailable: the store, the control bus or an engine run root does not answer, or this process lacks memory
+                or open files.
         """
         try:
             return self.restorer.restore(RunDocuments(self.store, run))
@@ -69,6 +70,9 @@ class RunReader:
             return error.finding
         except Unavailable:
             raise
+        except (MemoryError, OSError) as error:  # of this process: no run is left out because memory or files are short
+            detail = f"run {run.run_id} cannot be read: {type(error).__name__} {in_short(error)}"
+            raise Unavailable(f"{detail}; the same command goes on") from error
         except Exception as error:  # noqa: BLE001 - whatever a document makes our code raise, its run is left out
             place = self.store.locate(refs.record_ref(run.run_id))
             detail = f"its documents cannot be read: {type(error).__name__}: {in_short(error)}"

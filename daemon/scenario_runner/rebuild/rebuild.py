@@ -11,11 +11,12 @@ from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import SEEN_US, NotStorableError, RebuildEnd, RestoredRun
+from scenario_runner.authority.rows import storable
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
 from scenario_runner.rebuild.reading import Outcome, batches
-from scenario_runner.rebuild.refusals import daemons_run, not_empty, other_terms
+from scenario_runner.rebuild.refusals import daemons_run, ended_by_another, not_empty, other_terms
 from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.base import ObjectStore
@@ -93,7 +94,8 @@ class Rebuild:
             dry_run: Write nothing.
 
         Raises:
-            UsageError: ``AUTHORITY_NOT_EMPTY``, ``DAEMONS_RUN``, or ``REBUILD_UNFINISHED`` on other terms.
+            UsageError: ``AUTHORITY_NOT_EMPTY``, also when another process ended the rebuild; ``DAEMONS_RUN``, or
+                ``REBUILD_UNFINISHED`` on other terms.
             Unavailable: the store, the authority, the control bus or an engine run root does not answer. The rebuild is
                 unfinished, and begins again when it is called again.
         """
@@ -107,7 +109,7 @@ class Rebuild:
             report.seconds = self.monotonic() - began
             self.on_progress(report)
         if authority is not None:
-            authority.restore([], epoch, RebuildEnd(_ended(act, report, self.terms), identities))
+            self._end(authority, epoch, RebuildEnd(_ended(act, report, self.terms), identities))
         report.seconds = self.monotonic() - began
         return report
 
@@ -117,9 +119,17 @@ class Rebuild:
         if unfinished is None:
             daemons = authority.daemons_seen(SEEN_US)
             raise daemons_run(daemons) if daemons and not authority.runs(None, 1) else not_empty(act.subject)
-        if unfinished.terms != self.terms:
+        if unfinished.terms != storable(self.terms):
             raise other_terms(unfinished, self.terms)
         return unfinished.epoch
+
+    @staticmethod
+    def _end(authority: Authority, epoch: int, end: RebuildEnd) -> None:
+        """End the rebuild with its act. Two processes may rebuild at once, by the same terms: the first one ends it."""
+        authority.restore([], epoch, end)
+        if end.action.action_key not in authority.acts([end.action.action_key]):
+            acts = [item for item in authority.actions(end.action.subject) if item.action == ACTION]
+            raise ended_by_another(acts[-1] if acts else None)
 
     def _all(self, report: Report) -> Iterator[RestoredRun]:
         """Runs that hold together; what does not is a finding.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.rebuilds import UnfinishedRebuild
 from scenario_runner.contracts.errors import UsageError
@@ -27,6 +28,15 @@ def other_terms(unfinished: UnfinishedRebuild, terms: str) -> UsageError:
         f"a rebuild that {unfinished.actor} began on the terms ({unfinished.terms}) has not ended, and these are "
         f"({terms}); runs that it restored stay: go on on its terms, or begin anew with an empty database",
         Reason.REBUILD_UNFINISHED,
+    )
+
+
+def ended_by_another(act: ActionRow | None) -> UsageError:
+    """The answer to a rebuild that another process has ended: what it printed is on no record."""
+    known = f"as act {act.action_key} of {act.actor}, {act.outcome}" if act is not None else "and its act is not there"
+    return UsageError(
+        f"another process has ended this rebuild, {known}; this one is on no record: see the findings of the other one",
+        Reason.AUTHORITY_NOT_EMPTY,
     )
 
 

@@ -305,6 +305,12 @@ def test_arguments_that_cannot_be_used_are_refused(lost: Lost, arguments: tuple[
     assert not lost.world.database.exists()
 
 
+def test_a_name_that_is_no_unicode_is_on_record_as_it_can_be_written(lost: Lost) -> None:
+    lost.lose()
+    assert lost.rebuild("--requested-by", "ops\udcff")[:2] == (0, [])
+    assert lost.sql("SELECT actor FROM operator_actions") == [("ops\\udcff",)]
+
+
 # --- hostile ledgers
 
 

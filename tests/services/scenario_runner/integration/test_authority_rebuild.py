@@ -180,6 +180,13 @@ def test_an_attempt_comes_back_open_and_is_the_claims(authority: Authority) -> N
     assert [item.outcome for item in authority.attempts(claim.run_id)] == ["FAILED"]
 
 
+def test_whoever_asks_and_the_terms_may_be_any_text(authority: Authority) -> None:  # noqa: F811
+    unfinished = authority.begin_rebuild("ops\udcff", "ledger /s\udcff\x00")
+    assert unfinished is not None
+    assert (unfinished.actor, unfinished.terms) == ("ops\\udcff", "ledger /s\\udcff\\x00")
+    assert authority.begin_rebuild("ops", "terms") == unfinished
+
+
 @pytest.mark.parametrize("what", ["run", "record"])
 def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Authority, what: str) -> None:  # noqa: F811
     record = asking("k")

@@ -6,21 +6,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from authority_support import hex32
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_rebuild import END, begun, event, restored, terminal
 
 from scenario_runner.authority.rebuilds import NotStorableError
 from scenario_runner.authority.values import AttemptRow
+from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.rebuild import Rebuild
 from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.filesystem import FilesystemStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from scenario_runner.audit.ledger_findings import LedgerFinding
+    from scenario_runner.authority.acts import ActionRow
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.rebuilds import RestoredRun
     from scenario_runner.rebuild.documents import RunToRead
@@ -47,6 +50,23 @@ def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name
     assert authority.unfinished_rebuild() == unfinished
 
 
+@pytest.mark.parametrize("error", [ValueError("not of a value"), MemoryError()])
+def test_what_does_not_lie_in_a_value_keeps_no_run_out(
+    authority: Authority,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    unfinished = begun(authority)
+    module = "sqlite" if type(authority).__name__ == "SqliteAuthority" else "postgres"
+    monkeypatch.setattr(f"scenario_runner.authority.{module}_rebuilds._run", failing)
+    with pytest.raises(type(error)):
+        authority.restore([terminal("good")], unfinished.epoch)
+    assert authority.runs(None, 10) == []
+
+
 def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
     authority: Authority,  # noqa: F811
     tmp_path: Path,
@@ -65,13 +85,42 @@ def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
     assert (act.outcome, act.detail) == ("FINDINGS", "21 runs read, 2 findings; terms")
 
 
-def rebuilt(authority: Authority, folder: Path, runs: dict[str, RestoredRun]) -> tuple[Any, list[LedgerFinding]]:  # noqa: F811
+def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
+    runs = {run.run_id: run for run in (terminal(f"run {number}") for number in range(3))}
+
+    def read(run_id: str) -> None:
+        if run_id == sorted(runs)[1]:
+            authority.restore(list(runs.values()), begun(authority).epoch, END)
+
+    mine = replace(END.action, action_key="mine")
+    with pytest.raises(UsageError, match=r"another process has ended this rebuild, as act key of ops, REBUILT"):
+        rebuilt(authority, tmp_path, runs, mine, read)
+    assert authority.acts(["mine"]) == {}
+    assert {run.run_id for run in authority.runs(None, 100)} == set(runs)
+
+
+def test_a_rebuild_goes_on_on_terms_that_no_column_can_hold(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
+    assert authority.begin_rebuild("ops", "ledger /\udcff") is not None
+    report, findings = rebuilt(authority, tmp_path, {hex32("a"): terminal("a")}, terms="ledger /\udcff")
+    assert (report.restored, findings, authority.unfinished_rebuild()) == (1, [], None)
+
+
+def rebuilt(
+    authority: Authority,  # noqa: F811
+    folder: Path,
+    runs: dict[str, RestoredRun],
+    act: ActionRow = END.action,
+    on_read: Callable[[str], None] = lambda _: None,
+    terms: str = "terms",
+) -> tuple[Any, list[LedgerFinding]]:
     store, findings = FilesystemStore(str(folder / "store"), ".private"), list[Any]()
     for run_id in runs:
         store.create(f"fraud-platform/sr/run_record/{run_id}.jsonl", b"")
 
     def reading(wanted: Iterable[RunToRead]) -> Iterator[Restored]:
-        return (Restored(runs[run.run_id], None) for run in wanted)
+        for run in wanted:
+            on_read(run.run_id)
+            yield Restored(runs[run.run_id], None)
 
-    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, "terms")
-    return rebuild.run(END.action, END.identities, dry_run=False), findings
+    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, terms)
+    return rebuild.run(act, END.identities, dry_run=False), findings
