@@ -83,6 +83,12 @@ def nobody(world: World, stack: ExitStack) -> Situation:
     return ask(world)
 
 
+def no_intake(world: World, stack: ExitStack) -> Situation:
+    served = stack.enter_context(serving(world, None, "--role", "runner"))
+    until(lambda: served.check("/readyz")[0] == 200)
+    return ask(world)
+
+
 def refused(world: World, stack: ExitStack) -> Situation:
     world.wiring_changes |= {"auth_mode": "allowlist", "auth_allowlist": ["someone"]}
     world.write_profiles()
@@ -134,6 +140,7 @@ SITUATIONS: dict[str, Callable[[World, ExitStack], Situation]] = {
     "stuck": stuck,
     "store-gone": store_gone,
     "nobody": nobody,
+    "no-intake": no_intake,
     "refused": refused,
     "foreign": foreign,
     "postponed": postponed,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cloudformation import NAMES, TEMPLATES, actions, statements, template
 
 from scenario_runner.service.metrics import BY_NAME
@@ -108,6 +112,8 @@ def test_both_tasks_differ_only_in_what_they_run_may_and_need() -> None:
 
 ECS = REPO / "deploy/ecs"
 ALERTS = REPO / "infra/monitoring/alerts.yaml"
+AWS_GUIDE = (REPO / "docs/guides/aws.md").read_text("utf-8")
+PARAMETERS = {name for file in NAMES for name in template(file)["Parameters"]}
 #: What is an account's own.
 OF_AN_ACCOUNT = {"family", "taskRoleArn", "executionRoleArn", "image"}
 
@@ -193,6 +199,29 @@ def test_each_entry_of_the_runbook_that_an_alarm_names_is_there() -> None:
     assert named <= set(re.findall(r"- alert: (\w+)$", ALERTS.read_text("utf-8"), re.M))
 
 
+@pytest.mark.skipif(not ALERTS.is_file(), reason="infra/monitoring is not here")
+def test_the_guide_says_of_each_page_rule_which_alarm_stands_for_it_and_what_is_missing() -> None:
+    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    rules = [rule["alert"] for group in groups for rule in group["rules"] if rule["labels"]["severity"] == "page"]
+    resources = template("service.yaml")["Resources"]
+    alarms = {name: item["Properties"] for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
+    section = AWS_GUIDE.partition("\n### Page rules that need a scraper\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (Sr\w+) \| (none|`\w+`) \| (.+) \|$", section, re.M)
+    assert [rule for rule, _, _ in rows] == rules
+    for rule, alarm, missing in rows:
+        assert alarm == "none" or alarm.strip("`") in alarms, rule
+        assert set(re.findall(r"`([A-Z][a-z]+[A-Z]\w*|Waits)`", missing)) <= alarms.keys() | PARAMETERS, rule
+        owners = {name for name, item in alarms.items() if f"Runbook: {rule}" in item["AlarmDescription"]}
+        assert owners <= {alarm.strip("`")}, rule
+
+
+def test_the_guide_lists_every_alarm() -> None:
+    resources = template("service.yaml")["Resources"]
+    alarms = {name for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
+    section = AWS_GUIDE.partition("\n## Alarms\n")[2].partition("\n### ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == alarms
+
+
 def test_each_log_filter_counts_into_the_alarm_that_follows_it() -> None:
     resources = template("service.yaml")["Resources"].values()
     counted = {
@@ -237,3 +266,31 @@ def test_the_readme_names_each_parameter_that_must_be_given_and_each_output() ->
         required = [key for key, value in document["Parameters"].items() if "Default" not in value]
         missing = [word for word in (*required, *document["Outputs"]) if not re.search(rf"\b{word}\b", readme)]
         assert missing == [], name
+
+
+#: Stands for the command line of AWS: it keeps its arguments, and prints JSON.
+AWS = """#!/bin/sh
+{ printf '%s ' "$@"; echo; } >> "$CALLS"
+echo '{"asked":true}'
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_the_commands_of_the_readme_use_nothing_that_is_defined_later(tmp_path: Path) -> None:
+    (tmp_path / "aws").write_text(AWS)
+    (tmp_path / "aws").chmod(0o755)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (TEMPLATES / "README.md").read_text("utf-8"), re.DOTALL | re.M)
+    commands = "".join(block for block in blocks if "aws " in block)
+    calls = tmp_path / "calls"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands], cwd=REPO, capture_output=True, text=True, check=False,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    made = calls.read_text("utf-8")
+    outputs = {name for file in NAMES for name in template(file)["Outputs"]}
+    asked = set(re.findall(r"OutputKey=='(\w+)'", made))
+    assert asked
+    assert asked <= outputs
+    assert made.count("cloudformation deploy") == len(NAMES)
+    assert made.count('{"asked":true}') == commands.count("$(out ")
