@@ -15,8 +15,9 @@ MAX_FLAG_BYTES: Final = 64 * 1024
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 #: Entries of one folder that are kept in memory; a policy that allows larger outputs raises it.
 MAX_FILES: Final = DEFAULT_BOUNDS.max_output_files
-#: Folders within folders of one output, and segments of a whole path: more than any engine makes, few enough to walk.
+#: Folders within folders of one output: more than any engine makes, few enough to walk.
 MAX_DEPTH: Final = 32
+#: Segments of a whole path: an output may itself lie twice as deep as what it holds.
 MAX_SEGMENTS: Final = 96
 
 

@@ -40,11 +40,11 @@ def check_supersession(
 ) -> None:
     """Check that the object and the signal of a correction say what its record does; nothing for any other run."""
     stored = documents.read_object(refs.supersession_ref(run_id))
-    told = ends["supersedes"]
-    if stored is None and told is None:
+    recorded = ends["supersedes"]
+    if stored is None and recorded is None:
         return
-    found.expect("supersession object is what the record says", ok=stored == told)
-    payload: Json = told or stored or {}
+    found.expect("supersession object is what the record says", ok=stored == recorded)
+    payload: Json = recorded or stored or {}
     own = payload.get("new_run_id") == run_id and isinstance(payload.get("old_run_id"), str)
     found.expect("supersession is the run's", ok=own)
     if not own:

@@ -6,8 +6,9 @@ from typing import Final
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.intake.reemit import UNNAMED
 
-#: Characters of a name, and of a reason: as many as a REEMIT_REQUEST may hold.
+#: Characters of a name: as many as a REEMIT_REQUEST may hold.
 _LONGEST_NAME: Final = 256
+#: Characters of a reason: likewise.
 _LONGEST_REASON: Final = 4096
 
 

@@ -22,7 +22,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.profiles.policy import load_policy
-from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.rebuild.bus import EndsOnBus, Witness
 from scenario_runner.rebuild.reading import Reading, collect_rarely
 from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report
@@ -30,6 +30,7 @@ from scenario_runner.rebuild.refusals import not_empty
 from scenario_runner.service.compose import check_profile, open_authority, open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import NamedStore, named_stores, require_known
+from scenario_runner.service.production import load_to_write
 
 #: The writer inserts as fast as four processes read.
 _MOST_PROCESSES: Final = 4
@@ -76,7 +77,7 @@ class RebuildOptions:
 def run(wiring_path: str, options: RebuildOptions, *, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json):
-        document = rebuild_authority(load_wiring(wiring_path), options, as_json=as_json)
+        document = rebuild_authority(load_to_write(wiring_path), options, as_json=as_json)
     if as_json:
         print_json_line({"report": document}, REBUILD_REPORT)
     else:

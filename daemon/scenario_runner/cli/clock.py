@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from scenario_runner.contracts.times import MICROS, from_micros, parse_instant, to_micros
 
+#: Seconds of each unit; a day of 24 hours, since these are durations.
 _SECOND, _MINUTE, _HOUR, _DAY = 1, 60, 3600, 86_400
 #: Units, the largest first, each with the seconds from which it is used: two of a unit say more than one of the next.
 _UNITS: Final = ((_DAY, "d", 2 * _DAY), (_HOUR, "h", 2 * _HOUR), (_MINUTE, "min", 2 * _MINUTE), (_SECOND, "s", 0))

@@ -12,6 +12,7 @@ from scenario_runner.cli.text import is_terminal
 #: Between two showings: often enough to see that it goes on.
 _SECONDS: Final = 0.5
 _CLEAR: Final = "\r\x1b[K"
+#: Decimal, as the sizes and the rates of disks and networks are stated.
 _GB: Final = 1e9
 
 

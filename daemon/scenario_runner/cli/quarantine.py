@@ -76,8 +76,10 @@ def run_list(wiring_path: str, options: runs.Options, *, as_json: bool, as_lines
 
 def run_ack(wiring_path: str, name: str, reason: str, requested_by: str | None, *, as_json: bool) -> None:
     """The command ``quarantine ack``."""
+    from scenario_runner.service.production import load_to_write  # slow to import: not for a look
+
     with exit_on_error(as_json=as_json):
-        document = acknowledge(load_wiring(wiring_path), name, checked_reason(reason), checked_actor(requested_by))
+        document = acknowledge(load_to_write(wiring_path), name, checked_reason(reason), checked_actor(requested_by))
     if as_json:
         print_json(document, QUARANTINE_ACK)
     else:

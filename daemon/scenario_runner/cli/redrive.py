@@ -42,8 +42,9 @@ from scenario_runner.contracts.times import format_micros
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.redrive import Redrive, Redriven, carry_out, judge, predict
 from scenario_runner.profiles.policy import load_policy
-from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.compose import make_admission_policy, open_pack
+from scenario_runner.service.production import load_to_write
 from scenario_runner.service.redrive import open_for_redrive
 
 _FOREVER: Final = sys.maxsize
@@ -109,7 +110,7 @@ def run(wiring_path: str, policy_path: str, options: RedriveOptions, *, as_json:
     one = bool(options.letter)
     with exit_on_error(as_json=as_json and one):
         actor, reason = checked_actor(options.requested_by), options.reason
-        wiring, policy = load_wiring(wiring_path), load_policy(policy_path)
+        wiring, policy = load_to_write(wiring_path), load_policy(policy_path)
         rules = make_admission_policy(wiring, policy, open_pack(wiring))
         with existing_views(wiring) as views:
             redriver = _Redriver(wiring, rules, views, actor, reason)

@@ -22,7 +22,8 @@ from scenario_runner.contracts.reasons import CODES, SENTENCES, Reason
 from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
 from scenario_runner.intake.reemit import reemit_act
-from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.service.production import load_to_write
 from scenario_runner.service.reemit import Reemitter, open_reemitter
 
 _FIELDS: Final = (
@@ -69,7 +70,7 @@ class ReemitOptions:
 def run(wiring_path: str, run_id: str, options: ReemitOptions, *, as_json: bool) -> None:
     """The command."""
     with exit_on_error(as_json=as_json):
-        document = reemit_run(load_wiring(wiring_path), run_id, options)
+        document = reemit_run(load_to_write(wiring_path), run_id, options)
     if as_json:
         print_json(document, REEMIT)
     else:

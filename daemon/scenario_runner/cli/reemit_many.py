@@ -23,7 +23,7 @@ from scenario_runner.contracts.reasons import CODES, Reason
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import format_micros, parse_instant, to_micros
 from scenario_runner.intake.reemit import reemit_act
-from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.production import load_to_write
 from scenario_runner.service.reemit import Reemitter, open_reemitter, refusal_of
 
 _ACTION: Final = "reemit_many"
@@ -125,7 +125,7 @@ def reemit_many(wiring_path: str, options: ManyOptions, *, as_json: bool) -> Cou
         Unavailable: infrastructure does not answer; the batch can be resumed.
     """
     options = options.checked()
-    wiring = load_wiring(wiring_path)
+    wiring = load_to_write(wiring_path)
     require_started(wiring, "the selected runs")
     with open_reemitter(wiring) as reemitter:
         batch = _resumed(reemitter, options) if options.resume else _begun(reemitter, options)

@@ -22,6 +22,7 @@ from scenario_runner.intake.spool_consumed import count_expired
 from scenario_runner.intake.spool_files import Folders
 from scenario_runner.profiles.policy import Policy, Retention, load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.service.production import load_to_write
 from scenario_runner.service.retention import (
     Done,
     Due,
@@ -74,7 +75,7 @@ def run(wiring_path: str, policy_path: str, options: Options, *, as_json: bool) 
     """The command ``retention run``."""
     with exit_on_error(as_json=as_json):
         options.check()
-        wiring, policy = load_wiring(wiring_path), load_policy(policy_path)
+        wiring, policy = load_to_write(wiring_path), load_policy(policy_path)
         if options.dry_run or never_started(wiring):
             document = _planned(wiring, policy)
         else:

@@ -20,6 +20,7 @@ MOST_CANDIDATES: Final = 10
 #: Characters of an id that a command takes which waits: its run may not be there yet, and its key may be of hex
 #: characters too. Of a million runs one in four thousand texts of this length is the beginning of another run's id.
 _LEAST_TO_WAIT_FOR: Final = 8
+#: Characters of a name that a message quotes: a line of a terminal. A key may have 512.
 _LONGEST_SHOWN: Final = 80
 _BEGINNING: Final = re.compile(r"[0-9a-f]{1,31}")
 _KEY: Final = re.compile(TEXT_PATTERN)

@@ -6,10 +6,10 @@ from scenario_runner.cli.console import exit_on_error, print_json, print_line
 from scenario_runner.cli.outputs.acting import STORES_ADOPT
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
-from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import open_authority, open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import adopt, named_stores
+from scenario_runner.service.production import load_to_write
 
 
 def run(wiring_path: str, only: str | None, *, as_json: bool) -> None:
@@ -39,7 +39,7 @@ def adopt_stores(wiring_path: str, only: str | None) -> list[Json]:
         Unavailable: the authority or a store cannot be reached.
         UsageError: the profile has no such store.
     """
-    wiring = load_wiring(wiring_path)
+    wiring = load_to_write(wiring_path)
     os.umask(state_modes(wiring).umask)
     stores = [item for item in named_stores(open_store(wiring), open_spool(wiring)) if only in (None, item.kind)]
     if not stores:

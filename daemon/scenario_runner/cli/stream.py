@@ -7,8 +7,8 @@ from scenario_runner.cli.outputs.acting import STREAM_ADOPT
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.kcl.stream_identity import adopt_new_stream
-from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.control_bus import open_lease_table, open_stream
+from scenario_runner.service.production import load_to_write
 
 
 def run(wiring_path: str, *, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def adopt_stream(wiring_path: str) -> Json:
         ConfigurationError: the profile is not valid, or the stream does not exist.
         Unavailable: the stream or DynamoDB does not answer.
     """
-    wiring = load_wiring(wiring_path)
+    wiring = load_to_write(wiring_path)
     stream, table = open_stream(wiring), open_lease_table(wiring)
     if stream is None:
         raise UsageError(f"the control bus of profile {wiring.profile_id} is not a stream")

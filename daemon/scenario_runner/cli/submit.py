@@ -37,6 +37,7 @@ from scenario_runner.intake.admission_policy import refuse_without_engine
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.control_bus import open_stream, spool_root, state_modes
 from scenario_runner.service.identity import named_spool
+from scenario_runner.service.production import require_class_of_producer
 from scenario_runner.storage.anchored import AnchoredRoot
 
 #: Threads that write files of a spool at once: more do not make a disk faster.
@@ -117,6 +118,7 @@ def run(wiring_path: str, options: Options) -> None:
         if options.only_print:
             print_request(requested.document)
             return
+        require_class_of_producer(wiring)
         submission = prepare(wiring, requested)
         intake_check(wiring, options.policy)(submission.data)
         with open_bus(wiring) as send:

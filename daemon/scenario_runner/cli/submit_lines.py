@@ -27,6 +27,7 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import RequestRefused, ScenarioRunnerError, Unavailable
 from scenario_runner.intake.decode import Message, run_id_hint
 from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.service.production import require_class_of_producer
 
 #: A stream that throttles or fails over is back within seconds; after a minute a person should know.
 _STREAM_SECONDS: Final = 60.0
@@ -69,6 +70,7 @@ def run(wiring_path: str, file: str, options: Options) -> None:
     with exit_on_error(as_json=options.as_json):
         options.check()
         wiring = load_wiring(wiring_path)
+        require_class_of_producer(wiring)
         raise typer.Exit(submit_lines(wiring, file, intake_check(wiring, options.policy)))
 
 

@@ -33,7 +33,8 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.times import format_micros
-from scenario_runner.profiles.wiring import Wiring, load_wiring
+from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.service.production import load_to_write
 
 #: Runs of one transaction: a daemon beside it waits for the write lock for milliseconds.
 _CHUNK: Final = 256
@@ -72,7 +73,7 @@ def run(wiring_path: str, options: WakeOptions, *, as_json: bool) -> None:
     """The command."""
     one = bool(options.run)
     with exit_on_error(as_json=as_json and one):
-        found = wake_runs(load_wiring(wiring_path), options)
+        found = wake_runs(load_to_write(wiring_path), options)
         if one:
             (document,) = found
             if as_json:

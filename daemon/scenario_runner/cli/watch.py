@@ -183,8 +183,8 @@ def _count(found: Sequence[Json], state: str) -> str:
 
 def _news(item: Json) -> Json:
     """What of a run is worth a line when it differs."""
-    told = ("state", "reason_code", "detail", "last_infrastructure_error", "documents_owed", "reemits")
-    return {key: item[key] for key in told if key in item}
+    compared = ("state", "reason_code", "detail", "last_infrastructure_error", "documents_owed", "reemits")
+    return {key: item[key] for key in compared if key in item}
 
 
 def _follow(ask: Callable[[], Sequence[Json]], show: _Show, options: Options) -> Exit:

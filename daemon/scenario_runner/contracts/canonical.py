@@ -15,8 +15,9 @@ from scenario_runner.contracts.errors import RequestRefused, SequenceError
 from scenario_runner.contracts.reasons import Reason
 
 Json = dict[str, Any]
-#: Integers of canonical JSON: what orjson writes, and every reader of 64 bits reads.
+#: The largest integer of canonical JSON: what orjson writes, and every reader of 64 bits reads.
 UINT64_MAX = 2**64 - 1
+#: The least one: orjson writes no negative integer below those of 64 bits with a sign.
 _INT64_MIN = -(2**63)
 
 

@@ -13,8 +13,9 @@ import yaml
 from scenario_runner.contracts.errors import ConfigurationError
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: Bounds of a document. A catalogue of 71 outputs has 51 KB and 2,500 nodes; one of 340 outputs five times as much.
+#: Bytes of a document. A catalogue of 71 outputs has 51 KB and 2,500 nodes; one of 340 outputs five times as much.
 MAX_BYTES: Final = 16 * 1024 * 1024
+#: Nodes once aliases are followed: 400 times such a catalogue. Aliases of aliases come to billions in a few lines.
 MAX_NODES: Final = 1_000_000
 #: Nesting. Interface packs have 6 levels; the parser recurses, and 64 levels are far from the interpreter's limit.
 MAX_DEPTH: Final = 64

@@ -23,8 +23,9 @@ _TO_MICROSECONDS: Final = len("2026-01-01T00:00:00.000000")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Microseconds in a second.
 MICROS: Final = 1_000_000
-#: Four digits, as the pattern demands; later or earlier years are mistakes.
+#: The first year of the pattern: an offset can lead before it, so the instant is checked as well.
 _FIRST_YEAR: Final = 1000
+#: The last one, likewise: years of the pattern begin with 1 or 2, and any other is a mistake.
 _LAST_YEAR: Final = 2999
 
 

@@ -17,8 +17,9 @@ from pydantic import (
 from scenario_runner.contracts.canonical import UINT64_MAX
 from scenario_runner.contracts.times import PATTERN, format_instant, parse_instant
 
-#: Characters of a run equivalence key, and of every other name; wire facts of version 0 (docs/contracts.md).
+#: Characters of a run equivalence key: a wire fact of version 0 (docs/contracts.md).
 KEY_MAX_LENGTH: Final = 512
+#: Characters of every other name: likewise. Names become segments of paths, which hold 255 bytes.
 NAME_MAX_LENGTH: Final = 128
 NAME_PATTERN: Final = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 SCENARIO_PATTERN: Final = r"^[A-Za-z0-9_:+@~-]+(\.[A-Za-z0-9_:+@~-]+)*$"

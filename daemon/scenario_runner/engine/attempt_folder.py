@@ -183,7 +183,7 @@ class AttemptFolder:
         except OSError:
             return b""
 
-    def settle(self) -> dict[str, Any] | None:
+    def reap(self) -> dict[str, Any] | None:
         """The result of an attempt; where its keeper is gone without one, every process is killed and this is noted.
 
         Returns:

@@ -28,8 +28,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-#: From <linux/prctl.h>.
+#: The number of this option in <linux/prctl.h>.
 _PR_SET_PDEATHSIG: Final = 1
+#: Likewise.
 _PR_SET_CHILD_SUBREAPER: Final = 36
 #: A bound for the description of the launch: two command lines as long as Linux takes them (2 MiB with environment).
 _LONGEST_SPEC: Final = 4 << 20

@@ -284,7 +284,7 @@ class SubprocessInvoker(EngineInvoker):
     def _adopt(self, job: Job, folder: AttemptFolder) -> Job:
         """Watch the keeper of an attempt that this process did not launch, if it runs."""
         deadline = time.monotonic() + _ADOPT_SECONDS
-        while folder.settle() is None:
+        while folder.reap() is None:
             keeper = folder.keeper()
             pidfd = -1 if keeper is None else open_process(*keeper)
             if keeper is not None and pidfd >= 0:
@@ -331,7 +331,7 @@ class SubprocessInvoker(EngineInvoker):
                 succeeded=False, reason_code=Reason.ENGINE_LAUNCH_FAILED, exit_code=None, stop_code="NOT_FOUND",
                 detail="nothing is known of the attempt on this host", another_attempt=True,
             )  # fmt: skip
-        result = folder.settle()
+        result = folder.reap()
         return None if result is None else _end(result, job, folder)
 
     @override
@@ -351,7 +351,7 @@ class SubprocessInvoker(EngineInvoker):
         found = self.find(job)
         if found is not None:
             self._stop_all([found.attempt_id])
-            if AttemptFolder(self._settings.folder, job.attempt_id).settle() is None:
+            if AttemptFolder(self._settings.folder, job.attempt_id).reap() is None:
                 raise Unavailable(f"attempt {job.attempt_id} still runs: its processes cannot be killed")
 
     def _stop_all(self, attempt_ids: Iterable[str]) -> None:
@@ -398,7 +398,7 @@ class SubprocessInvoker(EngineInvoker):
         self._stop_all(own)
         for attempt_id in own:
             try:
-                ended = AttemptFolder(self._settings.folder, attempt_id).settle() is not None
+                ended = AttemptFolder(self._settings.folder, attempt_id).reap() is not None
             except Unavailable:
                 ended = False
             if not ended:

@@ -17,8 +17,9 @@ from scenario_runner.contracts.schema_export import DRAFT
 from scenario_runner.contracts.strict_yaml import read_yaml
 
 _PACK: Final = "interface_pack"
-#: Bounds of what references pull in: a platform's folders have tens of files.
+#: Files that references pull in: a platform's folders have tens of them.
 _MAX_FILES: Final = 256
+#: Parts of them that references lead to: some 80 of each file, where documents have tens of definitions.
 _MAX_SCHEMAS: Final = 20_000
 _REMEDY: Final = "correct the reference, or put the file where it leads, inside the tree of the schema folders"
 _DYNAMIC: Final = ("$dynamicRef", "$recursiveRef")

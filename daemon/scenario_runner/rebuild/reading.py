@@ -171,7 +171,7 @@ _PROCESS: Final = _Process()
 
 def _begin(make: MakeReader, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process hears it, and ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     _PROCESS.read = make()
     collect_rarely()
     _PROCESS.pool = ThreadPoolExecutor(threads, thread_name_prefix="read") if threads else None

@@ -115,9 +115,9 @@ class Both:
 
 def completed(run: RestoredRun, link: Link, corrections: Iterable[Link]) -> RestoredRun:
     """A run with a SUPERSEDED_BY for each READY correction: its own record may be older than the correction's."""
-    told = {str(item["superseded_by"]["new_run_id"]) for item in link.superseded_by}
+    recorded = {str(item["superseded_by"]["new_run_id"]) for item in link.superseded_by}
     for new in corrections:
-        if new.run_id not in told and new.state is RunState.READY and new.supersession is not None:
+        if new.run_id not in recorded and new.state is RunState.READY and new.supersession is not None:
             details = details_of("superseded_by", new.supersession, new.run_id, run.state)
             run = _grown(run, details, max(run.events[-1].ts_us, new.updated_us))
     return run

@@ -5,22 +5,36 @@ requests are served.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from scenario_runner.authority.connect import is_postgres, tls_of
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.profiles.environment import ignores_endpoints
-from scenario_runner.profiles.wiring import Wiring
+from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.storage.aws import HONOURED
 
 _ENDPOINTS: Final = (
     "s3_endpoint_url", "control_bus_endpoint_url", "kinesis_dynamodb_endpoint_url", "engine_ecs_endpoint_url",
 )  # fmt: skip
 _ENDPOINT_VARIABLES: Final = tuple(sorted(name for name in HONOURED if name.startswith("AWS_ENDPOINT_URL")))
+#: What a request passes on its way to the stream, the credentials' service included.
+_ENDPOINTS_OF_PRODUCER: Final = ("control_bus_endpoint_url",)
+_VARIABLES_OF_PRODUCER: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_STS")
 _PLAIN: Final = "http://"
 #: The only ``sslmode`` under which a server is who it says: all below it take any certificate, or none.
 _PROVEN: Final = "verify-full"
+
+
+def load_to_write(path: str) -> Wiring:
+    """Load a profile for a command that writes.
+
+    Raises:
+        ConfigurationError: The profile is not valid, or is of the class ``production`` and does not fit.
+    """
+    wiring = load_wiring(path)
+    require_class(wiring)
+    return wiring
 
 
 def require_class(wiring: Wiring, env: Mapping[str, str] | None = None) -> None:
@@ -33,9 +47,29 @@ def require_class(wiring: Wiring, env: Mapping[str, str] | None = None) -> None:
     Raises:
         ConfigurationError: Names every key that does not fit, and what to do about each.
     """
+    _require(wiring, _violations(wiring, os.environ if env is None else env))
+
+
+def require_class_of_producer(wiring: Wiring, env: Mapping[str, str] | None = None) -> None:
+    """Refuse a profile of the class ``production`` through which requests are not safely submitted.
+
+    A producer writes to the control bus alone: where the ledger and the authority lie is for the daemons to check.
+
+    Args:
+        wiring: The profile.
+        env: The environment; that of the process by default.
+
+    Raises:
+        ConfigurationError: Names every key that does not fit, and what to do about each.
+    """
+    _require(wiring, _violations_of_producer(wiring, os.environ if env is None else env))
+
+
+def _require(wiring: Wiring, violations: Iterator[str]) -> None:
+    """Raise ConfigurationError when a profile of the class ``production`` has violations."""
     if wiring.profile_class != "production":
         return
-    found = list(_violations(wiring, os.environ if env is None else env))
+    found = list(violations)
     if found:
         listed = "; ".join(f"({number}) {text}" for number, text in enumerate(found, 1))
         raise ConfigurationError(
@@ -49,15 +83,24 @@ def _violations(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
     if not wiring.object_store_root.startswith("s3://"):
         yield "object_store_root is a folder: use s3://bucket/prefix"
     yield from _of_authority(wiring.authority_store_dsn, env)
-    if wiring.bus_kind != "kinesis":
-        yield "control_bus_kind is a spool: use kinesis, with control_bus_stream"
+    yield from _of_bus(wiring)
     if wiring.auth_mode == "disabled":
         yield "auth_mode is disabled, so anybody may ask for runs: use allowlist, with auth_allowlist"
     if wiring.kinesis_timing == "fast":
         yield "kinesis_timing is fast, which is for tests: leave it out"
     if not wiring.engine_roots:
         yield "engine_roots is not set, so no engine run is allowed: name the prefixes under which engines write"
-    yield from _plain_endpoints(wiring, env)
+    yield from _plain_endpoints(wiring, env, _ENDPOINTS, _ENDPOINT_VARIABLES)
+
+
+def _violations_of_producer(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
+    yield from _of_bus(wiring)
+    yield from _plain_endpoints(wiring, env, _ENDPOINTS_OF_PRODUCER, _VARIABLES_OF_PRODUCER)
+
+
+def _of_bus(wiring: Wiring) -> Iterator[str]:
+    if wiring.bus_kind != "kinesis":
+        yield "control_bus_kind is a spool: use kinesis, with control_bus_stream"
 
 
 def _of_authority(dsn: str, env: Mapping[str, str]) -> Iterator[str]:
@@ -72,10 +115,12 @@ def _of_authority(dsn: str, env: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _plain_endpoints(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
+def _plain_endpoints(
+    wiring: Wiring, env: Mapping[str, str], keys: Sequence[str], variables: Sequence[str]
+) -> Iterator[str]:
     """Endpoints without TLS; a variable that a key takes its value from is named once."""
     origins = set()
-    for key in _ENDPOINTS:
+    for key in keys:
         if (getattr(wiring, key) or "").startswith(_PLAIN):
             origin = wiring.origin(key)
             origins.add(origin)
@@ -83,6 +128,6 @@ def _plain_endpoints(wiring: Wiring, env: Mapping[str, str]) -> Iterator[str]:
             yield f"{named} has no TLS: use https://, or leave it out"
     if ignores_endpoints(env):
         return
-    for name in _ENDPOINT_VARIABLES:
+    for name in variables:
         if name not in origins and env.get(name, "").lower().startswith(_PLAIN):
             yield f"the variable {name} has no TLS: use https://, or unset it"

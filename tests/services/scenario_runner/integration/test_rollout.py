@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from commands_support import commands
 from crashing import start, until, until_up
 from support import World, need_posix
 
@@ -93,3 +94,60 @@ def test_the_lock_of_production_holds_for_serve_run_and_doctor_and_nothing_is_ma
     assert all(key in finding["detail"] for key in keys)
     world.write_profiles(profile_class="smoke")
     assert world.serve().returncode == 0
+
+
+#: Commands that write elsewhere than to a request's own way: each with arguments that it would go on with.
+WRITING = {
+    "reemit": ("0" * 32, "--reason", "r"),
+    "dead-letter redrive": ("1", "--why", "w"),
+    "runs wake": ("0" * 32, "--reason", "r"),
+    "quarantine ack": ("0" * 32, "--reason", "r"),
+    "retention run": (),
+    "authority rebuild": ("--reason", "r"),
+    "stores adopt": (),
+    "stream adopt": (),
+}
+MANY_AT_ONCE = {
+    "reemit": ("--state", "READY", "--since", "2026-01-01T00:00:00Z", "--reason", "r", "--dry-run"),
+    "dead-letter redrive": ("--reason", "AUTH_DENIED", "--yes", "--why", "w"),
+}
+#: Those that the lock does not bind, and those that other tests hold.
+OTHERS = {
+    "serve", "run", "doctor", "submit", "plan", "status", "explain", "watch", "daemons", "verify", "healthcheck",
+    "runs list", "dead-letter list", "dead-letter show", "quarantine list", "quarantine show", "retention plan",
+    "policy digest", "contracts export", "ledger check",
+}  # fmt: skip
+
+
+def test_every_command_is_one_that_the_lock_binds_or_one_that_looks() -> None:
+    assert {name for name, _ in commands()} == {*WRITING, *OTHERS}
+
+
+def test_the_lock_of_production_holds_for_every_command_that_writes(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    world.write_profiles(profile_class="smoke")
+    assert world.serve().returncode == 0
+    world.write_profiles(profile_class="production")
+    before = world.database.read_bytes()
+    for name, arguments in [*WRITING.items(), *MANY_AT_ONCE.items()]:
+        given = ("--wiring", str(world.wiring))
+        if name in ("dead-letter redrive", "retention run", "authority rebuild"):
+            given += ("--policy", str(world.policy))
+        done = world.command(*name.split(), *arguments, *given)
+        said = done.stderr.decode()
+        assert (done.returncode, ") authority_store_dsn is SQLite" in said) == (2, True), (name, said)
+    assert world.database.read_bytes() == before
+
+
+def test_the_lock_of_production_holds_for_submit_in_what_submitting_touches(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    made = world.make_run("one", outputs=["outlet_catalogue"], members=2)
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps(made["request"]), "utf-8")
+    world.write_profiles(profile_class="production")
+    for source in ((str(request),), ("--jsonl", str(request))):
+        done = world.command("submit", *source, "--wiring", str(world.wiring))
+        said = done.stderr.decode()
+        assert (done.returncode, "(1) control_bus_kind is a spool" in said, "(2)" in said) == (2, True, False), said
+    assert not world.bus.exists()
+    assert world.command("submit", str(request), "--print", "--wiring", str(world.wiring)).returncode == 0

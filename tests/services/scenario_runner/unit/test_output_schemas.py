@@ -5,13 +5,12 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import typer
 import yaml
+from commands_support import commands
 from json_contract import closed
 from support import REPO
 
 from scenario_runner.cli.contracts import FOLDER, exported
-from scenario_runner.cli.main import app
 from scenario_runner.cli.outputs.shapes import (
     INTEGER_OR_NULL,
     TEXT,
@@ -27,14 +26,10 @@ from scenario_runner.cli.outputs.table import DOCUMENTS, LINES, LISTS, output_sc
 pytestmark = pytest.mark.unit
 
 
-def options_of_commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+def options_of_commands() -> Iterator[tuple[str, set[str]]]:
     """The name and the options of every command, such as ``("runs list", {"--json", ...})``."""
-    group = group or typer.main.get_command(app)
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from options_of_commands(command, f"{prefix}{name} ")
-        else:
-            yield prefix + name, {option for item in command.params for option in item.opts}
+    for name, command in commands():
+        yield name, {option for item in command.params for option in item.opts}
 
 
 def test_every_command_with_json_has_a_schema_and_no_schema_is_without_its_command() -> None:

@@ -9,7 +9,7 @@ from support import REPO
 
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
-from scenario_runner.service.production import require_class
+from scenario_runner.service.production import require_class, require_class_of_producer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,3 +144,18 @@ def test_the_profile_for_aws_is_a_production_profile() -> None:
     wiring = load_wiring(str(REPO / "config/platform/sr/wiring_aws.yaml"), env)
     assert wiring.profile_class == "production"
     require_class(wiring, env)
+
+
+def test_a_producer_is_refused_for_the_way_to_the_stream_and_for_nothing_else() -> None:
+    require_class_of_producer(
+        profile(authority_store_dsn="sqlite:///a.db", object_store_root="store", s3_endpoint_url="http://minio:9000"),
+        {"AWS_ENDPOINT_URL_S3": "http://minio:9000"},
+    )
+    require_class_of_producer(parse_wiring({**FIRST_TRY, "profile_class": "smoke"}, "wiring.yaml"), {})
+    with pytest.raises(ConfigurationError, match=r"\(1\) control_bus_kind is a spool: use kinesis[^;]*Remedy"):
+        require_class_of_producer(parse_wiring(FIRST_TRY, "wiring.yaml"), {})
+    with pytest.raises(ConfigurationError, match=r"\(1\) control_bus_endpoint_url has no TLS"):
+        require_class_of_producer(profile(control_bus_endpoint_url="http://localhost:4566"), {})
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_STS"):
+        with pytest.raises(ConfigurationError, match=rf"\(1\) the variable {name} has no TLS"):
+            require_class_of_producer(profile(), {name: "http://localhost:4566"})
