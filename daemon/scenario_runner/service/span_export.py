@@ -22,10 +22,6 @@ from scenario_runner import tracing
 from scenario_runner.counters import count
 from scenario_runner.tracing import Recorder, Span
 
-DROPPED: Final = "spans.dropped"
-"""Counter of spans that no collector has."""
-EXPORTED: Final = "spans.exported"
-"""Counter of spans that a collector took."""
 #: Some megabytes of memory, and the spans of a thousand runs: more than a busy daemon makes in a second.
 _MOST_QUEUED: Final = 8192
 #: Spans of one request: some 100 KB.
@@ -89,7 +85,7 @@ class SpanQueue(Recorder):
         for span in spans:
             # Several threads may find the last place at once: the bound is for memory, a few more do no harm.
             if len(self._spans) >= _MOST_QUEUED:
-                count(DROPPED)
+                count("spans.dropped")
             else:
                 self._spans.append(span)
         if not self._wanted.is_set():
@@ -131,11 +127,11 @@ class SpanQueue(Recorder):
         if taken is None:
             self._drop(len(batch))
         else:
-            count(EXPORTED, by=taken)
+            count("spans.exported", by=taken)
         return taken is not None or not self._ending.is_set()
 
     def _drop(self, spans: int) -> None:
-        count(DROPPED, by=spans)
+        count("spans.dropped", by=spans)
         if time.monotonic() >= self._remind_at:
             self._remind_at = time.monotonic() + _REMIND_SECONDS
             _log.warning("spans are dropped: their collector does not take them; runs are not affected", spans=spans)

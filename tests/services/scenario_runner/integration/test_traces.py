@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,6 +18,11 @@ from otlp_support import Collector, Received, collector
 from support import World, need_posix
 from test_health import serving, until
 
+from scenario_runner.kcl.supervisor import WORKER_CONFIG_VARIABLE
+from scenario_runner.procfs import start_time
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.compose import open_authority, open_pack
 from scenario_runner.tracing import SpanName, span_id_of
 
 if TYPE_CHECKING:
@@ -242,6 +248,41 @@ def test_a_one_shot_run_is_traced(world: World, received: Collector) -> None:
     spans = require_one_trace(received, json.loads(done.stdout)["run_id"])
     assert {span.name for span in spans} == OF_A_READY_RUN
     assert {span.resource["sr.role"] for span in spans} == {"run"}
+
+
+def test_a_shard_worker_of_a_stream_is_traced(world: World, received: Collector) -> None:
+    wiring = load_wiring(str(world.wiring)).model_copy(update={"control_bus_stream": "bus"})
+    open_authority(wiring).close()
+    pack, folder = world.root / "pack.json", world.root / "status"
+    pack.write_text(json.dumps(open_pack(wiring).document), "utf-8")
+    folder.mkdir()
+    config = {
+        "wiring": wiring.model_dump_json(), "policy": load_policy(str(world.policy)).model_dump_json(),
+        "pack": str(pack), "status_folder": str(folder), "generation": "g",
+        "supervisor": f"{os.getpid()} {start_time(os.getpid())}",
+    }  # fmt: skip
+    message = enveloped(world.make_run()["request"], traceparent=TRACEPARENT)
+    at = {"sequenceNumber": "1", "subSequenceNumber": 0}
+    record = {
+        "action": "record", "data": base64.b64encode(json.dumps(message).encode()).decode(), "partitionKey": "p",
+        "approximateArrivalTimestamp": 1, **at,
+    }  # fmt: skip
+    said = [
+        {"action": "initialize", "shardId": "shard-1", "sequenceNumber": None, "subSequenceNumber": None},
+        {"action": "processRecords", "records": [record], "millisBehindLatest": 0},
+        {"action": "checkpoint", "error": None, **at},
+        {"action": "shutdownRequested"},
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "scenario_runner.service.shard_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, WORKER_CONFIG_VARIABLE: json.dumps(config)},
+    ) as worker:  # fmt: skip
+        _, errors = worker.communicate("".join(json.dumps(item) + "\n" for item in said).encode(), timeout=120)
+    assert worker.returncode == 0, errors
+    assert sorted(span.name for span in received.spans) == ["SR.Admission", "SR.Ingress", "SR.PlanCompile"], errors
+    (ingress,) = received.named("SR.Ingress")
+    assert ingress.links == [CALLER]
+    assert ingress.parent_id == span_id_of(ingress.trace_id, SpanName.RUN)
 
 
 @contextmanager
