@@ -43,7 +43,7 @@ def blocks() -> list[Block]:
 def ask(world: World, *, damage: str = "", **changes: Any) -> Situation:
     made = world.make_run("asked", **SMALL, **({"damage": damage} if damage else {}))
     world.drop(made["request"] | changes)
-    return {"RUN_ID": made["run_id"]}
+    return {"RUN_ID": made["run_id"], "KEY": "asked"}
 
 
 def drained(world: World, *, damage: str = "", roles: tuple[str, ...] = ("all",), **changes: Any) -> Situation:
@@ -75,7 +75,7 @@ def store_gone(world: World, stack: ExitStack) -> Situation:
     until(lambda: served.check("/readyz")[0] == 200)
     world.store.rename(world.root / "elsewhere")
     until(lambda: served.check("/readyz")[0] == 503)
-    return found | {"URL": served.url}
+    return found | {"URL": served.url, "LOG": str(served.log)}
 
 
 def nobody(world: World, stack: ExitStack) -> Situation:
@@ -92,10 +92,33 @@ def no_intake(world: World, stack: ExitStack) -> Situation:
 def refused(world: World, stack: ExitStack) -> Situation:
     world.wiring_changes |= {"auth_mode": "allowlist", "auth_allowlist": ["someone"]}
     world.write_profiles()
-    found = drained(world, invoker="nightly")
+    return drained(world, invoker="nightly") | letter_of(world)
+
+
+def bad_form(world: World, stack: ExitStack) -> Situation:
+    return drained(world, seed="42") | letter_of(world)
+
+
+def collision(world: World, stack: ExitStack) -> Situation:
+    found = drained(world)
+    other = world.make_run("another", **SMALL)["request"]
+    world.drop(other | {"run_equivalence_key": found["KEY"], "seed": other["seed"] + 1}, "other.json")
+    assert world.serve().returncode == 0
+    return found | letter_of(world)
+
+
+def letter_of(world: World) -> Situation:
     listed = world.command("dead-letter", "list", "--wiring", str(world.wiring), "--json").stdout
     (letter,) = json.loads(listed)["dead_letters"]
-    return found | {"LETTER": str(letter["number"])}
+    return {"LETTER": str(letter["number"])}
+
+
+def late(world: World, stack: ExitStack) -> Situation:
+    world.policy_changes |= {"evidence_wait_seconds": 1}
+    world.write_profiles()
+    found = ask(world, damage="flag_missing")
+    until(lambda: (world.serve(), world.query("status", found["RUN_ID"])[0])[1] == 1)
+    return found
 
 
 def foreign(world: World, stack: ExitStack) -> Situation:
@@ -104,6 +127,12 @@ def foreign(world: World, stack: ExitStack) -> Situation:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("see the wiki")
     assert world.serve().returncode == 5
+    return found
+
+
+def facts_gone(world: World, stack: ExitStack) -> Situation:
+    found = drained(world)
+    (world.ledger / "run_facts_view" / f"{found['RUN_ID']}.json").unlink()
     return found
 
 
@@ -142,7 +171,11 @@ SITUATIONS: dict[str, Callable[[World, ExitStack], Situation]] = {
     "nobody": nobody,
     "no-intake": no_intake,
     "refused": refused,
+    "bad-form": bad_form,
+    "collision": collision,
+    "late": late,
     "foreign": foreign,
+    "facts-gone": facts_gone,
     "postponed": postponed,
     "engine-failed": engine_failed,
     "bad-profile": bad_profile,

@@ -114,3 +114,25 @@ def test_an_entry_says_what_it_means_what_to_look_at_and_what_to_do(name: str, t
     assert "- **Look and do.** " in text or ("- **Look.**" in text and "- **Do.** " in text)
     if name in set(Reason):
         assert SENTENCES[Reason(name)] not in text, "the sentence of the code is known already"
+
+
+def sections() -> dict[str, str]:
+    """What stands directly below each heading of the runbook, by the anchor of the heading."""
+    parts = re.split(r"^##+ (.+)$", RUNBOOK, flags=re.MULTILINE)
+    return {head.lower().replace(" ", "-"): body for head, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.mark.parametrize(("name", "text"), entries().items(), ids=entries())
+def test_what_an_entry_says_to_look_at_comes_with_commands(name: str, text: str) -> None:
+    look = text[text.index("- **Look") :].partition("- **Do.**")[0]
+    linked = [sections()[anchor] for anchor in re.findall(r"\]\(#([\w-]+)\)", look)]
+    assert any("\n```sh\n" in body for body in (look, *linked)), "no commands, and no link to any"
+
+
+def test_the_commonest_reason_codes_have_commands_of_their_own() -> None:
+    common = {
+        Reason.AUTH_DENIED, Reason.REQUEST_SCHEMA_INVALID, Reason.EQUIV_KEY_COLLISION, Reason.EVIDENCE_MISSING,
+        Reason.EVIDENCE_MISSING_DEADLINE, Reason.GATE_FAIL, Reason.ENGINE_EXIT_NONZERO, Reason.EVIDENCE_CONFLICT,
+        Reason.UNAVAILABLE, Reason.CONFIGURATION_INVALID, Reason.RUN_NOT_FOUND,
+    }  # fmt: skip
+    assert [name for name in common if "\n```sh\n" not in entries()[name]] == []
