@@ -16,8 +16,6 @@ from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 _SUCCEEDED: Final = "SUCCEEDED"
 #: Added by every event; not part of what was recorded.
 _OF_EVENTS: Final = ("seq", "state")
-#: What the column holds on PostgreSQL. A run is repeated some times an hour at most.
-_MOST_EMISSIONS: Final = 2**31 - 1
 
 
 class AttemptUnknownError(ValueError):
@@ -170,9 +168,12 @@ def first_published(signal: RestoredSignal, events: Sequence[StoredEvent]) -> Re
     """A first signal with what a record tells of it: its receipt, and the highest number that a repetition had.
 
     Raises:
-        ValueError: the record tells of another READY.
+        ValueError: the record tells of another READY, or of a repetition that nobody asked for.
     """
     highest = max(map(_emission, events))
+    asked = sum(event.kind == EventKind.REEMIT_REQUESTED for event in events)
+    if highest > asked:  # each request takes the number after the highest one, which is free again after a failure
+        raise ValueError(f"it names emission {highest}, and {asked} were requested")
     signal = replace(signal, removed_emission=highest) if highest else signal
     for event in events:
         if event.kind == EventKind.READY_PUBLISHED:
@@ -190,7 +191,7 @@ def emissions_published(events: Sequence[StoredEvent]) -> list[int]:
 def _emission(event: StoredEvent) -> int:
     """The number of the repetition that an event of a re-emit tells of; 0 when there is none."""
     number: Any = event.details.get("emission", 0) if event.kind in REEMIT_EVENTS else 0
-    if type(number) is not int or not 0 <= number <= _MOST_EMISSIONS:
+    if type(number) is not int or number < 0:
         raise ValueError(f"event {event.seq} has no number of an emission")
     return number
 
