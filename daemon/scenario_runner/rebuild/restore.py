@@ -128,7 +128,7 @@ class Restorer:
         if state in FINAL_STATES:
             terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us))
             return "", _signals_of(admitted, terminal, None)
-        self._bus.require_no_other_end(admitted.run_id, state)
+        self._bus.require_on_its_way(admitted.run_id, state)
         self._check_plan(documents, admitted)
         self._allow(admitted)
         return "", []

@@ -567,6 +567,21 @@ def test_what_does_not_hold_together_is_a_finding_and_never_ready(lost: Lost, na
     assert len(lost.states()) == 3
 
 
+@pytest.mark.parametrize("witness", ["bus", "evidence", "ledger"])
+def test_no_run_goes_on_while_a_damaged_file_of_the_bus_may_be_its_end(lost: Lost, witness: str) -> None:
+    before_ready_without_signal(lost)
+    damaged = signal_of(lost, "ready")
+    edit(damaged, lambda data: data[:-9])
+    lost.lose()
+    code, findings, _ = lost.rebuild("--witness", witness)
+    found = {(item["run_id"], item["code"]) for item in findings}
+    runs = [None, lost.runs["ready"], lost.runs["waiting"]]
+    assert (code, len(findings), found) == (1, 3, {(run, "SIGNAL_UNREADABLE") for run in runs})
+    assert findings[0]["object"] == str(damaged)
+    assert all(damaged.name in item["detail"] for item in findings[1:])
+    assert lost.states() == {"failed": "FAILED", "quarantined": "QUARANTINED"}
+
+
 @pytest.mark.parametrize("witness", ["evidence", "ledger"])
 def test_the_bus_contradicts_whoever_must_agree(lost: Lost, witness: str) -> None:
     published_for(lost, "failed", "ready")
