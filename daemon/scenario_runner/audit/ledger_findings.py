@@ -46,6 +46,7 @@ class FindingCode(StrEnum):
     MANIFEST_MISSING = "MANIFEST_MISSING"
     MANIFEST_DRIFT = "MANIFEST_DRIFT"
     PACK_NOT_VOUCHED = "PACK_NOT_VOUCHED"
+    SIGNAL_UNREADABLE = "SIGNAL_UNREADABLE"
 
 
 _RESTORE = "Restore the object from a backup or an older version."
@@ -108,6 +109,9 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.MANIFEST_DRIFT: _RESTORE,
     FindingCode.PACK_NOT_VOUCHED: f"Name the files of that pack with --catalogue and --gate-map, and {_ANEW}. On a "
     "spool --witness bus needs no pack.",
+    FindingCode.SIGNAL_UNREADABLE: "A file of the control bus may be the end of any run that is on its way, so these "
+    "stay out. Restore the file, whose name is the message id of its signal; move it away only if you know that it is "
+    f"no signal. Then {_ANEW}.",
 }
 
 

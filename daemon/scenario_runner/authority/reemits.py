@@ -17,6 +17,7 @@ nobody:
   written and the act is decided again. (SQLite decides under its write lock, which comes to the same.)
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +49,14 @@ DRY_RUN: Final = "DRY_RUN"
 """The signal would have been owed."""
 PUBLISHED: Final = "PUBLISHED"
 """The signal is on the control bus once more."""
+
+#: Keys of re-emits by the way they came: of a command, of one of a batch, of a record, of a redrive of a record.
+_KEYS: Final = {
+    "cli": re.compile(r"cli/[0-9a-f]{32}|cli/reemit/[0-9a-f]{1,32}/(?P<run_id>[0-9a-f]{32})"),
+    "bus": re.compile(
+        r"(redrive/[1-9][0-9]*/)?(spool/[A-Za-z0-9._-]*#[0-9a-f]{32}|kinesis/[^/\s]+/[^/\s]+/[0-9]+(/[0-9]+)?)"
+    ),
+}
 
 _WANTED: Final = {
     ReemitKind.READY_ONLY: (SignalKind.READY,),
@@ -116,6 +125,12 @@ class ReemitDecision:
     signal: SignalDraft | None = None
     emission: int = 0
     needs_seq: int = 0
+
+
+def is_reemit_key(key: str, via: str, run_id: str) -> bool:
+    """Whether the act of a key may be a re-emit of a run: no other act has a key of these forms."""
+    found = _KEYS[via].fullmatch(key) if via in _KEYS else None
+    return found is not None and found.groupdict().get("run_id") in (None, run_id)
 
 
 def run_facts(row: Any) -> RunFacts | None:  # noqa: ANN401 - a row of either engine

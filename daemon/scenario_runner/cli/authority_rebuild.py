@@ -110,13 +110,14 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             options.reason, "", "",
         )  # fmt: skip
         progress, terms = Progress(), Terms(policy, witness, packs)
-        make = partial(make_reader, wiring, terms, identities, _ends(wiring, stores, progress))
+        ends, place = _ends(wiring, stores, progress), spool_of(stores) or store
+        make = partial(make_reader, wiring, terms, identities, ends)
         reading = Reading(make(), make, reading_threads(wiring), _other_processes())
         collect_rarely()
         on_finding = print_finding_line if as_json else print_finding
         rebuild = Rebuild(
             authority, store, reading, on_finding, lambda report: progress(partial(_progress, report)),
-            terms.text(store.where),
+            terms.text(store.where), ends.findings(place.locate),
         )  # fmt: skip
         report = rebuild.run(act, identities, dry_run=options.dry_run)
     return _document(report, act, identities, witness, options)

@@ -1,7 +1,9 @@
 """The objects of a rebuild, from a profile: what reads and verifies runs, in this process and in others."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.required import Named, Unknown
@@ -11,6 +13,7 @@ from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.contracts.times import MICROS
 from scenario_runner.interface_pack.loader import pack_from_document
 from scenario_runner.interface_pack.model import InterfacePack
 from scenario_runner.ledger.ledger import Ledger
@@ -34,6 +37,9 @@ from scenario_runner.service.compose import (
 from scenario_runner.service.control_bus import open_spool
 from scenario_runner.service.identity import NamedStore, named_stores
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+#: How far the clock of the lost database may have been ahead of this host's.
+_CLOCKS_DIFFER_US: Final = 300 * MICROS
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class _Parts:
         topic, locate = wiring.control_bus_topic, self.store.locate
         bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader(), self.ends)
         prover = ReadyProver(self.store, packs, bus, self._examiner(packs))
-        return Restorer(locate, bus, prover.prove, requirements.check, self._launched)
+        latest_us = time.time_ns() // 1000 + _CLOCKS_DIFFER_US
+        return Restorer(locate, bus, prover.prove, requirements.check, self._launched, latest_us)
 
     def _plan_again(self, packs: PinnedPacks) -> PlanAgain | None:
         policy = self.terms.policy

@@ -5,7 +5,7 @@ The spool keeps what was published, so it knows of ends that an older copy of th
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -28,7 +28,7 @@ from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 _DIGEST: Final = 8
 _ENTRY: Final = 2 * _DIGEST + 1
 #: Signals of the end of a run, also when they are repeated, and the byte of each in an entry.
-_ENDS: Final = {
+_ENDS: Final[dict[str, bytes]] = {
     SignalKind.READY: b"R", SignalKind.READY_REEMIT: b"R", SignalKind.TERMINAL: b"T", SignalKind.TERMINAL_REEMIT: b"T",
 }  # fmt: skip
 _NAMES: Final = {b"R": SignalKind.READY, b"T": SignalKind.TERMINAL}
@@ -56,9 +56,11 @@ class EndsOnBus:
 
     Attributes:
         data: Sorted entries: digest of the run, kind, digest of the message id.
+        unreadable: Keys of files that are no envelopes: each may be the damaged end of any run.
     """
 
     data: bytes = b""
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, spool: ObjectStore, topic: str, on_read: Callable[[int], None]) -> "EndsOnBus":
@@ -72,13 +74,15 @@ class EndsOnBus:
         Raises:
             Unavailable: the spool does not answer.
         """
-        found = set[bytes]()
+        found, unreadable = set[bytes](), list[str]()
         for number, item in enumerate(spool.list_objects(topic), 1):
             entry = _entry(spool, item.key)
-            if entry:
+            if entry is None:
+                unreadable.append(item.key)
+            elif entry:
                 found.add(entry)
             on_read(number)
-        return cls(b"".join(sorted(found)))
+        return cls(b"".join(sorted(found)), tuple(unreadable))
 
     def __len__(self) -> int:
         """How many entries there are."""
@@ -103,16 +107,29 @@ class EndsOnBus:
             number += 1
         return None
 
+    def findings(self, locate: Callable[[str], str]) -> Iterator[LedgerFinding]:
+        """A finding for each file that is no envelope.
 
-def _entry(spool: ObjectStore, key: str) -> bytes:
-    """What a file says of the end of a run; empty when it says nothing."""
+        Args:
+            locate: Where an object of the spool is, for a person.
+        """
+        for key in self.unreadable:
+            yield LedgerFinding(FindingCode.SIGNAL_UNREADABLE, "", locate(key), "it is no message of the control bus")
+
+
+def _entry(spool: ObjectStore, key: str) -> bytes | None:
+    """What a file says of the end of a run; empty when it says nothing, None when it is no envelope."""
     try:
         stored = spool.read(key, MAX_RECORD_BYTES)
-        found = orjson.loads(stored.data) if stored is not None else {}
-        kind = _ENDS.get(found["attributes"]["kind"], b"")
-        return _digest(found["partition_key"]) + kind + _digest(found["message_id"]) if kind else b""
+        if stored is None:
+            return b""  # it was listed, and is not there any more
+        found = orjson.loads(stored.data)
+        kind, run, message = found["attributes"]["kind"], _digest(found["partition_key"]), _digest(found["message_id"])
+        if type(kind) is not str:
+            return None
+        return run + _ENDS[kind] + message if kind in _ENDS else b""
     except (UnreadableObjectError, ValueError, TypeError, KeyError, AttributeError):
-        return b""  # no envelope: where it lies in the place of a signal that must be there, that is found
+        return None
 
 
 class BusWitness:
@@ -150,6 +167,19 @@ class BusWitness:
                 "changed"
             )
             raise self._not(FindingCode.STATE_CONTRADICTED, run_id, detail)
+
+    def require_on_its_way(self, run_id: str, state: RunState) -> None:
+        """Require that no end of a run was published, as far as the control bus can be read.
+
+        Raises:
+            NotRestoredError: ``STATE_CONTRADICTED``, or ``SIGNAL_UNREADABLE``: a file there may be its end.
+        """
+        self.require_no_other_end(run_id, state)
+        files = self._ends.unreadable
+        if files:
+            more = f" and {len(files) - 1} more" if files[1:] else ""
+            detail = f"{files[0]}{more} of the control bus is no message, and may be its end; the record says {state}"
+            raise self._not(FindingCode.SIGNAL_UNREADABLE, run_id, detail)
 
     def end(self, admitted: Admitted, draft: SignalDraft) -> Published:
         """The signal of the end of a run as it was published; one that was repeated has several files.

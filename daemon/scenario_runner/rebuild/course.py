@@ -6,18 +6,21 @@ from typing import Any, Final
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.rebuilds import RestoredSignal
-from scenario_runner.authority.reemits import ACCEPTED, ACTION, DRY_RUN, PUBLISHED
+from scenario_runner.authority.reemits import ACCEPTED, ACTION, DRY_RUN, PUBLISHED, is_reemit_key
 from scenario_runner.authority.values import AttemptRow, SignalDraft, StoredEvent
 from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
 from scenario_runner.contracts.ids import attempt_id_of
+from scenario_runner.contracts.reasons import CODES
 from scenario_runner.contracts.states import ENDINGS, REEMIT_EVENTS, REPEATED_BY, EventKind, RunState
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 
 _SUCCEEDED: Final = "SUCCEEDED"
 #: Added by every event; not part of what was recorded.
 _OF_EVENTS: Final = ("seq", "state")
-#: What the column holds on PostgreSQL. A run is repeated some times an hour at most.
-_MOST_EMISSIONS: Final = 2**31 - 1
+#: Outcomes of acts; one that failed has a reason code, and so has a dry run that would fail.
+_OUTCOMES: Final[dict[str, str]] = {
+    EventKind.REEMIT_REQUESTED: ACCEPTED, EventKind.REEMIT_DRY_RUN: DRY_RUN, EventKind.REEMIT_PUBLISHED: PUBLISHED,
+}  # fmt: skip
 
 
 class AttemptUnknownError(ValueError):
@@ -113,24 +116,48 @@ def _changed(attempt: AttemptRow, event: StoredEvent) -> AttemptRow:
     )  # fmt: skip
 
 
-def acts_of(run_id: str, events: Sequence[StoredEvent]) -> tuple[ActionRow, ...]:
-    """Re-emits as a record tells of them. What became of one that was owed when the database was lost is not known."""
+def acts_of(run_id: str, events: Sequence[StoredEvent], latest_us: int) -> tuple[ActionRow, ...]:
+    """Re-emits as a record tells of them. What became of one that was owed when the database was lost is not known.
+
+    Args:
+        run_id: The run.
+        events: Its record.
+        latest_us: No event of an act is later: the rate limit would count one for too long.
+
+    Raises:
+        ValueError: an event is none of a re-emit; its key may be that of another act, which then were not carried out.
+    """
     acts: dict[str, ActionRow] = {}
     for event in events:
         details = event.details
+        if event.kind not in REEMIT_EVENTS:
+            continue
+        if event.ts_us > latest_us:
+            raise ValueError(f"event {event.seq} is later than the rebuild")
         if event.kind in (EventKind.REEMIT_REQUESTED, EventKind.REEMIT_DRY_RUN):
-            outcome = DRY_RUN if event.kind == EventKind.REEMIT_DRY_RUN else ACCEPTED
-            acts[details["action_key"]] = ActionRow(
-                _text(details["action_key"]), event.ts_us, _text(details["requested_by"]), _text(details["via"]),
-                ACTION, run_id, _text(details["reason"]), _text(details.get("reason_code", outcome)),
-                _text(details.get("detail", "")),
+            key, via = _text(details["action_key"]), _text(details["via"])
+            if not is_reemit_key(key, via, run_id):
+                raise ValueError(f"event {event.seq} has no key of a re-emit")
+            acts[key] = ActionRow(
+                key, event.ts_us, _text(details["requested_by"]), via, ACTION, run_id, _text(details["reason"]),
+                _outcome(event), _text(details.get("detail", "")),
             )  # fmt: skip
-        elif event.kind in (EventKind.REEMIT_PUBLISHED, EventKind.REEMIT_FAILED) and details["action_key"] in acts:
+        elif details["action_key"] in acts:
             act = acts[details["action_key"]]
-            acts[act.action_key] = replace(
-                act, outcome=_text(details.get("reason_code", PUBLISHED)), detail=_text(details.get("detail", ""))
-            )
+            acts[act.action_key] = replace(act, outcome=_outcome(event), detail=_text(details.get("detail", "")))
     return tuple(acts.values())
+
+
+def _outcome(event: StoredEvent) -> str:
+    """What an act came to by an event.
+
+    Raises:
+        ValueError: it is not of the closed list.
+    """
+    outcome = _text(event.details.get("reason_code", _OUTCOMES.get(event.kind, "")))
+    if outcome not in CODES and outcome != _OUTCOMES.get(event.kind):
+        raise ValueError(f"event {event.seq} has no outcome of a re-emit")
+    return outcome
 
 
 def _text(value: object) -> str:
@@ -170,9 +197,12 @@ def first_published(signal: RestoredSignal, events: Sequence[StoredEvent]) -> Re
     """A first signal with what a record tells of it: its receipt, and the highest number that a repetition had.
 
     Raises:
-        ValueError: the record tells of another READY.
+        ValueError: the record tells of another READY, or of a repetition that nobody asked for.
     """
     highest = max(map(_emission, events))
+    asked = sum(event.kind == EventKind.REEMIT_REQUESTED for event in events)
+    if highest > asked:  # each request takes the number after the highest one, which is free again after a failure
+        raise ValueError(f"it names emission {highest}, and {asked} were requested")
     signal = replace(signal, removed_emission=highest) if highest else signal
     for event in events:
         if event.kind == EventKind.READY_PUBLISHED:
@@ -190,7 +220,7 @@ def emissions_published(events: Sequence[StoredEvent]) -> list[int]:
 def _emission(event: StoredEvent) -> int:
     """The number of the repetition that an event of a re-emit tells of; 0 when there is none."""
     number: Any = event.details.get("emission", 0) if event.kind in REEMIT_EVENTS else 0
-    if type(number) is not int or not 0 <= number <= _MOST_EMISSIONS:
+    if type(number) is not int or number < 0:
         raise ValueError(f"event {event.seq} has no number of an emission")
     return number
 

@@ -75,6 +75,7 @@ class Rebuild:
         on_progress: Receives the report after every batch.
         terms: By what runs are restored: ledger, witness and policy. A rebuild that was interrupted goes on by the
             same, because the runs that it has restored stay.
+        found: What was found before any run is read.
     """
 
     authority: Authority | None
@@ -83,6 +84,7 @@ class Rebuild:
     on_finding: Callable[[LedgerFinding], None]
     on_progress: Callable[[Report], None]
     terms: str
+    found: Iterable[LedgerFinding] = ()
     monotonic: Callable[[], float] = time.monotonic
 
     def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...], *, dry_run: bool) -> Report:
@@ -103,6 +105,8 @@ class Rebuild:
         authority = None if dry_run else self.authority
         if authority is not None:
             epoch = self._begin(authority, act)
+        for finding in self.found:
+            self._find(finding, report)
         for batch in batches(self._all(report), BATCH):
             restored = batch if authority is None else self._insert(authority, batch, epoch, report)
             self._count(restored, report)

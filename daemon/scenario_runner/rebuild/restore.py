@@ -61,6 +61,7 @@ class Restorer:
         prove_ready: Proves that a run is READY; raises ``NotRestoredError``.
         allow: Checks what a run that goes on was admitted with; raises ``NotRestoredError``.
         launched: Whether something shows that an attempt was prepared, by run id and number.
+        latest_us: When the rebuild began, or later: no act is from after it.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Restorer:
         prove_ready: Callable[[Admitted, RunDocuments], ReadyProof],
         allow: Callable[[Admitted], None],
         launched: Callable[[str, int], bool],
+        latest_us: int,
     ) -> None:
         self._locate, self._bus, self._prove_ready = locate, bus, prove_ready
-        self._allow, self._launched = allow, launched
+        self._allow, self._launched, self._latest_us = allow, launched, latest_us
 
     def restore(self, documents: RunDocuments) -> Restored:
         """The rows of a run.
@@ -102,7 +104,7 @@ class Restorer:
         self._check_supersession(documents, admitted, state)
         self._check_objects_of_others(documents, state)
         digest, signals = self._signals(documents, admitted, state, reason)
-        restored = _rows(admitted, state, reason, signals, digest, projected)
+        restored = _rows(admitted, state, reason, signals, digest, projected, self._latest_us)
         following = len(restored.attempts) + 1
         if state not in FINAL_STATES and self._launched(run_id, following):
             raise self._not(
@@ -126,7 +128,7 @@ class Restorer:
         if state in FINAL_STATES:
             terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us))
             return "", _signals_of(admitted, terminal, None)
-        self._bus.require_no_other_end(admitted.run_id, state)
+        self._bus.require_on_its_way(admitted.run_id, state)
         self._check_plan(documents, admitted)
         self._allow(admitted)
         return "", []
@@ -224,7 +226,7 @@ class Restorer:
 
 def _rows(
     admitted: Admitted, state: RunState, reason: str, signals: Sequence[RestoredSignal], facts_view_digest: str,
-    projected: int,
+    projected: int, latest_us: int,
 ) -> RestoredRun:  # fmt: skip
     events = admitted.events
     first = events[0].details
@@ -237,7 +239,7 @@ def _rows(
         report_digest=report_digest(events), facts_view_digest=facts_view_digest, projected_seq=projected,
         missing=missing_paths(events), events=tuple(map(_event, events, admitted.details)),
         attempts=attempts_of(admitted.run_id, events),
-        signals=tuple(signals), actions=acts_of(admitted.run_id, events), supersession=admitted.supersession,
+        signals=tuple(signals), actions=acts_of(admitted.run_id, events, latest_us), supersession=admitted.supersession,
     )  # fmt: skip
 
 

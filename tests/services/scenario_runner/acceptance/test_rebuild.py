@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 import time
@@ -423,6 +424,12 @@ def quarantine_for(lost: Lost, run: str) -> None:
     shutil.copyfile(lost.document("quarantine", "quarantined"), lost.document("quarantine", run))
 
 
+def act_on(lost: Lost, key: str) -> None:
+    """READY was repeated, and the record names the act of another kind."""
+    lost.world.command("reemit", lost.runs["ready"], "--wiring", str(lost.world.wiring), "--reason", "x")
+    edit(lost.document("run_record"), lambda data: re.sub(rb'"cli/[0-9a-f]{32}"', canonical(key), data))
+
+
 HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
     "a planted READY": (planted_ready, "waiting", "READY_NOT_WITNESSED"),
     "another run's facts view": (of_another_run, "ready", "FACTS_VIEW_DRIFT"),
@@ -478,6 +485,9 @@ HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
             lambda data: data.replace(b'"event_kind":"EVIDENCE_MISSING"', b'"event_kind":"VERIFICATION_STARTED"'),
         ),
         "waiting", "RECORD_DAMAGED",
+    ),
+    "an act with the key of an acknowledgement": (
+        lambda lost: act_on(lost, f"quarantine_ack/{lost.runs['waiting']}"), "ready", "RECORD_DAMAGED",
     ),
     "no ready signal": (lambda lost: lost.document("ready_signal").unlink(), "ready", "READY_SIGNAL_MISSING"),
     "no receipt": (
@@ -555,6 +565,21 @@ def test_what_does_not_hold_together_is_a_finding_and_never_ready(lost: Lost, na
         assert item["remedy"]
     assert run not in lost.states()
     assert len(lost.states()) == 3
+
+
+@pytest.mark.parametrize("witness", ["bus", "evidence", "ledger"])
+def test_no_run_goes_on_while_a_damaged_file_of_the_bus_may_be_its_end(lost: Lost, witness: str) -> None:
+    before_ready_without_signal(lost)
+    damaged = signal_of(lost, "ready")
+    edit(damaged, lambda data: data[:-9])
+    lost.lose()
+    code, findings, _ = lost.rebuild("--witness", witness)
+    found = {(item["run_id"], item["code"]) for item in findings}
+    runs = [None, lost.runs["ready"], lost.runs["waiting"]]
+    assert (code, len(findings), found) == (1, 3, {(run, "SIGNAL_UNREADABLE") for run in runs})
+    assert findings[0]["object"] == str(damaged)
+    assert all(damaged.name in item["detail"] for item in findings[1:])
+    assert lost.states() == {"failed": "FAILED", "quarantined": "QUARANTINED"}
 
 
 @pytest.mark.parametrize("witness", ["evidence", "ledger"])

@@ -58,10 +58,10 @@ def test_a_run_with_two_ends_has_one_other_than_its_own(tmp_path: Path) -> None:
     assert (ends.other_than("run", "a"), ends.other_than("run", "b")) == (SignalKind.TERMINAL, SignalKind.READY)
 
 
-def test_whatever_is_no_signal_of_an_end_says_nothing(tmp_path: Path) -> None:
+def test_whatever_is_no_signal_of_an_end_says_nothing_and_no_message_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "topic"
     folder.mkdir()
-    hostile = [b"", b"{", b"[]", b"7", b"{}", b'{"attributes":[]}', b'{"attributes":{"kind":[]}}', b"\xff",
+    hostile = [b"", b"{", b"[]", b"7", b"{}", b'{"attributes":[]}', b"null", b'{"attributes":{"kind":[]}}', b"\xff",
                b'{"attributes":{"kind":"READY"},"partition_key":7,"message_id":"m"}',
                b'{"attributes":{"kind":"READY"},"partition_key":"run"}', b" " * (MAX_RECORD_BYTES + 1)]  # fmt: skip
     for number, data in enumerate(hostile):
@@ -70,5 +70,8 @@ def test_whatever_is_no_signal_of_an_end_says_nothing(tmp_path: Path) -> None:
     (folder / "link.json").symlink_to(folder / "nowhere")
     publish(folder, "run", "REQUEST_REJECTED", "refused")
     publish(folder, "run", "RUN_SUPERSEDES", "supersedes")
-    assert len(EndsOnBus.read(spool_store(str(tmp_path)), "topic", lambda _: None)) == 0
-    assert len(EndsOnBus.read(spool_store(str(tmp_path)), "none", lambda _: None)) == 0
+    ends = EndsOnBus.read(spool_store(str(tmp_path)), "topic", lambda _: None)
+    assert len(ends) == 0
+    names = {f"topic/{number}.json" for number in range(len(hostile))} | {"topic/link.json"}
+    assert set(ends.unreadable) == names, "each may be the end of a run, but for the messages that say so"
+    assert EndsOnBus.read(spool_store(str(tmp_path)), "none", lambda _: None) == EndsOnBus()
