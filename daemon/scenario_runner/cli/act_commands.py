@@ -6,6 +6,7 @@ import typer
 
 from scenario_runner.cli.options import (
     AfterOption,
+    JsonOfManyOption,
     JsonOption,
     LimitOption,
     LinesOption,
@@ -43,7 +44,7 @@ def runs_wake(
     reason: Annotated[str, typer.Option(help="Why: it is kept on record.", show_default=False)] = "",
     requested_by: ActorOption = None,
     dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    as_json: JsonOfManyOption = False,
 ) -> None:
     """Examine a waiting run now, not at the end of its pause: its evidence has come.
 
@@ -87,7 +88,7 @@ def dead_letter_redrive(
     why: Annotated[str, typer.Option(help="Why: it is kept on record.", show_default=False)] = "",
     requested_by: ActorOption = None,
     dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    as_json: JsonOfManyOption = False,
 ) -> None:
     """Judge the bytes of refused records anew, under the profile, policy and pack of today.
 
@@ -125,7 +126,12 @@ def quarantine_list(
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
 ) -> None:
-    """List runs that are QUARANTINED, newest first, with who has acknowledged each: runs list of that state."""
+    """List runs that are QUARANTINED, newest first, with who has acknowledged each: runs list of that state.
+
+    \b
+    Example:
+      scenario-runner quarantine list --open --since 1d
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.quarantine import run_list
     from scenario_runner.cli.runs import Options
 

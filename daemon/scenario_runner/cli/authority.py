@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scenario_runner.cli.options import JsonOption, WiringOption
+from scenario_runner.cli.options import JsonLinesOption, WiringOption
 
 app = typer.Typer(help="Work with the authority of a profile.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,7 +44,7 @@ def rebuild(
         str | None, typer.Option("--requested-by", help="Who asks; this user's name without it.", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be restored; write nothing.")] = False,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:  # fmt: skip
     """Recreate an empty authority from the ledger: runs, events, attempts, signals and re-emits.
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from scenario_runner.cli.options import JsonOption, SinceOption, WiringOption
+from scenario_runner.cli.options import JsonLinesOption, SinceOption, WiringOption
 
 app = typer.Typer(help="Check the ledger of a profile.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -21,7 +21,7 @@ def check(
     run_id: Annotated[
         str, typer.Option("--run", metavar="RUN_ID", help="Only this run, named as for status.", show_default=False)
     ] = "",
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Compare the ledger with the authority: every document of every run, and every object that lies there.
 

@@ -50,7 +50,12 @@ def status(
     """Show the state of a run. The exit code says it too: 0 READY, 1 FAILED or refused, 3 not yet, 4 QUARANTINED.
 
     With --wait it is shown when there is a verdict. An authority that is away meanwhile is waited for.
-    """
+
+    \b
+    Examples:
+      scenario-runner status 0f3a
+      scenario-runner status nightly-7 --wait --timeout 600
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.status import run
 
     run(str(wiring), run_id, wait=wait, timeout=timeout, local=local, as_json=as_json)
@@ -66,7 +71,11 @@ def explain(
     """Show why a run is in its state: the cause, what is missing or was expected and found, what happens next.
 
     Paths are shortened; --all and --json show them whole. The exit code is that of status.
-    """
+
+    \b
+    Example:
+      scenario-runner explain 0f3a --all
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.explain import run
 
     run(str(wiring), run_id, everything=everything, local=local, as_json=as_json)
@@ -83,7 +92,12 @@ def watch(
     """Show a run, or the runs on their way, until it has ended: a live table on a terminal, a line a change in a pipe.
 
     With RUN_ID the exit code is that of status. Ctrl-C ends it.
-    """
+
+    \b
+    Examples:
+      scenario-runner watch
+      scenario-runner watch nightly-7 --timeout 600
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.watch import Options, run
 
     run(str(wiring), run_id, Options(interval, timeout, local, as_json))
@@ -186,7 +200,11 @@ def daemons(wiring: WiringOption, as_json: JsonOption = False, as_lines: LinesOp
 
     A daemon reports itself twice a minute, also while it has nothing to do, and leaves the list when it stops in order.
     One that was killed, or hangs, is NOT_SEEN after a minute, and leaves the list after a day.
-    """
+
+    \b
+    Example:
+      scenario-runner daemons --json
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.daemons import run
 
     run(str(wiring), as_json=as_json, as_lines=as_lines)
@@ -214,7 +232,12 @@ def verify(
 
     It is verified under the interface pack that is named here, or else that the authority pinned for it, or else that
     the profile names; the answer says which. A pack that only the ledger vouches for does not pass.
-    """
+
+    \b
+    Examples:
+      scenario-runner verify nightly-7
+      scenario-runner verify nightly-7 --catalogue outputs.yaml --gate-map gates.yaml --verbose
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.verify import NamedFiles, run
 
     files = NamedFiles(*(str(path) if path else "" for path in (catalogue, gate_map, policy)))

@@ -18,6 +18,7 @@ from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     CheckPolicyOption,
     FileArgument,
+    JsonOfManyOption,
     JsonOption,
     LogFormatOption,
     LogLevelOption,
@@ -108,7 +109,12 @@ def serve(
     """Run the daemon: consume requests, verify evidence, publish READY.
 
     The first SIGTERM or SIGINT finishes what is in progress; the second stops at once. Neither loses anything.
-    """
+
+    \b
+    Examples:
+      scenario-runner serve --wiring $W --policy $P
+      scenario-runner serve --wiring $W --policy $P --role runner --log-format json
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.process_one import leave_process_one
 
     leave_process_one()  # before the import below: a fork must precede all threads
@@ -134,7 +140,11 @@ def run_one(
     For a scheduled task or a CI job. The exit code is the verdict: 0 READY, 1 FAILED or refused, 3 no verdict in time,
     4 QUARANTINED. Run again with the same file it goes on with the same run; a run that has ended is not driven again.
     Nothing is taken from the control bus, and no other run is touched.
-    """
+
+    \b
+    Example:
+      scenario-runner run request.json --wiring $W --policy $P --timeout 600
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.process_one import leave_process_one
 
     leave_process_one()  # before the import below: a fork must precede all threads
@@ -151,7 +161,7 @@ def submit(
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the request document, and send nothing.")] = False,
-    as_json: JsonOption = False,
+    as_json: JsonOfManyOption = False,
     run_equivalence_key: Annotated[str | None, typer.Option(help="The key: one key is one run, for ever.")] = None,
     manifest_fingerprint: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
     parameter_hash: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
@@ -215,7 +225,12 @@ def submit(
 
 @app.command(rich_help_panel=_REQUEST, short_help="Show the plan that a request would get.")
 def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json: JsonOption = False) -> None:
-    """Show the plan that a request would get, without side effects; exit 1 when it would be refused."""
+    """Show the plan that a request would get, without side effects; exit 1 when it would be refused.
+
+    \b
+    Example:
+      scenario-runner plan request.json --wiring $W --policy $P
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.plan import run
 
     run(str(wiring), str(policy), file, as_json=as_json)
@@ -244,7 +259,7 @@ def reemit(
     until: Annotated[str, typer.Option(metavar="TIME", help="Many: published first before; now if none.")] = "",
     rate: Annotated[int, typer.Option(min=0, help="Many: most signals a second; 0 for no bound.")] = 200,
     resume: Annotated[str, typer.Option(metavar="BATCH", help="Many: go on with a batch that was broken off.")] = "",
-    as_json: JsonOption = False,
+    as_json: JsonOfManyOption = False,
 ) -> None:
     """Publish the READY or TERMINAL of a run again: the same message id and the same payload.
 
@@ -310,7 +325,12 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Probe everything that a profile names, and say what to do about what is wrong."""
+    """Probe everything that a profile names, and say what to do about what is wrong.
+
+    \b
+    Example:
+      scenario-runner doctor --wiring $W --policy $P
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.doctor import run
 
     run(str(wiring), str(policy) if policy else None, as_json=as_json)
@@ -336,7 +356,11 @@ def stores_adopt(
     A store has an identity: a marker in it, which the authority knows too. SR refuses another store in its place, since
     the usual cause is a missing mount or a wrong bucket: then mount the right store instead. Documents and signals that
     the old store held are not in the new one; running daemons must be restarted.
-    """
+
+    \b
+    Example:
+      scenario-runner stores adopt --wiring $W --only spool
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.stores import run
 
     run(str(wiring), only, as_json=as_json)
@@ -347,7 +371,12 @@ def policy_digest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy profile.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Print the content digest that a policy file should carry."""
+    """Print the content digest that a policy file should carry.
+
+    \b
+    Example:
+      scenario-runner policy digest policy.yaml
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.policy import run
 
     run(str(file), as_json=as_json)
@@ -360,7 +389,12 @@ def contracts_export(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Write every JSON Schema, of the wire contracts and of what --json prints, in the layout of ``config/``."""
+    """Write every JSON Schema, of the wire contracts and of what --json prints, in the layout of ``config/``.
+
+    \b
+    Example:
+      scenario-runner contracts export config
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.contracts import run
 
     run(str(directory), as_json=as_json)
@@ -371,7 +405,11 @@ def stream_adopt(wiring: WiringOption, as_json: JsonOption = False) -> None:
     """Read a stream that was deleted and made anew: forget the leases of the former one.
 
     Stop every daemon of the application first. When the leases belong to the stream as it is, nothing is changed.
-    """
+
+    \b
+    Example:
+      scenario-runner stream adopt --wiring $W
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.stream import run
 
     run(str(wiring), as_json=as_json)

@@ -13,6 +13,9 @@ PolicyOption = Annotated[
     Path, typer.Option("--policy", envvar="SR_POLICY", help="Policy profile (YAML).", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+JsonOfManyOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout; of many, one JSON object a line.")
+]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Show times in the zone of this machine.")]
 LinesOption = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]

@@ -20,7 +20,11 @@ def _plan(wiring: WiringOption, policy: PolicyOption, as_json: JsonOption = Fals
     """Show how much has expired by the policy's retention, of which kind and since when. Nothing is changed.
 
     Counting stops at 100,000 of a kind: more is shown as "more than".
-    """
+
+    \b
+    Example:
+      scenario-runner retention plan --wiring $W --policy $P
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     from scenario_runner.cli.retention import run_plan
 
     run_plan(str(wiring), str(policy), as_json=as_json)

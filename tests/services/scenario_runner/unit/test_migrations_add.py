@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from support import REPO
 
 from scenario_runner.authority.statements import load_migrations
 
@@ -38,6 +39,14 @@ def test_a_migration_only_adds_or_is_named_with_its_reason(engine: str) -> None:
     assert {(engine, number) for number, found in more.items() if found} == {
         key for key in STOP_FIRST if key[0] == engine
     }, more
+
+
+def test_the_changelog_says_so_in_the_words_that_the_guide_promises() -> None:
+    words = "*stop every daemon first*"
+    promised = (REPO / "docs/guides/rollout.md").read_text("utf-8")
+    assert words in " ".join(promised.split())
+    said = (REPO / "CHANGELOG.md").read_text("utf-8").partition("\n### Before you upgrade\n")[2].partition("\n### ")[0]
+    assert words in " ".join(said.split())
 
 
 @pytest.mark.parametrize(
