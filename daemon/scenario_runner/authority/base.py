@@ -170,7 +170,13 @@ class Authority(RunReader, Protocol):
         ...
 
     def mark_sent(self, sent: Sequence[Sent]) -> None:
-        """Record that signals are on the control bus; the time and receipt of the first such record stay."""
+        """Record that signals are on the control bus; the time and receipt of the first such record stay.
+
+        This and what else becomes of a claimed signal, :meth:`end_reemits` and :meth:`postpone_signals`, is written
+        only while the row is the one that was claimed: the same message, not sent yet, and leased to that owner. A
+        lease that has run out still counts until another owner claims the row; afterwards it is that owner's alone. So
+        a repeated call changes nothing, and neither does a relay that stood still while its database was replaced.
+        """
         ...
 
     def reemit(self, acts: Sequence[ReemitAct]) -> list[ReemitAnswer]:
@@ -184,7 +190,7 @@ class Authority(RunReader, Protocol):
         """Record what became of re-emits that were owed: event, act and outbox row in one transaction.
 
         A re-emit that was published is marked as sent. One that was refused leaves the outbox. One that is owed no more
-        is left as it is.
+        is left as it is, and so is one that another owner has claimed since, see :meth:`mark_sent`.
         """
         ...
 
@@ -222,8 +228,8 @@ class Authority(RunReader, Protocol):
         """
         ...
 
-    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        """Publish signals again at ``due_us``, because it failed."""
+    def postpone_signals(self, rows: Sequence[OutboxRow], due_us: int) -> None:
+        """Give claimed signals back, to be published at ``due_us``, because it failed; see :meth:`mark_sent`."""
         ...
 
     def pull_in_times(self) -> int:

@@ -20,6 +20,7 @@ from scenario_runner.authority.postgres_batches import (
     Parameters,
     action_parameters,
     admission_parameters,
+    claimed_columns,
     details_of,
     failure_parameters,
     transition_parameters,
@@ -288,13 +289,13 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def mark_sent(self, sent: Sequence[Sent]) -> None:
         self._query(
-            "mark_sent", outbox_id=[item.outbox_id for item in sent], receipt=[item.receipt for item in sent],
+            "mark_sent", **claimed_columns([item.row for item in sent]), receipt=[item.receipt for item in sent],
             details=[details_of(item.event) if item.event is not None else None for item in sent],
         )  # fmt: skip
 
     @override
-    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        self._query("postpone_signals", outbox_id=list(outbox_ids), due_us=due_us)
+    def postpone_signals(self, rows: Sequence[OutboxRow], due_us: int) -> None:
+        self._query("postpone_signals", **claimed_columns(rows), due_us=due_us)
 
     @override
     def pending(self, only: str = "") -> Pending:

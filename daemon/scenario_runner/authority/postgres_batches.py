@@ -22,6 +22,7 @@ from scenario_runner.authority.values import (
     Admission,
     AttemptRow,
     Event,
+    OutboxRow,
     ProjectionFailure,
     SignalDraft,
     Superseding,
@@ -118,6 +119,12 @@ def signal_columns(signal: SignalDraft | None) -> tuple[Any, ...]:
         return (None,) * 5
     attributes = canonical_bytes(signal.attributes)
     return (signal.message_id, signal.kind.value, storable(signal.partition_key), attributes, signal.payload)
+
+
+def claimed_columns(rows: Sequence[OutboxRow]) -> Parameters:
+    """By what claimed signals are found: their rows, their messages, and whose they are."""
+    found = ((Int8(row.outbox_id), row.message_id, Int8(row.emission), row.owner) for row in rows)
+    return columns("outbox_id message_id emission owner", found)
 
 
 _TRANSITION = (

@@ -14,6 +14,7 @@ from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     action_parameters,
+    claimed_columns,
     columns,
     details_of,
     signal_columns,
@@ -44,7 +45,7 @@ _ACT: Final = (
     "partition_key attributes payload record_key message_id kind disposition reason_code raw raw_sha256 raw_size"
 )
 _EVENT: Final = "event_run_id event_nth event_kind event_details"
-_END: Final = "outbox_id published receipt kind details outcome detail"
+_END: Final = "published receipt kind details outcome detail"
 
 Asked = tuple[ReemitAct, Admission | None]
 """An act, and the record that asks for it."""
@@ -160,7 +161,9 @@ class PostgresReemits(Queries):
     @override
     def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
         for indices in rounds_without_repeats([end.row.run_id for end in ends]):
-            self._query("end_reemits", **columns(_END, [_end(ends[index]) for index in indices]))
+            told = [ends[index] for index in indices]
+            rows = claimed_columns([end.row for end in told])
+            self._query("end_reemits", **rows, **columns(_END, map(_end, told)))
 
 
 def disposed(record: Admission, answer: ReemitAnswer) -> Admission:
@@ -215,6 +218,5 @@ def _end(end: ReemitEnd) -> tuple[Any, ...]:
     event = delivery_event(end)
     outcome, detail = delivery_outcome(end)
     return (
-        Int8(end.row.outbox_id), end.failure is None, end.receipt, event.kind.value, details_of(event), outcome,
-        shortened(detail),
+        end.failure is None, end.receipt, event.kind.value, details_of(event), outcome, shortened(detail),
     )  # fmt: skip

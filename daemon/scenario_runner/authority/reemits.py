@@ -235,9 +235,9 @@ def sent(row: OutboxRow, receipt: str) -> Sent:
     write of its record, which is a fifth of the throughput (ADR 0028).
     """
     if row.kind is not SignalKind.READY or not receipt:
-        return Sent(row.outbox_id, receipt)
+        return Sent(row, receipt)
     details: Json = {"kind": row.kind.value, "message_id": row.message_id, "receipt": orjson.loads(receipt)}
-    return Sent(row.outbox_id, receipt, Event(EventKind.READY_PUBLISHED, RunState.READY, details))
+    return Sent(row, receipt, Event(EventKind.READY_PUBLISHED, RunState.READY, details))
 
 
 def delivery_event(end: ReemitEnd) -> Event:

@@ -115,7 +115,7 @@ def outbox_row(row: Row) -> OutboxRow:
     return OutboxRow(
         row["outbox_id"], row["message_id"], row["run_id"], SignalKind(row["kind"]), row["partition_key"],
         orjson.loads(row["attributes"]), bytes(row["payload"]), row["created_us"], row["attempts"], row["emission"],
-        row["action_key"],
+        row["action_key"], row["lease_owner"],
     )  # fmt: skip
 
 

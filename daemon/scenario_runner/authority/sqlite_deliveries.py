@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.queries import projection_tasks
 from scenario_runner.authority.rows import QUIET_PERIOD_US, outbox_row, shortened
-from scenario_runner.authority.sqlite_reemits import SqliteReemits
+from scenario_runner.authority.sqlite_reemits import SqliteReemits, claimed_columns
 from scenario_runner.authority.values import OutboxRow, ProjectionFailure, ProjectionTask, Sent
 
 
@@ -72,12 +72,12 @@ class SqliteDeliveries(SqliteReemits):
         self._write(operation)
 
     def _mark_sent(self, connection: sqlite3.Connection, item: Sent, now: int) -> None:
-        parameters = {"outbox_id": item.outbox_id, "receipt": item.receipt, "now": now}
+        parameters = {**claimed_columns(item.row), "receipt": item.receipt, "now": now}
         marked = connection.execute(self._sql["mark_sent"], parameters).fetchone()
         if marked is not None and item.event is not None:
             self._grow_now(connection, marked["run_id"], now, [item.event])
 
     @override
-    def postpone_signals(self, outbox_ids: Sequence[int], due_us: int) -> None:
-        rows = [{"outbox_id": outbox_id, "due_us": due_us} for outbox_id in outbox_ids]
-        self._write(lambda c: c.executemany(self._sql["postpone_signal"], rows).rowcount)
+    def postpone_signals(self, rows: Sequence[OutboxRow], due_us: int) -> None:
+        found = [{**claimed_columns(row), "due_us": due_us} for row in rows]
+        self._write(lambda c: c.executemany(self._sql["postpone_signal"], found).rowcount)

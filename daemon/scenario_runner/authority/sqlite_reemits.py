@@ -22,11 +22,18 @@ from scenario_runner.authority.reemits import (
 )
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import action_columns, action_row, shortened
-from scenario_runner.authority.values import Admission, Event, ReemitEnd, SignalDraft
+from scenario_runner.authority.values import Admission, Event, OutboxRow, ReemitEnd, SignalDraft
 from scenario_runner.contracts.states import Disposition
 
 T = TypeVar("T")
 _UNCOUNTED: Final = orjson.dumps(UNCOUNTED).decode()
+
+
+def claimed_columns(row: OutboxRow) -> dict[str, Any]:
+    """By what a claimed signal is found: its row, its message, and whose it is."""
+    return {
+        "outbox_id": row.outbox_id, "message_id": row.message_id, "emission": row.emission, "owner": row.owner,
+    }  # fmt: skip
 
 
 class SqliteReemits(Queries):
@@ -140,7 +147,7 @@ class SqliteReemits(Queries):
 
     def _end_reemit(self, connection: sqlite3.Connection, end: ReemitEnd) -> None:
         row, now = end.row, self._clock()
-        parameters = {"outbox_id": row.outbox_id, "now": now, "receipt": end.receipt}
+        parameters = {**claimed_columns(row), "now": now, "receipt": end.receipt}
         statement = self._sql["mark_sent"] if end.failure is None else self._sql["drop_reemit"]
         if connection.execute(statement, parameters).fetchone() is None:
             return  # another relay was faster

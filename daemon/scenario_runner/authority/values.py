@@ -379,6 +379,7 @@ class OutboxRow:
     Attributes:
         emission: 0 for the first publication of a message, from 1 for each that repeats it.
         action_key: The act that asked for it to be repeated; empty for a first publication.
+        owner: Who claimed it.
     """
 
     outbox_id: int
@@ -392,6 +393,7 @@ class OutboxRow:
     attempts: int
     emission: int = 0
     action_key: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,11 +401,12 @@ class Sent:
     """A signal that is on the control bus.
 
     Attributes:
+        row: Its outbox row, as it was claimed.
         receipt: What the bus answered, as JSON; empty where the message id says where the signal is.
         event: Appended to the record of the signal's run, which has ended; None for a signal that leaves no event.
     """
 
-    outbox_id: int
+    row: OutboxRow
     receipt: str = ""
     event: Event | None = None
 
@@ -413,7 +416,7 @@ class ReemitEnd:
     """A re-emit that is owed no more.
 
     Attributes:
-        row: Its outbox row.
+        row: Its outbox row, as it was claimed.
         receipt: See :class:`Sent`.
         failure: Why it was not published; None when it was.
     """

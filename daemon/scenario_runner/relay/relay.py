@@ -244,7 +244,7 @@ class Relay:
         detail = failed[0][1].error
         _log.warning("signals could not be published; they are tried again", count=len(failed), detail=detail)
         now_us = self._authority.now_us()
-        by_time: dict[int, list[int]] = {}
+        by_time: dict[int, list[OutboxRow]] = {}
         for row, result in failed:
             count("relay.signal_drift" if result.permanent else "relay.signal_unavailable")
             if row.kind is SignalKind.READY:
@@ -253,9 +253,9 @@ class Relay:
                 until_us = _after_drift(row.attempts, row.created_us, now_us)
             else:
                 until_us = now_us + _BUS_RETRY.pause_us(row.attempts)
-            by_time.setdefault(until_us, []).append(row.outbox_id)
-        for until_us, outbox_ids in by_time.items():
-            self._authority.postpone_signals(outbox_ids, until_us)
+            by_time.setdefault(until_us, []).append(row)
+        for until_us, rows in by_time.items():
+            self._authority.postpone_signals(rows, until_us)
 
 
 def _corrections_told(task: ProjectionTask) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ def test_columns_and_tables_that_are_added_beneath_a_daemon_disturb_no_statement
         authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
         signals = authority.claim_signals("relay", 10, LEASE)
         assert len(signals) == 1
-        authority.mark_sent([Sent(signals[0].outbox_id)])
+        authority.mark_sent([Sent(signals[0])])
         assert authority.pending().nothing
 
 
@@ -878,8 +878,9 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     cut(lambda: lossy.claim_signals("p", 10, LEASE))
     schema.set_clock(START + LEASE)
     (row,) = lossy.claim_signals("p", 10, LEASE)
-    cut(lambda: lossy.postpone_signals([row.outbox_id], START))
-    cut(lambda: lossy.mark_sent([Sent(row.outbox_id)]))
+    cut(lambda: lossy.postpone_signals([row], START))
+    (row,) = lossy.claim_signals("p", 10, LEASE)
+    cut(lambda: lossy.mark_sent([Sent(row)]))
     cut(lambda: lossy.keep_digests("key", ["a"]))
     assert cut(lambda: lossy.find_digests("key")) == ["a"]
     assert cut(lambda: lossy.signals(hex32("k"))).rows == (SignalRow(hex64("ready"), "READY", START + LEASE),)
@@ -890,7 +891,7 @@ def test_an_act_whose_commit_is_unknown_is_carried_out_once(schema: Schema, prox
     commit(lossy, ready(prepare(lossy)))
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
-    lossy.mark_sent([Sent(row.outbox_id) for row in lossy.claim_signals("p", 10, LEASE)])
+    lossy.mark_sent([Sent(row) for row in lossy.claim_signals("p", 10, LEASE)])
     asked = ReemitAct(
         key="one", run_id=hex32("k"), kind=ReemitKind.BOTH, actor="ops", via="cli", reason="why",
         limit=ReemitLimit(1, 60 * SECOND),
@@ -915,9 +916,9 @@ def test_a_signal_keeps_the_time_of_its_first_mark(schema: Schema, lossy: Author
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     lossy.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = lossy.claim_signals("p", 10, LEASE)
-    lossy.mark_sent([Sent(row.outbox_id)])
+    lossy.mark_sent([Sent(row)])
     schema.set_clock(START + SECOND)
-    lossy.mark_sent([Sent(row.outbox_id)])
+    lossy.mark_sent([Sent(row)])
     assert lossy.signals(hex32("k")).rows == (SignalRow(hex64("ready"), "READY", START),)
 
 

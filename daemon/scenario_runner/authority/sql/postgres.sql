@@ -418,18 +418,22 @@ claimed AS (
   SET lease_owner = %(owner)b, lease_until_us = c.now + %(lease_us)b::bigint, attempts = o.attempts + 1
   FROM owed w, clock c WHERE o.outbox_id = w.outbox_id
   RETURNING o.outbox_id, o.message_id, o.run_id, o.kind, o.partition_key, o.attributes, o.payload, o.created_us,
-            o.attempts, o.emission, o.action_key)
+            o.attempts, o.emission, o.action_key, o.lease_owner)
 SELECT outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
-       action_key
+       action_key, lease_owner
 FROM claimed ORDER BY outbox_id;
 
 -- name: mark_sent
 -- A signal with details is the READY of its run, whose record says where it lies; see end_reemits for locks and clock.
+-- In a database that was rebuilt, or restored from a backup, the same outbox_id may be another message's: here, and
+-- wherever else a claimed signal is named, it is found under its lease and with its message.
 WITH sent AS MATERIALIZED (
   SELECT o.outbox_id, o.run_id, g.receipt, g.details FROM outbox o
-  JOIN unnest(%(outbox_id)b::bigint[], %(receipt)b::text[], %(details)b::bytea[]) AS g(outbox_id, receipt, details)
-    ON g.outbox_id = o.outbox_id
-  WHERE o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
+  JOIN unnest(%(outbox_id)b::bigint[], %(message_id)b::text[], %(emission)b::bigint[], %(owner)b::text[],
+              %(receipt)b::text[], %(details)b::bytea[])
+         AS g(outbox_id, message_id, emission, owner, receipt, details) ON g.outbox_id = o.outbox_id
+  WHERE o.message_id = g.message_id AND o.emission = g.emission AND o.lease_owner = g.owner
+    AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN sent s ON s.run_id = r.run_id WHERE s.details IS NOT NULL
   ORDER BY r.run_id FOR UPDATE OF r),
@@ -550,13 +554,15 @@ SELECT action_key FROM done;
 -- Locks outbox rows and then runs; whoever locks a run first only adds rows to the outbox, so nobody waits in a circle.
 -- The clock is read after the run was locked: the times in a record do not go back.
 WITH given AS MATERIALIZED (
-  SELECT * FROM unnest(%(outbox_id)b::bigint[], %(published)b::boolean[], %(receipt)b::text[], %(kind)b::text[],
+  SELECT * FROM unnest(%(outbox_id)b::bigint[], %(message_id)b::text[], %(emission)b::bigint[], %(owner)b::text[],
+                       %(published)b::boolean[], %(receipt)b::text[], %(kind)b::text[],
                        %(details)b::bytea[], %(outcome)b::text[], %(detail)b::text[])
-    AS g(outbox_id, published, receipt, kind, details, outcome, detail)),
+    AS g(outbox_id, message_id, emission, owner, published, receipt, kind, details, outcome, detail)),
 owed AS MATERIALIZED (
   SELECT o.outbox_id, o.run_id, o.action_key, g.published, g.receipt, g.kind, g.details, g.outcome, g.detail
   FROM outbox o JOIN given g ON g.outbox_id = o.outbox_id
-  WHERE o.emission > 0 AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
+  WHERE o.message_id = g.message_id AND o.emission = g.emission AND o.lease_owner = g.owner
+    AND o.emission > 0 AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN owed w ON w.run_id = r.run_id ORDER BY r.run_id FOR UPDATE OF r),
 changed AS (
@@ -583,8 +589,11 @@ ORDER BY o.sent_us, o.outbox_id LIMIT %(limit)b;
 
 -- name: postpone_signals
 WITH failed AS MATERIALIZED (
-  SELECT outbox_id FROM outbox WHERE outbox_id = ANY (%(outbox_id)b::bigint[])
-  ORDER BY outbox_id FOR UPDATE)
+  SELECT o.outbox_id FROM outbox o
+  JOIN unnest(%(outbox_id)b::bigint[], %(message_id)b::text[], %(emission)b::bigint[], %(owner)b::text[])
+         AS g(outbox_id, message_id, emission, owner) ON g.outbox_id = o.outbox_id
+  WHERE o.message_id = g.message_id AND o.emission = g.emission AND o.lease_owner = g.owner
+  ORDER BY o.outbox_id FOR UPDATE OF o)
 UPDATE outbox o SET due_us = %(due_us)b, lease_owner = '', lease_until_us = 0
 FROM failed f WHERE o.outbox_id = f.outbox_id;
 

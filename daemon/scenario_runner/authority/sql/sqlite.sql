@@ -161,11 +161,14 @@ WHERE outbox_id IN (SELECT o.outbox_id FROM outbox o LEFT JOIN runs r ON r.run_i
                       AND o.run_id = :only  -- only
                     ORDER BY o.outbox_id LIMIT :limit)
 RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payload, created_us, attempts, emission,
-          action_key;
+          action_key, lease_owner;
 
 -- name: mark_sent
+-- In a database that was rebuilt, or restored from a backup, the same outbox_id may be another message's: here, and
+-- wherever else a claimed signal is named, it is found under its lease and with its message.
 UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
-WHERE outbox_id = :outbox_id AND sent_us IS NULL
+WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission AND lease_owner = :owner
+  AND sent_us IS NULL
 RETURNING run_id;
 
 -- name: find_actions
@@ -208,7 +211,9 @@ UPDATE runs SET event_seq = event_seq + :count WHERE run_id = :run_id RETURNING 
 SELECT max(ts_us) FROM run_events WHERE run_id = :run_id;
 
 -- name: drop_reemit
-DELETE FROM outbox WHERE outbox_id = :outbox_id AND emission > 0 AND sent_us IS NULL
+DELETE FROM outbox
+WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission AND lease_owner = :owner
+  AND emission > 0 AND sent_us IS NULL
 RETURNING run_id;
 
 -- name: published_signals
@@ -219,7 +224,8 @@ WHERE o.emission = 0 AND o.sent_us IS NOT NULL AND (o.sent_us, o.outbox_id) > (:
 ORDER BY o.sent_us, o.outbox_id LIMIT :limit;
 
 -- name: postpone_signal
-UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0 WHERE outbox_id = :outbox_id;
+UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0
+WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission AND lease_owner = :owner;
 
 -- name: any_ahead
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)

@@ -109,7 +109,7 @@ def test_a_known_record_or_act_is_not_written_again(authority: Authority, backen
 def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backend: Backend) -> None:  # noqa: F811
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
-    authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE)])
+    authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
     admitted = authority.admit_for(BY, reemit_of("k", "redrive/1/spool/old"))
     assert admitted is not None
     assert (admitted.disposition, admitted.run_id) == (Disposition.ACCEPTED, hex32("k"))

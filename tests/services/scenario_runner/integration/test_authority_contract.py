@@ -874,7 +874,7 @@ def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, 
     assert authority.owners() == {"publisher"}
     clock.pass_seconds(31)
     assert authority.owners() == set()
-    authority.mark_sent([Sent(row.outbox_id)])
+    authority.mark_sent([Sent(row)])
     assert authority.owners() == set()
 
 
@@ -1001,7 +1001,7 @@ def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_w
     assert (claimed.run.run_id, signal.run.run_id) == (hex32("claimed"), hex32("signal"))
     authority.mark_projected([(hex32("signal"), signal.run.event_seq)])
     (row,) = authority.claim_signals("relay", 10, LEASE)
-    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    authority.postpone_signals([row], UNTIL_RESTART)
     clock.pass_seconds(LEASE / SECOND + 1)
     assert authority.claim_projections("relay", 10, LEASE) == []
     assert authority.claim_signals("relay", 10, LEASE) == []
@@ -1095,8 +1095,8 @@ def test_a_sent_signal_is_never_claimed_again(authority: Authority, clock: Clock
     projected(authority)
     (row,) = authority.claim_signals("p", 10, LEASE)
     sent_at = clock.pass_seconds(1)
-    authority.mark_sent([Sent(row.outbox_id)])
-    authority.postpone_signals([row.outbox_id], clock.now)
+    authority.mark_sent([Sent(row)])
+    authority.postpone_signals([row], clock.now)
     authority.expire_owner("p")
     clock.pass_seconds(10_000)
     assert authority.claim_signals("p", 10, LEASE) == []
@@ -1107,7 +1107,7 @@ def test_a_postponed_signal_is_not_claimed_before_it_is_due(authority: Authority
     decided(authority, "a", "b")
     projected(authority)
     first, second = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([first.outbox_id, second.outbox_id], clock.now + 8 * SECOND)
+    authority.postpone_signals([first, second], clock.now + 8 * SECOND)
     clock.pass_seconds(7.9)
     assert authority.claim_signals("p", 10, LEASE) == []
     clock.pass_seconds(0.1)
@@ -1118,8 +1118,8 @@ def test_a_postponed_signal_is_not_taken_along_with_one_that_is_due(authority: A
     decided(authority, "a", "b")
     projected(authority)
     first, second = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([first.outbox_id], clock.now + 90 * SECOND)
-    authority.postpone_signals([second.outbox_id], clock.now)
+    authority.postpone_signals([first], clock.now + 90 * SECOND)
+    authority.postpone_signals([second], clock.now)
     assert [row.outbox_id for row in authority.claim_signals("p", 10, LEASE)] == [second.outbox_id]
 
 
@@ -1167,11 +1167,11 @@ def test_what_is_left_to_do_is_told_from_the_first_record_to_the_last_signal(
     projected(authority)
     assert left() == (False, False, True, True)
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([row.outbox_id], clock.now + SECOND)
+    authority.postpone_signals([row], clock.now + SECOND)
     assert left() == (False, False, False, True), "due later, but still owed"
     clock.pass_seconds(1)
     assert left() == (False, False, True, True)
-    authority.mark_sent([Sent(row.outbox_id)])
+    authority.mark_sent([Sent(row)])
     assert left() == (False, False, False, False)
 
 

@@ -275,8 +275,8 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     authority.postpone_projections([ProjectionFailure(hex32("unprojected"), START + SECOND, "away")])
     authority.postpone_projections([ProjectionFailure(hex32("left"), UNTIL_RESTART, "drift")])
     (later, never, _) = refusals(authority, "later", "never", "fresh")
-    authority.postpone_signals([later.outbox_id], START + SECOND)
-    authority.postpone_signals([never.outbox_id], UNTIL_RESTART)
+    authority.postpone_signals([later], START + SECOND)
+    authority.postpone_signals([never], UNTIL_RESTART)
     commit(authority, waiting(first, START + WAIT))
     before = row(authority, "b"), row(authority, "unprojected"), row(authority, "left")
     assert authority.pull_in_times() == 1
@@ -287,8 +287,8 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
 
 def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
     far, *others = refusals(authority, "far", "near", "nearer")
-    authority.postpone_signals([far.outbox_id], START + 1000 * WAIT)
-    authority.postpone_signals([row.outbox_id for row in others], START + SECOND)
+    authority.postpone_signals([far], START + 1000 * WAIT)
+    authority.postpone_signals(others, START + SECOND)
     assert authority.pull_in_times() == 1
     assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("far")]
 
@@ -304,7 +304,7 @@ def refusals(authority: Authority, *names: str) -> list[Any]:  # noqa: F811
 
 def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: Clock) -> None:  # noqa: F811
     first, _ = refusals(authority, "a", "b")
-    authority.mark_sent([Sent(first.outbox_id)])
+    authority.mark_sent([Sent(first)])
     assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
     assert authority.signals(hex32("b")).rows == (SignalRow(hex64("b"), "REQUEST_REJECTED", None),)
     clock.pass_seconds(LEASE / SECOND)
@@ -313,15 +313,15 @@ def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: C
 
 def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
     (only,) = refusals(authority, "a")
-    authority.mark_sent([Sent(only.outbox_id)])
+    authority.mark_sent([Sent(only)])
     clock.pass_seconds(1)
-    authority.mark_sent([Sent(only.outbox_id)])
+    authority.mark_sent([Sent(only)])
     assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
 
 
 def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> None:  # noqa: F811
     first, second = refusals(authority, "a", "b")
-    authority.postpone_signals([first.outbox_id], START)
+    authority.postpone_signals([first], START)
     assert [item.outbox_id for item in authority.claim_signals("p", 10, LEASE)] == [first.outbox_id]
     assert second.attempts == 1
 
@@ -423,8 +423,8 @@ def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Calla
     claimed = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in claimed])
     (sent, later) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([Sent(sent.outbox_id)])
-    authority.postpone_signals([later.outbox_id], START + SECOND)
+    authority.mark_sent([Sent(sent)])
+    authority.postpone_signals([later], START + SECOND)
     lock()
     assert authority.claim_signals("p", 10, LEASE) == []
     assert authority.pull_in_times() == 0
@@ -440,7 +440,7 @@ def test_what_is_left_until_a_daemon_starts_takes_no_write_lock_either(
     authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
     authority.mark_projected([(second.run.run_id, second.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    authority.postpone_signals([row], UNTIL_RESTART)
     lock()
     assert authority.pull_in_times() == 0
 
@@ -485,7 +485,7 @@ def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     commit(authority, ready(claim_one(authority)))
     authority.mark_projected([(hex32("k"), 7)])
     (row_,) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([Sent(row_.outbox_id)])
+    authority.mark_sent([Sent(row_)])
     lock()
     assert authority.claim("w1", 10, LEASE) == []
     assert authority.claim_projections("relay", 10, LEASE) == []

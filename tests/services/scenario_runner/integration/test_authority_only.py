@@ -108,9 +108,9 @@ def test_signals_of_one_run_wait_as_those_of_any_other(
     if when != "before its documents":
         (row,) = authority.claim_signals("p", 10, LEASE, only=MINE)
         if when == "before it is due":
-            authority.postpone_signals([row.outbox_id], clock.now + 1)
+            authority.postpone_signals([row], clock.now + 1)
         else:
-            authority.mark_sent([Sent(row.outbox_id)])
+            authority.mark_sent([Sent(row)])
     assert authority.claim_signals("p", 10, LEASE, only=MINE) == []
 
 

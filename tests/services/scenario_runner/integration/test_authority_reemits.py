@@ -55,7 +55,7 @@ def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool 
     commit(authority, how(claim_one(authority), f"signal of {key}"))
     deliver_documents(authority)
     if sent:
-        authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE)])
+        authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
     return run_of(authority, key)
 
 
@@ -348,7 +348,7 @@ def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, cl
     (first,) = owed(authority)
     assert first.emission == 0
     assert authority.pending().signals
-    authority.postpone_signals([first.outbox_id], clock.now + SECOND)
+    authority.postpone_signals([first], clock.now + SECOND)
     assert owed(authority) == [], "what is repeated has not been published yet"
     assert not authority.pending().signals
     clock.pass_seconds(1)
@@ -358,7 +358,7 @@ def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, cl
         if number:
             authority.end_reemits([ReemitEnd(row)])
         else:
-            authority.mark_sent([Sent(row.outbox_id)])
+            authority.mark_sent([Sent(row)])
     assert owed(authority) == []
     assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
 
@@ -369,8 +369,8 @@ def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority,
     one(authority, act("one"))
     first, again = owed(authority)
     assert (first.run_id, first.emission, again.run_id, again.emission) == (hex32("l"), 0, hex32("k"), 1)
-    authority.postpone_signals([first.outbox_id], clock.now + SECOND)
-    authority.postpone_signals([again.outbox_id], clock.now)
+    authority.postpone_signals([first], clock.now + SECOND)
+    authority.postpone_signals([again], clock.now)
     assert authority.pending().signals
     assert [row.outbox_id for row in owed(authority)] == [again.outbox_id]
 
@@ -621,7 +621,7 @@ def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority
     authority.admit([asking("k", "another record", "two")])
     (refusal,) = owed(authority)
     assert (refusal.run_id, refusal.kind) == (hex32("k"), SignalKind.REQUEST_REJECTED)
-    authority.mark_sent([Sent(refusal.outbox_id)])
+    authority.mark_sent([Sent(refusal)])
     clock.pass_seconds(1)
     assert [item.kind for item in authority.published("READY", (0, -1), clock.now, 10)] == ["READY"]
 

@@ -80,7 +80,7 @@ def repeated(authority: Authority, key: str, times: int) -> None:  # noqa: F811
     for number in range(times):
         assert one(authority, act(f"{key}/{number}", key, limit=MANY)).outcome == "ACCEPTED"
         deliver_documents(authority)
-        authority.mark_sent([Sent(row.outbox_id) for row in owed(authority)])
+        authority.mark_sent([Sent(row) for row in owed(authority)])
 
 
 # --- intake records
@@ -337,7 +337,7 @@ def test_the_number_of_an_emission_is_never_used_twice(authority: Authority, clo
     assert one(authority, act("later", limit=MANY)).outcome == "ACCEPTED"
     assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 4]
     deliver_documents(authority)
-    authority.mark_sent([Sent(row.outbox_id) for row in owed(authority)])
+    authority.mark_sent([Sent(row) for row in owed(authority)])
     clock.pass_seconds(1)
     assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now), key="second") == 1
     one(authority, act("last", limit=MANY))
@@ -386,7 +386,7 @@ def test_what_is_owed_to_the_bus_or_was_sent_lately_stays(authority: Authority, 
 def test_a_refusal_that_was_sent_goes_and_is_not_sent_again(authority: Authority, clock: Clock) -> None:  # noqa: F811
     record = disposed("bus/a", Disposition.REJECTED, hex32("k"), draft("refusal", run_id=hex32("k")))
     authority.admit([record])
-    authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE)])
+    authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
     clock.pass_seconds(1)
     assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 1
     (again,) = authority.admit([record])

@@ -75,7 +75,7 @@ def deliver(authority: Authority) -> None:  # noqa: F811
         authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
     rows = authority.claim_signals("p", 100, LEASE)
     if rows:
-        authority.mark_sent([Sent(row.outbox_id) for row in rows])
+        authority.mark_sent([Sent(row) for row in rows])
 
 
 def run_of(authority: Authority, key: str) -> RunRow:  # noqa: F811
@@ -269,13 +269,13 @@ def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authori
     (first,) = authority.claim_signals("p", 10, LEASE)
     assert first.kind is SignalKind.READY
     assert authority.claim_signals("q", 10, LEASE) == [], "its READY is not published yet"
-    authority.mark_sent([Sent(first.outbox_id)])
+    authority.mark_sent([Sent(first)])
     assert authority.pending().signals
     (second,) = authority.claim_signals("p", 10, LEASE)
     assert (second.kind, second.run_id, second.partition_key) == (
         SignalKind.RUN_SUPERSEDES, hex32("new"), hex32("new"),
     )  # fmt: skip
-    authority.mark_sent([Sent(second.outbox_id)])
+    authority.mark_sent([Sent(second)])
     assert [row.kind for row in authority.signals(hex32("new")).rows] == ["READY", "RUN_SUPERSEDES"]
     assert not authority.pending().undelivered
 
@@ -288,8 +288,8 @@ def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clo
     tasks = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
     rows = {row.run_id: row for row in authority.claim_signals("p", 10, LEASE)}
-    authority.mark_sent([Sent(rows[hex32("new")].outbox_id)])
-    authority.postpone_signals([rows[hex32("other")].outbox_id], clock.now + LEASE)
+    authority.mark_sent([Sent(rows[hex32("new")])])
+    authority.postpone_signals([rows[hex32("other")]], clock.now + LEASE)
     assert authority.pending().signals
     assert [row.kind for row in authority.claim_signals("p", 10, LEASE)] == [SignalKind.RUN_SUPERSEDES]
 
@@ -406,7 +406,7 @@ def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_superse
     assert authority.pending(only=hex32("new")).projections, "the record of the other one"
     assert not authority.pending(only=hex32("old")).signals
     for _ in range(2):
-        authority.mark_sent([Sent(row.outbox_id) for row in authority.claim_signals("p", 10, LEASE, only=hex32("new"))])
+        authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE, only=hex32("new"))])
     assert authority.pending(only=hex32("new")).undelivered
     authority.mark_projected([(hex32("old"), 99)])
     assert not authority.pending(only=hex32("new")).undelivered
@@ -419,7 +419,7 @@ def test_run_supersedes_is_no_pending_work_while_its_ready_is_put_off(authority:
     tasks = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([row.outbox_id], clock.now + LEASE)
+    authority.postpone_signals([row], clock.now + LEASE)
     assert not authority.pending().signals
     clock.now += LEASE
     assert authority.pending().signals

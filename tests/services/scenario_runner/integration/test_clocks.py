@@ -97,7 +97,7 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
     clock.pass_seconds(-HOUR)
     assert authority.pull_in_times() == 1
     assert len(authority.claim_signals("p", 10, LEASE)) == 1
-    authority.postpone_signals([row.outbox_id], clock.now + 60 * SECOND)
+    authority.postpone_signals([row], clock.now + 60 * SECOND)
     clock.pass_seconds(-HOUR)
     assert not authority.pending().signals
     assert authority.pull_in_times() == 1
@@ -110,7 +110,7 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.mark_sent([Sent(row.outbox_id)])
+    authority.mark_sent([Sent(row)])
     clock.pass_seconds(-24 * HOUR)
     assert authority.pull_in_times() == 0
 
@@ -123,7 +123,7 @@ def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authorit
     authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
     authority.mark_projected([(second.run.run_id, second.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
-    authority.postpone_signals([row.outbox_id], UNTIL_RESTART)
+    authority.postpone_signals([row], UNTIL_RESTART)
     assert authority.pull_in_times() == 0
     assert authority.claim_projections("relay", 10, LEASE) == []
     assert authority.claim_signals("p", 10, LEASE) == []

@@ -1,0 +1,109 @@
+"""What a relay may still write, over every backend: only of what it has claimed, and nobody else since."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from authority_support import LEASE, SECOND, Clock, hex32, hex64
+from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+from test_authority_reemits import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
+
+from scenario_runner.authority.reemits import sent
+from scenario_runner.authority.values import OutboxRow, ReemitEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenario_runner.authority.base import Authority
+
+pytestmark = pytest.mark.integration
+
+FIRST: dict[str, Callable[[Authority, OutboxRow], None]] = {
+    "sent": lambda authority, row: authority.mark_sent([sent(row, RECEIPT)]),  # noqa: F811
+    "put off": lambda authority, row: authority.postpone_signals([row], 0),  # noqa: F811
+}
+REPEATED: dict[str, Callable[[Authority, OutboxRow], None]] = {
+    "put off": FIRST["put off"],
+    "published": lambda authority, row: authority.end_reemits([ReemitEnd(row)]),  # noqa: F811
+    "refused": lambda authority, row: authority.end_reemits([ReemitEnd(row, failure=DRIFT)]),  # noqa: F811
+}
+ENDS = [(False, end) for end in FIRST.values()] + [(True, end) for end in REPEATED.values()]
+NAMES = [f"first signal {name}" for name in FIRST] + [f"repeated signal {name}" for name in REPEATED]
+each_end = pytest.mark.parametrize(("repeated", "end"), ENDS, ids=NAMES)
+
+
+def claimed(authority: Authority, *, repeated: bool) -> OutboxRow:  # noqa: F811
+    ended(authority, sent=repeated)
+    if repeated:
+        one(authority, act("one"))
+    (row,) = owed(authority)
+    return row
+
+
+def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # noqa: F811
+    """All that could tell of an end, and what other publishers may claim."""
+    acts = [action_of(authority, "one")] if repeated else []
+    free = [row.message_id for row in authority.claim_signals("another", 10, LEASE)]
+    return (
+        run_of(authority),
+        authority.events(hex32("k")),
+        authority.signals(hex32("k")),
+        acts,
+        authority.owners(),
+        free,
+    )
+
+
+@each_end
+@pytest.mark.parametrize(
+    "other",
+    [{"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"}],
+    ids=["message", "emission", "owner"],
+)
+def test_a_row_of_the_same_number_with_another_message_or_owner_is_left_as_it_is(
+    authority: Authority,  # noqa: F811
+    repeated: bool,
+    end: Callable[[Authority, OutboxRow], None],
+    other: dict[str, Any],
+) -> None:
+    """The database was rebuilt, or restored from a backup, while a relay stood still."""
+    row = claimed(authority, repeated=repeated)
+    before = everything(authority, repeated=repeated)
+    end(authority, replace(row, **other))
+    assert everything(authority, repeated=repeated) == before
+    end(authority, row)
+    assert everything(authority, repeated=repeated) != before, "what was claimed is its own"
+
+
+@each_end
+def test_a_row_that_another_publisher_has_claimed_since_is_left_to_it(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    repeated: bool,
+    end: Callable[[Authority, OutboxRow], None],
+) -> None:
+    row = claimed(authority, repeated=repeated)
+    clock.pass_seconds(LEASE / SECOND)
+    (again,) = authority.claim_signals("later", 10, LEASE)
+    assert (row.owner, again.owner) == ("p", "later")
+    before = everything(authority, repeated=repeated)
+    end(authority, row)
+    assert everything(authority, repeated=repeated) == before
+    end(authority, again)
+    assert everything(authority, repeated=repeated) != before
+
+
+@each_end
+def test_a_lease_that_has_run_out_counts_until_another_publisher_claims_the_row(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    repeated: bool,
+    end: Callable[[Authority, OutboxRow], None],
+) -> None:
+    row = claimed(authority, repeated=repeated)
+    clock.pass_seconds(LEASE / SECOND + 1)
+    authority.expire_owner("p")
+    end(authority, row)
+    assert [item.owner for item in authority.claim_signals("p", 10, LEASE)] == ["p"] * (end is FIRST["put off"])
