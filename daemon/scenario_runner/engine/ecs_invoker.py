@@ -228,7 +228,7 @@ class EcsInvoker(EngineInvoker):
     # --- stop
 
     @override
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, check: Callable[[], None] = lambda: None) -> None:
         found = self.find(job)
         if found is None:
             return
@@ -237,6 +237,7 @@ class EcsInvoker(EngineInvoker):
             if self._monotonic() > deadline:
                 raise Unavailable(f"task {found.handle} did not stop in {self._settings.stop_seconds:g} s")
             self._wait(_STOP_PAUSE_SECONDS)
+            check()
 
     def _has_stopped(self, job: Job) -> bool:
         """Whether a task has stopped, and will not appear later; asks for its stop when nobody has yet."""

@@ -19,7 +19,7 @@ A handle is a hint where to look. No backend stops, or believes the end of, what
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -182,8 +182,13 @@ class EngineInvoker(Protocol):
     def renew(self, jobs: Iterable[Job]) -> None:
         """The leases of these jobs' runs were renewed: they may run on."""
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, check: Callable[[], None] = lambda: None) -> None:
         """End an attempt, whether it runs or not, and return when nothing of it runs any more.
+
+        Args:
+            job: The attempt.
+            check: Called again and again by a backend that may wait for longer than this process may take to stop;
+                what it raises ends the wait.
 
         Raises:
             Unavailable: It may still run.

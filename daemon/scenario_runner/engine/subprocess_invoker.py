@@ -347,7 +347,7 @@ class SubprocessInvoker(EngineInvoker):
     # --- stop
 
     @override
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, check: Callable[[], None] = lambda: None) -> None:  # its grace fits into every stop
         found = self.find(job)
         if found is not None:
             self._stop_all([found.attempt_id])

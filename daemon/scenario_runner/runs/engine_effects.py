@@ -74,7 +74,8 @@ class EngineEffects:
         if isinstance(effect, EndEarlier):
             self._leases.check(claim)
             # By its id alone, as one of long ago: what its backend does not list now will not appear later.
-            self.invoker.stop(Job(effect.attempt_id, self.invoker.place, launched_us=0, timeout_seconds=0))
+            earlier = Job(effect.attempt_id, self.invoker.place, launched_us=0, timeout_seconds=0)
+            self.invoker.stop(earlier, lambda: self._leases.check(claim, may_outlast_stop=True))
             return None
         if isinstance(effect, PrepareLaunch):
             return self._prepare(effect.attempt)

@@ -79,15 +79,19 @@ class Leases:
                     self._valid_until[key] = asked + self.seconds if key in kept else 0.0
         return kept
 
-    def check(self, claim: Claim) -> None:
+    def check(self, claim: Claim, *, may_outlast_stop: bool = False) -> None:
         """Make sure a lease is still ours, and that there is time left for what it is for.
+
+        Args:
+            claim: The run under lease.
+            may_outlast_stop: What it is for may take longer than a stop of the process: it ends when the stop begins.
 
         Raises:
             LeaseLostError: it ran out, or was never ours.
             StoppingError: the process was told to stop, and the time for what was in progress is over.
         """
         now = self._monotonic()
-        if now >= self._ends:
+        if now >= self._ends or (may_outlast_stop and self._ends < math.inf):
             self._gave_up = True
             raise StoppingError("the process stops; what it had not finished is done again by whoever claims the run")
         if now >= self._valid_until.get((claim.run_id, claim.epoch), 0.0):

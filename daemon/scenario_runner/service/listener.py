@@ -1,8 +1,10 @@
 """The listener for health and metrics: a few short HTTP answers, and nothing that a client could hold up.
 
 It knows three paths and two methods, answers one request for each connection, and reads no body. A client has five
-seconds for a request of 4 KiB; eight are answered at a time, and further ones are closed. Its threads are daemon
-threads and hold no lock that work waits for: whatever a client does, runs go on.
+seconds for a request of 4 KiB. Four connections of an address are answered at a time, and eight of all other hosts;
+this host has places of its own. Where all are taken, a new connection gets the place of the oldest one that has not
+sent its request: clients that say nothing keep no probe waiting. Its threads are daemon threads and hold no lock that
+work waits for: whatever a client does, runs go on.
 """
 
 import json
@@ -11,6 +13,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,14 +23,16 @@ from typing_extensions import override
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.service.metrics import CONTENT_TYPE
 
-#: A probe, a scraper, and a person: more at a time are a mistake.
-_MOST_CONNECTIONS: Final = 8
+#: Of one address: a probe, a scraper, and a person; more at a time are a mistake.
+_MOST_OF_ADDRESS: Final = 4
+#: Of all other hosts, and, apart from them, of this one: the probe of a supervisor gets in whatever others do.
+_MOST_OF_OTHERS, _MOST_OF_THIS_HOST = 8, 4
 #: Of a request, with its header fields: scrapers send some hundred bytes.
 _MOST_BYTES: Final = 4096
 #: For a whole request, and for an answer: a host that is overloaded may need seconds to run a thread.
 _SECONDS: Final = 5.0
-#: Connections that wait to be accepted.
-_QUEUE: Final = 16
+#: Connections that wait to be accepted: where a burst fills the queue, a probe waits a second until it tries again.
+_QUEUE: Final = 128
 _REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
                    500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
 _log = structlog.get_logger("service")
@@ -116,6 +121,72 @@ def _bound(host: str, port: int, pages: Mapping[str, Page], place: str) -> "_Ser
         ) from error  # fmt: skip
 
 
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """A connection that has a place.
+
+    Attributes:
+        address: Of the client.
+        of_this_host: Whether the client has the address that it called. No other host can.
+        silent: Whether its request is being waited for.
+        closed: Whether it lost its place to another one.
+    """
+
+    socket: socket.socket
+    address: str
+    of_this_host: bool
+    silent: bool = True
+    closed: bool = False
+
+
+class _Places:
+    """Which connections are answered. The thread that accepts them takes places, those that answer leave them."""
+
+    def __init__(self) -> None:
+        self._taken: dict[socket.socket, _Connection] = {}  # in the order in which they came
+        self._left = threading.Condition()
+
+    def take(self, connection: socket.socket, address: str) -> bool:
+        """Take a place for a new connection, that of the oldest silent one if need be; whether there was one."""
+        new = _Connection(connection, address, connection.getsockname()[0] == address)
+        with self._left:
+            if (crowd := self._crowd(new)) and not self._close_oldest(crowd):
+                return False
+            self._taken[connection] = new
+            return True
+
+    def _crowd(self, new: _Connection) -> list[_Connection]:
+        """The connections among which there is no room for a new one; empty when there is."""
+        hosts = [other for other in self._taken.values() if other.of_this_host == new.of_this_host]
+        address = [other for other in hosts if other.address == new.address]
+        if len(address) >= _MOST_OF_ADDRESS:
+            return address
+        return hosts if len(hosts) >= (_MOST_OF_THIS_HOST if new.of_this_host else _MOST_OF_OTHERS) else []
+
+    def _close_oldest(self, crowd: list[_Connection]) -> bool:
+        """Close the oldest silent connection and wait for its thread, so that there are never more than places."""
+        oldest = next((other for other in crowd if other.silent), None)
+        if oldest is None:
+            return False
+        oldest.closed = True
+        with suppress(OSError):  # the client was quicker
+            oldest.socket.shutdown(socket.SHUT_RDWR)  # wakes up its thread
+        return self._left.wait_for(lambda: oldest.socket not in self._taken, _SECONDS)
+
+    def may_answer(self, connection: socket.socket) -> bool:
+        """A connection is silent no more, and nobody but its thread closes it; whether it still has its place."""
+        with self._left:
+            place = self._taken[connection]
+            place.silent = False
+            return not place.closed
+
+    def leave(self, connection: socket.socket) -> None:
+        """A connection is closed."""
+        with self._left:
+            self._taken.pop(connection, None)
+            self._left.notify_all()
+
+
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
@@ -125,18 +196,18 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, family: int, address: Any, pages: Mapping[str, Page]) -> None:  # noqa: ANN401 - of any family
         self.address_family = family
         self.pages = pages
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self.places = _Places()
         super().__init__(address, _Handler)
 
     @override
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self.places.take(request, client_address[0]):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._free.release()
+            self.places.leave(request)
             self.shutdown_request(request)
             raise
 
@@ -145,7 +216,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.places.leave(request)
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -158,7 +229,7 @@ class _Handler(socketserver.BaseRequestHandler):
     @override
     def handle(self) -> None:
         head = _read_head(self.request)
-        if head is None:
+        if not self.server.places.may_answer(self.request) or head is None:
             return
         method, answer = _answer(head, self.server.pages)
         lines = (

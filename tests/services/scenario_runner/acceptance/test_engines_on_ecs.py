@@ -64,6 +64,13 @@ class Cluster:
         statement = "SELECT 1 FROM run_events WHERE kind = 'ENGINE_JOB_SUBMITTED'"
         until(lambda: len(self.sql(statement)) >= 1, f"the task is on record; {self.log()}")
 
+    def make_up_an_end(self) -> None:
+        """The row of the attempt says that its task has ended, and names another."""
+        self.sql(
+            "UPDATE engine_attempts SET ended_us = launched_us + 1, outcome = 'FAILED',"
+            " reason_code = 'ENGINE_EXIT_NONZERO', handle = 'arn:aws:ecs:eu-west-1:123456789012:task/other/1'"
+        )
+
     def work(self, arn: str) -> None:
         """Do what the task does, and stop it."""
         (run_id,) = self.sql("SELECT run_id FROM runs")[0]
@@ -161,16 +168,35 @@ def test_an_end_that_was_made_up_launches_no_second_task_beside_the_first(cluste
         cluster.submitted()
         first.kill()
         first.wait()
-    cluster.sql(
-        "UPDATE engine_attempts SET ended_us = launched_us + 1, outcome = 'FAILED', reason_code = 'ENGINE_EXIT_NONZERO'"
-        ", handle = 'arn:aws:ecs:eu-west-1:123456789012:task/other/1'"
-    )
+    cluster.make_up_an_end()
     with ended(start(cluster.world)):
         again = cluster.task(2)
         assert cluster.fake.tasks[arn]["lastStatus"] == "STOPPED"
         changes = [name for name, _ in cluster.fake.requests if name in ("RunTask", "StopTask")]
         assert changes == ["RunTask", "StopTask", "RunTask"]
         cluster.work(again)
+        until(lambda: cluster.world.signals("READY") != [], f"READY; {cluster.log()}", 60)
+
+
+def test_a_daemon_that_waits_for_the_end_of_an_earlier_task_can_be_stopped(cluster: Cluster) -> None:
+    """ECS gives a task minutes for its end; a daemon has seconds."""
+    cluster.fake.stops_at_once = False
+    with ended(first := start(cluster.world)):
+        arn = cluster.task()
+        cluster.submitted()
+        first.kill()
+        first.wait()
+    cluster.make_up_an_end()
+    with ended(second := start(cluster.world)):
+        until(lambda: cluster.fake.count("StopTask") == 1, f"it is being stopped; {cluster.log()}")
+        until_up(second)
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(timeout=30) == 0, cluster.log()
+    assert cluster.sql("SELECT count(*) FROM runs WHERE lease_until_us = 0") == [(1,)], "its lease is given back"
+    assert cluster.fake.count("RunTask") == 1, "nothing is launched beside the task, which may run"
+    cluster.fake.finish(arn, 143)
+    with ended(start(cluster.world)):
+        cluster.work(cluster.task(2))
         until(lambda: cluster.world.signals("READY") != [], f"READY; {cluster.log()}", 60)
 
 

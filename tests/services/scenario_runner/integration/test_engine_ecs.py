@@ -11,7 +11,7 @@ import pytest
 from engine_support import launch_of
 from fake_ecs import LOST, FakeEcs, ServiceError, fake_ecs
 
-from scenario_runner.contracts.errors import ConfigurationError, EngineRefusal, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, EngineRefusal, StoppingError, Unavailable
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.engine.command import parse_command
 from scenario_runner.engine.ecs_calls import EcsCalls
@@ -423,6 +423,20 @@ def test_a_task_that_does_not_stop_may_still_run(bench: Bench) -> None:
     with pytest.raises(Unavailable, match="did not stop in 180 s"):
         bench.invoker.stop(job)
     assert 180 <= sum(bench.waits) <= 190
+
+
+def test_a_wait_for_the_end_of_a_task_ends_when_the_caller_must_not_go_on(bench: Bench) -> None:
+    bench.fake.stops_at_once = False
+    job = bench.invoker.launch(launch_of())
+
+    def check() -> None:
+        if len(bench.waits) == 3:
+            raise StoppingError("the process stops")
+
+    with pytest.raises(StoppingError):
+        bench.invoker.stop(job, check)
+    assert len(bench.waits) == 3
+    assert bench.fake.tasks[job.handle]["desiredStatus"] == "STOPPED", "it was asked for, whoever waits for it"
 
 
 def test_a_task_that_is_not_known_yet_may_run_and_is_stopped_when_it_appears(bench: Bench) -> None:

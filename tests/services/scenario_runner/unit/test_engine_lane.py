@@ -55,7 +55,8 @@ class Backend:
     def renew(self, jobs: Iterable[Job]) -> None:
         self.renewed += [job.attempt_id for job in jobs]
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, check: Callable[[], None] = lambda: None) -> None:
+        check()
         self.stopped.append(job.attempt_id)
         if self.does_not_end is not None:
             raise self.does_not_end

@@ -131,6 +131,18 @@ def test_when_the_process_stops_what_is_in_progress_ends_and_is_given_back(rows:
     leases.give_back()
 
 
+def test_what_may_outlast_a_stop_ends_when_the_stop_begins_and_is_given_back(rows: Rows, leases: Leases) -> None:
+    (run,) = leases.claim(1)
+    leases.check(run, may_outlast_stop=True)
+    leases.end_in(5.0)
+    leases.check(run)
+    with pytest.raises(StoppingError):
+        leases.check(run, may_outlast_stop=True)
+    leases.release(run)
+    leases.give_back()
+    assert rows.calls == ["claim", "expire_owner"]
+
+
 def test_a_process_that_finished_everything_has_nothing_to_give_back(rows: Rows, leases: Leases) -> None:
     (run,) = leases.claim(1)
     leases.release(run)

@@ -2,8 +2,10 @@
 
 import http.client
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -114,6 +116,97 @@ def wait_for_answer(listener: HealthListener) -> int:
             return ask(listener, "GET", "/good")[0]
         except (ConnectionError, http.client.HTTPException):
             assert time.monotonic() < deadline
+
+
+# --- clients that say nothing
+
+
+@pytest.fixture
+def pages() -> dict[str, Page]:
+    return dict(PAGES)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch, pages: dict[str, Page]) -> Iterator[HealthListener]:
+    """A listener that waits for longer than any test, so that only its places can let a client in."""
+    monkeypatch.setattr(module, "_SECONDS", 60.0)
+    made = HealthListener("127.0.0.1", 0, pages, "test")
+    made.start()
+    yield made
+    made.stop()
+
+
+@contextmanager
+def connected(listener: HealthListener, *addresses: str) -> Iterator[list[socket.socket]]:
+    """Connections from these addresses. All but 127.0.0.1, which they call, are other hosts to the listener."""
+    with ExitStack() as closing:
+        yield [
+            closing.enter_context(
+                socket.create_connection(("127.0.0.1", listener.port), timeout=30, source_address=(address, 0))
+            )
+            for address in addresses
+        ]
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["127.0.0.2"] * 8, [f"127.0.0.{number}" for number in range(2, 10)], ["127.0.0.1"] * 8],
+    ids=["of one other host", "of many other hosts", "of this host"],
+)
+def test_a_probe_is_answered_at_once_whoever_says_nothing(patient: HealthListener, addresses: list[str]) -> None:
+    with connected(patient, *addresses):
+        assert ask(patient, "GET", "/good")[0] == 200
+
+
+def test_other_hosts_are_answered_while_some_say_nothing(patient: HealthListener) -> None:
+    silent = [f"127.0.0.{2 + number % 5}" for number in range(20)]
+    with connected(patient, *silent), connected(patient, "127.0.0.9") as (other,):
+        other.sendall(b"GET /good HTTP/1.1\r\n\r\n")
+        assert received(other).startswith(b"HTTP/1.1 200 ")
+
+
+def test_many_connections_of_a_host_put_no_other_host_out(patient: HealthListener) -> None:
+    """Also while its request has not come yet."""
+    with connected(patient, "127.0.0.1", "127.0.0.3") as waiting, connected(patient, *["127.0.0.2"] * 20) as many:
+        assert [received(connection) for connection in many[:16]] == [b""] * 16, "the oldest ones give way"
+        for connection in waiting:
+            connection.sendall(b"GET /good HTTP/1.1\r\n\r\n")
+            assert received(connection).startswith(b"HTTP/1.1 200 ")
+        for connection in many[16:]:
+            connection.sendall(b"GET /good HTTP/1.1\r\n\r\n")
+            assert received(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_that_is_being_answered_keeps_its_place(patient: HealthListener, pages: dict[str, Page]) -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow() -> Answer:
+        begun.release()
+        assert may_end.wait(30)
+        return Answer(200, b"late\n", "text/plain")
+
+    pages["/slow"] = slow
+    with connected(patient, *["127.0.0.1"] * 4) as asking:
+        for connection in asking:
+            connection.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+            assert begun.acquire(timeout=30)
+        with connected(patient, "127.0.0.1") as (refused,):
+            assert received(refused) == b""
+        may_end.set()
+        assert [received(connection)[-5:] for connection in asking] == [b"late\n"] * 4
+
+
+def test_there_are_never_more_threads_than_places(patient: HealthListener, monkeypatch: pytest.MonkeyPatch) -> None:
+    most, read_head = [0], module._read_head
+
+    def counting(connection: socket.socket) -> bytes | None:
+        most[0] = max(most[0], sum("process_request" in thread.name for thread in threading.enumerate()))
+        return read_head(connection)
+
+    monkeypatch.setattr(module, "_read_head", counting)
+    with connected(patient, *[f"127.0.0.{1 + number % 7}" for number in range(200)]):
+        assert ask(patient, "GET", "/good")[0] == 200
+    assert 4 < most[0] <= 12 + 1, "one may have left its place and not ended yet"
 
 
 def test_an_address_that_is_taken_is_an_operators_to_correct(listener: HealthListener) -> None:
