@@ -361,12 +361,14 @@ RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.i
           r.relay_until_us;
 
 -- name: mark_projected
+-- In a database that was rebuilt, or restored from a backup, the run may have other events, and fewer.
 WITH done AS MATERIALIZED (
   SELECT r.run_id, g.seq FROM runs r
   JOIN unnest(%(run_id)b::text[], %(seq)b::bigint[]) AS g(run_id, seq) ON g.run_id = r.run_id
+  WHERE r.relay_owner = %(owner)b
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r
-SET projected_seq = greatest(r.projected_seq, d.seq), relay_owner = '', relay_until_us = 0, relay_retries = 0,
+SET projected_seq = greatest(r.projected_seq, least(d.seq, r.event_seq)), relay_owner = '', relay_until_us = 0, relay_retries = 0,
     relay_error = '', relay_since_us = 0
 FROM done d WHERE r.run_id = d.run_id;
 
@@ -376,6 +378,7 @@ failed AS MATERIALIZED (
   SELECT r.run_id, g.until_us, g.error FROM runs r
   JOIN unnest(%(run_id)b::text[], %(until_us)b::bigint[], %(error)b::text[]) AS g(run_id, until_us, error)
     ON g.run_id = r.run_id
+  WHERE r.relay_owner = %(owner)b
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r
 SET relay_owner = '', relay_until_us = f.until_us, relay_retries = r.relay_retries + 1, relay_error = f.error,
