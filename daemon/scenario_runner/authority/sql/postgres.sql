@@ -837,8 +837,9 @@ SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS 
 FROM held;
 
 -- name: lock_admissions
--- Waits for statements that admit: each names this table, and sees the mark of a rebuild if it begins after this one.
-LOCK TABLE runs IN SHARE MODE;
+-- Waits for statements that admit, and for reports of daemons: each names one of these tables, and sees the mark of a
+-- rebuild if it begins after this one.
+LOCK TABLE runs, daemons IN SHARE MODE;
 
 -- name: begin_rebuild
 -- Only in an authority that knows of no run and no record, and that no daemon works on.

@@ -326,8 +326,21 @@ def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(auth
     assert len(authority.claim_projections("paused", 10, LEASE)) >= 1
 
 
+_WRITTEN_MEANWHILE = {
+    "an admission": (
+        "INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,"
+        " updated_us, event_seq, due_us) VALUES ('r', 'k', 'f', '', '', 'PLANNED', 1, 1, 1, 4, 1)"
+    ),
+    "a report of a daemon": (
+        "INSERT INTO daemons (owner, role, version, host, started_us, seen_us)"
+        " VALUES ('d', 'all', 'v', 'h', sr_now_us(), sr_now_us())"
+    ),
+}
+
+
 @pytest.mark.parity
-def test_a_rebuild_waits_for_what_is_being_admitted_and_then_does_not_begin() -> None:
+@pytest.mark.parametrize("statement", _WRITTEN_MEANWHILE.values(), ids=_WRITTEN_MEANWHILE)
+def test_a_rebuild_waits_for_what_is_being_written_and_then_does_not_begin(statement: str) -> None:
     import threading
 
     import psycopg
@@ -337,21 +350,56 @@ def test_a_rebuild_waits_for_what_is_being_admitted_and_then_does_not_begin() ->
 
     schema = Schema(given_dsn())
     rebuilding, found = PostgresAuthority(schema.dsn, "test"), list[object]()
-    columns = "run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us, updated_us"
     try:
-        with psycopg.connect(schema.dsn) as admitting:
-            row = "'r', 'k', 'f', '', '', 'PLANNED', 1, 1, 1, 4, 1"
-            admitting.execute(f"INSERT INTO runs ({columns}, event_seq, due_us) VALUES ({row})")
+        with psycopg.connect(schema.dsn) as writing:
+            writing.execute(statement)  # type: ignore[arg-type]
             thread = threading.Thread(target=lambda: found.append(rebuilding.begin_rebuild("ops", "terms")))
             thread.start()
             thread.join(0.5)
             assert thread.is_alive(), "it waits"
-            admitting.commit()
+            writing.commit()
             thread.join(10)
         assert found == [None]
         assert rebuilding.unfinished_rebuild() is None
     finally:
         rebuilding.close()
+        schema.drop()
+
+
+@pytest.mark.parity
+def test_a_daemon_that_reports_itself_while_a_rebuild_begins_hears_of_it() -> None:
+    import threading
+
+    import psycopg
+    from postgres_support import Schema, given_dsn
+
+    from scenario_runner.authority.postgres import PostgresAuthority
+    from scenario_runner.authority.statements import load_statements
+
+    schema = Schema(given_dsn())
+    starting, heard = PostgresAuthority(schema.dsn, "test"), list[str]()
+
+    def start() -> None:
+        try:
+            report(starting, "a daemon")
+        except Unavailable as error:
+            heard.append(str(error))
+
+    try:
+        with psycopg.connect(schema.dsn) as beginning:
+            for name in ("lock_admissions", "begin_rebuild"):
+                beginning.execute(load_statements("postgres")[name].encode(),
+                                  {"actor": "ops", "terms": "terms", "within_us": SEEN_US})  # fmt: skip
+            thread = threading.Thread(target=start)
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive(), "it waits"
+            beginning.commit()
+            thread.join(10)
+        assert len(heard) == 1
+        assert starting.daemons_seen(SEEN_US) == []
+    finally:
+        starting.close()
         schema.drop()
 
 
