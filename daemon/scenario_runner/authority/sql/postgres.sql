@@ -919,9 +919,12 @@ known AS (
   SELECT name, identity, sr_now_us() FROM unnest(%(store_name)b::text[], %(identity)b::text[]) AS s(name, identity)
   WHERE EXISTS (SELECT 1 FROM held)
   ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us)
-SELECT run_id FROM new_runs
-UNION ALL
-SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE r.lease_epoch >= %(epoch)b;
+SELECT run_id FROM new_runs;
+
+-- name: restored_runs
+-- Which runs a rebuild has restored. A statement of its own: restore_runs may have waited for that of another process, and
+-- does not see what that one has inserted meanwhile.
+SELECT run_id FROM runs WHERE run_id = ANY (%(run_ids)b::text[]) AND lease_epoch >= %(epoch)b;
 
 -- name: backlog
 -- How much waits, for /metrics: every count ends at a number of rows, and reads them in the order of a partial index.

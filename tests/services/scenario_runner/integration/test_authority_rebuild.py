@@ -244,6 +244,40 @@ def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority:
     assert authority.identity("object_store/x", "") == known
 
 
+@pytest.mark.parity
+def test_a_run_that_another_process_restores_at_the_same_moment_counts_as_restored() -> None:
+    import threading
+
+    import psycopg
+    from postgres_support import Schema, given_dsn
+
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    schema = Schema(given_dsn())
+    first, second, found = PostgresAuthority(schema.dsn, "test"), PostgresAuthority(schema.dsn, "test"), list[Any]()
+    unfinished, run = begun(first), terminal("k")
+    threads = [
+        threading.Thread(target=lambda: found.append(first.restore([run], unfinished.epoch))),
+        threading.Thread(target=lambda: found.append(second.restore([run], unfinished.epoch))),
+    ]
+    try:
+        with psycopg.connect(schema.dsn) as holding:
+            holding.execute("SELECT 1 FROM unfinished_rebuild FOR UPDATE")
+            for thread in threads:
+                thread.start()
+                thread.join(0.5)
+                assert thread.is_alive(), "it waits, and has its snapshot"
+            holding.rollback()
+        for thread in threads:
+            thread.join(10)
+        assert found == [{run.run_id}] * 2
+        assert len(first.signals(run.run_id).rows) == 2
+    finally:
+        first.close()
+        second.close()
+        schema.drop()
+
+
 def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(
     authority: Authority,  # noqa: F811
     backend: Backend,  # noqa: F811
