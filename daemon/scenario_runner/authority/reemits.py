@@ -49,6 +49,10 @@ DRY_RUN: Final = "DRY_RUN"
 PUBLISHED: Final = "PUBLISHED"
 """The signal is on the control bus once more."""
 
+MOST_EMISSIONS: Final = 2**31 - 1
+"""The highest number of an emission: what the column holds on PostgreSQL. A run comes near it only by a ledger that was
+tampered with, and then it is refused like any other act, since a number that cannot be stored would hold up intake."""
+
 _WANTED: Final = {
     ReemitKind.READY_ONLY: (SignalKind.READY,),
     ReemitKind.TERMINAL_ONLY: (SignalKind.TERMINAL,),
@@ -176,6 +180,11 @@ def decide(act: ReemitAct, facts: RunFacts | None, now_us: int) -> ReemitDecisio
 
 
 def _repeated(act: ReemitAct, facts: RunFacts, first: FirstSignal, at_us: int) -> ReemitDecision:
+    if first.emissions > MOST_EMISSIONS:
+        detail = (
+            f"its record tells of emission {first.emissions - 1}, and there is no number after it; check the record"
+        )
+        return _refused(act, facts, at_us, Reason.REEMIT_RATE_LIMIT, detail, record=facts.limited == 0)
     kind = REPEATED_BY[first.draft.kind]
     named = {"kind": kind.value, "message_id": first.draft.message_id, "emission": first.emissions}
     if act.dry_run:

@@ -476,7 +476,7 @@ WHERE record_key = ANY (%(record_keys)b::text[]);
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
 SELECT g.ord, c.now, k.outcome, k.detail, r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id,
        o.kind, o.partition_key, o.attributes, o.payload, o.needs_seq,
-       (SELECT max(greatest(n.emission, n.removed_emission)) + 1 FROM outbox n
+       (SELECT max(greatest(n.emission, n.removed_emission))::bigint + 1 FROM outbox n
         WHERE n.message_id = o.message_id) AS emissions,
        (SELECT count(*) FROM operator_actions a
         WHERE a.subject = g.run_id AND a.at > c.now - g.window_us AND a.action = %(action)b

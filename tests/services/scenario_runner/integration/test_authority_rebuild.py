@@ -146,6 +146,41 @@ def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) 
     assert [row.emission for row in authority.claim_signals("relay", 10, LEASE)] == [8]
 
 
+@pytest.mark.parametrize("asked_by", ["an operator", "a record"])
+def test_a_signal_whose_number_is_the_last_one_is_not_repeated_and_holds_nobody_up(
+    authority: Authority,  # noqa: F811
+    asked_by: str,
+) -> None:
+    """Whoever writes into the ledger may plant it."""
+    from test_authority_reemits import act, one
+
+    runs = {key: terminal(key) for key in ("last", "last but one")}
+    numbers = {"last": 2**31 - 1, "last but one": 2**31 - 2}
+    planted = [
+        replace(run, signals=(replace(run.signals[0], removed_emission=numbers[key]),)) for key, run in runs.items()
+    ]
+    authority.restore(planted, begun(authority).epoch, END)
+    if asked_by == "an operator":
+        outcomes = [one(authority, act(f"act on {key}", key)).outcome for key in runs]
+        assert outcomes == ["REEMIT_RATE_LIMIT", "ACCEPTED"]
+        assert one(authority, act("dry", "last", dry_run=True)).outcome == "REEMIT_RATE_LIMIT"
+    else:
+        requests = [
+            replace(
+                asking(key, f"spool/{key}"), run=None, kind="REEMIT_REQUEST", refusal=None,
+                reemit=act(f"act on {key}", key),
+            )
+            for key in runs
+        ]  # fmt: skip
+        answers = authority.admit([*requests, asking("another")])
+        assert [(answer.disposition, answer.reason_code) for answer in answers] == [
+            (Disposition.REJECTED, "REEMIT_RATE_LIMIT"), (Disposition.ACCEPTED, ""), (Disposition.ACCEPTED, "")
+        ]  # fmt: skip
+        assert authority.run(hex32("another")) is not None
+    rows = authority.claim_signals("relay", 10, LEASE)
+    assert [row.emission for row in rows if row.emission] == [2**31 - 1]
+
+
 def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
     authority.restore([terminal("ready")], begun(authority).epoch, END)
     assert authority.pending().nothing
