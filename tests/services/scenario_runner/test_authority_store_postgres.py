@@ -873,6 +873,7 @@ def test_every_other_operation_may_be_cut_as_well(schema: Schema, proxy: Proxy, 
     cut(lambda: lossy.expire_owner("relay"))
     (owed,) = lossy.claim_projections("relay", 10, LEASE)
     cut(lambda: lossy.postpone_projections("relay", [ProjectionFailure(owed.run.run_id, START, "why")]))
+    (owed,) = lossy.claim_projections("relay", 10, LEASE)
     cut(lambda: lossy.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)]))
     assert cut(lossy.pending).signals
     cut(lambda: lossy.claim_signals("p", 10, LEASE))
