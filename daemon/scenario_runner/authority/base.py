@@ -153,12 +153,26 @@ class Authority(RunReader, Protocol):
         """Lease runs whose ledger documents are older than their rows, those that changed first first."""
         ...
 
-    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        """Record that documents are in the ledger, as (run id, last sequence number); clears earlier failures."""
+    def mark_projected(self, owner: str, done: Sequence[tuple[str, int]]) -> None:
+        """Record that documents are in the ledger; clears earlier failures.
+
+        Only of runs that this owner has claimed, and nobody since: likewise :meth:`postpone_projections`. A lease that
+        has run out still counts until another owner claims the run; afterwards nothing of it is changed. So a repeated
+        call changes nothing, and neither does a relay that stood still while its database was replaced.
+
+        Args:
+            owner: Who claimed them.
+            done: (run id, last sequence number) pairs. A number above the run's last event counts as that event's.
+        """
         ...
 
-    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        """Record that documents could not be written: how often, since when, why, and when to try again."""
+    def postpone_projections(self, owner: str, failures: Sequence[ProjectionFailure]) -> None:
+        """Record that documents could not be written: how often, since when, why, and when to try again.
+
+        Args:
+            owner: Who claimed the runs, see :meth:`mark_projected`.
+            failures: Why each could not be written.
+        """
         ...
 
     def resume_deliveries(self) -> int:

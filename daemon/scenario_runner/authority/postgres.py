@@ -266,15 +266,15 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
         return projection_tasks(rows, self._query("events_of_runs", run_ids=[row["run_id"] for row in rows]))
 
     @override
-    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
+    def mark_projected(self, owner: str, done: Sequence[tuple[str, int]]) -> None:
         highest: dict[str, int] = {}
         for run_id, seq in done:
             highest[run_id] = max(seq, highest.get(run_id, 0))
-        self._query("mark_projected", run_id=list(highest), seq=list(highest.values()))
+        self._query("mark_projected", owner=owner, run_id=list(highest), seq=list(highest.values()))
 
     @override
-    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
-        self._query("postpone_projections", **failure_parameters(failures))
+    def postpone_projections(self, owner: str, failures: Sequence[ProjectionFailure]) -> None:
+        self._query("postpone_projections", owner=owner, **failure_parameters(failures))
 
     @override
     def resume_deliveries(self) -> int:

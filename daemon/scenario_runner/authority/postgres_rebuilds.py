@@ -76,7 +76,11 @@ class PostgresRebuilds(PostgresReemits):
             )  # fmt: skip
         except _UNSTORABLE as error:
             raise NotStorableError(in_short(error)) from error
-        return {row["run_id"] for row in rows}
+        found = {row["run_id"] for row in rows}
+        there = [run.run_id for run in runs if run.run_id not in found]
+        if there:
+            found |= {row["run_id"] for row in self._query("restored_runs", run_ids=there, epoch=epoch)}
+        return found
 
 
 def _parameters(runs: Sequence[RestoredRun], more_actions: Sequence[tuple[Any, ...]]) -> Parameters:

@@ -57,6 +57,9 @@ _KEYS: Final = {
         r"(redrive/[1-9][0-9]*/)?(spool/[A-Za-z0-9._-]*#[0-9a-f]{32}|kinesis/[^/\s]+/[^/\s]+/[0-9]+(/[0-9]+)?)"
     ),
 }
+MOST_EMISSIONS: Final = 2**31 - 1
+"""The highest number of an emission: what the column holds on PostgreSQL. A run comes near it only by a ledger that was
+tampered with, and then it is refused like any other act, since a number that cannot be stored would hold up intake."""
 
 _WANTED: Final = {
     ReemitKind.READY_ONLY: (SignalKind.READY,),
@@ -191,6 +194,11 @@ def decide(act: ReemitAct, facts: RunFacts | None, now_us: int) -> ReemitDecisio
 
 
 def _repeated(act: ReemitAct, facts: RunFacts, first: FirstSignal, at_us: int) -> ReemitDecision:
+    if first.emissions > MOST_EMISSIONS:
+        detail = (
+            f"its record tells of emission {first.emissions - 1}, and there is no number after it; check the record"
+        )
+        return _refused(act, facts, at_us, Reason.REEMIT_RATE_LIMIT, detail, record=facts.limited == 0)
     kind = REPEATED_BY[first.draft.kind]
     named = {"kind": kind.value, "message_id": first.draft.message_id, "emission": first.emissions}
     if act.dry_run:

@@ -31,17 +31,20 @@ class SqliteDeliveries(SqliteReemits):
         return projection_tasks(rows, self._query("events_of_runs", run_ids=run_ids))
 
     @override
-    def mark_projected(self, done: Sequence[tuple[str, int]]) -> None:
-        rows = [{"run_id": run_id, "seq": seq} for run_id, seq in done]
+    def mark_projected(self, owner: str, done: Sequence[tuple[str, int]]) -> None:
+        rows = [{"run_id": run_id, "seq": seq, "owner": owner} for run_id, seq in done]
         self._write(lambda c: c.executemany(self._sql["mark_projected"], rows).rowcount)
 
     @override
-    def postpone_projections(self, failures: Sequence[ProjectionFailure]) -> None:
+    def postpone_projections(self, owner: str, failures: Sequence[ProjectionFailure]) -> None:
         now = self._clock()
         rows = [
-            {"run_id": item.run_id, "until_us": item.until_us, "error": shortened(item.error), "now": now}
+            {
+                "run_id": item.run_id, "until_us": item.until_us, "error": shortened(item.error), "now": now,
+                "owner": owner,
+            }
             for item in failures
-        ]
+        ]  # fmt: skip
         self._write(lambda c: c.executemany(self._sql["postpone_projection"], rows).rowcount)
 
     @override

@@ -152,11 +152,13 @@ class Relay:
         results += [(task, wait) for task, wait in zip(tasks, waits, strict=True) if wait is not None]
         done = [(task.run.run_id, task.run.event_seq) for task, failure in results if failure is None]
         if done:
-            self._authority.mark_projected(done)
+            self._authority.mark_projected(self._owner, done)
         failed = [(task, failure) for task, failure in results if failure is not None]
         if failed:
             now_us = self._authority.now_us()
-            self._authority.postpone_projections([_postponed(task, failure, now_us) for task, failure in failed])
+            self._authority.postpone_projections(
+                self._owner, [_postponed(task, failure, now_us) for task, failure in failed]
+            )
         return len(done)
 
     def _correction_owed(self, task: ProjectionTask) -> Unavailable | None:

@@ -361,12 +361,14 @@ RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.i
           r.relay_until_us;
 
 -- name: mark_projected
+-- In a database that was rebuilt, or restored from a backup, the run may have other events, and fewer.
 WITH done AS MATERIALIZED (
   SELECT r.run_id, g.seq FROM runs r
   JOIN unnest(%(run_id)b::text[], %(seq)b::bigint[]) AS g(run_id, seq) ON g.run_id = r.run_id
+  WHERE r.relay_owner = %(owner)b
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r
-SET projected_seq = greatest(r.projected_seq, d.seq), relay_owner = '', relay_until_us = 0, relay_retries = 0,
+SET projected_seq = greatest(r.projected_seq, least(d.seq, r.event_seq)), relay_owner = '', relay_until_us = 0, relay_retries = 0,
     relay_error = '', relay_since_us = 0
 FROM done d WHERE r.run_id = d.run_id;
 
@@ -376,6 +378,7 @@ failed AS MATERIALIZED (
   SELECT r.run_id, g.until_us, g.error FROM runs r
   JOIN unnest(%(run_id)b::text[], %(until_us)b::bigint[], %(error)b::text[]) AS g(run_id, until_us, error)
     ON g.run_id = r.run_id
+  WHERE r.relay_owner = %(owner)b
   ORDER BY r.run_id FOR UPDATE OF r)
 UPDATE runs r
 SET relay_owner = '', relay_until_us = f.until_us, relay_retries = r.relay_retries + 1, relay_error = f.error,
@@ -473,7 +476,7 @@ WHERE record_key = ANY (%(record_keys)b::text[]);
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
 SELECT g.ord, c.now, k.outcome, k.detail, r.state, r.event_seq, e.ts_us AS last_event_us, o.message_id,
        o.kind, o.partition_key, o.attributes, o.payload, o.needs_seq,
-       (SELECT max(greatest(n.emission, n.removed_emission)) + 1 FROM outbox n
+       (SELECT max(greatest(n.emission, n.removed_emission))::bigint + 1 FROM outbox n
         WHERE n.message_id = o.message_id) AS emissions,
        (SELECT count(*) FROM operator_actions a
         WHERE a.subject = g.run_id AND a.at > c.now - g.window_us AND a.action = %(action)b
@@ -834,8 +837,9 @@ SELECT count(*) AS examined, count(*) AS taken, count(*) AS older, 0::bigint AS 
 FROM held;
 
 -- name: lock_admissions
--- Waits for statements that admit: each names this table, and sees the mark of a rebuild if it begins after this one.
-LOCK TABLE runs IN SHARE MODE;
+-- Waits for statements that admit, and for reports of daemons: each names one of these tables, and sees the mark of a
+-- rebuild if it begins after this one.
+LOCK TABLE runs, daemons IN SHARE MODE;
 
 -- name: begin_rebuild
 -- Only in an authority that knows of no run and no record, and that no daemon works on.
@@ -915,9 +919,12 @@ known AS (
   SELECT name, identity, sr_now_us() FROM unnest(%(store_name)b::text[], %(identity)b::text[]) AS s(name, identity)
   WHERE EXISTS (SELECT 1 FROM held)
   ON CONFLICT (name) DO UPDATE SET identity = excluded.identity, noted_us = excluded.noted_us)
-SELECT run_id FROM new_runs
-UNION ALL
-SELECT r.run_id FROM runs r JOIN given g ON g.run_id = r.run_id WHERE r.lease_epoch >= %(epoch)b;
+SELECT run_id FROM new_runs;
+
+-- name: restored_runs
+-- Which runs a rebuild has restored. A statement of its own: restore_runs may have waited for that of another process, and
+-- does not see what that one has inserted meanwhile.
+SELECT run_id FROM runs WHERE run_id = ANY (%(run_ids)b::text[]) AND lease_epoch >= %(epoch)b;
 
 -- name: backlog
 -- How much waits, for /metrics: every count ends at a number of rows, and reads them in the order of a partial index.

@@ -126,16 +126,17 @@ WHERE run_id IN (SELECT run_id FROM runs
 RETURNING *;
 
 -- name: mark_projected
+-- In a database that was rebuilt, or restored from a backup, the run may have other events, and fewer.
 UPDATE runs
-SET projected_seq = max(projected_seq, :seq), relay_owner = '', relay_until_us = 0, relay_retries = 0,
+SET projected_seq = max(projected_seq, min(:seq, event_seq)), relay_owner = '', relay_until_us = 0, relay_retries = 0,
     relay_error = '', relay_since_us = 0
-WHERE run_id = :run_id;
+WHERE run_id = :run_id AND relay_owner = :owner;
 
 -- name: postpone_projection
 UPDATE runs
 SET relay_owner = '', relay_until_us = :until_us, relay_retries = relay_retries + 1, relay_error = :error,
     relay_since_us = CASE WHEN relay_retries = 0 THEN :now ELSE relay_since_us END
-WHERE run_id = :run_id;
+WHERE run_id = :run_id AND relay_owner = :owner;
 
 -- name: resume_runs
 UPDATE runs SET relay_until_us = 0, relay_retries = 0

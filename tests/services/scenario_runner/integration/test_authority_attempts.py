@@ -311,7 +311,7 @@ def test_the_documents_of_an_executing_run_are_written_under_its_lease_and_wait_
     clock.pass_seconds(10)
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert (owed.run.run_id, owed.run.state) == (claim.run_id, RunState.EXECUTING)
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
     commit(authority, replace(finished(claim), keep_lease=False))
     clock.pass_seconds(10)
     assert authority.claim_projections("relay", 10, LEASE) == []

@@ -868,7 +868,7 @@ def test_owners_are_those_of_leases_that_have_not_run_out(authority: Authority, 
     assert authority.owners() == set()
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert authority.owners() == {"relay"}
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
     assert authority.owners() == set()
     (row,) = authority.claim_signals("publisher", 10, LEASE)
     assert authority.owners() == {"publisher"}
@@ -885,7 +885,7 @@ def test_the_leases_of_a_dead_relay_can_be_let_run_out_at_once(authority: Author
     assert authority.claim_projections("alive", 10, LEASE) == []
     authority.expire_owner("dead")
     (owed,) = authority.claim_projections("alive", 10, LEASE)
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("alive", [(owed.run.run_id, owed.run.event_seq)])
     assert len(authority.claim_signals("dead", 10, LEASE)) == 1
     assert authority.claim_signals("alive", 10, LEASE) == []
     authority.expire_owner("dead")
@@ -935,15 +935,18 @@ def test_a_projected_run_is_owed_again_only_after_something_new(authority: Autho
     authority.admit([asking("k")])
     commit(authority, waiting(claim_one(authority), clock.now + SECOND, [event()]))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
     assert authority.claim_projections("relay", 10, LEASE) == []
     clock.pass_seconds(1)
     commit(authority, failed(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert [item.seq for item in owed.events] == [1, 2, 3, 4, 5, 6, 7, 8]
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
-    authority.mark_projected([(owed.run.run_id, 3)])
-    assert authority.claim_projections("relay", 10, LEASE) == [], "a late mark never moves back"
+    before = owed.run.projected_seq
+    authority.mark_projected("relay", [(owed.run.run_id, 3)])
+    (owed,) = authority.claim_projections("relay", 10, LEASE)
+    assert owed.run.projected_seq == before > 3, "a mark never moves back"
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
+    assert authority.claim_projections("relay", 10, LEASE) == []
     run = authority.run(hex32("k"))
     assert run is not None
     assert run.projected_seq == 8
@@ -953,7 +956,7 @@ def test_a_projection_that_failed_is_not_tried_before_its_time(authority: Author
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     authority.claim_projections("relay", 10, LEASE)
-    authority.postpone_projections([ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, "why")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, "why")])
     clock.pass_seconds(4.9)
     assert authority.claim_projections("relay", 10, LEASE) == []
     clock.pass_seconds(0.1)
@@ -974,7 +977,7 @@ def test_failures_of_projections_are_counted_with_why_and_since_when_until_one_s
     for number in range(1, 4):
         authority.claim_projections("relay", 10, LEASE)
         failure = ProjectionFailure(hex32("k"), clock.now + 5 * SECOND, f"RECORD_DRIFT: {number} \x00 {'x' * 3000}")
-        authority.postpone_projections([failure])
+        authority.postpone_projections("relay", [failure])
         run = row_of(authority)
         assert (run.relay_retries, run.relay_until_us) == (number, failure.until_us)
         assert run.relay_error.startswith(f"RECORD_DRIFT: {number} ")
@@ -983,7 +986,7 @@ def test_failures_of_projections_are_counted_with_why_and_since_when_until_one_s
         clock.pass_seconds(5)
     (owed,) = authority.claim_projections("relay", 10, LEASE)
     assert (owed.run.relay_retries, owed.run.relay_since_us) == (3, run.relay_since_us)
-    authority.mark_projected([(hex32("k"), owed.run.event_seq)])
+    authority.mark_projected("relay", [(hex32("k"), owed.run.event_seq)])
     run = row_of(authority)
     assert (run.relay_retries, run.relay_error, run.relay_since_us, run.relay_until_us) == (0, "", 0, 0)
 
@@ -995,11 +998,11 @@ def test_what_is_put_off_for_good_is_due_again_when_deliveries_are_resumed_and_w
         authority.admit([asking(key)])
         commit(authority, ready(claim_one(authority), key))
     authority.claim_projections("relay", 1, LEASE)
-    authority.postpone_projections([ProjectionFailure(hex32("parked"), UNTIL_RESTART, "drift")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("parked"), UNTIL_RESTART, "drift")])
     (claimed,) = authority.claim_projections("relay", 1, 3 * LEASE)
     (signal,) = authority.claim_projections("relay", 1, LEASE)
     assert (claimed.run.run_id, signal.run.run_id) == (hex32("claimed"), hex32("signal"))
-    authority.mark_projected([(hex32("signal"), signal.run.event_seq)])
+    authority.mark_projected("relay", [(hex32("signal"), signal.run.event_seq)])
     (row,) = authority.claim_signals("relay", 10, LEASE)
     authority.postpone_signals([row], UNTIL_RESTART)
     clock.pass_seconds(LEASE / SECOND + 1)
@@ -1035,16 +1038,18 @@ def decided(authority: Authority, *keys: str) -> None:
 
 def projected(authority: Authority) -> None:
     authority.mark_projected(
-        [(owed.run.run_id, owed.run.event_seq) for owed in authority.claim_projections("relay", 100, LEASE)]
+        "relay", [(owed.run.run_id, owed.run.event_seq) for owed in authority.claim_projections("relay", 100, LEASE)]
     )
 
 
 def test_a_signal_is_claimed_only_when_its_runs_documents_are_in_the_ledger(authority: Authority, clock: Clock) -> None:
     decided(authority, "k")
     assert authority.claim_signals("p", 10, LEASE) == []
-    authority.mark_projected([(hex32("k"), 6)])
+    authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected("relay", [(hex32("k"), 6)])
     assert authority.claim_signals("p", 10, LEASE) == [], "one event is still missing"
-    authority.mark_projected([(hex32("k"), 7)])
+    authority.claim_projections("relay", 10, LEASE)
+    authority.mark_projected("relay", [(hex32("k"), 7)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     assert (row.message_id, row.run_id, row.kind, row.partition_key) == (
         hex64("ready k"),
@@ -1171,6 +1176,7 @@ def test_what_is_left_to_do_is_told_from_the_first_record_to_the_last_signal(
     assert left() == (False, False, False, True), "due later, but still owed"
     clock.pass_seconds(1)
     assert left() == (False, False, True, True)
+    (row,) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([Sent(row)])
     assert left() == (False, False, False, False)
 

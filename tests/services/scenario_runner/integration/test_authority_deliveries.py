@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, Clock, hex32, hex64
+from authority_support import LEASE, SECOND, Clock, asking, claim_one, commit, hex32, hex64, ready
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_reemits import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
 
 from scenario_runner.authority.reemits import sent
-from scenario_runner.authority.values import OutboxRow, ReemitEnd
+from scenario_runner.authority.values import OutboxRow, ProjectionFailure, ReemitEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,3 +107,71 @@ def test_a_lease_that_has_run_out_counts_until_another_publisher_claims_the_row(
     authority.expire_owner("p")
     end(authority, row)
     assert [item.owner for item in authority.claim_signals("p", 10, LEASE)] == ["p"] * (end is FIRST["put off"])
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+PROJECTION_ENDS: dict[str, Callable[[Authority, str, int], None]] = {
+    "written": lambda authority, owner, seq: authority.mark_projected(owner, [(hex32("k"), seq)]),  # noqa: F811
+    "put off": lambda authority, owner, _: authority.postpone_projections(  # noqa: F811
+        owner, [ProjectionFailure(hex32("k"), 0, "away")]
+    ),
+}
+each_projection_end = pytest.mark.parametrize("end", PROJECTION_ENDS.values(), ids=PROJECTION_ENDS)
+
+
+def owed_documents(authority: Authority) -> int:  # noqa: F811
+    """A run that has ended, claimed by "relay"; the number of its last event."""
+    authority.admit([asking("k")])
+    commit(authority, ready(claim_one(authority)))
+    (task,) = authority.claim_projections("relay", 10, LEASE)
+    return task.run.event_seq
+
+
+@each_projection_end
+def test_documents_that_another_relay_has_claimed_are_left_to_it(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    end: Callable[[Authority, str, int], None],
+) -> None:
+    seq = owed_documents(authority)
+    clock.pass_seconds(LEASE / SECOND)
+    assert len(authority.claim_projections("later", 10, LEASE)) == 1
+    before = run_of(authority)
+    end(authority, "relay", seq)
+    assert (run_of(authority), authority.owners()) == (before, {"later"})
+    end(authority, "later", seq)
+    after = run_of(authority)
+    assert (after != before, authority.owners()) == (True, set())
+    end(authority, "later", seq)
+    assert run_of(authority) == after, "a call that is repeated changes nothing"
+
+
+@each_projection_end
+def test_a_lease_of_documents_that_has_run_out_counts_until_another_relay_claims_them(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    end: Callable[[Authority, str, int], None],
+) -> None:
+    seq = owed_documents(authority)
+    clock.pass_seconds(LEASE / SECOND + 1)
+    authority.expire_owner("relay")
+    before = run_of(authority)
+    end(authority, "relay", seq)
+    assert run_of(authority) != before
+
+
+def test_no_more_documents_count_as_written_than_the_run_has_events(authority: Authority) -> None:  # noqa: F811
+    """They may be those of the run in a database of before."""
+    seq = owed_documents(authority)
+    authority.mark_projected("relay", [(hex32("k"), seq + 92)])
+    assert run_of(authority).projected_seq == seq
+
+
+def test_what_an_old_relay_marks_lets_no_signal_out_before_its_documents(authority: Authority) -> None:  # noqa: F811
+    authority.admit([asking("k")])
+    claim = claim_one(authority)
+    authority.mark_projected("relay of then", [(hex32("k"), 99)])
+    commit(authority, ready(claim))
+    assert owed(authority) == []
+    assert len(authority.claim_projections("relay", 10, LEASE)) == 1

@@ -211,7 +211,7 @@ def unprojected(authority: Authority) -> list[str]:  # noqa: F811
 def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:  # noqa: F811
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
-    authority.mark_projected([(hex32("a"), 7)])
+    authority.mark_projected("relay", [(hex32("a"), 7)])
     assert (row(authority, "a").projected_seq, row(authority, "b").projected_seq) == (7, 0)
     assert (row(authority, "a").relay_until_us, row(authority, "b").relay_until_us) == (0, START + LEASE)
 
@@ -219,7 +219,7 @@ def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None: 
 def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:  # noqa: F811
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
-    authority.postpone_projections([ProjectionFailure(hex32("a"), START + WAIT, "why")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("a"), START + WAIT, "why")])
     assert (row(authority, "a").relay_retries, row(authority, "b").relay_retries) == (1, 0)
     assert row(authority, "b").relay_until_us == START + LEASE
 
@@ -262,7 +262,7 @@ def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Autho
 
 def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:  # noqa: F811
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
-    authority.mark_projected([(hex32("a"), 7)])
+    authority.mark_projected("relay", [(hex32("a"), 7)])
     assert authority.resume_deliveries() == 0
 
 
@@ -272,8 +272,8 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     for claim in authority.claim("w2", 2, LEASE):
         commit(authority, ready(claim, claim.run_id))
     assert len(unprojected(authority)) == 2
-    authority.postpone_projections([ProjectionFailure(hex32("unprojected"), START + SECOND, "away")])
-    authority.postpone_projections([ProjectionFailure(hex32("left"), UNTIL_RESTART, "drift")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("unprojected"), START + SECOND, "away")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("left"), UNTIL_RESTART, "drift")])
     (later, never, _) = refusals(authority, "later", "never", "fresh")
     authority.postpone_signals([later], START + SECOND)
     authority.postpone_signals([never], UNTIL_RESTART)
@@ -356,7 +356,7 @@ def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
     assert authority.pending().projections is True
     assert unprojected(authority) == [hex32("k")]
     assert authority.pending().projections is True, "they are being written"
-    authority.postpone_projections([ProjectionFailure(hex32("k"), START + SECOND, "away")])
+    authority.postpone_projections("relay", [ProjectionFailure(hex32("k"), START + SECOND, "away")])
     assert authority.pending().projections is False
     clock.pass_seconds(1)
     assert authority.pending().projections is True
@@ -367,7 +367,7 @@ def test_documents_of_a_run_that_waits_are_pending_until_they_are_written(author
     commit(authority, waiting(first, START + WAIT))
     assert authority.pending().projections is True
     (task,) = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(task.run.run_id, task.run.event_seq)])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq)])
     assert authority.pending().projections is False
 
 
@@ -421,7 +421,7 @@ def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Calla
     authority.admit([asking("done"), disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
     commit(authority, ready(claim_one(authority, "w2"), "done"))
     claimed = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in claimed])
+    authority.mark_projected("relay", [(item.run.run_id, item.run.event_seq) for item in claimed])
     (sent, later) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([Sent(sent)])
     authority.postpone_signals([later], START + SECOND)
@@ -437,8 +437,8 @@ def test_what_is_left_until_a_daemon_starts_takes_no_write_lock_either(
     for claim, name in zip(two_claims(authority), ("first", "second"), strict=True):
         commit(authority, ready(claim, name))
     first, second = authority.claim_projections("relay", 10, LEASE)
-    authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
-    authority.mark_projected([(second.run.run_id, second.run.event_seq)])
+    authority.postpone_projections("relay", [ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
+    authority.mark_projected("relay", [(second.run.run_id, second.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     authority.postpone_signals([row], UNTIL_RESTART)
     lock()
@@ -483,7 +483,8 @@ def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     authority, lock = locked  # noqa: F811
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
-    authority.mark_projected([(hex32("k"), 7)])
+    assert unprojected(authority) == [hex32("k")]
+    authority.mark_projected("relay", [(hex32("k"), 7)])
     (row_,) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([Sent(row_)])
     lock()

@@ -188,7 +188,7 @@ def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Auth
     assert (found.unprojected, found.unprojected_since_us) == (2, since[0])
     assert (found.unsent, found.unsent_since_us) == (2, since[0])
     tasks = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     first, *_ = authority.claim_signals("relay", 10, LEASE)
     authority.mark_sent([Sent(first)])
     found = authority.backlog(10)

@@ -46,7 +46,7 @@ def among_others(authority: Authority, clock: Clock, kind: str) -> None:  # noqa
             commit(authority, ready(claim_one(authority), key))
     if kind == "projected":
         owed = authority.claim_projections("relay", 10, LEASE)
-        authority.mark_projected([(item.run.run_id, item.run.event_seq) for item in owed])
+        authority.mark_projected("relay", [(item.run.run_id, item.run.event_seq) for item in owed])
 
 
 def test_one_run_is_claimed_among_others_that_are_due(authority: Authority, clock: Clock) -> None:  # noqa: F811
@@ -86,7 +86,7 @@ def test_documents_of_one_run_wait_as_those_of_any_other(authority: Authority, c
     assert authority.claim_projections("relay", 10, LEASE, only=MINE) == [], "it is being driven"
     clock.pass_seconds(3)
     assert len(authority.claim_projections("relay", 10, LEASE, only=MINE)) == 1
-    authority.mark_projected([(MINE, 5)])
+    authority.mark_projected("relay", [(MINE, 5)])
     assert authority.claim_projections("relay", 10, LEASE, only=MINE) == [], "they are in the ledger"
 
 

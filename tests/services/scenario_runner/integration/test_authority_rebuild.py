@@ -146,6 +146,41 @@ def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) 
     assert [row.emission for row in authority.claim_signals("relay", 10, LEASE)] == [8]
 
 
+@pytest.mark.parametrize("asked_by", ["an operator", "a record"])
+def test_a_signal_whose_number_is_the_last_one_is_not_repeated_and_holds_nobody_up(
+    authority: Authority,  # noqa: F811
+    asked_by: str,
+) -> None:
+    """Whoever writes into the ledger may plant it."""
+    from test_authority_reemits import act, one
+
+    runs = {key: terminal(key) for key in ("last", "last but one")}
+    numbers = {"last": 2**31 - 1, "last but one": 2**31 - 2}
+    planted = [
+        replace(run, signals=(replace(run.signals[0], removed_emission=numbers[key]),)) for key, run in runs.items()
+    ]
+    authority.restore(planted, begun(authority).epoch, END)
+    if asked_by == "an operator":
+        outcomes = [one(authority, act(f"act on {key}", key)).outcome for key in runs]
+        assert outcomes == ["REEMIT_RATE_LIMIT", "ACCEPTED"]
+        assert one(authority, act("dry", "last", dry_run=True)).outcome == "REEMIT_RATE_LIMIT"
+    else:
+        requests = [
+            replace(
+                asking(key, f"spool/{key}"), run=None, kind="REEMIT_REQUEST", refusal=None,
+                reemit=act(f"act on {key}", key),
+            )
+            for key in runs
+        ]  # fmt: skip
+        answers = authority.admit([*requests, asking("another")])
+        assert [(answer.disposition, answer.reason_code) for answer in answers] == [
+            (Disposition.REJECTED, "REEMIT_RATE_LIMIT"), (Disposition.ACCEPTED, ""), (Disposition.ACCEPTED, "")
+        ]  # fmt: skip
+        assert authority.run(hex32("another")) is not None
+    rows = authority.claim_signals("relay", 10, LEASE)
+    assert [row.emission for row in rows if row.emission] == [2**31 - 1]
+
+
 def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
     authority.restore([terminal("ready")], begun(authority).epoch, END)
     assert authority.pending().nothing
@@ -251,6 +286,40 @@ def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority:
     assert authority.identity("object_store/x", "") == known
 
 
+@pytest.mark.parity
+def test_a_run_that_another_process_restores_at_the_same_moment_counts_as_restored() -> None:
+    import threading
+
+    import psycopg
+    from postgres_support import Schema, given_dsn
+
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    schema = Schema(given_dsn())
+    first, second, found = PostgresAuthority(schema.dsn, "test"), PostgresAuthority(schema.dsn, "test"), list[Any]()
+    unfinished, run = begun(first), terminal("k")
+    threads = [
+        threading.Thread(target=lambda: found.append(first.restore([run], unfinished.epoch))),
+        threading.Thread(target=lambda: found.append(second.restore([run], unfinished.epoch))),
+    ]
+    try:
+        with psycopg.connect(schema.dsn) as holding:
+            holding.execute("SELECT 1 FROM unfinished_rebuild FOR UPDATE")
+            for thread in threads:
+                thread.start()
+                thread.join(0.5)
+                assert thread.is_alive(), "it waits, and has its snapshot"
+            holding.rollback()
+        for thread in threads:
+            thread.join(10)
+        assert found == [{run.run_id}] * 2
+        assert len(first.signals(run.run_id).rows) == 2
+    finally:
+        first.close()
+        second.close()
+        schema.drop()
+
+
 def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(
     authority: Authority,  # noqa: F811
     backend: Backend,  # noqa: F811
@@ -333,8 +402,21 @@ def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(auth
     assert len(authority.claim_projections("paused", 10, LEASE)) >= 1
 
 
+_WRITTEN_MEANWHILE = {
+    "an admission": (
+        "INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,"
+        " updated_us, event_seq, due_us) VALUES ('r', 'k', 'f', '', '', 'PLANNED', 1, 1, 1, 4, 1)"
+    ),
+    "a report of a daemon": (
+        "INSERT INTO daemons (owner, role, version, host, started_us, seen_us)"
+        " VALUES ('d', 'all', 'v', 'h', sr_now_us(), sr_now_us())"
+    ),
+}
+
+
 @pytest.mark.parity
-def test_a_rebuild_waits_for_what_is_being_admitted_and_then_does_not_begin() -> None:
+@pytest.mark.parametrize("statement", _WRITTEN_MEANWHILE.values(), ids=_WRITTEN_MEANWHILE)
+def test_a_rebuild_waits_for_what_is_being_written_and_then_does_not_begin(statement: str) -> None:
     import threading
 
     import psycopg
@@ -344,21 +426,56 @@ def test_a_rebuild_waits_for_what_is_being_admitted_and_then_does_not_begin() ->
 
     schema = Schema(given_dsn())
     rebuilding, found = PostgresAuthority(schema.dsn, "test"), list[object]()
-    columns = "run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us, updated_us"
     try:
-        with psycopg.connect(schema.dsn) as admitting:
-            row = "'r', 'k', 'f', '', '', 'PLANNED', 1, 1, 1, 4, 1"
-            admitting.execute(f"INSERT INTO runs ({columns}, event_seq, due_us) VALUES ({row})")
+        with psycopg.connect(schema.dsn) as writing:
+            writing.execute(statement)  # type: ignore[arg-type]
             thread = threading.Thread(target=lambda: found.append(rebuilding.begin_rebuild("ops", "terms")))
             thread.start()
             thread.join(0.5)
             assert thread.is_alive(), "it waits"
-            admitting.commit()
+            writing.commit()
             thread.join(10)
         assert found == [None]
         assert rebuilding.unfinished_rebuild() is None
     finally:
         rebuilding.close()
+        schema.drop()
+
+
+@pytest.mark.parity
+def test_a_daemon_that_reports_itself_while_a_rebuild_begins_hears_of_it() -> None:
+    import threading
+
+    import psycopg
+    from postgres_support import Schema, given_dsn
+
+    from scenario_runner.authority.postgres import PostgresAuthority
+    from scenario_runner.authority.statements import load_statements
+
+    schema = Schema(given_dsn())
+    starting, heard = PostgresAuthority(schema.dsn, "test"), list[str]()
+
+    def start() -> None:
+        try:
+            report(starting, "a daemon")
+        except Unavailable as error:
+            heard.append(str(error))
+
+    try:
+        with psycopg.connect(schema.dsn) as beginning:
+            for name in ("lock_admissions", "begin_rebuild"):
+                beginning.execute(load_statements("postgres")[name].encode(),
+                                  {"actor": "ops", "terms": "terms", "within_us": SEEN_US})  # fmt: skip
+            thread = threading.Thread(target=start)
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive(), "it waits"
+            beginning.commit()
+            thread.join(10)
+        assert len(heard) == 1
+        assert starting.daemons_seen(SEEN_US) == []
+    finally:
+        starting.close()
         schema.drop()
 
 

@@ -62,7 +62,7 @@ def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool 
 def deliver_documents(authority: Authority) -> None:  # noqa: F811
     tasks = authority.claim_projections("relay", 100, LEASE)
     if tasks:
-        authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+        authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
 
 
 def run_of(authority: Authority, key: str = "k") -> RunRow:  # noqa: F811
@@ -454,7 +454,7 @@ def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(auth
     one(authority, act("one"))
     (task,) = authority.claim_projections("relay", 10, LEASE)
     one(authority, act("two"))
-    authority.mark_projected([(task.run.run_id, task.run.event_seq)])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq)])
     assert [event.seq for event in task.events] == list(range(1, task.run.event_seq + 1))
     (later,) = authority.claim_projections("relay", 10, LEASE)
     assert later.run.event_seq == task.run.event_seq + 1

@@ -72,7 +72,7 @@ def ended(authority: Authority, key: str = "old", how: Any = ready) -> RunRow:  
 def deliver(authority: Authority) -> None:  # noqa: F811
     tasks = authority.claim_projections("relay", 100, LEASE)
     if tasks:
-        authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+        authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     rows = authority.claim_signals("p", 100, LEASE)
     if rows:
         authority.mark_sent([Sent(row) for row in rows])
@@ -265,7 +265,7 @@ def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authori
     commit(authority, corrected(claim_one(authority)))
     assert authority.claim_signals("p", 10, LEASE) == []
     tasks = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     (first,) = authority.claim_signals("p", 10, LEASE)
     assert first.kind is SignalKind.READY
     assert authority.claim_signals("q", 10, LEASE) == [], "its READY is not published yet"
@@ -286,7 +286,7 @@ def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clo
     for claim in authority.claim("w", 2, LEASE):
         commit(authority, corrected(claim) if claim.supersession else ready(claim, "other"))
     tasks = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     rows = {row.run_id: row for row in authority.claim_signals("p", 10, LEASE)}
     authority.mark_sent([Sent(rows[hex32("new")])])
     authority.postpone_signals([rows[hex32("other")]], clock.now + LEASE)
@@ -401,14 +401,14 @@ def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_superse
         commit(authority, corrected(claim) if claim.supersession else failed(claim))
     tasks = authority.claim_projections("relay", 10, LEASE, only=hex32("new"))
     assert {task.run.run_id for task in tasks} == {hex32("new"), hex32("old")}
-    authority.mark_projected([(hex32("new"), tasks[0].run.event_seq + 99)])
+    authority.mark_projected("relay", [(hex32("new"), tasks[0].run.event_seq + 99)])
     assert authority.pending(only=hex32("new")).undelivered
     assert authority.pending(only=hex32("new")).projections, "the record of the other one"
     assert not authority.pending(only=hex32("old")).signals
     for _ in range(2):
         authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE, only=hex32("new"))])
     assert authority.pending(only=hex32("new")).undelivered
-    authority.mark_projected([(hex32("old"), 99)])
+    authority.mark_projected("relay", [(hex32("old"), 99)])
     assert not authority.pending(only=hex32("new")).undelivered
 
 
@@ -417,7 +417,7 @@ def test_run_supersedes_is_no_pending_work_while_its_ready_is_put_off(authority:
     authority.admit([correcting("new", "old")])
     commit(authority, corrected(claim_one(authority)))
     tasks = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     (row,) = authority.claim_signals("p", 10, LEASE)
     authority.postpone_signals([row], clock.now + LEASE)
     assert not authority.pending().signals

@@ -87,12 +87,12 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
     assert authority.claim_projections("relay", 10, LEASE) == []
     assert authority.pull_in_times() == 1
     assert len(authority.claim_projections("relay", 10, LEASE)) == 1
-    authority.postpone_projections([ProjectionFailure(owed.run.run_id, clock.now + 60 * SECOND, "why")])
+    authority.postpone_projections("relay", [ProjectionFailure(owed.run.run_id, clock.now + 60 * SECOND, "why")])
     assert authority.pull_in_times() == 0
     clock.pass_seconds(-HOUR)
     assert authority.pull_in_times() == 1
     assert len(authority.claim_projections("relay", 10, LEASE)) == 1
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     clock.pass_seconds(-HOUR)
     assert authority.pull_in_times() == 1
@@ -108,7 +108,7 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
-    authority.mark_projected([(owed.run.run_id, owed.run.event_seq)])
+    authority.mark_projected("relay", [(owed.run.run_id, owed.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     authority.mark_sent([Sent(row)])
     clock.pass_seconds(-24 * HOUR)
@@ -120,8 +120,8 @@ def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authorit
     for number, claim in enumerate(authority.claim("w", 2, LEASE)):
         commit(authority, ready(claim, f"ready {number}"))
     first, second = authority.claim_projections("relay", 10, LEASE)
-    authority.postpone_projections([ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
-    authority.mark_projected([(second.run.run_id, second.run.event_seq)])
+    authority.postpone_projections("relay", [ProjectionFailure(first.run.run_id, UNTIL_RESTART, "drift")])
+    authority.mark_projected("relay", [(second.run.run_id, second.run.event_seq)])
     (row,) = authority.claim_signals("p", 10, LEASE)
     authority.postpone_signals([row], UNTIL_RESTART)
     assert authority.pull_in_times() == 0

@@ -173,7 +173,8 @@ def test_what_an_examination_came_to_is_on_record_at_its_end_and_its_deadline_is
     ((message_id, *_),) = bench.authority.signals(run_id).rows
     status = status_document(run_id, found.state, found.reason_code, ended)
     assert message_id == terminal_message_id(run_id, state, status)
-    bench.authority.mark_projected([(run_id, found.event_seq)])
+    bench.authority.claim_projections("relay", 100, SECOND)
+    bench.authority.mark_projected("relay", [(run_id, found.event_seq)])
     (signal,) = bench.authority.claim_signals("relay", 1, LEASE)
     assert (signal.created_us, parse_json(signal.payload)["reemit_key"]) == (ended, message_id)
 

@@ -149,7 +149,7 @@ def test_while_another_relay_writes_the_correction_the_record_of_the_old_run_wai
 ) -> None:
     tasks = {task.run.run_id: task for task in superseded.claim_projections("other", 10, 60_000_000)}
     assert set(tasks) == {OLD, NEW}
-    superseded.postpone_projections([ProjectionFailure(OLD, 0, "")])  # the other relay has the correction only
+    superseded.postpone_projections("other", [ProjectionFailure(OLD, 0, "")])  # the other relay has the correction only
     sink = Sink()
     relay = Relay(superseded, sink, sink, "relay", only)  # type: ignore[arg-type]
     relay.step()
@@ -157,7 +157,7 @@ def test_while_another_relay_writes_the_correction_the_record_of_the_old_run_wai
     old = superseded.run(OLD)
     assert old is not None
     assert NEW in old.relay_error
-    superseded.mark_projected([(NEW, tasks[NEW].run.event_seq)])
+    superseded.mark_projected("other", [(NEW, tasks[NEW].run.event_seq)])
     superseded.resume_deliveries()
     relay.step()
     assert sink.projected == [OLD]

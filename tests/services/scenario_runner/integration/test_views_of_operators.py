@@ -32,7 +32,7 @@ def ended(backend: Backend, *keys: str) -> None:  # noqa: F811
 
 def delivered(backend: Backend) -> None:  # noqa: F811
     tasks = backend.authority.claim_projections("relay", 100, LEASE)
-    backend.authority.mark_projected([(task.run.run_id, task.run.event_seq) for task in tasks])
+    backend.authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
     backend.authority.mark_sent([Sent(row) for row in backend.authority.claim_signals("p", 100, LEASE)])
 
 
