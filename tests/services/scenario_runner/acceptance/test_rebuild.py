@@ -18,8 +18,11 @@ from engine_scene import ended
 from invariants import check, paths_of
 from support import PACK, ForkedWorld
 
+from scenario_runner.cli.authority_rebuild import RebuildOptions, rebuild_authority
 from scenario_runner.gates.receipts import bundle_hash_of
 from scenario_runner.interface_pack.loader import load_pack
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.rebuild.bus import EndsOnBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,6 +282,25 @@ def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: 
     code, findings, report = lost.rebuild()
     assert (code, findings, report["restored"]) == (0, [], 4)
     lost.serve()
+
+
+def test_the_control_bus_is_read_when_no_daemon_can_publish_any_more(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost.lose()
+    read, marks = EndsOnBus.read, list[Any]()
+
+    def marked(*arguments: Any) -> EndsOnBus:
+        marks.extend(lost.sql("SELECT actor FROM unfinished_rebuild"))
+        return read(*arguments)
+
+    monkeypatch.setattr(EndsOnBus, "read", marked)
+    monkeypatch.setattr("scenario_runner.cli.authority_rebuild.collect_rarely", lambda: None)
+    monkeypatch.setattr("os.umask", lambda _: 0)
+    options = RebuildOptions("a test", "", "", "ops", dry_run=False)
+    report = rebuild_authority(load_wiring(str(lost.world.wiring)), options, as_json=True)
+    assert (marks, report["restored"]) == ([("ops",)], 4)
+    assert lost.sql("SELECT actor FROM unfinished_rebuild") == []
 
 
 def test_a_store_without_an_identity_is_a_missing_mount(lost: Lost) -> None:

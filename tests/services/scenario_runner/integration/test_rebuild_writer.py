@@ -14,7 +14,7 @@ from scenario_runner.authority.rebuilds import NotStorableError
 from scenario_runner.authority.values import AttemptRow
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.states import RunState
-from scenario_runner.rebuild.rebuild import Rebuild
+from scenario_runner.rebuild.rebuild import Rebuild, begin
 from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.filesystem import FilesystemStore
 
@@ -122,5 +122,5 @@ def rebuilt(
             on_read(run.run_id)
             yield Restored(runs[run.run_id], None)
 
-    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, terms)
-    return rebuild.run(act, END.identities, dry_run=False), findings
+    rebuild = Rebuild(begin(authority, act, terms), store, reading, findings.append, lambda _: None, terms)
+    return rebuild.run(act, END.identities), findings
