@@ -109,7 +109,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             options.reason, "", "",
         )  # fmt: skip
         progress, terms = Progress(), Terms(policy, witness, packs)
-        text, into = terms.text(store.where), None
+        text, into = terms.text(store.where, wiring), None
         make_reader(wiring, terms, identities, EndsOnBus())  # what it refuses is refused before anything is marked
         if authority is not None and not options.dry_run:
             into = begin(authority, act, text)

@@ -284,6 +284,29 @@ def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: 
     lost.serve()
 
 
+def test_an_interrupted_rebuild_goes_on_by_the_rules_of_its_profile_only(lost: Lost) -> None:
+    wiring = yaml.safe_load(lost.world.wiring.read_text())
+    lost.lose()
+    assert lost.rebuild()[0] == 0
+    ((detail,),) = lost.sql("SELECT detail FROM operator_actions WHERE action = 'authority.rebuild'")
+    lost.sql(f"INSERT INTO unfinished_rebuild VALUES (1, 1, 1, 'somebody', '{detail.partition('; ')[2]}')")
+    shutil.copytree(lost.world.signals_folder.parent, lost.world.root / "other-spool")
+    later_pack(lost)
+    others: list[dict[str, Any]] = [
+        {"engine_catalogue_path": str(lost.world.root / "later.yaml")},
+        {"control_bus_root": str(lost.world.root / "other-spool")},
+        {"auth_mode": "allowlist", "auth_allowlist": ["somebody"]},
+        {"engine_roots": [*wiring["engine_roots"], str(lost.world.root)]},
+        {"control_bus_topic": "another.topic"},
+    ]
+    for other in others:
+        lost.world.wiring.write_text(yaml.safe_dump(wiring | other))
+        code, _, refused = lost.rebuild()
+        assert (code, "REBUILD_UNFINISHED" in refused["error"]) == (2, True), (other, refused)
+    lost.world.wiring.write_text(yaml.safe_dump(wiring))
+    assert lost.rebuild()[:2] == (0, [])
+
+
 def test_the_control_bus_is_read_when_no_daemon_can_publish_any_more(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
