@@ -15,7 +15,7 @@ from scenario_runner.authority.rows import storable
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
-from scenario_runner.rebuild.reading import Outcome, batches
+from scenario_runner.rebuild.reading import Outcome
 from scenario_runner.rebuild.refusals import daemons_run, ended_by_another, not_empty, other_terms
 from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.rebuild.values import Restored
@@ -25,6 +25,8 @@ ACTION: Final = "authority.rebuild"
 """``operator_actions.action`` of a rebuild; its subject is the ledger."""
 #: Runs of one transaction: it takes some 200 ms, and the rows of as many runs, some 20 MB, are held in memory.
 BATCH: Final = 1000
+#: Bytes of their events and documents at most, unless one run has more: PostgreSQL takes no statement of 1 GB.
+BATCH_BYTES: Final = 64 << 20
 
 CANNOT_KNOW: Final = tuple(
     """
@@ -131,7 +133,7 @@ class Rebuild:
         began, report = self.monotonic(), Report()
         for finding in self.found:
             self._find(finding, report)
-        for batch in batches(self._all(report), BATCH):
+        for batch in _batches(self._all(report)):
             restored = batch if self.into is None else self._insert(self.into, batch, report)
             self._count(restored, report)
             report.seconds = self.monotonic() - began
@@ -230,6 +232,20 @@ class Rebuild:
             report.events += len(run.events)
             report.signals += len(run.signals)
             report.attempts += len(run.attempts)
+
+
+def _batches(runs: Iterable[RestoredRun]) -> Iterator[list[RestoredRun]]:
+    """Runs in lists that one transaction takes."""
+    batch, held = list[RestoredRun](), 0
+    for run in runs:
+        size = run.size()
+        if batch and (len(batch) == BATCH or held + size > BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(run)
+        held += size
+    if batch:
+        yield batch
 
 
 def _ended(act: ActionRow, report: Report, terms: str) -> ActionRow:
