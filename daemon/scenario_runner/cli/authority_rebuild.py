@@ -25,7 +25,7 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.rebuild.bus import EndsOnBus, Witness
 from scenario_runner.rebuild.reading import Reading, collect_rarely
-from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report
+from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report, begin
 from scenario_runner.rebuild.refusals import not_empty
 from scenario_runner.service.compose import check_profile, open_authority, open_store
 from scenario_runner.service.control_bus import open_spool, state_modes
@@ -110,16 +110,21 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
             options.reason, "", "",
         )  # fmt: skip
         progress, terms = Progress(), Terms(policy, witness, packs)
+        text, into = terms.text(store.where, wiring), None
+        make_reader(wiring, terms, identities, EndsOnBus())  # what it refuses is refused before anything is marked
+        if authority is not None and not options.dry_run:
+            into = begin(authority, act, text)
+        # Not before: until the authority is marked, a daemon may publish.
         ends, place = _ends(wiring, stores, progress), spool_of(stores) or store
         make = partial(make_reader, wiring, terms, identities, ends)
         reading = Reading(make(), make, reading_threads(wiring), _other_processes())
         collect_rarely()
         on_finding = print_finding_line if as_json else print_finding
         rebuild = Rebuild(
-            authority, store, reading, on_finding, lambda report: progress(partial(_progress, report)),
-            terms.text(store.where), ends.findings(place.locate),
+            into, store, reading, on_finding, lambda report: progress(partial(_progress, report)),
+            text, ends.findings(place.locate),
         )  # fmt: skip
-        report = rebuild.run(act, identities, dry_run=options.dry_run)
+        report = rebuild.run(act, identities)
     return _document(report, act, identities, witness, options)
 
 

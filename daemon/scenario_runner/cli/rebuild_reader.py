@@ -11,7 +11,7 @@ from scenario_runner.audit.verify import Verifier
 from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.ids import attempt_id_of
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.interface_pack.loader import pack_from_document
@@ -34,7 +34,7 @@ from scenario_runner.service.compose import (
     open_schemas,
     open_store,
 )
-from scenario_runner.service.control_bus import open_spool
+from scenario_runner.service.control_bus import open_spool, spool_root
 from scenario_runner.service.identity import NamedStore, named_stores
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
@@ -61,11 +61,27 @@ class Terms:
         """The packs that the operator names."""
         return [pack_from_document(document) for document in self.packs]
 
-    def text(self, ledger: str) -> str:
-        """As they are kept while a rebuild has not ended, and in the act."""
+    def text(self, ledger: str, wiring: Wiring) -> str:
+        """As they are kept while a rebuild has not ended, and in the act: all that decides which runs are restored.
+
+        Args:
+            ledger: Where the ledger is.
+            wiring: The profile, whose pack, control bus, roots and allow-list count too.
+        """
         named = self.policy.content_digest if self.policy is not None else "none"
-        packs = "".join(f", pack {digest}" for digest in sorted(pack.digest for pack in self.named_packs()))
-        return f"ledger {ledger}, witness {self.witness.value}, policy {named}{packs}"
+        digests = sorted({pack.digest for pack in (open_pack(wiring), *self.named_packs())})
+        packs = ", ".join(f"pack {digest}" for digest in digests)
+        bus = f"spool {spool_root(wiring)}" if wiring.bus_kind == "spool" else f"stream {wiring.control_bus_stream}"
+        allowed = canonical_sha256([sorted(allowed_roots(wiring)), sorted(_invokers(wiring) or ()), wiring.auth_mode])
+        return (
+            f"ledger {ledger}, witness {self.witness.value}, policy {named}, {packs}, "
+            f"{bus}, topic {wiring.control_bus_topic}, roots and allow-list {allowed}"
+        )
+
+
+def _invokers(wiring: Wiring) -> frozenset[str] | None:
+    """Who may request runs; None for everybody."""
+    return frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None
 
 
 def make_reader(wiring: Wiring, terms: Terms, identities: tuple[tuple[str, str], ...], ends: EndsOnBus) -> RunReader:
@@ -100,9 +116,7 @@ class _Parts:
         wiring, ledger = self.wiring, Ledger(self.store, open_schemas(self.wiring))
         packs = PinnedPacks(open_pack(wiring), ledger, self.terms.named_packs())
         requirements = Requirements(
-            packs.vouched, allowed_roots(wiring),
-            frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None,
-            self._plan_again(packs), self.store.locate,
+            packs.vouched, allowed_roots(wiring), _invokers(wiring), self._plan_again(packs), self.store.locate,
         )  # fmt: skip
         topic, locate = wiring.control_bus_topic, self.store.locate
         bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader(), self.ends)

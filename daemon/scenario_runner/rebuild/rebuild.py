@@ -15,7 +15,7 @@ from scenario_runner.authority.rows import storable
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.states import RunState
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
-from scenario_runner.rebuild.reading import Outcome, batches
+from scenario_runner.rebuild.reading import Outcome
 from scenario_runner.rebuild.refusals import daemons_run, ended_by_another, not_empty, other_terms
 from scenario_runner.rebuild.supersessions import Both, Link, completed, link_of
 from scenario_runner.rebuild.values import Restored
@@ -25,6 +25,8 @@ ACTION: Final = "authority.rebuild"
 """``operator_actions.action`` of a rebuild; its subject is the ledger."""
 #: Runs of one transaction: it takes some 200 ms, and the rows of as many runs, some 20 MB, are held in memory.
 BATCH: Final = 1000
+#: Bytes of their events and documents at most, unless one run has more: PostgreSQL takes no statement of 1 GB.
+BATCH_BYTES: Final = 64 << 20
 
 CANNOT_KNOW: Final = tuple(
     """
@@ -64,12 +66,41 @@ class Report:
         return self.by_state.total()
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rebuild that has begun: the authority, and the epoch of its runs."""
+
+    authority: Authority
+    epoch: int
+
+
+def begin(authority: Authority, act: ActionRow, terms: str) -> Begun:
+    """Mark an authority as being rebuilt, or go on after an interruption. From then on no daemon publishes anything.
+
+    Args:
+        authority: The authority.
+        act: Who rebuilds it, and from which ledger.
+        terms: By what runs are restored.
+
+    Raises:
+        UsageError: ``AUTHORITY_NOT_EMPTY``, ``DAEMONS_RUN``, or ``REBUILD_UNFINISHED`` on other terms.
+        Unavailable: the authority does not answer.
+    """
+    unfinished = authority.begin_rebuild(act.actor, terms)
+    if unfinished is None:
+        daemons = authority.daemons_seen(SEEN_US)
+        raise daemons_run(daemons) if daemons and not authority.runs(None, 1) else not_empty(act.subject)
+    if unfinished.terms != storable(terms):
+        raise other_terms(unfinished, terms)
+    return Begun(authority, unfinished.epoch)
+
+
 @dataclass(frozen=True)
 class Rebuild:
     """A rebuild of one authority from one ledger.
 
     Attributes:
-        authority: None where a dry run finds no database.
+        into: What :func:`begin` gave; None for a dry run, which writes nothing.
         reading: Reads and verifies runs.
         on_finding: Receives every finding as it is made.
         on_progress: Receives the report after every batch.
@@ -78,7 +109,7 @@ class Rebuild:
         found: What was found before any run is read.
     """
 
-    authority: Authority | None
+    into: Begun | None
     store: ObjectStore
     reading: Callable[[Iterable[RunToRead]], Iterator[Outcome]]
     on_finding: Callable[[LedgerFinding], None]
@@ -87,50 +118,36 @@ class Rebuild:
     found: Iterable[LedgerFinding] = ()
     monotonic: Callable[[], float] = time.monotonic
 
-    def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...], *, dry_run: bool) -> Report:
+    def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...]) -> Report:
         """Rebuild, or say what would be restored.
 
         Args:
             act: The operator's act; its outcome and detail are made here.
             identities: (name, identity) of each store that the authority is to know.
-            dry_run: Write nothing.
 
         Raises:
-            UsageError: ``AUTHORITY_NOT_EMPTY``, also when another process ended the rebuild; ``DAEMONS_RUN``, or
-                ``REBUILD_UNFINISHED`` on other terms.
+            UsageError: ``AUTHORITY_NOT_EMPTY``: another process has ended the rebuild.
             Unavailable: the store, the authority, the control bus or an engine run root does not answer. The rebuild is
                 unfinished, and begins again when it is called again.
         """
-        began, report, epoch = self.monotonic(), Report(), 0
-        authority = None if dry_run else self.authority
-        if authority is not None:
-            epoch = self._begin(authority, act)
+        began, report = self.monotonic(), Report()
         for finding in self.found:
             self._find(finding, report)
-        for batch in batches(self._all(report), BATCH):
-            restored = batch if authority is None else self._insert(authority, batch, epoch, report)
+        for batch in _batches(self._all(report)):
+            restored = batch if self.into is None else self._insert(self.into, batch, report)
             self._count(restored, report)
             report.seconds = self.monotonic() - began
             self.on_progress(report)
-        if authority is not None:
-            self._end(authority, epoch, RebuildEnd(_ended(act, report, self.terms), identities))
+        if self.into is not None:
+            self._end(self.into, RebuildEnd(_ended(act, report, self.terms), identities))
         report.seconds = self.monotonic() - began
         return report
 
-    def _begin(self, authority: Authority, act: ActionRow) -> int:
-        """Mark the authority as being rebuilt, or go on after an interruption; returns the epoch of its runs."""
-        unfinished = authority.begin_rebuild(act.actor, self.terms)
-        if unfinished is None:
-            daemons = authority.daemons_seen(SEEN_US)
-            raise daemons_run(daemons) if daemons and not authority.runs(None, 1) else not_empty(act.subject)
-        if unfinished.terms != storable(self.terms):
-            raise other_terms(unfinished, self.terms)
-        return unfinished.epoch
-
     @staticmethod
-    def _end(authority: Authority, epoch: int, end: RebuildEnd) -> None:
+    def _end(into: Begun, end: RebuildEnd) -> None:
         """End the rebuild with its act. Two processes may rebuild at once, by the same terms: the first one ends it."""
-        authority.restore([], epoch, end)
+        authority = into.authority
+        authority.restore([], into.epoch, end)
         if end.action.action_key not in authority.acts([end.action.action_key]):
             acts = [item for item in authority.actions(end.action.subject) if item.action == ACTION]
             raise ended_by_another(acts[-1] if acts else None)
@@ -186,10 +203,10 @@ class Rebuild:
     def _finding(self, code: FindingCode, run_id: str, detail: str) -> LedgerFinding:
         return LedgerFinding(code, run_id, self.store.locate(refs.record_ref(run_id)), detail)
 
-    def _insert(self, authority: Authority, batch: list[RestoredRun], epoch: int, report: Report) -> list[RestoredRun]:
+    def _insert(self, into: Begun, batch: list[RestoredRun], report: Report) -> list[RestoredRun]:
         """Insert a batch, and halve one that cannot be stored until the run is found; returns what was inserted."""
         try:
-            known = authority.restore(batch, epoch)
+            known = into.authority.restore(batch, into.epoch)
         except NotStorableError as error:
             if len(batch) == 1:
                 detail = f"the database cannot hold what its record says: {error!s}"
@@ -197,7 +214,7 @@ class Rebuild:
                 return []
             half = len(batch) // 2
             halves = (batch[:half], batch[half:])
-            return [run for part in halves for run in self._insert(authority, part, epoch, report)]
+            return [run for part in halves for run in self._insert(into, part, report)]
         for run in batch:
             if run.run_id not in known:
                 detail = "another process admitted this run while the authority was rebuilt"
@@ -215,6 +232,20 @@ class Rebuild:
             report.events += len(run.events)
             report.signals += len(run.signals)
             report.attempts += len(run.attempts)
+
+
+def _batches(runs: Iterable[RestoredRun]) -> Iterator[list[RestoredRun]]:
+    """Runs in lists that one transaction takes."""
+    batch, held = list[RestoredRun](), 0
+    for run in runs:
+        size = run.size()
+        if batch and (len(batch) == BATCH or held + size > BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(run)
+        held += size
+    if batch:
+        yield batch
 
 
 def _ended(act: ActionRow, report: Report, terms: str) -> ActionRow:

@@ -18,8 +18,11 @@ from engine_scene import ended
 from invariants import check, paths_of
 from support import PACK, ForkedWorld
 
+from scenario_runner.cli.authority_rebuild import RebuildOptions, rebuild_authority
 from scenario_runner.gates.receipts import bundle_hash_of
 from scenario_runner.interface_pack.loader import load_pack
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.rebuild.bus import EndsOnBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,6 +282,48 @@ def test_an_unfinished_rebuild_stops_every_daemon_until_it_is_begun_again(lost: 
     code, findings, report = lost.rebuild()
     assert (code, findings, report["restored"]) == (0, [], 4)
     lost.serve()
+
+
+def test_an_interrupted_rebuild_goes_on_by_the_rules_of_its_profile_only(lost: Lost) -> None:
+    wiring = yaml.safe_load(lost.world.wiring.read_text())
+    lost.lose()
+    assert lost.rebuild()[0] == 0
+    ((detail,),) = lost.sql("SELECT detail FROM operator_actions WHERE action = 'authority.rebuild'")
+    lost.sql(f"INSERT INTO unfinished_rebuild VALUES (1, 1, 1, 'somebody', '{detail.partition('; ')[2]}')")
+    shutil.copytree(lost.world.signals_folder.parent, lost.world.root / "other-spool")
+    later_pack(lost)
+    others: list[dict[str, Any]] = [
+        {"engine_catalogue_path": str(lost.world.root / "later.yaml")},
+        {"control_bus_root": str(lost.world.root / "other-spool")},
+        {"auth_mode": "allowlist", "auth_allowlist": ["somebody"]},
+        {"engine_roots": [*wiring["engine_roots"], str(lost.world.root)]},
+        {"control_bus_topic": "another.topic"},
+    ]
+    for other in others:
+        lost.world.wiring.write_text(yaml.safe_dump(wiring | other))
+        code, _, refused = lost.rebuild()
+        assert (code, "REBUILD_UNFINISHED" in refused["error"]) == (2, True), (other, refused)
+    lost.world.wiring.write_text(yaml.safe_dump(wiring))
+    assert lost.rebuild()[:2] == (0, [])
+
+
+def test_the_control_bus_is_read_when_no_daemon_can_publish_any_more(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost.lose()
+    read, marks = EndsOnBus.read, list[Any]()
+
+    def marked(*arguments: Any) -> EndsOnBus:
+        marks.extend(lost.sql("SELECT actor FROM unfinished_rebuild"))
+        return read(*arguments)
+
+    monkeypatch.setattr(EndsOnBus, "read", marked)
+    monkeypatch.setattr("scenario_runner.cli.authority_rebuild.collect_rarely", lambda: None)
+    monkeypatch.setattr("os.umask", lambda _: 0)
+    options = RebuildOptions("a test", "", "", "ops", dry_run=False)
+    report = rebuild_authority(load_wiring(str(lost.world.wiring)), options, as_json=True)
+    assert (marks, report["restored"]) == ([("ops",)], 4)
+    assert lost.sql("SELECT actor FROM unfinished_rebuild") == []
 
 
 def test_a_store_without_an_identity_is_a_missing_mount(lost: Lost) -> None:

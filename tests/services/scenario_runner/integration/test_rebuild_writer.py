@@ -14,12 +14,12 @@ from scenario_runner.authority.rebuilds import NotStorableError
 from scenario_runner.authority.values import AttemptRow
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.states import RunState
-from scenario_runner.rebuild.rebuild import Rebuild
+from scenario_runner.rebuild.rebuild import Rebuild, begin
 from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.filesystem import FilesystemStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from scenario_runner.audit.ledger_findings import LedgerFinding
@@ -85,6 +85,34 @@ def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
     assert (act.outcome, act.detail) == ("FINDINGS", "21 runs read, 2 findings; terms")
 
 
+@pytest.mark.parametrize(
+    ("most", "size", "batches"), [(4, 1, [4, 4, 2]), (100, 15_000, [3, 3, 3, 1]), (100, 100_000, [1] * 10)]
+)
+def test_a_batch_ends_by_runs_and_by_bytes(
+    authority: Authority,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    size: int,
+    batches: list[int],
+) -> None:
+    monkeypatch.setattr("scenario_runner.rebuild.rebuild.BATCH", most)
+    monkeypatch.setattr("scenario_runner.rebuild.rebuild.BATCH_BYTES", 50_000)
+    restore, sizes = authority.restore, list[int]()
+
+    def counted(batch: Sequence[RestoredRun], *more: Any) -> set[str]:
+        sizes.append(len(batch))
+        return restore(batch, *more)
+
+    monkeypatch.setattr(authority, "restore", counted)
+    text = "x" * size
+    events = (event(1, "any", 1, {"seq": 1, "state": "WAITING_EVIDENCE", "text": text}),)
+    given = [restored(f"run {number}", events=events, projected_seq=1) for number in range(10)]
+    report, _ = rebuilt(authority, tmp_path, {run.run_id: run for run in given})
+    assert report.restored == len(authority.runs(None, 100)) == 10
+    assert sizes == [*batches, 0], "and the end"
+
+
 def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
     runs = {run.run_id: run for run in (terminal(f"run {number}") for number in range(3))}
 
@@ -122,5 +150,5 @@ def rebuilt(
             on_read(run.run_id)
             yield Restored(runs[run.run_id], None)
 
-    rebuild = Rebuild(authority, store, reading, findings.append, lambda _: None, terms)
-    return rebuild.run(act, END.identities, dry_run=False), findings
+    rebuild = Rebuild(begin(authority, act, terms), store, reading, findings.append, lambda _: None, terms)
+    return rebuild.run(act, END.identities), findings
