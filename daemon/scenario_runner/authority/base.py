@@ -187,9 +187,9 @@ class Authority(RunReader, Protocol):
         """Record that signals are on the control bus; the time and receipt of the first such record stay.
 
         This and what else becomes of a claimed signal, :meth:`end_reemits` and :meth:`postpone_signals`, is written
-        only while the row is the one that was claimed: the same message, not sent yet, and leased to that owner. A
-        lease that has run out still counts until another owner claims the row; afterwards it is that owner's alone. So
-        a repeated call changes nothing, and neither does a relay that stood still while its database was replaced.
+        only while the row is the one that was claimed: the same message, not sent yet. What was not published needs
+        the lease of that owner too; one that has run out counts until another owner claims the row. So a repeated call
+        changes nothing, and neither does a relay that stood still while its database was replaced.
         """
         ...
 
@@ -204,7 +204,7 @@ class Authority(RunReader, Protocol):
         """Record what became of re-emits that were owed: event, act and outbox row in one transaction.
 
         A re-emit that was published is marked as sent. One that was refused leaves the outbox. One that is owed no more
-        is left as it is, and so is one that another owner has claimed since, see :meth:`mark_sent`.
+        is left as it is, and so is one that failed here and that another owner has claimed since, see :meth:`mark_sent`.
         """
         ...
 

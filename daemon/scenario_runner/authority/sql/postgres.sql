@@ -429,13 +429,14 @@ FROM claimed ORDER BY outbox_id;
 -- name: mark_sent
 -- A signal with details is the READY of its run, whose record says where it lies; see end_reemits for locks and clock.
 -- In a database that was rebuilt, or restored from a backup, the same outbox_id may be another message's: here, and
--- wherever else a claimed signal is named, it is found under its lease and with its message.
+-- wherever else a claimed signal is named, it is found with its message. Elsewhere under its lease too: but that a message
+-- was published is so whoever holds the lease by now, and two relays on a slow bus would undo each other's work for ever.
 WITH sent AS MATERIALIZED (
   SELECT o.outbox_id, o.run_id, g.receipt, g.details FROM outbox o
-  JOIN unnest(%(outbox_id)b::bigint[], %(message_id)b::text[], %(emission)b::bigint[], %(owner)b::text[],
-              %(receipt)b::text[], %(details)b::bytea[])
-         AS g(outbox_id, message_id, emission, owner, receipt, details) ON g.outbox_id = o.outbox_id
-  WHERE o.message_id = g.message_id AND o.emission = g.emission AND o.lease_owner = g.owner
+  JOIN unnest(%(outbox_id)b::bigint[], %(message_id)b::text[], %(emission)b::bigint[], %(receipt)b::text[],
+              %(details)b::bytea[])
+         AS g(outbox_id, message_id, emission, receipt, details) ON g.outbox_id = o.outbox_id
+  WHERE o.message_id = g.message_id AND o.emission = g.emission
     AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN sent s ON s.run_id = r.run_id WHERE s.details IS NOT NULL
@@ -564,7 +565,7 @@ WITH given AS MATERIALIZED (
 owed AS MATERIALIZED (
   SELECT o.outbox_id, o.run_id, o.action_key, g.published, g.receipt, g.kind, g.details, g.outcome, g.detail
   FROM outbox o JOIN given g ON g.outbox_id = o.outbox_id
-  WHERE o.message_id = g.message_id AND o.emission = g.emission AND o.lease_owner = g.owner
+  WHERE o.message_id = g.message_id AND o.emission = g.emission AND (g.published OR o.lease_owner = g.owner)
     AND o.emission > 0 AND o.sent_us IS NULL ORDER BY o.outbox_id FOR UPDATE OF o),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN owed w ON w.run_id = r.run_id ORDER BY r.run_id FOR UPDATE OF r),

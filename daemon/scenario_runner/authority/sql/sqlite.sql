@@ -166,9 +166,10 @@ RETURNING outbox_id, message_id, run_id, kind, partition_key, attributes, payloa
 
 -- name: mark_sent
 -- In a database that was rebuilt, or restored from a backup, the same outbox_id may be another message's: here, and
--- wherever else a claimed signal is named, it is found under its lease and with its message.
+-- wherever else a claimed signal is named, it is found with its message. Elsewhere under its lease too: but that a message
+-- was published is so whoever holds the lease by now, and two relays on a slow bus would undo each other's work for ever.
 UPDATE outbox SET sent_us = :now, receipt = :receipt, lease_owner = '', lease_until_us = 0
-WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission AND lease_owner = :owner
+WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission
   AND sent_us IS NULL
 RETURNING run_id;
 

@@ -29,6 +29,8 @@ REPEATED: dict[str, Callable[[Authority, OutboxRow], None]] = {
     "published": lambda authority, row: authority.end_reemits([ReemitEnd(row)]),  # noqa: F811
     "refused": lambda authority, row: authority.end_reemits([ReemitEnd(row, failure=DRIFT)]),  # noqa: F811
 }
+#: That a signal was published is so whoever holds its row.
+PUBLISHED = (FIRST["sent"], REPEATED["published"])
 ENDS = [(False, end) for end in FIRST.values()] + [(True, end) for end in REPEATED.values()]
 NAMES = [f"first signal {name}" for name in FIRST] + [f"repeated signal {name}" for name in REPEATED]
 each_end = pytest.mark.parametrize(("repeated", "end"), ENDS, ids=NAMES)
@@ -56,11 +58,14 @@ def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # n
     )
 
 
-@each_end
 @pytest.mark.parametrize(
-    "other",
-    [{"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"}],
-    ids=["message", "emission", "owner"],
+    ("repeated", "end", "other"),
+    [
+        pytest.param(*end, other, id=f"{name}: {next(iter(other))}")
+        for end, name in zip(ENDS, NAMES, strict=True)
+        for other in ({"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"})
+        if end[1] not in PUBLISHED or "owner" not in other
+    ],
 )
 def test_a_row_of_the_same_number_with_another_message_or_owner_is_left_as_it_is(
     authority: Authority,  # noqa: F811
@@ -77,7 +82,10 @@ def test_a_row_of_the_same_number_with_another_message_or_owner_is_left_as_it_is
     assert everything(authority, repeated=repeated) != before, "what was claimed is its own"
 
 
-@each_end
+@pytest.mark.parametrize(
+    ("repeated", "end"),
+    [pytest.param(*end, id=name) for end, name in zip(ENDS, NAMES, strict=True) if end[1] not in PUBLISHED],
+)
 def test_a_row_that_another_publisher_has_claimed_since_is_left_to_it(
     authority: Authority,  # noqa: F811
     clock: Clock,  # noqa: F811
@@ -93,6 +101,23 @@ def test_a_row_that_another_publisher_has_claimed_since_is_left_to_it(
     assert everything(authority, repeated=repeated) == before
     end(authority, again)
     assert everything(authority, repeated=repeated) != before
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_that_a_signal_was_published_is_recorded_whoever_holds_its_row(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    repeated: bool,
+) -> None:
+    """It is so; and two relays on a slow bus, each of which takes longer than its lease, must come to an end."""
+    row, publish = claimed(authority, repeated=repeated), PUBLISHED[repeated]
+    clock.pass_seconds(LEASE / SECOND)
+    (again,) = authority.claim_signals("later", 10, LEASE)
+    publish(authority, row)
+    first = everything(authority, repeated=repeated)
+    assert first[-1] == []
+    publish(authority, again)
+    assert everything(authority, repeated=repeated) == first
 
 
 @each_end
