@@ -204,7 +204,7 @@ class Authority(RunReader, Protocol):
         """Record what became of re-emits that were owed: event, act and outbox row in one transaction.
 
         A re-emit that was published is marked as sent. One that was refused leaves the outbox. One that is owed no more
-        is left as it is, and so is one that failed here and that another owner has claimed since, see :meth:`mark_sent`.
+        is left as it is, and so is one that failed and that another owner has claimed since, see :meth:`mark_sent`.
         """
         ...
 
