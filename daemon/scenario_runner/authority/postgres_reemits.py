@@ -161,9 +161,9 @@ class PostgresReemits(Queries):
     @override
     def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
         for indices in rounds_without_repeats([end.row.run_id for end in ends]):
-            told = [ends[index] for index in indices]
-            rows = claimed_columns([end.row for end in told])
-            self._query("end_reemits", **rows, **columns(_END, map(_end, told)))
+            ended = [ends[index] for index in indices]
+            rows = claimed_columns([end.row for end in ended])
+            self._query("end_reemits", **rows, **columns(_END, map(_end, ended)))
 
 
 def disposed(record: Admission, answer: ReemitAnswer) -> Admission:

@@ -12,9 +12,9 @@ import typer
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.base import Authority
+from scenario_runner.cli.acting import actor_of
 from scenario_runner.cli.console import Exit, exit_on_error, print_json_line, print_line
 from scenario_runner.cli.ledger_reading import Progress, print_finding, print_finding_line, reading_threads
-from scenario_runner.cli.options import caller
 from scenario_runner.cli.outputs.acting import REBUILD_REPORT
 from scenario_runner.cli.read_only import existing_authority
 from scenario_runner.cli.rebuild_reader import Terms, make_reader, spool_of
@@ -106,7 +106,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         stores = named_stores(store, spool)
         identities = tuple((item.name, _identity(item, authority)) for item in stores)
         act = ActionRow(
-            f"cli/{secrets.token_hex(16)}", 0, caller(options.requested_by), "cli", ACTION, store.where,
+            f"cli/{secrets.token_hex(16)}", 0, actor_of(options.requested_by), "cli", ACTION, store.where,
             options.reason, "", "",
         )  # fmt: skip
         progress, terms = Progress(), Terms(policy, witness, packs)

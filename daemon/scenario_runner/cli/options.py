@@ -1,6 +1,5 @@
 """Options and arguments that more than one command has, or that are long."""
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -59,13 +58,3 @@ OptionalFileArgument = Annotated[
 ManyOption = Annotated[
     str | None, typer.Option("--jsonl", metavar="FILE", help="Many requests, one a line; '-' reads standard input.")
 ]
-
-
-def caller(requested_by: str | None) -> str:
-    """Who asks for an act: the name that was given, or else this user's."""
-    if requested_by is not None:
-        return requested_by
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):
-        return "unnamed"

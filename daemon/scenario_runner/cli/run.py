@@ -102,7 +102,7 @@ def _run(daemon: Daemon, message: Message, timeout: float | None) -> tuple[Json,
     trace_admitted([admission], [admitted])
     if admitted.disposition in (Disposition.ACCEPTED, Disposition.DUPLICATE):
         return _drive(daemon, admitted, timeout)
-    while daemon.relay.step():  # whoever submitted the request is told on the control bus too
+    while daemon.relay.step():  # the refusal goes to the control bus too
         pass
     daemon.authority.close()
     return _refused(admitted), Exit.NEGATIVE

@@ -1,7 +1,7 @@
 """The engine's own ``run_receipt.json``: parsed in one place, for a run that was reused and for one that was invoked.
 
 On reuse the receipt's run id is the engine's and is not compared: many runs may refer to one engine run. An engine that
-was invoked was told the run id, and must have written it.
+was invoked knows the run id, and must have written it.
 """
 
 from collections.abc import Iterable, Mapping

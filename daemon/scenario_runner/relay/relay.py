@@ -136,8 +136,8 @@ class Relay:
 
     def _write_documents(self) -> int:
         tasks = self._authority.claim_projections(self._owner, _DOCUMENT_BATCH, _LEASE_US, only=self._only)
-        superseded = [task for task in tasks if _corrections_told(task)]
-        written = self._project([task for task in tasks if not _corrections_told(task)])
+        superseded = [task for task in tasks if _corrections_named(task)]
+        written = self._project([task for task in tasks if not _corrections_named(task)])
         # The record of a superseded run follows the documents of its correction, which may be of this batch: no ledger
         # holds a run that names a correction which is not READY there.
         return written + self._project(superseded)
@@ -163,7 +163,7 @@ class Relay:
 
     def _correction_owed(self, task: ProjectionTask) -> Unavailable | None:
         """Why a record cannot be written yet that tells of a correction; None when it can."""
-        for run_id in _corrections_told(task):
+        for run_id in _corrections_named(task):
             run = self._authority.run(run_id)
             if run is not None and run.state is RunState.READY and run.event_seq > run.projected_seq:
                 return Unavailable(f"the documents of its correction {run_id} are written first, and they are owed")
@@ -260,7 +260,7 @@ class Relay:
             self._authority.postpone_signals(rows, until_us)
 
 
-def _corrections_told(task: ProjectionTask) -> tuple[str, ...]:
+def _corrections_named(task: ProjectionTask) -> tuple[str, ...]:
     """Corrections of which a record tells that is to be written, where nothing else of its run is.
 
     A run whose own end is not in the ledger yet waits for no other run: its signal waits for its documents.

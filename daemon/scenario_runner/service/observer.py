@@ -1,8 +1,8 @@
 """Observes a daemon: probes what it stands on, reads how much waits, and answers whether it is alive and ready.
 
-One thread refreshes all of it every 15 seconds, and only where somebody is to be told. Requests are answered from what
-it found last: they cause no statement and no request to a store, however many there are. Nothing of the daemon waits
-for this thread, and nothing that it finds is decided on.
+One thread refreshes all of it every 15 seconds, and only where something watches the daemon. Requests are answered
+from what it found last: they cause no statement and no request to a store, however many there are. Nothing of the
+daemon waits for this thread, and nothing that it finds is decided on.
 """
 
 import threading
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 #: One read of the store, one question to the bus and one statement in this time cost nothing, and are recent enough for
 #: a load balancer and for an alert.
 _REFRESH_SECONDS: Final = 15.0
-#: Until the first probe passes: whoever waits for READY is told at once.
+#: Until the first probe passes: an orchestrator waits for READY.
 _FIRST_SECONDS: Final = 1.0
 #: Three refreshes: a probe that is older hangs, so what it asked is not usable.
 _MOST_AGE_SECONDS: Final = 3 * _REFRESH_SECONDS
@@ -99,7 +99,7 @@ class Observer:
         shown = {name: _shown(checks.get(name), now) for name in self._probes()}
         draining, started = self._daemon.stopping.is_set(), self._daemon.started.is_set()
         ready = all(item["ok"] for item in shown.values()) and started and not draining
-        # A start that fails ends the daemon: whoever was told that it is ready would have been told too early.
+        # A start that fails ends the daemon: an answer that it is ready would have come too early.
         status = "draining" if draining else "ready" if ready else "not ready" if started else "starting"
         return ready, {"status": status, "draining": draining, "checks": shown}
 
