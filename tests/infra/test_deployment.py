@@ -127,13 +127,14 @@ def test_the_service_runs_its_daemons_in_private_subnets_and_rolls_back(full: De
 
 
 @pytest.mark.parametrize(
-    ("output", "role", "command"),
+    ("output", "role", "logical"),
     [
-        ("DaemonTaskDefinition", "DaemonRoleArn", ["serve"]),
-        ("OneShotTaskDefinition", "OneShotRoleArn", ["run", "--help"]),
+        ("DaemonTaskDefinition", "DaemonRoleArn", "DaemonTask"),
+        ("OneShotTaskDefinition", "OneShotRoleArn", "OneShotTask"),
     ],
 )
-def test_a_task_is_told_where_everything_is(full: Deployed, output: str, role: str, command: list[str]) -> None:
+def test_a_task_is_told_where_everything_is(full: Deployed, output: str, role: str, logical: str) -> None:
+    (expected,) = template("service.yaml")["Resources"][logical]["Properties"]["ContainerDefinitions"]
     described = full.client("ecs").describe_task_definition(taskDefinition=full.service[output])["taskDefinition"]
     assert (described["taskRoleArn"], described["executionRoleArn"]) == (
         full.access[role],
@@ -142,8 +143,10 @@ def test_a_task_is_told_where_everything_is(full: Deployed, output: str, role: s
     assert (described["networkMode"], described["requiresCompatibilities"]) == ("awsvpc", ["FARGATE"])
     (container,) = described["containerDefinitions"]
     assert {key: container[key] for key in ("image", "command", "user", "readonlyRootFilesystem", "stopTimeout")} == {
-        "image": IMAGE, "command": command, "user": "10001:10001", "readonlyRootFilesystem": True, "stopTimeout": 120,
+        "image": IMAGE, "command": expected["Command"], "user": "10001:10001", "readonlyRootFilesystem": True,
+        "stopTimeout": 120,
     }  # fmt: skip
+    assert container.get("entryPoint", []) == expected.get("EntryPoint", [])
     assert {item["name"]: item["value"] for item in container["environment"]} == {
         "SR_S3_BUCKET": full.data["LedgerBucket"], "SR_S3_REGION": REGION, "SR_KINESIS_REGION": REGION,
         "SR_KINESIS_STREAM": full.data["StreamName"], "SR_KINESIS_APPLICATION": "full-app",

@@ -366,6 +366,27 @@ def test_the_policy_for_the_engine_reads_invocations_and_nothing_else(full: Depl
     assert simulate(engine, [policy], calls) == ["Allowed", "ImplicitlyDenied", "ImplicitlyDenied"]
 
 
+def test_the_policy_for_producers_puts_on_the_stream_and_does_nothing_else(full: Deployed) -> None:
+    policy, producer = (
+        full.emulator.managed_policy(full.access["ProducerPolicyArn"]),
+        f"arn:aws:iam::{ACCOUNT}:role/any",
+    )
+    stream, key = full.data["StreamArn"], full.data["KeyArn"]
+    through = [{"kms:ViaService": f"{name}.{REGION}.amazonaws.com"} for name in ("kinesis", "s3")]
+    may = [Call("kinesis:PutRecord", stream), Call("kinesis:PutRecords", stream)]
+    assert simulate(producer, [policy], may) == ["Allowed"] * len(may)
+    may_not = [
+        Call("kinesis:PutRecords", f"{stream}-of-others"),
+        *(Call(f"kinesis:{action}", stream) for action in ("GetRecords", "GetShardIterator", "DeleteStream")),
+        Call("s3:GetObject", f"{full.data['LedgerArn']}/fraud-platform/sr/run_facts_view/a.json"),
+        Call("s3:PutObject", f"{full.data['LedgerArn']}/fraud-platform/sr/ready_signal/a.json"),
+    ]
+    assert simulate(producer, [policy], may_not) == ["ImplicitlyDenied"] * len(may_not)
+    of_key = [Call("kms:GenerateDataKey", key, context) for context in through]
+    of_key += [Call("kms:GenerateDataKey", key), Call("kms:Decrypt", key, through[0])]
+    assert simulate(producer, [policy], of_key, key_policy(full)) == ["Allowed", *["ImplicitlyDenied"] * 3]
+
+
 # --- the bucket's own policy holds for everybody, administrators too
 
 

@@ -37,8 +37,12 @@ def dsn() -> Iterator[str]:
         try:
             with psycopg.connect(with_parameters(base, dbname=name), autocommit=True) as admin:
                 admin.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
-                for statement in statements.replace(NAME, name).replace("...", password).strip().split("\n"):
-                    admin.execute(statement)
+                for statement in statements.replace(NAME, name).strip().split("\n"):
+                    if statement == f"\\password {name}":  # psql asks for the password, and sends its hash
+                        hashed = admin.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+                        admin.execute(f"ALTER USER {name} PASSWORD '{hashed.decode()}'")
+                    else:
+                        admin.execute(statement)
             yield with_parameters(base, dbname=name, user=name, password=password)
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")

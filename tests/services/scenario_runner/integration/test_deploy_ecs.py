@@ -188,6 +188,21 @@ def test_the_one_shot_task_makes_a_request_of_the_day_and_becomes_the_run_of_it(
         assert parse_command(words)[0] == "run"
 
 
+def test_the_tasks_that_the_readme_of_infra_starts_run_commands_and_requests_that_exist() -> None:
+    readme = (REPO / "infra/aws/README.md").read_text("utf-8")
+    overrides = [json.loads(text) for text in re.findall(r"--overrides '(.+?)'", readme, flags=re.DOTALL)]
+    doctor, submit, one_shot = [override for each in overrides for override in each["containerOverrides"]]
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("SR_WIRING", "SR_POLICY"):
+            patch.setenv(key, environment(TASKS[0])[key])
+        assert parse_command(doctor["command"])[0] == "doctor"
+        command, values = parse_command(submit["command"])
+    assert (command, values["wait"]) == ("submit", True)
+    script = "\n".join(container(TASKS[1])["command"])
+    given = {item["name"] for item in one_shot["environment"]}
+    assert given == set(re.findall(r"\$\{?(SR_RUN_\w+)", script))
+
+
 def test_service_and_schedule_name_the_tasks() -> None:
     assert document("daemon.service.json")["taskDefinition"] == document(TASKS[0])["family"]
     target = document("run.schedule.json")["Target"]["EcsParameters"]

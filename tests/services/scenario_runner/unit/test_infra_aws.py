@@ -103,11 +103,39 @@ def test_both_tasks_differ_only_in_what_they_run_may_and_need() -> None:
         (found,) = properties.pop("ContainerDefinitions")
         for key in ("Family", "TaskRoleArn", "Cpu", "Memory"):
             properties.pop(key)
-        found = {key: value for key, value in found.items() if key not in ("Command", "HealthCheck")}
+        found = {key: value for key, value in found.items() if key not in ("EntryPoint", "Command", "HealthCheck")}
         options = found["LogConfiguration"]["Options"]
         return properties, {**found, "LogConfiguration": {**options, "awslogs-stream-prefix": ""}}
 
     assert shared("DaemonTask") == shared("OneShotTask")
+
+
+#: Stands for the commands of the image: it keeps its arguments.
+COMMANDS = """#!/bin/sh
+{ printf '%s ' "$@"; echo; } >> "$CALLS"
+"""
+REQUEST = dict.fromkeys(re.findall(r"SR_RUN_(?!DAY)\w+", container("OneShotTask")["Command"][0]), "given")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script runs in the image, with GNU date")
+@pytest.mark.parametrize("missing", ["", *REQUEST])
+def test_a_one_shot_run_without_its_request_fails_and_runs_nothing(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "scenario-runner").write_text(COMMANDS)
+    (tmp_path / "scenario-runner").chmod(0o755)
+    calls, found = tmp_path / "calls", container("OneShotTask")
+    (script,) = found["Command"]
+    given = {key: value for key, value in REQUEST.items() if key != missing}
+    done = subprocess.run(
+        [*found["EntryPoint"], script.replace("/tmp/", f"{tmp_path}/")], capture_output=True, text=True, check=False,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls), **given},
+    )  # fmt: skip
+    if missing:
+        assert done.returncode != 0
+        assert missing in done.stderr
+        assert not calls.exists()
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split()[0] for line in calls.read_text("utf-8").splitlines()] == ["submit", "run"]
 
 
 ECS = REPO / "deploy/ecs"
@@ -147,10 +175,7 @@ def test_a_task_is_the_one_that_deploy_has(logical: str, file: str) -> None:
     task, found, variables = without_the_account(properties)
     example, of_example, variables_of_example = without_the_account(json.loads((ECS / file).read_text("utf-8")))
     assert task == example
-    if logical == "OneShotTask":  # the example is a nightly request: its command is a script with variables of its own
-        for key in ("command", "entryPoint"):
-            found.pop(key, None)
-            of_example.pop(key, None)
+    if logical == "OneShotTask":  # the example has its request already; here whoever starts the task gives it
         variables_of_example = {name for name in variables_of_example if not name.startswith("SR_RUN_")}
     assert found == of_example
     assert variables == variables_of_example
@@ -268,6 +293,12 @@ def test_the_readme_names_each_parameter_that_must_be_given_and_each_output() ->
         assert missing == [], name
 
 
+def test_no_statement_of_the_readme_has_a_password_which_the_log_of_the_database_would_keep() -> None:
+    readme = (TEMPLATES / "README.md").read_text("utf-8")
+    assert readme.count(r"\password scenario_runner") == 2  # the first one, and another one later
+    assert re.findall(r"\bPASSWORD\s+'", readme) == []
+
+
 #: Stands for the command line of AWS: it keeps its arguments, and prints JSON.
 AWS = """#!/bin/sh
 { printf '%s ' "$@"; echo; } >> "$CALLS"
@@ -292,5 +323,6 @@ def test_the_commands_of_the_readme_use_nothing_that_is_defined_later(tmp_path: 
     asked = set(re.findall(r"OutputKey=='(\w+)'", made))
     assert asked
     assert asked <= outputs
-    assert made.count("cloudformation deploy") == len(NAMES)
-    assert made.count('{"asked":true}') == commands.count("$(out ")
+    assert made.count("cloudformation deploy") == len(NAMES) + 1  # the service again, with its daemons
+    assert made.count("OutputKey==") == commands.count("$(out ")
+    assert made.count("ecs run-task") == commands.count("ecs run-task") == 3
