@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 #: A series is compared by fifths: the first is the warm-up, the second is what the last is compared with.
 _PARTS: Final = 5
 
@@ -67,7 +66,7 @@ def cpu_of(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
