@@ -13,8 +13,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import get_all_start_methods, get_context, parent_process
-from multiprocessing.context import BaseContext
+from multiprocessing import get_context, parent_process
 from typing import Final, TypeVar
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
@@ -41,10 +40,6 @@ _WINDOW: Final = 128
 #: Objects that are allocated before the garbage collector looks at them, which was a tenth of a rebuild: documents hold
 #: no circles, and a batch of them is some hundred thousand objects.
 _COLLECTED: Final = 500_000
-
-
-#: What makes the reader of a process, with all that it imports.
-_MODULE: Final = "scenario_runner.cli.authority_rebuild"
 
 
 Outcome = Restored | LedgerFinding
@@ -114,7 +109,7 @@ class Reading:
         chunks = batches(chain(first, more, rest), _CHUNK)
         try:
             with ProcessPoolExecutor(
-                self.processes, _context(), initializer=_begin, initargs=(self.make, self.threads)
+                self.processes, get_context("spawn"), initializer=_begin, initargs=(self.make, self.threads)
             ) as pool:
                 for outcomes in in_order(pool, _read_chunk, chunks, self.processes * _AHEAD):
                     yield from outcomes
@@ -140,19 +135,6 @@ def collect_rarely() -> None:
     """Let the garbage collector leave modules alone, and look at documents rarely. For a command that then ends."""
     gc.freeze()
     gc.set_threshold(_COLLECTED)
-
-
-def _context() -> BaseContext:
-    """How processes are started. None is a copy of this one, which has threads and an open database.
-
-    One process that has loaded the modules is copied for each other one, where the system can: loading them takes as
-    long as a thousand runs.
-    """
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([_MODULE])
-    return context
 
 
 # --- in another process
