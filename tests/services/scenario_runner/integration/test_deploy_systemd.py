@@ -211,3 +211,36 @@ def test_a_command_that_is_broken_off_is_stopped(number: int, tmp_path: Path) ->
         assert process.wait(30) == 130
     (unit,) = re.findall(r"--unit=(\S+)", (tmp_path / "started").read_text("utf-8"))
     assert (tmp_path / "systemctl.told").read_text("utf-8") == f"stop {unit}\n"
+
+
+def test_an_update_replaces_the_schemas_of_sr_and_no_settings_and_all_can_read_them(tmp_path: Path) -> None:
+    shared = "opt/scenario-runner/share/scenario-runner"
+    python, root = tmp_path / "python3", tmp_path / "root"
+    # In the place of venv and pip: a folder with what pip would bring.
+    python.write_text(
+        f"#!/bin/sh\nmkdir -p {root}/{shared} {root}/opt/scenario-runner/bin\n"
+        f"cp -R {REPO}/config {root}/{shared}/\nln -sf /bin/true {root}/opt/scenario-runner/bin/python\n",
+        "utf-8",
+    )
+    python.chmod(0o755)
+    settings = root / "etc/scenario-runner"
+    schemas = settings / "config/platform/contracts/scenario_runner"
+    policy = settings / "config/platform/sr/policy_v0.yaml"
+    command = f"umask 077; exec sh {SYSTEMD}/install.sh x"
+    environment = {"PATH": os.environ["PATH"], "ROOT": str(root), "PYTHON": str(python)}
+    for turn in range(2):
+        done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if turn == 0:
+            policy.write_text("mine", "utf-8")
+            for path in schemas.iterdir():
+                path.write_text("of the release before", "utf-8")
+            (schemas / "gone.schema.yaml").touch()
+    ours = REPO / "config/platform/contracts/scenario_runner"
+    assert {path.name: path.read_bytes() for path in schemas.iterdir()} == {
+        path.name: path.read_bytes() for path in ours.iterdir()
+    }
+    assert policy.read_text("utf-8") == "mine"
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in schemas.iterdir())
+    assert (settings / "secrets.env").stat().st_mode & 0o777 == 0o600
+    assert "contracts/scenario_runner is that of this release" in done.stdout
