@@ -206,6 +206,7 @@ def test_a_command_that_is_broken_off_is_stopped(number: int, tmp_path: Path) ->
     )
     with subprocess.Popen(["sh", str(SYSTEMD / "scenario-runner.sh"), "serve"], env=environment) as process:
         while not (tmp_path / "started").exists():
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
         assert process.wait(30) == 130
