@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from scenario_runner.authority.base import Authority
-from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.contracts.errors import ConfigurationError, install_extra
 from scenario_runner.storage.modes import PRIVATE, Modes
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _postgres_dsn(dsn: str, place: str) -> "PostgresDsn":
         raise ConfigurationError(
             f"{place}, key 'authority_store_dsn'",
             f"it names PostgreSQL, and {', '.join(missing)} is not installed",
-            "pip install 'scenario-runner[postgres]'",
+            install_extra("postgres"),
         )
     from scenario_runner.authority.postgres_dsn import PostgresDsn
 

@@ -56,7 +56,9 @@ def run_daemon(
     wiring = load_wiring(wiring_path)
     os.umask(state_modes(wiring).umask)
     try:
-        _serve(compose_daemon(wiring, load_policy(policy_path)), Role(role), notifier, until_idle=until_idle)
+        with notifier.composing():
+            daemon = compose_daemon(wiring, load_policy(policy_path))
+        _serve(daemon, Role(role), notifier, until_idle=until_idle)
     except ScenarioRunnerError:
         raise
     except BaseException as error:  # noqa: BLE001 - a defect: threads may still run, and none may decide anything more

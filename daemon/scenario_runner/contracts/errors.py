@@ -117,6 +117,14 @@ def needs_posix(place: str, what: str) -> ConfigurationError:
     )  # fmt: skip
 
 
+def install_extra(*names: str) -> str:
+    """The remedy for an optional part that is not installed. PyPI's package of this name is another project's."""
+    return (
+        f"install Scenario Runner again with its extra {' or '.join(names)}: "
+        f"pip install '.[{names[0]}]' in a clone, or './NAME.whl[{names[0]}]'"
+    )
+
+
 class Unavailable(ScenarioRunnerError):  # noqa: N818 - the field's word for it
     """A store, database or stream did not answer. Nothing was decided; try again (exit 5)."""
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.contracts.errors import ConfigurationError, install_extra
 from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 from scenario_runner.profiles.wiring import Wiring
 
@@ -129,9 +129,7 @@ def find_jars() -> str:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     jars = os.path.join(folders[0], "jars") if folders else ""
     if not jars or not os.path.isdir(jars) or not any("multilang" in name for name in os.listdir(jars)):
-        raise ConfigurationError(
-            "control_bus_kind 'kinesis'", "KCL's jars are not installed", "install scenario-runner[kinesis]"
-        )
+        raise ConfigurationError("control_bus_kind 'kinesis'", "KCL's jars are not installed", install_extra("kinesis"))
     return jars
 
 

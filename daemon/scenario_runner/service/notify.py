@@ -1,18 +1,23 @@
-"""Notifications to systemd (``Type=notify``): READY, STATUS, WATCHDOG and STOPPING over the socket that it names.
+"""Notifications to systemd (``Type=notify``): READY, STATUS, WATCHDOG, STOPPING, and the wish for more time.
 
-Without ``NOTIFY_SOCKET`` nothing happens. The variables are taken out of the environment, so that no engine and no JVM
-of this daemon can speak for it.
+They go over the socket that ``NOTIFY_SOCKET`` names; without it nothing happens. The variables are taken out of the
+environment, so that no engine and no JVM of this daemon can speak for it.
 """
 
 import os
 import socket
 import threading
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 #: How often the state is compared with what was sent last; also the longest delay of READY and STATUS.
 _POLL_SECONDS: Final = 1.0
+#: What is asked for while the daemon is composed, which may bring a large schema up to date; how often; and for how
+#: long in all, because a start that hangs is to be noticed too.
+_MORE_SECONDS: Final = 300
+_PER_MORE_SECONDS: Final = 60.0
+_LONGEST_START_SECONDS: Final = 3600.0
 #: The pace of the watchdog: twice within its time, as systemd's documentation recommends.
 _PER_WATCHDOG: Final = 2
 #: systemd reads its socket at once; a full one is tried again at the next pace.
@@ -68,6 +73,19 @@ class Notifier:
         """Whether anybody is to be told."""
         return self._address[:1] in ("/", "@")
 
+    @contextmanager
+    def composing(self) -> Iterator[None]:
+        """Ask for more time than ``TimeoutStartSec``, as long as the daemon is composed."""
+        if not self.wanted:
+            yield
+            return
+        composed = threading.Event()
+        threading.Thread(target=self._ask_for_time, args=(composed,), name="notify-start", daemon=True).start()
+        try:
+            yield
+        finally:
+            composed.set()
+
     def start(self, watched: Watched) -> None:
         """Tell from now on, in a thread of its own."""
         if self.wanted:
@@ -78,6 +96,12 @@ class Notifier:
         self._stopped.set()
         if self.wanted:
             self._send_once("STOPPING=1")
+
+    def _ask_for_time(self, composed: threading.Event) -> None:
+        for _ in range(int(_LONGEST_START_SECONDS / _PER_MORE_SECONDS)):
+            self._send(f"EXTEND_TIMEOUT_USEC={_MORE_SECONDS * _MICROS}")
+            if composed.wait(_PER_MORE_SECONDS):
+                return
 
     def _tell(self, watched: Watched) -> None:
         pace = min(_POLL_SECONDS, self._watchdog_seconds / _PER_WATCHDOG or _POLL_SECONDS)

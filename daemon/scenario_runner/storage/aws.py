@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, install_extra, one_line
 
 HONOURED: Final = frozenset(
     {
@@ -185,7 +185,7 @@ def _ask_the_sdk() -> tuple[Any, Any]:
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
-            "AWS credentials", "the AWS SDK is not installed", "install scenario-runner[s3] or scenario-runner[kinesis]"
+            "AWS credentials", "the AWS SDK is not installed", install_extra("s3", "kinesis")
         ) from error
     session, why = botocore.session.Session(), "nothing names any"
     try:

@@ -5,7 +5,7 @@ boto3 is imported when a client is first made. A client repeats nothing by itsel
 
 from typing import Any, Final
 
-from scenario_runner.contracts.errors import ConfigurationError, in_short
+from scenario_runner.contracts.errors import ConfigurationError, in_short, install_extra
 from scenario_runner.storage.aws import sdk_client
 
 #: Longer than a handshake within one region takes; a call that takes longer is tried again within the deadline.
@@ -42,9 +42,7 @@ def client_of(
     try:
         from botocore.config import Config  # noqa: PLC0415 - slow to import, and an extra
     except ImportError as error:
-        raise ConfigurationError(
-            needed_by, "boto3 is not installed", "install scenario-runner[kinesis] or scenario-runner[s3]"
-        ) from error
+        raise ConfigurationError(needed_by, "boto3 is not installed", install_extra("kinesis", "s3")) from error
     if not region:
         raise ConfigurationError(
             "key 'control_bus_region'", "no region is named", "set control_bus_region, SR_KINESIS_REGION or AWS_REGION"

@@ -13,7 +13,7 @@ from datetime import UTC
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from scenario_runner.contracts.errors import ConfigurationError, Unavailable, one_line
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable, install_extra, one_line
 from scenario_runner.counters import count
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_options
@@ -139,9 +139,7 @@ class S3Bucket:
             import obstore  # noqa: PLC0415 - an extra
             from obstore import store as backends  # noqa: PLC0415
         except ImportError as error:
-            raise ConfigurationError(
-                f"s3://{name}", "the S3 client is not installed", "pip install 'scenario-runner[s3]'"
-            ) from error
+            raise ConfigurationError(f"s3://{name}", "the S3 client is not installed", install_extra("s3")) from error
         self.name = name
         self._obstore = obstore
         drop_foreign_variables()

@@ -92,6 +92,11 @@ def test_a_task_keeps_to_what_fargate_allows(name: str) -> None:
     assert container(name).get("healthCheck", {}).get("startPeriod", 0) <= LONGEST_START_PERIOD_SECONDS
 
 
+def test_a_start_may_bring_a_schema_up_to_date_before_it_is_asked_for_its_health() -> None:
+    assert container("daemon.task.json")["healthCheck"]["startPeriod"] == LONGEST_START_PERIOD_SECONDS
+    assert f"--start-period={LONGEST_START_PERIOD_SECONDS}s" in DOCKERFILE
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_ecs_waits_longer_for_a_stop_than_any_drain_takes(name: str) -> None:
     assert container(name)["stopTimeout"] >= longest_shutdown() + MARGIN_SECONDS

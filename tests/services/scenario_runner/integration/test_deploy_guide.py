@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from deploy_support import DEPLOY, read_settings
+from deploy_support import DEPLOY, load_profiles, read_settings
 from support import REPO
+
+from scenario_runner.cli import stopping
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +25,7 @@ def test_the_five_commands_are_those_of_the_readme_beside_the_units() -> None:
 
 
 def test_every_file_of_the_guide_exists() -> None:
-    named = set(re.findall(r"(?:deploy|config)/[\w./@-]*[\w]\.[a-z]+", GUIDE))
+    named = set(re.findall(r"(?<!/)(?:deploy|config)/[\w./@-]*[\w]\.[a-z]+", GUIDE))
     assert named
     assert [name for name in sorted(named) if not (REPO / name).is_file()] == []
     tables = re.findall(r"`([\w.]+\.(?:task|service|schedule)\.json)`", GUIDE)
@@ -59,3 +61,22 @@ def test_the_guide_explains_every_setting() -> None:
     table = GUIDE.partition("**Settings.**")[2].partition("**Time to stop.**")[0]
     explained = set(re.findall(r"`(SR_\w+)`", table))
     assert explained == set(read_settings(DEPLOY / "systemd/scenario-runner.env"))
+
+
+def test_the_settings_of_the_container_are_whole_and_as_docker_reads_them() -> None:
+    (block,) = re.findall(r"^```\n(SR_S3_BUCKET=.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    assert not {'"', "'"} & set(block)
+    given = dict(line.split("=", 1) for line in block.splitlines())
+    image = dict(re.findall(r" (SR_\w+)=(\S+)", (DEPLOY / "docker/Dockerfile").read_text("utf-8")))
+    assert load_profiles(image | given).control_bus_kind == "kinesis"
+
+
+def test_the_longest_stop_is_told_in_the_same_words_everywhere() -> None:
+    sentence = "the larger of shutdown_seconds and, on a stream, 23 s, plus 30 s; never above 117 s"
+    places = [REPO / "docs/guides" / f"{name}.md" for name in ("deploying", "rollout", "install", "engines")]
+    places += [DEPLOY / "systemd/scenario-runner.service", DEPLOY / "systemd/scenario-runner-run@.service"]
+    for place in places:
+        text = re.sub(r"[\s#]+", " ", place.read_text("utf-8").replace("`", ""))
+        assert sentence in text, place
+    most, least = stopping._MOST_SECONDS, stopping._STREAM_SECONDS
+    assert (most, least, stopping._LAST_RESORT_SECONDS) == (117, 23, 30)

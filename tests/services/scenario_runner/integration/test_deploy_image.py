@@ -84,6 +84,12 @@ def test_the_commands_of_the_image_exist() -> None:
     assert (name, values["url"]) == ("healthcheck", "http://127.0.0.1:8077")
 
 
+def test_further_extras_may_be_added_to_both_images() -> None:
+    for target, extras in (("build-core", "s3,postgres"), ("build-kinesis", "s3,postgres,kinesis")):
+        assert re.search(r"^ARG MORE=$", stages()[target], flags=re.MULTILINE)
+        assert f'".[{extras}${{MORE}}]"' in stages()[target]
+
+
 def test_what_is_copied_is_sent_to_the_builder_and_nothing_else_is() -> None:
     lines = (REPO / ".dockerignore").read_text("utf-8").splitlines()
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}

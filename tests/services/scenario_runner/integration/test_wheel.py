@@ -105,13 +105,18 @@ def test_the_installation_for_systemd_needs_the_wheel_alone_and_keeps_settings(w
     settings = root / "etc/scenario-runner"
     command = ["sh", str(script), "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)]
     environment = {**os.environ, "ROOT": str(root), "PYTHON": sys.executable}
+    schema = "config/platform/contracts/scenario_runner/" + next(
+        path.name for path in (REPO / "config/platform/contracts/scenario_runner").glob("*.yaml")
+    )
     for turn in range(2):
         subprocess.run(command, env=environment, check=True)
         if turn == 0:
             (settings / "scenario-runner.env").write_text("SR_WIRING=/mine\n", "utf-8")
             (settings / "config/platform/sr/policy_v0.yaml").write_text("mine\n", "utf-8")
+            (settings / schema).write_text("of the release before\n", "utf-8")
     assert (settings / "scenario-runner.env").read_text("utf-8") == "SR_WIRING=/mine\n"
     assert (settings / "config/platform/sr/policy_v0.yaml").read_text("utf-8") == "mine\n"
+    assert (settings / schema).read_bytes() == (REPO / schema).read_bytes()
     assert (settings / "secrets.env").stat().st_mode & 0o777 == 0o600
     units = {path.name for path in (root / "etc/systemd/system").iterdir()}
     assert units == {"scenario-runner.service", "scenario-runner-run@.service"}

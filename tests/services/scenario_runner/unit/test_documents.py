@@ -15,6 +15,8 @@ REPO = Path(__file__).resolve().parents[4]
 DOCS = REPO / "docs"
 DOCUMENTS = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.rglob("*.md"))
 LONGEST_README = 150
+# What people read: texts, messages of programs, scripts.
+FOR_PEOPLE = {".md", ".py", ".sh", ".conf", ".env", ".service", ".yaml", ".json", ""}
 
 # What the documents name and the repository does not have: names that stand for any.
 NOT_HERE = {"authority/sql/NAME.sql", "authority/migrations/NAME/", "authority/schema/NAME.sql"}
@@ -65,6 +67,16 @@ def test_every_link_leads_to_a_file_and_an_anchor_that_exist(document: Path) -> 
 def test_links_of_the_site_stay_inside_the_site(document: Path) -> None:
     targets = [(document.parent / link.partition("#")[0]).resolve() for link in links(document) if "://" not in link]
     assert [str(target) for target in targets if DOCS not in target.parents and target != DOCS] == []
+
+
+def test_nobody_is_told_to_install_what_another_project_has_under_this_name_on_pypi() -> None:
+    told = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+    for folder in ("daemon/scenario_runner", "deploy", "infra", "scripts"):
+        told += [path for path in (REPO / folder).rglob("*") if path.is_file() and path.suffix in FOR_PEOPLE]
+    bare = re.compile(r"scenario-runner\[[a-z]|pip3? install [^\n]*(?<![./\w])scenario[-_.]runner\b(?!-\d)")
+    assert [names(path) for path in told if bare.search(path.read_text("utf-8"))] == []
+    assert bare.search("pip install scenario-runner")
+    assert not bare.search("pip install './scenario_runner-0.1.0-py3-none-any.whl[s3]'")
 
 
 def path_exists(text: str) -> bool:

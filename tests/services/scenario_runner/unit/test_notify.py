@@ -4,9 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -127,3 +131,27 @@ def test_without_a_socket_nothing_happens(address: str, monkeypatch: pytest.Monk
     assert notifier.wanted is False
     notifier.start(Daemon(ready=True))
     notifier.end()
+
+
+def test_systemd_gives_more_time_for_as_long_as_the_daemon_is_composed(
+    place: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, receiver = place
+    monkeypatch.setattr(notify, "_PER_MORE_SECONDS", 0.01)
+    notifier = Notifier(address)
+    with notifier.composing():
+        assert [receiver.recv(4096).decode() for _ in range(3)] == ["EXTEND_TIMEOUT_USEC=300000000"] * 3
+    for thread in threading.enumerate():
+        if thread.name == "notify-start":
+            thread.join(10)
+    told(receiver)
+    time.sleep(0.05)
+    assert told(receiver) == [], "the daemon is composed"
+
+
+def test_a_start_that_hangs_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(notify.Notifier, "_send", lambda _, message: sent.append(message) is None)
+    hangs = SimpleNamespace(wait=lambda _: False)
+    Notifier("/run/x")._ask_for_time(cast("threading.Event", hangs))
+    assert len(sent) == 60

@@ -26,5 +26,5 @@ def stop_of(profile: dict[str, Any], **changes: Any) -> float:
 def test_the_default_fits_into_what_supervisors_wait_and_the_highest_into_the_most_of_ecs() -> None:
     assert stop_of(SPOOL) == 50  # systemd: 90
     assert stop_of(STREAM) == 53
-    assert stop_of(SPOOL, shutdown_seconds=110) == stop_of(STREAM, shutdown_seconds=110) == 119  # ECS: 120 at most
+    assert stop_of(SPOOL, shutdown_seconds=110) == stop_of(STREAM, shutdown_seconds=110) == 117  # ECS: 120 at most
     assert stop_of(SPOOL, shutdown_seconds=1) == 31
