@@ -13,10 +13,11 @@ from typing import Final, Protocol
 
 #: How often the state is compared with what was sent last; also the longest delay of READY and STATUS.
 _POLL_SECONDS: Final = 1.0
-#: What is asked for while the daemon is composed, which may bring a large schema up to date; how often; and for how
-#: long in all, because a start that hangs is to be noticed too.
+#: What is asked for while the daemon is composed, which may bring a large schema up to date: as much as the unit gives.
 _MORE_SECONDS: Final = 300
+#: How often it is asked for: four more times before it is over.
 _PER_MORE_SECONDS: Final = 60.0
+#: For how long in all: a start that hangs is to be noticed too.
 _LONGEST_START_SECONDS: Final = 3600.0
 #: The pace of the watchdog: twice within its time, as systemd's documentation recommends.
 _PER_WATCHDOG: Final = 2
