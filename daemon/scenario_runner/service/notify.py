@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 #: How often the state is compared with what was sent last; also the longest delay of READY and STATUS.
 _POLL_SECONDS: Final = 1.0
-#: The pace of the watchdog: twice within its time, as systemd's documentation recommends.
+#: The slowest pace of the watchdog: twice within its time, as systemd's documentation recommends.
 _PER_WATCHDOG: Final = 2
 #: systemd reads its socket at once; a full one is tried again at the next pace.
 _SEND_SECONDS: Final = 0.5
