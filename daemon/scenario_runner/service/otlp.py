@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.sampling import Decision
 from typing_extensions import override
 
 from scenario_runner import __version__
-from scenario_runner.service.span_export import variables_in
 from scenario_runner.tracing import Context, Span, SpanName, span_id_of
 
 _KINDS: Final = {
@@ -91,9 +90,7 @@ class _Unusable(logging.Handler):
 
 
 def _variables_of(warning: str) -> Iterable[str]:
-    """Names of the variables that a text of the SDK is about."""
-    if named := variables_in(warning, os.environ):
-        return named
+    """Names of the variables that a warning of the SDK is about."""
     text = warning.upper()
     variables = next((names for word, names in _WARNINGS if word in text), (_SOME_VARIABLE,))
     return [name for name in variables if name in os.environ] or variables[-1:]

@@ -176,7 +176,7 @@ def _is_wanted(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name, "").strip() for name in _ENDPOINTS)
 
 
-def variables_in(text: str, environ: Mapping[str, str]) -> list[str]:
+def _variables_in(text: str, environ: Mapping[str, str]) -> list[str]:
     """Variables of OpenTelemetry that are set and that a text names."""
     return [name for name in re.findall(r"\bOTEL_[A-Z_]+\b", text) if name in environ]
 
@@ -196,7 +196,7 @@ def _open(role: str, environ: Mapping[str, str]) -> SpanQueue | None:
     except Exception as error:  # noqa: BLE001 - a value that the SDK does not take is no reason not to start
         # Names only: the text may quote the value of a variable, and headers hold secrets.
         _log.warning("no spans are recorded: a variable OTEL_* has a value that cannot be used",
-                     variables=", ".join(variables_in(str(error), environ)), error=type(error).__name__)  # fmt: skip
+                     variables=", ".join(_variables_in(str(error), environ)), error=type(error).__name__)  # fmt: skip
     else:
         if export.unusable:
             _log.warning("the default of a variable applies: its value cannot be used",
