@@ -149,7 +149,7 @@ def _examine_pack(report: Report, wiring: Wiring, policy: Policy | None) -> None
         pack = open_pack(wiring)
         report.add("interface pack", f"{len(pack.outputs)} outputs, {len(pack.gates)} gates, digest {pack.digest}")
         for text in warnings_of(wiring, pack, policy):
-            report.add("profile class", f"warning: {text}")
+            report.add("examples", f"warning: {text}")
         unknown = [item for item in policy.traffic_output_ids if item not in pack.outputs] if policy else []
         if unknown:
             report.add(

@@ -234,7 +234,7 @@ def test_doctor_and_serve_say_so_and_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     pack, policy = shipped()
     report = Report(lambda _finding: None)
     _examine_pack(report, profile(**SHIPPED), policy)
-    said = [item for item in report.findings if item["check"] == "profile class"]
+    said = [item for item in report.findings if item["check"] == "examples"]
     assert [(item["ok"], item["detail"].startswith("warning: ")) for item in said] == [(True, True)] * 2
 
     def far_enough(*_: Any, **__: Any) -> None:
