@@ -43,6 +43,8 @@ _NEAR_MARGIN_US: Final = 300 * MICROS
 _FAR_MARGIN_US: Final = 7200 * MICROS
 """How far before it starts again when nothing was found: the stream's clock may be two hours behind ours."""
 
+#: Ends of the codes with which the service, or the search for credentials, denies a call.
+_DENIALS: Final = ("Credentials", "CredentialsError", "AccessDeniedException", "UnrecognizedClientException")
 #: The service allows five reads a second and shard.
 _READS_PAUSE_SECONDS: Final = 0.2
 
@@ -83,6 +85,8 @@ class Stream:
         sleep: Pauses.
         monotonic: Seconds, never going back.
         now_us: Microseconds since the epoch on our clock.
+        denials_pass: Whether the service may yet allow what it denies. A daemon waits: keys are rotated, and a new
+            role is known everywhere only after some seconds. A person at a command corrects the configuration.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Stream:
     sleep: Callable[[float], None] = field(default=time.sleep)
     monotonic: Callable[[], float] = field(default=time.monotonic)
     now_us: Callable[[], int] = field(default=lambda: time.time_ns() // 1000)
+    denials_pass: bool = False
 
     @cached_property
     def client(self) -> Any:  # noqa: ANN401 - boto3 has no types
@@ -124,9 +129,7 @@ class Stream:
                 raise ConfigurationError(
                     f"stream {self.name}", "it does not exist", "create it, or correct control_bus_stream"
                 ) from error
-            if code.endswith(
-                ("Credentials", "CredentialsError", "AccessDeniedException", "UnrecognizedClientException")
-            ):
+            if code.endswith(_DENIALS) and not self.denials_pass:
                 raise ConfigurationError(f"stream {self.name}", sentence, "grant this to the daemon's role") from error
             raise Unavailable(f"stream {self.name}: {sentence}") from error
 

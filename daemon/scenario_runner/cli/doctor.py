@@ -47,7 +47,7 @@ from scenario_runner.service.permissions import (
     try_stream,
     try_tables,
 )
-from scenario_runner.service.production import require_class
+from scenario_runner.service.production import require_class, warnings_of
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.aws import Credentials, foreign_variables
 from scenario_runner.storage.boto import client_of
@@ -148,6 +148,8 @@ def _examine_pack(report: Report, wiring: Wiring, policy: Policy | None) -> None
     with report.examining("interface pack"):
         pack = open_pack(wiring)
         report.add("interface pack", f"{len(pack.outputs)} outputs, {len(pack.gates)} gates, digest {pack.digest}")
+        for text in warnings_of(wiring, pack, policy):
+            report.add("examples", f"warning: {text}")
         unknown = [item for item in policy.traffic_output_ids if item not in pack.outputs] if policy else []
         if unknown:
             report.add(

@@ -17,6 +17,7 @@ from scenario_runner.service.control_bus import state_modes
 from scenario_runner.service.loops import Role, Supervisor
 from scenario_runner.service.notify import Notifier
 from scenario_runner.service.owner import can_tell_dead_owners
+from scenario_runner.service.production import warnings_of
 from scenario_runner.service.span_export import traced
 from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.watch import watched
@@ -69,6 +70,8 @@ def _serve(daemon: Daemon, role: Role, notifier: Notifier, *, until_idle: bool) 
     if not can_tell_dead_owners():
         _log.warning("killed processes of this host cannot be recognised; their leases run out by themselves",
                      lease_seconds=daemon.wiring.lease_seconds)  # fmt: skip
+    for text in warnings_of(daemon.wiring, daemon.admission.pack, daemon.admission.policy):
+        _log.warning("the profile is of the class production, and not all of it is", detail=text)
     supervisor = Supervisor(daemon, role, until_idle=until_idle)
     stop_on_signals(daemon, supervisor)
     with traced(role.value, os.environ), watched(daemon, role.value, supervisor.heartbeats, notifier):

@@ -73,5 +73,6 @@ def _end_stuck_process(daemon: Daemon, supervisor: Supervisor) -> None:
     daemon.stopping.wait()
     time.sleep(longest_stop(daemon.wiring))
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.daemon)
-    _log.critical("the stop takes too long; the process ends without the threads that hang", threads=threads)
+    # No defect, which `critical` stands for and which pages: mostly a mount or a server does not answer.
+    _log.error("the stop takes too long; the process ends without the threads that hang", threads=threads)
     end_process(exit_for_error(supervisor.failure) if supervisor.failure is not None else Exit.UNAVAILABLE)

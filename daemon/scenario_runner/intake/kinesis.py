@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -69,7 +69,9 @@ class KinesisIntake(Intake):
         pack: Json,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wiring, self._stream, self._lease_table = wiring, stream, lease_table
+        # A daemon that ends for a configuration error is not started again, also not once the keys are right.
+        self._stream = replace(stream, denials_pass=True)
+        self._wiring, self._lease_table = wiring, lease_table
         self._worker_config, self._pack, self._monotonic = worker_config, pack, monotonic
         self._running: _Running | None = None
         # What of the counts of shard workers is taken over already, by shard and process.

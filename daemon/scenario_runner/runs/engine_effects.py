@@ -60,22 +60,30 @@ class EngineEffects:
         self._invocations, self._artifacts, self._ledger = invocations, artifacts, ledger
         self._leases, self._timeout_seconds = leases, timeout_seconds
 
-    def perform(self, effect: Effect, claim: Claim, seconds_since_claim: float) -> Answer:
+    def perform(
+        self, effect: Effect, claim: Claim, seconds_since_claim: float, beat: Callable[[], None] = lambda: None
+    ) -> Answer:
         """Perform one effect.
 
         Args:
             effect: One of the engine.
             claim: The run under lease.
             seconds_since_claim: For how long certainly nobody else has held its lease.
+            beat: Called in the course of what may take minutes, for as long as it makes progress.
 
         Returns:
             The answer to the effect.
         """
+
+        def check(*, may_outlast_stop: bool = False) -> None:
+            beat()
+            self._leases.check(claim, may_outlast_stop=may_outlast_stop)
+
         if isinstance(effect, EndEarlier):
-            self._leases.check(claim)
+            check()
             # By its id alone, as one of long ago: what its backend does not list now will not appear later.
             earlier = Job(effect.attempt_id, self.invoker.place, launched_us=0, timeout_seconds=0)
-            self.invoker.stop(earlier, lambda: self._leases.check(claim, may_outlast_stop=True))
+            self.invoker.stop(earlier, lambda: check(may_outlast_stop=True))
             return None
         if isinstance(effect, PrepareLaunch):
             return self._prepare(effect.attempt)
@@ -85,7 +93,7 @@ class EngineEffects:
         if isinstance(effect, FindJob):
             return self._find(effect, seconds_since_claim)
         if isinstance(effect, ReadRunReceipt):
-            return self._read_receipt(effect.engine_run_root, lambda: self._leases.check(claim))
+            return self._read_receipt(effect.engine_run_root, check)
         if isinstance(effect, WriteAttemptLogs):
             self._leases.check(claim)
             attempt, end = effect.attempt, effect.end

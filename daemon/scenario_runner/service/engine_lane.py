@@ -253,7 +253,8 @@ class EngineLane:
             self._driver.advance(member)
             return True
         try:
-            found = self._effects.perform(effect, member.claim, self._monotonic() - item.since)
+            since_claim = self._monotonic() - item.since
+            found = self._effects.perform(effect, member.claim, since_claim, self._heartbeats.beat)
         except SequenceError:
             raise
         except Unavailable as error:
@@ -296,7 +297,7 @@ class EngineLane:
         assert item.job is not None
         _log.warning("ending an engine whose run goes on without it", run_id=item.run_id, handle=item.job.handle)
         try:
-            self._invoker.stop(item.job)
+            self._invoker.stop(item.job, self._heartbeats.beat)
         except Unavailable as error:
             _log.error("an engine does not end", run_id=item.run_id, detail=error.detail)
             return False

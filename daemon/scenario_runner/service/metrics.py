@@ -6,6 +6,8 @@ made without a statement, a request or a lock that work waits for. A label is on
 it is ``other``.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +27,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MOST_SHARDS: Final = 64
 """Shards of one daemon that are shown by name; the worst of the others is shown as ``other``."""
 
+#: A text takes milliseconds of the interpreter, which runs need: whoever asks more often gets the same again.
+_KEPT_SECONDS: Final = 1.0
 _AT_MOST: Final = f"at most {MOST_COUNTED:,} are counted"
 _REASONS: Final = tuple(reason.value for reason in Reason)
 LOOPS: Final = ("main", "intake", "runner", "relay", "renewal", "housekeeping", "engine", "bulk", "shard")
@@ -134,13 +138,28 @@ class Exposition:
         build: Labels of ``sr_build_info``.
         heartbeats: Of the daemon's loops.
         gauges: Values of the other gauges, as of the last refresh.
+        monotonic: Seconds, never going back.
     """
 
-    def __init__(self, build: Mapping[str, str], heartbeats: Heartbeats, gauges: Callable[[], Gauges]) -> None:
+    def __init__(
+        self,
+        build: Mapping[str, str],
+        heartbeats: Heartbeats,
+        gauges: Callable[[], Gauges],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._build, self._heartbeats, self._gauges = dict(build), heartbeats, gauges
+        self._monotonic, self._lock = monotonic, threading.Lock()
+        self._text, self._made_at = b"", 0.0
 
     def text(self) -> bytes:
-        """The metrics in the text format of Prometheus."""
+        """The metrics in the text format of Prometheus, as of a second ago at most."""
+        with self._lock:  # only clients wait for it
+            if not self._text or self._monotonic() - self._made_at >= _KEPT_SECONDS:
+                self._text, self._made_at = self._made(), self._monotonic()
+            return self._text
+
+    def _made(self) -> bytes:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - slow to import: only where it is listened
         from prometheus_client.exposition import generate_latest  # noqa: PLC0415
 

@@ -19,7 +19,7 @@ _MORE_SECONDS: Final = 300
 _PER_MORE_SECONDS: Final = 60.0
 #: For how long in all: a start that hangs is to be noticed too.
 _LONGEST_START_SECONDS: Final = 3600.0
-#: The pace of the watchdog: twice within its time, as systemd's documentation recommends.
+#: The slowest pace of the watchdog: twice within its time, as systemd's documentation recommends.
 _PER_WATCHDOG: Final = 2
 #: systemd reads its socket at once; a full one is tried again at the next pace.
 _SEND_SECONDS: Final = 0.5

@@ -5,9 +5,12 @@ them. Ids and times are ours.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Final
+import os
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any, Final
 
+import requests
 from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -25,6 +28,28 @@ _KINDS: Final = {
     SpanName.PUBLISH_READY: trace.SpanKind.PRODUCER,
     SpanName.REEMIT: trace.SpanKind.PRODUCER,
 }
+_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+_SAMPLERS: Final = frozenset({
+    "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
+    "parentbased_traceidratio",
+})  # fmt: skip
+"""Those of the SDK. Another name may be that of an installed package, whose code would run in this process."""
+
+_PROVIDERS: Final = tuple(f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{of}CREDENTIAL_PROVIDER" for of in ("", "TRACES_"))
+"""Name an installed package too. Not served, for the same reason."""
+
+_OTLP: Final = ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_")
+_WARNINGS: Final = (
+    ("SAMPLER_ARG", ("OTEL_TRACES_SAMPLER_ARG",)),
+    ("SAMPLER", (_SAMPLER,)),
+    ("RESOURCE", ("OTEL_RESOURCE_ATTRIBUTES",)),
+    *((word, tuple(prefix + variable for prefix in _OTLP))
+      for word, variable in (("TIMEOUT", "TIMEOUT"), ("COMPRESSION", "COMPRESSION"), ("HEADER", "HEADERS"))),
+)  # fmt: skip
+"""A word of a warning of the SDK, and the variables of which it is. The SDK does not name them."""
+
+#: What a variable is called when the SDK does not say which it is.
+_SOME_VARIABLE: Final = "OTEL_*"
 
 
 class _Ids(IdGenerator):
@@ -52,24 +77,62 @@ class _Ended(SpanProcessor):
         self.spans.append(span)
 
 
+class _Unusable(logging.Handler):
+    """Collects the names of the variables that the SDK warns of; a warning itself may quote a secret."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: set[str] = set()
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.names.update(_variables_of(str(record.msg)))
+
+
+def _variables_of(warning: str) -> Iterable[str]:
+    """Names of the variables that a warning of the SDK is about."""
+    text = warning.upper()
+    variables = next((names for word, names in _WARNINGS if word in text), (_SOME_VARIABLE,))
+    return [name for name in variables if name in os.environ] or variables[-1:]
+
+
 class OtlpExport:
     """Sends spans. Used by one thread, but for :meth:`sampled` and :meth:`give_up`.
 
     Args:
         role: What this process does.
 
+    Attributes:
+        unusable: Names of variables whose values the SDK replaced by its defaults.
+        status: What the collector answered last, a status code of HTTP; 0 when it did not answer.
+
     Raises:
-        Exception: A variable ``OTEL_*`` has a value that the SDK does not take.
+        ValueError: A variable ``OTEL_*`` has a value that the SDK does not take.
     """
 
     def __init__(self, role: str) -> None:
-        sdk_log = logging.getLogger("opentelemetry")  # it logs each failure on its own, with the address
-        sdk_log.addHandler(logging.NullHandler())
-        sdk_log.propagate = False
+        sdk_log, found = logging.getLogger("opentelemetry"), _Unusable()
+        sdk_log.addHandler(found)
+        sdk_log.setLevel(logging.WARNING)
+        sdk_log.propagate = False  # it logs each failure on its own, with the address
+        try:
+            self._configure(role)
+        finally:
+            sdk_log.addHandler(logging.NullHandler())
+            sdk_log.removeHandler(found)
+        self.unusable = sorted(found.names.union(name for name in _PROVIDERS if os.environ.get(name)))
+
+    def _configure(self, role: str) -> None:
+        if (os.environ.get(_SAMPLER) or "always_on").lower() not in _SAMPLERS:
+            raise ValueError(f"{_SAMPLER} names no sampler of the SDK")
+        session = requests.Session()
+        session.hooks["response"].append(self._note_status)
+        session.max_redirects = 0  # headers with secrets are for the collector that was named
+        self.status = 0
         resource = Resource.create({SERVICE_VERSION: __version__, "sr.role": role})
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "scenario-runner"}))
-        self._ids, self._ended, self._exporter = _Ids(), _Ended(), OTLPSpanExporter()
+        self._ids, self._ended, self._exporter = _Ids(), _Ended(), OTLPSpanExporter(session=session)
         provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         provider.add_span_processor(self._ended)
         self._sampler = provider.sampler
@@ -90,10 +153,17 @@ class OtlpExport:
         for span in spans:
             if self.sampled(span.run_id):
                 self._make(span)
-        made = self._ended.spans
-        if made and self._exporter.export(made) is not SpanExportResult.SUCCESS:
+        made, self.status = self._ended.spans, 0
+        if made and (self._exporter.export(made) is not SpanExportResult.SUCCESS or self._was_redirected()):
             return None
         return len(made)
+
+    def _note_status(self, response: requests.Response, **_: Any) -> None:  # noqa: ANN401 - as requests calls it
+        self.status = response.status_code
+
+    def _was_redirected(self) -> bool:
+        """Whether the collector took nothing and named another place, which the exporter takes for success."""
+        return self.status >= HTTPStatus.MULTIPLE_CHOICES
 
     def give_up(self) -> None:
         """End a :meth:`send` that waits to try again."""

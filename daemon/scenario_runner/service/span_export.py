@@ -8,6 +8,7 @@ Everything is configured by the standard variables of OpenTelemetry, which the S
 ``otel``, imported only where an endpoint is configured.
 """
 
+import re
 import threading
 import time
 from collections import deque
@@ -40,7 +41,13 @@ _log = structlog.get_logger("service")
 
 
 class Export(Protocol):
-    """Sends spans to a collector."""
+    """Sends spans to a collector.
+
+    Attributes:
+        status: What the collector answered last, a status code of HTTP; 0 when it did not answer.
+    """
+
+    status: int
 
     def sampled(self, run_id: str) -> bool:
         """Whether the trace of a run is recorded; asked by many threads."""
@@ -125,16 +132,18 @@ class SpanQueue(Recorder):
             _log.debug("spans could not be made", error=type(error).__name__)
             taken = None
         if taken is None:
-            self._drop(len(batch))
+            self._drop(len(batch), self._export.status)
         else:
             count("spans.exported", by=taken)
         return taken is not None or not self._ending.is_set()
 
-    def _drop(self, spans: int) -> None:
+    def _drop(self, spans: int, status: int = 0) -> None:
         count("spans.dropped", by=spans)
         if time.monotonic() >= self._remind_at:
             self._remind_at = time.monotonic() + _REMIND_SECONDS
-            _log.warning("spans are dropped: their collector does not take them; runs are not affected", spans=spans)
+            facts = {"status": status} if status else {}
+            _log.warning("spans are dropped: their collector does not take them; runs are not affected", spans=spans,
+                         **facts)  # fmt: skip
 
 
 @contextmanager
@@ -167,6 +176,11 @@ def _is_wanted(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name, "").strip() for name in _ENDPOINTS)
 
 
+def _variables_in(text: str, environ: Mapping[str, str]) -> list[str]:
+    """Variables of OpenTelemetry that are set and that a text names."""
+    return [name for name in re.findall(r"\bOTEL_[A-Z_]+\b", text) if name in environ]
+
+
 def _open(role: str, environ: Mapping[str, str]) -> SpanQueue | None:
     """The queue, with the SDK behind it; None when it cannot be used, which the log says."""
     protocol = next(filter(None, (environ.get(name, "").strip() for name in _PROTOCOLS)), _SERVED)
@@ -180,10 +194,13 @@ def _open(role: str, environ: Mapping[str, str]) -> SpanQueue | None:
     except ImportError:
         _log.warning("no spans are recorded: a collector is configured, and the extra 'otel' is not installed")
     except Exception as error:  # noqa: BLE001 - a value that the SDK does not take is no reason not to start
-        # Its text may quote the value of a variable, and headers hold secrets.
+        # Names only: the text may quote the value of a variable, and headers hold secrets.
         _log.warning("no spans are recorded: a variable OTEL_* has a value that cannot be used",
-                     error=type(error).__name__)  # fmt: skip
+                     variables=", ".join(_variables_in(str(error), environ)), error=type(error).__name__)  # fmt: skip
     else:
+        if export.unusable:
+            _log.warning("the default of a variable applies: its value cannot be used",
+                         variables=", ".join(export.unusable))  # fmt: skip
         _log.info("spans are recorded")
         return SpanQueue(export)
     return None

@@ -48,9 +48,10 @@ def decoded(body: bytes) -> list[Received]:
 
 @dataclass
 class Collector:
-    """What was received."""
+    """What was received, and the status that is answered."""
 
     port: int = 0
+    status: int = 200
     spans: list[Received] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -75,7 +76,9 @@ def collector() -> Iterator[Collector]:
             assert self.path == "/v1/traces"
             found.headers.append(dict(self.headers))
             found.spans += decoded(body)
-            self.send_response(200)
+            self.send_response(found.status)
+            if found.status in (301, 302, 307, 308):
+                self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -221,7 +221,7 @@ def test_a_loop_that_hangs_is_named_and_the_others_go_on(tmp_path: Path) -> None
         assert health["checks"]["runner"]["ok"] is True
         asked = world.command("healthcheck", "--url", served.url)
         assert (asked.returncode, asked.stdout.startswith(b"stuck: intake: no progress for ")) == (1, True)
-        assert (served.value('sr_loop_heartbeat_age_seconds{loop="intake"}') or 0) > 2
+        until(lambda: (served.value('sr_loop_heartbeat_age_seconds{loop="intake"}') or 0) > 2)
         until(lambda: served.check("/readyz")[0] == 200)  # its stores are usable all the same
 
 
@@ -238,7 +238,7 @@ def test_an_examination_that_hangs_is_named_with_its_run_and_makes_a_daemon_unhe
         assert health["checks"]["runner"]["ok"] is True
         asked = world.command("healthcheck", "--url", served.url)
         assert asked.stdout.startswith(f"stuck: {worker}: run {made['run_id']}: no progress for ".encode())
-        assert (served.value('sr_loop_heartbeat_age_seconds{loop="bulk"}') or 0) > 2
+        until(lambda: (served.value('sr_loop_heartbeat_age_seconds{loop="bulk"}') or 0) > 2)
 
 
 def test_doctor_says_what_a_listener_answers_and_whether_the_address_can_be_bound(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_daemon_that_drains_is_not_ready_and_answers_to_the_end(tmp_path: Path
         served.process.terminate()
         _, found = until(lambda: (answer := served.check("/readyz"))[0] == 503 and answer)
         assert (found["status"], found["draining"]) == ("draining", True)
-        assert served.value("sr_ready") == 0
+        until(lambda: served.value("sr_ready") == 0)
 
 
 def test_daemons_are_listed_while_they_run_and_a_killed_one_after_that_too(tmp_path: Path) -> None:

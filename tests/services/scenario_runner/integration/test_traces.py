@@ -326,7 +326,8 @@ def test_without_the_extra_runs_are_ready_and_the_log_says_what_is_missing(world
     ("name", "value", "said"),
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", b"only OTLP over HTTP is served"),
-        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "secret", b"has a value that cannot be used"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "secret", b"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ("OTEL_TRACES_SAMPLER", "secret", b"OTEL_TRACES_SAMPLER"),
         ("OTEL_SDK_DISABLED", "true", b""),
         ("OTEL_TRACES_EXPORTER", "none", b""),
         ("OTEL_TRACES_SAMPLER", "always_off", b"spans are recorded"),

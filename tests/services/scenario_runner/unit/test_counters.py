@@ -51,6 +51,18 @@ def text(gauges: dict[tuple[str, str], float] | None = None, heartbeats: Heartbe
     return exposition.text().decode()
 
 
+def test_the_text_is_made_once_a_second_whoever_asks() -> None:
+    now, made = [100.0], []
+    exposition = Exposition({"version": "1"}, Heartbeats(60.0), lambda: made.append(1) or {}, lambda: now[0])
+    first = exposition.text()
+    count("sr_runs_accepted_total")
+    now[0] = 100.9
+    assert exposition.text() == first
+    now[0] = 101.0
+    assert exposition.text() != first
+    assert len(made) == 2
+
+
 def test_counts_are_kept_by_name_and_label() -> None:
     count("a")
     count("a", by=2)

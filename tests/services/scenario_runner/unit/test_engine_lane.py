@@ -13,7 +13,8 @@ from scenario_runner.authority.values import Claim, Event, Transition
 from scenario_runner.contracts.errors import LeaseLostError, Unavailable
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.engine.invoker import Job, JobEnd
-from scenario_runner.runs.effects import AwaitEnd, Effect, FindJob, ReadClock
+from scenario_runner.runs.effects import AwaitEnd, Effect, EndEarlier, FindJob, ReadClock
+from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.member import Member
 from scenario_runner.runs.transitions import retry_later
 from scenario_runner.service.engine_lane import EngineLane
@@ -74,9 +75,12 @@ class Effects:
     def __init__(self, invoker: Backend) -> None:
         self.invoker = invoker
         self.asked = 0
+        self.real: EngineEffects | None = None
         self.answer: Callable[[FindJob], Any] = lambda effect: effect.job
 
-    def perform(self, effect: Effect, _claim: Claim, _seconds: float) -> Any:
+    def perform(self, effect: Effect, claim: Claim, seconds: float, beat: Callable[[], None]) -> Any:
+        if self.real is not None:
+            return self.real.perform(effect, claim, seconds, beat)
         assert isinstance(effect, FindJob)
         self.asked += 1
         answer = self.answer(effect)
@@ -117,7 +121,7 @@ class Leases:
         self.lost: set[tuple[str, int]] = set()
         self.released: list[str] = []
 
-    def check(self, claim: Claim) -> None:
+    def check(self, claim: Claim, **_: bool) -> None:
         if (claim.run_id, claim.epoch) in self.lost:
             raise LeaseLostError("lost")
 
@@ -208,6 +212,33 @@ def test_a_thread_that_hangs_over_an_engine_is_named_with_its_run_and_others_are
         released.set()
     until(lambda: bench.parked() == 2, "both wait")
     until(lambda: stuck() == [], "no thread is named any more")
+
+
+def test_a_thread_that_waits_for_an_earlier_engine_to_end_makes_progress_with_each_check(bench: Bench) -> None:
+    clock, stuck = [0.0], list[bool]()
+    unused: Any = None
+    leases: Any = bench.leases
+    backend: Any = bench.backend
+    bench.effects.real = EngineEffects(backend, unused, unused, unused, leases, 60.0)
+    bench.heartbeats._monotonic = lambda: clock[0]
+
+    def stop(_job: Job, check: Callable[[], None]) -> None:
+        for _ in range(3):
+            clock[0] += 1.0  # more than the limit of one step
+            check()
+            stuck.extend(state.stuck for state in bench.heartbeats.loops() if state.kind == "engine" and state.detail)
+
+    def steps() -> Generator[Effect, Any, Transition]:
+        yield EndEarlier(f"{2:032x}")
+        return put_off(claim)
+
+    backend.stop = stop
+    claim = forced(state=RunState.EXECUTING)
+    member = Member(claim, steps())
+    member.resume(None)
+    bench.driver.lane(member)
+    until(lambda: bench.driver.committed, "it goes on")
+    assert stuck == [False] * 3
 
 
 def test_many_engines_are_followed_by_a_few_threads_and_none_is_lost(bench: Bench) -> None:

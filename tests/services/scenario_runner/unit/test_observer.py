@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scenario_runner.authority.observed import Backlog
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.intake.base import IntakeLag
 from scenario_runner.service.heartbeats import Heartbeats
@@ -55,3 +56,21 @@ def test_a_shard_worker_that_nobody_calls_is_stuck_only_while_its_stream_answers
 
 def test_a_spool_has_no_workers_of_its_own() -> None:
     assert observed(IntakeLag("spool", 900.0, 900.0)).health()[1]["checks"] == {}
+
+
+def test_an_outage_is_probed_less_often_the_longer_it_lasts_and_what_works_every_15_seconds() -> None:
+    found: Any = observed(bus="the stream does not answer")
+    waited: list[float] = []
+
+    def backlog(_most: int) -> Backlog:
+        return Backlog(now_us=0, waiting={}, quarantined=0, dead_letters=0, due_since_us=None, unsent=0,
+                       unsent_since_us=None, unprojected=0, unprojected_since_us=None, daemons=1)  # fmt: skip
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 5:
+            found._daemon.authority.backlog, found._daemon.relay.check_bus = backlog, lambda: None
+
+    found._stopped = SimpleNamespace(is_set=lambda: len(waited) == 7, wait=wait)
+    found._refresh()
+    assert waited == [1, 2, 4, 5, 5, 15, 15]

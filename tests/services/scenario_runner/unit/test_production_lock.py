@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from support import REPO
 
+from scenario_runner.cli import serve
+from scenario_runner.cli.doctor import _examine_pack
+from scenario_runner.cli.doctor_report import Report
 from scenario_runner.contracts.errors import ConfigurationError
+from scenario_runner.interface_pack.loader import load_pack
+from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring, load_wiring, parse_wiring
-from scenario_runner.service.production import require_class, require_class_of_producer
+from scenario_runner.service.loops import Role
+from scenario_runner.service.notify import Notifier
+from scenario_runner.service.production import (
+    EXAMPLE_PACK,
+    EXAMPLE_POLICY,
+    require_class,
+    require_class_of_producer,
+    warnings_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scenario_runner.interface_pack.model import InterfacePack
+    from scenario_runner.profiles.policy import Policy
 
 pytestmark = pytest.mark.unit
 
@@ -159,3 +178,70 @@ def test_a_producer_is_refused_for_the_way_to_the_stream_and_for_nothing_else() 
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_STS"):
         with pytest.raises(ConfigurationError, match=rf"\(1\) the variable {name} has no TLS"):
             require_class_of_producer(profile(), {name: "http://localhost:4566"})
+
+
+INTERFACE = REPO / "config/engine/interface_pack"
+SHIPPED = {
+    "engine_catalogue_path": str(INTERFACE / "engine_outputs.catalogue.yaml"),
+    "gate_map_path": str(INTERFACE / "engine_gates.map.yaml"), "engine_contracts_root": str(INTERFACE / "contracts"),
+    "schema_root": str(REPO / "config/platform/contracts/scenario_runner"),
+}  # fmt: skip
+HEADERS = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret"}
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize("host", ["collector", "10.0.0.1", "127.0.0.1.example.com", "[::2]"])
+def test_headers_that_go_to_a_collector_without_tls_are_refused(name: str, host: str) -> None:
+    said = refusal(profile(), {name: f"http://{host}:4318", **HEADERS})
+    assert f"the variable {name} has no TLS" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("env", [
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318", **HEADERS},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", **HEADERS},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", **HEADERS},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:4318", **HEADERS},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://b", **HEADERS},
+])  # fmt: skip
+def test_a_collector_that_gets_no_secret_or_is_on_this_host_or_has_tls_passes(env: dict[str, str]) -> None:
+    require_class(profile(), env)
+
+
+def shipped() -> tuple[InterfacePack, Policy]:
+    return (
+        load_pack(SHIPPED["engine_catalogue_path"], SHIPPED["gate_map_path"]),
+        load_policy(str(REPO / "config/platform/sr/policy_v0.yaml")),
+    )
+
+
+def test_the_examples_that_are_shipped_are_warned_of_in_production() -> None:
+    pack, policy = shipped()
+    assert (pack.digest, policy.content_digest) == (EXAMPLE_PACK, EXAMPLE_POLICY), (
+        "after a change: write the new digests"
+    )
+    assert [text.partition(" is the example")[0] for text in warnings_of(profile(), pack, policy)] == [
+        "the interface pack", "the policy",
+    ]  # fmt: skip
+    assert len(warnings_of(profile(), pack, None)) == 1
+    own = policy.model_copy(update={"content_digest": "0" * 64})
+    assert warnings_of(profile(), replace(pack, digest="0" * 64), own) == []
+    assert warnings_of(profile(profile_class="smoke"), pack, policy) == []
+
+
+def test_doctor_and_serve_say_so_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack, policy = shipped()
+    report = Report(lambda _finding: None)
+    _examine_pack(report, profile(**SHIPPED), policy)
+    said = [item for item in report.findings if item["check"] == "examples"]
+    assert [(item["ok"], item["detail"].startswith("warning: ")) for item in said] == [(True, True)] * 2
+
+    def far_enough(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(serve, "Supervisor", far_enough)
+    daemon: Any = SimpleNamespace(wiring=profile(), admission=SimpleNamespace(pack=pack, policy=policy))
+    with structlog.testing.capture_logs() as logged, pytest.raises(InterruptedError):
+        serve._serve(daemon, Role.ALL, Notifier(""), until_idle=True)
+    assert len([line for line in logged if "production" in line["event"]]) == 2

@@ -32,11 +32,12 @@ class Kinesis:
     shards: dict[str, Any] = field(default_factory=lambda: {"shard-0": OPEN})
     gone: bool = False
     status: str = "ACTIVE"
+    denied: str = ""
 
     def describe_stream_summary(self, **_: Any) -> dict[str, Any]:
-        if self.gone:
+        if code := self.denied or ("ResourceNotFoundException" if self.gone else ""):
             error: Any = Exception("gone")
-            error.response = {"Error": {"Code": "ResourceNotFoundException", "Message": "no such stream"}}
+            error.response = {"Error": {"Code": code, "Message": "no such stream"}}
             raise error
         return {
             "StreamDescriptionSummary": {
@@ -161,6 +162,22 @@ def test_a_stream_that_must_not_be_read_is_refused_before_a_worker_id_is_leased(
                                   kinesis_worker_id="")  # fmt: skip
     with pytest.raises(ScenarioRunnerError, match="DELETING" if "deleted" in wrong else "made anew"):
         KinesisIntake(wiring, stream_of(kinesis), tables, {}, {}).open()
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "UnrecognizedClientException"])
+def test_a_denied_start_is_an_outage_for_a_daemon_and_a_wrong_configuration_for_a_command(
+    monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(kcl_config, "find_java", lambda _environ: "java")
+    monkeypatch.setattr(kcl_config, "find_jars", lambda: "jars")
+    stream = stream_of(Kinesis(denied=code))
+    wiring: Any = SimpleNamespace(kinesis_timing="production")
+    with pytest.raises(Unavailable, match=code):
+        KinesisIntake(wiring, stream, MemoryTables(), {}, {}).open()
+    with pytest.raises(ConfigurationError, match=code):
+        stream.check()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        KinesisIntake(wiring, stream_of(Kinesis(gone=True)), MemoryTables(), {}, {}).open()
 
 
 def test_an_intake_that_is_not_open_takes_nothing_is_empty_and_may_be_closed() -> None:

@@ -72,7 +72,7 @@ class Sink:
     def __init__(self, answer: int | None = 0, *, let: bool = True) -> None:
         self.answer, self.let, self.begun = answer, threading.Event(), threading.Event()
         self.batches: list[list[Span]] = []
-        self.given_up = False
+        self.given_up, self.status = False, 0
         if let:
             self.let.set()
 
