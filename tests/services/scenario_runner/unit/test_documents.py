@@ -70,11 +70,11 @@ def test_links_of_the_site_stay_inside_the_site(document: Path) -> None:
 
 
 def test_nobody_is_told_to_install_what_another_project_has_under_this_name_on_pypi() -> None:
-    told = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+    texts = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
     for folder in ("daemon/scenario_runner", "deploy", "infra", "scripts"):
-        told += [path for path in (REPO / folder).rglob("*") if path.is_file() and path.suffix in FOR_PEOPLE]
+        texts += [path for path in (REPO / folder).rglob("*") if path.is_file() and path.suffix in FOR_PEOPLE]
     bare = re.compile(r"scenario-runner\[[a-z]|pip3? install [^\n]*(?<![./\w])scenario[-_.]runner\b(?!-\d)")
-    assert [names(path) for path in told if bare.search(path.read_text("utf-8"))] == []
+    assert [names(path) for path in texts if bare.search(path.read_text("utf-8"))] == []
     assert bare.search("pip install scenario-runner")
     assert not bare.search("pip install './scenario_runner-0.1.0-py3-none-any.whl[s3]'")
 

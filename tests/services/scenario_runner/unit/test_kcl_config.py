@@ -110,7 +110,7 @@ def test_java_is_found_by_java_home_or_on_the_path(tmp_path: Path) -> None:
 
 def test_missing_jars_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kcl_config.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigurationError, match=r"scenario-runner\[kinesis\]"):
+    with pytest.raises(ConfigurationError, match=r"\.\[kinesis\]"):
         kcl_config.find_jars()
 
 
