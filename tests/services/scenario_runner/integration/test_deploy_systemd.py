@@ -197,8 +197,8 @@ def test_the_command_gets_its_standard_input_and_its_words_and_gives_its_exit_co
     assert ("--expand-environment=no" in done.stdout) == kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_broken_off_is_stopped(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_command_that_is_broken_off_is_stopped(name: str, tmp_path: Path) -> None:
     environment = stubs(
         tmp_path,
         254,
@@ -208,7 +208,7 @@ def test_a_command_that_is_broken_off_is_stopped(number: int, tmp_path: Path) ->
         while not (tmp_path / "started").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(number)
+        process.send_signal(signal.Signals[name])
         assert process.wait(30) == 130
     (unit,) = re.findall(r"--unit=(\S+)", (tmp_path / "started").read_text("utf-8"))
     assert (tmp_path / "systemctl.told").read_text("utf-8") == f"stop {unit}\n"
