@@ -88,8 +88,8 @@ expect "a daemon that was killed is started again" "before=\$(systemctl show -p 
 expect "a stop is in order" "systemctl stop scenario-runner
   [ \"\$(systemctl show -p Result --value scenario-runner)\" = success ]"
 expect "a request without a daemon becomes READY" "cd /var/lib/scenario-runner; umask 0022
-  PYTHONPATH=/src/scripts /opt/scenario-runner/bin/python /src/scripts/make_engine_run.py --run-key units --request /root/r.json
-  chown -R scenario-runner runs; install -m 0644 /root/r.json /etc/scenario-runner/requests/units.json
+  PYTHONPATH=/src/scripts /opt/scenario-runner/bin/python /src/scripts/make_engine_run.py --run-key units --request /tmp/r.json
+  chown -R scenario-runner runs; install -m 0644 /tmp/r.json /etc/scenario-runner/requests/units.json
   systemctl start scenario-runner-run@units"
 expect "a wrong configuration is not started again" "echo SR_POLICY=/nowhere >> /etc/scenario-runner/scenario-runner.env
   ! systemctl start scenario-runner; sleep 7
