@@ -22,12 +22,14 @@ import inspect
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -315,6 +317,29 @@ def is_stopped(daemon: "subprocess.Popen[bytes] | Fork") -> bool:
     """True while a daemon is stopped (SIGSTOP)."""
     assert daemon.poll() is None, f"it has ended with {daemon.returncode}"
     return Path(f"/proc/{daemon.pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
+
+
+def is_locked(database: Path) -> bool:
+    """Whether a daemon, which may be stopped, is in the middle of a transaction on SQLite: then no other can start."""
+    with closing(sqlite3.connect(database, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.execute("ROLLBACK")
+        return False
+
+
+def stop_unlocked(daemon: "subprocess.Popen[bytes] | Fork", database: Path) -> None:
+    """Stop a daemon (SIGSTOP) while it is in no transaction."""
+    for _ in range(50):
+        daemon.send_signal(signal.SIGSTOP)
+        until(lambda: is_stopped(daemon), "it stops")
+        if not is_locked(database):
+            return
+        daemon.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+    raise AssertionError("it was in a transaction whenever it was stopped")
 
 
 def drained(world: Any) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from crashing import Fork, log_of, until, until_up
+from crashing import Fork, is_locked, log_of, until, until_up
 from engine_traces import TracedEngine, marked_processes
 from invariants import Watch, check, paths_of
 from support import ForkedWorld
@@ -52,13 +52,7 @@ class EngineScene:
 
     def is_locked(self) -> bool:
         """Whether a daemon, which may be stopped, is in the middle of a transaction."""
-        with closing(sqlite3.connect(self.world.database, timeout=0.2, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return True
-            connection.execute("ROLLBACK")
-            return False
+        return is_locked(self.world.database)
 
     def settled(self) -> bool:
         """Every run has its verdict, and it is delivered."""

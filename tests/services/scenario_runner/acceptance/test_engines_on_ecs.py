@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import Moment, is_stopped, launch, log_of, start, until, until_up
+from crashing import Moment, is_stopped, launch, log_of, start, stop_unlocked, until, until_up
 from fake_ecs import FakeEcs, fake_ecs
 from invariants import Watch, check, paths_of
 from support import World
@@ -233,7 +233,7 @@ def test_a_daemon_stopped_past_its_lease_while_its_task_runs_stops_no_task_of_it
     with ended(first := start(cluster.world)):
         arn = cluster.task()
         cluster.submitted()
-        first.send_signal(signal.SIGSTOP)
+        stop_unlocked(first, cluster.world.database)
         with ended(second := start(cluster.world)):
             until(lambda: cluster.sql("SELECT lease_epoch FROM runs") == [(2,)], "it is taken over", 30)
             first.send_signal(signal.SIGCONT)

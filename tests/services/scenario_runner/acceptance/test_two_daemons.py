@@ -17,6 +17,7 @@ from crashing import (
     Scenery,
     drained,
     evidence,
+    is_locked,
     is_stopped,
     launch,
     log_of,
@@ -347,21 +348,11 @@ def stopped_at(scenery: Scenery, moment: Moment, folder: Path) -> tuple[World, "
         scenery.drop(world)
         daemon = launch(world, moment, action="stop")
         until(lambda daemon=daemon: is_stopped(daemon), f"{moment} comes")
-        if not is_locked(world):
+        if not is_locked(world.database):
             return world, daemon
         with ended(daemon):
             pass
     raise AssertionError("the daemon always stopped with the database locked")
-
-
-def is_locked(world: World) -> bool:
-    with closing(sqlite3.connect(world.database, timeout=0.2, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-        connection.execute("ROLLBACK")
-        return False
 
 
 def pass_time(world: World, over: str) -> None:
