@@ -638,26 +638,54 @@ def crowded() -> Iterator[Schema]:
     made.drop()
 
 
+def planned(crowded: Schema, text: str, given: dict[str, Any]) -> dict[str, Any]:
+    """How the server would execute a statement of a look."""
+    import psycopg
+    from psycopg import ClientCursor
+
+    with psycopg.connect(crowded.dsn, cursor_factory=ClientCursor) as connection:
+        connection.execute(statement("postgres", "begin_look").replace(")b", ")s"), {"timeout": "5s"})  # type: ignore[arg-type]
+        written = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", text)
+        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {written}", given).fetchall()  # type: ignore[arg-type]
+    plan: dict[str, Any] = rows[0][0][0]["Plan"]
+    return plan
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(("name", "terms"), combined("postgres"), ids=str)
 def test_postgres_serves_each_statement_by_its_index(crowded: Schema, name: str, terms: tuple[str, ...]) -> None:
     if name == "begin_look":
         return
-    import psycopg
-    from psycopg import ClientCursor
-
     text = statement("postgres", name, terms)
     assert "OFFSET" not in text
     states = {"runs_by_due": "PLANNED", "runs_by_admission": "READY"}
-    given = {**GIVEN, "state": states.get(name, "FAILED"), "run_ids": ["8" * 32]}
-    with psycopg.connect(crowded.dsn, cursor_factory=ClientCursor) as connection:
-        connection.execute(statement("postgres", "begin_look").replace(")b", ")s"), {"timeout": "5s"})  # type: ignore[arg-type]
-        written = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", text)
-        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {written}", given).fetchall()  # type: ignore[arg-type]
-    plan = str(rows[0][0])
+    plan = str(planned(crowded, text, {**GIVEN, "state": states.get(name, "FAILED"), "run_ids": ["8" * 32]}))
     assert f"'Index Name': '{SERVED_BY[name][1]}'" in plan, plan
     assert "Seq Scan" not in plan
     assert "'Node Type': 'Sort'" not in plan or name == "recorded_run_ids", "a page is read in order"
+
+
+#: What a look reads of one run with statements of the authority, and by which index.
+OF_ONE_RUN = {
+    "get_run": "runs_pkey",
+    "list_events": "run_events_pkey",
+    "list_attempts": "engine_attempts_pkey",
+    "list_records": "intake_records_run",
+    "list_signals": "outbox_run",
+    "list_actions": "operator_actions_subject",
+    "find_actions": "operator_actions_action_key_key",
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", OF_ONE_RUN)
+def test_postgres_serves_each_look_at_one_run_by_its_index(crowded: Schema, name: str) -> None:
+    plan = planned(
+        crowded,
+        statement("postgres", name),
+        {**GIVEN, "run_ids": ["8" * 32], "subject": "8" * 32, "action_keys": ["k"]},
+    )
+    assert {scan.get("Index Name") for scan in _scans(plan)} == {OF_ONE_RUN[name]}, plan
 
 
 @pytest.mark.parity
