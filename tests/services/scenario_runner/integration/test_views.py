@@ -665,6 +665,14 @@ def test_postgres_serves_each_statement_by_its_index(crowded: Schema, name: str,
     assert "'Node Type': 'Sort'" not in plan or name == "recorded_run_ids", "a page is read in order"
 
 
+@pytest.mark.parity
+def test_postgres_finds_the_state_of_moving_runs_in_the_index(crowded: Schema) -> None:
+    plan = planned(crowded, statement("postgres", "runs_by_due"), {**GIVEN, "state": "VERIFYING"})
+    (scan,) = _scans(plan)
+    assert "state" in scan["Index Cond"]
+    assert "Filter" not in scan
+
+
 #: What a look reads of one run with statements of the authority, and by which index.
 OF_ONE_RUN = {
     "get_run": "runs_pkey",
