@@ -36,7 +36,7 @@ _LATE_PART: Final = 0.3
 _FILLING_NUMBERS: Final = 1_000_000_000
 #: Seconds between two tries of a drop while the spool is away.
 _AGAIN_SECONDS: Final = 0.2
-#: Engine runs that fill the daemon's caches of evidence (50,000 files each) in the first fifth of half an hour: growth
+#: Engine runs that fill the daemon's caches of evidence (20 and 15 MB) in the first fifth of half an hour: growth
 #: after it is then none of theirs. A shorter soak has fewer in proportion.
 _FILLING, _FILLING_MEMBERS, _FILLING_SECONDS = 80, 60, 1800.0
 _WARM_UP_PART: Final = 0.2

@@ -12,7 +12,7 @@ from scenario_runner.artifacts.base import Snapshot
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceRefused, LeaseLostError, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.evidence import cache as cache_module
-from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache
+from scenario_runner.evidence.cache import EvidenceBusyError, EvidenceCache, bytes_of
 from scenario_runner.evidence.key import EvidenceKey
 
 pytestmark = pytest.mark.unit
@@ -72,7 +72,7 @@ def test_only_passed_findings_of_files_that_had_not_just_changed_are_kept() -> N
 
 
 def test_the_entries_that_were_kept_first_go_first_and_replaced_files_are_not_counted_twice() -> None:
-    cache = EvidenceCache(max_files=10)
+    cache = EvidenceCache(max_bytes=bytes_of(seen(4)) * 5 // 2)
     for _ in range(5):
         cache.put(key("one"), PASSED, seen(4))
     cache.put(key("two"), PASSED, seen(4))
