@@ -23,6 +23,7 @@ class Scraper:
     Attributes:
         times: Seconds that each whole answer took.
         failed: Scrapes without a whole answer.
+        last: Values without labels of the last whole answer.
 
     Args:
         port: Where the daemon listens.
@@ -32,6 +33,7 @@ class Scraper:
     def __init__(self, port: int, seconds: float) -> None:
         self.times: list[float] = []
         self.failed = 0
+        self.last: dict[str, float] = {}
         self._port, self._seconds = port, seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
@@ -49,7 +51,9 @@ class Scraper:
         try:
             connection.request("GET", "/metrics")
             answer = connection.getresponse()
-            return b"sr_build_info" in answer.read() and answer.status == http.client.OK
+            text = answer.read().decode()
+            self.last = plain_values(text)
+            return "sr_build_info" in text and answer.status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -62,3 +66,9 @@ class Scraper:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+
+def plain_values(text: str) -> dict[str, float]:
+    """Values of the series without labels of an exposition in Prometheus' text format."""
+    lines = (line.split(" ") for line in text.splitlines() if line and line[0] != "#" and "{" not in line)
+    return {line[0]: float(line[1]) for line in lines}

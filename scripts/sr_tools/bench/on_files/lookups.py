@@ -12,11 +12,16 @@ from typing import Any, Final
 
 from sr_tools.bench.many_runs import Template, apart, fill_sqlite, real_runs
 from sr_tools.bench.report import MICROS, CheckFailedError, Json, note, result
+from sr_tools.bench.scraper import Scraper, free_port
 from sr_tools.bench.world import World, run_id_of
 
 _MOST_MB: Final = 60.0
 _LIST_SECONDS: Final = 0.6
 _OTHER_SECONDS: Final = 0.5
+#: Most time of a scrape, how many are taken, and their pace: refreshes of what is observed fall into them.
+_SCRAPE_MS, _SCRAPES, _SCRAPE_SECONDS = 20.0, 100, 0.2
+#: Within this a daemon has observed its authority, and answered so many scrapes.
+_OBSERVED_SECONDS: Final = 60.0
 
 
 def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
@@ -84,7 +89,28 @@ def ask_everything(
             rows=runs[0][2], cpu_seconds=round(statistics.median(run[3] for run in runs), 3),
         ))  # fmt: skip
         note(f"{name}: {seconds:.3f} s, {peak:.1f} MB, {runs[0][2]} rows")
-    return found
+    return [*found, _scraped(world, count, where)]
+
+
+def _scraped(world: World, count: int, where: str) -> Json:
+    """Time of ``/metrics`` while a daemon observes that authority, as an entry of the report."""
+    port = free_port()
+    world.write("wiring", world.wiring() | {"health_listen": port})
+    with world.serve("--role", "intake") as daemon, Scraper(port, _SCRAPE_SECONDS) as scraper:
+        daemon.until(lambda: scraper.last.get("sr_runs_waiting", 0) > 0, "/metrics never showed that runs wait",
+                     seconds=_OBSERVED_SECONDS)  # fmt: skip
+        scraper.times.clear()
+        scraper.failed = 0  # until now the daemon started
+        daemon.until(lambda: len(scraper.times) >= _SCRAPES, "/metrics did not answer", seconds=_OBSERVED_SECONDS)
+        times, seen = list(scraper.times), dict(scraper.last)
+        daemon.stop()
+    milliseconds = statistics.median(times) * 1000
+    return result(
+        "lookup_metrics", milliseconds, "ms", f"<= {_SCRAPE_MS:g}",
+        f"`/metrics` of a daemon (intake) at {count} runs on {where}, median of {len(times)}",
+        met=milliseconds <= _SCRAPE_MS, longest_ms=round(max(times) * 1000, 1), failed=scraper.failed,
+        runs_waiting=seen["sr_runs_waiting"],
+    )  # fmt: skip
 
 
 def _ask(world: World, command: Sequence[str]) -> tuple[float, float, int, float]:

@@ -28,6 +28,7 @@ from sr_tools.bench.on_parity.place import Place, UnsetError
 from sr_tools.bench.on_parity.streaming import RANGE, ranges_of
 from sr_tools.bench.processes import Sample, Sampler, Trend, sample
 from sr_tools.bench.report import CheckFailedError, at_rank, result, results_table, table
+from sr_tools.bench.scraper import plain_values
 from sr_tools.bench.subject import Subject, other_checkout
 from sr_tools.bench.world import rates, run_id_of, steady_seconds
 from sr_tools.waiting import LateError, until
@@ -343,3 +344,8 @@ def test_every_command_says_how_it_is_used_from_any_folder(path: Path, tmp_path:
         return
     done = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, check=True)
     assert path.name.encode() in done.stdout
+
+
+def test_values_without_labels_are_read_from_an_exposition() -> None:
+    text = "# TYPE sr_runs_waiting gauge\nsr_runs_waiting 400.0\nsr_build_info{role=\"all\"} 1.0\n\nsr_x_total 2e3\n"
+    assert plain_values(text) == {"sr_runs_waiting": 400.0, "sr_x_total": 2000.0}
