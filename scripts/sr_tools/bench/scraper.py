@@ -52,12 +52,12 @@ class Scraper:
             connection.request("GET", "/metrics")
             answer = connection.getresponse()
             text = answer.read().decode()
-            self.last = plain_values(text)
-            return "sr_build_info" in text and answer.status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
+        self.last = plain_values(text)
+        return "sr_build_info" in text and answer.status == http.client.OK
 
     def __enter__(self) -> Self:
         self._thread.start()

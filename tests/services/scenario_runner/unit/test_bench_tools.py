@@ -347,5 +347,5 @@ def test_every_command_says_how_it_is_used_from_any_folder(path: Path, tmp_path:
 
 
 def test_values_without_labels_are_read_from_an_exposition() -> None:
-    text = "# TYPE sr_runs_waiting gauge\nsr_runs_waiting 400.0\nsr_build_info{role=\"all\"} 1.0\n\nsr_x_total 2e3\n"
+    text = '# TYPE sr_runs_waiting gauge\nsr_runs_waiting 400.0\nsr_build_info{role="all"} 1.0\n\nsr_x_total 2e3\n'
     assert plain_values(text) == {"sr_runs_waiting": 400.0, "sr_x_total": 2000.0}
