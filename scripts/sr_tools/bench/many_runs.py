@@ -18,6 +18,8 @@ from sr_tools.bench.report import MICROS, note
 from sr_tools.bench.world import RACY_SECONDS, World, run_id_of
 
 Row = dict[str, Any]
+States = Callable[[int], str]
+"""Gives the state of the n-th run."""
 
 #: Admissions are a tenth of a second apart, so a million runs are 28 hours.
 _APART_US: Final = MICROS // 10
@@ -92,17 +94,23 @@ def state_of(number: int) -> str:
     return states.get(place, "READY")
 
 
-def rows(templates: Mapping[str, Template], count: int, now_us: int) -> Iterator[tuple[str, Row]]:
+def ended_state_of(number: int) -> str:
+    """The same where no run is on its way: READY in the place of those."""
+    state = state_of(number)
+    return "READY" if state in ("PLANNED", "WAITING_EVIDENCE") else state
+
+
+def rows(templates: Mapping[str, Template], count: int, now_us: int, states: States) -> Iterator[tuple[str, Row]]:
     """(table, row) of so many runs, the oldest first."""
     for number in range(count):
         at_us = now_us - (count - number) * _APART_US
-        yield from _run(templates, number, at_us)
+        yield from _run(templates, number, at_us, states(number))
         if number % 100 == 50:
             yield from _refused(templates["REJECTED"], number, at_us)
 
 
-def _run(templates: Mapping[str, Template], number: int, at_us: int) -> Iterator[tuple[str, Row]]:
-    state, key = state_of(number), f"bench-{number % 10}-{number:09d}"
+def _run(templates: Mapping[str, Template], number: int, at_us: int, state: str) -> Iterator[tuple[str, Row]]:
+    key = f"bench-{number % 10}-{number:09d}"
     run_id = run_id_of(key)
     source = {"FAILED": "WAITING_EVIDENCE", "PLANNED": "READY"}.get(state, state)
     template = templates[source].rows
@@ -160,7 +168,9 @@ def apart(fill: Callable[..., None], *arguments: object) -> None:
         pool.submit(fill, *arguments).result()
 
 
-def fill_sqlite(path: Path, templates: Mapping[str, Template], count: int, now_us: int) -> None:
+def fill_sqlite(
+    path: Path, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of
+) -> None:
     """Put the runs into a database that a daemon made, in the place of those that it holds."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -168,7 +178,7 @@ def fill_sqlite(path: Path, templates: Mapping[str, Template], count: int, now_u
         connection.execute("BEGIN IMMEDIATE")
         for table in _TABLES:
             connection.execute(f"DELETE FROM {table}")
-        for table, chunk in _chunks(rows(templates, count, now_us)):
+        for table, chunk in _chunks(rows(templates, count, now_us, states)):
             names = list(chunk[0])
             marks = ", ".join(f":{name}" for name in names)
             connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", chunk)
@@ -191,7 +201,9 @@ def _chunks(given: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]
     yield from ((table, chunk) for table, chunk in kept.items() if chunk)
 
 
-def fill_postgres(dsn: str, templates: Mapping[str, Template], count: int, now_us: int) -> None:
+def fill_postgres(
+    dsn: str, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of
+) -> None:
     """Put the runs into the tables that a daemon made in a schema; the DSN names the schema."""
     import psycopg  # noqa: PLC0415 - SQLite does without
 
@@ -199,7 +211,7 @@ def fill_postgres(dsn: str, templates: Mapping[str, Template], count: int, now_u
         kinds: dict[str, dict[str, str]] = {
             table: dict(connection.execute(_KINDS, (table,)).fetchall()) for table in _TABLES
         }
-        for table, chunk in _chunks(rows(templates, count, now_us)):
+        for table, chunk in _chunks(rows(templates, count, now_us, states)):
             names = list(chunk[0])
             copied = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
             with connection.cursor() as cursor, cursor.copy(copied) as copy:

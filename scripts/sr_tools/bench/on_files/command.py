@@ -7,6 +7,7 @@ from typing import Final
 from sr_tools.arguments import at_least_one, positive
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
 from sr_tools.bench.on_files.engines import engines
+from sr_tools.bench.on_files.growth import growth
 from sr_tools.bench.on_files.help_time import help_time
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
@@ -34,9 +35,11 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "rebuild": rebuild,
     "soak": soak,
     "telemetry": telemetry,
+    "growth": growth,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
-ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild", "soak", "telemetry")
+ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild", "soak", "telemetry",
+                      "growth")  # fmt: skip
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -66,6 +69,8 @@ def _build_parser() -> argparse.ArgumentParser:
         ("reemit-runs", 10_000, "READYs that are published again"),
         ("retention-rows", 1_000_000, "records of `retention`; at least 100"),
         ("rebuild-runs", 10_000, "runs that `rebuild` restores"),
+        ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
+        ("growth-requests", 2000, "small runs on each authority of `growth`"),
         ("telemetry-runs", 2000, "small runs of each daemon of `telemetry`"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)

@@ -13,6 +13,7 @@ from obstore.exceptions import BaseError
 from sr_tools.arguments import at_least_one, not_negative, parse_size, positive
 from sr_tools.bench.delay_proxy import DelayError, delayed
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
+from sr_tools.bench.on_parity.growth import growth
 from sr_tools.bench.on_parity.latency import latency
 from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
@@ -36,6 +37,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "retention": retention,
     "rebuild": rebuild,
     "usage": usage,
+    "growth": growth,
 }
 
 DESCRIPTION: Final = """\
@@ -54,6 +56,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   retention     a million rows are removed, alone and beside a daemon; only when it is named
   rebuild       `authority rebuild` and `ledger check`: runs a second; only when it is named
   usage         calls, statements and bytes per run, for docs/cost.md; only when it is named
+  growth        CPU per run with a million ended runs in the authority; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -89,6 +92,8 @@ def _build_parser() -> argparse.ArgumentParser:
         ("lookups-runs", 1_000_000, "runs in the schema of lookups; at least 1000"),
         ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("retention-rows", 1_000_000, "records of retention; at least 100"),
+        ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
+        ("growth-requests", 2000, "small runs on each authority of `growth`"),
         ("rebuild-runs", 2500, "runs that rebuild restores"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("stream-rounds", 3, "times that the large run is read"),
@@ -127,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 MEASUREMENTS,
                 failures,
                 conditions,
-                on_request=("lookups", "retention", "rebuild", "usage"),
+                on_request=("lookups", "retention", "rebuild", "usage", "growth"),
             )
             return run(bench, options)
     except (UnsetError, DelayError) as error:

@@ -6,6 +6,10 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psycopg
+from typing_extensions import override
 
 from sr_tools.bench.many_runs import apart, fill_postgres, real_runs
 from sr_tools.bench.on_files.lookups import ask_everything
@@ -23,6 +27,12 @@ class PostgresWorld(World):
     def wiring(self) -> Json:
         """The wiring profile."""
         return super().wiring() | {"authority_store_dsn": self.dsn}
+
+    @override
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of the authority."""
+        with psycopg.connect(self.dsn) as connection:
+            return connection.execute(sql.encode()).fetchall()
 
 
 def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
