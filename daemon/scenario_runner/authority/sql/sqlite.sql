@@ -499,8 +499,9 @@ SELECT :now AS now,
                               WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
                               ORDER BY admitted_us DESC LIMIT :most) AS q
         WHERE (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || q.run_id) = 0) AS quarantined,
-       (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
-                              ORDER BY reason_code, record_id LIMIT :most) AS d) AS dead_letters,
+       (SELECT count(*) FROM (SELECT 1 FROM intake_records
+                              WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL
+                              ORDER BY record_id LIMIT :most) AS d) AS dead_letters,
        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL
                               ORDER BY outbox_id LIMIT :most) AS u) AS unsent,
        (SELECT created_us FROM outbox WHERE sent_us IS NULL ORDER BY outbox_id LIMIT 1) AS unsent_since_us,
