@@ -322,6 +322,15 @@ def test_without_the_extra_runs_are_ready_and_the_log_says_what_is_missing(world
     assert received.spans == []
 
 
+def test_without_a_collector_ready_has_no_trace_context_and_never_that_of_whoever_sent_the_request(
+    world: World,
+) -> None:
+    world.drop(enveloped(world.make_run()["request"], traceparent=TRACEPARENT))
+    assert world.serve().returncode == 0
+    (ready,) = world.signals("READY")
+    assert "traceparent" not in ready["attributes"], "contracts.md: when there is one; ADR 0036 says why this is none"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
