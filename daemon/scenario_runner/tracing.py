@@ -53,6 +53,10 @@ class Context(NamedTuple):
     span_id: str
     flags: int
 
+    def text(self) -> str:
+        """The context as version 00 of ``traceparent``."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
 
 class Span(NamedTuple):
     """A span that has ended. Times are nanoseconds since the epoch.
@@ -139,7 +143,7 @@ def traceparent_of(run_id: str, name: SpanName, which: str = "") -> str:
     """The context of a span as others take it up; empty when nothing is recorded."""
     if _recorder is None:
         return ""
-    return f"00-{run_id}-{span_id_of(run_id, name, which)}-{int(_recorder.sampled(run_id)):02x}"
+    return Context(run_id, span_id_of(run_id, name, which), int(_recorder.sampled(run_id))).text()
 
 
 def span_id_of(run_id: str, name: SpanName, which: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -31,6 +32,8 @@ ENGINE = {
     "EngineTaskRole": "engine-task",
     "EngineExecutionRole": "engine-execution",
 }
+OF_EXPRESSIONS = ("MostRefused", "NoVerdicts")
+"""Alarms that are on an expression of several metrics."""
 READER = f"arn:aws:iam::{ACCOUNT}:role/downstream"
 
 
@@ -60,6 +63,10 @@ class Emulator:
     def deploy(self, template: str, name: str, parameters: Mapping[str, str]) -> dict[str, str]:
         """Create a stack from a template of infra/aws; returns its outputs."""
         body = (TEMPLATES / template).read_text("utf-8")
+        # The emulator's CloudFormation knows no alarm on an expression; a test gives these to CloudWatch of another.
+        for logical in OF_EXPRESSIONS:
+            body, left_out = re.subn(rf"\n  {logical}:\n(?:    .*\n)+", "\n", body)
+            assert left_out == (template == "service.yaml")
         # The emulator hands a Number to ECS as text, and fails over it.
         body = body.replace("DesiredCount: !Ref DesiredCount", f"DesiredCount: {parameters.get('DesiredCount', '2')}")
         return self.create(body, name, parameters)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from aws_emulator import ACCOUNT, IMAGE, REGION, Deployed
+from aws_emulator import ACCOUNT, IMAGE, OF_EXPRESSIONS, REGION, Deployed
 from cloudformation import template
 
 pytestmark = pytest.mark.infra
@@ -169,7 +169,7 @@ def test_the_age_of_records_is_that_of_all_readers_where_there_is_no_consumer_of
 def test_each_alarm_watches_what_is_there(full: Deployed) -> None:
     found = full.client("cloudwatch").describe_alarms(AlarmNamePrefix="full-service-")["MetricAlarms"]
     topic = full.service["AlarmTopicArn"]
-    assert len(found) == 11
+    assert len(found) == 18 - len(OF_EXPRESSIONS)
     assert {action for alarm in found for action in (*alarm["AlarmActions"], *alarm["OKActions"])} == {topic}
     metrics = {
         alarm["MetricName"]: (
@@ -189,16 +189,24 @@ def test_each_alarm_watches_what_is_there(full: Deployed) -> None:
         "CPUUtilization": ("AWS/RDS", database, 90, "missing"),
         **{name: ("full-service", {}, limit, "notBreaching") for name, limit in
            [("Defects", 0), ("Quarantined", 0), ("PublishFailures", 0), ("Waiting", 0), ("Errors", 0),
-            ("JvmRestarts", 3)]},
+            ("JvmRestarts", 3), ("sr_loop_heartbeat_age_seconds", 420), ("sr_intake_oldest_record_age_seconds", 600),
+            ("sr_oldest_due_run_age_seconds", 300), ("sr_outbox_oldest_age_seconds", 600)]},
+        "sr_ready": ("full-service", {}, 1, "breaching"),
     }  # fmt: skip
 
 
 def test_each_log_filter_counts_lines_of_the_log_group(full: Deployed) -> None:
     found = full.client("logs").describe_metric_filters(logGroupName=full.data["LogGroupName"])["metricFilters"]
     assert {item["metricTransformations"][0]["metricName"] for item in found} == {
-        "Defects", "Quarantined", "PublishFailures", "Waiting", "Errors", "JvmRestarts",
+        "Defects", "Quarantined", "PublishFailures", "Waiting", "Errors", "JvmRestarts", "sr_ready",
+        "sr_loop_heartbeat_age_seconds", "sr_intake_oldest_record_age_seconds", "sr_oldest_due_run_age_seconds",
+        "sr_outbox_oldest_age_seconds", "sr_runs_accepted_total", "sr_runs_rejected_total", "sr_runs_ready_total",
+        "sr_runs_failed_total", "sr_runs_quarantined_total", "sr_runs_waiting", "sr_runs_waiting_by_deadline",
     }  # fmt: skip
     assert {item["metricTransformations"][0]["metricNamespace"] for item in found} == {"full-service"}
+    values = {item["metricTransformations"][0]["metricName"]: item["metricTransformations"][0]["metricValue"]
+              for item in found}  # fmt: skip
+    assert (values["sr_ready"], values["Waiting"]) == ("$.gauges.sr_ready", "1")
 
 
 def test_whoever_is_on_call_is_subscribed_and_nobody_where_no_address_is_given(full: Deployed, plain: Deployed) -> None:

@@ -1,4 +1,4 @@
-"""Properties that the first emulator loses and moto keeps: encryption of bucket and topic, and a task in full.
+"""What the first emulator loses and moto keeps: encryption of bucket and topic, a task in full, alarms on expressions.
 
 moto does not know the whole of the templates, so it is given the resources in question, with what they import replaced.
 """
@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aws_emulator import IMAGE, Emulator, running_moto
+from aws_emulator import IMAGE, OF_EXPRESSIONS, Emulator, running_moto
 from cloudformation import template
 
 if TYPE_CHECKING:
@@ -72,3 +72,27 @@ def test_a_task_has_its_secrets_its_health_check_and_no_capability(moto: Emulato
         assert container.get("healthCheck", {}).get("command") == health
     topic = moto.client("sns").get_topic_attributes(TopicArn=made["AlarmTopicArn"])["Attributes"]
     assert topic["KmsMasterKeyId"] == "KeyArn"
+
+
+@pytest.mark.parametrize("logical", OF_EXPRESSIONS)
+def test_cloudwatch_takes_an_alarm_on_an_expression_as_it_stands_in_the_template(moto: Emulator, logical: str) -> None:
+    """Not through CloudFormation, of which moto knows no alarm; botocore compares names and types with AWS's model."""
+    body = json.dumps(template("service.yaml")["Resources"][logical]["Properties"])
+    for name, value in {"AWS::StackName": "service", "AlarmTopic": "arn:aws:sns:eu-west-1:000000000000:alarms"}.items():
+        body = body.replace(json.dumps({"Ref": name}), json.dumps(value))
+    wanted, client = json.loads(body), moto.client("cloudwatch")
+    client.put_metric_alarm(AlarmName=logical, **wanted)
+    (alarm,) = client.describe_alarms(AlarmNames=[logical])["MetricAlarms"]
+    plain = wanted.keys() - {"Metrics"}
+    assert {key: alarm[key] for key in plain} == {key: wanted[key] for key in plain}
+    shown = {item["Id"]: item for item in alarm["Metrics"]}
+    for item in wanted["Metrics"]:
+        found = shown.pop(item["Id"])
+        assert (found.get("Expression"), found.get("Label")) == (item.get("Expression"), item.get("Label"))
+        if "MetricStat" in item:
+            metric = item["MetricStat"]["Metric"]
+            assert {key: found["MetricStat"]["Metric"][key] for key in metric} == metric
+            assert (found["MetricStat"]["Period"], found["MetricStat"]["Stat"]) == (
+                item["MetricStat"]["Period"], item["MetricStat"]["Stat"]
+            )  # fmt: skip
+    assert shown == {}

@@ -25,6 +25,7 @@ from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.contracts.supersession import supersession_from
 from scenario_runner.contracts.times import MICROS
+from scenario_runner.tracing import caller_of
 
 QUIET_PERIOD_US: Final = 2 * MICROS
 """How long a run under lease must not have changed before its documents are projected. A small run is decided in less,
@@ -75,8 +76,14 @@ def claim_of(
         admitted_us=row["admitted_us"], deadline_us=row["deadline_us"], updated_us=updated_us, wakes=row["wakes"],
         retries=row["retries"], report_digest=row["report_digest"], now_us=now_us,
         invoker=row["invoker"], last_error=row["last_error"], attempts=attempts,
-        supersession=supersession_from(row["supersession"]),
+        supersession=supersession_from(row["supersession"]), traceparent=_traceparent_in(row["traced_admission"]),
     )  # fmt: skip
+
+
+def _traceparent_in(details: bytes | None) -> str:
+    """The trace context in the details of an admission; None stands for an admission without one."""
+    caller = caller_of(orjson.loads(details)) if details is not None else None
+    return caller.text() if caller is not None else ""
 
 
 def attempt_row(row: Row) -> AttemptRow:
@@ -167,6 +174,8 @@ def first_events(run: NewRun) -> tuple[Event, ...]:
     }  # fmt: skip
     if run.supersession is not None:
         admitted |= run.supersession.attributes()
+    if run.traceparent:
+        admitted["traceparent"] = run.traceparent
     plan = {"plan_hash": run.plan_hash, "plan_ref": run.plan_ref, "interface_pack_digest": run.inputs["pack_digest"]}
     return (
         Event(EventKind.RUN_ADMITTED, RunState.OPEN, admitted),

@@ -37,7 +37,11 @@ class SignalDraft:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that a request asks for."""
+    """A run that a request asks for.
+
+    Attributes:
+        traceparent: The trace context of the request; empty when its envelope has none.
+    """
 
     run_id: str
     run_equivalence_key: str
@@ -49,6 +53,7 @@ class NewRun:
     evidence_wait_us: int
     invoker: str = ""
     supersession: Supersession | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +159,7 @@ class Claim:
         now_us: The database's clock when the run was claimed.
         attempts: Its attempts, in order.
         supersession: The run that it corrects, when it becomes READY.
+        traceparent: The trace context of the request that it was admitted from; empty for none.
     """
 
     run_id: str
@@ -174,6 +180,7 @@ class Claim:
     last_error: str = ""
     attempts: tuple[AttemptRow, ...] = ()
     supersession: Supersession | None = None
+    traceparent: str = ""
 
     @property
     def has_open_attempt(self) -> bool:

@@ -112,6 +112,7 @@ def _admitted(message: Message, decoded: Decoded, request: RunRequest, intent: I
         evidence_wait_us=inputs.evidence_wait_seconds * MICROS,
         invoker=request.invoker or "",
         supersession=decoded.supersession,
+        traceparent=decoded.caller.text() if decoded.caller is not None else "",
     )
     # Only the authority can know whether the key is taken, so the refusal is ready in case it is.
     refusal = _refusal(message, decoded, intent.run_id, Disposition.CONFLICT, COLLISION_CODE, COLLISION_DETAIL)

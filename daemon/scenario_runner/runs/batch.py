@@ -138,7 +138,8 @@ class RunDriver:
         return [Deferred(member.claim, member.deferred) for member in members if member.deferred is not None]
 
     def _lifecycle(self, claim: Claim) -> Lifecycle:
-        return lifecycle(claim, self._launch_retries, traceparent_of(claim.run_id, SpanName.PUBLISH_READY))
+        traceparent = traceparent_of(claim.run_id, SpanName.PUBLISH_READY) or claim.traceparent
+        return lifecycle(claim, self._launch_retries, traceparent)
 
     def _performers(self, share: Share) -> dict[type, Performer]:
         """Who performs which effect, in the order of a lifecycle, so that runs stay together."""

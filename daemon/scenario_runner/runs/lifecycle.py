@@ -31,6 +31,7 @@ import structlog
 
 from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import (
+    ConfigurationError,
     LeaseLostError,
     LedgerDrift,
     Refusal,
@@ -99,6 +100,12 @@ def lifecycle(claim: Claim, launch_retries: int = 0, traceparent: str = "") -> L
         now_us = yield ReadClock()
         return quarantined_by_drift(progress.claim, now_us, failure, progress.report)
     except Unavailable as failure:
+        now_us = yield ReadClock()
+        return retried(progress.claim, now_us, failure.detail)
+    except ConfigurationError as failure:  # what a person corrects while we serve, as the credentials of a store
+        _log.error(
+            "what a run needs is not configured rightly; it is put off", run_id=claim.run_id, detail=failure.detail
+        )
         now_us = yield ReadClock()
         return retried(progress.claim, now_us, failure.detail)
     except Exception as defect:  # noqa: BLE001 - one bad run must not end the daemon, nor the runs of its batch

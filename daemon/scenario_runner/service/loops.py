@@ -29,7 +29,7 @@ from scenario_runner import __version__
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.values import Claim
-from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import counted
@@ -215,7 +215,10 @@ class Supervisor:
     def _fail(self, error: BaseException, **facts: str) -> None:
         self._failure = self._failure or error
         self._stopping.set()  # before the log line: a log that cannot be written must not delay the stop
-        _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
+        if isinstance(error, ConfigurationError | Unavailable):  # for a person, who needs no stack: no defect
+            _log.error("a loop died; the daemon stops", reason_code=error.reason.value, detail=error.detail, **facts)
+        else:
+            _log.critical("a loop died; the daemon stops", exc_info=error, **facts)
 
     def _wait(self, until: float) -> bool:
         """Wait until the daemon is stopped, or its time is over, or it has ended by itself, which is true."""

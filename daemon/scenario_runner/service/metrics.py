@@ -176,7 +176,7 @@ class Exposition:
         )
 
         counted, lasted = _declared(counts()), durations()
-        gauges = {**self._gauges(), **self._ages()}
+        gauges = self.gauges()
         for metric in METRICS:
             labels = [metric.label] if metric.label else []
             if metric.kind is Kind.COUNTER:
@@ -195,12 +195,33 @@ class Exposition:
         build.add_metric(list(self._build.values()), 1.0)
         yield build
 
+    def gauges(self) -> Gauges:
+        """The values of all gauges: those of the last refresh, and the heartbeats of now."""
+        return {**self._gauges(), **self._ages()}
+
     def _ages(self) -> dict[tuple[str, str], float]:
         ages: dict[tuple[str, str], float] = {}
         for state in self._heartbeats.loops():
             key = ("sr_loop_heartbeat_age_seconds", state.kind)
             ages[key] = max(ages.get(key, 0.0), state.seconds)
         return ages
+
+
+def worst_of(gauges: Gauges) -> dict[str, float]:
+    """Gauges by name alone: of one with a label the largest value."""
+    found: dict[str, float] = {}
+    for (name, _), value in sorted(gauges.items()):
+        found[name] = max(found.get(name, value), value)
+    return found
+
+
+def totals() -> dict[str, float]:
+    """Counters by name alone: of one with a label the sum. Without ``sr_operations_total``, whose labels are unlike."""
+    found = {metric.name: 0.0 for metric in METRICS if metric.kind is Kind.COUNTER and metric.label != "operation"}
+    for (name, _), value in _declared(counts()).items():
+        if name in found:
+            found[name] += value
+    return found
 
 
 def _gauge_family(family: "GaugeMetricFamily", metric: Metric, gauges: Gauges) -> "GaugeMetricFamily":

@@ -43,10 +43,19 @@ class Check:
     Attributes:
         problem: Why it is not usable; empty when it is.
         at: When the probe ended, in monotonic seconds.
+        since: When a probe failed first, of those that have failed one after the other; ``at`` when this one passed.
     """
 
     problem: str
     at: float
+    since: float
+
+    def failing(self, now: float) -> tuple[str, float]:
+        """Why the thing is not known to be usable, and for how many seconds; ``""`` when it is."""
+        age = now - self.at
+        if self.problem or age <= _MOST_AGE_SECONDS:
+            return self.problem, now - self.since
+        return f"the last probe is {age:.0f} s old", age
 
 
 @dataclass(slots=True)
@@ -124,6 +133,16 @@ class Observer:
         line = f"role {self._role}: {readiness['status']}" + (f" ({', '.join(missing)})" if missing else "")
         return f"{line}; stuck: {', '.join(stuck)}" if stuck else line
 
+    def failing(self) -> dict[str, tuple[str, float]]:
+        """What the daemon stands on and cannot use, by name: why, and for how many seconds. Nothing before a probe."""
+        now = self._monotonic()
+        states = {name: check.failing(now) for name, check in self._found.checks.items()}
+        return {name: state for name, state in states.items() if state[0]}
+
+    def gauges(self) -> Mapping[tuple[str, str], float]:
+        """The values of all gauges."""
+        return self._exposition.gauges()
+
     def metrics(self) -> bytes:
         """The metrics in the text format of Prometheus."""
         return self._exposition.text()
@@ -181,10 +200,15 @@ class Observer:
         ]  # fmt: skip
 
     def _note(self, name: str, problem: str) -> None:
-        before = self._found.checks.get(name)
-        if problem and (before is None or before.problem != problem):
-            _log.warning("a probe failed; the daemon is not ready", check=name, detail=problem)
-        self._found.checks = {**self._found.checks, name: Check(problem, self._monotonic())}
+        """Note what a probe found. Only its change is logged here; the minute log says each minute what lasts."""
+        before, now = self._found.checks.get(name), self._monotonic()
+        failed_since = before.since if before is not None and before.problem else None
+        if problem and failed_since is None:
+            _log.warning("a probe failed; the daemon is not ready", check=name, detail=problem, seconds=0)
+        elif not problem and failed_since is not None:
+            _log.info("a probe passes again", check=name, seconds=round(now - failed_since))
+        since = failed_since if problem and failed_since is not None else now
+        self._found.checks = {**self._found.checks, name: Check(problem, now, since)}
 
     def _probe_store(self) -> None:
         found = self._daemon.store.identity()
@@ -208,9 +232,8 @@ def _shown_loop(state: LoopState) -> Json:
 def _shown(check: Check | None, now: float) -> Json:
     if check is None:
         return {"ok": False, "detail": "not probed yet"}
-    age = now - check.at
-    detail = check.problem or (f"the last probe is {age:.0f} s old" if age > _MOST_AGE_SECONDS else "")
-    return {"ok": not detail, "age_seconds": round(age, 1), "detail": detail}
+    detail, _ = check.failing(now)
+    return {"ok": not detail, "age_seconds": round(now - check.at, 1), "detail": detail}
 
 
 def backlog_gauges(backlog: Backlog) -> dict[tuple[str, str], float]:

@@ -1,4 +1,4 @@
-"""Whoever watches a daemon: its listener for health and metrics, and systemd."""
+"""Whoever watches a daemon: its listener for health and metrics, systemd, and the minute log."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +9,7 @@ from scenario_runner.profiles.values import listen_address
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.heartbeats import Heartbeats
 from scenario_runner.service.listener import HealthListener, health_page, metrics_page
+from scenario_runner.service.minute_log import MinuteLog
 from scenario_runner.service.notify import Notifier
 from scenario_runner.service.observer import Observer
 
@@ -40,6 +41,9 @@ def watched(daemon: Daemon, role: str, heartbeats: Heartbeats, notifier: Notifie
             ending.callback(listener.stop)
         observer.start()
         ending.callback(observer.stop)
+        minute_log = MinuteLog(observer)
+        minute_log.start()
+        ending.callback(minute_log.stop)
         notifier.start(observer)
         ending.callback(notifier.end)
         yield

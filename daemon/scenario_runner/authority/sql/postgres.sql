@@ -170,7 +170,8 @@ SELECT record_key, disposition, reason_code, detail, run_id, TRUE FROM intake_re
 WHERE record_key = ANY (%(record_key)b::text[]);
 
 -- name: claim_runs
--- A planned run starts with its verification, unless it invokes its engine first.
+-- A planned run starts with its verification, unless it invokes its engine first. "traced_admission" is null for all runs
+-- but those whose request brought a trace context: only theirs are sent and parsed.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 due AS MATERIALIZED (
   SELECT run_id, state = 'PLANNED' AND strategy <> 'FORCE_INVOKE' AS starts FROM runs
@@ -193,7 +194,10 @@ started AS (
   INSERT INTO run_events (run_id, seq, kind, ts_us, details)
   SELECT run_id, event_seq, 'VERIFICATION_STARTED', updated_us, %(started)b FROM claimed WHERE starts)
 SELECT run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us, wakes,
-       retries, last_error, report_digest, invoker, attempts, supersession, now
+       retries, last_error, report_digest, invoker, attempts, supersession,
+       (SELECT e.details FROM run_events e
+        WHERE e.run_id = claimed.run_id AND e.seq = 1
+          AND position('"traceparent":'::bytea IN e.details) > 0) AS traced_admission, now
 FROM claimed ORDER BY admitted_us;
 
 -- name: renew_leases
@@ -954,8 +958,9 @@ SELECT now AS now,
                               WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
                               ORDER BY admitted_us DESC LIMIT %(most)b) AS q
         WHERE (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || q.run_id) = 0) AS quarantined,
-       (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
-                              ORDER BY reason_code, record_id LIMIT %(most)b) AS d) AS dead_letters,
+       (SELECT count(*) FROM (SELECT 1 FROM intake_records
+                              WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL
+                              ORDER BY record_id LIMIT %(most)b) AS d) AS dead_letters,
        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL
                               ORDER BY outbox_id LIMIT %(most)b) AS u) AS unsent,
        (SELECT created_us FROM outbox WHERE sent_us IS NULL ORDER BY outbox_id LIMIT 1) AS unsent_since_us,

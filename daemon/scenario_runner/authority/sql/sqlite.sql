@@ -39,6 +39,7 @@ VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :pa
 ON CONFLICT (message_id, emission) DO NOTHING;
 
 -- name: claim_due
+-- "traced_admission" is null for all runs but those whose request brought a trace context: only theirs are parsed.
 UPDATE runs
 SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us
 WHERE run_id IN (SELECT run_id FROM runs
@@ -46,7 +47,10 @@ WHERE run_id IN (SELECT run_id FROM runs
                    AND run_id = :only  -- only
                  ORDER BY due_us LIMIT :limit)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
-          wakes, retries, last_error, report_digest, invoker, attempts, supersession;
+          wakes, retries, last_error, report_digest, invoker, attempts, supersession,
+          (SELECT e.details FROM run_events e
+           WHERE e.run_id = runs.run_id AND e.seq = 1
+             AND instr(e.details, CAST('"traceparent":' AS BLOB)) > 0) AS traced_admission;
 
 -- name: start_verifying
 -- In the transaction that claims the run, so the lease need not be named. A planned run starts with its verification,
@@ -499,8 +503,9 @@ SELECT :now AS now,
                               WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'QUARANTINED'
                               ORDER BY admitted_us DESC LIMIT :most) AS q
         WHERE (SELECT count(*) FROM operator_actions a WHERE a.action_key = 'quarantine_ack/' || q.run_id) = 0) AS quarantined,
-       (SELECT count(*) FROM (SELECT 1 FROM intake_records WHERE disposition IN ('REJECTED', 'CONFLICT')
-                              ORDER BY reason_code, record_id LIMIT :most) AS d) AS dead_letters,
+       (SELECT count(*) FROM (SELECT 1 FROM intake_records
+                              WHERE disposition IN ('REJECTED', 'CONFLICT') AND raw_removed_us IS NULL
+                              ORDER BY record_id LIMIT :most) AS d) AS dead_letters,
        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sent_us IS NULL
                               ORDER BY outbox_id LIMIT :most) AS u) AS unsent,
        (SELECT created_us FROM outbox WHERE sent_us IS NULL ORDER BY outbox_id LIMIT 1) AS unsent_since_us,

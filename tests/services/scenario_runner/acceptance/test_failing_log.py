@@ -129,6 +129,16 @@ def test_a_defect_that_ends_the_daemon_is_in_the_log(world: World, tmp_path: Pat
     assert died["level"] == "critical"
 
 
+def test_a_configuration_that_turns_out_wrong_while_serving_is_no_defect(world: World, tmp_path: Path):
+    with (tmp_path / "log").open("wb") as log:
+        assert _with_patch(world, tmp_path, log.fileno(), _WRONG_CONFIGURATION).wait(30) == 2
+    lines = (tmp_path / "log").read_text("utf-8").splitlines()
+    [died] = [json.loads(line) for line in lines if "a loop died" in line]
+    assert (died["level"], died["reason_code"], died["loop"]) == ("error", "CONFIGURATION_INVALID", "runner")
+    assert died["detail"] == "the database: a pooler lies before it. Remedy: go around it"
+    assert not [line for line in lines if "critical" in line or "Traceback" in line]
+
+
 def test_a_thread_that_hangs_does_not_keep_the_process_after_a_stop(world: World, tmp_path: Path):
     world.write_profiles(shutdown_seconds=1)
     with (tmp_path / "log").open("wb") as log:
@@ -166,6 +176,13 @@ from scenario_runner.authority.sqlite import SqliteAuthority
 def step(self, *given, **named):
     raise ValueError("a defect for the test")
 SqliteAuthority.claim = step
+"""
+_WRONG_CONFIGURATION = """
+from scenario_runner.authority.sqlite import SqliteAuthority
+from scenario_runner.contracts.errors import ConfigurationError
+def claim(self, *given, **named):
+    raise ConfigurationError("the database", "a pooler lies before it", "go around it")
+SqliteAuthority.claim = claim
 """
 _HANG = """
 import pathlib, time

@@ -258,6 +258,16 @@ def test_the_bytes_of_old_dead_letters_go_and_their_rows_stay(
     assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now), key="second") == 0
 
 
+def test_dead_letters_whose_bytes_have_gone_are_not_counted_as_kept(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    authority.admit([disposed(f"old{number}", Disposition.REJECTED) for number in range(3)])
+    clock.pass_seconds(1)
+    authority.admit([disposed("young", Disposition.REJECTED)])
+    assert authority.backlog(2).dead_letters == 2
+    assert authority.backlog(10).dead_letters == 4
+    assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now)) == 3
+    assert authority.backlog(10).dead_letters == 1
+
+
 def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority, clock: Clock) -> None:  # noqa: F811
     large = [replace(disposed(f"bus/{number}", Disposition.REJECTED), raw_size=1 << 20) for number in range(9)]
     authority.admit(large)

@@ -65,6 +65,15 @@ Relay.step = step
 sys.argv[0] = "scenario-runner"
 main()
 """
+#: A daemon whose minutes are short.
+SHORT_MINUTES = """
+import sys
+from scenario_runner.cli.main import main
+from scenario_runner.service import minute_log
+minute_log._EVERY_SECONDS = 0.1
+sys.argv[0] = "scenario-runner"
+main()
+"""
 #: A daemon whose intake takes its time to open, as long as a file lies there.
 OPENS_SLOWLY = """
 import os, sys, time
@@ -288,6 +297,36 @@ def test_what_is_gone_makes_a_daemon_unready_and_not_unhealthy(tmp_path: Path, n
             shutil.rmtree(folder)
         (tmp_path / "elsewhere").rename(folder)
         until(lambda: served.check("/readyz")[0] == 200)
+
+
+def test_a_daemon_without_work_logs_what_is_gone_for_as_long_as_it_is_and_its_metrics_each_minute(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "world")
+    world.drop(world.make_run()["request"])
+
+    def logged(served: Served, event: str) -> list[dict[str, Any]]:
+        text = served.log.read_text("utf-8")
+        lines = [json.loads(line) for line in text[: text.rindex("\n")].splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"].startswith(event)]
+
+    with serving(world, [sys.executable, "-c", SHORT_MINUTES]) as served:
+        until(lambda: any(line["gauges"]["sr_ready"] for line in logged(served, "metrics of")))
+        until(lambda: sum(line["counts"]["sr_runs_ready_total"] for line in logged(served, "metrics of")) == 1)
+        assert logged(served, "a probe") == []
+        world.store.rename(tmp_path / "elsewhere")
+        until(lambda: len(logged(served, "a probe failed")) > 3)
+        first, *later = logged(served, "a probe failed")
+        assert (first["check"], first["seconds"]) == ("store", 0)
+        assert {line["check"] for line in later} == {"store"}
+        assert logged(served, "metrics of")[-1]["gauges"]["sr_ready"] == 0
+        if world.store.exists():
+            shutil.rmtree(world.store)
+        (tmp_path / "elsewhere").rename(world.store)
+        (over,) = until(lambda: logged(served, "a probe passes again"))
+        assert over["check"] == "store"
+        until(lambda: logged(served, "metrics of")[-1]["gauges"]["sr_ready"] == 1)
+        assert served.stop() == 0
 
 
 def test_a_daemon_is_not_ready_before_its_loops_run(tmp_path: Path) -> None:

@@ -322,6 +322,31 @@ def test_without_the_extra_runs_are_ready_and_the_log_says_what_is_missing(world
     assert received.spans == []
 
 
+def test_without_a_collector_ready_carries_the_context_of_its_request_and_so_does_what_is_published_again(
+    world: World,
+) -> None:
+    request = world.make_run()["request"]
+    world.drop(enveloped(request, traceparent=TRACEPARENT))
+    assert world.serve("--role", "intake").returncode == 0
+    world.drop(enveloped(request, traceparent=f"00-{'a' * 32}-{'b' * 16}-00"), "again.json")
+    assert world.serve().returncode == 0, "another process, which knows of the request what is kept with its run"
+    (ready,) = world.signals("READY")
+    assert ready["attributes"]["traceparent"] == TRACEPARENT, "of the request that it was admitted from"
+    run_id = ready["payload"]["run_id"]
+    assert world.command("reemit", run_id, "--wiring", str(world.wiring), "--reason", "lost").returncode == 0
+    (again,) = world.signals("READY_REEMIT")
+    assert again["attributes"]["traceparent"] == TRACEPARENT
+
+
+@pytest.mark.parametrize("given", [None, "x", f"00-{'0' * 32}-{'b' * 16}-01", 7])
+def test_without_a_collector_and_without_a_valid_context_ready_has_none(world: World, given: object) -> None:
+    attributes = {} if given is None else {"traceparent": given}
+    world.drop(enveloped(world.make_run()["request"], **attributes))
+    assert world.serve().returncode == 0
+    (ready,) = world.signals("READY")
+    assert "traceparent" not in ready["attributes"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

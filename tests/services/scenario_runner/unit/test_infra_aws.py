@@ -1,4 +1,4 @@
-"""The templates of infra/aws agree with the code: permissions, variables of the profile, events of the log, metrics."""
+"""The templates of infra/aws agree with the code: permissions, variables of the profile, what is kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cloudformation import NAMES, TEMPLATES, actions, statements, template
 
-from scenario_runner.service.metrics import BY_NAME
 from scenario_runner.service.permissions import NEEDED
 
 pytestmark = pytest.mark.unit
@@ -139,9 +137,6 @@ def test_a_one_shot_run_without_its_request_fails_and_runs_nothing(tmp_path: Pat
 
 
 ECS = REPO / "deploy/ecs"
-ALERTS = REPO / "infra/monitoring/alerts.yaml"
-AWS_GUIDE = (REPO / "docs/guides/aws.md").read_text("utf-8")
-PARAMETERS = {name for file in NAMES for name in template(file)["Parameters"]}
 #: What is an account's own.
 OF_AN_ACCOUNT = {"family", "taskRoleArn", "executionRoleArn", "image"}
 
@@ -179,87 +174,6 @@ def test_a_task_is_the_one_that_deploy_has(logical: str, file: str) -> None:
         variables_of_example = {name for name in variables_of_example if not name.startswith("SR_RUN_")}
     assert found == of_example
     assert variables == variables_of_example
-
-
-# --- alarms
-
-
-def test_each_event_that_a_log_filter_waits_for_is_one_that_the_code_logs() -> None:
-    source = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "daemon").rglob("*.py")))
-    logged = set(re.findall(r"\"([^\"\n]+)\"", source))
-    patterns = [
-        resource["Properties"]["FilterPattern"]
-        for resource in template("service.yaml")["Resources"].values()
-        if resource["Type"] == "AWS::Logs::MetricFilter"
-    ]
-    events = [event for pattern in patterns for event in re.findall(r'\$\.event = "([^"]+)"', pattern)]
-    assert len(events) == 4
-    for event in events:
-        expected = re.compile(re.escape(event).replace(r"\*", ".+"))
-        assert [text for text in logged if expected.fullmatch(text)] != [], event
-    for key, value in re.findall(r'\$\.(level|state) = "([^"]+)"', "".join(patterns)):
-        assert value in ({"critical", "error"} if key == "level" else {"QUARANTINED"})
-
-
-def test_each_alarm_tells_the_topic_also_when_it_is_over_and_names_metrics_that_there_are() -> None:
-    resources = template("service.yaml")["Resources"]
-    alarms = {name: item["Properties"] for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
-    assert len(alarms) == 11
-    topic = [{"Ref": "AlarmTopic"}]
-    for name, alarm in alarms.items():
-        assert alarm["AlarmActions"] == alarm["OKActions"] == topic, name
-        assert alarm["TreatMissingData"] in ("breaching", "notBreaching", "missing"), name
-        assert set(re.findall(r"sr_\w+", alarm["AlarmDescription"])) <= set(BY_NAME), name
-
-
-@pytest.mark.skipif(not ALERTS.is_file(), reason="infra/monitoring is not here")
-def test_each_entry_of_the_runbook_that_an_alarm_names_is_there() -> None:
-    descriptions = [
-        item["Properties"]["AlarmDescription"]
-        for item in template("service.yaml")["Resources"].values()
-        if item["Type"] == "AWS::CloudWatch::Alarm"
-    ]
-    named = set(re.findall(r"Runbook: (\w+)$", "\n".join(descriptions), re.M))
-    assert len(named) == 7
-    assert named <= set(re.findall(r"- alert: (\w+)$", ALERTS.read_text("utf-8"), re.M))
-
-
-@pytest.mark.skipif(not ALERTS.is_file(), reason="infra/monitoring is not here")
-def test_the_guide_says_of_each_page_rule_which_alarm_stands_for_it_and_what_is_missing() -> None:
-    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
-    rules = [rule["alert"] for group in groups for rule in group["rules"] if rule["labels"]["severity"] == "page"]
-    resources = template("service.yaml")["Resources"]
-    alarms = {name: item["Properties"] for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
-    section = AWS_GUIDE.partition("\n### Page rules that need a scraper\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (Sr\w+) \| (none|`\w+`) \| (.+) \|$", section, re.M)
-    assert [rule for rule, _, _ in rows] == rules
-    for rule, alarm, missing in rows:
-        assert alarm == "none" or alarm.strip("`") in alarms, rule
-        assert set(re.findall(r"`([A-Z][a-z]+[A-Z]\w*|Waits)`", missing)) <= alarms.keys() | PARAMETERS, rule
-        owners = {name for name, item in alarms.items() if f"Runbook: {rule}" in item["AlarmDescription"]}
-        assert owners <= {alarm.strip("`")}, rule
-
-
-def test_the_guide_lists_every_alarm() -> None:
-    resources = template("service.yaml")["Resources"]
-    alarms = {name for name, item in resources.items() if item["Type"] == "AWS::CloudWatch::Alarm"}
-    section = AWS_GUIDE.partition("\n## Alarms\n")[2].partition("\n### ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == alarms
-
-
-def test_each_log_filter_counts_into_the_alarm_that_follows_it() -> None:
-    resources = template("service.yaml")["Resources"].values()
-    counted = {
-        item["Properties"]["MetricTransformations"][0]["MetricName"]
-        for item in resources
-        if item["Type"] == "AWS::Logs::MetricFilter"
-    }
-    watched = {
-        item["Properties"]["MetricName"]
-        for item in resources
-        if item["Type"] == "AWS::CloudWatch::Alarm" and item["Properties"]["Namespace"] == {"Ref": "AWS::StackName"}
-    }
-    assert counted == watched
 
 
 # --- what outlives a stack, exceptions, and the README

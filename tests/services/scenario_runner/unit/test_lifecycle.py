@@ -4,11 +4,13 @@ import dataclasses
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from scenario_runner.artifacts.base import FileDigest
 from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.canonical import canonical_bytes
 from scenario_runner.contracts.errors import (
+    ConfigurationError,
     EvidenceMissing,
     EvidenceRefused,
     EvidenceSaysNo,
@@ -352,6 +354,15 @@ def test_infrastructure_that_fails_and_defects_are_retries_and_never_a_verdict(k
     assert (end.to_state, end.due_us, end.retries) == (RunState.VERIFYING, NOW + 4 * SECOND, 3)
     assert (end.events, end.signal) == ((), None)
     assert ("the store is away" if isinstance(failure, Unavailable) else "KeyError") in end.last_error
+
+
+@pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
+def test_a_wrong_configuration_is_a_retry_and_is_not_reported_as_a_defect(kind: type) -> None:
+    failure = ConfigurationError("the credentials", "hold half a key", "write the other half")
+    with capture_logs() as logs:
+        end = World(passed(), fail={kind: failure}, failing_for=2).live(claim())
+    assert (end.to_state, end.retries, end.last_error) == (RunState.VERIFYING, 1, failure.detail)
+    assert [(line["log_level"], line["detail"]) for line in logs] == [("error", failure.detail)]
 
 
 @pytest.mark.parametrize("kind", [*BEFORE, ReadClock], ids=lambda kind: kind.__name__)
