@@ -59,10 +59,12 @@ CREATE TABLE runs (
     supersession        text NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
-CREATE INDEX runs_due ON runs (due_us, state) WHERE due_us IS NOT NULL;
+CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
+-- Pages of runs that an engine or an examination is busy with.
+CREATE INDEX runs_busy ON runs (due_us, run_id) WHERE state IN ('EXECUTING', 'VERIFYING');
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.

@@ -34,6 +34,8 @@ from scenario_runner.contracts.states import Disposition, RunState
 #: Records in which a message id is searched, the newest: message ids of records have no index. PostgreSQL reads so many
 #: in 0.05 s, and in 0.15 s where they are not in memory.
 MOST_RECORDS: Final = 50_000
+#: States of runs that are worked on now: an index of PostgreSQL holds them alone.
+_BUSY: Final = (RunState.EXECUTING, RunState.VERIFYING)
 #: Number of a letter: smaller than the largest of the database.
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Runs in which the holder of a receipt is searched; it was mostly admitted not long before. Their rows are larger:
@@ -97,7 +99,8 @@ class Views(RunQueries):
 
     def _by_time(self, asked: RunFilter, after: Cursor | None, limit: int) -> Sequence[Row]:
         """Runs on their way by the time when they are due, or waiting runs by their deadline."""
-        terms = {"after": after, "admitted": _bounded(asked), "key": asked.key, "missing": asked.missing}
+        terms = {"after": after, "admitted": _bounded(asked), "key": asked.key, "missing": asked.missing,
+                 "busy": asked.state in _BUSY and asked.order is Order.DUE}  # fmt: skip
         return self._rows(
             f"runs_by_{asked.order}", _given(terms), since=asked.since_us, until=asked.until_us,
             state=asked.state or "", from_us=after.at_us if after is not None else 0, limit=limit, **_after(after),

@@ -55,6 +55,7 @@ ORDER BY deadline_us, run_id LIMIT %(limit)b;
 -- Runs on their way, in the order in which runners claim them.
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE due_us IS NOT NULL AND due_us >= %(from_us)b AND state = %(state)b
+  AND state IN ('EXECUTING', 'VERIFYING')  -- if busy
   AND (due_us > %(after_us)b OR run_id > %(after)b)  -- if after
   AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
   AND run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b  -- if key

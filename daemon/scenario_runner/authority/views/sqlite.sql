@@ -47,6 +47,7 @@ ORDER BY deadline_us, run_id LIMIT :limit;
 -- Runs on their way, in the order in which runners claim them.
 SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
 WHERE due_us IS NOT NULL AND due_us >= :from_us AND +state = :state
+  AND +state IN ('EXECUTING', 'VERIFYING')  -- if busy
   AND (due_us > :after_us OR run_id > :after)  -- if after
   AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
   AND +run_equivalence_key >= :key AND +run_equivalence_key < :key_end  -- if key
