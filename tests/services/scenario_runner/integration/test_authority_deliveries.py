@@ -63,17 +63,20 @@ def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # n
     [
         pytest.param(*end, other, id=f"{name}: {next(iter(other))}")
         for end, name in zip(ENDS, NAMES, strict=True)
-        for other in ({"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"})
+        for other in ({"outbox_id": 2**40}, {"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"})
         if end[1] not in PUBLISHED or "owner" not in other
     ],
 )
-def test_a_row_of_the_same_number_with_another_message_or_owner_is_left_as_it_is(
+def test_a_row_with_another_number_message_or_owner_is_left_as_it_is(
     authority: Authority,  # noqa: F811
     repeated: bool,
     end: Callable[[Authority, OutboxRow], None],
     other: dict[str, Any],
 ) -> None:
-    """The database was rebuilt, or restored from a backup, while a relay stood still."""
+    """The database was rebuilt, or restored from a backup, while a relay stood still.
+
+    There a message may have another number. It is published again then, which its consumers recognise.
+    """
     row = claimed(authority, repeated=repeated)
     before = everything(authority, repeated=repeated)
     end(authority, replace(row, **other))
