@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, Clock, asking, claim_one, commit, hex32, hex64, ready
+from authority_support import LEASE, SECOND, WAIT, Clock, asking, claim_one, commit, hex32, hex64, ready, waiting
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 from test_authority_reemits import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
 
@@ -63,17 +63,20 @@ def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # n
     [
         pytest.param(*end, other, id=f"{name}: {next(iter(other))}")
         for end, name in zip(ENDS, NAMES, strict=True)
-        for other in ({"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"})
+        for other in ({"outbox_id": 2**40}, {"message_id": hex64("x")}, {"emission": 2}, {"owner": "relay of then"})
         if end[1] not in PUBLISHED or "owner" not in other
     ],
 )
-def test_a_row_of_the_same_number_with_another_message_or_owner_is_left_as_it_is(
+def test_a_row_with_another_number_message_or_owner_is_left_as_it_is(
     authority: Authority,  # noqa: F811
     repeated: bool,
     end: Callable[[Authority, OutboxRow], None],
     other: dict[str, Any],
 ) -> None:
-    """The database was rebuilt, or restored from a backup, while a relay stood still."""
+    """The database was rebuilt, or restored from a backup, while a relay stood still.
+
+    There a message may have another number. It is published again then, which its consumers recognise.
+    """
     row = claimed(authority, repeated=repeated)
     before = everything(authority, repeated=repeated)
     end(authority, replace(row, **other))
@@ -132,6 +135,21 @@ def test_a_lease_that_has_run_out_counts_until_another_publisher_claims_the_row(
     authority.expire_owner("p")
     end(authority, row)
     assert [item.owner for item in authority.claim_signals("p", 10, LEASE)] == ["p"] * (end is FIRST["put off"])
+
+
+def test_what_one_publisher_put_off_and_another_has_published_is_neither_resumed_nor_corrected(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    row = claimed(authority, repeated=False)
+    authority.expire_owner("p")
+    (again,) = authority.claim_signals("later", 10, LEASE)
+    authority.postpone_signals([again], clock.now + 1000 * WAIT)
+    PUBLISHED[False](authority, row)
+    authority.admit([asking("far")])
+    commit(authority, waiting(claim_one(authority), clock.now + 1000 * WAIT))
+    assert authority.pull_in_times() == 1, "the run, and not the signal"
+    assert authority.resume_deliveries() == 0
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

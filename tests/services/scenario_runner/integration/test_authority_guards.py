@@ -456,6 +456,19 @@ def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
     assert authority.pull_in_times() == 0
 
 
+def test_a_signal_that_one_put_off_and_another_published_is_left_without_a_write_lock(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked  # noqa: F811
+    (first,) = refusals(authority, "a")
+    authority.expire_owner("p")
+    (again,) = authority.claim_signals("later", 10, LEASE)
+    authority.postpone_signals([again], START + 1000 * WAIT)
+    authority.mark_sent([Sent(first)])
+    lock()
+    assert authority.pull_in_times() == 0
+
+
 def test_a_run_that_is_not_due_is_not_claimed_and_takes_no_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:

@@ -356,6 +356,7 @@ def test_a_rebuild_does_not_begin_while_a_daemon_was_seen_within_a_minute(
     authority.remove_daemon("stopped")
     assert authority.begin_rebuild("ops", "terms") is None
     clock.pass_seconds(2)
+    assert authority.daemons_seen(SEEN_US) == []
     assert begun(authority).actor == "ops"
 
 

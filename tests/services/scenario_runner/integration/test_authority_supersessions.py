@@ -219,21 +219,33 @@ def test_the_ready_of_a_correction_tells_both_records_and_changes_nothing_else_o
     assert {task.run.run_id for task in authority.claim_projections("relay", 10, LEASE)} == {hex32("old"), hex32("new")}
 
 
-def restored_ahead(authority: Authority, *told: str) -> Claim:  # noqa: F811
-    """The claim of a correction that was restored as on its way, whose old run tells of these corrections already."""
+def restored_ahead(
+    authority: Authority,  # noqa: F811
+    *told: str,
+    record: str = "old",
+    kind: str = EventKind.SUPERSEDED_BY,
+) -> Claim:
+    """The claim of a correction that was restored as on its way; a record tells of these corrections already.
+
+    Args:
+        authority: Where it was restored.
+        told: Keys of the corrections.
+        record: Key of the run whose record it is.
+        kind: Of the events that tell of them.
+    """
     from test_authority_rebuild import BEGAN, END, begun, restored, terminal
     from test_authority_rebuild import event as row
 
-    old = terminal("old")
+    ends = {key: terminal(key) for key in ("old", record)}
     by = [
-        row(4 + number, EventKind.SUPERSEDED_BY, BEGAN + 7, {
+        row(4 + number, kind, BEGAN + 7, {
             "seq": 4 + number, "state": "READY", "superseded_by": {"new_run_id": hex32(name)},
         })
         for number, name in enumerate(told)
     ]  # fmt: skip
     new = restored("new", RunState.VERIFYING, missing=(), supersession=Supersession(hex32("old"), "correction"))
-    old = replace(old, events=(*old.events, *by), projected_seq=3 + len(by))
-    authority.restore([old, new], begun(authority).epoch, END)
+    ends[record] = replace(ends[record], events=(*ends[record].events, *by), projected_seq=3 + len(by))
+    authority.restore([*ends.values(), new], begun(authority).epoch, END)
     return claim_one(authority)
 
 
@@ -257,6 +269,16 @@ def test_a_record_that_tells_of_another_correction_is_told_of_this_one(authority
     ]  # fmt: skip
     assert told == [hex32("another"), hex32("new")]
     assert run_of(authority, "old").event_seq == 5
+
+
+@pytest.mark.parametrize("told", [{"record": "other"}, {"kind": "any"}])
+def test_only_the_event_of_a_supersession_in_the_record_of_the_old_run_tells_of_it(
+    authority: Authority,  # noqa: F811
+    told: dict[str, str],
+) -> None:
+    commit(authority, corrected(restored_ahead(authority, "new", **told)))
+    assert kinds(authority, "old").count("SUPERSEDED_BY") == 1
+    assert run_of(authority, "old").event_seq == len(kinds(authority, "old"))
 
 
 def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authority: Authority) -> None:  # noqa: F811

@@ -1,12 +1,12 @@
-"""The script that deletes guards: what it takes for a guard, and what is left without it."""
+"""The command that deletes guards: what it takes for a guard, and what is left without it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-import delete_guards
+from sr_tools.guards.report import reasons
+from sr_tools.guards.rooms import ROOMS, all_guards, guards_of
+from sr_tools.guards.sql import innermost
 
 pytestmark = pytest.mark.unit
 
@@ -45,15 +45,8 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due IS NULL
 """
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return delete_guards
-
-
-def test_refusals_checks_filters_and_terms_are_guards_and_other_statements_are_not(script: Any) -> None:
-    found = [
-        (item.function, item.line, item.kind, item.text.partition(" in ")[0]) for item in script.guards_of(SOURCE, "m")
-    ]
+def test_refusals_checks_filters_and_terms_are_guards_and_other_statements_are_not() -> None:
+    found = [(item.function, item.line, item.kind, item.text.partition(" in ")[0]) for item in guards_of(SOURCE, "m")]
     assert sorted(found, key=lambda item: (item[1], item[2:])) == [
         ("f", 3, "refusal", "if x is None: raise ValueError"),
         ("f", 5, "refusal", "if (z := x) and not y or y > 3: return z"),
@@ -71,8 +64,8 @@ def test_refusals_checks_filters_and_terms_are_guards_and_other_statements_are_n
     ]
 
 
-def test_without_a_guard_the_rest_is_as_it_was(script: Any) -> None:
-    guards = {(item.line, item.text.partition(" in ")[0]): item.without for item in script.guards_of(SOURCE, "m")}
+def test_without_a_guard_the_rest_is_as_it_was() -> None:
+    guards = {(item.line, item.text.partition(" in ")[0]): item.without for item in guards_of(SOURCE, "m")}
     assert guards[3, "if x is None: raise ValueError"] == SOURCE.replace(b"x is None", b"((x is None) and False)")
     assert guards[7, "check_it(x)"] == SOURCE.replace(b"check_it(x)", b"None")
     assert guards[16, "z and z.free"] == SOURCE.replace(b"z and z.free", b"((z and z.free) or True)")
@@ -81,8 +74,8 @@ def test_without_a_guard_the_rest_is_as_it_was(script: Any) -> None:
         compile(without, "m", "exec")
 
 
-def test_the_guards_of_named_statements_are_the_terms_of_every_where(script: Any) -> None:
-    found = [(item.function, item.line, item.text) for item in script.guards_of(SQL, "m.sql")]
+def test_the_guards_of_named_statements_are_the_terms_of_every_where() -> None:
+    found = [(item.function, item.line, item.text) for item in guards_of(SQL, "m.sql")]
     assert sorted(found) == [
         ("one", 4, "due <= :now"),
         ("one", 4, "run_id IN (SELECT run_id FROM runs WHERE due <= :now ORDER BY due)"),
@@ -99,8 +92,21 @@ def test_the_guards_of_named_statements_are_the_terms_of_every_where(script: Any
     ]
 
 
-def test_a_term_of_sql_is_deleted_by_what_decides_nothing_in_its_place(script: Any) -> None:
-    without = {item.text: item.without for item in script.guards_of(SQL, "m.sql")}
+def test_innermost_terms_have_no_term_within_them() -> None:
+    assert sorted(innermost(SQL)) == [
+        ("one", "NOT free"),
+        ("one", "due <= :now"),
+        ("one", "owner <> ''"),
+        ("one", "state = 'X AND Y'"),
+        ("one", "until > 0"),
+        ("two", "due IS NULL"),
+        ("two", "last"),
+        ("two", "run_id = :only"),
+    ]
+
+
+def test_a_term_of_sql_is_deleted_by_what_decides_nothing_in_its_place() -> None:
+    without = {item.text: item.without for item in guards_of(SQL, "m.sql")}
     assert without["state = 'X AND Y'"] == SQL.replace(b"state = 'X AND Y'", b"TRUE")
     assert without["NOT free"] == SQL.replace(b"NOT free", b"FALSE")
     assert without["owner <> ''"] == SQL.replace(b"owner <> ''", b"TRUE")
@@ -108,14 +114,13 @@ def test_a_term_of_sql_is_deleted_by_what_decides_nothing_in_its_place(script: A
     assert without["due IS NULL"] == SQL.replace(b"due IS NULL", b"TRUE")
 
 
-def test_a_guard_is_known_again_when_the_file_changes_elsewhere(script: Any) -> None:
-    moved = {item.key for item in script.guards_of(b"import os\n\n\n" + SOURCE, "m")}
-    assert moved == {item.key for item in script.guards_of(SOURCE, "m")}
+def test_a_guard_is_known_again_when_the_file_changes_elsewhere() -> None:
+    moved = {item.key for item in guards_of(b"import os\n\n\n" + SOURCE, "m")}
+    assert moved == {item.key for item in guards_of(SOURCE, "m")}
     assert len(moved) == 13
 
 
-def test_every_reason_is_about_a_guard_that_exists(script: Any) -> None:
-    rooms = (*script.ROOMS, *script.PARITY_ROOMS)
-    guards = {(*item.named, which) for item in script.all_guards(rooms) for which in (None, item.nth)}
-    assert set(script.reasons()) <= guards
-    assert all(script.reasons().values())
+def test_every_reason_is_about_a_guard_that_exists() -> None:
+    guards = {(*item.named, which) for item in all_guards(ROOMS) for which in (None, item.nth)}
+    assert set(reasons()) <= guards
+    assert all(reasons().values())
