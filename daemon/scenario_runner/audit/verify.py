@@ -30,6 +30,7 @@ class Verifier:
         progress: Called with the bytes hashed so far, and those to hash of the files listed so far.
         known: What the authority knows of a run.
         named: What the operator named.
+        evidence: Recomputes the evidence, where that is done in another way than by ``artifacts`` for each facts view.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Verifier:
         progress: Callable[[int, int], None],
         known: Known,
         named: Named,
+        evidence: EvidenceCheck | None = None,
     ) -> None:
         self._documents = PublishedDocuments(store)
-        self._evidence = EvidenceCheck(artifacts, self._documents, progress)
+        self._evidence = evidence or EvidenceCheck(artifacts, self._documents, progress)
         self._packs, self._topic, self._read_signal = packs, topic, read_signal
         self._known, self._named = known, named
 

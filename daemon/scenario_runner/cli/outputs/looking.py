@@ -147,7 +147,7 @@ QUARANTINE_SHOW: Final = Shape({
 
 # --- verify
 
-_CHECK: Final = Shape({
+CHECK: Final = Shape({
     "check": TEXT, "ok": BOOLEAN, "not_possible": BOOLEAN_OR_NULL, "detail": TEXT_OR_NULL, "expected": ANY,
     "actual": ANY, "law": TEXT_OR_NULL, "origin": TEXT_OR_NULL, "digest": TEXT_OR_NULL, "object": TEXT_OR_NULL,
 })  # fmt: skip
@@ -157,7 +157,7 @@ _CORRECTION: Final = Shape({
 })  # fmt: skip
 _DEPTH: Final = Shape({"output_id": TEXT, "verification_depth": TEXT, "read_files": OrNull(ListOf(TEXT))})
 VERIFY: Final = Shape({
-    "run_id": TEXT, "outcome": TEXT, "summary": TEXT, "checks": ListOf(_CHECK),
+    "run_id": TEXT, "outcome": TEXT, "summary": TEXT, "checks": ListOf(CHECK),
     "pack": OrNull(Shape({"origin": TEXT, "digest": TEXT})), "policy": OrNull(Shape({"origin": TEXT, **_POLICY})),
     "verification_depth": TEXT_OR_NULL, "depths": OrNull(ListOf(_DEPTH)),
     "supersedes": OrNull(_CORRECTION), "superseded_by": OrNull(ListOf(_CORRECTION)),
