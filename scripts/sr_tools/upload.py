@@ -20,6 +20,8 @@ rewritten. Exit codes: 0 copied, 2 usage, 5 the store does not answer.
 """
 #: Files that are uploaded at once: an engine run is many small files, whose cost is the round trip.
 THREADS: Final = 8
+#: Most bytes of one put. What is put at once has a checksum of the whole object, which a policy may have SR take.
+PUT_BYTES: Final = 5 << 30
 
 
 def _client(endpoint_url: str | None) -> Any:  # noqa: ANN401 - boto3 is untyped
@@ -46,7 +48,10 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
     """
     bucket, _, prefix = target.removeprefix("s3://").strip("/").partition("/")
     base = "/".join(filter(None, (prefix, run.name)))
+    from boto3.s3.transfer import TransferConfig  # noqa: PLC0415 - slow, and an extra
+
     s3 = _client(endpoint_url)
+    put_at_once, checksum = TransferConfig(multipart_threshold=PUT_BYTES), {"ChecksumAlgorithm": "SHA256"}
     files = sorted(path for path in run.rglob("*") if path.is_file())
     done, total = [0], sum(path.stat().st_size for path in files)
     shows = sys.stderr.isatty()
@@ -58,7 +63,8 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
                 print(f"\ruploaded {done[0] / 1e9:.2f} of {total / 1e9:.2f} GB", end="", file=sys.stderr, flush=True)
 
         def put(path: Path) -> None:
-            s3.upload_file(str(path), bucket, f"{base}/{path.relative_to(run)}", Callback=sent)
+            key = f"{base}/{path.relative_to(run)}"
+            s3.upload_file(str(path), bucket, key, ExtraArgs=checksum, Callback=sent, Config=put_at_once)
 
         list(pool.map(put, files))
     if shows:

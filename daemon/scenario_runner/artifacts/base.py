@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import Refusal, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 
@@ -35,12 +36,14 @@ class FileDigest:
 
     Attributes:
         version: The version of the object that was read, where its store keeps versions; else empty.
+        source: Where the sha256 comes from.
     """
 
     path: str
     bytes: int
     sha256: str
     version: str = ""
+    source: DigestSource = DigestSource.READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +127,16 @@ class RunRoot(Protocol):
         """
         ...
 
-    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
-        """Digest sequences of files, in parallel; returns a digest or a refusal for each."""
+    def digest(
+        self, sequences: Sequence[Sequence[str]], source: DigestSource = DigestSource.READ
+    ) -> list[SequenceDigest | Refusal]:
+        """Digest sequences of files, in parallel; returns a digest or a refusal for each.
+
+        Args:
+            sequences: Paths of the files of each sequence.
+            source: Where the digest of a file that is alone in its sequence may come from. A file for which the store
+                keeps none that can be trusted is read all the same.
+        """
         ...
 
     def snapshot(self) -> Snapshot:

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Generic, TypeVar
 
 from typing_extensions import override
@@ -13,6 +14,7 @@ from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDi
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.listing import Listing, files_matching, files_under
 from scenario_runner.artifacts.reuse import DigestReuse, Identity, is_stable
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused, Refusal
 from scenario_runner.contracts.reasons import Reason
 
@@ -96,6 +98,10 @@ class ExaminedRoot(RunRoot, Generic[F]):
     def _hash_all(self, work: list[Unread[F]]) -> Iterable[tuple[int, SequenceDigest | Refusal]]:
         """Read and digest sequences; yields each digest, or its refusal, with the index of the sequence."""
 
+    def _stored_digests(self, work: Sequence[Unread[F]]) -> Iterable[tuple[int, SequenceDigest]]:  # noqa: ARG002
+        """The digests that the store itself keeps, with the index of the sequence; none on most stores."""
+        return ()
+
     # --- what follows
 
     @override
@@ -140,7 +146,9 @@ class ExaminedRoot(RunRoot, Generic[F]):
         return answer
 
     @override
-    def digest(self, sequences: Sequence[Sequence[str]]) -> list[SequenceDigest | Refusal]:
+    def digest(
+        self, sequences: Sequence[Sequence[str]], source: DigestSource = DigestSource.READ
+    ) -> list[SequenceDigest | Refusal]:
         results: list[SequenceDigest | Refusal | None] = []
         unread: list[Unread[F]] = []
         for index, paths in enumerate(sequences):
@@ -154,6 +162,10 @@ class ExaminedRoot(RunRoot, Generic[F]):
             results.append(self._sequence(paths, identities, known) if known is not None else None)
             if known is None:
                 unread.append(Unread(index, paths, identities, size))
+        if source is DigestSource.S3_CHECKSUM:
+            for index, stored in self._stored_digests([item for item in unread if len(item.paths) == 1]):
+                results[index] = stored
+            unread = [item for item in unread if results[item.index] is None]
         self.budget.hashing(sum(item.size for item in unread))
         for index, result in self._hash_all(unread):
             results[index] = result
@@ -165,12 +177,18 @@ class ExaminedRoot(RunRoot, Generic[F]):
             self._reuse.keep(item.identities, item.size, digests)
         return self._sequence(item.paths, item.identities, digests)
 
-    def _sequence(self, paths: Sequence[str], identities: tuple[F, ...], digests: tuple[str, ...]) -> SequenceDigest:
+    def _sequence(
+        self,
+        paths: Sequence[str],
+        identities: tuple[F, ...],
+        digests: tuple[str, ...],
+        source: DigestSource = DigestSource.READ,
+    ) -> SequenceDigest:
         """Digests as they are kept: of the whole, of each member, and the members' versions where the store has any."""
         members = digests[1 : len(paths) + 1]
         versions = digests[len(paths) + 1 :] or ("",) * len(paths)
         sizes = map(self._size_of, identities)
-        return SequenceDigest(digests[0], tuple(map(FileDigest, paths, sizes, members, versions)))
+        return SequenceDigest(digests[0], tuple(map(FileDigest, paths, sizes, members, versions, repeat(source))))
 
     def _is_stable(self, identities: Iterable[F], read_ns: int) -> bool:
         return is_stable(map(self._changed_ns, identities), read_ns)

@@ -1,12 +1,16 @@
 """Digests of one examination, taken at the same time."""
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from scenario_runner.artifacts.base import SequenceDigest
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import Refusal
 
+A = TypeVar("A")
+R = TypeVar("R")
 Found = SequenceDigest | Refusal
 
 
@@ -35,6 +39,30 @@ def digest_in_parallel(
             future.cancel()
         raise
     return [(index, future.result()) for index, future in futures]
+
+
+def map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], R], items: Iterable[A], ahead: int) -> Iterator[R]:
+    """Results of a function in the order of its arguments, with some calls under way before they are asked for.
+
+    A pool that others use too is not filled with all calls at once: theirs would wait behind these.
+
+    Args:
+        pool: Where.
+        function: What to call.
+        items: Its arguments; each is taken when its call is handed to the pool.
+        ahead: Most calls under way.
+    """
+    under_way: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) >= ahead:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
 def _or_refusal(job: Callable[[], SequenceDigest]) -> Found:

@@ -24,9 +24,10 @@ from scenario_runner.artifacts.base import (
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import Listing
-from scenario_runner.artifacts.parallel import digest_in_parallel
+from scenario_runner.artifacts.parallel import digest_in_parallel, map_ahead
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import (
     EvidenceArchived,
     EvidenceChanged,
@@ -34,6 +35,7 @@ from scenario_runner.contracts.errors import (
     Refusal,
     ScenarioRunnerError,
 )
+from scenario_runner.storage.s3_checksums import S3Checksums, StoredChecksum
 from scenario_runner.storage.s3_client import (
     ArchivedError,
     ChangedError,
@@ -54,6 +56,8 @@ _AHEAD_BYTES: Final = 2 * _BLOCK
 _AHEAD_BLOCKS: Final = 16
 #: Requests of the process at one time: those of two sequences that read ahead.
 _REQUESTS: Final = 32
+#: Checksums of one examination that are asked for at a time: all threads are busy, and others wait for a moment only.
+_CHECKSUMS_AHEAD: Final = 2 * _REQUESTS
 #: Documents up to this size are fetched before they are read.
 _SMALL: Final = 1 << 20
 #: Empty objects that are known to be files; about 300 bytes each.
@@ -86,6 +90,8 @@ class S3RunRoot(ExaminedRoot[Identity]):
         reuse: Digests of unchanged objects; None reads everything.
         budget: What the examination may cost.
         files: See :class:`~scenario_runner.artifacts.s3_tree.S3Tree`.
+        checksums: Asks S3 for the checksums that it keeps; None where its server has not proved that it can be trusted
+            with them: then everything is read.
     """
 
     def __init__(
@@ -97,10 +103,11 @@ class S3RunRoot(ExaminedRoot[Identity]):
         reuse: DigestReuse | None,
         budget: ReadBudget,
         files: Files,
+        checksums: S3Checksums | None = None,
     ) -> None:
         super().__init__(location, budget, reuse)
         self._bucket, self._prefix, self._readers = bucket, prefix, readers
-        self._files = files
+        self._files, self._checksums = files, checksums
         self._entries: dict[str, Listed] = {}
         self._small: dict[Listed, Fetched] = {}
         self._tree = S3Tree(bucket, prefix, files, budget)
@@ -207,6 +214,40 @@ class S3RunRoot(ExaminedRoot[Identity]):
                 self._small[entry] = future.result()
             except (Refusal, EvidenceChanged):
                 continue  # the read reports it
+
+    @override
+    def _stored_digests(self, work: Sequence[Unread[Identity]]) -> Iterator[tuple[int, SequenceDigest]]:
+        if self._checksums is None:
+            return
+        asked: list[Unread[Identity]] = []
+        for item in work:
+            known = self._reuse.find(_checksum_key(item), 0) if self._reuse else None
+            if known is None:
+                asked.append(item)
+            else:
+                yield item.index, self._sequence(item.paths, item.identities, known, DigestSource.S3_CHECKSUM)
+        ask = partial(self._stored_checksum, self._checksums)
+        found = map_ahead(self._readers.requests, ask, self._charged(asked), _CHECKSUMS_AHEAD)
+        for item, stored in zip(asked, found, strict=True):
+            if stored is None:
+                continue
+            digests = (stored.sha256, stored.sha256, stored.version)
+            if self._reuse and self._is_stable(item.identities, self._opened_ns):
+                self._reuse.keep(_checksum_key(item), 0, digests)
+            yield item.index, self._sequence(item.paths, item.identities, digests, DigestSource.S3_CHECKSUM)
+
+    def _charged(self, work: Iterable[Unread[Identity]]) -> Iterator[Unread[Identity]]:
+        for item in work:
+            self.budget.operations()
+            self.budget.beat()  # a request takes so long that every one may end the examination
+            yield item
+
+    def _stored_checksum(self, checksums: S3Checksums, item: Unread[Identity]) -> StoredChecksum | None:
+        (path,) = item.paths
+        try:
+            return checksums.stored(self._bucket.name, self._entries[path])
+        except ChangedError as error:
+            raise EvidenceChanged(f"{path} changed during the examination", path=path) from error
 
     @override
     def _hash_all(self, work: list[Unread[Identity]]) -> list[tuple[int, SequenceDigest | Refusal]]:
@@ -317,6 +358,11 @@ def _blocks_of(entry: Listed, offset: int = 0) -> Iterator[tuple[int, int]]:
         yield start, min(start + _BLOCK, entry.size)
 
 
+def _checksum_key(item: Unread[Identity]) -> tuple[tuple[object, ...]]:
+    """Under what a checksum is kept: never that of a digest that was read. Size 0 keeps it out of the database."""
+    return ((DigestSource.S3_CHECKSUM.value, *item.identities[0]),)
+
+
 def _identity(bucket: S3Bucket, entry: Listed) -> Identity:
     return (bucket.name, entry.key, entry.etag, entry.size, entry.modified_us)
 
@@ -329,13 +375,21 @@ class S3Artifacts(Artifacts):
         settings: How to reach S3.
         threads: How many sequences of one run are hashed at the same time.
         reuse: Digests of unchanged objects; None reads everything (``digest_reuse: off``).
+        checksums: See :class:`S3RunRoot`.
     """
 
     remote = True
 
-    def __init__(self, roots: Sequence[str], settings: S3Settings, threads: int, reuse: DigestReuse | None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str],
+        settings: S3Settings,
+        threads: int,
+        reuse: DigestReuse | None,
+        checksums: S3Checksums | None = None,
+    ) -> None:
         self._roots = [root.rstrip("/") for root in roots]
-        self._settings, self._reuse = settings, reuse
+        self._settings, self._reuse, self._checksums = settings, reuse, checksums
         self._readers = _Readers(
             threads,
             ThreadPoolExecutor(threads, thread_name_prefix="hash-small"),
@@ -356,7 +410,9 @@ class S3Artifacts(Artifacts):
             if len(self._files) > _FILES_KEPT:
                 self._files = {}
         bucket = self._buckets[name]
-        return S3RunRoot(bucket, engine_run_root, prefix, self._readers, self._reuse, budget, self._files)
+        return S3RunRoot(
+            bucket, engine_run_root, prefix, self._readers, self._reuse, budget, self._files, self._checksums
+        )
 
     @override
     def close(self) -> None:

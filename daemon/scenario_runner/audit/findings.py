@@ -14,11 +14,13 @@ class Findings:
             further facts such as ``expected`` and ``actual``.
         pack: ``{origin, digest}`` of the interface pack that was verified under; empty when no pack could be chosen.
         policy: ``{origin, policy_id, revision, content_digest}``; empty when the facts view is not well formed.
+        depth: ``{verification_depth, depths}`` as the record has them; empty of a run whose outputs were all read.
     """
 
     checks: list[Json] = field(default_factory=list)
     pack: Json = field(default_factory=dict)
     policy: Json = field(default_factory=dict)
+    depth: Json = field(default_factory=dict)
 
     def expect(self, check: str, *, ok: bool, detail: str = "", **facts: object) -> bool:
         """Record one check.

@@ -62,8 +62,12 @@ def check_identity(view: PublishedView, found: Findings) -> None:
 
 def check_ready(
     view: PublishedView, documents: PublishedDocuments, topic: str, read_signal: ReadSignal, found: Findings
-) -> None:
-    """Check that READY, in the ledger and on the control bus, points at this very facts view."""
+) -> Envelope | None:
+    """Check that READY, in the ledger and on the control bus, points at this very facts view.
+
+    Returns:
+        READY's envelope; None when it could not be found, or is none.
+    """
     expected = {
         "run_id": view.run_id,
         "facts_view_ref": refs.facts_view_ref(view.run_id),
@@ -74,7 +78,7 @@ def check_ready(
     message_id = ready_message_id(view.run_id, view.document["bundle_hash"])
     envelope = _ready_envelope(message_id, view.run_id, read_signal, found)
     if envelope is None:
-        return
+        return None
     found.expect(
         "READY's envelope is the run's",
         ok=(envelope.topic, envelope.message_id, envelope.partition_key) == (topic, message_id, view.run_id)
@@ -83,6 +87,7 @@ def check_ready(
     found.expect("READY's payload points at this facts view", ok=_is_ready(envelope.payload, expected))
     claimed = envelope.attributes.get("facts_view_digest")
     found.expect_equal("READY's facts_view_digest is this facts view's", expected=claimed, actual=view.digest)
+    return envelope
 
 
 def _ready_envelope(message_id: str, run_id: str, read_signal: ReadSignal, found: Findings) -> Envelope | None:

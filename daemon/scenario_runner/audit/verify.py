@@ -7,6 +7,7 @@ to show comes from the operator or from the rows of the authority, never from th
 from collections.abc import Callable
 
 from scenario_runner.artifacts.base import Artifacts
+from scenario_runner.audit.depths import check_depth
 from scenario_runner.audit.documents import PublishedDocuments
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.published import ReadSignal, check_form, check_identity, check_ready, check_status
@@ -29,6 +30,7 @@ class Verifier:
         progress: Called with the bytes hashed so far, and those to hash of the files listed so far.
         known: What the authority knows of a run.
         named: What the operator named.
+        evidence: Recomputes the evidence, where that is done in another way than by ``artifacts`` for each facts view.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class Verifier:
         progress: Callable[[int, int], None],
         known: Known,
         named: Named,
+        evidence: EvidenceCheck | None = None,
     ) -> None:
         self._documents = PublishedDocuments(store)
-        self._evidence = EvidenceCheck(artifacts, self._documents, progress)
+        self._evidence = evidence or EvidenceCheck(artifacts, self._documents, progress)
         self._packs, self._topic, self._read_signal = packs, topic, read_signal
         self._known, self._named = known, named
 
@@ -63,11 +66,12 @@ class Verifier:
             return "", found
         row = self._known(view.run_id)
         check_identity(view, found)
-        check_ready(view, documents, self._topic, self._read_signal, found)
+        envelope = check_ready(view, documents, self._topic, self._read_signal, found)
         check_status(view, documents, found)
         check_supersession(view.run_id, documents, self._read_signal, ends_of(documents, view.run_id), found)
         check_pinned(row, view, documents, found)
         check_policy(row, view, self._named, found)
+        check_depth(row, view.run_id, documents, envelope.attributes if envelope else None, found)
         pack = choose_pack(row, view.run_id, self._packs, self._named, documents, found)
         if pack is None:
             return view.run_id, found

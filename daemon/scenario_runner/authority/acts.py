@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, ReemitKind
 
@@ -97,6 +98,28 @@ class WakeAct:
     run_id: str
     actor: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftAct:
+    """A scrub found that the evidence of a READY run is not any more as it was published.
+
+    Attributes:
+        key: Identity of what was found: the same drift of a run is put on record once.
+        actor: Who scrubs.
+        reason: Why, in the actor's words.
+        detail: The first check that did not hold.
+        checks: All checks that did not hold.
+        via: Always ``cli``.
+    """
+
+    key: str
+    run_id: str
+    actor: str
+    reason: str
+    detail: str
+    checks: tuple[Json, ...]
+    via: str = "cli"
 
 
 @dataclass(frozen=True, slots=True)

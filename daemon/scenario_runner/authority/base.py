@@ -11,7 +11,7 @@ A claim that was never answered is the exception: its runs are renewed by nobody
 from collections.abc import Sequence
 from typing import Protocol
 
-from scenario_runner.authority.acts import ActionRow, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
+from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, WaitingRuns
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.authority.retention import Expiry, Removal
@@ -218,6 +218,16 @@ class Authority(RunReader, Protocol):
 
     def end_action(self, key: str, outcome: str, detail: str) -> None:
         """Record what came of an act that took longer."""
+        ...
+
+    def record_drift(self, act: DriftAct) -> bool:
+        """Put on record that the evidence of a READY run has drifted: its act and its event, in one transaction.
+
+        Nothing else of the run changes.
+
+        Returns:
+            False when the same drift is on record already, or the run is not READY: then nothing is written.
+        """
         ...
 
     def remove_expired(self, expiry: Expiry, after: int, limit: int, action_key: str) -> Removal:

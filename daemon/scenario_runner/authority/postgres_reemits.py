@@ -10,7 +10,8 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.numeric import Int8
 from typing_extensions import override
 
-from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer
+from scenario_runner.authority import scrubs
+from scenario_runner.authority.acts import ActionRow, DriftAct, ReemitAct, ReemitAnswer
 from scenario_runner.authority.postgres_batches import (
     Parameters,
     action_parameters,
@@ -34,7 +35,7 @@ from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.rows import action_columns, shortened, storable
 from scenario_runner.authority.values import Admission, Admitted, ReemitEnd
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.contracts.states import Disposition
+from scenario_runner.contracts.states import Disposition, RunState
 from scenario_runner.rounds import rounds_without_repeats
 
 #: Tries of one act. Each try is lost to another act on the same run, which moves on, so many at once are a loop of a
@@ -49,6 +50,8 @@ _END: Final = "published receipt kind details outcome detail"
 
 Asked = tuple[ReemitAct, Admission | None]
 """An act, and the record that asks for it."""
+Decided = tuple[tuple[ReemitAct | DriftAct, Admission | None], ReemitDecision, int]
+"""An act with its record, what it comes to, and the event of its run that this was decided on."""
 
 
 class PostgresReemits(Queries):
@@ -119,7 +122,7 @@ class PostgresReemits(Queries):
         for _ in range(_TRIES):
             if not left:
                 return answers
-            decided: list[tuple[Asked, ReemitDecision, int]] = []
+            decided: list[Decided] = []
             for item, row in zip(left, self._facts([act for act, _ in left]), strict=True):
                 act = item[0]
                 if row["outcome"] is not None:
@@ -140,15 +143,13 @@ class PostgresReemits(Queries):
         )
         return self._query("reemit_facts", **rows, action=ACTION, uncounted=list(UNCOUNTED))
 
-    def _write(
-        self, decided: Sequence[tuple[Asked, ReemitDecision, int]], by: ActionRow | None
-    ) -> dict[str, ReemitAnswer]:
+    def _write(self, decided: Sequence[Decided], by: ActionRow | None, action: str = ACTION) -> dict[str, ReemitAnswer]:
         """Write what was decided; of an act that lost a race there is no answer, and nothing is written."""
         if not decided:
             return {}
         name = "commit_reemits" if by is None else "commit_reemits_by"
         try:
-            done = self._query_or_conflict(name, **_act_parameters(decided), **action_parameters(by), action=ACTION)
+            done = self._query_or_conflict(name, **_act_parameters(decided), **action_parameters(by), action=action)
         except UniqueViolation:
             return {}
         keys = {row["action_key"] for row in done}
@@ -157,6 +158,21 @@ class PostgresReemits(Queries):
             for (act, _), decision, _ in decided
             if act.key in keys
         }
+
+    @override
+    def record_drift(self, act: DriftAct) -> bool:
+        given = columns("action_key run_id window_us", [(act.key, act.run_id, Int8(0))])
+        for _ in range(_TRIES):
+            (row,) = self._query("reemit_facts", **given, action=scrubs.ACTION, uncounted=list(UNCOUNTED))
+            facts = run_facts(row)
+            if row["outcome"] is not None or facts is None or facts.state is not RunState.READY:
+                return False
+            at_us = max(row["now"], facts.last_event_us + 1)
+            decision = ReemitDecision(scrubs.DRIFT, act.detail, at_us, (scrubs.drift_event(act),))
+            if self._write([((act, None), decision, facts.event_seq)], None, scrubs.ACTION):
+                return True
+            self._require_rebuilt()
+        raise Unavailable("acts on the same run are faster each time; nothing was put on record, scrub again")
 
     @override
     def end_reemits(self, ends: Sequence[ReemitEnd]) -> None:
@@ -179,7 +195,7 @@ def disposed(record: Admission, answer: ReemitAnswer) -> Admission:
     )
 
 
-def _act_parameters(decided: Sequence[tuple[Asked, ReemitDecision, int]]) -> Parameters:
+def _act_parameters(decided: Sequence[Decided]) -> Parameters:
     events = [
         (act.run_id, Int8(number), event.kind.value, details_of(event))
         for (act, _), decision, _ in decided
@@ -189,7 +205,9 @@ def _act_parameters(decided: Sequence[tuple[Asked, ReemitDecision, int]]) -> Par
     return columns(_ACT, [_act(*item) for item in decided]) | event_columns
 
 
-def _act(asked: Asked, decision: ReemitDecision, from_seq: int) -> tuple[Any, ...]:
+def _act(
+    asked: tuple[ReemitAct | DriftAct, Admission | None], decision: ReemitDecision, from_seq: int
+) -> tuple[Any, ...]:
     act, record = asked
     disposition, reason_code = disposition_of(decision.outcome)
     signal = decision.signal

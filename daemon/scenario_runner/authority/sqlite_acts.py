@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from scenario_runner.authority.acts import ActionRow, WakeAct, outcome_of
+from scenario_runner.authority.acts import ActionRow, DriftAct, WakeAct, outcome_of
 from scenario_runner.authority.rows import action_columns, run_row
+from scenario_runner.authority.scrubs import drift_action, drift_event
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.values import Admission, Admitted
 from scenario_runner.authority.wakes import ACTION, DETAILS, WOKEN, wake_outcome
+from scenario_runner.contracts.states import RunState
 
 
 class SqliteActs(SqliteReemits):
@@ -53,6 +55,20 @@ class SqliteActs(SqliteReemits):
         action = ActionRow(act.key, now, act.actor, "cli", ACTION, act.run_id, act.reason, outcome, DETAILS[outcome])
         connection.execute(self._sql["insert_action"], {**action_columns(action), "at": now})
         return act.run_id, outcome
+
+    @override
+    def record_drift(self, act: DriftAct) -> bool:
+        def operation(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(self._sql["get_run"], {"run_id": act.run_id}).fetchone()
+            known = self._known_act(connection, act.key) is not None
+            if known or row is None or run_row(row).state is not RunState.READY:
+                return False
+            now = self._clock()
+            connection.execute(self._sql["insert_action"], {**action_columns(drift_action(act, now)), "at": now})
+            self._grow_now(connection, act.run_id, now, [drift_event(act)])
+            return True
+
+        return self._work(operation)
 
     def _known_act(self, connection: sqlite3.Connection, key: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = connection.execute(

@@ -6,6 +6,7 @@ import typer
 
 from scenario_runner.cli.options import (
     AfterOption,
+    JsonLinesOption,
     JsonOfManyOption,
     JsonOption,
     LimitOption,
@@ -23,13 +24,48 @@ ActorOption = Annotated[str | None, typer.Option("--requested-by", help="Who ask
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
-def register(runs: typer.Typer, dead_letter: typer.Typer, quarantine: typer.Typer) -> None:
-    """Add the commands to their groups."""
+def register(
+    app: typer.Typer, section: str, runs: typer.Typer, dead_letter: typer.Typer, quarantine: typer.Typer
+) -> None:
+    """Add the commands to a section of the top level, and to their groups."""
+    app.command("scrub", rich_help_panel=section, short_help="Read published evidence again; report drift.")(scrub)
     runs.command("wake", short_help="Examine waiting runs now.")(runs_wake)
     dead_letter.command("redrive", short_help="Judge refused records anew.")(dead_letter_redrive)
     quarantine.command("list", short_help="List runs that are QUARANTINED.")(quarantine_list)
     quarantine.command("show", short_help="Show what contradicts what, and what to do.")(quarantine_show)
     quarantine.command("ack", short_help="Put on record that a person has seen a run.")(quarantine_ack)
+
+
+def scrub(
+    wiring: WiringOption,
+    rate: Annotated[
+        float, typer.Option(min=0.0, metavar="MB/S", help="Most megabytes a second; 0 for no bound.")
+    ] = 50.0,
+    since: SinceOption = None,
+    resume: Annotated[
+        str, typer.Option(metavar="ID", help="Go on with a scrub that was broken off.", show_default=False)
+    ] = "",
+    reason: Annotated[str, typer.Option(help="Why: it is kept on record.", show_default=False)] = "",
+    requested_by: ActorOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Read the published evidence of READY runs again, slowly, and report what is not as it was published.
+
+    Facts views, receipts, gates and outputs are checked as verify checks them; the control bus is not asked, and
+    evidence that runs share is read once. A run is never changed: drift becomes an event in its record, an act, and a
+    metric of the daemons. The same drift is put on record once. --since takes runs whose READY was published since.
+
+    The exit code is 1 when there is drift; 5 when something could not be read, which is no drift. A scrub that was
+    broken off, or killed, goes on with --resume. With --json each finding is a line, and the summary is the last one.
+
+    \b
+    Examples:
+      scenario-runner scrub --rate 20
+      scenario-runner scrub --since 7d --json > findings.jsonl
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
+    from scenario_runner.cli.scrub import ScrubOptions, run
+
+    run(str(wiring), ScrubOptions(rate, since, resume, reason, requested_by), as_json=as_json)
 
 
 def runs_wake(

@@ -20,6 +20,7 @@ from scenario_runner.cli.doctor_report import Report, print_finding
 from scenario_runner.cli.outputs.acting import DOCTOR
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake import spool_check
@@ -35,6 +36,7 @@ from scenario_runner.service.compose import (
     open_pack,
     open_schemas,
     open_store,
+    prove_checksums,
     s3_settings,
 )
 from scenario_runner.service.control_bus import open_lease_table, open_stream, spool_root, state_modes
@@ -103,7 +105,7 @@ def examine(wiring_path: str, policy_path: str | None, show: Callable[[Json], No
         os.umask(state_modes(wiring).umask)
         _examine_aws(report, wiring)
         _examine_pack(report, wiring, policy)
-        _examine_state(report, wiring, Callers.of(report, wiring))
+        _examine_state(report, wiring, policy, Callers.of(report, wiring))
         _examine_roots(report, wiring)
         examine_engine(report, wiring, policy)
         examine_health(report, wiring)
@@ -158,7 +160,7 @@ def _examine_pack(report: Report, wiring: Wiring, policy: Policy | None) -> None
             )  # fmt: skip
 
 
-def _examine_state(report: Report, wiring: Wiring, callers: Callers) -> None:
+def _examine_state(report: Report, wiring: Wiring, policy: Policy | None, callers: Callers) -> None:
     """Examine the authority first: it alone knows which stores are ours, and nothing is written to another one."""
     authority: Authority | None = None
     with report.examining("authority", callers.authority) as connecting:
@@ -168,7 +170,7 @@ def _examine_state(report: Report, wiring: Wiring, callers: Callers) -> None:
         if connecting.code is not None:
             _leave_stores_alone(report, wiring, connecting.code)
         else:
-            _examine_stores(report, wiring, authority, callers)
+            _examine_stores(report, wiring, policy, authority, callers)
     finally:
         if authority is not None:
             authority.close()
@@ -201,11 +203,13 @@ def _is_left_to_the_first_start(report: Report, wiring: Wiring, callers: Callers
     return True
 
 
-def _examine_stores(report: Report, wiring: Wiring, authority: Authority | None, callers: Callers) -> None:
+def _examine_stores(
+    report: Report, wiring: Wiring, policy: Policy | None, authority: Authority | None, callers: Callers
+) -> None:
     if authority is not None:
         with report.examining("authority", callers.authority):
             _examine_authority(report, authority, callers)
-    _examine_store(report, wiring, authority, callers)
+    _examine_store(report, wiring, policy, authority, callers)
     _examine_bus(report, wiring, authority, callers)
 
 
@@ -233,7 +237,9 @@ def _leave_stores_alone(report: Report, wiring: Wiring, code: Exit) -> None:
         )  # fmt: skip
 
 
-def _examine_store(report: Report, wiring: Wiring, authority: Authority | None, callers: Callers) -> None:
+def _examine_store(
+    report: Report, wiring: Wiring, policy: Policy | None, authority: Authority | None, callers: Callers
+) -> None:
     with report.examining("object store", callers.store):
         store = open_store(wiring)
         try:
@@ -254,6 +260,16 @@ def _examine_store(report: Report, wiring: Wiring, authority: Authority | None, 
         else:
             detail = f"{wiring.store_root} is there; the first start tries conditional creates; {known}"
         report.add("object store", detail, asked=callers.store)
+        if policy is not None and policy.output_digest_source is DigestSource.S3_CHECKSUM:
+            _examine_checksums(report, wiring, policy, callers)
+
+
+def _examine_checksums(report: Report, wiring: Wiring, policy: Policy, callers: Callers) -> None:
+    """Prove as a start does that checksums of S3 are true. This writes objects, which are there for nothing else."""
+    with report.examining("checksums", callers.store):
+        proved = prove_checksums(wiring, policy) is not None
+        detail = "the store refuses wrong ones and reports true ones" if proved else "no engine root lies on S3"
+        report.add("checksums", f"output_digest_source is s3_checksum: {detail}", asked=callers.store)
 
 
 def _allowed_on_bucket(report: Report, wiring: Wiring) -> bool:

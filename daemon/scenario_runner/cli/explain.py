@@ -59,7 +59,7 @@ def answer(document: Json, clock: Clock, columns: int) -> Sheet:
     sheet.add("chain", "; ".join(lines_of_corrections(document)))
     sheet.add("next", document.get("next_action", ""), _NEXT_LINES)
     sheet.add("gates", counted(item["outcome"] for item in document.get("gates", [])) or _required(document))
-    sheet.add("outputs", counted(item["outcome"] for item in document.get("outputs", [])) or _intended(document))
+    sheet.add("outputs", _outputs(document) or _intended(document))
     sheet.add("signals", _signals(document, clock))
     _add_engine(sheet, document)
     sheet.add("acts", _acts(document, clock))
@@ -107,6 +107,13 @@ def _intended(document: Json) -> str:
     if not document.get("intended_outputs"):
         return ""
     return f"{len(document['intended_outputs'])} intended, none examined yet"
+
+
+def _outputs(document: Json) -> str:
+    """Outcomes of the outputs, and how deep they were verified where not all of them were read."""
+    outputs = document.get("outputs", [])
+    depths = counted(item["verification_depth"] for item in outputs if item.get("verification_depth"))
+    return counted(item["outcome"] for item in outputs) + (f"; depth {depths}" if depths else "")
 
 
 def _signals(document: Json, clock: Clock) -> str:
@@ -166,7 +173,7 @@ def print_everything(document: Json, clock: Clock) -> None:
         _print_finding(item, ("flag", "index", "bundle_root", *_FINDING_FIELDS))
     for item in document.get("outputs", []):
         print_line(f"output {item['output_id']}: {item['outcome']}")
-        _print_finding(item, ("path", "digest", *_FINDING_FIELDS))
+        _print_finding(item, ("path", "digest", "verification_depth", "read_files", *_FINDING_FIELDS))
     for item in document.get("signals", []):
         sent = f"sent {clock.moment(item['sent_at_utc'])}" if item["sent_at_utc"] else "owed"
         place = "  ".join(item.get("receipt", {}).values())

@@ -240,7 +240,7 @@ runs_app = _group("runs", _LOOK, "List runs, and have waiting ones examined now.
 dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes; redrive them.")
 quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to; acknowledge them.")
 look_commands.register(app, _LOOK, runs_app, dead_letter_app)
-act_commands.register(runs_app, dead_letter_app, quarantine_app)
+act_commands.register(app, _LOOK, runs_app, dead_letter_app, quarantine_app)
 
 
 @app.command(rich_help_panel=_SET_UP, short_help="Publish the signal of a run again.")

@@ -26,6 +26,7 @@ from scenario_runner.cli.run_ids import checked_name, named_run
 from scenario_runner.cli.text import Word, shortened
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json
+from scenario_runner.contracts.depth import DEPTH
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
 from scenario_runner.contracts.ids import HEX32, run_id_of
 from scenario_runner.contracts.reasons import Reason
@@ -91,6 +92,8 @@ def _print(document: Json, *, verbose: bool) -> None:
     for name in ("pack", "policy"):
         if document.get(name):
             print_line(f"{name}: {document[name]['origin']}  {document[name].get('digest', '')}".rstrip())
+    if document.get(DEPTH):
+        print_line(f"depth: READY was decided at {document[DEPTH]}; every file was read now")
     if document.get("supersedes"):
         print_line(f"supersedes {document['supersedes']['old_run_id']}: {document['supersedes']['purpose']}")
     for item in document.get("superseded_by", []):
@@ -174,6 +177,7 @@ def _document(run_id: str, findings: Findings) -> Json:
         "checks": findings.checks,
         "pack": findings.pack,
         "policy": findings.policy,
+        **findings.depth,
     }
 
 

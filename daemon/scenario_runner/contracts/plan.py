@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 
 from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -47,10 +48,11 @@ class PlanInputs:
         traffic: Intended outputs that the policy calls business traffic, sorted.
         evidence_wait_seconds: From admission to the evidence deadline.
         bounds: Bounds of the evidence; part of the document only when the policy names one of them, so that the plan
-            hashes of older policies stay what they are. The next two are likewise only there when they are set.
+            hashes of older policies stay what they are. The next three are likewise only there when they are set.
         auto_invoke: When the engine is invoked for a run of strategy AUTO whose evidence is missing: ``at_deadline``
             or ``at_once``; empty for never, as where no engine was configured at admission.
         engine_run_root: Where the evidence of a request lies, or will, that names no root; empty when it names one.
+        output_digest_source: Where the digests of output files may come from.
     """
 
     pack_digest: str
@@ -64,6 +66,7 @@ class PlanInputs:
     bounds: EvidenceBounds = DEFAULT_BOUNDS
     auto_invoke: str = ""
     engine_run_root: str = ""
+    output_digest_source: DigestSource = DigestSource.READ
 
     def document(self) -> Json:
         """Plain JSON, for the row."""
@@ -79,6 +82,8 @@ class PlanInputs:
         }
         if self.bounds != DEFAULT_BOUNDS:
             document["bounds"] = asdict(self.bounds)
+        if self.output_digest_source is not DigestSource.READ:
+            document["output_digest_source"] = self.output_digest_source.value
         optional = {"auto_invoke": self.auto_invoke, "engine_run_root": self.engine_run_root}
         return document | {name: value for name, value in optional.items() if value}
 
@@ -106,6 +111,7 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
         bounds=EvidenceBounds(**document.get("bounds", {})),
         auto_invoke=document.get("auto_invoke", ""),
         engine_run_root=document.get("engine_run_root", ""),
+        output_digest_source=DigestSource(document.get("output_digest_source", DigestSource.READ)),
     )
 
 

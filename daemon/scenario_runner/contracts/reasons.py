@@ -85,6 +85,7 @@ class Reason(StrEnum):
     AUTHORITY_NOT_EMPTY = "AUTHORITY_NOT_EMPTY"
     REBUILD_UNFINISHED = "REBUILD_UNFINISHED"
     DAEMONS_RUN = "DAEMONS_RUN"
+    STORE_CHECKSUMS_UNSAFE = "STORE_CHECKSUMS_UNSAFE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -154,6 +155,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.AUTHORITY_NOT_EMPTY: "An authority that has rows already is not rebuilt from the ledger.",
     Reason.REBUILD_UNFINISHED: "A rebuild of the authority from the ledger has begun and not ended; begin it again.",
     Reason.DAEMONS_RUN: "An authority that daemons work on is not rebuilt from the ledger; stop them first.",
+    Reason.STORE_CHECKSUMS_UNSAFE: "The store does not prove that its checksums are true, and the policy takes them.",
     Reason.INTERNAL_ERROR: "Scenario Runner broke one of its own rules; this is a defect to report.",
 }
 

@@ -135,6 +135,7 @@ class EventKind(StrEnum):
     REEMIT_DRY_RUN = "REEMIT_DRY_RUN"
     REEMIT_PUBLISHED = "REEMIT_PUBLISHED"
     REEMIT_FAILED = "REEMIT_FAILED"
+    EVIDENCE_DRIFTED = "EVIDENCE_DRIFTED"
 
 
 #: The event that ends a run, of each final state. Others may follow it: they decide nothing of the run.

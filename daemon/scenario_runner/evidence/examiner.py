@@ -78,7 +78,10 @@ class Examiner:
             Unavailable: the pinned pack is not in the ledger, or this release cannot read it.
         """
         pack = self._packs.get(inputs.pack_digest)
-        return evidence_key(inputs.root_of(intent), pack, intent.tokens(), inputs.gates, inputs.outputs, inputs.bounds)
+        return evidence_key(
+            inputs.root_of(intent), pack, intent.tokens(), inputs.gates, inputs.outputs, inputs.bounds,
+            inputs.output_digest_source,
+        )  # fmt: skip
 
     def examine(self, key: EvidenceKey, heartbeat: Callable[[], None], share: Share, run_id: str = "") -> Finding:
         """Examine until nothing changes meanwhile.

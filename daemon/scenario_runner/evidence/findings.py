@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused, EvidenceSaysNo, Refusal
+from scenario_runner.contracts.errors import (
+    EvidenceArchived,
+    EvidenceMissing,
+    EvidenceRefused,
+    EvidenceSaysNo,
+    Refusal,
+)
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.gates.verified_set import Verified
 
@@ -31,6 +37,7 @@ class Finding:
         detail: Its sentence.
         report: ``{outcome, gates: [...], outputs: [...]}`` and, where it was refused, ``run_receipt``.
         verified: The finished set when ``outcome`` is PASS, else None. Nothing else leads to READY.
+        archived: Whether something that is missing lies in an archive of its store.
     """
 
     outcome: Outcome
@@ -38,6 +45,7 @@ class Finding:
     detail: str
     report: Json
     verified: Verified | None
+    archived: bool = False
 
 
 def refused_without_report(outcome: Outcome, refusal: Refusal) -> Finding:
@@ -62,10 +70,12 @@ class Report:
         self.worst = Outcome.PASS
         self._reason: Reason | None = None
         self._detail = ""
+        self._archived = False
 
     def classify(self, refusal: Refusal) -> Json:
         """Count a refusal; returns the fields that describe it in the report."""
         outcome = Outcome.CONFLICT
+        self._archived |= isinstance(refusal, EvidenceArchived)
         if isinstance(refusal, EvidenceMissing):
             outcome = Outcome.MISSING
         elif isinstance(refusal, EvidenceSaysNo):
@@ -88,4 +98,4 @@ class Report:
         document: Json = {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
         if self.run_receipt:
             document["run_receipt"] = self.run_receipt
-        return Finding(self.worst, self._reason, self._detail, document, verified)
+        return Finding(self.worst, self._reason, self._detail, document, verified, self._archived)

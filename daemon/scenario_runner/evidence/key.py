@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.engine.run_receipt import RECEIPT_IDENTITY
 from scenario_runner.interface_pack.model import InterfacePack
@@ -22,6 +23,8 @@ class EvidenceKey:
         gates: Required gates, sorted.
         outputs: Intended outputs, sorted.
         bounds: How large the evidence may be and how long one examination may take.
+        source: Where the digests of output files may come from. A finding of one source is never used for another:
+            one that was taken with less depth would stand for evidence that was read.
     """
 
     root: str
@@ -30,6 +33,7 @@ class EvidenceKey:
     gates: tuple[str, ...]
     outputs: tuple[str, ...]
     bounds: EvidenceBounds
+    source: DigestSource = DigestSource.READ
 
     def values(self) -> dict[str, str]:
         """The path tokens by name."""
@@ -43,6 +47,7 @@ def evidence_key(
     gates: Iterable[str],
     outputs: Iterable[str],
     bounds: EvidenceBounds,
+    source: DigestSource = DigestSource.READ,
 ) -> EvidenceKey:
     """The only way to make a key.
 
@@ -54,6 +59,7 @@ def evidence_key(
         gates: Required gates.
         outputs: Intended outputs.
         bounds: Bounds of the run's policy.
+        source: Where its policy lets the digests of output files come from.
     """
     gates, outputs = tuple(gates), tuple(outputs)
     names = set(RECEIPT_IDENTITY)
@@ -63,4 +69,5 @@ def evidence_key(
         names |= gate.flag.tokens | gate.bundle_root.tokens | (gate.index.tokens if gate.index else frozenset())
     for output_id in outputs:
         names |= pack.outputs[output_id].template.tokens
-    return EvidenceKey(root, pack.digest, tuple((name, tokens[name]) for name in sorted(names)), gates, outputs, bounds)
+    values = tuple((name, tokens[name]) for name in sorted(names))
+    return EvidenceKey(root, pack.digest, values, gates, outputs, bounds, source)

@@ -5,6 +5,7 @@ from typing import Final
 
 from scenario_runner.artifacts.base import FileDigest, Kind, RunRoot, SequenceDigest
 from scenario_runner.contracts.canonical import Json
+from scenario_runner.contracts.depth import DEPTH, READ_FILES, DigestSource, least
 from scenario_runner.contracts.errors import (
     EvidenceArchived,
     EvidenceChanged,
@@ -19,8 +20,8 @@ from scenario_runner.gates.verified_set import VerifiedSet, display_path
 from scenario_runner.interface_pack.model import InterfacePack, OutputSpec
 from scenario_runner.interface_pack.templates import Shape
 
-#: Object versions that one output's entry in a report names: more would make events of many-part outputs too large.
-_SHOWN_VERSIONS: Final = 1000
+#: Files that one output's entry in a report names: more would make events of many-part outputs too large.
+_SHOWN_FILES: Final = 1000
 
 Files = list[str] | Refusal
 """Paths of the files of an output, or why they cannot be named."""
@@ -36,11 +37,11 @@ def digest_outputs(root: RunRoot, pack: InterfacePack, key: EvidenceKey, verifie
     tokens = key.values()
     found = {output_id: _find_files(root, pack.outputs[output_id], tokens) for output_id in sorted(key.outputs)}
     wanted = [path for _, files in found.values() if isinstance(files, list) for path in files]
-    digested = dict(zip(wanted, root.digest([[path] for path in wanted]), strict=True))
+    digested = dict(zip(wanted, root.digest([[path] for path in wanted], key.source), strict=True))
     for output_id, (path, files) in found.items():
         entry: Json = {"output_id": output_id, "path": path}
         try:
-            entry |= _admit_output(pack.outputs[output_id], path, files, digested, verified)
+            entry |= _admit_output(pack.outputs[output_id], path, files, digested, verified, key.source)
         except Refusal as refusal:
             entry |= report.classify(refusal)
         report.outputs.append(entry)
@@ -86,6 +87,7 @@ def _admit_output(
     files: Files,
     digested: Mapping[str, SequenceDigest | Refusal],
     verified: VerifiedSet,
+    source: DigestSource,
 ) -> Json:
     if isinstance(files, Refusal):
         raise files
@@ -102,5 +104,18 @@ def _admit_output(
         digests.append(result.files[0])
     evidence = verified.admit_output(spec.output_id, path, digests)
     found: Json = {"outcome": "PASS", "digest": evidence.digest, "files": len(digests), "bytes": evidence.bytes}
-    versions = {item.path: item.version for item in digests[:_SHOWN_VERSIONS] if item.version}
-    return found | ({"versions": versions} if versions else {})
+    versions = {item.path: item.version for item in digests[:_SHOWN_FILES] if item.version}
+    return found | ({"versions": versions} if versions else {}) | _depth(digests, source)
+
+
+def _depth(digests: list[FileDigest], source: DigestSource) -> Json:
+    """The depth of an output, which is that of each of its files but the ones that are named; empty where all is read.
+
+    Of an output with very many files that were read, some are not named. They then seem less deep than they are, never
+    deeper.
+    """
+    if source is DigestSource.READ:
+        return {}
+    depth = least(item.source for item in digests)
+    read = [item.path for item in digests if item.source is DigestSource.READ] if depth is not DigestSource.READ else []
+    return {DEPTH: depth.value} | ({READ_FILES: read[:_SHOWN_FILES]} if read else {})

@@ -105,6 +105,7 @@ class AdmissionPolicy:
             attempt_limit=self.policy.attempt_limit,
             bounds=self.policy.bounds(),
             auto_invoke=self.policy.auto_invoke if self.engine is not None and strategy is Strategy.AUTO else "",
+            output_digest_source=self.policy.output_digest_source,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scenario_runner.contracts.canonical import Json, canonical_sha256
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.documents import PolicyRev, explain_validation
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
@@ -51,6 +52,7 @@ class Policy(BaseModel):
     max_output_bytes: Annotated[int, Field(ge=1, le=1 << 62)] = DEFAULT_BOUNDS.max_output_bytes
     max_output_files: Annotated[int, Field(ge=1, le=10_000_000)] = DEFAULT_BOUNDS.max_output_files
     max_look_seconds: Annotated[int, Field(ge=1, le=7 * 86400)] = DEFAULT_BOUNDS.max_look_seconds
+    output_digest_source: Annotated[DigestSource, Field(strict=False)] = DigestSource.READ
     retention: Retention = Retention()
 
     def bounds(self) -> EvidenceBounds:

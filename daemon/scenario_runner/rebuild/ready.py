@@ -20,6 +20,7 @@ from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
+from scenario_runner.contracts.depth import reported_depth
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.plan import PlanInputs
@@ -252,7 +253,7 @@ class ReadyProver:
 
     def _witnessed(self, admitted: Admitted, view: bytes, ready: Json) -> ReadyProof:
         run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], sha256_hex(view)
-        attributes = {"facts_view_digest": digest, "run_id": run_id}
+        attributes = {"facts_view_digest": digest, "run_id": run_id, **_recorded_depth(admitted)}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
         published = self._bus.end(admitted, draft)
         if self._bus.witness is Witness.EVIDENCE:
@@ -300,6 +301,12 @@ def _member(name: str, value: object) -> bytes:
 
 def _bundle_hash(admitted: Admitted) -> str:
     return str(admitted.end.details["ready"]["bundle_hash"])
+
+
+def _recorded_depth(admitted: Admitted) -> dict[str, str]:
+    """How deep the record says that the outputs were verified, as READY says it."""
+    committed = next((e for e in admitted.events if e.kind == EventKind.RECEIPTS_COMMITTED), None)
+    return reported_depth(committed.details["outputs"]) if committed is not None else {}
 
 
 def _own_part(admitted: Admitted) -> Json:

@@ -1,5 +1,6 @@
 """The result of a run: READY, a negative verdict, a wait, a retry. Pure: findings in, transitions out."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from scenario_runner.authority.values import Claim, Event, SignalDraft, Superseding, Transition
@@ -69,8 +70,8 @@ def gates_recorded_now(claim: Claim, now_us: int, attested: Attested) -> Transit
 
 
 def ready(
-    claim: Claim, now_us: int, attested: Attested, view: FactsView, old_state: RunState | None = None,
-    traceparent: str = "",
+    claim: Claim, now_us: int, attested: Attested, view: FactsView, old_state: RunState | None,
+    more: Mapping[str, str],
 ) -> Transition:  # fmt: skip
     """READY: only from the attestation of a finished verified set, whose facts view is in the ledger.
 
@@ -80,14 +81,13 @@ def ready(
         attested: Its attestation.
         view: Its facts view.
         old_state: Of a correction: the state in which the run ended that it supersedes.
-        traceparent: The trace context that the signal carries; empty for none.
+        more: Attributes that the signal carries beside its own.
     """
     signal = SignalDraft(
         view.message_id,
         SignalKind.READY,
         claim.run_id,
-        {"facts_view_digest": view.digest, "run_id": claim.run_id}
-        | ({"traceparent": traceparent} if traceparent else {}),
+        {"facts_view_digest": view.digest, "run_id": claim.run_id, **more},
         canonical_bytes(view.ready),
     )
     recorded = claim.report_digest == attested.gates_passed_digest

@@ -30,6 +30,7 @@ from typing import Any
 import structlog
 
 from scenario_runner.authority.values import Claim, Transition
+from scenario_runner.contracts.depth import reported_depth
 from scenario_runner.contracts.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -146,7 +147,8 @@ def _drive(progress: Progress, launch_retries: int, traceparent: str) -> Lifecyc
     yield WriteFactsView(view)
     # Only a correction that becomes READY supersedes: with any other end, the run that it corrects stands as it is.
     old_state = (yield FindSuperseded(claim.supersession.old_run_id)) if claim.supersession is not None else None
-    return ready(progress.claim, (yield ReadClock()), attested, view, old_state, traceparent)
+    more = ({"traceparent": traceparent} if traceparent else {}) | reported_depth(finding.report["outputs"])
+    return ready(progress.claim, (yield ReadClock()), attested, view, old_state, more)
 
 
 def _put_receipts_in_place(progress: Progress, attested: Attested) -> Generator[Effect, Any, None]:

@@ -20,6 +20,7 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import check_dsn, connect_authority
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import ConfigurationError, needs_posix
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -49,6 +50,7 @@ from scenario_runner.storage.aws import keys_of
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
+from scenario_runner.storage.s3_checksums import S3Checksums, checksums_unsafe
 from scenario_runner.storage.s3_client import S3Bucket, S3Settings, split_s3_uri
 
 _IO_THREADS: Final = 8
@@ -62,6 +64,9 @@ _S3_EXAMINATIONS: Final = 4
 _WRITTEN_CACHE_SECONDS: Final = 60.0
 """How long a write-once object on S3 that this process wrote or compared is not read again: a read costs a round trip,
 and whoever changes the object meanwhile is found by ``verify`` and by the next process."""
+
+_CHECKSUM_PROBE: Final = "probe-checksum"
+"""Begin of the names of the objects that the proof of checksums writes."""
 
 
 def allowed_roots(wiring: Wiring) -> list[str]:
@@ -171,8 +176,36 @@ def open_schemas(wiring: Wiring) -> Schemas:
     return Schemas(wiring.schema_root, wiring.engine_contracts_root)
 
 
-def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
-    """Reader of engine run roots."""
+def prove_checksums(wiring: Wiring, policy: Policy) -> S3Checksums | None:
+    """What asks S3 for the checksums that it keeps, after the proof that they are true.
+
+    The proof needs a bucket that SR may write to, its object store. What it proves is a property of the server, which
+    also serves the engine roots.
+
+    Returns:
+        None when the policy has everything read, or nothing lies on S3: then nothing is taken from S3's word.
+
+    Raises:
+        ConfigurationError: ``STORE_CHECKSUMS_UNSAFE``: the server accepts wrong checksums, or the object store is no
+            bucket, so that nothing can be proved.
+        Unavailable: it does not answer.
+    """
+    on_s3 = any(root.startswith("s3://") for root in allowed_roots(wiring))
+    if policy.output_digest_source is not DigestSource.S3_CHECKSUM or not on_s3:
+        return None
+    bucket, prefix = _store_location(wiring)
+    if not bucket:
+        raise checksums_unsafe(
+            f"profile {wiring.profile_id}, key 'object_store_root'",
+            "is a folder, so that nothing can be proved of the server of the engine roots",
+        )
+    checksums = S3Checksums(s3_settings(wiring))
+    checksums.prove(bucket, "/".join(filter(None, (prefix, refs.PRIVATE, _CHECKSUM_PROBE))))
+    return checksums
+
+
+def open_artifacts(wiring: Wiring, reuse: DigestReuse | None, checksums: S3Checksums | None = None) -> Artifacts:
+    """Reader of engine run roots; with :func:`prove_checksums` it takes S3's word where a run's policy allows it."""
     roots = allowed_roots(wiring)
     folders = [root for root in roots if not root.startswith("s3://")]
     prefixes = [root for root in roots if root.startswith("s3://")]
@@ -180,7 +213,8 @@ def open_artifacts(wiring: Wiring, reuse: DigestReuse | None) -> Artifacts:
     if posix.AVAILABLE:
         readers[""] = LocalArtifacts(folders, wiring.hash_threads, reuse)
     if prefixes:
-        readers["s3"] = S3Artifacts(prefixes, s3_settings(wiring), max(wiring.hash_threads, _S3_READERS), reuse)
+        threads = max(wiring.hash_threads, _S3_READERS)
+        readers["s3"] = S3Artifacts(prefixes, s3_settings(wiring), threads, reuse, checksums)
     return ArtifactsByScheme(readers)
 
 
@@ -263,7 +297,8 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
     packs = PinnedPacks(pack, ledger)
     packs.pin()
     leases = Leases(authority, make_owner(), wiring.lease_seconds, time.monotonic, only)
-    artifacts = open_artifacts(wiring, DigestReuse(authority) if wiring.digest_reuse == "version" else None)
+    reuse = DigestReuse(authority) if wiring.digest_reuse == "version" else None
+    artifacts = open_artifacts(wiring, reuse, prove_checksums(wiring, policy))
     return Daemon(
         wiring=wiring,
         owner=leases.owner,

@@ -15,6 +15,7 @@ import structlog
 
 from scenario_runner import __version__
 from scenario_runner.authority.observed import MOST_COUNTED, Backlog
+from scenario_runner.authority.scrubs import LAST_KEY, LastScrub, last_scrub
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import OTHER
@@ -65,6 +66,7 @@ class _Found:
     checks: dict[str, Check] = field(default_factory=dict)
     backlog: dict[tuple[str, str], float] = field(default_factory=dict)
     lags: dict[tuple[str, str], float] = field(default_factory=dict)
+    scrub: dict[tuple[str, str], float] = field(default_factory=dict)
     at: float | None = None
 
 
@@ -152,7 +154,7 @@ class Observer:
         own = {("sr_ready", ""): float(self.readiness()[0])}
         if found.at is not None:
             own["sr_refresh_age_seconds", ""] = self._monotonic() - found.at
-        return {**found.backlog, **found.lags, **own}
+        return {**found.backlog, **found.lags, **found.scrub, **own}
 
     # --- refreshing
 
@@ -178,6 +180,11 @@ class Observer:
                 problem = f"{type(error).__name__}: {error}"
             self._note(name, problem)
         try:
+            self._found.scrub = self._scrub_gauges()
+        except Exception as error:  # noqa: BLE001 - likewise
+            self._found.scrub = {}
+            _log.debug("how the last scrub ended is not known", detail=str(error))
+        try:
             lags = self._daemon.intake.lags()
             self._found.lags = lag_gauges(lags)
             self._heartbeats.report_others(self._workers_of(lags))
@@ -186,6 +193,9 @@ class Observer:
             self._heartbeats.report_others(())
             _log.debug("the lag of the intake is not known", detail=str(error))
         self._found.at = self._monotonic()
+
+    def _scrub_gauges(self) -> dict[tuple[str, str], float]:
+        return scrub_gauges(last_scrub(self._daemon.authority.acts([LAST_KEY]).get(LAST_KEY)))
 
     def _workers_of(self, lags: list[IntakeLag]) -> list[LoopState]:
         """The processes that read shards, as loops.
@@ -254,6 +264,14 @@ def backlog_gauges(backlog: Backlog) -> dict[tuple[str, str], float]:
         ("sr_projections_owed", ""): float(backlog.unprojected),
         ("sr_projections_oldest_age_seconds", ""): age(backlog.unprojected_since_us),
         ("sr_daemons", ""): float(backlog.daemons),
+    }
+
+
+def scrub_gauges(last: LastScrub) -> dict[tuple[str, str], float]:
+    """What the last scrub found, and when one ended that went over all READY runs."""
+    return {
+        ("sr_scrub_drifted_runs", ""): float(last.drifted),
+        ("sr_scrub_last_end_timestamp_seconds", ""): last.ended_us / MICROS,
     }
 
 

@@ -43,6 +43,7 @@ LINES_OF_JSON = {
     "watch": ("--json",),
     "authority rebuild": ("--json",),
     "ledger check": ("--json",),
+    "scrub": ("--json",),
 }
 
 

@@ -71,6 +71,9 @@ class Mirror:
 class EngineRuns:
     """Engine runs made by scripts/make_engine_run.py and put on S3.
 
+    Attributes:
+        checksum: Arguments of each put that have S3 keep a checksum.
+
     Args:
         spot: Where.
         name: Folder of the spot.
@@ -80,6 +83,7 @@ class EngineRuns:
     def __init__(self, spot: Spot, name: str, folder: Path) -> None:
         self.spot, self.name = spot, name
         self.uri = spot.uri(name)
+        self.checksum: Mapping[str, str] = {}
         self.maker = World(folder / "maker")
         self.mirror = Mirror(spot, f"{spot.prefix}/{name}", folder / "copy")
 
@@ -104,7 +108,7 @@ class EngineRuns:
                 objects[f"{self.name}/{relative}/"] = b""
             for file in files:
                 objects[f"{self.name}/{relative}/{file}"] = (Path(directory) / file).read_bytes()
-        self.spot.put_all(objects)
+        self.spot.put_all(objects, **self.checksum)
 
     def key(self, made: Mapping[str, Any], path: str) -> str:
         """Key, relative to the spot, of a path of a run."""

@@ -67,23 +67,29 @@ class Spot:
     def uri(self, key: str) -> str:
         return f"s3://{self.place.bucket}/{self.prefix}/{key}"
 
-    def artifacts(self, reuse: Any = None, threads: int = 2, root: str = "") -> Any:
+    def artifacts(self, reuse: Any = None, threads: int = 2, root: str = "", checksums: Any = None) -> Any:
         """A reader of run roots below the prefix."""
         from scenario_runner.artifacts.s3 import S3Artifacts
 
-        return S3Artifacts([root or self.uri("").rstrip("/")], self.settings(), threads, reuse)
+        return S3Artifacts([root or self.uri("").rstrip("/")], self.settings(), threads, reuse, checksums)
+
+    def checksums(self) -> Any:
+        """What asks the server for the checksums that it keeps; nothing is proved of it."""
+        from scenario_runner.storage.s3_checksums import S3Checksums
+
+        return S3Checksums(self.settings())
 
     # --- what the test does itself, with another client and past the proxy
 
-    def put(self, key: str, data: bytes = b"x") -> str:
+    def put(self, key: str, data: bytes = b"x", **more: str) -> str:
         """Write an object; returns its version, where the bucket keeps versions."""
-        done = self.client.put_object(Bucket=self.place.bucket, Key=f"{self.prefix}/{key}", Body=data)
+        done = self.client.put_object(Bucket=self.place.bucket, Key=f"{self.prefix}/{key}", Body=data, **more)
         return str(done.get("VersionId") or "")
 
-    def put_all(self, objects: Mapping[str, bytes]) -> None:
+    def put_all(self, objects: Mapping[str, bytes], **more: str) -> None:
         """Write many objects."""
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda item: self.put(*item), objects.items()))
+            list(pool.map(lambda item: self.put(*item, **more), objects.items()))
 
     def data(self, key: str) -> bytes | None:
         """What an object holds."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from scenario_runner.cli.outputs.looking import STATUS
+from scenario_runner.cli.outputs.looking import CHECK, STATUS
 from scenario_runner.cli.outputs.shapes import (
     BOOLEAN,
     BOOLEAN_OR_NULL,
@@ -95,6 +95,17 @@ REBUILD_REPORT: Final = Shape({
         "stores": ListOf(Shape({"store": TEXT, "identity": TEXT})), "witness": TEXT, "restored": INTEGER,
         "events": INTEGER, "attempts": INTEGER, "signals": INTEGER, "cannot_know": ListOf(TEXT),
         "next": ListOf(TEXT),
+    }),
+})  # fmt: skip
+
+SCRUB_LINE: Final = Shape({
+    "run_id": HEX32, "outcome": TEXT, "detail": TEXT, "repeated": BOOLEAN, "checks": ListOf(CHECK),
+})  # fmt: skip
+SCRUB_SUMMARY: Final = Shape({
+    "summary": Shape({
+        "scrub_id": TEXT, "outcome": TEXT, "runs": INTEGER, "drifted": INTEGER, "unreadable": INTEGER,
+        "since_utc": TIME_OR_NULL, "until_utc": TIME, "evidence_read": INTEGER, "bytes_read": INTEGER,
+        "seconds": NUMBER, "requested_by": TEXT,
     }),
 })  # fmt: skip
 

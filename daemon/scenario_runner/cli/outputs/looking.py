@@ -62,7 +62,7 @@ _GATE: Final[dict[str, Kind]] = {
 }  # fmt: skip
 _OUTPUT: Final[dict[str, Kind]] = {
     "output_id": TEXT, **_FOUND, "digest": TEXT_OR_NULL, "files": INTEGER_OR_NULL, "bytes": INTEGER_OR_NULL,
-    "versions": OrNull(MapOf(TEXT)),
+    "versions": OrNull(MapOf(TEXT)), "verification_depth": TEXT_OR_NULL, "read_files": OrNull(ListOf(TEXT)),
 }  # fmt: skip
 _DRIFT: Final[dict[str, Kind]] = {"object": TEXT, "expected": TEXT, "actual": TEXT}
 _RECEIPT: Final = Shape({"stream": TEXT, "shard_id": TEXT, "sequence_number": TEXT})
@@ -147,7 +147,7 @@ QUARANTINE_SHOW: Final = Shape({
 
 # --- verify
 
-_CHECK: Final = Shape({
+CHECK: Final = Shape({
     "check": TEXT, "ok": BOOLEAN, "not_possible": BOOLEAN_OR_NULL, "detail": TEXT_OR_NULL, "expected": ANY,
     "actual": ANY, "law": TEXT_OR_NULL, "origin": TEXT_OR_NULL, "digest": TEXT_OR_NULL, "object": TEXT_OR_NULL,
 })  # fmt: skip
@@ -155,8 +155,10 @@ _CORRECTION: Final = Shape({
     **dict.fromkeys(("old_run_id", "new_run_id", "purpose", "reason_code"), TEXT_OR_NULL), "old_facts_view_ref": ANY,
     "new_facts_view_ref": ANY,
 })  # fmt: skip
+_DEPTH: Final = Shape({"output_id": TEXT, "verification_depth": TEXT, "read_files": OrNull(ListOf(TEXT))})
 VERIFY: Final = Shape({
-    "run_id": TEXT, "outcome": TEXT, "summary": TEXT, "checks": ListOf(_CHECK),
+    "run_id": TEXT, "outcome": TEXT, "summary": TEXT, "checks": ListOf(CHECK),
     "pack": OrNull(Shape({"origin": TEXT, "digest": TEXT})), "policy": OrNull(Shape({"origin": TEXT, **_POLICY})),
+    "verification_depth": TEXT_OR_NULL, "depths": OrNull(ListOf(_DEPTH)),
     "supersedes": OrNull(_CORRECTION), "superseded_by": OrNull(ListOf(_CORRECTION)),
 })  # fmt: skip

@@ -37,6 +37,7 @@ LINES: Final[dict[str, tuple[Shape, ...]]] = {
     "runs wake": (acting.WAKE,),
     "watch": (looking.STATUS, looking.RUNS_LIST.item),
     "authority rebuild": (acting.LEDGER_FINDING, acting.REBUILD_REPORT),
+    "scrub": (acting.SCRUB_LINE, acting.SCRUB_SUMMARY),
     "ledger check": (acting.LEDGER_FINDING, acting.LEDGER_SUMMARY),
 }
 """Commands that print a line for each of many things, with the shapes that a line may have."""

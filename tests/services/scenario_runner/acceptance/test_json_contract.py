@@ -113,6 +113,7 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
     asked.ask("watch", "--timeout", "0", "--json")
     asked.ask("retention", "plan", "--json", policy=True)
     asked.ask("retention", "run", "--json", policy=True)
+    asked.ask("scrub", "--rate", "0", "--json")
     asked.ask("ledger", "check", "--json")
     asked.ask("authority", "rebuild", "--reason", "a test", "--json", policy=True)
     asked.ask("doctor", "--json", policy=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
 from scenario_runner.evidence.key import EvidenceKey, evidence_key
 from scenario_runner.interface_pack.loader import build_pack
@@ -42,6 +43,7 @@ def key(pack: Any = None, **values: Any) -> EvidenceKey:
         ("gates", key(gates=())),
         ("outputs", key(outputs=())),
         ("bounds", key(bounds=EvidenceBounds(max_output_files=1))),
+        ("source", key(source=DigestSource.S3_CHECKSUM)),
     ],
 )
 def test_runs_that_differ_in_a_field_share_no_examination(field: str, other: EvidenceKey) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.intake import admission_policy
@@ -18,7 +19,7 @@ def test_of_the_outputs_of_a_run_those_are_traffic_that_the_policy_calls_so(monk
     monkeypatch.setattr(admission_policy, "_strategy", lambda requested, _policy: requested)
     policy = SimpleNamespace(
         traffic_output_ids=["b", "c"], rev=lambda: SimpleNamespace(wire=dict), evidence_wait_seconds=1, attempt_limit=1,
-        bounds=lambda: DEFAULT_BOUNDS, auto_invoke="",
+        bounds=lambda: DEFAULT_BOUNDS, auto_invoke="", output_digest_source=DigestSource.READ,
     )  # fmt: skip
     pinning: Any = SimpleNamespace(policy=policy, pack=SimpleNamespace(digest="d"), engine=None)
     named = AdmissionPolicy._plan_inputs(pinning, ("a", "b"), Strategy.AUTO)

@@ -1,0 +1,149 @@
+"""Scrub: published evidence of READY runs is read again, at a bounded rate, and compared with what was published.
+
+It is the verification of :mod:`~scenario_runner.audit.verify`, run after run, with two differences. Runs whose facts
+views name the same evidence share one reading of it. And what cannot be read at the moment, an archived object
+included, is an outage and no finding.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from typing_extensions import override
+
+from scenario_runner.artifacts.base import Artifacts
+from scenario_runner.audit.documents import PublishedDocuments, PublishedView
+from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.recomputed import EvidenceCheck
+from scenario_runner.audit.verify import Verifier
+from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import Json, canonical_sha256
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.evidence.findings import Finding
+from scenario_runner.evidence.key import EvidenceKey
+from scenario_runner.interface_pack.model import InterfacePack
+from scenario_runner.ledger.write_once import MAX_DOCUMENT
+from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+
+#: Evidence that was read in one scrub, and need not be read again for another run: some 10 MB.
+_EVIDENCE_KEPT: Final = 50_000
+#: Checks that did not hold which are kept of one run: the first ones explain the others, and an event stays small.
+_CHECKS_KEPT: Final = 20
+#: Characters of a text in such a check: a path is 1,024 at most.
+_TEXT_KEPT: Final = 2_000
+_OWN: Final = ("run_id", "pins", "plan_ref", "record_ref", "status_ref")
+"""Fields of a facts view that are its run's own; what they say of the evidence stands in paths and scopes too."""
+
+
+class SharedEvidence(EvidenceCheck):
+    """Checks evidence once for all runs whose facts views name the same.
+
+    Args:
+        artifacts: Reader of engine run roots, without digest reuse: every byte is read.
+        store: The object store.
+        pace: Holds the reading to a rate.
+
+    Attributes:
+        readings: How often evidence was read.
+    """
+
+    def __init__(self, artifacts: Artifacts, store: ObjectStore, pace: "Pace") -> None:
+        super().__init__(artifacts, PublishedDocuments(store), pace.note)
+        self.readings = 0
+        self._kept: dict[tuple[str, str, str], tuple[Json, ...]] = {}
+
+    @override
+    def check(self, view: PublishedView, pack: InterfacePack, gates: tuple[str, ...], found: Findings) -> None:
+        shared = {name: value for name, value in view.document.items() if name not in _OWN}
+        pins = {name: value for name, value in view.document["pins"].items() if name != "run_id"}
+        key = (canonical_sha256(shared), canonical_sha256(pins), pack.digest)
+        if key not in self._kept:
+            part = Findings()
+            super().check(view, pack, gates, part)
+            self.readings += 1
+            if len(self._kept) >= _EVIDENCE_KEPT:
+                self._kept.clear()
+            self._kept[key] = tuple(item for item in part.checks if not item["ok"])
+        found.checks.extend(self._kept[key])
+
+    @override
+    def _examine(self, pack: InterfacePack, key: EvidenceKey) -> Finding:
+        finding = super()._examine(pack, key)
+        if finding.archived:
+            raise Unavailable(finding.detail)
+        return finding
+
+
+def drift_of(run_id: str, store: ObjectStore, verifier: Verifier) -> list[Json]:
+    """What of a READY run is not any more as it was published; empty when nothing is.
+
+    Args:
+        run_id: A run that the authority calls READY.
+        store: The object store.
+        verifier: Verifies facts views, with :class:`SharedEvidence`.
+
+    Returns:
+        The checks that did not hold, a bounded number.
+
+    Raises:
+        Unavailable: something cannot be read at the moment.
+    """
+    ref = refs.facts_view_ref(run_id)
+    try:
+        stored = store.read(ref, MAX_DOCUMENT)
+    except UnreadableObjectError as error:
+        return [{"check": "facts view is well formed", "ok": False, "detail": error.detail}]
+    if stored is None:
+        return [{"check": "facts view is there", "ok": False, "detail": f"{store.locate(ref)} is absent"}]
+    found_id, found = verifier.verify(stored.data)
+    found.expect("facts view is this run's", ok=found_id == run_id, detail=f"it is that of {found_id or 'no run'}")
+    failed = [item for item in found.checks if not item["ok"]]
+    return [_bounded(item) for item in failed[:_CHECKS_KEPT]]
+
+
+def _bounded(check: Json) -> Json:
+    return {key: value[:_TEXT_KEPT] if isinstance(value, str) else value for key, value in check.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds that never go back, and a wait of some seconds."""
+
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], object]
+
+
+class Pace:
+    """Holds whoever reads to a rate, from any number of threads. What was read is reported after it was read.
+
+    Args:
+        bytes_per_second: 0 for no bound.
+        clock: The time.
+
+    Attributes:
+        read: Bytes that were read.
+    """
+
+    def __init__(self, bytes_per_second: float, clock: Clock) -> None:
+        self._rate, self._clock = bytes_per_second, clock
+        self._lock, self._seen, self._free_at = threading.Lock(), 0, clock.monotonic()
+        self.read = 0
+
+    def note(self, done: int, _total: int) -> None:
+        """Wait until more may be read.
+
+        Args:
+            done: Bytes of the present examination that were read; less than before when a new one has begun.
+        """
+        with self._lock:
+            more = done - self._seen if done >= self._seen else done
+            self._seen, self.read = done, self.read + more
+            if not self._rate or not more:
+                return
+            now = self._clock.monotonic()
+            # A pause (documents, other runs) is not made up for by a burst.
+            self._free_at = max(self._free_at, now) + more / self._rate
+            wait = self._free_at - now
+        if wait > 0:
+            self._clock.sleep(wait)

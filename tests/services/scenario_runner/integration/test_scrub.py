@@ -1,0 +1,211 @@
+"""``scrub``: published evidence is read again, and drift is told beside the run and never changes it."""
+
+import json
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ForkedWorld
+
+from scenario_runner.authority.connect import connect_authority
+from scenario_runner.authority.scrubs import LAST_KEY, last_scrub
+from scenario_runner.storage.modes import PRIVATE
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> ForkedWorld:
+    """Three READY runs: two over one engine run, one over another."""
+    made = ForkedWorld(tmp_path / "world")
+    shared = made.make_run("shared", outputs=["outlet_catalogue"])["request"]
+    made.drop(shared, "1.json")
+    made.drop({**shared, "run_equivalence_key": "shared-2"}, "2.json")
+    made.drop(made.make_run("own", outputs=["outlet_catalogue"], seed=7)["request"], "3.json")
+    assert made.serve().returncode == 0
+    return made
+
+
+def scrubbed(world: ForkedWorld, *more: str) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
+    """Exit code, findings and summary."""
+    done = world.command("scrub", "--wiring", str(world.wiring), "--rate", "0", "--json", *more)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines, done.stderr
+    return done.returncode, lines[:-1], lines[-1].get("summary", lines[-1])
+
+
+def outputs_of(world: ForkedWorld, key: str) -> list[Path]:
+    """Files of the output of an engine run, by the key of its request."""
+    with closing(sqlite3.connect(world.database)) as rows:
+        (found,) = rows.execute("SELECT intent FROM runs WHERE run_equivalence_key = ?", (key,)).fetchall()
+    root = Path(json.loads(found[0])["engine_run_root"])
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and "outlet_catalogue" in str(path)]
+
+
+def run_ids(world: ForkedWorld) -> dict[str, str]:
+    with closing(sqlite3.connect(world.database)) as rows:
+        return dict(rows.execute("SELECT run_equivalence_key, run_id FROM runs").fetchall())
+
+
+def everything_but_the_record(world: ForkedWorld) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes() for path in sorted(world.ledger.rglob("*"))
+        if path.is_file() and "run_record" not in str(path) and ".private" not in str(path)
+    }  # fmt: skip
+
+
+def tamper(path: Path) -> None:
+    """Change one byte, and neither size nor time: as a disk does."""
+    data, info = path.read_bytes(), path.stat()
+    path.chmod(0o644)
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def keys_in(world: ForkedWorld) -> list[str]:
+    return sorted(run_ids(world))
+
+
+def test_without_drift_it_exits_0_and_reads_shared_evidence_once(world: ForkedWorld) -> None:
+    code, findings, summary = scrubbed(world)
+    assert (code, findings, summary["outcome"]) == (0, [], "DONE")
+    assert (summary["runs"], summary["evidence_read"]) == (3, 2)
+    assert summary["bytes_read"] > 0
+
+
+def test_drift_is_an_event_and_an_act_beside_the_run_and_nothing_else_of_it_changes(world: ForkedWorld) -> None:
+    shared = [key for key in keys_in(world) if "shared" in key]
+    before = everything_but_the_record(world)
+    tamper(outputs_of(world, shared[0])[0])
+    code, findings, summary = scrubbed(world, "--requested-by", "night")
+    ids = run_ids(world)
+    assert (code, summary["outcome"], summary["drifted"]) == (1, "DRIFT", 2)
+    assert {item["run_id"] for item in findings} == {ids[key] for key in shared}
+    assert {item["repeated"] for item in findings} == {False}
+    assert all(any("re-hashes" in check["check"] for check in item["checks"]) for item in findings)
+    assert world.serve().returncode == 0  # the relay brings the record up to date
+    record = (world.ledger / f"run_record/{ids[shared[0]]}.jsonl").read_text("utf-8").splitlines()
+    last = json.loads(record[-1])
+    assert (last["event_kind"], last["details"]["requested_by"]) == ("EVIDENCE_DRIFTED", "night")
+    assert last["details"]["state"] == "READY"
+    assert last["details"]["checks"]
+    assert everything_but_the_record(world) == before
+    status = json.loads(world.command("status", ids[shared[0]], "--wiring", str(world.wiring), "--json").stdout)
+    assert status["state"] == "READY"
+    explained = json.loads(world.command("explain", ids[shared[0]], "--wiring", str(world.wiring), "--json").stdout)
+    assert [(item["action"], item["actor"], item["outcome"]) for item in explained["actions"]] == [
+        ("scrub", "night", "DRIFT")
+    ]
+    checked = world.command("ledger", "check", "--wiring", str(world.wiring), "--json")
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_same_drift_is_put_on_record_once_and_another_one_again(world: ForkedWorld) -> None:
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    files = outputs_of(world, own)
+    tamper(files[0])
+    assert scrubbed(world)[1][0]["repeated"] is False
+    assert scrubbed(world)[1][0]["repeated"] is True
+    tamper(files[-1])
+    code, findings, _ = scrubbed(world)
+    assert (code, findings[0]["repeated"]) == (1, False)
+    with closing(sqlite3.connect(world.database)) as rows:
+        (events,) = rows.execute("SELECT count(*) FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchone()
+    assert events == 2
+
+
+def test_what_is_gone_has_drifted_and_a_root_that_is_away_is_an_outage(world: ForkedWorld) -> None:
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    files = outputs_of(world, own)
+    files[0].unlink()
+    code, findings, _ = scrubbed(world)
+    assert (code, [item["outcome"] for item in findings]) == (1, ["DRIFT"])
+    away = world.runs.rename(world.root / "away")
+    code, findings, summary = scrubbed(world)
+    assert (code, summary["outcome"]) == (5, "UNREADABLE")
+    assert {item["outcome"] for item in findings} == {"UNREADABLE"}
+    away.rename(world.runs)
+
+
+def test_documents_of_the_ledger_drift_too(world: ForkedWorld) -> None:
+    ids = run_ids(world)
+    views = [world.ledger / f"run_facts_view/{run_id}.json" for run_id in ids.values()]
+    views[0].unlink()
+    views[1].chmod(0o600)
+    views[1].write_bytes(views[1].read_bytes() + b" ")
+    receipts = sorted((world.ledger / "instance_receipts").rglob("instance_receipt.json"))
+    code, findings, summary = scrubbed(world)
+    assert receipts
+    assert (code, summary["drifted"], len(findings)) == (1, 2, 2)
+
+
+def test_a_scrub_of_some_runs_and_one_that_was_broken_off(world: ForkedWorld) -> None:
+    code, _, summary = scrubbed(world, "--since", "2030-01-01")
+    assert (code, summary["runs"], summary["since_utc"][:4]) == (0, 0, "2030")
+    done = world.command("scrub", "--wiring", str(world.wiring), "--resume", summary["scrub_id"])
+    assert done.returncode == 2
+    assert b"no scrub" in done.stderr
+    # As after a kill between two pages: the act says how far it came.
+    with closing(sqlite3.connect(world.database)) as rows:
+        (middle,) = rows.execute(
+            "SELECT sent_us, outbox_id FROM outbox WHERE kind = 'READY' ORDER BY sent_us, outbox_id LIMIT 1 OFFSET 1"
+        ).fetchall()
+        progress = json.dumps({"cursor": list(middle), "runs": 2, "drifted": 1, "unreadable": 0})
+        subject = json.dumps({"since_us": 0, "until_us": middle[0] + 10**12})
+        rows.execute("UPDATE operator_actions SET outcome = 'ACCEPTED', detail = ?, subject = ? WHERE action_key = ?",
+                     (progress, subject, f"cli/scrub/{summary['scrub_id']}"))  # fmt: skip
+        rows.commit()
+    code, findings, resumed = scrubbed(world, "--resume", summary["scrub_id"])
+    assert (code, findings, resumed["runs"], resumed["drifted"]) == (1, [], 3, 1)
+
+
+def test_how_the_last_scrub_ended_is_kept_for_the_metrics(world: ForkedWorld) -> None:
+    def last() -> Any:
+        authority = connect_authority(f"sqlite:///{world.database}", "test", PRIVATE)
+        try:
+            return last_scrub(authority.acts([LAST_KEY]).get(LAST_KEY))
+        finally:
+            authority.close()
+
+    assert (last().ended_us, last().drifted) == (0, 0)
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    target = outputs_of(world, own)[0]
+    kept = target.with_name("kept-elsewhere")
+    shutil.copy2(target, world.root / kept.name)
+    tamper(target)
+    scrubbed(world, "--since", "1d")
+    assert (last().ended_us, last().drifted) == (0, 1), "a scrub of some runs is no scrub of all"
+    scrubbed(world, "--since", "2030-01-01")
+    assert last().drifted == 1, "and one that finds nothing takes nothing back"
+    target.chmod(0o644)
+    target.write_bytes((world.root / kept.name).read_bytes())
+    scrubbed(world)
+    assert last().drifted == 0
+    assert last().ended_us > 0
+
+
+def test_before_the_first_start_there_is_nothing_to_scrub(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    done = world.command("scrub", "--wiring", str(world.wiring))
+    assert done.returncode == 2
+    assert not world.database.exists()
+
+
+def test_a_rebuilt_authority_keeps_the_event(world: ForkedWorld) -> None:
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    tamper(outputs_of(world, own)[0])
+    assert scrubbed(world)[0] == 1
+    assert world.serve().returncode == 0
+    run_id = run_ids(world)[own]
+    world.database.unlink()
+    for name in ("-wal", "-shm"):
+        Path(f"{world.database}{name}").unlink(missing_ok=True)
+    profiles = ("--wiring", str(world.wiring), "--policy", str(world.policy))
+    done = world.command("authority", "rebuild", *profiles, "--reason", "test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    explained = json.loads(world.command("explain", run_id, "--wiring", str(world.wiring), "--json").stdout)
+    assert explained["events"][-1]["event_kind"] == "EVIDENCE_DRIFTED"
