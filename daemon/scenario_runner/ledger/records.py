@@ -5,10 +5,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from scenario_runner.authority.values import StoredEvent
-from scenario_runner.contracts.canonical import Json, rendered_again
+from scenario_runner.contracts.canonical import Json, parse_rendered, rendered_again
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.ids import event_id_of
 from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, require_path
@@ -76,7 +74,7 @@ def read_record(data: bytes, run_id: str) -> Record:
 
 def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, bytes, Json]:
     """An event whose line is that of :func:`~scenario_runner.ledger.documents.record_bytes`, byte for byte."""
-    line: Any = orjson.loads(data)
+    line: Any = parse_rendered(data)
     if line["run_id"] != run_id:
         raise ValueError(f"it is of run {line['run_id']!r}")
     details = line["details"]

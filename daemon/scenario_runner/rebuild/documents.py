@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import orjson
-
+from scenario_runner.audit.ends_on_bus import OnBus
 from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import parse_rendered
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 
 class RunToRead(NamedTuple):
-    """A run, and what a listing shows of its objects.
+    """A run, what a listing shows of its objects, and what the control bus says of it.
 
     Attributes:
         listed: The MD5 of an object by the name of its folder; empty where the store does not give it. None where
@@ -21,6 +21,7 @@ class RunToRead(NamedTuple):
 
     run_id: str
     listed: Mapping[str, str] | None = None
+    on_bus: OnBus = OnBus()
 
 
 class Document:
@@ -81,6 +82,7 @@ class RunDocuments:
             return Document(store, key, listed.get(folder), absent=absent)
 
         self.run_id = run_id = run.run_id
+        self.on_bus = run.on_bus
         self.record = document("run_record", refs.record_ref(run_id))
         self.plan = document("run_plan", refs.plan_ref(run_id))
         self.status = document("run_status", refs.status_ref(run_id))
@@ -112,7 +114,7 @@ def superseded_runs(store: ObjectStore) -> frozenset[str]:
     found = set()
     for item in store.list_objects(f"{refs.PREFIX}/supersession"):
         try:
-            found.add(str(orjson.loads(read_document(store, item.key) or b"")["old_run_id"]))
+            found.add(str(parse_rendered(read_document(store, item.key) or b"")["old_run_id"]))
         except (ValueError, TypeError, KeyError):
             continue  # no document of ours, which is a finding about the run that it is named after
     return frozenset(found)

@@ -10,16 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
 from scenario_runner.audit.documents import UNREADABLE, PublishedDocuments, PublishedView, manifest_of
+from scenario_runner.audit.ends_on_bus import OnBus
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.published import check_form, check_identity
 from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_rendered, rendered_again, sha256_hex
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.plan import PlanInputs
@@ -72,7 +71,7 @@ class _RightView:
 
     @classmethod
     def of(cls, admitted: Admitted, data: bytes, own: Json) -> "_RightView":
-        document = orjson.loads(data)
+        document = parse_rendered(data)
         return cls(
             admitted.inputs,
             tuple(name if name in own else _member(name, document[name]) for name in sorted(document)),
@@ -109,7 +108,7 @@ class ReadyProver:
         """
         view = self._check_facts_view(admitted, documents)
         ready = self._check_ready_signal(admitted, documents)
-        return self._witnessed(admitted, view, ready)
+        return self._witnessed(admitted, view, ready, documents.on_bus)
 
     # --- the ledger in itself
 
@@ -154,7 +153,7 @@ class ReadyProver:
 
     def _problem_in(self, admitted: Admitted, data: bytes, own: Json) -> "_Problem | None":
         try:
-            document = orjson.loads(data)
+            document = parse_rendered(data)
             wrong = _difference(admitted, document, rendered_again({**document, **own}) == data)
             shared = rendered_again({name: value for name, value in document.items() if name not in own})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -250,11 +249,11 @@ class ReadyProver:
 
     # --- the witness
 
-    def _witnessed(self, admitted: Admitted, view: bytes, ready: Json) -> ReadyProof:
+    def _witnessed(self, admitted: Admitted, view: bytes, ready: Json, said: OnBus) -> ReadyProof:
         run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], sha256_hex(view)
         attributes = {"facts_view_digest": digest, "run_id": run_id}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
-        published = self._bus.end(admitted, draft)
+        published = self._bus.end(admitted, draft, said)
         if self._bus.witness is Witness.EVIDENCE:
             self._require_vouched(admitted)
             found = self._examine(view)

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
-import orjson
-
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.authority.rebuilds import RestoredEvent, RestoredRun, RestoredSignal
 from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
+from scenario_runner.contracts.canonical import Json, parse_rendered, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
 from scenario_runner.contracts.errors import RequestRefused, SequenceError
 from scenario_runner.contracts.ids import run_id_of
@@ -121,14 +119,15 @@ class Restorer:
         Raises:
             NotRestoredError: what the run must show does not hold.
         """
+        said = documents.on_bus
         if state is RunState.READY:
             self._check_plan(documents, admitted)
             proof = self._prove_ready(admitted, documents)
             return proof.facts_view_digest, _signals_of(admitted, proof.ready, proof.supersedes)
         if state in FINAL_STATES:
-            terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us))
+            terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us), said)
             return "", _signals_of(admitted, terminal, None)
-        self._bus.require_on_its_way(admitted.run_id, state)
+        self._bus.require_on_its_way(admitted.run_id, state, said)
         self._check_plan(documents, admitted)
         self._allow(admitted)
         return "", []
@@ -263,7 +262,7 @@ def _read_inputs(data: bytes) -> PlanInputs:
     Raises:
         ValueError: there is more in them, or less.
     """
-    document = orjson.loads(data)
+    document = parse_rendered(data)
     inputs = plan_inputs_from_document(document)
     if inputs.document() != document:
         raise ValueError("inputs hold more or less than plan inputs")
