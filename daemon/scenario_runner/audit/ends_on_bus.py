@@ -18,7 +18,7 @@ from scenario_runner.contracts.canonical import parse_rendered
 from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.states import SignalKind
 from scenario_runner.contracts.times import canonical_micros
-from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+from scenario_runner.storage.base import ObjectReader, ObjectStore, UnreadableObjectError
 
 A = TypeVar("A")
 
@@ -201,9 +201,9 @@ def read_ends(spool: ObjectStore, keys: Iterable[str]) -> tuple[list[bytes], lis
     Raises:
         Unavailable: the spool does not answer.
     """
-    found, unreadable = list[bytes](), list[str]()
+    found, unreadable, held = list[bytes](), list[str](), spool.held()
     for key in keys:
-        entry = _entry(spool, key)
+        entry = _entry(held, key)
         if entry is None:
             unreadable.append(key)
         elif entry:
@@ -211,7 +211,7 @@ def read_ends(spool: ObjectStore, keys: Iterable[str]) -> tuple[list[bytes], lis
     return found, unreadable
 
 
-def _entry(spool: ObjectStore, key: str) -> bytes | None:
+def _entry(spool: ObjectReader, key: str) -> bytes | None:
     """What a file says of the end of a run; empty when it says nothing, None when it is no envelope."""
     try:
         stored = spool.read(key, MAX_RECORD_BYTES)

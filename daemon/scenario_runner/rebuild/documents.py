@@ -8,7 +8,7 @@ from scenario_runner.audit.ends_on_bus import OnBus
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import parse_rendered
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
-from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+from scenario_runner.storage.base import ObjectReader, ObjectStore, UnreadableObjectError
 
 
 class RunToRead(NamedTuple):
@@ -37,7 +37,9 @@ class Document:
         absent: Whether it is known not to be there.
     """
 
-    def __init__(self, store: ObjectStore, key: str, listed: str | None, *, absent: bool = False) -> None:
+    __slots__ = ("_data", "_key", "_listed", "_read", "_store")
+
+    def __init__(self, store: ObjectReader, key: str, listed: str | None, *, absent: bool = False) -> None:
         self._store, self._key, self._listed = store, key, listed
         self._data: bytes | None = None
         self._read = absent
@@ -73,7 +75,7 @@ class RunDocuments:
         run: The run.
     """
 
-    def __init__(self, store: ObjectStore, run: RunToRead) -> None:
+    def __init__(self, store: ObjectReader, run: RunToRead) -> None:
         listed = run.listed or {}
 
         def document(folder: str, key: str, *, rare: bool = False) -> Document:
@@ -92,7 +94,7 @@ class RunDocuments:
         self.quarantine = document("quarantine", refs.quarantine_ref(run_id), rare=True)
 
 
-def read_document(store: ObjectStore, key: str) -> bytes | None:
+def read_document(store: ObjectReader, key: str) -> bytes | None:
     """The bytes of a document; None when it is not there, empty when it cannot be read as an object.
 
     Raises:

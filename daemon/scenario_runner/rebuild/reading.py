@@ -82,7 +82,7 @@ class RunReader:
                 or open files.
         """
         try:
-            return self.restorer.restore(RunDocuments(self.store, run))
+            return self.restorer.restore(RunDocuments(self.store.held(), run))
         except NotRestoredError as error:
             return error.finding
         except Unavailable:

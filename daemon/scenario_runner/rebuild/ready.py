@@ -8,7 +8,7 @@ hashed again (``evidence``). That the ledger's documents agree with each other i
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from scenario_runner.audit.documents import UNREADABLE, PublishedDocuments, PublishedView, manifest_of
 from scenario_runner.audit.ends_on_bus import OnBus
@@ -52,6 +52,13 @@ class _Problem:
     key: str = ""
     expected: str = ""
     actual: str = ""
+
+
+class _Checked(NamedTuple):
+    """The bytes of a facts view that were checked, and their digest; nothing else may be examined as this run's."""
+
+    data: bytes
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +119,8 @@ class ReadyProver:
 
     # --- the ledger in itself
 
-    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> bytes:
-        """Check the facts view against the record, itself, its receipts and the pinned pack.
-
-        Returns:
-            The bytes that were checked; nothing else may be examined as this run's facts view.
-        """
+    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> "_Checked":
+        """Check the facts view against the record, itself, its receipts and the pinned pack."""
         run_id, key = admitted.run_id, refs.facts_view_ref(admitted.run_id)
         committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
         expected = str(committed.details.get("digest", "")) if committed is not None else ""
@@ -134,7 +137,7 @@ class ReadyProver:
         if problem is not None:
             where = problem.key or key
             raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
-        return data
+        return _Checked(data, actual)
 
     def _right_view(self, admitted: Admitted) -> bytes | None:
         """The facts view that a run has if it is like one that was found right; None when none like it was."""
@@ -249,14 +252,14 @@ class ReadyProver:
 
     # --- the witness
 
-    def _witnessed(self, admitted: Admitted, view: bytes, ready: Json, said: OnBus) -> ReadyProof:
-        run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], sha256_hex(view)
+    def _witnessed(self, admitted: Admitted, view: "_Checked", ready: Json, said: OnBus) -> ReadyProof:
+        run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], view.digest
         attributes = {"facts_view_digest": digest, "run_id": run_id}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
         published = self._bus.end(admitted, draft, said)
         if self._bus.witness is Witness.EVIDENCE:
             self._require_vouched(admitted)
-            found = self._examine(view)
+            found = self._examine(view.data)
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"

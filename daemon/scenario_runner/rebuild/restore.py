@@ -46,6 +46,9 @@ from scenario_runner.rebuild.values import Admitted, NotRestoredError, Published
 #: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
 _INPUTS_KEPT: Final = 1000
 _REASONS: Final = frozenset(Reason)
+_GOVERNANCE: Final = frozenset(
+    {EventKind.GOV_POLICY_REV, EventKind.GOV_PLAN_HASH, EventKind.GOV_BUNDLE_HASH, EventKind.GOV_REEMIT_KEY}
+)
 _MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, SequenceError, RequestRefused)
 """What code raises that reads documents of another form than SR's."""
 
@@ -231,7 +234,7 @@ def _rows(
     first = events[0].details
     return RestoredRun(
         run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
-        intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
+        intent=admitted.intent.rendered, inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
         strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
         admitted_us=admitted.admitted_us,
         deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
@@ -275,7 +278,7 @@ def _contradiction(admitted: Admitted, details: Json, policy_rev: Json) -> str:
     key = intent.run_equivalence_key
     checks = {
         "run_equivalence_key gives another run id": run_id_of(key) == admitted.run_id,
-        "intent holds more or less than an intent": intent.document() == details["intent"],
+        "intent holds more or less than an intent": intent.rendered == rendered_again(details["intent"]),
         "fingerprint is not that of the intent": details["fingerprint"] == intent.fingerprint(),
         "policy_rev is not that of the lines": inputs.policy_rev == policy_rev,
         "plan_hash is not that of intent and inputs": planned["plan_hash"] == plan_hash(intent, inputs),
@@ -294,16 +297,16 @@ def _wrong_governance(admitted: Admitted) -> str:
     """Which governance event says something else than the event whose fact it repeats; empty when none does."""
     planned, end = admitted.events[1].details, admitted.end.details
     for event in admitted.events:
+        if event.kind not in _GOVERNANCE:
+            continue
         if event.kind == EventKind.GOV_POLICY_REV:
             wanted = admitted.inputs.policy_rev
         elif event.kind == EventKind.GOV_PLAN_HASH:
             wanted = {"plan_hash": planned["plan_hash"]}
         elif event.kind == EventKind.GOV_BUNDLE_HASH:
             wanted = {"bundle_hash": end["ready"]["bundle_hash"]}
-        elif event.kind == EventKind.GOV_REEMIT_KEY:
-            wanted = _reemit_key(admitted)
         else:
-            continue
+            wanted = _reemit_key(admitted)
         if own_details(event) != wanted:
             return f"{event.kind} of event {event.seq} is not that of the run"
     return ""
