@@ -115,7 +115,7 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         text, into = terms.text(store.where, wiring), None
         if authority is not None and not options.dry_run:
             into = begin(authority, act, text)
-        reading = Reading(reader, identities, threads, pool, number)
+        reading = Reading(reader, identities, threads, pool)
         # Not before: until the authority is marked, a daemon may publish.
         ends = reading.ends(
             wiring.control_bus_topic, lambda read: progress(lambda _: f"{read} signals of the control bus read")

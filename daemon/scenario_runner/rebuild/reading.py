@@ -34,9 +34,9 @@ A = TypeVar("A")
 _CHUNK: Final = 64
 #: Files of the control bus that a process is given at once: as much work.
 _FILES: Final = 1000
-#: Chunks of each process that are being read, or wait to be inserted: those of two transactions. With less than one,
-#: the processes would stand still while it is written.
-_AHEAD: Final = 16
+#: Chunks that are being read, or wait to be inserted: those of a transaction, since the processes would stand still
+#: while it is written, and one for each process.
+_AHEAD: Final = 20
 #: Runs that one process is reading from S3: with three documents and more each at 25 ms, 128 are 1,000 runs a second.
 _WINDOW: Final = 128
 #: Objects that are allocated before the garbage collector looks at them, which was a tenth of a rebuild: documents hold
@@ -138,14 +138,12 @@ class Reading:
         identities: Of the stores that the other processes read.
         threads: Threads of each process that wait for the store; 0 where the reading thread reads as fast.
         pool: Other processes, which :func:`processes` started; None to read everything in this one.
-        number: How many.
     """
 
     read: RunReader
     identities: Identities
     threads: int
     pool: Executor | None = None
-    number: int = 0
 
     def __call__(self, runs: Iterable[RunToRead]) -> Iterator[Outcome]:
         """Outcomes of runs, in their order.
@@ -157,7 +155,7 @@ class Reading:
             yield from self._here(iter(runs))
             return
         chunks = ((self.identities, chunk) for chunk in batches(iter(runs), _CHUNK))
-        for outcomes in in_order(self.pool, _read_chunk, chunks, self.number * _AHEAD):
+        for outcomes in in_order(self.pool, _read_chunk, chunks, _AHEAD):
             yield from outcomes
 
     def ends(self, topic: str, on_read: Callable[[int], None]) -> EndsOnBus:
@@ -179,7 +177,7 @@ class Reading:
         chunks = ((self.identities, chunk) for chunk in batches(keys, _FILES))
 
         def parts(pool: Executor) -> Iterator[tuple[list[bytes], list[str]]]:
-            for number, found in enumerate(in_order(pool, _read_ends, chunks, self.number * _AHEAD), 1):
+            for number, found in enumerate(in_order(pool, _read_ends, chunks, _AHEAD), 1):
                 yield found
                 on_read(number * _FILES)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scenario_runner.audit.ends_on_bus import EndsOnBus, OnBus
+from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.bus.envelope import envelope
 from scenario_runner.bus.spool import MAX_RECORD_BYTES, spool_store
-from scenario_runner.contracts.states import SignalKind
+from scenario_runner.contracts.states import EventKind, SignalKind
+from scenario_runner.rebuild.bus import BusWitness, Witness
+from scenario_runner.rebuild.values import NotRestoredError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +81,50 @@ def test_only_the_file_that_has_the_name_of_its_message_has_a_digest(tmp_path: P
     digests = {run: ends.of_run(run * 32).ends[0][2:] for run in "abc"}
     assert digests["a"] == (1, hashlib.sha256((folder / "a.json").read_bytes()).digest())
     assert digests["b"] == digests["c"] == (0, bytes(32)), "another name, or a time in another form: it is read again"
+
+
+READ: list[str] = []
+
+
+def witness(folder: Path, data: bytes) -> tuple[BusWitness, OnBus, Any]:
+    """The file of a READY as it lies there, and the witness that is asked about it; who reads it again is in READ."""
+    run, message = "a" * 32, "c" * 64
+    (folder / "topic").mkdir()
+    (folder / f"topic/{message}.json").write_bytes(data)
+
+    def read_again(message_id: str, _emissions: tuple[int, ...]) -> tuple[bytes, int]:
+        READ.append(message_id)
+        return data, 0
+
+    end = StoredEvent(1, EventKind.RUN_READY, 7, {"state": "READY"})
+    admitted: Any = SimpleNamespace(run_id=run, end=end, events=(end,))
+    return BusWitness(str, "topic", Witness.BUS, read_again), read(folder).of_run(run), admitted
+
+
+def ready(**attributes: str) -> bytes:
+    kind = {"kind": "READY", "run_id": "a" * 32, **attributes}
+    return envelope("topic", "c" * 64, 5, kind, "a" * 32, {"run_id": "a" * 32})
+
+
+DRAFT = SignalDraft("c" * 64, SignalKind.READY, "a" * 32, {"run_id": "a" * 32}, b'{"run_id":"' + b"a" * 32 + b'"}')
+
+
+@pytest.mark.parametrize("more", [{}, {"traceparent": "00-1-2-01"}])
+def test_the_file_of_an_end_is_read_again_only_when_it_says_more_than_is_expected(
+    tmp_path: Path, more: dict[str, str]
+) -> None:
+    READ.clear()
+    bus, said, admitted = witness(tmp_path, ready(**more))
+    found = bus.end(admitted, DRAFT, said)
+    assert (found.draft.attributes, found.at_us) == ({"run_id": "a" * 32, **more}, 5)
+    assert bool(READ) is bool(more)
+
+
+def test_a_file_that_says_something_else_is_a_contradiction(tmp_path: Path) -> None:
+    other = ready().replace(b'"payload":{"run_id":"a', b'"payload":{"run_id":"b')
+    bus, said, admitted = witness(tmp_path, other)
+    with pytest.raises(NotRestoredError, match="with another content"):
+        bus.end(admitted, DRAFT, said)
 
 
 def test_runs_beside_their_ends_and_ends_without_a_run(tmp_path: Path) -> None:

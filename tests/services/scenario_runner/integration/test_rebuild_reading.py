@@ -40,7 +40,7 @@ def read(number: int, count: int, **reader: str) -> list[Any]:
     here, make = cast("Any", Reader()), cast("Any", partial(Reader, **reader))
     runs = [RunToRead(f"{number}") for number in range(count)]
     with processes(make, 0, number) as pool:
-        return list(Reading(here, KNOWN, 0, pool, number)(runs))
+        return list(Reading(here, KNOWN, 0, pool)(runs))
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["copies", "new processes"])
@@ -67,4 +67,4 @@ def refused() -> Any:
 
 def test_what_keeps_a_process_from_reading_is_heard_where_it_is_asked() -> None:
     with processes(refused, 0, 1) as pool, pytest.raises(Unavailable, match="cannot be used"):
-        list(Reading(cast("Any", Reader()), KNOWN, 0, pool, 1)([RunToRead("0")]))
+        list(Reading(cast("Any", Reader()), KNOWN, 0, pool)([RunToRead("0")]))
