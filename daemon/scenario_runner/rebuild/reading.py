@@ -104,8 +104,8 @@ MakeReader = Callable[[], RunReader]
 def processes(make: MakeReader, threads: int, number: int) -> Iterator[Executor | None]:
     """Start the processes that read: before anything else of a rebuild, which takes its time meanwhile.
 
-    On Linux they are copies of this process: each takes some 60 ms of CPU to start, and not 700. So this process must not
-    have other threads yet, whose locks a copy would find locked for ever, nor connections.
+    On Linux they are copies of this process: each takes some 60 ms of CPU to start, and not 700. So this process must
+    not have other threads yet, whose locks a copy would find locked for ever, nor connections.
 
     Args:
         make: Makes the reader of a process.
