@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+from scenario_runner.audit.ends_on_bus import EndsOnBus, without_run
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import RUN_FOLDERS, ListedRun, listed_runs
 from scenario_runner.audit.ledger_run import RunCheck
@@ -22,6 +23,7 @@ from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import sha256_hex
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.states import SignalKind
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
 from scenario_runner.storage.base import ListedObject, ObjectStore, UnreadableObjectError
 
@@ -87,14 +89,17 @@ class LedgerCheck:
         now_us: Now, in microseconds since the epoch.
         on_finding: Receives every finding as it is made.
         on_progress: Called after every page.
+        ends: What the control bus says of the ends of runs. It was read before: a run is in the ledger before its
+            signal is published.
     """
 
     def __init__(
         self, store: ObjectStore, views: Views, pool: Executor | None, now_us: Callable[[], int],
         on_finding: Callable[[LedgerFinding], None], on_progress: Callable[[CheckReport], None],
+        ends: EndsOnBus | None = None,
     ) -> None:  # fmt: skip
         self._store, self._views, self._pool, self._now_us = store, views, pool, now_us
-        self._on_finding, self._on_progress = on_finding, on_progress
+        self._on_finding, self._on_progress, self._ends = on_finding, on_progress, ends or EndsOnBus()
         self._check = RunCheck(store)
         self._packs: set[str] = set()
         self.report = CheckReport()
@@ -105,7 +110,8 @@ class LedgerCheck:
         Raises:
             Unavailable: the store or the authority does not answer.
         """
-        self._pairs(_merged(self._rows(0), listed_runs(self._store)))
+        pairs = _merged(self._rows(0), listed_runs(self._store))
+        self._pairs(pair for pair, _ in self._ends.beside(pairs, lambda pair: pair.run_id, self._without_objects))
         self._check_packs()
         self._check_names()
 
@@ -190,6 +196,9 @@ class LedgerCheck:
         detail = f"the authority does not know this run; there are {', '.join(sorted(listed))}"
         return LedgerFinding(FindingCode.RUN_UNKNOWN, run_id, self._store.locate(keys[0]) if keys else "", detail)
 
+    def _without_objects(self, run_id: str, kind: SignalKind) -> None:
+        self._find(without_run(run_id, kind, self._store.locate))
+
     def _find(self, finding: LedgerFinding) -> None:
         self.report.findings[finding.code.value] += 1
         self._on_finding(finding)
@@ -249,13 +258,13 @@ def _merged(rows: Iterator[RunRow], listed: Iterator[ListedRun]) -> Iterator[_Pa
         row = next(rows, None)
 
 
-def require_known_store(store: ObjectStore, views: Views) -> None:
+def require_known_store(store: ObjectStore, views: Views, kind: str = "object_store") -> None:
     """Refuse a store that is not the one that the authority knows.
 
     Raises:
         Unavailable: another store is there, or none.
     """
-    known = views.store_identity(f"object_store/{store.where}")
+    known = views.store_identity(f"{kind}/{store.where}")
     if not known:
         raise Unavailable(f"the authority does not know {store.where}: no daemon worked on both")
     store.expect(known)

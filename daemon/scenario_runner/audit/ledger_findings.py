@@ -47,6 +47,7 @@ class FindingCode(StrEnum):
     MANIFEST_DRIFT = "MANIFEST_DRIFT"
     PACK_NOT_VOUCHED = "PACK_NOT_VOUCHED"
     SIGNAL_UNREADABLE = "SIGNAL_UNREADABLE"
+    SIGNAL_WITHOUT_RUN = "SIGNAL_WITHOUT_RUN"
 
 
 _RESTORE = "Restore the object from a backup or an older version."
@@ -112,6 +113,9 @@ REMEDIES: dict[FindingCode, str] = {
     FindingCode.SIGNAL_UNREADABLE: "A file of the control bus may be the end of any run that is on its way, so these "
     "stay out. Restore the file, whose name is the message id of its signal; move it away only if you know that it is "
     f"no signal. Then {_ANEW}.",
+    FindingCode.SIGNAL_WITHOUT_RUN: "Readers may have acted on the signal, whose file in the spool names the run. The "
+    "ledger lost the run's objects, or somebody else wrote the file. Restore the run's objects from a backup or an "
+    f"older version, and {_ANEW}; move the file away only if you know that the run never was.",
 }
 
 

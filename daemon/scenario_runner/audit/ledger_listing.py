@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from scenario_runner.contracts import refs
@@ -42,16 +43,19 @@ def listed_runs(store: ObjectStore) -> Iterator[ListedRun]:
     Raises:
         Unavailable: the store does not answer.
     """
-    named = merge(*(_named(store, folder) for folder in RUN_FOLDERS), key=lambda item: item[0])
-    for _, group in groupby(named, key=lambda item: item[0]):
-        items = list(group)
-        objects = {folder: item for _, folder, run_id, item in items if run_id}
-        run_id = next((run_id for _, _, run_id, _ in items if run_id), "")
+    # Two items that are compared are of two folders, so objects never are.
+    for _, group in groupby(merge(*(_named(store, folder) for folder in RUN_FOLDERS)), itemgetter(0)):
+        run_id, objects, foreign = "", dict[str, ListedObject](), list[ListedObject]()
+        for _, folder, found, item in group:
+            if found:
+                run_id = found
+                objects[folder] = item
+            else:
+                foreign.append(item)
         if run_id:
             yield ListedRun(run_id, objects)
-        foreign = tuple(item for _, _, run_id, item in items if not run_id)
         if foreign:
-            yield ListedRun("", {}, foreign)
+            yield ListedRun("", {}, tuple(foreign))
 
 
 def _named(store: ObjectStore, folder: str) -> Iterator[tuple[str, str, str, ListedObject]]:
@@ -59,9 +63,10 @@ def _named(store: ObjectStore, folder: str) -> Iterator[tuple[str, str, str, Lis
 
     All names of a folder have one length when they are ours, so their order is that of the run ids.
     """
-    prefix, ending = f"{refs.PREFIX}/{folder}", RUN_FOLDERS[folder]
+    prefix, ending, is_id = f"{refs.PREFIX}/{folder}", RUN_FOLDERS[folder], HEX32.fullmatch
+    start = len(prefix) + 1
+    end = start + 32
     for item in store.list_objects(prefix):
-        name = item.key[len(prefix) + 1 :]
-        stem = name[:32]
-        ours = name[32:] == ending and HEX32.fullmatch(stem) is not None
-        yield stem, folder, stem if ours else "", item
+        key = item.key
+        stem = key[start:end]
+        yield stem, folder, stem if key[end:] == ending and is_id(stem) is not None else "", item

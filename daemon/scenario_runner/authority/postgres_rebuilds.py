@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-import orjson
 from psycopg import IntegrityError
 from psycopg.types.numeric import Int8
 from typing_extensions import override
@@ -25,7 +24,7 @@ from scenario_runner.authority.rebuilds import (
     UnfinishedRebuild,
 )
 from scenario_runner.authority.rows import action_columns, searchable, storable, storable_attempt
-from scenario_runner.contracts.canonical import canonical_bytes, rendered_again
+from scenario_runner.contracts.canonical import canonical_bytes, parse_rendered, rendered_again
 from scenario_runner.contracts.errors import SequenceError, in_short
 
 _RUN: Final = (
@@ -105,7 +104,7 @@ def _run(run: RestoredRun) -> tuple[Any, ...]:
 
 
 def _event(run_id: str, event: RestoredEvent) -> tuple[Any, ...]:
-    details = orjson.loads(event.details)
+    details = parse_rendered(event.details)
     del details["seq"]  # it is a column
     return run_id, Int8(event.seq), event.kind, Int8(event.ts_us), rendered_again(details)
 

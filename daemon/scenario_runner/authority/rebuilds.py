@@ -1,7 +1,8 @@
 """What a rebuild puts into an empty authority: runs with all their rows, as the ledger knows them."""
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.values import AttemptRow, SignalDraft
@@ -36,6 +37,18 @@ class RestoredSignal:
     receipt: str = ""
     action_key: str = ""
     removed_emission: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """See :meth:`RestoredRun.__reduce__`."""
+        return _signal_from, (_DRAFT(self.draft), *_SIGNAL(self))
+
+
+_DRAFT: Final = attrgetter("message_id", "kind", "partition_key", "attributes", "payload")
+_SIGNAL: Final = attrgetter(*(field.name for field in fields(RestoredSignal) if field.name != "draft"))
+
+
+def _signal_from(draft: tuple[Any, ...], *values: Any) -> RestoredSignal:  # noqa: ANN401 - of every field
+    return RestoredSignal(SignalDraft(*draft), *values)
 
 
 class RestoredEvent(NamedTuple):
@@ -92,6 +105,10 @@ class RestoredRun:
         """The supersession as a row holds it."""
         return self.supersession.text() if self.supersession is not None else ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is sent to the process that writes: plain tuples, which take a third of the time of frozen classes."""
+        return _run_from, (_RUN(self), tuple(map(tuple, self.events)))
+
     def size(self) -> int:
         """Bytes of its documents, which are all but some hundred bytes of each of its rows."""
         events = sum(len(event.details) for event in self.events)
@@ -101,6 +118,14 @@ class RestoredRun:
     def due_us(self) -> int | None:
         """When it is due: since its last change, or never."""
         return None if self.state in FINAL_STATES else self.updated_us
+
+
+_NAMES: Final = tuple(field.name for field in fields(RestoredRun) if field.name != "events")
+_RUN: Final = attrgetter(*_NAMES)
+
+
+def _run_from(values: tuple[Any, ...], events: tuple[tuple[Any, ...], ...]) -> RestoredRun:
+    return RestoredRun(events=tuple(map(RestoredEvent._make, events)), **dict(zip(_NAMES, values, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

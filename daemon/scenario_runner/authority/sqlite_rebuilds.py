@@ -63,9 +63,8 @@ class SqliteRebuilds(SqliteReemits):
         rows: dict[str, list[Any]] = {
             "restore_run": [_run(run, epoch) for run in runs],
             "insert_event": [
-                {"run_id": run.run_id, "seq": event.seq, "kind": event.kind, "ts_us": event.ts_us,
-                 "details": event.details}
-                for run in runs for event in run.events
+                {"run_id": run.run_id, "seq": seq, "kind": kind, "ts_us": ts_us, "details": details}
+                for run in runs for seq, kind, ts_us, details in run.events
             ],
             "put_attempt": [
                 {"run_id": run.run_id, "epoch": epoch, **asdict(storable_attempt(attempt))}

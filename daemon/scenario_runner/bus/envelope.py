@@ -3,6 +3,8 @@
 The envelope of a signal is a pure function of its outbox row, so sending it again gives the same bytes.
 """
 
+from orjson import Fragment
+
 from scenario_runner.authority.values import OutboxRow
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import SequenceError
@@ -22,16 +24,21 @@ def envelope(topic: str, message_id: str, at_us: int, attributes: Json, partitio
         partition_key: The partition key.
         payload: The payload.
     """
-    return canonical_bytes(
-        {
-            "topic": topic,
-            "message_id": message_id,
-            "published_at_utc": format_micros(at_us),
-            "attributes": attributes,
-            "partition_key": partition_key,
-            "payload": payload,
-        }
-    )
+    return canonical_bytes(envelope_document(topic, message_id, at_us, attributes, partition_key, payload))
+
+
+def envelope_document(
+    topic: str, message_id: str, at_us: int, attributes: Json, partition_key: str, payload: Json | Fragment
+) -> Json:
+    """An envelope before it is rendered; arguments as those of :func:`envelope`, or with a payload that is rendered."""
+    return {
+        "topic": topic,
+        "message_id": message_id,
+        "published_at_utc": format_micros(at_us),
+        "attributes": attributes,
+        "partition_key": partition_key,
+        "payload": payload,
+    }
 
 
 def signal_envelope(topic: str, row: OutboxRow) -> bytes:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,17 +17,17 @@ from scenario_runner.cli.console import Exit, exit_on_error, print_json_line, pr
 from scenario_runner.cli.ledger_reading import Progress, print_finding, print_finding_line, reading_threads
 from scenario_runner.cli.outputs.acting import REBUILD_REPORT
 from scenario_runner.cli.read_only import existing_authority
-from scenario_runner.cli.rebuild_reader import Terms, make_reader, spool_of
+from scenario_runner.cli.rebuild_reader import Terms, make_reader
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.rebuild.bus import EndsOnBus, Witness
-from scenario_runner.rebuild.reading import Reading, collect_rarely
+from scenario_runner.rebuild.bus import Witness
+from scenario_runner.rebuild.reading import Reading, collect_rarely, processes
 from scenario_runner.rebuild.rebuild import ACTION, CANNOT_KNOW, Rebuild, Report, begin
 from scenario_runner.rebuild.refusals import not_empty
-from scenario_runner.service.compose import check_profile, open_authority, open_store
+from scenario_runner.service.compose import check_profile, open_authority
 from scenario_runner.service.control_bus import open_spool, state_modes
 from scenario_runner.service.identity import NamedStore, named_stores, require_known
 from scenario_runner.service.production import load_to_write
@@ -99,48 +99,41 @@ def rebuild_authority(wiring: Wiring, options: RebuildOptions, *, as_json: bool)
         raise UsageError("--reason is empty: the audit says why the authority was rebuilt")
     check_profile(wiring)
     witness = options.witness_of(wiring)
-    policy, packs = load_policy(options.policy) if options.policy else None, options.packs()
+    terms = Terms(load_policy(options.policy) if options.policy else None, witness, options.packs())
     os.umask(state_modes(wiring).umask)
-    with _authority(wiring, options) as authority:
-        store, spool = open_store(wiring), open_spool(wiring)
-        stores = named_stores(store, spool)
+    make, threads, number = partial(make_reader, wiring, terms), reading_threads(wiring), _others()
+    with processes(make, threads, number) as pool, _authority(wiring, options) as authority:
+        reader, progress = make(), Progress()
+        store = reader.store
+        stores = named_stores(store, open_spool(wiring))
         identities = tuple((item.name, _identity(item, authority)) for item in stores)
+        reader.expect(identities)
         act = ActionRow(
             f"cli/{secrets.token_hex(16)}", 0, actor_of(options.requested_by), "cli", ACTION, store.where,
             options.reason, "", "",
         )  # fmt: skip
-        progress, terms = Progress(), Terms(policy, witness, packs)
         text, into = terms.text(store.where, wiring), None
-        make_reader(wiring, terms, identities, EndsOnBus())  # what it refuses is refused before anything is marked
         if authority is not None and not options.dry_run:
             into = begin(authority, act, text)
+        reading = Reading(reader, identities, threads, pool)
         # Not before: until the authority is marked, a daemon may publish.
-        ends, place = _ends(wiring, stores, progress), spool_of(stores) or store
-        make = partial(make_reader, wiring, terms, identities, ends)
-        reading = Reading(make(), make, reading_threads(wiring), _other_processes())
+        ends = reading.ends(
+            wiring.control_bus_topic, lambda read: progress(lambda _: f"{read} signals of the control bus read")
+        )
         collect_rarely()
-        on_finding = print_finding_line if as_json else print_finding
         rebuild = Rebuild(
-            into, store, reading, on_finding, lambda report: progress(partial(_progress, report)),
-            text, ends.findings(place.locate),
+            into, store, reading, print_finding_line if as_json else print_finding,
+            lambda report: progress(partial(_progress, report)), text, ends, (reader.spool or store).locate,
         )  # fmt: skip
         report = rebuild.run(act, identities)
     return _document(report, act, identities, witness, options)
-
-
-def _ends(wiring: Wiring, stores: Sequence[NamedStore], progress: Progress) -> EndsOnBus:
-    """Which runs have READY or TERMINAL on the control bus, as far as it can be asked."""
-    spool, topic = spool_of(stores), wiring.control_bus_topic
-    if spool is None:
-        return EndsOnBus()
-    return EndsOnBus.read(spool, topic, lambda read: progress(lambda _: f"{read} signals of the control bus read"))
 
 
 def _progress(report: Report, seconds: float) -> str:
     return f"{report.runs} runs read, {report.findings.total()} findings ({report.runs / seconds:.0f} runs/s)"
 
 
-def _other_processes() -> int:
+def _others() -> int:
     """Processes that read and verify: one for each core that this one may use. One core has none to share."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_PROCESSES) if cores > 1 else 0

@@ -80,13 +80,9 @@ def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
     try:
         yield
     except ScenarioRunnerError as error:
-        print_err(f"error: {error.reason}: {error.detail}")
-        for item in error.candidates if isinstance(error, AmbiguousRunError) else ():
-            print_err(f"  {item['run_id']}  {item['run_equivalence_key']}")
-        if as_json:
-            print_json_line({"error": _error_document(error)}, ERROR)
-            sys.stdout.flush()
-        raise typer.Exit(exit_for_error(error)) from error
+        raise _ended_by(error, as_json=as_json) from error
+    except MemoryError as error:  # says nothing of what was asked about
+        raise _ended_by(Unavailable("memory is short; call the same command again"), as_json=as_json) from error
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter reports the same broken pipe once more when it exits
         raise typer.Exit(Exit.DONE) from None
@@ -95,6 +91,17 @@ def exit_on_error(*, as_json: bool, logs: bool = True) -> Iterator[None]:
     except Exception as error:  # the interpreter would exit with 1, which is a negative verdict
         traceback.print_exception(error)
         raise typer.Exit(Exit.DEFECT) from error
+
+
+def _ended_by(error: ScenarioRunnerError, *, as_json: bool) -> typer.Exit:
+    """Say what ended the command; returns its exit code, to be raised."""
+    print_err(f"error: {error.reason}: {error.detail}")
+    for item in error.candidates if isinstance(error, AmbiguousRunError) else ():
+        print_err(f"  {item['run_id']}  {item['run_equivalence_key']}")
+    if as_json:
+        print_json_line({"error": _error_document(error)}, ERROR)
+        sys.stdout.flush()
+    return typer.Exit(exit_for_error(error))
 
 
 def log_to_stderr() -> None:

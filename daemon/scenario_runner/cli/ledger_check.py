@@ -5,7 +5,9 @@ from functools import partial
 
 import typer
 
+from scenario_runner.audit.ends_on_bus import EndsOnBus
 from scenario_runner.audit.ledger_check import CheckReport, LedgerCheck, require_known_store
+from scenario_runner.authority.views.base import Views
 from scenario_runner.cli.console import Exit, exit_on_error, print_json_line, print_line
 from scenario_runner.cli.ledger_reading import Progress, print_finding, print_finding_line, readers
 from scenario_runner.cli.outputs.acting import LEDGER_SUMMARY
@@ -16,6 +18,8 @@ from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.profiles.wiring import Wiring, load_wiring
 from scenario_runner.service.compose import open_store
+from scenario_runner.service.control_bus import open_spool
+from scenario_runner.service.identity import named_spool
 
 
 def run(wiring_path: str, since: str | None, name: str, *, as_json: bool) -> None:
@@ -56,10 +60,11 @@ def check_ledger(wiring: Wiring, since: str | None, name: str, *, as_json: bool)
             raise Unavailable("there is no authority yet to compare with; authority rebuild makes one from the ledger")
         store = open_store(wiring)
         require_known_store(store, views)
+        everything = not run_id and not since_us
         printing = print_finding_line if as_json else print_finding
         check = LedgerCheck(
             store, views, pool, lambda: time.time_ns() // 1000, printing,
-            lambda report: progress(partial(_progress, report)),
+            lambda report: progress(partial(_progress, report)), _ends(wiring, views, progress) if everything else None,
         )  # fmt: skip
         if run_id:
             check.one(run_id)
@@ -68,6 +73,18 @@ def check_ledger(wiring: Wiring, since: str | None, name: str, *, as_json: bool)
         else:
             check.everything()
     return _document(check.report, store.where, since, run_id, time.monotonic() - began)
+
+
+def _ends(wiring: Wiring, views: Views, progress: Progress) -> EndsOnBus | None:
+    """What the control bus says of the ends of runs, where it keeps messages."""
+    root = open_spool(wiring)
+    if root is None:
+        return None
+    spool = named_spool(root).store
+    require_known_store(spool, views, "spool")
+    return EndsOnBus.read(
+        spool, wiring.control_bus_topic, lambda read: progress(lambda _: f"{read} signals of the control bus read")
+    )
 
 
 def _progress(report: CheckReport, seconds: float) -> str:

@@ -1,7 +1,6 @@
 """The objects of a rebuild, from a profile: what reads and verifies runs, in this process and in others."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +19,7 @@ from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
-from scenario_runner.rebuild.bus import BusWitness, EndsOnBus, ReadFirst, Witness
+from scenario_runner.rebuild.bus import BusWitness, ReadFirst, Witness
 from scenario_runner.rebuild.documents import read_document
 from scenario_runner.rebuild.reading import RunReader
 from scenario_runner.rebuild.ready import ReadyProver, not_asked
@@ -35,7 +34,7 @@ from scenario_runner.service.compose import (
     open_store,
 )
 from scenario_runner.service.control_bus import open_spool, spool_root
-from scenario_runner.service.identity import NamedStore, named_stores
+from scenario_runner.service.identity import named_stores
 from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
 
 #: How far the clock of the lost database may have been ahead of this host's.
@@ -84,22 +83,12 @@ def _invokers(wiring: Wiring) -> frozenset[str] | None:
     return frozenset(wiring.auth_allowlist) if wiring.auth_mode == "allowlist" else None
 
 
-def make_reader(wiring: Wiring, terms: Terms, identities: tuple[tuple[str, str], ...], ends: EndsOnBus) -> RunReader:
-    """What reads and verifies runs, in this process or in another one: with stores of its own, which are those known.
-
-    Raises:
-        Unavailable: another store is there.
-    """
-    store, spool = open_store(wiring), open_spool(wiring)
-    stores, known = named_stores(store, spool), dict(identities)
-    for item in stores:
-        item.store.expect(known[item.name])
-    return RunReader(store, _Parts(wiring, terms, store, spool_of(stores), ends).restorer())
-
-
-def spool_of(stores: Sequence[NamedStore]) -> ObjectStore | None:
-    """The spool among the stores of a profile."""
-    return next((item.store for item in stores if item.kind == "spool"), None)
+def make_reader(wiring: Wiring, terms: Terms) -> RunReader:
+    """What reads and verifies runs, in this process or in another one, with stores of its own."""
+    stores = named_stores(open_store(wiring), open_spool(wiring))
+    store, spool = stores[0].store, next((item.store for item in stores if item.kind == "spool"), None)
+    restorer = _Parts(wiring, terms, store, spool).restorer()
+    return RunReader(store, restorer, spool, {item.name: item.store for item in stores})
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,6 @@ class _Parts:
     terms: Terms
     store: ObjectStore
     spool: ObjectStore | None
-    ends: EndsOnBus
 
     def restorer(self) -> Restorer:
         wiring, ledger = self.wiring, Ledger(self.store, open_schemas(self.wiring))
@@ -119,7 +107,7 @@ class _Parts:
             packs.vouched, allowed_roots(wiring), _invokers(wiring), self._plan_again(packs), self.store.locate,
         )  # fmt: skip
         topic, locate = wiring.control_bus_topic, self.store.locate
-        bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader(), self.ends)
+        bus = BusWitness(locate, topic, self.terms.witness, self._spool_reader())
         prover = ReadyProver(self.store, packs, bus, self._examiner(packs))
         latest_us = time.time_ns() // 1000 + _CLOCKS_DIFFER_US
         return Restorer(locate, bus, prover.prove, requirements.check, self._launched, latest_us)

@@ -25,8 +25,10 @@ from scenario_runner.contracts.types import (
     Positive,
     ReasonText,
     Ref,
+    RefOrEmpty,
     ScenarioId,
     ShortText,
+    TextOrEmpty,
     UInt64,
     WireModel,
     ZoneName,
@@ -364,13 +366,13 @@ class SupersessionAttributes(WireModel):
 
 
 class RunSupersedes(WireModel):
-    """run_supersedes_signal: payload of RUN_SUPERSEDES, and the supersession object."""
+    """run_supersedes_signal: payload of RUN_SUPERSEDES, and the supersession object; every field is always there."""
 
     old_run_id: Hex32
     new_run_id: Hex32
     purpose: ShortText
-    reason_code: ShortText | None = None
-    old_facts_view_ref: Ref | None = None
+    reason_code: TextOrEmpty
+    old_facts_view_ref: RefOrEmpty
     new_facts_view_ref: Ref
 
 

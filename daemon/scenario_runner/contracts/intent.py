@@ -5,16 +5,17 @@ in another order, are the same intent.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from scenario_runner.contracts.canonical import Json, canonical_sha256
+from scenario_runner.contracts.canonical import Json, canonical_bytes, sha256_hex
 from scenario_runner.contracts.documents import RunRequest
 from scenario_runner.contracts.ids import run_id_of, scenario_set_id
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import format_instant
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Intent:
     """What is wanted, normalised.
 
@@ -52,9 +53,14 @@ class Intent:
             "engine_run_root": self.engine_run_root,
         }
 
+    @cached_property
+    def rendered(self) -> bytes:
+        """Canonical JSON of :meth:`document`."""
+        return canonical_bytes(self.document())
+
     def fingerprint(self) -> str:
         """hex64 over the canonical JSON of :meth:`document`."""
-        return canonical_sha256(self.document())
+        return sha256_hex(self.rendered)
 
     def tokens(self) -> dict[str, str]:
         """Values for the tokens of the interface pack's path templates."""

@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+_NO_NAMES: Final = frozenset(("", ".", ".."))
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -18,7 +19,8 @@ def check_relative_posix(path: str) -> str:
         raise ValueError("the path is absolute")
     if "\\" in path or _CONTROL.search(path):
         raise ValueError("the path holds a backslash or a control character")
-    for segment in path.split("/"):
-        if segment in ("", ".", ".."):
-            raise ValueError(f"the path holds the segment {segment!r}")
+    segments = path.split("/")
+    if not _NO_NAMES.isdisjoint(segments):
+        segment = next(segment for segment in segments if segment in _NO_NAMES)
+        raise ValueError(f"the path holds the segment {segment!r}")
     return path

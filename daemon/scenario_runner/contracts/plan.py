@@ -117,7 +117,8 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
 
 def plan_hash(intent: Intent, inputs: PlanInputs) -> str:
     """hex64 over what shapes the run; no times, so re-planning gives the same hash."""
-    return canonical_sha256({"intent": intent.document(), "inputs": inputs.rendered, "run_id": intent.run_id})
+    parts = {"intent": orjson.Fragment(intent.rendered), "inputs": inputs.rendered, "run_id": intent.run_id}
+    return canonical_sha256(parts)
 
 
 def plan_document(intent: Intent, inputs: PlanInputs, admitted_us: int) -> Json:

@@ -40,11 +40,15 @@ class Supersession:
         return canonical_bytes(self.attributes()).decode()
 
     def payload(self, new_run_id: str, old_state: RunState) -> Json:
-        """Payload of RUN_SUPERSEDES, and the supersession object; a run that was not READY has no facts view."""
-        reason = {"reason_code": self.reason_code} if self.reason_code else {}
-        view = {"old_facts_view_ref": refs.facts_view_ref(self.old_run_id)} if old_state is RunState.READY else {}
+        """Payload of RUN_SUPERSEDES, and the supersession object.
+
+        It has all its fields, as the contract has it (section 6). The code is empty when the sender gives none, and so
+        is the ref of a run that was not READY, which has no facts view.
+        """
         return {
-            "old_run_id": self.old_run_id, "new_run_id": new_run_id, "purpose": self.purpose, **reason, **view,
+            "old_run_id": self.old_run_id, "new_run_id": new_run_id, "purpose": self.purpose,
+            "reason_code": self.reason_code,
+            "old_facts_view_ref": refs.facts_view_ref(self.old_run_id) if old_state is RunState.READY else "",
             "new_facts_view_ref": refs.facts_view_ref(new_run_id),
         }  # fmt: skip
 

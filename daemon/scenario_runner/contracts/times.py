@@ -96,4 +96,4 @@ def from_micros(micros: int) -> datetime:
 
 def format_micros(micros: int) -> str:
     """Microseconds since the epoch, written as :func:`format_instant` writes."""
-    return format_instant(from_micros(micros))
+    return from_micros(micros).isoformat(timespec="microseconds").replace("+00:00", "Z")

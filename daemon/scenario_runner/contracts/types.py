@@ -41,6 +41,8 @@ ScenarioId = Annotated[str, StringConstraints(pattern=SCENARIO_PATTERN, min_leng
 Key = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=KEY_MAX_LENGTH)]
 ShortText = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=256)]
 Ref = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=2048)]
+TextOrEmpty = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, max_length=256)]
+RefOrEmpty = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, max_length=2048)]
 Notes = Annotated[str, StringConstraints(max_length=4096)]
 ZoneName = Annotated[str, StringConstraints(pattern=ZONE_PATTERN, min_length=1, max_length=64)]
 ReasonText = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", min_length=1, max_length=64)]

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from scenario_runner.authority.values import StoredEvent
-from scenario_runner.contracts.canonical import Json, rendered_again
+from scenario_runner.contracts.canonical import Json, parse_rendered, rendered_again
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.ids import event_id_of
-from scenario_runner.contracts.states import ENDINGS, FINAL_STATES, EventKind, RunState, require_path
+from scenario_runner.contracts.states import FINAL_STATES, EventKind, RunState, require_path
 from scenario_runner.contracts.times import canonical_micros
 
-_ENDS_IN: Final = {
+_STATES: Final = {state.value: state for state in RunState}
+_ENDS_IN: Final[dict[str, RunState]] = {
     EventKind.RUN_READY: RunState.READY,
     EventKind.RUN_FAILED: RunState.FAILED,
     EventKind.RUN_QUARANTINED: RunState.QUARANTINED,
@@ -76,20 +74,23 @@ def read_record(data: bytes, run_id: str) -> Record:
 
 def _read_line(data: bytes, number: int, run_id: str) -> tuple[StoredEvent, bytes, Json]:
     """An event whose line is that of :func:`~scenario_runner.ledger.documents.record_bytes`, byte for byte."""
-    line: Any = orjson.loads(data)
+    line: Any = parse_rendered(data)
     if line["run_id"] != run_id:
         raise ValueError(f"it is of run {line['run_id']!r}")
-    details = line["details"]
+    details, at = line["details"], line["ts_utc"]
     if details["seq"] != number or type(details["seq"]) is not int:
         raise ValueError(f"its number is {details['seq']!r}: a line is missing, or was added")
-    kind, policy_rev = _KINDS[line["event_kind"]], line["policy_rev"]
-    if line.keys() != _NAMES or line["event_id"] != event_id_of(run_id, number) or type(policy_rev) is not dict:
+    kind, policy_rev, event_id = _KINDS[line["event_kind"]], line["policy_rev"], event_id_of(run_id, number)
+    if line.keys() != _NAMES or line["event_id"] != event_id or type(policy_rev) is not dict:
         raise ValueError("it holds more or less than an event, or the id of another one")
-    del line["details"]  # the first member; the others are few bytes
-    rendered = rendered_again(details)
-    if b'{"details":%b,%b' % (rendered, rendered_again(line)[1:]) != data:
+    ts_us, rendered = _micros_of(at), rendered_again(details)
+    # Ids, kinds and times need no escapes: the line is put together from its parts, in the order of its names.
+    rest = f'"event_id":"{event_id}","event_kind":"{kind}","policy_rev":'
+    if b'{"details":%b,%b%b,"run_id":"%b","ts_utc":"%b"}' % (
+        rendered, rest.encode(), rendered_again(policy_rev), run_id.encode(), at.encode(),
+    ) != data:  # fmt: skip
         raise ValueError("its bytes are not those that SR writes for it")
-    return StoredEvent(number, kind, _micros_of(line["ts_utc"]), details), rendered, policy_rev
+    return StoredEvent(number, kind, ts_us, details), rendered, policy_rev
 
 
 @lru_cache(maxsize=64)
@@ -102,13 +103,14 @@ def _check_course(events: Sequence[StoredEvent]) -> None:
     """Require that a run can have gone this way: from its admission through legal states to at most one end."""
     if tuple(event.kind for event in events[: len(_FIRST)]) != _FIRST:
         raise DamagedRecordError("it does not begin with the admission of a run and its plan")
-    if any(later.ts_us < earlier.ts_us for earlier, later in pairwise(events)):
+    times = [event.ts_us for event in events]
+    if times != sorted(times):
         raise DamagedRecordError("its times go back")
     try:
-        states = [RunState(event.details["state"]) for event in events]
+        states = [_STATES[event.details["state"]] for event in events]
         require_path(states)
     except (KeyError, TypeError, ValueError, SequenceError) as error:
         raise DamagedRecordError(f"no run goes this way: {error}") from error
-    endings = [_ENDS_IN[EventKind(event.kind)] for event in events if event.kind in ENDINGS]
+    endings = [_ENDS_IN[event.kind] for event in events if event.kind in _ENDS_IN]
     if endings != [states[-1]] * (states[-1] in FINAL_STATES):
         raise DamagedRecordError(f"its state is {states[-1]}, and it tells of these ends: {endings}")

@@ -17,6 +17,10 @@ from scenario_runner.contracts.times import MICROS, parse_instant, to_micros
 _SUCCEEDED: Final = "SUCCEEDED"
 #: Added by every event; not part of what was recorded.
 _OF_EVENTS: Final = ("seq", "state")
+#: What says of evidence what was found.
+_REPORTED: Final = frozenset({EventKind.EVIDENCE_MISSING, EventKind.GATES_PASSED, EventKind.ENGINE_ATTEMPT_FINISHED})
+#: What tells of a signal after the end of its run.
+_TOLD: Final = REEMIT_EVENTS | {EventKind.READY_PUBLISHED}
 #: Outcomes of acts; one that failed has a reason code, and so has a dry run that would fail.
 _OUTCOMES: Final[dict[str, str]] = {
     EventKind.REEMIT_REQUESTED: ACCEPTED, EventKind.REEMIT_DRY_RUN: DRY_RUN, EventKind.REEMIT_PUBLISHED: PUBLISHED,
@@ -42,6 +46,8 @@ def report_digest(events: Sequence[StoredEvent]) -> str:
     digest = ""
     end = decided_event(events)
     for event in events:
+        if event.kind not in _REPORTED:
+            continue
         if event.kind == EventKind.EVIDENCE_MISSING:
             digest = sha256_hex(rendered_again(event.details["report"]))
         elif event.kind == EventKind.GATES_PASSED and not (end.kind in ENDINGS and event.ts_us == end.ts_us):
@@ -199,6 +205,8 @@ def first_published(signal: RestoredSignal, events: Sequence[StoredEvent]) -> Re
     Raises:
         ValueError: the record tells of another READY, or of a repetition that nobody asked for.
     """
+    if _TOLD.isdisjoint(event.kind for event in events):
+        return signal  # most runs of a spool
     highest = max(map(_emission, events))
     asked = sum(event.kind == EventKind.REEMIT_REQUESTED for event in events)
     if highest > asked:  # each request takes the number after the highest one, which is free again after a failure

@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import orjson
-
+from scenario_runner.audit.ends_on_bus import OnBus
 from scenario_runner.contracts import refs
+from scenario_runner.contracts.canonical import parse_rendered
 from scenario_runner.ledger.write_once import MAX_DOCUMENT
-from scenario_runner.storage.base import ObjectStore, UnreadableObjectError
+from scenario_runner.storage.base import ObjectReader, ObjectStore, UnreadableObjectError
 
 
 class RunToRead(NamedTuple):
-    """A run, and what a listing shows of its objects.
+    """A run, what a listing shows of its objects, and what the control bus says of it.
 
     Attributes:
         listed: The MD5 of an object by the name of its folder; empty where the store does not give it. None where
@@ -21,6 +21,7 @@ class RunToRead(NamedTuple):
 
     run_id: str
     listed: Mapping[str, str] | None = None
+    on_bus: OnBus = OnBus()
 
 
 class Document:
@@ -36,7 +37,9 @@ class Document:
         absent: Whether it is known not to be there.
     """
 
-    def __init__(self, store: ObjectStore, key: str, listed: str | None, *, absent: bool = False) -> None:
+    __slots__ = ("_data", "_key", "_listed", "_read", "_store")
+
+    def __init__(self, store: ObjectReader, key: str, listed: str | None, *, absent: bool = False) -> None:
         self._store, self._key, self._listed = store, key, listed
         self._data: bytes | None = None
         self._read = absent
@@ -72,7 +75,7 @@ class RunDocuments:
         run: The run.
     """
 
-    def __init__(self, store: ObjectStore, run: RunToRead) -> None:
+    def __init__(self, store: ObjectReader, run: RunToRead) -> None:
         listed = run.listed or {}
 
         def document(folder: str, key: str, *, rare: bool = False) -> Document:
@@ -81,6 +84,7 @@ class RunDocuments:
             return Document(store, key, listed.get(folder), absent=absent)
 
         self.run_id = run_id = run.run_id
+        self.on_bus = run.on_bus
         self.record = document("run_record", refs.record_ref(run_id))
         self.plan = document("run_plan", refs.plan_ref(run_id))
         self.status = document("run_status", refs.status_ref(run_id))
@@ -90,7 +94,7 @@ class RunDocuments:
         self.quarantine = document("quarantine", refs.quarantine_ref(run_id), rare=True)
 
 
-def read_document(store: ObjectStore, key: str) -> bytes | None:
+def read_document(store: ObjectReader, key: str) -> bytes | None:
     """The bytes of a document; None when it is not there, empty when it cannot be read as an object.
 
     Raises:
@@ -112,7 +116,7 @@ def superseded_runs(store: ObjectStore) -> frozenset[str]:
     found = set()
     for item in store.list_objects(f"{refs.PREFIX}/supersession"):
         try:
-            found.add(str(orjson.loads(read_document(store, item.key) or b"")["old_run_id"]))
+            found.add(str(parse_rendered(read_document(store, item.key) or b"")["old_run_id"]))
         except (ValueError, TypeError, KeyError):
             continue  # no document of ours, which is a finding about the run that it is named after
     return frozenset(found)

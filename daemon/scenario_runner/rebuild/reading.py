@@ -7,19 +7,22 @@ costs half a millisecond of CPU (docs/benchmarks.md), so processes share them. O
 import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import chain, islice
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Final, TypeVar
 
+from scenario_runner.audit.ends_on_bus import EndsOnBus, read_ends
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.parallel import in_order
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.errors import Unavailable, in_short
+from scenario_runner.contracts.errors import ScenarioRunnerError, Unavailable, in_short
 from scenario_runner.rebuild.documents import RunDocuments, RunToRead
 from scenario_runner.rebuild.restore import Restorer
 from scenario_runner.rebuild.values import NotRestoredError, Restored
@@ -27,30 +30,49 @@ from scenario_runner.storage.base import ObjectStore
 
 A = TypeVar("A")
 
-#: Runs that are read before other processes are started: starting one takes as long as reading these.
-FEW: Final = 1000
 #: Runs that a process is given at once: 30 ms of work, and half a megabyte of rows to hand back.
 _CHUNK: Final = 64
-#: Chunks of each process that are being read, or wait to be inserted.
-_AHEAD: Final = 4
+#: Files of the control bus that a process is given at once: as much work.
+_FILES: Final = 1000
+#: Chunks that are being read, or wait to be inserted: those of a transaction, since the processes would stand still
+#: while it is written, and one for each process.
+_AHEAD: Final = 20
 #: Runs that one process is reading from S3: with three documents and more each at 25 ms, 128 are 1,000 runs a second.
 _WINDOW: Final = 128
-
-
 #: Objects that are allocated before the garbage collector looks at them, which was a tenth of a rebuild: documents hold
 #: no circles, and a batch of them is some hundred thousand objects.
 _COLLECTED: Final = 500_000
 
+Identities = tuple[tuple[str, str], ...]
+"""Name and identity of each store."""
 
 Outcome = Restored | LedgerFinding
 
 
 @dataclass(frozen=True)
 class RunReader:
-    """Reads the documents of one run, and verifies them. Safe for several threads."""
+    """Reads the documents of one run, and verifies them. Safe for several threads.
+
+    Attributes:
+        store: The ledger's store.
+        spool: The control bus, where it keeps messages.
+        stores: Both by their names.
+    """
 
     store: ObjectStore
     restorer: Restorer
+    spool: ObjectStore | None = None
+    stores: Mapping[str, ObjectStore] = field(default_factory=dict)
+
+    def expect(self, identities: Identities) -> None:
+        """Accept only the stores with these identities from now on.
+
+        Raises:
+            Unavailable: another store is there.
+        """
+        known = dict(identities)
+        for name, store in self.stores.items():
+            store.expect(known[name])
 
     def __call__(self, run: RunToRead) -> Outcome:
         """A run as it was, or why it is left out.
@@ -60,7 +82,7 @@ class RunReader:
                 or open files.
         """
         try:
-            return self.restorer.restore(RunDocuments(self.store, run))
+            return self.restorer.restore(RunDocuments(self.store.held(), run))
         except NotRestoredError as error:
             return error.finding
         except Unavailable:
@@ -75,7 +97,36 @@ class RunReader:
 
 
 MakeReader = Callable[[], RunReader]
-"""Makes the reader of a process; it is sent to other processes, so it holds no open store."""
+"""Makes the reader of a process; it may be sent to other processes, so it holds no open store."""
+
+
+@contextmanager
+def processes(make: MakeReader, threads: int, number: int) -> Iterator[Executor | None]:
+    """Start the processes that read: before anything else of a rebuild, which takes its time meanwhile.
+
+    On Linux they are copies of this process: each takes some 60 ms of CPU to start, and not 700. So this process must
+    not have other threads yet, whose locks a copy would find locked for ever, nor connections.
+
+    Args:
+        make: Makes the reader of a process.
+        threads: Threads of each process that wait for the store; 0 where the reading thread reads as fast.
+        number: How many; 0 for none.
+
+    Raises:
+        Unavailable: one of them was killed.
+    """
+    if not number:
+        yield None
+        return
+    alone = sys.platform == "linux" and threading.active_count() == 1
+    context = get_context("fork" if alone else "spawn")
+    try:
+        with ProcessPoolExecutor(number, context, initializer=_begin, initargs=(make, threads)) as pool:
+            for _ in range(number):
+                pool.submit(_started)
+            yield pool
+    except BrokenProcessPool as error:
+        raise Unavailable("a process that reads the ledger was killed; the same command goes on") from error
 
 
 @dataclass(frozen=True)
@@ -84,15 +135,15 @@ class Reading:
 
     Attributes:
         read: The reader of this process.
-        make: The reader of another process.
+        identities: Of the stores that the other processes read.
         threads: Threads of each process that wait for the store; 0 where the reading thread reads as fast.
-        processes: Other processes; 0 to read everything in this one.
+        pool: Other processes, which :func:`processes` started; None to read everything in this one.
     """
 
     read: RunReader
-    make: MakeReader
+    identities: Identities
     threads: int
-    processes: int
+    pool: Executor | None = None
 
     def __call__(self, runs: Iterable[RunToRead]) -> Iterator[Outcome]:
         """Outcomes of runs, in their order.
@@ -100,21 +151,37 @@ class Reading:
         Raises:
             Unavailable: the store, the control bus or an engine run root does not answer, or a process was killed.
         """
-        rest = iter(runs)
-        first = list(islice(rest, FEW))
-        more = list(islice(rest, 1)) if self.processes else []
-        if not more:
-            yield from self._here(chain(first, rest))
+        if self.pool is None:
+            yield from self._here(iter(runs))
             return
-        chunks = batches(chain(first, more, rest), _CHUNK)
-        try:
-            with ProcessPoolExecutor(
-                self.processes, get_context("spawn"), initializer=_begin, initargs=(self.make, self.threads)
-            ) as pool:
-                for outcomes in in_order(pool, _read_chunk, chunks, self.processes * _AHEAD):
-                    yield from outcomes
-        except BrokenProcessPool as error:
-            raise Unavailable("a process that reads the ledger was killed; the same command goes on") from error
+        chunks = ((self.identities, chunk) for chunk in batches(iter(runs), _CHUNK))
+        for outcomes in in_order(self.pool, _read_chunk, chunks, _AHEAD):
+            yield from outcomes
+
+    def ends(self, topic: str, on_read: Callable[[int], None]) -> EndsOnBus:
+        """What the control bus says of the ends of all runs; nothing where it keeps no messages.
+
+        Args:
+            topic: The folder of signals.
+            on_read: Called with the number of files that were read so far.
+
+        Raises:
+            Unavailable: the spool does not answer, or a process was killed.
+        """
+        spool = self.read.spool
+        if spool is None:
+            return EndsOnBus()
+        if self.pool is None:
+            return EndsOnBus.read(spool, topic, on_read)
+        keys = (item.key for item in spool.list_objects(topic))
+        chunks = ((self.identities, chunk) for chunk in batches(keys, _FILES))
+
+        def parts(pool: Executor) -> Iterator[tuple[list[bytes], list[str]]]:
+            for number, found in enumerate(in_order(pool, _read_ends, chunks, _AHEAD), 1):
+                yield found
+                on_read(number * _FILES)
+
+        return EndsOnBus.of(parts(self.pool))
 
     def _here(self, runs: Iterator[RunToRead]) -> Iterator[Outcome]:
         if not self.threads:
@@ -145,7 +212,22 @@ class _Process:
     """What a process that reads keeps between two chunks."""
 
     read: RunReader | None = None
+    problem: str = ""
     pool: Executor | None = None
+    identities: Identities | None = None
+
+    def proven(self, identities: Identities) -> RunReader:
+        """Its reader, with stores that have these identities.
+
+        Raises:
+            Unavailable: another store is there, or the reader could not be made.
+        """
+        if self.read is None:
+            raise Unavailable(f"another process cannot read the ledger: {self.problem}")
+        if self.identities != identities:
+            self.read.expect(identities)
+            self.identities = identities
+        return self.read
 
 
 _PROCESS: Final = _Process()
@@ -153,8 +235,12 @@ _PROCESS: Final = _Process()
 
 def _begin(make: MakeReader, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process hears it, and ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy has the handler of the calling process
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    _PROCESS.read = make()
+    try:
+        _PROCESS.read = make()
+    except ScenarioRunnerError as error:  # the calling process makes one as well, and most probably says the same
+        _PROCESS.problem = error.detail
     collect_rarely()
     _PROCESS.pool = ThreadPoolExecutor(threads, thread_name_prefix="read") if threads else None
 
@@ -167,6 +253,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _read_chunk(runs: list[RunToRead]) -> list[Outcome]:
-    assert _PROCESS.read is not None
-    return list(in_order(_PROCESS.pool, _PROCESS.read, runs, _WINDOW))
+def _started() -> None:
+    """Nothing is to be done, but the process has to be there."""
+
+
+def _read_chunk(given: tuple[Identities, list[RunToRead]]) -> list[Outcome]:
+    identities, runs = given
+    return list(in_order(_PROCESS.pool, _PROCESS.proven(identities), runs, _WINDOW))
+
+
+def _read_ends(given: tuple[Identities, list[str]]) -> tuple[list[bytes], list[str]]:
+    identities, keys = given
+    spool = _PROCESS.proven(identities).spool
+    assert spool is not None
+    return read_ends(spool, keys)

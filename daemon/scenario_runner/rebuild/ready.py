@@ -8,18 +8,17 @@ hashed again (``evidence``). That the ledger's documents agree with each other i
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
-
-import orjson
+from typing import Final, NamedTuple
 
 from scenario_runner.audit.documents import UNREADABLE, PublishedDocuments, PublishedView, manifest_of
+from scenario_runner.audit.ends_on_bus import OnBus
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.published import check_form, check_identity
 from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, canonical_bytes, rendered_again, sha256_hex
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_rendered, rendered_again, sha256_hex
 from scenario_runner.contracts.depth import reported_depth
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
@@ -56,6 +55,13 @@ class _Problem:
     actual: str = ""
 
 
+class _Checked(NamedTuple):
+    """The bytes of a facts view that were checked, and their digest; nothing else may be examined as this run's."""
+
+    data: bytes
+    digest: str
+
+
 @dataclass(frozen=True, slots=True)
 class _RightView:
     """A facts view that was found right, by everything but the part that is its run's own.
@@ -73,7 +79,7 @@ class _RightView:
 
     @classmethod
     def of(cls, admitted: Admitted, data: bytes, own: Json) -> "_RightView":
-        document = orjson.loads(data)
+        document = parse_rendered(data)
         return cls(
             admitted.inputs,
             tuple(name if name in own else _member(name, document[name]) for name in sorted(document)),
@@ -110,16 +116,12 @@ class ReadyProver:
         """
         view = self._check_facts_view(admitted, documents)
         ready = self._check_ready_signal(admitted, documents)
-        return self._witnessed(admitted, view, ready)
+        return self._witnessed(admitted, view, ready, documents.on_bus)
 
     # --- the ledger in itself
 
-    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> bytes:
-        """Check the facts view against the record, itself, its receipts and the pinned pack.
-
-        Returns:
-            The bytes that were checked; nothing else may be examined as this run's facts view.
-        """
+    def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> "_Checked":
+        """Check the facts view against the record, itself, its receipts and the pinned pack."""
         run_id, key = admitted.run_id, refs.facts_view_ref(admitted.run_id)
         committed = next((e for e in admitted.events if e.kind == EventKind.FACTS_VIEW_COMMITTED), None)
         expected = str(committed.details.get("digest", "")) if committed is not None else ""
@@ -136,7 +138,7 @@ class ReadyProver:
         if problem is not None:
             where = problem.key or key
             raise self._not(problem.code, run_id, where, problem.detail, problem.expected, problem.actual)
-        return data
+        return _Checked(data, actual)
 
     def _right_view(self, admitted: Admitted) -> bytes | None:
         """The facts view that a run has if it is like one that was found right; None when none like it was."""
@@ -155,7 +157,7 @@ class ReadyProver:
 
     def _problem_in(self, admitted: Admitted, data: bytes, own: Json) -> "_Problem | None":
         try:
-            document = orjson.loads(data)
+            document = parse_rendered(data)
             wrong = _difference(admitted, document, rendered_again({**document, **own}) == data)
             shared = rendered_again({name: value for name, value in document.items() if name not in own})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -251,14 +253,14 @@ class ReadyProver:
 
     # --- the witness
 
-    def _witnessed(self, admitted: Admitted, view: bytes, ready: Json) -> ReadyProof:
-        run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], sha256_hex(view)
+    def _witnessed(self, admitted: Admitted, view: "_Checked", ready: Json, said: OnBus) -> ReadyProof:
+        run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], view.digest
         attributes = {"facts_view_digest": digest, "run_id": run_id, **_recorded_depth(admitted)}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
-        published = self._bus.end(admitted, draft)
+        published = self._bus.end(admitted, draft, said)
         if self._bus.witness is Witness.EVIDENCE:
             self._require_vouched(admitted)
-            found = self._examine(view)
+            found = self._examine(view.data)
             if not found.ok:
                 wrong = next((check for check in found.checks if not check["ok"]), {"check": "no check was made"})
                 detail = f"{wrong['check']}: {wrong.get('detail') or 'no'}"

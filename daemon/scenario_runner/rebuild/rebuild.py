@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from scenario_runner.audit.ends_on_bus import EndsOnBus, without_run
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.audit.ledger_listing import listed_runs
 from scenario_runner.authority.acts import ActionRow
@@ -13,7 +14,7 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.rebuilds import SEEN_US, NotStorableError, RebuildEnd, RestoredRun
 from scenario_runner.authority.rows import storable
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.states import RunState
+from scenario_runner.contracts.states import RunState, SignalKind
 from scenario_runner.rebuild.documents import RunToRead, superseded_runs
 from scenario_runner.rebuild.reading import Outcome
 from scenario_runner.rebuild.refusals import daemons_run, ended_by_another, not_empty, other_terms
@@ -106,7 +107,8 @@ class Rebuild:
         on_progress: Receives the report after every batch.
         terms: By what runs are restored: ledger, witness and policy. A rebuild that was interrupted goes on by the
             same, because the runs that it has restored stay.
-        found: What was found before any run is read.
+        ends: What the control bus says of the ends of runs.
+        locate_signal: Where an object of the control bus is, for a person.
     """
 
     into: Begun | None
@@ -115,7 +117,8 @@ class Rebuild:
     on_finding: Callable[[LedgerFinding], None]
     on_progress: Callable[[Report], None]
     terms: str
-    found: Iterable[LedgerFinding] = ()
+    ends: EndsOnBus = field(default_factory=EndsOnBus)
+    locate_signal: Callable[[str], str] = str
     monotonic: Callable[[], float] = time.monotonic
 
     def run(self, act: ActionRow, identities: tuple[tuple[str, str], ...]) -> Report:
@@ -131,7 +134,7 @@ class Rebuild:
                 unfinished, and begins again when it is called again.
         """
         began, report = self.monotonic(), Report()
-        for finding in self.found:
+        for finding in self.ends.findings(self.locate_signal):
             self._find(finding, report)
         for batch in _batches(self._all(report)):
             restored = batch if self.into is None else self._insert(self.into, batch, report)
@@ -171,7 +174,7 @@ class Rebuild:
         both = Both(links, self._state_of)
         for run_id, problem in both.one_sided().items():
             self._find(self._finding(FindingCode.SUPERSESSION_ONE_SIDED, run_id, problem), report)
-        for run, own in self._restored([RunToRead(run_id) for run_id in both.kept], report):
+        for run, own in self._restored(map(self._to_read, both.kept), report):
             if (own or link_of(run)) == links[run.run_id]:
                 yield completed(run, links[run.run_id], both.corrections_of(run.run_id))
             else:
@@ -180,13 +183,20 @@ class Rebuild:
 
     def _state_of(self, run_id: str) -> RunState | None:
         """State of a run that is at no end of a supersession by its own documents, if it is restored."""
-        found = next(iter(self.reading([RunToRead(run_id)])))
+        found = next(iter(self.reading([self._to_read(run_id)])))
         return found.run.state if isinstance(found, Restored) else None
 
+    def _to_read(self, run_id: str) -> RunToRead:
+        return RunToRead(run_id, None, self.ends.of_run(run_id))
+
     def _listed(self, report: Report) -> Iterator[RunToRead]:
-        for listed in listed_runs(self.store):
+        def without_objects(run_id: str, kind: SignalKind) -> None:
+            self._find(without_run(run_id, kind, self.store.locate), report)
+
+        listing = listed_runs(self.store)
+        for listed, on_bus in self.ends.beside(listing, lambda item: item.run_id, without_objects):
             if listed.run_id:
-                yield RunToRead(listed.run_id, {folder: item.md5 for folder, item in listed.objects.items()})
+                yield RunToRead(listed.run_id, {folder: item.md5 for folder, item in listed.objects.items()}, on_bus)
             for item in listed.foreign:
                 place = f"{self.store.where}/{item.key}"
                 finding = LedgerFinding(FindingCode.FOREIGN_OBJECT, "", place, "no run has such an object")

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
-import orjson
-
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
 from scenario_runner.authority.rebuilds import RestoredEvent, RestoredRun, RestoredSignal
 from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.canonical import Json, rendered_again, sha256_hex
+from scenario_runner.contracts.canonical import Json, parse_rendered, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
 from scenario_runner.contracts.errors import RequestRefused, SequenceError
 from scenario_runner.contracts.ids import run_id_of
@@ -48,6 +46,9 @@ from scenario_runner.rebuild.values import Admitted, NotRestoredError, Published
 #: Plan inputs that are kept read: there are as many as sets of outputs that are asked for, and policies.
 _INPUTS_KEPT: Final = 1000
 _REASONS: Final = frozenset(Reason)
+_GOVERNANCE: Final = frozenset(
+    {EventKind.GOV_POLICY_REV, EventKind.GOV_PLAN_HASH, EventKind.GOV_BUNDLE_HASH, EventKind.GOV_REEMIT_KEY}
+)
 _MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, SequenceError, RequestRefused)
 """What code raises that reads documents of another form than SR's."""
 
@@ -121,14 +122,15 @@ class Restorer:
         Raises:
             NotRestoredError: what the run must show does not hold.
         """
+        said = documents.on_bus
         if state is RunState.READY:
             self._check_plan(documents, admitted)
             proof = self._prove_ready(admitted, documents)
             return proof.facts_view_digest, _signals_of(admitted, proof.ready, proof.supersedes)
         if state in FINAL_STATES:
-            terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us))
+            terminal = self._bus.end(admitted, _terminal(admitted.run_id, state, reason, admitted.end.ts_us), said)
             return "", _signals_of(admitted, terminal, None)
-        self._bus.require_on_its_way(admitted.run_id, state)
+        self._bus.require_on_its_way(admitted.run_id, state, said)
         self._check_plan(documents, admitted)
         self._allow(admitted)
         return "", []
@@ -232,7 +234,7 @@ def _rows(
     first = events[0].details
     return RestoredRun(
         run_id=admitted.run_id, run_equivalence_key=first["run_equivalence_key"], fingerprint=first["fingerprint"],
-        intent=rendered_again(first["intent"]), inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
+        intent=admitted.intent.rendered, inputs=rendered_again(first["inputs"]), invoker=admitted.invoker,
         strategy=str(first["inputs"].get("strategy", "")), state=state, reason_code=reason,
         admitted_us=admitted.admitted_us,
         deadline_us=deadline_us(events, admitted.inputs.evidence_wait_seconds), updated_us=admitted.end.ts_us,
@@ -263,7 +265,7 @@ def _read_inputs(data: bytes) -> PlanInputs:
     Raises:
         ValueError: there is more in them, or less.
     """
-    document = orjson.loads(data)
+    document = parse_rendered(data)
     inputs = plan_inputs_from_document(document)
     if inputs.document() != document:
         raise ValueError("inputs hold more or less than plan inputs")
@@ -276,7 +278,7 @@ def _contradiction(admitted: Admitted, details: Json, policy_rev: Json) -> str:
     key = intent.run_equivalence_key
     checks = {
         "run_equivalence_key gives another run id": run_id_of(key) == admitted.run_id,
-        "intent holds more or less than an intent": intent.document() == details["intent"],
+        "intent holds more or less than an intent": intent.rendered == rendered_again(details["intent"]),
         "fingerprint is not that of the intent": details["fingerprint"] == intent.fingerprint(),
         "policy_rev is not that of the lines": inputs.policy_rev == policy_rev,
         "plan_hash is not that of intent and inputs": planned["plan_hash"] == plan_hash(intent, inputs),
@@ -295,16 +297,16 @@ def _wrong_governance(admitted: Admitted) -> str:
     """Which governance event says something else than the event whose fact it repeats; empty when none does."""
     planned, end = admitted.events[1].details, admitted.end.details
     for event in admitted.events:
+        if event.kind not in _GOVERNANCE:
+            continue
         if event.kind == EventKind.GOV_POLICY_REV:
             wanted = admitted.inputs.policy_rev
         elif event.kind == EventKind.GOV_PLAN_HASH:
             wanted = {"plan_hash": planned["plan_hash"]}
         elif event.kind == EventKind.GOV_BUNDLE_HASH:
             wanted = {"bundle_hash": end["ready"]["bundle_hash"]}
-        elif event.kind == EventKind.GOV_REEMIT_KEY:
-            wanted = _reemit_key(admitted)
         else:
-            continue
+            wanted = _reemit_key(admitted)
         if own_details(event) != wanted:
             return f"{event.kind} of event {event.seq} is not that of the run"
     return ""

@@ -72,12 +72,27 @@ def check_key(key: str) -> None:
     """
     try:
         check_relative_posix(key)
-        key.encode("utf-8")
+        if not key.isascii():
+            key.encode("utf-8")
     except ValueError as error:
         raise SequenceError(f"the object key {key!r} is not a normalised relative path: {error}") from error
 
 
-class ObjectStore(Protocol):
+class ObjectReader(Protocol):
+    """What reads objects."""
+
+    def read(self, key: str, limit: int) -> StoredObject | None:
+        """The object, or None when there is none.
+
+        Raises:
+            Unavailable: the store cannot be reached, or is another one.
+            ObjectTooLargeError: larger than ``limit`` bytes.
+            NotAnObjectError: it is no regular file.
+        """
+        ...
+
+
+class ObjectStore(ObjectReader, Protocol):
     """Small objects of SR's own, durable once a call returns.
 
     Every method raises ``Unavailable`` when the store cannot be reached or forbids access: that is never "absent". A
@@ -96,12 +111,10 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def read(self, key: str, limit: int) -> StoredObject | None:
-        """The object, or None when there is none.
+    def held(self) -> ObjectReader:
+        """Reads a few objects at once, such as those of one run, after one proof of the store.
 
-        Raises:
-            ObjectTooLargeError: larger than ``limit`` bytes.
-            NotAnObjectError: it is no regular file.
+        All come from the store that is proven here, and what is absent is proven to be absent from it.
         """
         ...
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -27,6 +27,7 @@ from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsy
 from scenario_runner.storage.base import (
     ListedObject,
     NotAnObjectError,
+    ObjectReader,
     ObjectStore,
     ObjectTooLargeError,
     StoredObject,
@@ -45,6 +46,7 @@ _LOCKS: Final = range(64, 96)
 """Numbers of the lock files. Those below were readable by every user in earlier releases, and so could be locked. Two
 objects seldom share one of 32, and a replace takes a millisecond."""
 
+_TO_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 #: Slices of a batch that is written in parallel: a file system is busy with this many fsyncs.
 _SLICES: Final = 8
 #: A batch up to this size is written sooner than it is handed to threads.
@@ -64,7 +66,10 @@ _STALE_SECONDS: Final = 3600.0
 
 def _read_up_to(fd: int, size: int, most: int) -> bytes:
     """A file to its end, or so many bytes of it; ``size`` is what it probably holds."""
-    parts, left = [], most
+    first = os.read(fd, min(most, size + 1))
+    if len(first) == size < most:
+        return first  # one byte more was asked for, and is not there: this is the end
+    parts, left = [first], most - len(first)
     while left > 0 and (part := os.read(fd, min(left, size + 1))):
         parts.append(part)
         left -= len(part)
@@ -125,7 +130,7 @@ class FilesystemStore(ObjectStore):
 
     def _path(self, key: str) -> str:
         check_key(key)
-        return os.path.join(self.root, key)
+        return f"{self.root}/{key}" if self.root != "/" else f"/{key}"
 
     # --- identity
 
@@ -330,11 +335,17 @@ class FilesystemStore(ObjectStore):
     @override
     def read(self, key: str, limit: int) -> StoredObject | None:
         path = self._path(key)
+        return self._read(key, path, limit, self._root.proven())
+
+    @override
+    def held(self) -> ObjectReader:
         anchor = self._root.proven()
+        return _Held(lambda key, limit: self._read(key, self._path(key), limit, anchor))
+
+    def _read(self, key: str, path: str, limit: int, anchor: Anchor) -> StoredObject | None:
         with translating_os_errors("read", path):
             try:
-                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-                fd = os.open(key, flags, dir_fd=anchor.fd)
+                fd = os.open(key, _TO_READ, dir_fd=anchor.fd)
             except (FileNotFoundError, NotADirectoryError):
                 self._root.prove(anchor)  # otherwise the object would seem absent from another store
                 return None
@@ -414,6 +425,12 @@ class FilesystemStore(ObjectStore):
                 if name.endswith(".tmp") or name.startswith("probe-"):
                     removed += _sweep_one(f"{self._private}/{name}", anchor)
         return removed
+
+
+class _Held(NamedTuple):
+    """Reads from a root folder that was proven; it stays open, so nothing is read from what may take its place."""
+
+    read: Callable[[str, int], StoredObject | None]
 
 
 def _files_below(folder: str, anchor: Anchor) -> Iterator[ListedObject]:

@@ -13,7 +13,7 @@ from scenario_runner.authority.connect import connect_views
 from scenario_runner.cli.rebuild_reader import Terms, make_reader
 from scenario_runner.contracts import refs
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.rebuild.bus import EndsOnBus, Witness
+from scenario_runner.rebuild.bus import Witness
 from scenario_runner.rebuild.documents import RunToRead
 from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -67,7 +67,8 @@ class ClearedByAnother(dict[Any, Any]):
 def test_what_another_thread_has_just_cleared_is_examined_again(lost: Lost) -> None:  # noqa: F811
     wiring = load_wiring(str(lost.world.wiring))
     identities = tuple(lost.sql("SELECT name, identity FROM store_identities"))
-    read = make_reader(wiring, Terms(None, Witness.BUS), identities, EndsOnBus())
+    read = make_reader(wiring, Terms(None, Witness.BUS))
+    read.expect(identities)
     prover: Any = read.restorer._prove_ready.__self__  # type: ignore[attr-defined]
     prover._examined = ClearedByAnother()
     for _ in range(2):

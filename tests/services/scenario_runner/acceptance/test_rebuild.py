@@ -22,7 +22,7 @@ from scenario_runner.cli.authority_rebuild import RebuildOptions, rebuild_author
 from scenario_runner.gates.receipts import bundle_hash_of
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.rebuild.bus import EndsOnBus
+from scenario_runner.rebuild.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,13 +311,13 @@ def test_the_control_bus_is_read_when_no_daemon_can_publish_any_more(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost.lose()
-    read, marks = EndsOnBus.read, list[Any]()
+    read, marks = Reading.ends, list[Any]()
 
-    def marked(*arguments: Any) -> EndsOnBus:
+    def marked(*arguments: Any) -> Any:
         marks.extend(lost.sql("SELECT actor FROM unfinished_rebuild"))
         return read(*arguments)
 
-    monkeypatch.setattr(EndsOnBus, "read", marked)
+    monkeypatch.setattr(Reading, "ends", marked)
     monkeypatch.setattr("scenario_runner.cli.authority_rebuild.collect_rarely", lambda: None)
     monkeypatch.setattr("os.umask", lambda _: 0)
     options = RebuildOptions("a test", "", "", "ops", dry_run=False)
@@ -610,6 +610,27 @@ def test_what_does_not_hold_together_is_a_finding_and_never_ready(lost: Lost, na
         assert item["remedy"]
     assert run not in lost.states()
     assert len(lost.states()) == 3
+
+
+@pytest.mark.parametrize("witness", ["bus", "evidence", "ledger"])
+def test_an_end_on_the_bus_of_a_run_that_the_ledger_lost_is_a_finding(lost: Lost, witness: str) -> None:
+    for run in ("ready", "failed"):
+        for path in lost.world.ledger.glob(f"*/{lost.runs[run]}.json*"):
+            path.unlink()
+    wanted = {(lost.runs["ready"], "READY"), (lost.runs["failed"], "TERMINAL")}
+    _, findings, _ = lost.check()
+    assert "SIGNAL_WITHOUT_RUN" not in {item["code"] for item in findings}, "the authority knows the runs"
+    lost.lose()
+    code, findings, report = lost.rebuild("--witness", witness)
+    assert (code, report["findings_by_code"]) == (1, {"SIGNAL_WITHOUT_RUN": 2})
+    assert {(item["run_id"], item["detail"].split()[0]) for item in findings} == wanted
+    assert all(item["object"] == str(lost.document("run_record", run)) for item, run in zip(
+        sorted(findings, key=lambda item: str(item["detail"])), ("ready", "failed"), strict=True))  # fmt: skip
+    assert all("in the spool" in item["remedy"] for item in findings)
+    assert set(lost.states()) == {"quarantined", "waiting"}
+    code, findings, report = lost.check()
+    assert (code, report["findings_by_code"]) == (1, {"SIGNAL_WITHOUT_RUN": 2})
+    assert {(item["run_id"], item["detail"].split()[0]) for item in findings} == wanted
 
 
 @pytest.mark.parametrize("witness", ["bus", "evidence", "ledger"])

@@ -86,7 +86,7 @@ def forged_correction(lost: Lost) -> None:
     own, old = lost.runs["ready"], lost.runs["bad"]
     ids = {"supersedes_run_id": old, "supersession_purpose": "p"}
     payload = {
-        "old_run_id": old, "new_run_id": own, "purpose": "p",
+        "old_run_id": old, "new_run_id": own, "purpose": "p", "reason_code": "", "old_facts_view_ref": "",
         "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{own}.json",
     }  # fmt: skip
     message_id = supersedes_message_id(old, own, "p")

@@ -10,6 +10,8 @@ import pytest
 from invariants import check, paths_of
 from support import ForkedWorld
 
+from scenario_runner.contracts.documents import RunSupersedes
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -104,10 +106,10 @@ def test_a_correction_supersedes_when_it_is_ready_and_both_ends_show_it(scene: S
     assert (code, answer["run_id"]) == (0, new_id)
     scene.drain()
 
-    view = {"old_facts_view_ref": f"fraud-platform/sr/run_facts_view/{old_id}.json"} if old == "ready" else {}
+    view = f"fraud-platform/sr/run_facts_view/{old_id}.json" if old == "ready" else ""
     payload = {
-        "old_run_id": old_id, "new_run_id": new_id, "purpose": "late data", "reason_code": "LATE", **view,
-        "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{new_id}.json",
+        "old_run_id": old_id, "new_run_id": new_id, "purpose": "late data", "reason_code": "LATE",
+        "old_facts_view_ref": view, "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{new_id}.json",
     }  # fmt: skip
     (signal,) = scene.signals("RUN_SUPERSEDES")
     assert signal["payload"] == payload
@@ -130,10 +132,22 @@ def test_a_correction_supersedes_when_it_is_ready_and_both_ends_show_it(scene: S
     assert (listed[old_id]["supersedes"], listed[old_id]["superseded_by"]) == (None, [new_id])
     assert f"superseded by {new_id}" in scene.text("runs", "list")
     verified = scene.shown("verify", new_id)
-    whole = {"old_facts_view_ref": None, **payload}  # what a command prints has all its keys
-    assert (verified["outcome"], verified["supersedes"]) == ("PASS", whole)
+    assert (verified["outcome"], verified["supersedes"]) == ("PASS", payload)
     assert "RUN_SUPERSEDES on the control bus says the same" in [item["check"] for item in verified["checks"]]
-    assert scene.shown("verify", old_id)["superseded_by"] == [whole]
+    assert scene.shown("verify", old_id)["superseded_by"] == [payload]
+    assert check(paths_of(scene.world)) == []
+
+
+def test_the_signal_of_a_correction_has_every_field_also_when_the_sender_gives_no_code(scene: Scene) -> None:
+    assert scene.submit("new", "--supersedes", scene.runs["bad"], "--purpose", "late data")[0] == 0
+    scene.drain()
+    (signal,) = scene.signals("RUN_SUPERSEDES")
+    assert signal["payload"] == {
+        "old_run_id": scene.runs["bad"], "new_run_id": scene.runs["new"], "purpose": "late data", "reason_code": "",
+        "old_facts_view_ref": "", "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{scene.runs['new']}.json",
+    }  # fmt: skip
+    assert scene.shown("verify", scene.runs["new"])["outcome"] == "PASS"
+    assert RunSupersedes.model_validate(signal["payload"]).wire() == signal["payload"]
     assert check(paths_of(scene.world)) == []
 
 

@@ -9,11 +9,14 @@ from typing import Any, cast
 import pytest
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
-from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.rebuild import reading
-from scenario_runner.rebuild.reading import Reading, RunToRead
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
+from scenario_runner.rebuild.documents import RunToRead
+from scenario_runner.rebuild.reading import Reading, processes
 
 pytestmark = pytest.mark.integration
+
+
+KNOWN = (("object_store/x", "a" * 32),)
 
 
 class Reader:
@@ -21,6 +24,9 @@ class Reader:
 
     def __init__(self, dies: str = "", fails: str = "") -> None:
         self.dies, self.fails = dies, fails
+
+    def expect(self, identities: object) -> None:
+        assert identities == KNOWN
 
     def __call__(self, run: RunToRead) -> LedgerFinding:
         if run.run_id == self.dies:
@@ -30,24 +36,35 @@ class Reader:
         return LedgerFinding(FindingCode.RECORD_MISSING, run.run_id, str(os.getpid()), "")
 
 
-def read(monkeypatch: pytest.MonkeyPatch, count: int, **reader: str) -> list[Any]:
-    monkeypatch.setattr(reading, "FEW", 5)
+def read(number: int, count: int, **reader: str) -> list[Any]:
     here, make = cast("Any", Reader()), cast("Any", partial(Reader, **reader))
     runs = [RunToRead(f"{number}") for number in range(count)]
-    return list(Reading(here, make, threads=0, processes=1)(runs))
+    with processes(make, 0, number) as pool:
+        return list(Reading(here, KNOWN, 0, pool)(runs))
 
 
-def test_runs_come_in_their_order_and_many_from_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, elsewhere in ((5, False), (200, True)):
-        found = read(monkeypatch, count)
-        assert [item.run_id for item in found] == [f"{number}" for number in range(count)]
-        assert ({item.object for item in found} != {str(os.getpid())}) is elsewhere
+@pytest.mark.parametrize("alone", [True, False], ids=["copies", "new processes"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_runs_come_in_their_order_and_from_other_processes(
+    monkeypatch: pytest.MonkeyPatch, number: int, alone: bool
+) -> None:
+    monkeypatch.setattr("threading.active_count", lambda: 1 if alone else 2)
+    found = read(number, 500)
+    assert [item.run_id for item in found] == [f"{number}" for number in range(500)]
+    assert (os.getpid() in {int(item.object) for item in found}) is (number == 0)
 
 
 @pytest.mark.parametrize("reader", [{"dies": "150"}, {"fails": "150"}])
-def test_a_process_that_dies_or_fails_makes_the_rebuild_unavailable(
-    monkeypatch: pytest.MonkeyPatch, reader: dict[str, str]
-) -> None:
+def test_a_process_that_dies_or_fails_makes_the_rebuild_unavailable(reader: dict[str, str]) -> None:
     with pytest.raises(Unavailable) as raised:
-        read(monkeypatch, 200, **reader)
+        read(1, 200, **reader)
     assert ("was killed" in raised.value.detail) is ("dies" in reader)
+
+
+def refused() -> Any:
+    raise ConfigurationError("profile", "cannot be used", "use another one")
+
+
+def test_what_keeps_a_process_from_reading_is_heard_where_it_is_asked() -> None:
+    with processes(refused, 0, 1) as pool, pytest.raises(Unavailable, match="cannot be used"):
+        list(Reading(cast("Any", Reader()), KNOWN, 0, pool)([RunToRead("0")]))

@@ -16,7 +16,7 @@ from s3_support import spot_on
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import SequenceError, Unavailable
 from scenario_runner.service.identity import NamedStore, adopt, establish_identities, require_known
 from scenario_runner.storage.anchored import AnchoredRoot
 from scenario_runner.storage.base import ObjectStore
@@ -106,6 +106,7 @@ def test_a_store_without_its_marker_is_unavailable_until_it_is_back(place: Place
         lambda: store.create("b", b"x"),
         lambda: store.replace("a", b"y", stored.version),
         lambda: store.read("nothing", 10),
+        lambda: store.held().read("a", 10),
     ]
     for call in calls:
         with pytest.raises(Unavailable):
@@ -117,6 +118,26 @@ def test_a_store_without_its_marker_is_unavailable_until_it_is_back(place: Place
     place.later()
     assert store.create_many([("b", b"x"), ("c", b"x")]) == [True, True]
     assert store.read("nothing", 10) is None
+
+
+def test_what_is_read_at_once_comes_from_the_folder_that_was_proven(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = FilesystemStore(str(root), FOLDER)
+    store.leave_identity(ID)
+    store.expect(ID)
+    store.create("a", b"first")
+    held = store.held()
+    root.rename(tmp_path / "away")
+    (root / FOLDER).mkdir(parents=True)
+    (root / "a").write_bytes(b"other")
+    (root / MARKER).write_bytes(marker(ID))
+    found = held.read("a", 10)
+    assert found is not None
+    assert found.data == b"first", "the bytes that were written to the store that was proven"
+    with pytest.raises(Unavailable):
+        held.read("b", 10)
+    with pytest.raises(SequenceError):
+        held.read("../a", 10)
 
 
 def swap(place: Place, data: bytes) -> None:

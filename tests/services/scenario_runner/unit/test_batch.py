@@ -38,7 +38,7 @@ def runs(*names: str, root: str = "/engine/run") -> list[Claim]:
 
 
 def vars_of(intent: Intent) -> dict[str, Any]:
-    return {name: getattr(intent, name) for name in Intent.__slots__}
+    return {name: getattr(intent, name) for name in Intent.__dataclass_fields__}
 
 
 class Place:

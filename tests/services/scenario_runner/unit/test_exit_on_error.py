@@ -16,11 +16,11 @@ pytestmark = pytest.mark.unit
     [
         (Unavailable("away"), Exit.UNAVAILABLE),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), Exit.DEFECT),
-        (MemoryError(), Exit.DEFECT),
+        (MemoryError(), Exit.UNAVAILABLE),
         (typer.Exit(Exit.WAITING), Exit.WAITING),
     ],
 )
-def test_whatever_no_handler_knows_ends_as_a_defect(
+def test_whatever_no_handler_knows_ends_as_a_defect_and_lack_of_memory_as_an_outage(
     error: Exception, code: Exit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended, exit_on_error(as_json=False, logs=False):

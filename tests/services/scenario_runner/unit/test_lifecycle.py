@@ -218,6 +218,7 @@ def test_a_correction_asks_for_the_end_of_the_run_it_supersedes_and_tells_both_r
     assert (made.old_run_id, made.event.kind, made.event.state) == (old, EventKind.SUPERSEDED_BY, RunState.FAILED)
     payload = {
         "old_run_id": old, "new_run_id": end.claim.run_id, "purpose": "late data", "reason_code": "LATE",
+        "old_facts_view_ref": "",
         "new_facts_view_ref": f"fraud-platform/sr/run_facts_view/{end.claim.run_id}.json",
     }  # fmt: skip
     assert made.signal.payload == canonical_bytes(payload), "a run that was not READY has no facts view"

@@ -109,7 +109,7 @@ def test_the_evidence_is_examined_for_the_bytes_that_were_compared(tmp_path: Pat
         examined.append(data)
         return SimpleNamespace(ok=False, checks=[{"check": "outputs", "ok": False}])
 
-    bus: Any = SimpleNamespace(witness=Witness.EVIDENCE, end=lambda _admitted, draft: draft)
+    bus: Any = SimpleNamespace(witness=Witness.EVIDENCE, end=lambda _admitted, draft, _said: draft)
     prover = ReadyProver(store, SimpleNamespace(), bus, examine)  # type: ignore[arg-type]
     prover._right["b"] = right
     prover._require_vouched = lambda _admitted: None  # type: ignore[method-assign]

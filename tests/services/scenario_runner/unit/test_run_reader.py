@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -38,6 +40,27 @@ def read(folder: Path, error: Exception) -> object:
 def test_a_process_that_lacks_memory_or_files_makes_the_rebuild_unavailable(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(Unavailable, match=r"cannot be read: .*; the same command goes on"):
         read(tmp_path, error)
+
+
+SHORT_OF_MEMORY = """
+import resource
+from scenario_runner.ledger.records import DamagedRecordError, read_record
+
+data = b'{"details":"' + b"a" * (24 << 20) + b'"}\\n'
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (100 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    read_record(data, "0" * 32)
+except (DamagedRecordError, MemoryError) as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of an address space is Linux's")
+def test_a_record_that_memory_is_too_short_for_is_not_called_damaged() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=True)
+    assert done.stdout == "MemoryError\n", "the library that parses has one error for both"
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), ZeroDivisionError(), StopIteration()])
