@@ -1,44 +1,45 @@
-"""Digests of one examination, taken at the same time."""
+"""Work of one examination that is done at the same time."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from scenario_runner.artifacts.base import SequenceDigest
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import Refusal
 
+T = TypeVar("T")
 Found = SequenceDigest | Refusal
 
 
-def digest_in_parallel(
-    pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[tuple[int, Callable[[], SequenceDigest]]]
-) -> list[tuple[int, Found]]:
-    """Take digests on a pool; a refusal takes the place of its digest, any other failure ends all of them.
+def in_parallel(pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[Callable[[], T]]) -> list[T]:
+    """Do jobs on a pool; the failure of one ends all of them.
 
     Args:
         pool: Where.
         budget: Of the examination; cancelled when it ends early, so that other threads end at their next beat.
-        jobs: The index of each digest, and the function that takes it.
+        jobs: What to do.
 
     Returns:
-        Index and digest or refusal of each job.
+        The result of each job.
     """
-    futures = [(index, pool.submit(_or_refusal, job)) for index, job in jobs]
+    futures = [pool.submit(job) for job in jobs]
     try:
-        done, _ = wait([future for _, future in futures], return_when=FIRST_EXCEPTION)
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         failures = [error for future in done if (error := future.exception()) is not None]
         if failures:
             raise failures[0]
     except BaseException:
         budget.cancel()
-        for _, future in futures:
+        for future in futures:
             future.cancel()
         raise
-    return [(index, future.result()) for index, future in futures]
+    return [future.result() for future in futures]
 
 
-def _or_refusal(job: Callable[[], SequenceDigest]) -> Found:
+def or_refusal(digest: Callable[[], SequenceDigest]) -> Found:
+    """A digest, or the refusal in its place."""
     try:
-        return job()
+        return digest()
     except Refusal as refusal:
         return refusal
