@@ -29,13 +29,12 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import BAD_NAME, Listing, too_many
 from scenario_runner.artifacts.local_files import Identity, identity_of, os_errors, raise_for, refuse_type, shrank
-from scenario_runner.artifacts.parallel import digest_in_parallel
+from scenario_runner.artifacts.parallel import Found, in_parallel, or_refusal
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
     EvidenceChanged,
     EvidenceMissing,
     EvidenceRefused,
-    Refusal,
     ScenarioRunnerError,
     Unavailable,
 )
@@ -269,23 +268,23 @@ class LocalRunRoot(ExaminedRoot[Identity]):
         """Do nothing: reading ahead saves no time on a file system."""
 
     @override
-    def _hash_all(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+    def _hash_all(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, Found]]:
         """Digest small sequences in this thread, one after the other, and then large ones in parallel."""
         for item in work:
             if item.size < _PARALLEL_FROM:
-                try:
-                    yield item.index, self._hash(item)
-                except Refusal as refusal:
-                    yield item.index, refusal
+                yield self._hash_one(item)
         yield from self._hash_large([item for item in work if item.size >= _PARALLEL_FROM])
 
-    def _hash_large(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, SequenceDigest | Refusal]]:
+    def _hash_one(self, item: Unread[Identity]) -> tuple[int, Found]:
+        return item.index, or_refusal(partial(self._hash, item))
+
+    def _hash_large(self, work: list[Unread[Identity]]) -> Iterator[tuple[int, Found]]:
         if not work:
             return
         work.sort(key=lambda item: -item.size)  # the largest first, so that the threads end at about the same time
-        jobs = [(item.index, partial(self._hash, item)) for item in work]
+        jobs = [partial(self._hash_one, item) for item in work]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="hash") as pool:
-            yield from digest_in_parallel(pool, self.budget, jobs)
+            yield from in_parallel(pool, self.budget, jobs)
 
     def _hash(self, item: Unread[Identity]) -> SequenceDigest:
         read_ns = self._read_ns()

@@ -1,4 +1,4 @@
-"""Digests of one examination, taken at the same time."""
+"""Work of one examination that is done at the same time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,38 +10,36 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import Refusal
 
 A = TypeVar("A")
-R = TypeVar("R")
+T = TypeVar("T")
 Found = SequenceDigest | Refusal
 
 
-def digest_in_parallel(
-    pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[tuple[int, Callable[[], SequenceDigest]]]
-) -> list[tuple[int, Found]]:
-    """Take digests on a pool; a refusal takes the place of its digest, any other failure ends all of them.
+def in_parallel(pool: ThreadPoolExecutor, budget: ReadBudget, jobs: Iterable[Callable[[], T]]) -> list[T]:
+    """Do jobs on a pool; the failure of one ends all of them.
 
     Args:
         pool: Where.
         budget: Of the examination; cancelled when it ends early, so that other threads end at their next beat.
-        jobs: The index of each digest, and the function that takes it.
+        jobs: What to do.
 
     Returns:
-        Index and digest or refusal of each job.
+        The result of each job.
     """
-    futures = [(index, pool.submit(_or_refusal, job)) for index, job in jobs]
+    futures = [pool.submit(job) for job in jobs]
     try:
-        done, _ = wait([future for _, future in futures], return_when=FIRST_EXCEPTION)
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         failures = [error for future in done if (error := future.exception()) is not None]
         if failures:
             raise failures[0]
     except BaseException:
         budget.cancel()
-        for _, future in futures:
+        for future in futures:
             future.cancel()
         raise
-    return [(index, future.result()) for index, future in futures]
+    return [future.result() for future in futures]
 
 
-def map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], R], items: Iterable[A], ahead: int) -> Iterator[R]:
+def map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], T], items: Iterable[A], ahead: int) -> Iterator[T]:
     """Results of a function in the order of its arguments, with some calls under way before they are asked for.
 
     A pool that others use too is not filled with all calls at once: theirs would wait behind these.
@@ -52,7 +50,7 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], R], items: Itera
         items: Its arguments; each is taken when its call is handed to the pool.
         ahead: Most calls under way.
     """
-    under_way: deque[Future[R]] = deque()
+    under_way: deque[Future[T]] = deque()
     try:
         for item in items:
             under_way.append(pool.submit(function, item))
@@ -65,8 +63,9 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[A], R], items: Itera
             future.cancel()
 
 
-def _or_refusal(job: Callable[[], SequenceDigest]) -> Found:
+def or_refusal(digest: Callable[[], SequenceDigest]) -> Found:
+    """A digest, or the refusal in its place."""
     try:
-        return job()
+        return digest()
     except Refusal as refusal:
         return refusal

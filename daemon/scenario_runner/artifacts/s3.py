@@ -24,7 +24,7 @@ from scenario_runner.artifacts.base import (
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import Listing
-from scenario_runner.artifacts.parallel import digest_in_parallel, map_ahead
+from scenario_runner.artifacts.parallel import Found, in_parallel, map_ahead, or_refusal
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.depth import DigestSource
@@ -45,6 +45,7 @@ from scenario_runner.storage.s3_client import (
     S3Settings,
     split_s3_uri,
 )
+from scenario_runner.storage.s3_small import SMALL_BYTES, Asked, SmallRead, SmallReads
 
 Identity = tuple[str, str, str, int, int]
 """Bucket, key, ETag, size in bytes, time of the last write in microseconds."""
@@ -52,31 +53,56 @@ Identity = tuple[str, str, str, int, int]
 _BLOCK: Final = 4 << 20
 #: Bytes of one sequence that are requested ahead of the digest: one block arrives while another is digested.
 _AHEAD_BYTES: Final = 2 * _BLOCK
-#: Small objects of one sequence that are requested ahead, to hide the time of a request.
-_AHEAD_BLOCKS: Final = 16
-#: Requests of the process at one time: those of two sequences that read ahead.
+#: Small objects that are requested ahead, of however many sequences: those of a small run in one round trip.
+_AHEAD_BLOCKS: Final = 64
+#: Requests of the process for large objects at one time: those of a few sequences that read ahead.
 _REQUESTS: Final = 32
 #: Checksums of one examination that are asked for at a time: all threads are busy, and others wait for a moment only.
 _CHECKSUMS_AHEAD: Final = 2 * _REQUESTS
 #: Documents up to this size are fetched before they are read.
 _SMALL: Final = 1 << 20
+#: Bytes that one examination keeps of what was fetched before it is read; the others are fetched when they are read.
+_SMALL_KEPT: Final = 4 << 20
 #: Empty objects that are known to be files; about 300 bytes each.
 _FILES_KEPT: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Readers:
-    """Threads: some hash, and for each of them some wait for the network.
+    """Threads: some hash, and some wait for the network.
 
     Attributes:
-        threads: How many sequences of a long examination are hashed at the same time, by threads of its own.
-        small: Hash for examinations of a batch; they never queue behind long ones.
-        requests: Wait for the network.
+        threads: How many large sequences of a long examination are hashed at the same time, by threads of its own.
+        requests: Wait for blocks of large objects.
+        small: Reads small objects, for all examinations of the process.
     """
 
     threads: int
-    small: ThreadPoolExecutor
     requests: ThreadPoolExecutor
+    small: SmallReads
+
+
+Block = Fetched | SmallRead
+
+
+class _Requested:
+    """A request for an object or a part of one.
+
+    Args:
+        pending: Its result; None when the object has to be asked for in another way.
+        otherwise: That way.
+    """
+
+    def __init__(self, pending: "Future[Fetched] | Asked", otherwise: Callable[[], Fetched]) -> None:
+        self._pending, self._otherwise = pending, otherwise
+
+    def result(self) -> Block:
+        """Wait for the bytes."""
+        return self._pending.result() or self._otherwise()
+
+    def cancel(self) -> None:
+        """Give it up, if it was not sent."""
+        self._pending.cancel()
 
 
 class S3RunRoot(ExaminedRoot[Identity]):
@@ -109,7 +135,7 @@ class S3RunRoot(ExaminedRoot[Identity]):
         self._bucket, self._prefix, self._readers = bucket, prefix, readers
         self._files, self._checksums = files, checksums
         self._entries: dict[str, Listed] = {}
-        self._small: dict[Listed, Fetched] = {}
+        self._small: dict[Listed, Block] = {}
         self._tree = S3Tree(bucket, prefix, files, budget)
         if not self._tree.exists():
             raise EvidenceMissing(f"{location} is not there", path=location)
@@ -174,9 +200,14 @@ class S3RunRoot(ExaminedRoot[Identity]):
         self._entry(path)
         return self._seen[path]
 
+    def _request(self, entry: Listed, path: str, start: int, end: int) -> _Requested:
+        """Request an object or a part of one."""
+        fetch = partial(self._fetch, entry, path, start, end)
+        if entry.size > SMALL_BYTES or end - start != entry.size:
+            return _Requested(self._readers.requests.submit(fetch), fetch)
+        return _Requested(self._readers.small.submit(self._bucket.small(entry)), fetch)
+
     def _fetch(self, entry: Listed, path: str, start: int, end: int) -> Fetched:
-        if entry in self._small and end - start == entry.size:
-            return self._small[entry]
         try:
             found = self._bucket.get_range(entry.key, start, end, entry.etag)
         except ChangedError:
@@ -192,26 +223,26 @@ class S3RunRoot(ExaminedRoot[Identity]):
         entry = self._entry(path)
         check_size(path, entry.size, limit)
         self.budget.document(entry.size)
-        return bytes(self._fetch(entry, path, 0, entry.size).data)
+        known = self._small.get(entry)
+        return bytes((known or self._request(entry, path, 0, entry.size).result()).data)
 
     @override
     def prefetch(self, paths: Iterable[str], limit: int) -> None:
         wanted: dict[str, Listed] = {}
+        kept = sum(entry.size for entry in self._small)
         for path in paths:
             self.budget.operations()
             try:
                 entry = self._tree.entry(path)
             except Refusal:
                 continue  # the read of this path will raise the same refusal
-            if entry.size <= min(limit, _SMALL):
+            if entry.size <= min(limit, _SMALL, _SMALL_KEPT - kept) and entry not in self._small:
                 wanted[path] = entry
-        fetched = [
-            (entry, self._readers.requests.submit(self._fetch, entry, path, 0, entry.size))
-            for path, entry in wanted.items()
-        ]
-        for entry, future in fetched:
+                kept += entry.size
+        requested = [(entry, self._request(entry, path, 0, entry.size)) for path, entry in wanted.items()]
+        for entry, request in requested:
             try:
-                self._small[entry] = future.result()
+                self._small[entry] = request.result()
             except (Refusal, EvidenceChanged):
                 continue  # the read reports it
 
@@ -250,15 +281,43 @@ class S3RunRoot(ExaminedRoot[Identity]):
             raise EvidenceChanged(f"{path} changed during the examination", path=path) from error
 
     @override
-    def _hash_all(self, work: list[Unread[Identity]]) -> list[tuple[int, SequenceDigest | Refusal]]:
-        if not work:
-            return []
+    def _hash_all(self, work: list[Unread[Identity]]) -> list[tuple[int, Found]]:
         work.sort(key=lambda item: -item.size)  # the largest first, so that the threads end at about the same time
-        jobs = [(item.index, partial(self._hash, item)) for item in work]
-        if not self.budget.share.patient:
-            return digest_in_parallel(self._readers.small, self.budget, jobs)
+        large = [item for item in work if item.size > _BLOCK]
+        small = work[len(large) :]
+        jobs = [partial(self._hash_one, item) for item in large] + ([partial(self._hash_small, small)] if small else [])
+        if not self.budget.share.patient:  # a batch hashes little: handing it over would cost more
+            return [result for job in jobs for result in job()]
         with ThreadPoolExecutor(self._readers.threads, thread_name_prefix="hash") as pool:
-            return digest_in_parallel(pool, self.budget, jobs)
+            return [result for results in in_parallel(pool, self.budget, jobs) for result in results]
+
+    def _hash_one(self, item: Unread[Identity]) -> list[tuple[int, Found]]:
+        return [(item.index, or_refusal(partial(self._hash, item)))]
+
+    def _hash_small(self, items: Sequence[Unread[Identity]]) -> list[tuple[int, Found]]:
+        """Digest sequences whose objects are requested whole, ahead and across the sequences."""
+        members = [(self._entries[path], path) for item in items for path in item.paths]
+        unread = [(entry.size, (entry, path, 0, entry.size)) for entry, path in members if entry not in self._small]
+        blocks = _Blocks(unread, self._request)
+        try:
+            return [(item.index, self._hash_next(item, blocks)) for item in items]
+        finally:
+            blocks.close()
+
+    def _hash_next(self, item: Unread[Identity], blocks: "_Blocks") -> Found:
+        """The digest of the sequence whose blocks are next; all of them are taken, also after a refusal."""
+        whole, members, versions, refused = hashlib.sha256(), [], [], None
+        for path in item.paths:
+            try:
+                block = self._small.get(self._entries[path]) or next(blocks)
+            except Refusal as refusal:
+                refused = refused or refusal
+                continue
+            whole.update(block.data)
+            members.append(hashlib.sha256(block.data).hexdigest() if len(item.paths) > 1 else whole.hexdigest())
+            versions.append(block.version)
+            self.budget.beat(len(block.data))
+        return refused or self._digested(item, (whole.hexdigest(), *members, *versions), self._opened_ns)
 
     def _hash(self, item: Unread[Identity]) -> SequenceDigest:
         entries = [self._entries[path] for path in item.paths]
@@ -300,15 +359,12 @@ class S3RunRoot(ExaminedRoot[Identity]):
         return own, version or ""
 
     def _ahead(self, paths: Sequence[str], entries: Sequence[Listed], offset: int) -> "_Blocks":
-        return _Blocks(
-            self._readers.requests,
-            [
-                (end - start, (entry, path, start, end))
-                for path, entry in zip(paths, entries, strict=True)
-                for start, end in _blocks_of(entry, offset)
-            ],
-            self._fetch,
-        )
+        blocks = [
+            (end - start, (entry, path, start, end))
+            for path, entry in zip(paths, entries, strict=True)
+            for start, end in _blocks_of(entry, offset)
+        ]
+        return _Blocks(blocks, self._request)
 
     @override
     def close(self) -> None:
@@ -320,36 +376,34 @@ class _Blocks:
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor,
         blocks: list[tuple[int, tuple[Listed, str, int, int]]],
-        fetch: Callable[[Listed, str, int, int], Fetched],
+        request: Callable[[Listed, str, int, int], _Requested],
     ) -> None:
-        self._pool, self._fetch = pool, fetch
-        self._waiting = deque(blocks)
-        self._under_way: deque[tuple[int, Future[Fetched]]] = deque()
+        self._request, self._waiting = request, deque(blocks)
+        self._under_way: deque[tuple[int, _Requested]] = deque()
         self._bytes = 0
 
-    def _request(self) -> None:
+    def _go_ahead(self) -> None:
         while self._waiting and (
             not self._under_way
             or (len(self._under_way) < _AHEAD_BLOCKS and self._bytes + self._waiting[0][0] <= _AHEAD_BYTES)
         ):
             size, block = self._waiting.popleft()
             self._bytes += size
-            self._under_way.append((size, self._pool.submit(self._fetch, *block)))
+            self._under_way.append((size, self._request(*block)))
 
-    def __next__(self) -> Fetched:
-        self._request()
-        size, future = self._under_way.popleft()
-        block = future.result()
+    def __next__(self) -> Block:
+        self._go_ahead()
+        size, requested = self._under_way.popleft()
         self._bytes -= size
-        self._request()
+        block = requested.result()
+        self._go_ahead()
         return block
 
     def close(self) -> None:
         """Give up what was requested and is not needed any more."""
-        for _, future in self._under_way:
-            future.cancel()
+        for _, requested in self._under_way:
+            requested.cancel()
 
 
 def _blocks_of(entry: Listed, offset: int = 0) -> Iterator[tuple[int, int]]:
@@ -392,8 +446,8 @@ class S3Artifacts(Artifacts):
         self._settings, self._reuse, self._checksums = settings, reuse, checksums
         self._readers = _Readers(
             threads,
-            ThreadPoolExecutor(threads, thread_name_prefix="hash-small"),
             ThreadPoolExecutor(_REQUESTS, thread_name_prefix="s3"),
+            SmallReads(),
         )
         self._buckets: dict[str, S3Bucket] = {}
         self._files: Files = {}
@@ -416,5 +470,5 @@ class S3Artifacts(Artifacts):
 
     @override
     def close(self) -> None:
-        self._readers.small.shutdown(wait=True, cancel_futures=True)
         self._readers.requests.shutdown(wait=True, cancel_futures=True)
+        self._readers.small.close()

@@ -92,6 +92,8 @@ class S3Tree:
 
     def _covering(self, folder: str) -> _Folder | None:
         """A listing that was made and covers a folder."""
+        if (whole := self._folders.get("")) is not None:
+            return whole
         while True:
             if folder in self._folders:
                 return self._folders[folder]
@@ -101,6 +103,8 @@ class S3Tree:
 
     def _small_listing(self, folder: str) -> _Folder | None:
         """A listing that covers a folder, made now if it is small enough, the run root's if possible."""
+        if (covering := self._covering(folder)) is not None:
+            return covering
         for candidate in dict.fromkeys(("", folder)):
             if self._covering(folder) is None and candidate not in self._too_large:
                 try:

@@ -4,6 +4,7 @@ The result is a finished verified set, or the reason why there is none. In both 
 where, per gate and output.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from scenario_runner.artifacts.base import RunRoot, Snapshot
@@ -15,7 +16,7 @@ from scenario_runner.evidence.gate_reader import GateReading, measure, prefetch,
 from scenario_runner.evidence.key import EvidenceKey
 from scenario_runner.evidence.output_reader import digest_outputs
 from scenario_runner.gates.verified_set import VerifiedSet
-from scenario_runner.interface_pack.model import InterfacePack, Law
+from scenario_runner.interface_pack.model import GateSpec, InterfacePack, Law
 
 #: Members whose matching form is shown in a report: more would make events of bundles with many members too large.
 _SHOWN_FORMS: Final = 50
@@ -47,9 +48,12 @@ def examine(root: RunRoot, pack: InterfacePack, key: EvidenceKey) -> tuple[Findi
 def _examine(root: RunRoot, pack: InterfacePack, key: EvidenceKey) -> Finding:
     report = Report()
     verified = VerifiedSet(pack, key.gates, key.outputs)
+    # the pack lists its gates with every upstream gate first
+    gates = [gate for gate in pack.gates.values() if gate.gate_id in key.gates]
+    prefetch(root, gates, key.values())
     if _is_of_another_run(root, pack, key, report):
         return report.finding(None)
-    _examine_gates(root, pack, key, verified, report)
+    _examine_gates(root, gates, key, verified, report)
     if verified.gates_passed:
         digest_outputs(root, pack, key, verified, report)
     else:
@@ -92,12 +96,11 @@ def _is_of_another_run(root: RunRoot, pack: InterfacePack, key: EvidenceKey, rep
     return True
 
 
-def _examine_gates(root: RunRoot, pack: InterfacePack, key: EvidenceKey, verified: VerifiedSet, report: Report) -> None:
+def _examine_gates(
+    root: RunRoot, gates: Sequence[GateSpec], key: EvidenceKey, verified: VerifiedSet, report: Report
+) -> None:
     """Read all required gates together and admit them one by one, each after those that it depends on."""
     tokens = key.values()
-    # the pack lists its gates with every upstream gate first
-    gates = [gate for gate in pack.gates.values() if gate.gate_id in key.gates]
-    prefetch(root, gates, tokens)
     readings = [read_gate(root, gate, tokens) for gate in gates]
     measure(root, readings)
     for reading in readings:

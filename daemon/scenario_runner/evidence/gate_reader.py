@@ -24,6 +24,7 @@ from scenario_runner.contracts.errors import (
     Refusal,
 )
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.engine.run_receipt import RUN_RECEIPT
 from scenario_runner.evidence.bounds import check_extent
 from scenario_runner.evidence.parse_turns import drop_frames, parse_in_turn
 from scenario_runner.gates.laws import (
@@ -63,8 +64,8 @@ class GateReading:
 
 
 def prefetch(root: RunRoot, gates: Sequence[GateSpec], tokens: Mapping[str, str]) -> None:
-    """Fetch the flags and indexes of all gates at the same time, where that saves waiting."""
-    wanted: list[str] = []
+    """Fetch the run receipt and the flags and indexes of all gates at the same time, where that saves waiting."""
+    wanted = [RUN_RECEIPT]
     for gate in gates:
         with suppress(Refusal):  # reading the gate says so
             paths = gate_paths(gate, tokens)

@@ -28,8 +28,8 @@ from scenario_runner.storage.s3_client import S3Bucket, TooLargeError
 _PROBES: Final = 5
 #: Objects that probes use. Few, because they are never deleted; enough that two processes seldom take the same one.
 _PROBE_OBJECTS: Final = 256
-#: Most threads for one batch. A request takes 10 to 30 ms and little CPU; more threads only wait for the interpreter.
-_CREATORS: Final = 16
+#: Most threads for one batch: as many as it has runs, so that each of its stages takes one round trip.
+_CREATORS: Final = 64
 #: A proof costs a request: one a second, however many runs there are.
 _PROOF_SECONDS: Final = 1.0
 #: An ETag that no object has.

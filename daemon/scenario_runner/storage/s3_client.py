@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,8 @@ from scenario_runner.contracts.errors import ConfigurationError, Unavailable, in
 from scenario_runner.counters import count
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.storage.aws import Credentials, drop_foreign_variables, native_options
+from scenario_runner.storage.s3_signing import Signer
+from scenario_runner.storage.s3_small import Asked
 
 if TYPE_CHECKING:
     from obstore import Bytes as Buffer
@@ -59,6 +62,11 @@ class S3Settings:
     endpoint_url: str = ""
     region: str = ""
     path_style: bool | None = None
+
+    @property
+    def is_path_style(self) -> bool:
+        """Whether the bucket is part of the path."""
+        return bool(self.endpoint_url) if self.path_style is None else self.path_style
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,8 @@ class S3Bucket:
         self.name = name
         self._obstore = obstore
         drop_foreign_variables()
-        options = _options(settings)
+        credentials = Credentials()
+        options = _options(settings, credentials)
         try:
             self._bucket: Bucket = translating_panics(lambda: backends.S3Store(name, **options))
         except (obstore.exceptions.BaseError, _PanicError) as error:
@@ -152,6 +161,7 @@ class S3Bucket:
                 "check the bucket's name, s3_endpoint_url and s3_region",
             ) from error  # fmt: skip
         self._sleep = sleep
+        self._signer = Signer(credentials.current, options["region"], _address(name, settings, options["region"]))
 
     def _call(self, action: str, key: str, function: Callable[[], T]) -> T | None:
         """The result of a call, with retries; None when there is no such object."""
@@ -228,6 +238,10 @@ class S3Bucket:
             return found
 
         return self._call("read", key, attempt)
+
+    def small(self, wanted: Listed) -> Asked:
+        """A small object with this ETag and size, to be asked for whole; see :class:`SmallReads`."""
+        return Asked(partial(self._signer.get, wanted.key, wanted.etag), wanted.etag, wanted.size)
 
     def _fetch(self, key: str, options: Any, limit: int) -> Fetched:  # noqa: ANN401 - the client's own type
         count("s3.get")
@@ -330,14 +344,12 @@ def translating_panics(function: Callable[[], T]) -> T:
         raise
 
 
-def _options(settings: S3Settings) -> dict[str, Any]:
+def _options(settings: S3Settings, credentials: Credentials) -> dict[str, Any]:
     """All options of the native client; the variables that it would read itself are passed here, or dropped."""
-    credentials = Credentials()
-    path_style = bool(settings.endpoint_url) if settings.path_style is None else settings.path_style
     options: dict[str, Any] = {
         "retry_config": {"max_retries": 0},
         "client_options": {"timeout": _REQUEST_SECONDS, "connect_timeout": _CONNECT_SECONDS},
-        "virtual_hosted_style_request": not path_style,
+        "virtual_hosted_style_request": not settings.is_path_style,
         "checksum_algorithm": "sha256",  # a bucket with an Object Lock refuses writes without one
         **native_options(credentials),
         "region": settings.region or credentials.region() or _DEFAULT_REGION,
@@ -346,6 +358,14 @@ def _options(settings: S3Settings) -> dict[str, Any]:
         options["endpoint"] = settings.endpoint_url
         options["client_options"]["allow_http"] = settings.endpoint_url.startswith("http://")
     return options
+
+
+def _address(name: str, settings: S3Settings, region: str) -> str:
+    """URL of the bucket, as the native client makes it: an endpoint without path style is the bucket's own."""
+    endpoint = settings.endpoint_url.rstrip("/")
+    if settings.is_path_style:
+        return f"{endpoint or f'https://s3.{region}.amazonaws.com'}/{name}"
+    return endpoint or f"https://{name}.s3.{region}.amazonaws.com"
 
 
 def _micros(meta: Any) -> int:  # noqa: ANN401

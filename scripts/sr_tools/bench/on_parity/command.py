@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -13,8 +14,9 @@ from obstore.exceptions import BaseError
 from sr_tools.arguments import at_least_one, not_negative, parse_size, positive
 from sr_tools.bench.delay_proxy import DelayError, delayed
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
+from sr_tools.bench.lean_s3 import lean_s3
 from sr_tools.bench.on_parity.growth import growth
-from sr_tools.bench.on_parity.latency import latency
+from sr_tools.bench.on_parity.latency import latency, new_latency
 from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
 from sr_tools.bench.on_parity.outage import outage
@@ -30,6 +32,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "known_world": known_world,
     "new_worlds": new_worlds,
     "latency": latency,
+    "new_latency": new_latency,
     "streaming": streaming,
     "outage": outage,
     "one_shot": one_shot,
@@ -49,6 +52,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
                 next to the same calls by a plain client
   new_worlds    the same with an engine run each
   latency       requests at a steady rate: p50 and p99 to READY, and to the bus
+  new_latency   one request after the other, each with an engine run of its own: p50 to READY
   streaming     large outputs, all of them read: GB/s next to plain GETs
   outage        Postgres goes away and comes back: nothing lost, seconds until it goes on
   one_shot      `scenario-runner run`: one request from the command line to its verdict
@@ -70,6 +74,8 @@ variables:
   scripts/parity_stack.sh up && eval "$(scripts/parity_stack.sh env)"     starts both here and sets them all
   scripts/bench_parity.py --only known_world --only outage --outage-seconds 10
   scripts/bench_parity.py --only known_world --delay-ms 25                an S3 that is 25 ms away
+  scripts/bench_parity.py --only new_worlds --delay-ms 20 --jitter-ms 10  one whose answers vary
+  scripts/bench_parity.py --only new_worlds --delay-ms 25 --lean-s3       one that takes little CPU of this machine
 
 Exit codes: 0 measurements were taken (met or not), 1 a check failed, 2 usage, or a variable is not set.
 """
@@ -89,6 +95,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("known-runs", 2500, "requests of a round of known_world"),
         ("known-rounds", 3, "rounds of known_world"),
         ("new-worlds-runs", 150, "engine runs of new_worlds"),
+        ("new-latency-runs", 20, "engine runs of new_latency"),
         ("lookups-runs", 1_000_000, "runs in the schema of lookups; at least 1000"),
         ("lookups-calls", 5, "calls of each command of `lookups`; the median counts"),
         ("retention-rows", 1_000_000, "records of retention; at least 100"),
@@ -111,7 +118,28 @@ def _build_parser() -> argparse.ArgumentParser:
         help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
     add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
         help="answers of S3 reach daemon and references that much later; needs an endpoint of plain HTTP")  # fmt: skip
+    add(
+        "--lean-s3",
+        action="store_true",
+        help="in the place of S3 a server of the bench's own, which takes little CPU: the client's own rate and cost",
+    )
+    add("--jitter-ms", type=not_negative, default=0.0, metavar="MS",
+        help="mean of a random time that each of these answers takes more")  # fmt: skip
     return parser
+
+
+@contextmanager
+def _place_of(options: argparse.Namespace) -> Iterator[Place]:
+    """S3 and Postgres, with the delay that was asked for in front of S3."""
+    place = Place.from_environment(os.environ)
+    if options.lean_s3:
+        with lean_s3(options.delay_ms, options.jitter_ms) as (endpoint, late):
+            lean = replace(place, endpoint=endpoint, measured_endpoint=late, path_style=True)
+            lean.bucket_client().create_bucket(Bucket=place.bucket)
+            yield lean
+        return
+    with delayed(place.endpoint, options.delay_ms, options.jitter_ms) as endpoint:
+        yield replace(place, measured_endpoint=endpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,10 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(argv)
     try:
-        place = Place.from_environment(os.environ)
-        with delayed(place.endpoint, options.delay_ms) as endpoint:
-            options.place = replace(place, measured_endpoint=endpoint)
-            conditions = {"s3_delay_ms": options.delay_ms}
+        with _place_of(options) as place:
+            options.place = place
+            conditions = {
+                "s3_delay_ms": options.delay_ms, "s3_jitter_ms": options.jitter_ms, "s3_is_lean": options.lean_s3,
+            }  # fmt: skip
             failures = (*FAILURES, psycopg.Error, BaseError)
             bench = Bench(
                 "bench_parity.py",

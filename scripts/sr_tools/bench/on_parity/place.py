@@ -20,7 +20,7 @@ from sr_tools.bench.report import note
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
 
-#: Threads of plain clients: as many calls at once as SR makes in a batch.
+#: Threads of plain clients: they keep a server without latency busy. Of a distant one SR asks more at a time.
 THREADS: Final = 16
 _REMEDY: Final = """\
 To start both on this machine, without Docker, and set all variables:

@@ -16,12 +16,14 @@ from support import REPO, s3_place
 
 pytestmark = pytest.mark.parity
 
-SIZES = ["--known-runs", "12", "--new-worlds-runs", "3", "--rate", "10", "--latency-seconds", "1",
-         "--stream-rounds", "2", "--stream-size", "2M", "--outage-seconds", "2", "--outage-rate", "5"]  # fmt: skip
+SIZES = ["--known-runs", "12", "--new-worlds-runs", "3", "--new-latency-runs", "2", "--rate", "10",
+         "--latency-seconds", "1", "--stream-rounds", "2", "--stream-size", "2M", "--outage-seconds", "2",
+         "--outage-rate", "5"]  # fmt: skip
 ENTRIES = {
     "known_world": ["known_world", "known_world_calls", "known_world_cpu"],
     "new_worlds": ["new_worlds", "new_worlds_calls", "new_worlds_cpu"],
     "latency": ["latency_ready_p50", "latency_ready_p99", "latency_sent_p50", "latency_sent_p99"],
+    "new_latency": ["new_latency_ready_p50", "new_latency_sent_p50"],
     "streaming": ["streaming", "streaming_peak_rss"],
     "outage": ["outage_lost", "outage_admission", "outage_ready"],
     "usage": ["usage_known", "usage_new"],
@@ -115,6 +117,12 @@ def test_latency_is_told_for_ready_and_for_the_bus(tmp_path: Path) -> None:
     assert found["latency_ready_p50"]["value"] < found["latency_sent_p50"]["value"]
 
 
+def test_a_new_world_is_timed_alone(tmp_path: Path) -> None:
+    found = take(tmp_path, "new_latency")
+    assert 0 < found["new_latency_ready_p50"]["value"] <= found["new_latency_ready_p50"]["max"]
+    assert found["new_latency_ready_p50"]["value"] < found["new_latency_sent_p50"]["value"]
+
+
 def test_streaming_stands_beside_plain_reads_of_the_same_objects(tmp_path: Path) -> None:
     found = take(tmp_path, "streaming")["streaming"]
     assert found["bytes"] > 2_000_000
@@ -165,7 +173,7 @@ def test_one_missing_ready_is_found_after_a_drain(tmp_path: Path) -> None:
     assert "12 READY expected, 11 found" in failed(tmp_path / "worlds", "known_world", losing)
 
 
-@pytest.mark.parametrize("name", ["latency", "streaming", "outage"])
+@pytest.mark.parametrize("name", ["latency", "new_latency", "streaming", "outage"])
 def test_one_missing_ready_of_a_running_daemon_is_found(tmp_path: Path, name: str) -> None:
     body = f'{REAL} "$@" &\ntrap "kill -TERM $!" TERM\nwait $!\nwait $!\n{LOSE}'
     assert "1 missing" in failed(tmp_path / "worlds", name, script(tmp_path / "losing", body))

@@ -71,6 +71,20 @@ def test_every_call_of_a_connection_is_late() -> None:
             assert time.perf_counter() - started >= 0.02
 
 
+def test_a_jitter_varies_the_delay_and_keeps_the_order_of_bytes() -> None:
+    taken = []
+    with echo_server() as server, delayed(server, 5, 10) as url, connect(url) as client:
+        threading.Thread(target=client.sendall, args=(BODY,), daemon=True).start()
+        assert receive(client, len(BODY)) == BODY
+        for _ in range(20):
+            started = time.perf_counter()
+            client.sendall(b"call")
+            receive(client, 4)
+            taken.append(time.perf_counter() - started)
+    assert min(taken) >= 0.005
+    assert max(taken) >= 0.015  # of 20 exponential times with a mean of 10 ms, one series in 10,000 stays below
+
+
 def test_without_a_delay_there_is_no_proxy() -> None:
     with delayed("https://s3.example", 0) as url:
         assert url == "https://s3.example"
