@@ -25,7 +25,9 @@ A = TypeVar("A")
 #: An entry: run id, kind, digest of the message id, when it was published, digest of the file; 65 bytes. Of the message
 #: id 8 bytes are enough: of a million runs, two share them once in ten million rebuilds, and one stays out.
 _ENTRY: Final = struct.Struct(">16sc8sq32s")
+#: A run id is 16 bytes.
 _RUN: Final = 16
+#: See `_ENTRY`.
 _MESSAGE: Final = 8
 #: Signals of the end of a run, also when they are repeated, and the byte of each in an entry.
 _ENDS: Final[dict[str, bytes]] = {

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.artifacts.base import FileDigest, SequenceDigest
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceMissing, EvidenceRefused
 from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.contracts.reasons import Reason
@@ -35,7 +36,7 @@ class Root:
     def prefetch(self, paths: list[str], _most: int) -> None:
         self.fetched += paths
 
-    def digest(self, sequences: list[tuple[str, ...]]) -> list[Any]:
+    def digest(self, sequences: list[tuple[str, ...]], _source: DigestSource = DigestSource.READ) -> list[Any]:
         self.digested += [path for files in sequences for path in files]
         gone = EvidenceMissing("it is not there", path=self.missing)
         return [
@@ -93,9 +94,9 @@ def test_versions_are_told_of_files_whose_store_keeps_them() -> None:
     digested = {file.path: SequenceDigest(D, (file,)) for file in files}
     spec: Any = SimpleNamespace(output_id="o", optional=False)
     verified: Any = SimpleNamespace(admit_output=lambda *_: SimpleNamespace(digest=D, bytes=2))
-    admitted = _admit_output(spec, "out", ["plain", "kept"], digested, verified)
+    admitted = _admit_output(spec, "out", ["plain", "kept"], digested, verified, DigestSource.READ)
     assert admitted["versions"] == {"kept": "v7"}
-    assert "versions" not in _admit_output(spec, "out", ["plain"], digested, verified)
+    assert "versions" not in _admit_output(spec, "out", ["plain"], digested, verified, DigestSource.READ)
 
 
 def test_files_of_an_output_that_is_missing_are_not_digested_and_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,7 @@ def test_files_of_an_output_that_is_missing_are_not_digested_and_others_are(monk
     monkeypatch.setattr(output_reader, "_find_files", lambda _root, spec, _tokens: found[spec.output_id])
     pack: Any = SimpleNamespace(outputs={name: SimpleNamespace(output_id=name, optional=False) for name in found})
     verified: Any = SimpleNamespace(admit_output=lambda *_: SimpleNamespace(digest=D, bytes=1))
-    root, key, report = Root(), SimpleNamespace(outputs=("b", "a"), values=dict), Report()
+    root, key, report = Root(), SimpleNamespace(outputs=("b", "a"), values=dict, source=DigestSource.READ), Report()
     digest_outputs(root, pack, key, verified, report)  # type: ignore[arg-type]
     assert root.digested == ["b.json"]
     assert [(item["output_id"], item["outcome"]) for item in report.outputs] == [("a", "MISSING"), ("b", "PASS")]

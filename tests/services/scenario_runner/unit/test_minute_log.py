@@ -34,7 +34,8 @@ class Scene:
         daemon: Any = SimpleNamespace(
             intake=SimpleNamespace(lags=lambda: lags), relay=SimpleNamespace(check_bus=self._check_bus),
             store=SimpleNamespace(identity=lambda: "1", where="here"),
-            authority=SimpleNamespace(backlog=self._backlog), stopping=threading.Event(), started=threading.Event(),
+            authority=SimpleNamespace(backlog=self._backlog, acts=lambda _keys: {}),
+            stopping=threading.Event(), started=threading.Event(),
         )  # fmt: skip
         daemon.started.set()
         heartbeats = Heartbeats(60.0, lambda: self.seconds)
@@ -112,7 +113,8 @@ def test_gauges_are_those_of_now_and_of_one_with_a_label_the_worst() -> None:
         "sr_runs_waiting": 1003, "sr_runs_waiting_by_deadline": 1000, "sr_quarantine_open": 0, "sr_dead_letters": 0,
         "sr_oldest_due_run_age_seconds": 60, "sr_outbox_depth": 2, "sr_outbox_oldest_age_seconds": 10,
         "sr_projections_owed": 0, "sr_projections_oldest_age_seconds": 0, "sr_intake_lag_seconds": 3,
-        "sr_intake_oldest_record_age_seconds": 700, "sr_intake_checkpoint_age_seconds": 0,
+        "sr_intake_oldest_record_age_seconds": 700, "sr_intake_checkpoint_age_seconds": 0, "sr_scrub_drifted_runs": 0,
+        "sr_scrub_last_end_timestamp_seconds": 0,
     }  # fmt: skip
 
 
