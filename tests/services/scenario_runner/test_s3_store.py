@@ -866,10 +866,11 @@ def test_small_objects_do_not_need_the_native_client_and_large_ones_do(
 
 def test_an_object_that_libcurl_is_denied_is_read_by_the_native_client(first: Spot) -> None:
     first.put_all({f"root/{number}": str(number).encode() for number in range(20)})
-    rule = first.proxy.add(status(403), "GET", times=7)
+    # Each of these is denied once: first of all, whoever asks.
+    rules = [first.proxy.add(status(403), "GET", f"root/{number}", times=1) for number in (10, 13, 16, 19)]
     sequences = [[str(number)] for number in range(20)]
     assert [found.sha256 for found in opened(first).digest(sequences)] == [sha(str(n).encode()) for n in range(20)]
-    assert rule.hits == 7
+    assert [rule.hits for rule in rules] == [1] * 4
 
 
 def test_one_missing_member_does_not_take_other_sequences_along(spot: Spot) -> None:
