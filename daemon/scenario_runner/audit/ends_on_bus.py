@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from scenario_runner.audit.ledger_findings import FindingCode, LedgerFinding
+from scenario_runner.bus.envelope import signal_file_name
 from scenario_runner.bus.spool import MAX_RECORD_BYTES
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import parse_rendered
@@ -109,7 +110,7 @@ class EndsOnBus:
 
         def parts() -> Iterator[tuple[list[bytes], list[str]]]:
             for number, item in enumerate(spool.list_objects(topic), 1):
-                yield read_ends(spool, [item.key])
+                yield read_ends(spool, topic, [item.key])
                 on_read(number)
 
         return cls.of(parts())
@@ -197,15 +198,20 @@ def without_run(run_id: str, kind: SignalKind, locate: Callable[[str], str]) -> 
     return LedgerFinding(FindingCode.SIGNAL_WITHOUT_RUN, run_id, locate(refs.record_ref(run_id)), detail)
 
 
-def read_ends(spool: ObjectStore, keys: Iterable[str]) -> tuple[list[bytes], list[str]]:
+def read_ends(spool: ObjectStore, topic: str, keys: Iterable[str]) -> tuple[list[bytes], list[str]]:
     """What files of the control bus say: entries of :class:`EndsOnBus`, and the files that are no envelopes.
+
+    Args:
+        spool: The spool.
+        topic: Its folder of signals; files of folders below it are ends too, which no reader of the bus finds.
+        keys: The files.
 
     Raises:
         Unavailable: the spool does not answer.
     """
     found, unreadable, held = list[bytes](), list[str](), spool.held()
     for key in keys:
-        entry = _entry(held, key)
+        entry = _entry(held, topic, key)
         if entry is None:
             unreadable.append(key)
         elif entry:
@@ -213,7 +219,7 @@ def read_ends(spool: ObjectStore, keys: Iterable[str]) -> tuple[list[bytes], lis
     return found, unreadable
 
 
-def _entry(spool: ObjectReader, key: str) -> bytes | None:
+def _entry(spool: ObjectReader, topic: str, key: str) -> bytes | None:
     """What a file says of the end of a run; empty when it says nothing, None when it is no envelope."""
     try:
         stored = spool.read(key, MAX_RECORD_BYTES)
@@ -229,7 +235,7 @@ def _entry(spool: ObjectReader, key: str) -> bytes | None:
         if HEX32.fullmatch(run_id) is None:
             return None
         # The file counts where a reader looks for the message, and the time where it can be given back as it is.
-        published_us = _micros_of(found) if key.endswith(f"/{message_id}.json") else None
+        published_us = _micros_of(found) if key == f"{topic}/{signal_file_name(message_id, 0)}" else None
         file = _NO_FILE if published_us is None else hashlib.sha256(stored.data).digest()
         return _ENTRY.pack(bytes.fromhex(run_id), _ENDS[kind], message, published_us or 0, file)
     except (UnreadableObjectError, ValueError, TypeError, KeyError, AttributeError):

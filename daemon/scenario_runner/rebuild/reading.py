@@ -174,7 +174,7 @@ class Reading:
         if self.pool is None:
             return EndsOnBus.read(spool, topic, on_read)
         keys = (item.key for item in spool.list_objects(topic))
-        chunks = ((self.identities, chunk) for chunk in batches(keys, _FILES))
+        chunks = ((self.identities, topic, chunk) for chunk in batches(keys, _FILES))
 
         def parts(pool: Executor) -> Iterator[tuple[list[bytes], list[str]]]:
             for number, found in enumerate(in_order(pool, _read_ends, chunks, _AHEAD), 1):
@@ -262,8 +262,8 @@ def _read_chunk(given: tuple[Identities, list[RunToRead]]) -> list[Outcome]:
     return list(in_order(_PROCESS.pool, _PROCESS.proven(identities), runs, _WINDOW))
 
 
-def _read_ends(given: tuple[Identities, list[str]]) -> tuple[list[bytes], list[str]]:
-    identities, keys = given
+def _read_ends(given: tuple[Identities, str, list[str]]) -> tuple[list[bytes], list[str]]:
+    identities, topic, keys = given
     spool = _PROCESS.proven(identities).spool
     assert spool is not None
-    return read_ends(spool, keys)
+    return read_ends(spool, topic, keys)

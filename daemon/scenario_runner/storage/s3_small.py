@@ -16,10 +16,8 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Any, Final
@@ -27,7 +25,6 @@ from urllib import request as environment
 
 import structlog
 
-from scenario_runner.contracts.errors import ScenarioRunnerError
 from scenario_runner.counters import count
 from scenario_runner.storage.s3_signing import SignedGet
 
@@ -43,6 +40,8 @@ _TIMEOUT_MS: Final = 10_000
 _CONNECT_TIMEOUT_MS: Final = 5_000
 #: After a connection failed, everything goes to the native client for so long: it may reach what libcurl does not.
 _PAUSE_SECONDS: Final = 30.0
+#: Three times the longest transfer. No answer within it is none: the thread that gives it may be gone, as in a fork.
+_MOST_SECONDS: Final = 30.0
 #: Header fields that libcurl adds unless they are named without a value.
 _NO_FIELDS: Final = ("user-agent:", "accept:")
 #: Rings that are heard at once: more than are ever waiting.
@@ -69,7 +68,7 @@ class Asked:
     transfer. This one has one waiter, which takes objects in order, and is woken for those only that it waits for.
 
     Args:
-        request: Makes the request.
+        request: The request, signed by whoever asks: keys may take long to come. None where that failed.
         etag: That the object must have, with its quotes.
         size: That it must have, in bytes.
     """
@@ -87,7 +86,7 @@ class Asked:
         "request",
     )
 
-    def __init__(self, request: Callable[[], SignedGet], etag: str, size: int) -> None:
+    def __init__(self, request: SignedGet | None, etag: str, size: int) -> None:
         self.request, self._etag, self._size = request, etag, size
         self.given_up = False
         self._body: list[bytes] = []
@@ -104,7 +103,7 @@ class Asked:
             waiter.acquire()
             self._waiter = waiter
             if not self._done:  # after the waiter is there: whoever is done from here on releases it
-                waiter.acquire()
+                waiter.acquire(timeout=_MOST_SECONDS)
         return self._answer
 
     def cancel(self) -> None:
@@ -128,9 +127,11 @@ class Asked:
 
     def answered(self, status: int) -> None:
         """The answer has come whole: it is the object, if it is the one that was asked for."""
-        if status == HTTPStatus.OK and self._received == self._size and self._field(b"etag") == self._etag:
-            self._answer = SmallRead(b"".join(self._body), self._field(b"x-amz-version-id"))
-        self.ended()
+        try:
+            if status == HTTPStatus.OK and self._received == self._size and self._field(b"etag") == self._etag:
+                self._answer = SmallRead(b"".join(self._body), self._field(b"x-amz-version-id"))
+        finally:
+            self.ended()
 
     def ended(self) -> None:
         """Nothing more comes; more than once does no harm."""
@@ -149,7 +150,8 @@ class Asked:
 class SmallReads:
     """Reads small objects in a thread of its own, which is started with the first request. Any thread may submit.
 
-    Without libcurl, and after a defect, no answer comes.
+    Without libcurl, and after a defect, no answer comes. Nor does one where the environment names a proxy: the native
+    client decides by rules of its own what goes through it, and signed requests must not go elsewhere.
     """
 
     def __init__(self) -> None:
@@ -157,7 +159,7 @@ class SmallReads:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._paused_until = 0.0
-        self._closed = find_spec("pycurl") is None
+        self._closed = bool(why_not())
         self._asleep = False
         self._bell, self._ring = socket.socketpair()
         self._bell.settimeout(0.0)
@@ -166,18 +168,26 @@ class SmallReads:
     def submit(self, asked: Asked) -> Asked:
         """Ask for an object when its turn comes; returns its argument."""
         with self._lock:
-            if self._closed or time.monotonic() < self._paused_until:
+            if self._closed or asked.request is None or time.monotonic() < self._paused_until or not self._started():
                 asked.ended()
                 return asked
             self._waiting.append(asked)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="s3-small", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)  # an interpreter that ends must not take the thread down within libcurl
             if self._asleep:
                 self._asleep = False
                 self._wake()
         return asked
+
+    def _started(self) -> bool:
+        """Start the thread with the first request; False where the system gives none."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="s3-small", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+            atexit.register(self.close)  # an interpreter that ends must not take the thread down within libcurl
+        return True
 
     def close(self) -> None:
         """End the thread; what it was asked for does not come. More than once does no harm."""
@@ -217,7 +227,17 @@ class SmallReads:
             curl.wait()
             self._asleep = False
             if curl.end():
-                self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                self._pause()
+
+    def _pause(self) -> None:
+        """Leave everything to the native client for a while, also what waits already."""
+        _log.info("S3 was not reached by libcurl; the other client reads small objects", seconds=_PAUSE_SECONDS)
+        with self._lock:
+            self._paused_until = time.monotonic() + _PAUSE_SECONDS
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for asked in waiting:
+            asked.ended()
 
     def _begin(self, curl: "_Curl") -> bool:
         """Send what may be sent now; False at the end. Whoever submits from here on has to wake the thread."""
@@ -227,11 +247,11 @@ class SmallReads:
             self._asleep = True
         while self._waiting and curl.free:
             asked = self._waiting.popleft()
+            if asked.given_up or asked.request is None:
+                asked.ended()
+                continue
             try:
-                if asked.given_up:
-                    asked.ended()
-                else:
-                    curl.begin(asked)
+                curl.begin(asked, asked.request)
             except BaseException:
                 asked.ended()
                 raise
@@ -273,21 +293,20 @@ class _Curl:
         """How many transfers may begin."""
         return _IN_FLIGHT - len(self._under_way)
 
-    def begin(self, asked: Asked) -> None:
-        """Send a request."""
+    def begin(self, asked: Asked, request: SignedGet) -> None:
+        """Send a request; one that libcurl cannot express, such as a NUL in a field, is left to the native client."""
         curl = self._pycurl
+        handle = self._idle.pop() if self._idle else self._make()
         try:
-            request = asked.request()
-        except ScenarioRunnerError:  # no keys: the other client says why
+            handle.setopt(curl.URL, request.url)
+            handle.setopt(curl.HTTPHEADER, [*request.fields, *_NO_FIELDS])
+        except (ValueError, TypeError):  # a UnicodeError is a ValueError
+            self._idle.append(handle)
             asked.ended()
             return
-        handle = self._idle.pop() if self._idle else self._make()
-        self._under_way[handle] = asked
-        handle.setopt(curl.URL, request.url)
-        handle.setopt(curl.HTTPHEADER, [*request.fields, *_NO_FIELDS])
-        handle.setopt(curl.PROXY, proxy_for(request.origin))
         handle.setopt(curl.HEADERFUNCTION, asked.head)
         handle.setopt(curl.WRITEFUNCTION, asked.write)
+        self._under_way[handle] = asked
         count("s3.get")
         self._multi.add_handle(handle)
 
@@ -295,7 +314,7 @@ class _Curl:
         curl, handle, paths = self._pycurl, self._pycurl.Curl(), ssl.get_default_verify_paths()
         for option, value in (
             (curl.NOSIGNAL, 1), (curl.PATH_AS_IS, 1), (curl.HTTP_VERSION, curl.CURL_HTTP_VERSION_1_1),
-            (curl.CONNECTTIMEOUT_MS, _CONNECT_TIMEOUT_MS), (curl.TIMEOUT_MS, _TIMEOUT_MS), (curl.NOPROXY, ""),
+            (curl.CONNECTTIMEOUT_MS, _CONNECT_TIMEOUT_MS), (curl.TIMEOUT_MS, _TIMEOUT_MS), (curl.PROXY, ""),
             (curl.CAINFO, paths.cafile), (curl.CAPATH, paths.capath),
         ):  # fmt: skip
             if value is not None:
@@ -324,7 +343,8 @@ class _Curl:
         while left:
             left, done, failed = self._multi.info_read()
             for handle in done:
-                self._free(handle).answered(handle.getinfo(self._pycurl.RESPONSE_CODE))
+                status = handle.getinfo(self._pycurl.RESPONSE_CODE)
+                self._free(handle).answered(status)
             for handle, code, _text in failed:
                 self._free(handle).ended()
                 is_cut_off = is_cut_off or code in self._cut_off
@@ -352,10 +372,9 @@ class _Curl:
         self._due = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
-@lru_cache(maxsize=64)
-def proxy_for(origin: str) -> str:
-    """The proxy that the environment names for ``scheme://host:port``, as for the native client; empty for none."""
-    scheme, _, host = origin.partition("://")
-    found = environment.getproxies_environment()
-    proxy = found.get(scheme) or found.get("all") or ""
-    return "" if not proxy or environment.proxy_bypass(host) else proxy
+def why_not() -> str:
+    """Why small objects are read by the native client in this process; empty when libcurl reads them."""
+    if find_spec("pycurl") is None:
+        return "pycurl is not installed"
+    proxies = [name for name in environment.getproxies_environment() if name != "no"]
+    return f"the environment names a proxy for {', '.join(sorted(proxies))}" if proxies else ""

@@ -23,11 +23,10 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SdkCredentials
 
-from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.storage import s3_small
 from scenario_runner.storage.aws import Keys
 from scenario_runner.storage.s3_signing import SignedGet, Signer
-from scenario_runner.storage.s3_small import Asked, SmallRead, SmallReads, proxy_for
+from scenario_runner.storage.s3_small import Asked, SmallRead, SmallReads, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,7 +131,6 @@ def server(
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallReads]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    proxy_for.cache_clear()
     made = SmallReads()
     yield made
     made.close()
@@ -140,7 +138,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallReads]:
 
 def asked(url: str, size: int = 3) -> Asked:
     signer = Signer(lambda: KEYS, "eu-west-1", f"{url}/bucket")
-    return Asked(lambda: signer.get("a/key", ETAG), ETAG, size)
+    return Asked(signer.get("a/key", ETAG), ETAG, size)
 
 
 def test_an_object_is_read_with_its_version_over_a_kept_connection_and_the_request_pins_it(reads: SmallReads) -> None:
@@ -266,20 +264,21 @@ def test_over_tls_only_a_server_that_the_system_trusts_is_heard(
             assert reads.submit(asked(url)).result() == (SmallRead(b"abc", "") if trusted else None)
 
 
-def test_without_keys_nothing_is_sent(reads: SmallReads) -> None:
-    def no_keys() -> SignedGet:
-        raise Unavailable("the credentials could not be renewed")
-
-    assert reads.submit(Asked(no_keys, ETAG, 3)).result() is None
+def test_what_cannot_be_signed_or_sent_is_left_to_the_native_client_alone(reads: SmallReads) -> None:
+    assert reads.submit(Asked(None, ETAG, 3)).result() is None
+    unsendable = SignedGet("http://127.0.0.1", "http://127.0.0.1/b/k", ['if-match: "\u263a\0"'])
+    assert reads.submit(Asked(unsendable, ETAG, 3)).result() is None
     with server(lambda _number: PLAIN) as (url, _):
         assert reads.submit(asked(url)).result() == SmallRead(b"abc", "")
 
 
-def test_after_a_defect_and_after_the_end_no_answer_comes(reads: SmallReads) -> None:
-    def defect() -> SignedGet:
+def test_after_a_defect_and_after_the_end_no_answer_comes(reads: SmallReads, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: object) -> None:
         raise ZeroDivisionError
 
-    assert reads.submit(Asked(defect, ETAG, 3)).result() is None
+    with server(lambda _number: PLAIN) as (url, _), monkeypatch.context() as patched:
+        patched.setattr("scenario_runner.storage.s3_small._Curl.begin", defect)
+        assert reads.submit(asked(url)).result() is None
     with server(lambda _number: PLAIN) as (url, requests):
         assert reads.submit(asked(url)).result() is None
         ended = SmallReads()
@@ -294,7 +293,7 @@ def test_a_process_ends_while_an_object_is_asked_for() -> None:
         "import sys\nfrom scenario_runner.storage.s3_signing import SignedGet\n"
         "from scenario_runner.storage.s3_small import Asked, SmallReads\n"
         "url = sys.argv[1]\n"
-        "asked = SmallReads().submit(Asked(lambda: SignedGet(url, url + '/b/k', []), '\"e\"', 3))\n"
+        "asked = SmallReads().submit(Asked(SignedGet(url, url + '/b/k', []), '\"e\"', 3))\n"
         "print(asked.given_up)\n"
     )
     with server(lambda _number: b"") as (url, _):
@@ -302,13 +301,37 @@ def test_a_process_ends_while_an_object_is_asked_for() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"False\n", b"")
 
 
-def test_a_proxy_is_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
-    monkeypatch.setenv("NO_PROXY", "internal")
-    proxy_for.cache_clear()
-    assert proxy_for("https://bucket.s3.amazonaws.com") == "http://proxy:3128"
-    assert proxy_for("https://s3.internal:9000") == ""
-    assert proxy_for("http://localhost:9000") == ""
-    proxy_for.cache_clear()
+@pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
+def test_where_the_environment_names_a_proxy_nothing_is_sent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("no_proxy", "internal")
+    assert why_not() == ""
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert why_not() == f"the environment names a proxy for {name.lower().removesuffix('_proxy')}"
+    with server(lambda _number: PLAIN) as (url, requests):
+        assert SmallReads().submit(asked(url)).result() is None
+        assert not requests
+
+
+def test_where_no_thread_can_be_started_the_native_client_reads_and_the_next_try_may_work(
+    reads: SmallReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with server(lambda _number: PLAIN) as (url, _):
+        with monkeypatch.context() as patched:
+            patched.setattr("threading.Thread.start", refuse)
+            assert reads.submit(asked(url)).result() is None
+        assert reads.submit(asked(url)).result() == SmallRead(b"abc", "")
+
+
+def test_what_waits_when_a_server_is_not_reached_is_not_tried_one_round_after_the_other(
+    reads: SmallReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scenario_runner.storage.s3_small._IN_FLIGHT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    several = [reads.submit(asked(url)) for _ in range(50)]
+    assert [item.result() for item in several] == [None] * 50
