@@ -3,7 +3,7 @@
 Nothing in it reads a clock, so a retry, another worker or another year gives the same bytes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Final
 
@@ -11,6 +11,7 @@ import orjson
 
 from scenario_runner.contracts.canonical import Json, canonical_part, canonical_sha256
 from scenario_runner.contracts.depth import DigestSource
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.states import Strategy
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -97,8 +98,28 @@ class PlanInputs:
         return canonical_part(self.document())
 
 
+#: Every release so far wrote these keys or some of them, and no other.
+_KEYS: Final = frozenset(field.name for field in fields(PlanInputs))
+_BOUNDS: Final = frozenset(field.name for field in fields(EvidenceBounds))
+_SOURCES: Final = frozenset(DigestSource)
+
+
 def plan_inputs_from_document(document: Json) -> PlanInputs:
-    """The inverse of :meth:`PlanInputs.document`."""
+    """The inverse of :meth:`PlanInputs.document`.
+
+    Raises:
+        Unavailable: it holds what this release does not know. A newer release pinned it; without it the plan and its
+            hash would be others than those on record, so nothing may be decided here.
+    """
+    bounds: Json = document.get("bounds", {})
+    unknown = sorted((document.keys() - _KEYS) | {f"bounds.{key}" for key in bounds.keys() - _BOUNDS})
+    source = document.get("output_digest_source", DigestSource.READ)
+    if source not in _SOURCES:
+        unknown.append(f"output_digest_source {source}")
+    if unknown:
+        raise Unavailable(
+            f"the run was admitted by a newer release; this one does not know {', '.join(unknown)} of its plan"
+        )
     return PlanInputs(
         pack_digest=document["pack_digest"],
         policy_rev=document["policy_rev"],
@@ -108,10 +129,10 @@ def plan_inputs_from_document(document: Json) -> PlanInputs:
         traffic=tuple(document["traffic"]),
         evidence_wait_seconds=document["evidence_wait_seconds"],
         attempt_limit=document["attempt_limit"],
-        bounds=EvidenceBounds(**document.get("bounds", {})),
+        bounds=EvidenceBounds(**bounds),
         auto_invoke=document.get("auto_invoke", ""),
         engine_run_root=document.get("engine_run_root", ""),
-        output_digest_source=DigestSource(document.get("output_digest_source", DigestSource.READ)),
+        output_digest_source=DigestSource(source),
     )
 
 

@@ -14,10 +14,13 @@ from scenario_runner.evidence.findings import Finding
 from scenario_runner.evidence.key import EvidenceKey
 
 #: What an entry takes, measured with 10 gates and 9 outputs: 75 KB with 94 files. Bounding files alone would let small
-#: engine runs take twice as much as large ones.
-_BYTES_AN_ENTRY, _BYTES_A_FILE = 25_000, 550
-#: All entries together: some 260 small engine runs, or one of 36,000 files.
+#: engine runs take twice as much as large ones. A name in a listing takes as much as a path whose kind was asked for.
+#: Characters of names and paths come on top.
+_BYTES_AN_ENTRY, _BYTES_A_FILE, _BYTES_A_NAME = 25_000, 400, 120
+#: All entries together: some 260 small engine runs.
 _MAX_BYTES: Final = 20_000_000
+#: An entry that takes more than this part of all is not kept: few of them would drive out all others. 8,000 files.
+_LARGEST_PART: Final = 4
 #: Locks of keys that nobody holds are dropped once there are more than this: a lock and its key take about 1 KB.
 _MAX_LOCKS: Final = 1_000
 #: How often a thread that waits for a key reports that it is still alive, so that it ends with its lease.
@@ -40,12 +43,13 @@ class EvidenceCache:
     identities mean equal bytes.
 
     Args:
-        max_bytes: All entries together, about; the entry that was kept first goes first.
+        max_bytes: All entries together, about; the entry that was kept first goes first. One of more than a quarter is
+            not kept.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
-        self._kept: OrderedDict[EvidenceKey, tuple[Snapshot, Finding]] = OrderedDict()
+        self._kept: OrderedDict[EvidenceKey, tuple[Snapshot, Finding, int]] = OrderedDict()
         self._locks: dict[EvidenceKey, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -79,7 +83,7 @@ class EvidenceCache:
         kept = self._kept.get(key)
         if kept is None:
             return None
-        snapshot, finding = kept
+        snapshot, finding, _ = kept
         try:
             root.confirm(snapshot)
         except (Refusal, EvidenceChanged):
@@ -90,18 +94,24 @@ class EvidenceCache:
         """Keep a finding, if it passed and nothing in its snapshot had changed shortly before it was read."""
         if finding.verified is None or not snapshot.stable:
             return
+        size = bytes_of(snapshot)
         with self._lock:
             self._drop(key)
-            self._kept[key] = (snapshot, finding)
-            self._bytes += bytes_of(snapshot)
+            if size > self._max_bytes // _LARGEST_PART:
+                return
+            self._kept[key] = (snapshot, finding, size)
+            self._bytes += size
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._kept)))
 
     def _drop(self, key: EvidenceKey) -> None:
         dropped = self._kept.pop(key, None)
-        self._bytes -= bytes_of(dropped[0]) if dropped else 0
+        self._bytes -= dropped[2] if dropped else 0
 
 
 def bytes_of(snapshot: Snapshot) -> int:
     """About what an entry with a snapshot takes, in bytes."""
-    return _BYTES_AN_ENTRY + _BYTES_A_FILE * len(snapshot.files)
+    files = sum(map(len, snapshot.files)) + _BYTES_A_FILE * len(snapshot.files)
+    names = sum(len(name) + _BYTES_A_NAME for listing in snapshot.listings.values() for name, _ in listing)
+    folders = sum(len(path) + _BYTES_A_NAME for paths in (snapshot.listings, snapshot.kinds) for path in paths)
+    return _BYTES_AN_ENTRY + files + names + folders

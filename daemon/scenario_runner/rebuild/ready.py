@@ -19,7 +19,7 @@ from scenario_runner.authority.values import SignalDraft
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_rendered, rendered_again, sha256_hex
-from scenario_runner.contracts.depth import reported_depth
+from scenario_runner.contracts.depth import DEPTH, DigestSource, reported_depth
 from scenario_runner.contracts.errors import LedgerDrift, RequestRefused, Unavailable
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.plan import PlanInputs
@@ -114,11 +114,21 @@ class ReadyProver:
             NotRestoredError: why it is not taken for READY.
             Unavailable: the store, the control bus or the engine's files do not answer.
         """
+        self._check_depths(admitted)
         view = self._check_facts_view(admitted, documents)
         ready = self._check_ready_signal(admitted, documents)
         return self._witnessed(admitted, view, ready, documents.on_bus)
 
     # --- the ledger in itself
+
+    def _check_depths(self, admitted: Admitted) -> None:
+        """Every output has its depth on record exactly where the pinned policy allows others than ``read``."""
+        allowed = admitted.inputs.output_digest_source is not DigestSource.READ
+        outputs = _recorded_outputs(admitted)
+        if (allowed and not outputs) or any((DEPTH in output) != allowed for output in outputs):
+            run_id, wanted = admitted.run_id, "needs" if allowed else "has no"
+            detail = f"under its pinned policy each output {wanted} {DEPTH}; RECEIPTS_COMMITTED says otherwise"
+            raise self._not(FindingCode.RECORD_DAMAGED, run_id, refs.record_ref(run_id), detail)
 
     def _check_facts_view(self, admitted: Admitted, documents: RunDocuments) -> "_Checked":
         """Check the facts view against the record, itself, its receipts and the pinned pack."""
@@ -255,7 +265,7 @@ class ReadyProver:
 
     def _witnessed(self, admitted: Admitted, view: "_Checked", ready: Json, said: OnBus) -> ReadyProof:
         run_id, message_id, digest = admitted.run_id, admitted.end.details["message_id"], view.digest
-        attributes = {"facts_view_digest": digest, "run_id": run_id, **_recorded_depth(admitted)}
+        attributes = {"facts_view_digest": digest, "run_id": run_id, **reported_depth(_recorded_outputs(admitted))}
         draft = SignalDraft(message_id, SignalKind.READY, run_id, attributes, rendered_again(ready))
         published = self._bus.end(admitted, draft, said)
         if self._bus.witness is Witness.EVIDENCE:
@@ -305,10 +315,10 @@ def _bundle_hash(admitted: Admitted) -> str:
     return str(admitted.end.details["ready"]["bundle_hash"])
 
 
-def _recorded_depth(admitted: Admitted) -> dict[str, str]:
-    """How deep the record says that the outputs were verified, as READY says it."""
+def _recorded_outputs(admitted: Admitted) -> list[Json]:
+    """What the record says of the outputs of a READY run, with the depth of each where the policy allows several."""
     committed = next((e for e in admitted.events if e.kind == EventKind.RECEIPTS_COMMITTED), None)
-    return reported_depth(committed.details["outputs"]) if committed is not None else {}
+    return list(committed.details["outputs"]) if committed is not None else []
 
 
 def _own_part(admitted: Admitted) -> Json:

@@ -16,7 +16,7 @@ from scenario_runner.authority.values import SignalDraft, StoredEvent
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_rendered, rendered_again, sha256_hex
 from scenario_runner.contracts.documents import RunStatus
-from scenario_runner.contracts.errors import RequestRefused, SequenceError
+from scenario_runner.contracts.errors import RequestRefused, SequenceError, Unavailable
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.intent import intent_from_document
 from scenario_runner.contracts.plan import PlanInputs, plan_document, plan_hash, plan_inputs_from_document
@@ -266,7 +266,10 @@ def _read_inputs(data: bytes) -> PlanInputs:
         ValueError: there is more in them, or less.
     """
     document = parse_rendered(data)
-    inputs = plan_inputs_from_document(document)
+    try:
+        inputs = plan_inputs_from_document(document)
+    except Unavailable as error:  # a finding of this run: the others are restored all the same
+        raise ValueError(error.detail) from error
     if inputs.document() != document:
         raise ValueError("inputs hold more or less than plan inputs")
     return inputs

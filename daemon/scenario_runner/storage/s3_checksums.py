@@ -129,29 +129,39 @@ class S3Checksums:
         """
         problem = ""
         for _ in range(_PROBES):
-            problem = self._problem(bucket, f"{key}-{secrets.randbelow(_PROBE_OBJECTS):03d}")
-            if not problem:
-                return
+            try:
+                self._probe(bucket, f"{key}-{secrets.randbelow(_PROBE_OBJECTS):03d}")
+            except _LostRaceError as lost:
+                problem = str(lost)
+                continue
+            except _UnsafeError as unsafe:
+                problem = str(unsafe)
+                break
+            return
         raise checksums_unsafe(f"s3://{bucket}/{key}", problem)
 
-    def _problem(self, bucket: str, key: str) -> str:
-        """What is wrong with the server; empty when nothing is."""
+    def _probe(self, bucket: str, key: str) -> None:
+        """Write an object rightly, wrongly and without a SHA-256, and ask what the server keeps of it.
+
+        Raises:
+            _UnsafeError: what is wrong with the server, whoever else writes the object meanwhile.
+            _LostRaceError: another object is there by now.
+        """
         data, other = (f"probe {secrets.token_hex(8)}".encode() for _ in range(2))
         try:
             etag = self._put(bucket, key, data, _sha256_of(data))
             with suppress(_RefusedError):
                 self._put(bucket, key, other, _sha256_of(data))
-                return "accepts an object whose x-amz-checksum-sha256 is wrong"
+                raise _UnsafeError("accepts an object whose x-amz-checksum-sha256 is wrong")
             if self._reported(bucket, key, data, etag) != hashlib.sha256(data).hexdigest():
-                return "does not report the SHA-256 of an object that was written with one"
+                raise _UnsafeError("does not report the SHA-256 of an object that was written with one")
             etag = self._put(bucket, key, other, {"ChecksumAlgorithm": "CRC32"})
             if self._reported(bucket, key, other, etag) not in ("", hashlib.sha256(other).hexdigest()):
-                return "reports the SHA-256 of an object that was replaced"
+                raise _UnsafeError("reports the SHA-256 of an object that was replaced")
         except _RefusedError as refused:
-            return f"refuses an object whose checksum is right: {refused}"
-        except ChangedError:
-            return "shows another object than the one that was written"
-        return ""
+            raise _UnsafeError(f"refuses an object whose checksum is right: {refused}") from refused
+        except ChangedError as changed:
+            raise _LostRaceError("shows another object than the one that was written") from changed
 
     def _reported(self, bucket: str, key: str, data: bytes, etag: str) -> str:
         found = self.stored(bucket, Listed(key, etag, len(data), 0))
@@ -182,6 +192,14 @@ def _sha256_of(data: bytes) -> dict[str, str]:
 
 class _RefusedError(Exception):
     """The server refused a write as a bad request."""
+
+
+class _UnsafeError(Exception):
+    """The server cannot be trusted with checksums."""
+
+
+class _LostRaceError(Exception):
+    """A probe met an object that another process wrote, or else the server shows old objects; the next probe tells."""
 
 
 def checksums_unsafe(place: str, problem: str) -> ConfigurationError:

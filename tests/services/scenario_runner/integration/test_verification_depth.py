@@ -1,6 +1,7 @@
 """Verification depth where no S3 is: folders are read whatever the policy says, and every document says so."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def ready_under(root: Path, policy: dict[str, Any]) -> tuple[ForkedWorld, dict[s
     world.drop(world.make_run("key-1", outputs=["outlet_catalogue"])["request"])
     assert world.serve().returncode == 0
     return world, ready_of(world)
+
+
+def lose_authority(world: ForkedWorld) -> None:
+    world.database.unlink()
+    for name in ("-wal", "-shm"):
+        Path(f"{world.database}{name}").unlink(missing_ok=True)
 
 
 def test_folders_are_read_under_a_policy_that_takes_checksums(tmp_path: Path) -> None:
@@ -56,9 +63,7 @@ def test_a_policy_with_another_source_is_refused(tmp_path: Path, value: object) 
 
 def test_a_rebuilt_authority_repeats_the_depth(tmp_path: Path) -> None:
     world, ready = ready_under(tmp_path / "world", DEEP)
-    world.database.unlink()
-    for name in ("-wal", "-shm"):
-        Path(f"{world.database}{name}").unlink(missing_ok=True)
+    lose_authority(world)
     profiles = ("--wiring", str(world.wiring), "--policy", str(world.policy))
     done = world.command("authority", "rebuild", *profiles, "--reason", "test")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,10 +79,36 @@ def test_a_ready_on_the_bus_that_tells_another_depth_than_the_record_is_not_rest
     ready["attributes"]["verification_depth"] = "s3_checksum"
     path.chmod(0o600)
     path.write_text(json.dumps(ready, separators=(",", ":"), sort_keys=True), "utf-8")
-    world.database.unlink()
-    for name in ("-wal", "-shm"):
-        Path(f"{world.database}{name}").unlink(missing_ok=True)
+    lose_authority(world)
     profiles = ("--wiring", str(world.wiring), "--policy", str(world.policy))
     done = world.command("authority", "rebuild", *profiles, "--reason", "test")
     assert done.returncode == 1
     assert b"READY_CONTRADICTED" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("witness", ["evidence", "ledger"])
+@pytest.mark.parametrize(
+    ("policy", "written", "instead", "code"),
+    [
+        (DEEP, ',"verification_depth":"read"', "", "RECORD_DAMAGED"),
+        ({}, '"output_id":"outlet_catalogue",', '\\g<0>"verification_depth":"read",', "RECORD_DAMAGED"),
+        (DEEP, '"output_digest_source":"s3_checksum"', '"output_digest_source":"of_tomorrow"', "ADMISSION_DRIFT"),
+        (DEEP, '"output_digest_source":', '"key_of_tomorrow":1,\\g<0>', "ADMISSION_DRIFT"),
+    ],
+    ids=["depth removed", "depth added", "a source of tomorrow", "a key of tomorrow"],
+)
+def test_a_record_whose_depth_is_not_that_of_its_policy_is_not_restored(
+    tmp_path: Path, policy: dict[str, Any], written: str, instead: str, code: str, witness: str
+) -> None:
+    world, ready = ready_under(tmp_path / "world", policy)
+    record = world.ledger / f"run_record/{ready['payload']['run_id']}.jsonl"
+    before = record.read_text("utf-8")
+    record.chmod(0o600)
+    record.write_text(re.sub(written, instead, before), "utf-8")
+    assert record.read_text("utf-8") != before
+    for path in world.signals_folder.glob("*.json"):
+        path.unlink()
+    lose_authority(world)
+    profiles = ("--wiring", str(world.wiring), "--policy", str(world.policy))
+    done = world.command("authority", "rebuild", *profiles, "--reason", "test", "--witness", witness)
+    assert (done.returncode, code.encode() in done.stdout + done.stderr) == (1, True), done.stdout + done.stderr

@@ -163,6 +163,43 @@ def test_a_composite_checksum_of_a_put_proves_nothing(monkeypatch: pytest.Monkey
         checksums(FakeS3(ChecksumType="COMPOSITE"), monkeypatch).prove("bucket", "private/probe")
 
 
+@pytest.mark.parametrize("lie", ["accepts", "reports nothing", "reports another", "keeps", "refuses all"])
+def test_a_server_that_lies_in_four_of_five_answers_is_refused(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeS3(lie)
+    asked = checksums(server, monkeypatch)
+    probe, probes = asked._probe, list[str]()
+
+    def counted(bucket: str, key: str) -> None:
+        probes.append(key)
+        server.lie = lie if len(probes) < 5 else ""
+        probe(bucket, key)
+
+    monkeypatch.setattr(asked, "_probe", counted)
+    with pytest.raises(ConfigurationError):
+        asked.prove("bucket", "private/probe")
+    assert len(probes) == 1
+
+
+@pytest.mark.parametrize(("lost", "safe"), [(4, True), (5, False)])
+def test_a_race_with_another_prober_is_run_again(*, lost: int, safe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeS3()
+    write, writes = server.put_object, list[str]()
+
+    def put_object(Key: str, **more: Any) -> dict[str, Any]:  # noqa: N803
+        answer = write(Key=Key, **more)
+        writes.append(Key)
+        if len(writes) <= lost:
+            write(Key=Key, Bucket="bucket", Body=b"of another prober")
+        return answer
+
+    monkeypatch.setattr(server, "put_object", put_object)
+    if safe:
+        checksums(server, monkeypatch).prove("bucket", "private/probe")
+        return
+    with pytest.raises(ConfigurationError, match="shows another object"):
+        checksums(server, monkeypatch).prove("bucket", "private/probe")
+
+
 # --- depths
 
 

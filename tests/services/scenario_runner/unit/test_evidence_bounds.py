@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scenario_runner.contracts.canonical import canonical_sha256
-from scenario_runner.contracts.errors import EvidenceRefused
+from scenario_runner.contracts.errors import EvidenceRefused, Unavailable
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import (
     DEFAULT_BOUNDS,
@@ -48,6 +48,21 @@ def test_bounds_of_a_policy_are_part_of_the_plan_and_come_back_from_the_row() ->
     }  # fmt: skip
     assert plan_inputs_from_document(pinned.document()) == pinned
     assert plan_hash(INTENT, pinned) != plan_hash(INTENT, inputs())
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"key_of_tomorrow": 1}, "key_of_tomorrow"),
+        ({"bounds": {"max_of_tomorrow": 1}}, "bounds.max_of_tomorrow"),
+        ({"output_digest_source": "of_tomorrow"}, "output_digest_source of_tomorrow"),
+    ],
+)
+def test_a_run_with_something_pinned_that_this_release_does_not_know_is_put_off(
+    more: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(Unavailable, match=f"admitted by a newer release; .* {named} "):
+        plan_inputs_from_document(inputs().document() | more)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import dataclasses
 import threading
+import tracemalloc
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_lifecycle import passed
 
-from scenario_runner.artifacts.base import Snapshot
+from scenario_runner.artifacts.base import Kind, Snapshot
 from scenario_runner.contracts.errors import EvidenceChanged, EvidenceRefused, LeaseLostError, Unavailable
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS
 from scenario_runner.evidence import cache as cache_module
@@ -72,13 +74,48 @@ def test_only_passed_findings_of_files_that_had_not_just_changed_are_kept() -> N
 
 
 def test_the_entries_that_were_kept_first_go_first_and_replaced_files_are_not_counted_twice() -> None:
-    cache = EvidenceCache(max_bytes=bytes_of(seen(4)) * 5 // 2)
-    for _ in range(5):
-        cache.put(key("one"), PASSED, seen(4))
+    cache = EvidenceCache(max_bytes=bytes_of(seen(4)) * 9 // 2)
+    names = ("one", "two", "three", "four")
+    for name in ("one", *names):
+        cache.put(key(name), PASSED, seen(4))
+    assert [cache.get(key(name), root()) for name in names] == [PASSED] * 4
+    cache.put(key("five"), PASSED, seen(4))
+    assert [cache.get(key(name), root()) for name in (*names, "five")] == [None, *[PASSED] * 4]
+
+
+def test_an_entry_of_more_than_a_quarter_is_not_kept_and_drives_out_no_other() -> None:
+    cache = EvidenceCache(max_bytes=bytes_of(seen(4)) * 4)
+    cache.put(key("one"), PASSED, seen(4))
     cache.put(key("two"), PASSED, seen(4))
-    assert [cache.get(key(name), root()) for name in ("one", "two")] == [PASSED, PASSED]
-    cache.put(key("three"), PASSED, seen(4))
-    assert [cache.get(key(name), root()) for name in ("one", "two", "three")] == [None, PASSED, PASSED]
+    cache.put(key("large"), PASSED, seen(5))
+    assert [cache.get(key(name), root()) for name in ("one", "two", "large")] == [PASSED, PASSED, None]
+    cache.put(key("two"), PASSED, seen(5))
+    assert [cache.get(key(name), root()) for name in ("one", "two")] == [PASSED, None], "what it was before is gone"
+
+
+def listed(names: int) -> Snapshot:
+    return Snapshot({}, {"out": tuple((f"{number:08d}.tmp", True) for number in range(names))}, {}, stable=True)
+
+
+def asked(names: int) -> Snapshot:
+    return Snapshot({}, {}, {f"out/{number:08d}.tmp": Kind.ABSENT for number in range(names)}, stable=True)
+
+
+def with_long_paths(files: int) -> Snapshot:
+    return Snapshot(
+        {f"{number:08d}{'x' * 1_000}": (1 << 30, 1 << 40 | number, 1) for number in range(files)}, {}, {}, stable=True
+    )
+
+
+@pytest.mark.parametrize("make", [listed, asked, with_long_paths])
+def test_what_a_snapshot_holds_besides_files_is_counted_by_what_it_takes(make: Callable[[int], Snapshot]) -> None:
+    tracemalloc.start()
+    try:
+        snapshot = make(10_000)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken * 0.8 < bytes_of(snapshot) - bytes_of(seen(0)) < taken * 1.7, "a dict has up to twice the room"
 
 
 def budget(beats: list[int], *, patient: bool) -> Any:

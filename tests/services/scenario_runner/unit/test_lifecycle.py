@@ -357,6 +357,15 @@ def test_infrastructure_that_fails_and_defects_are_retries_and_never_a_verdict(k
     assert ("the store is away" if isinstance(failure, Unavailable) else "KeyError") in end.last_error
 
 
+def test_a_run_that_a_newer_release_admitted_is_put_off_before_its_plan_is_written() -> None:
+    world = World(passed())
+    run = claim()
+    end = world.live(dataclasses.replace(run, inputs=run.inputs | {"key_of_tomorrow": 1}))
+    assert world.kinds == [ReadClock]
+    assert (end.to_state, end.retries, end.events, end.signal) == (RunState.VERIFYING, 1, (), None)
+    assert "admitted by a newer release" in end.last_error
+
+
 @pytest.mark.parametrize("kind", BEFORE, ids=lambda kind: kind.__name__)
 def test_a_wrong_configuration_is_a_retry_and_is_not_reported_as_a_defect(kind: type) -> None:
     failure = ConfigurationError("the credentials", "hold half a key", "write the other half")

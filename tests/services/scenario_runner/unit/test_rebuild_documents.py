@@ -9,6 +9,7 @@ import pytest
 
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
+from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.states import EventKind
 from scenario_runner.rebuild.bus import Witness
@@ -88,7 +89,7 @@ def test_without_a_listing_everything_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_evidence_is_examined_for_the_bytes_that_were_compared(tmp_path: Path) -> None:
     """A view that the listing vouches for is never read: another one may lie there by the time it were."""
-    inputs = object()
+    inputs = SimpleNamespace(output_digest_source=DigestSource.READ)
     intent = SimpleNamespace(identity=lambda: {"seed": 43})
     view_parts = ("pins", "plan_ref", "record_ref", "run_id", "status_ref")
     right = _RightView(inputs, view_parts)  # type: ignore[arg-type]
