@@ -475,7 +475,23 @@ def act_on(lost: Lost, key: str) -> None:
     edit(lost.document("run_record"), lambda data: re.sub(rb'"cli/[0-9a-f]{32}"', canonical(key), data))
 
 
+def in_a_folder_below(lost: Lost, *, contradicted: bool = False) -> None:
+    """READY's file lies where no reader of the bus looks; in its own place may lie one that says something else."""
+    signal = signal_of(lost, "ready")
+    data = signal.read_bytes()
+    (signal.parent / "archive").mkdir()
+    signal.rename(signal.parent / "archive" / signal.name)
+    if contradicted:
+        envelope = json.loads(data)
+        envelope["payload"]["bundle_hash"] = "0" * 64
+        signal.write_bytes(canonical(envelope))
+
+
 HOSTILE: dict[str, tuple[Callable[[Lost], object], str, str]] = {
+    "READY below the folder of signals": (in_a_folder_below, "ready", "READY_NOT_WITNESSED"),
+    "READY below the folder, and another in its place": (
+        lambda lost: in_a_folder_below(lost, contradicted=True), "ready", "READY_CONTRADICTED",
+    ),
     "a planted READY": (planted_ready, "waiting", "READY_NOT_WITNESSED"),
     "another run's facts view": (of_another_run, "ready", "FACTS_VIEW_DRIFT"),
     "no facts view": (lambda lost: lost.document("run_facts_view").unlink(), "ready", "FACTS_VIEW_MISSING"),
