@@ -159,7 +159,10 @@ class SmallReads:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._paused_until = 0.0
-        self._closed = bool(why_not())
+        reason = why_not()
+        self._closed = bool(reason)
+        if reason:
+            _log.info("small objects are read by the other client, which takes more CPU", reason=reason)
         self._asleep = False
         self._bell, self._ring = socket.socketpair()
         self._bell.settimeout(0.0)
