@@ -215,6 +215,19 @@ def test_roots_that_are_not_allowed_any_more_end_no_scrub(tmp_path: Path) -> Non
     assert (code, summary["runs"], summary["drifted"], summary["unreadable"]) == (1, 2, 1, 5)
 
 
+def test_runs_over_the_same_evidence_that_does_not_answer_are_one_outage(tmp_path: Path) -> None:
+    world, old = world_of_old_roots(tmp_path, 1)
+    request = json.loads((world.root / "request-0.json").read_bytes())
+    for number in range(5):
+        world.drop({**request, "run_equivalence_key": f"again-{number}"}, f"again-{number}.json")
+    assert world.serve().returncode == 0
+    away = old.rename(world.root / "away")
+    code, findings, summary = scrubbed(world)
+    assert [item["outcome"] for item in findings] == ["UNREADABLE"] * 6
+    assert (code, summary["runs"], summary["unreadable"]) == (5, 2, 6)
+    away.rename(old)
+
+
 def test_a_scrub_that_breaks_off_tells_its_drift_and_goes_on_past_what_does_not_answer(tmp_path: Path) -> None:
     world, old = world_of_old_roots(tmp_path, 5)
     tamper(outputs_of(world, "first")[0])
