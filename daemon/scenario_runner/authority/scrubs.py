@@ -60,8 +60,9 @@ class LastScrub:
         return LastScrub(self.ended_us if whole_since_us is None else now_us, tuple(found))
 
     def text(self) -> str:
-        """As it is kept."""
-        return canonical_bytes({"ended_us": self.ended_us, "found": [list(item) for item in self.found]}).decode()
+        """As it is kept; daemons of an older release read ``drifted``."""
+        found = [list(item) for item in self.found]
+        return canonical_bytes({"drifted": self.drifted, "ended_us": self.ended_us, "found": found}).decode()
 
 
 def last_scrub(action: ActionRow | None) -> LastScrub:
