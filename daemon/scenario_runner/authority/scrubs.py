@@ -46,8 +46,9 @@ class LastScrub:
             now_us: The time.
             scrub_id: The scrub.
             drifted: READY runs with drift that it has found.
-            whole_since_us: When one began that has gone over all READY runs and read all their evidence; None for any
-                other. It takes back what was found before it began, and nothing that was found since.
+            whole_since_us: When one began that has gone over all READY runs, without an outage, and read all that had
+                drifted before; None for any other. It takes back what was found before it began, and nothing that was
+                found since.
         """
         since = -1 if whole_since_us is None else whole_since_us
         found = [item for item in self.found if item[0] >= since and item[1] != scrub_id]

@@ -93,7 +93,7 @@ class _Course:
 
     def progress(self) -> str:
         """As it is kept: what a scrub that is resumed goes on with."""
-        counts = {name: self.counts[name] for name in ("runs", "drifted", "superseded", "unreadable")}
+        counts = {name: self.counts[name] for name in ("runs", "drifted", "superseded", "unreadable", "unsettled")}
         return canonical_bytes({"cursor": list(self.cursor), **counts}).decode()
 
 
@@ -181,6 +181,7 @@ def _resumed(authority: Authority, options: ScrubOptions, scrub_id: str) -> _Cou
         raise UsageError(f"no scrub {scrub_id[:80]!r} that could go on is on record")
     selection, progress = parse_json(found.subject.encode()), parse_json(found.detail.encode())
     cursor = progress.pop("cursor")
+    progress.setdefault("unsettled", progress["unreadable"])  # an older release counted none
     return replace(
         course, since_us=selection["since_us"], until_us=selection["until_us"], cursor=(cursor[0], cursor[1]),
         counts=Counter(progress),
@@ -262,8 +263,11 @@ class _Scrub:
             checks = drift_of(item.run_id, self._store, self._verifier)
         except Unavailable as error:
             counts["unreadable"] += 1
+            outage = "" if isinstance(error, EvidenceUnreadError) else error.detail
+            if outage or any(act.action == scrubs.ACTION for act in self._authority.actions(item.run_id)):
+                counts["unsettled"] += 1  # whether it has drifted, or still has, is not known
             self._print(item.run_id, _UNREADABLE, error.detail)
-            return "" if isinstance(error, EvidenceUnreadError) else error.detail
+            return outage
         self._in_a_row = 0
         if checks:
             self._put_on_record(item.run_id, checks)
@@ -297,7 +301,7 @@ class _Scrub:
     def _tell_daemons(self, *, ended: bool) -> None:
         """Note what this scrub has found, and that it has ended, where daemons read what their metrics show."""
         authority, course, key = self._authority, self._course, scrubs.LAST_KEY
-        whole = ended and not course.since_us and not course.counts["unreadable"]
+        whole = ended and not course.since_us and not course.counts["unsettled"]
         authority.record_action(ActionRow(key, 0, course.actor, "cli", scrubs.ACTION, key, "metrics", _DONE, ""))
         while True:
             kept = authority.acts([key])[key]

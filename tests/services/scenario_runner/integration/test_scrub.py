@@ -215,6 +215,21 @@ def test_roots_that_are_not_allowed_any_more_end_no_scrub(tmp_path: Path) -> Non
     assert (code, summary["runs"], summary["drifted"], summary["unreadable"]) == (1, 2, 1, 5)
 
 
+@pytest.mark.parametrize("drifted", ["new", "old-0"])
+def test_what_cannot_be_read_for_good_keeps_only_its_own_drift_open(tmp_path: Path, drifted: str) -> None:
+    world, old = world_of_old_roots(tmp_path, 1)
+    target = outputs_of(world, drifted)[0]
+    tamper(target)
+    assert scrubbed(world)[0] == 1
+    tamper(target)  # as it was
+    world.write_profiles(engine_roots=[str(world.runs)])
+    assert scrubbed(world)[0] == 5
+    assert last_of(world).drifted == (1 if drifted == "old-0" else 0)
+    world.write_profiles(engine_roots=[str(world.runs), str(old)])
+    assert scrubbed(world)[0] == 0
+    assert last_of(world).drifted == 0
+
+
 def test_runs_over_the_same_evidence_that_does_not_answer_are_one_outage(tmp_path: Path) -> None:
     world, old = world_of_old_roots(tmp_path, 1)
     request = json.loads((world.root / "request-0.json").read_bytes())
