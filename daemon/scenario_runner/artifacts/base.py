@@ -178,9 +178,13 @@ class Artifacts(Protocol):
         ...
 
 
-def root_not_allowed(engine_run_root: str, roots: Iterable[str]) -> Unavailable:
+class RootNotAllowedError(Unavailable):
+    """A run root lies under none of this daemon's engine_roots: no outage that passes."""
+
+
+def root_not_allowed(engine_run_root: str, roots: Iterable[str]) -> RootNotAllowedError:
     """Why a run root cannot be opened: this daemon's profile does not allow it (any more). Not the evidence's fault."""
-    return Unavailable(
+    return RootNotAllowedError(
         f"the engine run root {engine_run_root} is under none of this profile's engine_roots "
         f"({', '.join(roots) or 'it has none'}); correct engine_roots in the wiring profile and start again"
     )

@@ -78,9 +78,13 @@ class EvidenceCheck:
                 except EvidenceChanged:
                     if last:
                         raise
+                    self._before_next_try()
                 finally:
                     root.close()
         raise AssertionError
+
+    def _before_next_try(self) -> None:
+        """Called before evidence that changed meanwhile is examined again."""
 
     def _compare_receipts(
         self, view: PublishedView, verified: Verified, intent: Intent, location: str, found: Findings

@@ -220,6 +220,10 @@ class Authority(RunReader, Protocol):
         """Record what came of an act that took longer."""
         ...
 
+    def replace_detail(self, key: str, before: str, detail: str) -> bool:
+        """Change the detail of an act, if it is still what it was; False when it is not."""
+        ...
+
     def record_drift(self, act: DriftAct) -> bool:
         """Put on record that the evidence of a READY run has drifted: its act and its event, in one transaction.
 

@@ -74,6 +74,10 @@ class PostgresReemits(Queries):
         self._query("end_action", action_key=key, outcome=outcome, detail=shortened(detail))
 
     @override
+    def replace_detail(self, key: str, before: str, detail: str) -> bool:
+        return bool(self._query("replace_detail", action_key=key, before=before, detail=detail))
+
+    @override
     def _list(self, values: Sequence[str]) -> list[str]:
         return list(values)
 

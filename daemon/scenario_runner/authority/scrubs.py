@@ -9,7 +9,7 @@ from typing import Final
 
 from scenario_runner.authority.acts import ActionRow, DriftAct
 from scenario_runner.authority.values import Event
-from scenario_runner.contracts.canonical import Json, parse_json
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.states import EventKind, RunState
 
 ACTION: Final = "scrub"
@@ -18,37 +18,64 @@ DRIFT: Final = "DRIFT"
 """Outcome of an act: evidence is not as it was published."""
 LAST_KEY: Final = "scrub/last"
 """Key of the act whose detail says how the last scrub ended; daemons show it as metrics."""
+_FOUND_KEPT: Final = 16
+"""Scrubs with drift that are kept apart: a row of the database holds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastScrub:
-    """How the last scrub ended.
+    """How the last scrubs ended.
 
     Attributes:
         ended_us: When one ended that went over all READY runs; 0 when none has.
-        drifted: READY runs with drift that it found; a later one over fewer runs can only find more.
+        found: Scrubs that found drift which no later scrub of all runs has taken back: when, id, and how many runs.
     """
 
     ended_us: int = 0
-    drifted: int = 0
+    found: tuple[tuple[int, str, int], ...] = ()
 
-    def after(self, now_us: int, drifted: int, *, whole: bool) -> "LastScrub":
-        """How it stands after another scrub, of all runs or of some."""
-        if whole:
-            return LastScrub(now_us, drifted)
-        return LastScrub(self.ended_us, max(self.drifted, drifted))
+    @property
+    def drifted(self) -> int:
+        """READY runs with drift, as far as is known: what the scrubs found may be the same runs."""
+        return max((count for _, _, count in self.found), default=0)
+
+    def after(self, now_us: int, scrub_id: str, drifted: int, whole_since_us: int | None = None) -> "LastScrub":
+        """How it stands after another scrub, or in the midst of one.
+
+        Args:
+            now_us: The time.
+            scrub_id: The scrub.
+            drifted: READY runs with drift that it has found.
+            whole_since_us: When one began that has gone over all READY runs, without an outage, and read all that had
+                drifted before; None for any other. It takes back what was found before it began, and nothing that was
+                found since.
+        """
+        since = -1 if whole_since_us is None else whole_since_us
+        found = [item for item in self.found if item[0] >= since and item[1] != scrub_id]
+        if drifted:
+            found.append((now_us, scrub_id, drifted))
+        found.sort()
+        while len(found) > _FOUND_KEPT:
+            (_, _, first), (at_us, second_id, second), *rest = found
+            found = [(at_us, second_id, max(first, second)), *rest]
+        return LastScrub(self.ended_us if whole_since_us is None else now_us, tuple(found))
 
     def text(self) -> str:
-        """As it is kept."""
-        return f'{{"drifted":{self.drifted},"ended_us":{self.ended_us}}}'
+        """As it is kept; daemons of an older release read ``drifted``."""
+        found = [list(item) for item in self.found]
+        return canonical_bytes({"drifted": self.drifted, "ended_us": self.ended_us, "found": found}).decode()
 
 
 def last_scrub(action: ActionRow | None) -> LastScrub:
-    """How the last scrub ended, from its act; None when none has."""
+    """How the last scrubs ended, from their act; None when none has."""
     if action is None or not action.detail:
         return LastScrub()
     document: Json = parse_json(action.detail.encode())
-    return LastScrub(int(document["ended_us"]), int(document["drifted"]))
+    ended_us = int(document["ended_us"])
+    if "found" not in document:  # as it was kept before: how many, and not when
+        drifted = int(document["drifted"])
+        return LastScrub(ended_us, ((ended_us, "", drifted),) if drifted else ())
+    return LastScrub(ended_us, tuple((at_us, scrub_id, count) for at_us, scrub_id, count in document["found"]))
 
 
 def drift_event(act: DriftAct) -> Event:

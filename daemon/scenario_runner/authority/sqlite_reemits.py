@@ -73,6 +73,11 @@ class SqliteReemits(Queries):
         self._write(lambda connection: connection.execute(self._sql["end_action"], parameters).rowcount)
 
     @override
+    def replace_detail(self, key: str, before: str, detail: str) -> bool:
+        parameters = {"action_key": key, "before": before, "detail": detail}
+        return self._write(lambda connection: connection.execute(self._sql["replace_detail"], parameters).rowcount) > 0
+
+    @override
     def _list(self, values: Sequence[str]) -> str:
         return orjson.dumps(values).decode()
 

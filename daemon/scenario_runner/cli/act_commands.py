@@ -43,8 +43,8 @@ def scrub(
     ] = 50.0,
     since: SinceOption = None,
     resume: Annotated[
-        str, typer.Option(metavar="ID", help="Go on with a scrub that was broken off.", show_default=False)
-    ] = "",
+        str | None, typer.Option(metavar="ID", help="Go on with a scrub that was broken off.", show_default=False)
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why: it is kept on record.", show_default=False)] = "",
     requested_by: ActorOption = None,
     as_json: JsonLinesOption = False,
@@ -53,10 +53,12 @@ def scrub(
 
     Facts views, receipts, gates and outputs are checked as verify checks them; the control bus is not asked, and
     evidence that runs share is read once. A run is never changed: drift becomes an event in its record, an act, and a
-    metric of the daemons. The same drift is put on record once. --since takes runs whose READY was published since.
+    metric of the daemons. The same drift is put on record once, another one of the same run a day later at the soonest.
+    --since takes runs whose READY was published since.
 
-    The exit code is 1 when there is drift; 5 when something could not be read, which is no drift. A scrub that was
-    broken off, or killed, goes on with --resume. With --json each finding is a line, and the summary is the last one.
+    The exit code is 1 when there is drift of runs that are not superseded, also of a scrub that is broken off; 5 when
+    something could not be read, which is no drift. A scrub that was broken off, or killed, goes on with --resume.
+    With --json each finding is a line, and the summary is the last one.
 
     \b
     Examples:

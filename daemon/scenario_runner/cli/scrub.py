@@ -9,14 +9,14 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import typer
 
 from scenario_runner.audit.required import Named, Unknown
-from scenario_runner.audit.scrub import Clock, Pace, SharedEvidence, drift_of
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_of
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority import scrubs
 from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal
@@ -30,8 +30,8 @@ from scenario_runner.cli.reemit import require_started
 from scenario_runner.cli.when import micros_of
 from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256, parse_json
 from scenario_runner.contracts.errors import Unavailable, UsageError
-from scenario_runner.contracts.states import RunState
-from scenario_runner.contracts.times import format_micros
+from scenario_runner.contracts.states import EventKind, RunState
+from scenario_runner.contracts.times import MICROS, format_micros
 from scenario_runner.ledger.ledger import Ledger
 from scenario_runner.ledger.packs import PinnedPacks
 from scenario_runner.profiles.wiring import Wiring
@@ -48,9 +48,12 @@ from scenario_runner.service.identity import NamedStore, require_known
 from scenario_runner.service.production import load_to_write
 from scenario_runner.storage.base import ObjectStore
 
-#: Runs between two notes of how far a scrub has come: what is read twice after a break is small, and so are the writes.
+#: Runs, and seconds, between two notes of how far a scrub has come: what is read twice after a break is little.
 _PAGE: Final = 16
-#: Runs in a row that cannot be read: then it is the store or the network, and the next run will fare no better.
+_NOTE_SECONDS: Final = 1.0
+#: Drift of one run that differs each time is put on record as often as this.
+_RECORD_US: Final = 24 * 3600 * MICROS
+#: Outages in a row: then it is the store or the network, and the next run will fare no better.
 _UNREADABLE_IN_A_ROW: Final = 5
 _BEGUN, _DONE, _UNREADABLE = "ACCEPTED", "DONE", "UNREADABLE"
 
@@ -62,12 +65,12 @@ class ScrubOptions:
     Attributes:
         rate: Megabytes a second; 0 for no bound.
         since: Only runs whose READY was published since then; None for all.
-        resume: Id of a scrub that was broken off; empty for a new one.
+        resume: Id of a scrub that was broken off; None for a new one.
     """
 
     rate: float
     since: str | None
-    resume: str
+    resume: str | None
     reason: str
     requested_by: str | None
 
@@ -90,28 +93,40 @@ class _Course:
 
     def progress(self) -> str:
         """As it is kept: what a scrub that is resumed goes on with."""
-        counts = {name: self.counts[name] for name in ("runs", "drifted", "unreadable")}
+        counts = {name: self.counts[name] for name in ("runs", "drifted", "superseded", "unreadable", "unsettled")}
         return canonical_bytes({"cursor": list(self.cursor), **counts}).decode()
 
 
 def run(wiring_path: str, options: ScrubOptions, *, as_json: bool) -> None:
     """The command."""
-    with exit_on_error(as_json=as_json):
-        document = scrub(load_to_write(wiring_path), options, as_json=as_json)
+    counts: Counter[str] = Counter()
+    try:
+        with exit_on_error(as_json=as_json):
+            document = scrub(load_to_write(wiring_path), options, counts, as_json=as_json)
+    except typer.Exit as ended:
+        # What broke it off is said; drift that was found before is no less true.
+        raise (typer.Exit(Exit.NEGATIVE) if counts["drifted"] else ended) from ended
     if as_json:
         print_json_line({"summary": document}, SCRUB_SUMMARY)
     else:
         print_line(
             f"{document['outcome']}: {document['runs']} READY runs, {document['drifted']} with drift, "
-            f"{document['unreadable']} that could not be read; {document['bytes_read'] / 1e6:.1f} MB read"
+            f"{document['superseded']} with drift that are superseded, {document['unreadable']} that could not "
+            f"be read; {document['bytes_read'] / 1e6:.1f} MB read"
         )
     if document["drifted"]:
         raise typer.Exit(Exit.NEGATIVE)
     raise typer.Exit(Exit.UNAVAILABLE if document["unreadable"] else Exit.DONE)
 
 
-def scrub(wiring: Wiring, options: ScrubOptions, *, as_json: bool) -> Json:
+def scrub(wiring: Wiring, options: ScrubOptions, counts: Counter[str], *, as_json: bool) -> Json:
     """Scrub the READY runs of a profile; what is found is printed and put on record run by run.
+
+    Args:
+        wiring: The profile.
+        options: What is asked for.
+        counts: Receives what the scrub has come to, also when it is broken off.
+        as_json: Print lines of JSON.
 
     Returns:
         The summary.
@@ -121,12 +136,14 @@ def scrub(wiring: Wiring, options: ScrubOptions, *, as_json: bool) -> Json:
         Unavailable: the authority or the store does not answer, or nothing could be read any more; resume it later.
     """
     reason, actor = checked_reason(options.reason, needed=False) or "scrub", checked_actor(options.requested_by)
-    if options.resume and options.since:
+    if options.resume is not None and options.since:
         raise UsageError("--resume goes on with what the scrub was begun with; leave out --since")
     require_started(wiring, "the READY runs")
     with _opened(wiring) as (authority, store):
         options = replace(options, reason=reason, requested_by=actor)
-        course = _resumed(authority, options) if options.resume else _begun(authority, options)
+        course = _begun(authority, options) if options.resume is None else _resumed(authority, options, options.resume)
+        counts.update(course.counts)
+        course.counts = counts
         return _Scrub(wiring, authority, store, course, options.rate, as_json=as_json).run()
 
 
@@ -157,13 +174,14 @@ def _begun(authority: Authority, options: ScrubOptions) -> _Course:
     return course
 
 
-def _resumed(authority: Authority, options: ScrubOptions) -> _Course:
-    course = _Course(options.resume, str(options.requested_by), options.reason, 0, 0, (0, -1))
+def _resumed(authority: Authority, options: ScrubOptions, scrub_id: str) -> _Course:
+    course = _Course(scrub_id, str(options.requested_by), options.reason, 0, 0, (0, -1))
     found = authority.acts([course.key]).get(course.key)
     if found is None or found.outcome != _BEGUN:
-        raise UsageError(f"no scrub {options.resume[:80]!r} that could go on is on record")
+        raise UsageError(f"no scrub {scrub_id[:80]!r} that could go on is on record")
     selection, progress = parse_json(found.subject.encode()), parse_json(found.detail.encode())
     cursor = progress.pop("cursor")
+    progress.setdefault("unsettled", progress["unreadable"])  # an older release counted none
     return replace(
         course, since_us=selection["since_us"], until_us=selection["until_us"], cursor=(cursor[0], cursor[1]),
         counts=Counter(progress),
@@ -186,7 +204,7 @@ class _Scrub:
             lambda run_id: authority.run(run_id) or Unknown("the authority does not know the run"), Named(),
             self._evidence,
         )  # fmt: skip
-        self._in_a_row = 0
+        self._in_a_row, self._told_drifted, self._noted = 0, 0, time.monotonic()
         self._progress = Progress()
 
     def run(self) -> Json:
@@ -194,19 +212,26 @@ class _Scrub:
         try:
             for page in self._pages():
                 for item in page:
-                    self._one(item)
+                    outage = self._one(item)
+                    course.cursor = item.cursor
                     self._progress(self._told)
-                course.cursor = page[-1].cursor
-                self._authority.end_action(course.key, _BEGUN, course.progress())
+                    if time.monotonic() - self._noted >= _NOTE_SECONDS:
+                        self._note()
+                    self._break_off(outage)
+                self._note()
+        except BaseException:
+            with suppress(Unavailable):
+                self._note()
+            raise
         finally:
             self._artifacts.close()
         counts = course.counts
         outcome = scrubs.DRIFT if counts["drifted"] else _UNREADABLE if counts["unreadable"] else _DONE
         self._authority.end_action(course.key, outcome, course.progress())
-        self._tell_daemons()
+        self._tell_daemons(ended=True)
         return {
             "scrub_id": course.scrub_id, "outcome": outcome, "runs": counts["runs"], "drifted": counts["drifted"],
-            "unreadable": counts["unreadable"],
+            "superseded": counts["superseded"], "unreadable": counts["unreadable"],
             "since_utc": format_micros(course.since_us) if course.since_us else None,
             "until_utc": format_micros(course.until_us), "evidence_read": self._evidence.readings,
             "bytes_read": self._pace.read, "seconds": round(time.monotonic() - began, 3), "requested_by": course.actor,
@@ -224,25 +249,43 @@ class _Scrub:
         while page := self._authority.published(RunState.READY, course.cursor, course.until_us, _PAGE):
             yield page
 
-    def _one(self, item: PublishedSignal) -> None:
+    def _note(self) -> None:
+        """Note how far it has come, and drift that is new."""
+        self._noted = time.monotonic()
+        self._authority.end_action(self._course.key, _BEGUN, self._course.progress())
+        if self._course.counts["drifted"] != self._told_drifted:
+            self._tell_daemons(ended=False)
+
+    def _one(self, item: PublishedSignal) -> str:
+        """Scrub a run; returns what does not answer, empty when all does."""
         counts = self._course.counts
         try:
             checks = drift_of(item.run_id, self._store, self._verifier)
         except Unavailable as error:
             counts["unreadable"] += 1
+            outage = "" if isinstance(error, EvidenceUnreadError) else error.detail
+            if outage or any(act.action == scrubs.ACTION for act in self._authority.actions(item.run_id)):
+                counts["unsettled"] += 1  # whether it has drifted, or still has, is not known
             self._print(item.run_id, _UNREADABLE, error.detail)
-            self._in_a_row += 1
-            if self._in_a_row >= _UNREADABLE_IN_A_ROW:
-                raise Unavailable(
-                    f"{self._in_a_row} runs in a row could not be read, the last one because: {error.detail}; once it "
-                    f"answers: scenario-runner scrub --resume {self._course.scrub_id}"
-                ) from error
-            return
+            return outage
         self._in_a_row = 0
-        counts["runs"] += 1
         if checks:
-            counts["drifted"] += 1
             self._put_on_record(item.run_id, checks)
+            events = self._authority.events(item.run_id)
+            superseded = any(event.kind == EventKind.SUPERSEDED_BY for event in events)
+            counts["superseded" if superseded else "drifted"] += 1
+        counts["runs"] += 1
+        return ""
+
+    def _break_off(self, outage: str) -> None:
+        if not outage:
+            return
+        self._in_a_row += 1
+        if self._in_a_row >= _UNREADABLE_IN_A_ROW:
+            raise Unavailable(
+                f"{self._in_a_row} times in a row evidence could not be read, the last time because: {outage}; once it "
+                f"answers: scenario-runner scrub --resume {self._course.scrub_id} for the runs after these"
+            )
 
     def _put_on_record(self, run_id: str, checks: list[Json]) -> None:
         detail = ": ".join(filter(None, (str(checks[0]["check"]), str(checks[0].get("detail", "")))))
@@ -250,18 +293,24 @@ class _Scrub:
             key=f"scrub/{run_id}/{canonical_sha256(checks)[:32]}", run_id=run_id, actor=self._course.actor,
             reason=self._course.reason, detail=detail, checks=tuple(checks),
         )  # fmt: skip
-        new = self._authority.record_drift(act)
+        since_us = self._authority.now_us() - _RECORD_US
+        told = any(item.action == scrubs.ACTION and item.at_us > since_us for item in self._authority.actions(run_id))
+        new = not told and self._authority.record_drift(act)
         self._print(run_id, scrubs.DRIFT, detail, checks, repeated=not new)
 
-    def _tell_daemons(self) -> None:
-        """Note how the last scrub ended, where daemons read what their metrics show."""
-        authority, course = self._authority, self._course
-        key = scrubs.LAST_KEY
-        last = scrubs.last_scrub(authority.acts([key]).get(key))
-        whole = not course.since_us and not course.counts["unreadable"]
-        last = last.after(authority.now_us(), course.counts["drifted"], whole=whole)
-        authority.record_action(ActionRow(key, 0, course.actor, "cli", scrubs.ACTION, key, "metrics", "", ""))
-        authority.end_action(key, _DONE, last.text())
+    def _tell_daemons(self, *, ended: bool) -> None:
+        """Note what this scrub has found, and that it has ended, where daemons read what their metrics show."""
+        authority, course, key = self._authority, self._course, scrubs.LAST_KEY
+        whole = ended and not course.since_us and not course.counts["unsettled"]
+        authority.record_action(ActionRow(key, 0, course.actor, "cli", scrubs.ACTION, key, "metrics", _DONE, ""))
+        while True:
+            kept = authority.acts([key])[key]
+            last = scrubs.last_scrub(kept).after(
+                authority.now_us(), course.scrub_id, course.counts["drifted"], course.until_us if whole else None
+            )
+            if authority.replace_detail(key, kept.detail, last.text()):
+                break
+        self._told_drifted = course.counts["drifted"]
 
     def _print(
         self, run_id: str, outcome: str, detail: str, checks: list[Json] | None = None, *, repeated: bool = False

@@ -37,7 +37,7 @@ class Finding:
         detail: Its sentence.
         report: ``{outcome, gates: [...], outputs: [...]}`` and, where it was refused, ``run_receipt``.
         verified: The finished set when ``outcome`` is PASS, else None. Nothing else leads to READY.
-        archived: Whether something that is missing lies in an archive of its store.
+        archived: Details of what is missing because it lies in an archive of its store.
     """
 
     outcome: Outcome
@@ -45,7 +45,7 @@ class Finding:
     detail: str
     report: Json
     verified: Verified | None
-    archived: bool = False
+    archived: tuple[str, ...] = ()
 
 
 def refused_without_report(outcome: Outcome, refusal: Refusal) -> Finding:
@@ -70,12 +70,13 @@ class Report:
         self.worst = Outcome.PASS
         self._reason: Reason | None = None
         self._detail = ""
-        self._archived = False
+        self._archived: list[str] = []
 
     def classify(self, refusal: Refusal) -> Json:
         """Count a refusal; returns the fields that describe it in the report."""
         outcome = Outcome.CONFLICT
-        self._archived |= isinstance(refusal, EvidenceArchived)
+        if isinstance(refusal, EvidenceArchived):
+            self._archived.append(refusal.detail)
         if isinstance(refusal, EvidenceMissing):
             outcome = Outcome.MISSING
         elif isinstance(refusal, EvidenceSaysNo):
@@ -98,4 +99,4 @@ class Report:
         document: Json = {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
         if self.run_receipt:
             document["run_receipt"] = self.run_receipt
-        return Finding(self.worst, self._reason, self._detail, document, verified, self._archived)
+        return Finding(self.worst, self._reason, self._detail, document, verified, tuple(self._archived))

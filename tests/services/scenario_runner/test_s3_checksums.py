@@ -17,6 +17,7 @@ from parity_support import EngineRuns, ParityWorld, schema_in
 from postgres_support import given_dsn
 from s3_support import Spot, spot_on
 from support import World
+from test_s3_store import archived
 
 from scenario_runner.artifacts.budget import UNLIMITED, ReadBudget
 from scenario_runner.artifacts.reuse import DigestReuse
@@ -367,3 +368,18 @@ def test_a_folder_can_prove_nothing_of_the_engines_bucket(spot: Spot, tmp_path: 
     assert served.returncode == 2
     assert b"STORE_CHECKSUMS_UNSAFE" in served.stderr
     assert examined(world)[0] == 2
+
+
+def test_a_scrub_tells_tampering_beside_an_archived_object_and_goes_on_past_archived_ones(world: ParityWorld) -> None:
+    made = world.engines.make("key-1", outputs=SMALL)
+    for number in range(6):
+        world.drop({**made["request"], "run_equivalence_key": f"key-{number}"}, f"{number}.json")
+    assert world.serve().returncode == 0
+    scrub = ("scrub", "--wiring", str(world.wiring), "--rate", "0")
+    world.spot.proxy.add(archived("GLACIER"), "GET", "iso_country", times=None)
+    done = world.command(*scrub)
+    assert (done.returncode, done.stdout.count(b"UNREADABLE  ")) == (5, 6), done.stderr
+    (first, *_) = [path for path in sorted(made["local"].rglob("*")) if path.is_file() and "candidate" in str(path)]
+    world.spot.put(world.engines.key(made, "") + str(first.relative_to(made["local"])), b"tampered")
+    done = world.command(*scrub)
+    assert (done.returncode, done.stdout.count(b"DRIFT  output s3_candidate_set_1A re-hashes")) == (1, 6), done.stderr

@@ -469,6 +469,10 @@ INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reaso
 VALUES (%(action_key)b, sr_now_us(), %(actor)b, %(via)b, %(action)b, %(subject)b, %(reason)b, %(outcome)b, %(detail)b)
 ON CONFLICT (action_key) DO NOTHING RETURNING action_key;
 
+-- name: replace_detail
+UPDATE operator_actions SET detail = %(detail)b
+WHERE action_key = %(action_key)b AND detail = %(before)b RETURNING action_key;
+
 -- name: end_action
 UPDATE operator_actions SET outcome = %(outcome)b, detail = %(detail)b WHERE action_key = %(action_key)b;
 

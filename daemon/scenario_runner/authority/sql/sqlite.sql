@@ -190,6 +190,9 @@ INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reaso
 VALUES (:action_key, :at, :actor, :via, :action, :subject, :reason, :outcome, :detail)
 ON CONFLICT (action_key) DO NOTHING;
 
+-- name: replace_detail
+UPDATE operator_actions SET detail = :detail WHERE action_key = :action_key AND detail = :before;
+
 -- name: end_action
 UPDATE operator_actions SET outcome = :outcome, detail = :detail WHERE action_key = :action_key;
 

@@ -103,9 +103,9 @@ SCRUB_LINE: Final = Shape({
 })  # fmt: skip
 SCRUB_SUMMARY: Final = Shape({
     "summary": Shape({
-        "scrub_id": TEXT, "outcome": TEXT, "runs": INTEGER, "drifted": INTEGER, "unreadable": INTEGER,
-        "since_utc": TIME_OR_NULL, "until_utc": TIME, "evidence_read": INTEGER, "bytes_read": INTEGER,
-        "seconds": NUMBER, "requested_by": TEXT,
+        "scrub_id": TEXT, "outcome": TEXT, "runs": INTEGER, "drifted": INTEGER, "superseded": INTEGER,
+        "unreadable": INTEGER, "since_utc": TIME_OR_NULL, "until_utc": TIME, "evidence_read": INTEGER,
+        "bytes_read": INTEGER, "seconds": NUMBER, "requested_by": TEXT,
     }),
 })  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from authority_support import Clock, asking, claim_one, commit, failed, hex32, ready
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority.acts import DriftAct
+from scenario_runner.authority.acts import ActionRow, DriftAct
 from scenario_runner.contracts.states import RunState
 
 if TYPE_CHECKING:
@@ -68,3 +68,12 @@ def test_drifts_that_are_found_at_once_have_numbers_of_their_own(authority: Auth
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(authority.record_drift, [drift("k", str(number)) for number in range(8)]))
     assert [event.seq for event in authority.events(hex32("k"))][last:] == list(range(last + 1, last + 9))
+
+
+def test_the_detail_of_an_act_is_replaced_only_if_nobody_else_has_done_so(authority: Authority) -> None:  # noqa: F811
+    authority.record_action(ActionRow("scrub/last", 0, "a", "cli", "scrub", "scrub/last", "metrics", "DONE", ""))
+    assert authority.replace_detail("scrub/last", "", "first")
+    assert not authority.replace_detail("scrub/last", "", "second")
+    assert not authority.replace_detail("unknown", "", "second")
+    found = authority.acts(["scrub/last"])["scrub/last"]
+    assert (found.detail, found.outcome) == ("first", "DONE")

@@ -4,16 +4,19 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ForkedWorld
+from support import COMMAND, ForkedWorld
 
 from scenario_runner.authority.connect import connect_authority
-from scenario_runner.authority.scrubs import LAST_KEY, last_scrub
+from scenario_runner.authority.scrubs import LAST_KEY, LastScrub, last_scrub
 from scenario_runner.storage.modes import PRIVATE
+from sr_tools.engine import make_run
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +107,7 @@ def test_drift_is_an_event_and_an_act_beside_the_run_and_nothing_else_of_it_chan
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_same_drift_is_put_on_record_once_and_another_one_again(world: ForkedWorld) -> None:
+def test_the_same_drift_is_put_on_record_once_and_another_one_a_day_later(world: ForkedWorld) -> None:
     (own,) = [key for key in keys_in(world) if "shared" not in key]
     files = outputs_of(world, own)
     tamper(files[0])
@@ -112,7 +115,12 @@ def test_the_same_drift_is_put_on_record_once_and_another_one_again(world: Forke
     assert scrubbed(world)[1][0]["repeated"] is True
     tamper(files[-1])
     code, findings, _ = scrubbed(world)
-    assert (code, findings[0]["repeated"]) == (1, False)
+    assert (code, findings[0]["repeated"]) == (1, True), "another one of the same day: the record is bounded"
+    with closing(sqlite3.connect(world.database)) as rows:
+        rows.execute("UPDATE operator_actions SET at = at - 86400000000 WHERE outcome = 'DRIFT' AND subject = ?",
+                     (run_ids(world)[own],))  # fmt: skip
+        rows.commit()
+    assert scrubbed(world)[1][0]["repeated"] is False
     with closing(sqlite3.connect(world.database)) as rows:
         (events,) = rows.execute("SELECT count(*) FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchone()
     assert events == 2
@@ -163,13 +171,157 @@ def test_a_scrub_of_some_runs_and_one_that_was_broken_off(world: ForkedWorld) ->
     assert (code, findings, resumed["runs"], resumed["drifted"]) == (1, [], 3, 1)
 
 
+def last_of(world: ForkedWorld) -> LastScrub:
+    authority = connect_authority(f"sqlite:///{world.database}", "test", PRIVATE)
+    try:
+        return last_scrub(authority.acts([LAST_KEY]).get(LAST_KEY))
+    finally:
+        authority.close()
+
+
+def scrub_acts(world: ForkedWorld) -> list[tuple[str, str, dict[str, Any]]]:
+    """Ids, outcomes and progress of the scrubs on record."""
+    with closing(sqlite3.connect(world.database)) as rows:
+        found = rows.execute(
+            "SELECT action_key, outcome, detail FROM operator_actions WHERE action_key LIKE 'cli/scrub/%' ORDER BY at"
+        ).fetchall()
+    return [(key.rpartition("/")[2], outcome, json.loads(detail)) for key, outcome, detail in found]
+
+
+def world_of_old_roots(tmp_path: Path, runs: int) -> tuple[ForkedWorld, Path]:
+    """A run that comes first, some under another engine root, and a run after them."""
+    world = ForkedWorld(tmp_path / "world")
+    old = world.root / "old"
+    old.mkdir()
+    world.write_profiles(engine_roots=[str(world.runs), str(old)])
+    world.drop(world.make_run("first", outputs=["outlet_catalogue"], seed=6)["request"], "0.json")
+    assert world.serve().returncode == 0
+    for number in range(runs):
+        path = world.root / f"request-{number}.json"
+        make_run(runs=old, run_key=f"old-{number}", request=path, outputs=["outlet_catalogue"], seed=100 + number)
+        world.drop(json.loads(path.read_bytes()), f"{number + 1}.json")
+    assert world.serve().returncode == 0
+    world.drop(world.make_run("new", outputs=["outlet_catalogue"], seed=7)["request"], "9.json")
+    assert world.serve().returncode == 0
+    return world, old
+
+
+def test_roots_that_are_not_allowed_any_more_end_no_scrub(tmp_path: Path) -> None:
+    world, _ = world_of_old_roots(tmp_path, 5)
+    tamper(outputs_of(world, "new")[0])
+    world.write_profiles(engine_roots=[str(world.runs)])
+    code, findings, summary = scrubbed(world)
+    assert [item["outcome"] for item in findings] == ["UNREADABLE"] * 5 + ["DRIFT"]
+    assert (code, summary["runs"], summary["drifted"], summary["unreadable"]) == (1, 2, 1, 5)
+
+
+@pytest.mark.parametrize("drifted", ["new", "old-0"])
+def test_what_cannot_be_read_for_good_keeps_only_its_own_drift_open(tmp_path: Path, drifted: str) -> None:
+    world, old = world_of_old_roots(tmp_path, 1)
+    target = outputs_of(world, drifted)[0]
+    tamper(target)
+    assert scrubbed(world)[0] == 1
+    tamper(target)  # as it was
+    world.write_profiles(engine_roots=[str(world.runs)])
+    assert scrubbed(world)[0] == 5
+    assert last_of(world).drifted == (1 if drifted == "old-0" else 0)
+    world.write_profiles(engine_roots=[str(world.runs), str(old)])
+    assert scrubbed(world)[0] == 0
+    assert last_of(world).drifted == 0
+
+
+def test_runs_over_the_same_evidence_that_does_not_answer_are_one_outage(tmp_path: Path) -> None:
+    world, old = world_of_old_roots(tmp_path, 1)
+    request = json.loads((world.root / "request-0.json").read_bytes())
+    for number in range(5):
+        world.drop({**request, "run_equivalence_key": f"again-{number}"}, f"again-{number}.json")
+    assert world.serve().returncode == 0
+    away = old.rename(world.root / "away")
+    code, findings, summary = scrubbed(world)
+    assert [item["outcome"] for item in findings] == ["UNREADABLE"] * 6
+    assert (code, summary["runs"], summary["unreadable"]) == (5, 2, 6)
+    away.rename(old)
+
+
+def test_a_scrub_that_breaks_off_tells_its_drift_and_goes_on_past_what_does_not_answer(tmp_path: Path) -> None:
+    world, old = world_of_old_roots(tmp_path, 5)
+    tamper(outputs_of(world, "first")[0])
+    tamper(outputs_of(world, "new")[0])
+    away = old.rename(world.root / "away")
+    code, findings, error = scrubbed(world)
+    assert "error" in error
+    assert (code, [item["outcome"] for item in findings]) == (1, ["DRIFT"] + ["UNREADABLE"] * 5)
+    assert (last_of(world).drifted, last_of(world).ended_us) == (1, 0)
+    ((scrub_id, outcome, progress),) = scrub_acts(world)
+    assert (outcome, progress["runs"], progress["drifted"], progress["unreadable"]) == ("ACCEPTED", 1, 1, 5)
+    code, findings, summary = scrubbed(world, "--resume", scrub_id)
+    ids = run_ids(world)
+    assert (code, [item["run_id"] for item in findings]) == (1, [ids["new"]])
+    assert (summary["runs"], summary["drifted"], summary["unreadable"]) == (2, 2, 5)
+    assert (last_of(world).drifted, last_of(world).ended_us) == (2, 0)
+    away.rename(old)
+
+
+def test_a_scrub_of_all_runs_takes_nothing_back_that_was_found_since_it_began(world: ForkedWorld) -> None:
+    scrubbed(world)
+    ((scrub_id, _, progress),) = scrub_acts(world)
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    with closing(sqlite3.connect(world.database)) as rows:  # as after a kill behind its last run
+        rows.execute(
+            "UPDATE operator_actions SET outcome = 'ACCEPTED' WHERE action_key = ?", (f"cli/scrub/{scrub_id}",)
+        )
+        rows.commit()
+    assert progress["runs"] == 3
+    tamper(outputs_of(world, own)[0])
+    assert scrubbed(world, "--since", "1d")[0] == 1
+    assert scrubbed(world, "--resume", scrub_id)[0] == 0
+    assert last_of(world).drifted == 1
+    assert last_of(world).ended_us > 0
+
+
+def test_drift_of_a_run_that_a_correction_supersedes_is_counted_apart(world: ForkedWorld) -> None:
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    tamper(outputs_of(world, own)[0])
+    assert scrubbed(world)[0] == 1
+    request = world.make_run("correction", outputs=["outlet_catalogue"], seed=8)["request"]
+    attributes = {
+        "kind": "RUN_REQUEST", "supersedes_run_id": run_ids(world)[own], "supersession_purpose": "its evidence drifted",
+    }  # fmt: skip
+    envelope = {
+        "topic": "fp.bus.control.v1", "message_id": "m1", "published_at_utc": "2026-01-01T00:00:00Z",
+        "attributes": attributes, "partition_key": "k", "payload": request,
+    }  # fmt: skip
+    world.drop(envelope, "9.json")
+    assert world.serve().returncode == 0
+    code, findings, summary = scrubbed(world)
+    assert [(item["run_id"], item["outcome"]) for item in findings] == [(run_ids(world)[own], "DRIFT")]
+    assert (code, summary["outcome"], summary["drifted"], summary["superseded"]) == (0, "DONE", 0, 1)
+    assert last_of(world).drifted == 0
+
+
+def test_a_scrub_that_is_killed_has_noted_each_run_that_took_long(world: ForkedWorld) -> None:
+    rate = scrubbed(world)[2]["bytes_read"] / 2 / 4 / 1e6  # four seconds for each of two evidences
+    command = [COMMAND, "scrub", "--wiring", str(world.wiring), "--rate", str(rate)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if len(scrub_acts(world)) == 2 and scrub_acts(world)[-1][2]["runs"]:
+                break
+            time.sleep(0.1)
+        process.kill()
+    _, outcome, progress = scrub_acts(world)[-1]
+    assert (outcome, 0 < progress["runs"] < 3) == ("ACCEPTED", True)
+
+
+def test_an_empty_id_is_no_new_scrub(world: ForkedWorld) -> None:
+    done = world.command("scrub", "--wiring", str(world.wiring), "--resume", "")
+    assert done.returncode == 2
+    assert scrub_acts(world) == []
+
+
 def test_how_the_last_scrub_ended_is_kept_for_the_metrics(world: ForkedWorld) -> None:
-    def last() -> Any:
-        authority = connect_authority(f"sqlite:///{world.database}", "test", PRIVATE)
-        try:
-            return last_scrub(authority.acts([LAST_KEY]).get(LAST_KEY))
-        finally:
-            authority.close()
+    def last() -> LastScrub:
+        return last_of(world)
 
     assert (last().ended_us, last().drifted) == (0, 0)
     (own,) = [key for key in keys_in(world) if "shared" not in key]

@@ -1,14 +1,20 @@
 """The rate of a scrub, what is kept of the last one, and what it calls an outage."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from scenario_runner.audit import recomputed
+from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.recomputed import EvidenceCheck
-from scenario_runner.audit.scrub import Clock, Pace, SharedEvidence
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.scrubs import LastScrub, last_scrub
-from scenario_runner.contracts.errors import EvidenceArchived, EvidenceMissing, Unavailable
+from scenario_runner.contracts.canonical import Json, parse_json
+from scenario_runner.contracts.errors import EvidenceArchived, EvidenceChanged, EvidenceMissing, Unavailable
+from scenario_runner.contracts.plan import EvidenceBounds
 from scenario_runner.evidence.findings import Finding, Report
 from scenario_runner.service.observer import scrub_gauges
 
@@ -50,40 +56,137 @@ def test_without_a_bound_nothing_waits() -> None:
     assert (pace.read, time.slept) == (10**12, 0)
 
 
-def test_a_scrub_of_some_runs_takes_no_drift_back() -> None:
-    found = LastScrub(5, 2).after(9, 0, whole=False)
-    assert (found, found.after(9, 0, whole=True)) == (LastScrub(5, 2), LastScrub(9, 0))
-    assert LastScrub(5, 2).after(9, 3, whole=False) == LastScrub(5, 3)
+def test_a_scrub_takes_back_only_what_was_found_before_it_began() -> None:
+    found = LastScrub().after(5, "a", 2)
+    assert (found.ended_us, found.drifted) == (0, 2)
+    assert found.after(9, "b", 0) == found, "one of some runs takes nothing back"
+    assert found.after(9, "b", 3).drifted == 3
+    assert found.after(9, "b", 0, 6) == LastScrub(9), "found before it began"
+    assert found.after(9, "b", 0, 4) == LastScrub(9, found.found), "and since it began"
+    assert found.after(9, "a", 1, 4).drifted == 1, "but for what itself has told"
+
+
+def test_few_findings_of_scrubs_are_kept_and_the_most_drift_and_the_newest_among_them() -> None:
+    last = LastScrub().after(1, "first", 99)
+    for number in range(2, 50):
+        last = last.after(number, str(number), 1)
+    assert (len(last.found), last.drifted, last.found[-1][0]) == (16, 99, 49)
+    assert last.after(60, "whole", 0, 50).drifted == 0
 
 
 def test_the_last_scrub_is_read_as_it_was_kept() -> None:
-    kept = LastScrub(17, 3)
-    action = ActionRow("scrub/last", 0, "a", "cli", "scrub", "scrub/last", "r", "DONE", kept.text())
-    assert last_scrub(action) == kept
-    assert last_scrub(None) == LastScrub()
+    def act(detail: str) -> ActionRow:
+        return ActionRow("scrub/last", 0, "a", "cli", "scrub", "scrub/last", "r", "DONE", detail)
+
+    kept = LastScrub(17, ((3, "a", 2), (9, "b", 1)))
+    assert last_scrub(act(kept.text())) == kept
+    assert parse_json(kept.text().encode())["drifted"] == 2, "daemons of an older release ask for it"
+    assert last_scrub(act('{"drifted":3,"ended_us":17}')) == LastScrub(17, ((17, "", 3),)), "as an older release wrote"
+    assert last_scrub(None) == last_scrub(act("")) == LastScrub()
 
 
 def test_daemons_show_what_the_last_scrub_found_and_when_one_of_all_runs_ended() -> None:
-    assert scrub_gauges(LastScrub(3_000_000, 2)) == {
+    assert scrub_gauges(LastScrub(3_000_000, ((1, "a", 2),))) == {
         ("sr_scrub_drifted_runs", ""): 2.0, ("sr_scrub_last_end_timestamp_seconds", ""): 3.0,
     }  # fmt: skip
 
 
-def finding_of(refusal: EvidenceMissing) -> Finding:
+VIEW: Any = SimpleNamespace(document={"pins": {}})
+PACK: Any = SimpleNamespace(digest="d")
+
+
+class Scripted:
+    """An examination of two outputs under one gate, as SharedEvidence meets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, examine: Callable[[], Finding]) -> None:
+        nothing: Any = None
+        self.time, self.calls = FakeTime(), 0
+        self.evidence = SharedEvidence(nothing, nothing, Pace(0, self.time.clock()))
+
+        def check(check: SharedEvidence, _view: object, pack: Any, _gates: object, found: Findings) -> None:
+            finding = check._examine(pack, nothing)
+            for item in [*finding.report["gates"], *finding.report["outputs"]]:
+                found.expect(item["name"], ok=item["outcome"] == "PASS" and not item.get("differs"),
+                             detail=str(item.get("detail", "")))  # fmt: skip
+            found.expect("the evidence as a whole passes", ok=not finding.reason, detail=finding.detail)
+
+        def examined(*_: object) -> Finding:
+            self.calls += 1
+            return examine()
+
+        monkeypatch.setattr(EvidenceCheck, "check", check)
+        monkeypatch.setattr(EvidenceCheck, "_examine", examined)
+
+    def checked(self) -> list[Json]:
+        found = Findings()
+        self.evidence.check(VIEW, PACK, (), found)
+        return found.checks
+
+
+def archived_with(*others: Json, gate: bool = False) -> Finding:
     report = Report()
-    report.classify(refusal)
+    entry = {"name": "archived"} | report.classify(EvidenceArchived("part is in GLACIER; restore it", path="part"))
+    (report.gates if gate else report.outputs).append(entry)
+    report.outputs.extend(others)
     return report.finding(None)
 
 
-def test_a_scrub_calls_an_archived_object_unreadable_and_a_missing_one_missing(
+def test_what_is_archived_is_unreadable_and_so_is_what_was_not_reached_because_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nothing: Any = None
-    evidence = SharedEvidence(nothing, nothing, Pace(0, FakeTime().clock()))
-    missing = finding_of(EvidenceMissing("part is not there", path="part"))
-    monkeypatch.setattr(EvidenceCheck, "_examine", lambda *_: missing)
-    assert evidence._examine(nothing, nothing) is missing
-    archived = finding_of(EvidenceArchived("part is archived in GLACIER; restore it", path="part"))
-    monkeypatch.setattr(EvidenceCheck, "_examine", lambda *_: archived)
-    with pytest.raises(Unavailable, match="GLACIER"):
-        evidence._examine(nothing, nothing)
+    not_read = {"name": "output", "outcome": "NOT_READ", "detail": "its gates have not passed"}
+    scripted = Scripted(monkeypatch, lambda: archived_with(not_read, gate=True))
+    for _ in range(2):
+        (check,) = scripted.checked()
+        assert (check["ok"], check["not_possible"]) == (True, True)
+        assert "GLACIER" in check["detail"]
+    assert scripted.calls == 1, "evidence that could not be read is remembered"
+
+
+def test_an_archived_object_hides_no_drift_of_other_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    tampered = {"name": "tampered", "outcome": "PASS", "differs": True}
+    scripted = Scripted(monkeypatch, lambda: archived_with(tampered))
+    assert [(check["check"], check["ok"]) for check in scripted.checked()] == [("tampered", False)]
+
+    def missing_too() -> Finding:
+        report = Report()
+        for refusal in (EvidenceMissing("gone", path="b"), EvidenceArchived("in GLACIER", path="a")):
+            report.outputs.append({"name": refusal.path} | report.classify(refusal))
+        return report.finding(None)
+
+    checks = Scripted(monkeypatch, missing_too).checked()
+    assert [check["check"] for check in checks] == ["b", "the evidence as a whole passes"]
+
+
+def test_an_outage_is_met_once_for_all_runs_over_the_same_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine() -> Finding:
+        raise Unavailable("no route to host")
+
+    scripted = Scripted(monkeypatch, examine)
+    with pytest.raises(Unavailable, match="no route"):
+        scripted.checked()
+    (check,) = scripted.checked()
+    assert check["not_possible"]
+    assert "no route" in check["detail"]
+    assert scripted.calls == 1
+
+
+def test_evidence_that_never_keeps_still_is_read_again_after_a_pause_and_then_unreadable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = EvidenceCheck._examine
+    scripted = Scripted(monkeypatch, archived_with)
+    monkeypatch.setattr(EvidenceCheck, "_examine", real)
+    tries: list[float] = []
+
+    def changed(*_: object) -> None:
+        tries.append(scripted.time.now)
+        raise EvidenceChanged("part changed before it was read", path="part")
+
+    monkeypatch.setattr(recomputed, "examine", changed)
+    artifacts: Any = SimpleNamespace(open=lambda *_: SimpleNamespace(close=lambda: None))
+    key: Any = SimpleNamespace(root="r", bounds=EvidenceBounds(1, 1, 1))
+    scripted.evidence._artifacts = artifacts
+    with pytest.raises(EvidenceUnreadError, match="changed each time"):
+        scripted.evidence._examine(PACK, key)
+    assert tries == [0.0, 2.0, 4.0]
