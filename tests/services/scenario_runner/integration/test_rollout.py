@@ -103,6 +103,7 @@ WRITING = {
     "runs wake": ("0" * 32, "--reason", "r"),
     "quarantine ack": ("0" * 32, "--reason", "r"),
     "retention run": (),
+    "scrub": (),
     "authority rebuild": ("--reason", "r"),
     "stores adopt": (),
     "stream adopt": (),
