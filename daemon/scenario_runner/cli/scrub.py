@@ -48,8 +48,9 @@ from scenario_runner.service.identity import NamedStore, require_known
 from scenario_runner.service.production import load_to_write
 from scenario_runner.storage.base import ObjectStore
 
-#: Runs, and seconds, between two notes of how far a scrub has come: what is read twice after a break is little.
+#: Runs that are taken from the authority at once.
 _PAGE: Final = 16
+#: Between two notes of how far a scrub has come: what is read twice after a break is little.
 _NOTE_SECONDS: Final = 1.0
 #: Drift of one run that differs each time is put on record as often as this.
 _RECORD_US: Final = 24 * 3600 * MICROS

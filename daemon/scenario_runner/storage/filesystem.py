@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK
 from scenario_runner.storage.anchored import Anchor, AnchoredRoot, anchored, fsync_directory
 from scenario_runner.storage.base import (
     ListedObject,
@@ -46,7 +47,7 @@ _LOCKS: Final = range(64, 96)
 """Numbers of the lock files. Those below were readable by every user in earlier releases, and so could be locked. Two
 objects seldom share one of 32, and a replace takes a millisecond."""
 
-_TO_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_TO_READ: Final = os.O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
 #: Slices of a batch that is written in parallel: a file system is busy with this many fsyncs.
 _SLICES: Final = 8
 #: A batch up to this size is written sooner than it is handed to threads.

@@ -300,10 +300,10 @@ class Vanishing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def digest(self, sequences: Any) -> Any:
+    def digest(self, sequences: Any, *source: Any) -> Any:
         if any(str(self._file).endswith(path) for sequence in sequences for path in sequence):
             self._file.unlink(missing_ok=True)
-        return self._inner.digest(sequences)
+        return self._inner.digest(sequences, *source)
 
 
 @pytest.mark.parametrize(
@@ -336,8 +336,8 @@ def test_a_file_that_disappears_while_it_is_read_is_a_change_and_not_something_t
 class Archived(Vanishing):
     """An engine run root one of whose files the store has put into an archive."""
 
-    def digest(self, sequences: Any) -> Any:
-        digests = self._inner.digest(sequences)
+    def digest(self, sequences: Any, *source: Any) -> Any:
+        digests = self._inner.digest(sequences, *source)
         gone = EvidenceArchived(f"{self._file.name} is archived; restore it", path=self._file.name)
         held = [any(str(self._file).endswith(path) for path in sequence) for sequence in sequences]
         return [gone if hit else digest for hit, digest in zip(held, digests, strict=True)]
