@@ -204,7 +204,12 @@ def test_a_command_that_is_broken_off_is_stopped(name: str, tmp_path: Path) -> N
         254,
         f'echo "$@" > {tmp_path}/started.new; mv {tmp_path}/started.new {tmp_path}/started; exec sleep 60',
     )
-    with subprocess.Popen(["sh", str(SYSTEMD / "scenario-runner.sh"), "serve"], env=environment) as process:
+
+    def default() -> None:  # under nohup a shell could not trap SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    command = ["sh", str(SYSTEMD / "scenario-runner.sh"), "serve"]
+    with subprocess.Popen(command, env=environment, preexec_fn=default) as process:  # noqa: PLW1509 - one thread
         while not (tmp_path / "started").exists():
             assert process.poll() is None
             time.sleep(0.01)
