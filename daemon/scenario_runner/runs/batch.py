@@ -49,7 +49,7 @@ from scenario_runner.tracing import SpanName, is_on, now_ns, traceparent_of
 
 NOTHING_NEW: Final = "runs.examined_in_vain"
 """Counter of examinations that found what the one before them had found: evidence is still missing."""
-#: Batches whose plans are written at a time: the runner drives one, and the bulk pool a few small ones.
+#: Batches whose plans are written at a time: the runner drives one or two, and the bulk pool a few small ones.
 _PLAN_WRITERS: Final = 4
 _log = structlog.get_logger("runs")
 

@@ -56,13 +56,18 @@ from scenario_runner.storage.s3_client import S3Bucket, S3Settings, split_s3_uri
 _IO_THREADS: Final = 8
 """Threads that write to folders. They wait for fsyncs, which file systems make together; more threads gain nothing."""
 _S3_IO_THREADS: Final = 128
-"""Requests to S3 at a time: those of a batch of the runner and of one of the relay, 64 each. At 25 ms they are 5,120 a
+"""Requests to S3 at a time: those of a batch of the runner and of one of the relay, 64 each; two batches of the runner
+seldom write at the same moment. At 25 ms they are 5,120 a
 second; S3 gives a prefix 3,500 PUTs a second."""
 _S3_READERS: Final = 4
 """Least number of threads that read one run's evidence on S3, whatever the machine's cores: they wait for a network."""
 _S3_EXAMINATIONS: Final = 8
 """Examinations of a batch at a time where the evidence lies on S3. A small one takes 10 ms of CPU and waits for five
 round trips, so that at 25 ms eight keep a core busy."""
+_S3_BATCHES: Final = 2
+"""Batches that a runner drives at a time where the evidence lies on S3: while one waits for its writes and its commit,
+the other one is examined. With 25 ms on S3 and new evidence for each run that is 1.4 times the rate of one batch; a
+third gains nothing (docs/benchmarks.md)."""
 _WRITTEN_CACHE_SECONDS: Final = 60.0
 """How long a write-once object on S3 that this process wrote or compared is not read again: a read costs a round trip,
 and whoever changes the object meanwhile is found by ``verify`` and by the next process."""
@@ -253,6 +258,7 @@ class Daemon:
     Attributes:
         stopping: Set when the daemon is to stop.
         open_engine: Opens the profile's engine, for a role that drives runs; None when none is configured.
+        batches: How many batches a runner drives at a time.
         started: Set once every loop runs. Until then a start may still fail, so the daemon is not ready.
     """
 
@@ -267,6 +273,7 @@ class Daemon:
     relay: Relay
     stopping: threading.Event
     open_engine: Callable[[], EngineEffects | None] = lambda: None
+    batches: int = 1
     started: threading.Event = field(default_factory=threading.Event)
 
 
@@ -313,6 +320,7 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
         relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner(), only),
         stopping=threading.Event(),
         open_engine=partial(_open_engine_effects, wiring, store, ledger, leases, artifacts),
+        batches=_S3_BATCHES if artifacts.remote else 1,
     )
 
 

@@ -1,9 +1,9 @@
-"""The loops of a daemon, one thread each. Each can be killed at any instant; each may repeat what it did.
+"""The loops of a daemon, one thread each; a runner may have two. Each can be killed at any instant, or repeat itself.
 
 ======================  =====================================================================================
 intake                  takes requests from the control bus and admits them as runs
-runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool, engines
-                        to the engine lane
+runner                  claims due runs and drives them in batches, two at a time where evidence lies on S3; costly
+                        examinations go to the bulk pool, engines to the engine lane
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 import structlog
@@ -112,7 +113,6 @@ class Supervisor:
         self._stop_by = math.inf
         self._poll = daemon.wiring.poll_seconds
         self._row = DaemonRow(daemon.owner, role.value, __version__, socket.gethostname())
-        self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk, self.heartbeats)
         self._engines = self._engine_lane()
         self._waiting_summary = WaitingSummary(daemon.authority, time.monotonic)
@@ -190,6 +190,10 @@ class Supervisor:
             if self._engines is not None:
                 self._engines.start()
             sources.append(self._thread("runner", self._drive_runs, self._poll))
+            sources += [
+                self._thread(f"runner:{number}", self._drive_runs, self._poll)
+                for number in range(2, self._daemon.batches + 1)
+            ]
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -301,20 +305,21 @@ class Supervisor:
             self._daemon.intake.close()
 
     def _drive_runs(self) -> None:
+        size = BatchSize()
         while not self._stopping.is_set():
             # Cleared before the claim: a request that is admitted after the claim sets it again, and is not waited for.
             self._runs_wanted.clear()
-            if self._with_retries(self._drive_batch):
+            if self._with_retries(partial(self._drive_batch, size)):
                 self._wake_relay()
             else:
                 self._runs_wanted.wait(self._poll)
 
-    def _drive_batch(self) -> int:
+    def _drive_batch(self, size: BatchSize) -> int:
         """Drive one batch; costly examinations go to the bulk pool, which this thread never waits for."""
-        claims, began = self._daemon.leases.claim(self._batch_size.runs), time.monotonic()
+        claims, began = self._daemon.leases.claim(size.runs), time.monotonic()
         if claims:
             self._bulk.add(self._daemon.driver.drive(claims, BATCH_SHARE))
-            self._batch_size.drove(len(claims), time.monotonic() - began)
+            size.drove(len(claims), time.monotonic() - began)
         return len(claims)
 
     def _drive_bulk(self, claims: Sequence[Claim], share: Share) -> list[Deferred]:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,6 +41,10 @@ from parity_support import (
 )
 from postgres_support import Proxy, Server, given_dsn, with_parameters
 from s3_support import Spot, spot_on
+
+from scenario_runner.profiles.policy import load_policy
+from scenario_runner.profiles.wiring import load_wiring
+from scenario_runner.service.compose import compose_daemon
 
 if TYPE_CHECKING:
     import subprocess
@@ -150,6 +154,11 @@ def scenery_world(scenery: ParityScenery, root: Path, dsn: str, own_dsn: str = "
     return ParityWorld(root, scenery.engines.spot, scenery.engines, dsn, own_dsn, **wiring)
 
 
+def drop_all(records: Iterable[tuple[str, bytes]], world: ParityWorld) -> None:
+    for name, data in records:
+        world.drop(data, name)
+
+
 def drop_slowly(scenery: ParityScenery, world: ParityWorld, seconds: float) -> threading.Thread:
     """Drop every record, evenly over some time."""
 
@@ -189,6 +198,12 @@ def test_a_request_becomes_ready_on_s3_and_postgres_and_verifies(
         assert world.checked(dropped=[json.dumps(made["request"]).encode()], secrets=[secret]) == []
         examined = world.command("doctor", "--wiring", str(world.wiring), "--policy", str(world.policy), "--json")
         assert examined.returncode == 0, examined.stdout.decode()
+
+
+def test_where_evidence_lies_on_s3_there_are_two_batches_at_a_time(world: ParityWorld) -> None:
+    daemon = compose_daemon(load_wiring(str(world.wiring)), load_policy(str(world.policy)))
+    daemon.authority.close()
+    assert daemon.batches == 2
 
 
 def test_verify_notices_evidence_that_was_changed_on_s3_after_ready(world: ParityWorld, engines: EngineRuns) -> None:
@@ -741,8 +756,10 @@ def test_postgres_with_too_many_connections_loses_and_doubles_nothing(
         theirs = with_parameters(own, user=user)
         world = scenery_world(load, tmp_path / "world", theirs, own)
         watch = Watch(world.paths())
+        records = list(load.records.items())
+        half = len(records) // 2
         with running(world):
-            dropping = drop_slowly(load, world, 3)
+            drop_all(records[:half], world)
             until_published(world, 3)
             of_the_daemon = f"FROM pg_stat_activity WHERE usename = '{user}' AND application_name <> 'thief'"
 
@@ -754,6 +771,7 @@ def test_postgres_with_too_many_connections_loses_and_doubles_nothing(
                 return admin.execute(f"SELECT 1 {of_the_daemon}").fetchone() is None  # type: ignore[call-overload]
 
             until(without_connections, "all connections are taken from the daemon")
+            drop_all(records[half:], world)
             counts = [-1, world.published()]
             while counts[-1] != counts[-2]:  # what it had claimed before still goes out
                 time.sleep(1)
@@ -761,7 +779,6 @@ def test_postgres_with_too_many_connections_loses_and_doubles_nothing(
             time.sleep(2)
             assert counts[-1] == world.published() < load.wanted(), "nothing can be decided now"
             taken.close()
-            dropping.join()
             until_sent(world, load.wanted(), SOON)
         as_if_nothing_had_happened(load, world, watch)
         admin.execute(f"REASSIGN OWNED BY {user} TO CURRENT_USER; DROP OWNED BY {user}; DROP ROLE {user}")  # type: ignore[call-overload]
