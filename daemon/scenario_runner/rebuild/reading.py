@@ -122,11 +122,25 @@ def processes(make: MakeReader, threads: int, number: int) -> Iterator[Executor 
     context = get_context("fork" if alone else "spawn")
     try:
         with ProcessPoolExecutor(number, context, initializer=_begin, initargs=(make, threads)) as pool:
-            for _ in range(number):
-                pool.submit(_started)
+            with _interrupted_afterwards():
+                for _ in range(number):
+                    pool.submit(_started)
             yield pool
     except BrokenProcessPool as error:
         raise Unavailable("a process that reads the ledger was killed; the same command goes on") from error
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Hold Ctrl-C back: a pool that is interrupted while it starts its processes waits for ever for one of them."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ def growth(options: argparse.Namespace, folder: Path) -> list[Json]:
 
 
 def compared(
-    worlds: Sequence[World], fill: Callable[[World, int], None], options: argparse.Namespace, where: str
-) -> list[Json]:
+    worlds: Sequence[World], fill: Callable[[World, int], None], options: argparse.Namespace, where: str,
+    read_so_far: Callable[[World], Json] = lambda _: {},
+) -> list[Json]:  # fmt: skip
     """Drain the same requests on both authorities.
 
     Args:
@@ -36,13 +37,15 @@ def compared(
         fill: Puts so many runs that have ended into a world's authority.
         options: How many runs, and how many requests.
         where: The engine, for the report.
+        read_so_far: What the database says that it has read for a world, numbers by name.
     """
     empty, full = worlds
-    before = _drained(empty, options.growth_requests)
+    empty.serve("--until-idle").finish()
+    before = _drained(empty, options.growth_requests, read_so_far)
     full.serve("--until-idle").finish()
     note(f"growth: making {options.growth_runs} runs")
     fill(full, options.growth_runs)
-    after = _drained(full, options.growth_requests)
+    after = _drained(full, options.growth_requests, read_so_far)
     ratio = after["cpu_ms_per_run"] / before["cpu_ms_per_run"]
     how = (
         f"{options.growth_requests} requests for one engine run ({SMALL}) on {where}: CPU per run of the daemon with "
@@ -52,12 +55,14 @@ def compared(
                    empty=before, full=after)]  # fmt: skip
 
 
-def _drained(world: World, count: int) -> Json:
+def _drained(world: World, count: int, read_so_far: Callable[[World], Json]) -> Json:
     request = world.make_engine_run("asked", 0)
     run_ids = [world.drop(request, f"asked-{number}") for number in range(count)]
     note(f"growth: draining {count} requests")
+    read = read_so_far(world)
     usage = world.drain(run_ids)
-    return rates(world.times(_ASKED), usage, count)
+    reads = {name: round((value - read.get(name, 0)) / count, 3) for name, value in read_so_far(world).items()}
+    return rates(world.times(_ASKED), usage, count) | ({"reads_per_run": reads} if reads else {})
 
 
 def _now_us() -> int:

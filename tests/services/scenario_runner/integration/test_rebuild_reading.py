@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any, cast
 
@@ -68,3 +70,18 @@ def refused() -> Any:
 def test_what_keeps_a_process_from_reading_is_heard_where_it_is_asked() -> None:
     with processes(refused, 0, 1) as pool, pytest.raises(Unavailable, match="cannot be used"):
         list(Reading(cast("Any", Reader()), KNOWN, 0, pool)([RunToRead("0")]))
+
+
+def test_an_interrupt_while_processes_start_is_heard_once_all_of_them_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    submit = ProcessPoolExecutor.submit
+
+    def interrupted(pool: Any, task: Any, *given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(submit(pool, task, *given))
+        return started[-1]
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt), processes(cast("Any", Reader), 0, 2):
+        pytest.fail("the interrupt was lost")
+    assert [item.result(60) for item in started] == [None, None]
