@@ -13,6 +13,7 @@ from scenario_runner.contracts.plan import PlanInputs
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import TRANSITIONS, EventKind, RunState, SignalKind, Strategy
 from scenario_runner.contracts.supersession import Supersession
+from scenario_runner.contracts.times import MICROS
 from scenario_runner.evidence.findings import Finding
 from scenario_runner.gates.receipts import FactsView
 from scenario_runner.ledger.documents import terminal_signal
@@ -20,8 +21,14 @@ from scenario_runner.retry import RetryPolicy
 from scenario_runner.runs.effects import Attested, Examined
 from scenario_runner.runs.transitions import ended, gates_recorded, retry_later, waiting
 
-#: Evidence that arrives is noticed a minute later at most (architecture.md section 4).
+#: Evidence of a young wait is noticed a minute after it arrives at most (architecture.md section 4).
 _WAIT_FOR_EVIDENCE: Final = RetryPolicy(first_seconds=1, most_seconds=60)
+#: From the eighth minute on, evidence is noticed late by an eighth of the time that nothing new was found at most.
+_QUIET_SHARE: Final = 8
+#: And ten minutes after it arrives at most, however long its run has waited.
+_MOST_QUIET_US: Final = 600 * MICROS
+#: For so long a run whose root is absent is examined itself: most roots come a moment after their requests.
+_ROUNDS_AFTER_US: Final = 60 * MICROS
 #: An outage that ends is noticed half a minute later at most.
 _WAIT_FOR_INFRASTRUCTURE: Final = RetryPolicy(first_seconds=1, most_seconds=30)
 #: A detail longer than this helps nobody and makes every event larger.
@@ -131,16 +138,28 @@ def waiting_or_failed(claim: Claim, now_us: int, examined: Examined) -> Transiti
     if examined.began_us >= claim.deadline_us:
         code = Reason.EVIDENCE_MISSING_DEADLINE
         return negative(claim, now_us, RunState.FAILED, code, finding.detail, finding.report)
-    due_us = min(claim.deadline_us, now_us + _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1))
     digest = canonical_sha256(finding.report)
     if digest == claim.report_digest:
-        return waiting(claim, due_us, claim.updated_us, (), digest)  # nothing new: no event
+        return _still_waiting(claim, now_us, finding, digest)
+    due_us = min(claim.deadline_us, now_us + _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1))
     code = finding.reason or Reason.EVIDENCE_MISSING
     details = {"reason_code": code.value, "detail": finding.detail, "report": finding.report}
     events = (*resumed(claim), Event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, details))
     found = (*finding.report["gates"], *finding.report["outputs"])
     missing = tuple(str(item["missing"]) for item in found if item.get("missing"))
     return waiting(claim, due_us, later_than(claim, now_us), events, digest, missing)
+
+
+def _still_waiting(claim: Claim, now_us: int, finding: Finding, digest: str) -> Transition:
+    """Nothing new was found, so there is no event. The longer that has been so, the later it is examined again.
+
+    A run whose root is absent is examined at its deadline: until then its root is looked at in rounds.
+    """
+    quiet_us = now_us - claim.updated_us
+    if finding.absent_root and quiet_us >= _ROUNDS_AFTER_US:
+        return waiting(claim, claim.deadline_us, claim.updated_us, (), digest, absent_root=finding.absent_root)
+    pause_us = max(_WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1), min(quiet_us // _QUIET_SHARE, _MOST_QUIET_US))
+    return waiting(claim, min(claim.deadline_us, now_us + pause_us), claim.updated_us, (), digest)
 
 
 def failed(claim: Claim, now_us: int, finding: Finding) -> Transition:

@@ -4,6 +4,7 @@
 intake                  takes requests from the control bus and admits them as runs
 runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool, engines
                         to the engine lane
+roots                   looks in rounds at the roots that waiting runs lack; in every process with a runner
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -190,6 +191,7 @@ class Supervisor:
             if self._engines is not None:
                 self._engines.start()
             sources.append(self._thread("runner", self._drive_runs, self._poll))
+            sources.append(self._thread("roots", self._look_at_roots, self._poll))
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -308,6 +310,13 @@ class Supervisor:
                 self._wake_relay()
             else:
                 self._runs_wanted.wait(self._poll)
+
+    def _look_at_roots(self) -> None:
+        """Look at the roots that waiting runs lack, apart from the runner: a slow store keeps no new run waiting."""
+        while not self._stopping.is_set():
+            if self._with_retries(self._daemon.absent_roots.step):
+                self._runs_wanted.set()
+            self._stopping.wait(self._daemon.absent_roots.pause_seconds)
 
     def _drive_batch(self) -> int:
         """Drive one batch; costly examinations go to the bulk pool, which this thread never waits for."""

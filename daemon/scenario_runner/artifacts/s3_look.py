@@ -1,0 +1,61 @@
+"""Whether anything stands at run roots on S3: one page of keys answers for all roots that lie in its range."""
+
+from collections.abc import Sequence
+
+from scenario_runner.artifacts.base import RootsSeen
+from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.storage.s3_client import BadKeyError, S3Bucket, split_s3_uri
+
+
+def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
+    """Look at the roots in the folder of the first one, in one request: those whose keys begin in its page of keys.
+
+    Args:
+        bucket: The bucket of the first root.
+        roots: ``s3://`` URIs, at least one.
+    """
+    keys = {root: key for root in roots for name, key in [split_s3_uri(root)] if name == bucket.name}
+    folder = _folder(keys[roots[0]])
+    asked = {root: key for root, key in keys.items() if _folder(key) == folder}
+    try:
+        return _seen(bucket, folder, asked)
+    except BadKeyError:  # it may lie beside the roots: one of them is asked for alone
+        return _seen_alone(bucket, roots[0], keys[roots[0]])
+    except Unavailable as failure:
+        return RootsSeen(unknown=dict.fromkeys(asked, failure.detail))
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _seen(bucket: S3Bucket, folder: str, asked: dict[str, str]) -> RootsSeen:
+    first = min(asked.values(), key=_range)
+    # "." comes just before "/": the page begins with the marker of the first root's folder, where there is one.
+    page, is_last = bucket.keys_after(folder, f"{first}." if first else "")
+    heads = {_head(name, folder) for name in page}
+    there = frozenset(root for root, key in asked.items() if (key in heads if key else page))
+    covered = asked if is_last else [root for root, key in asked.items() if _range(key) < page[-1]]
+    return RootsSeen(there, frozenset(covered) - there)
+
+
+def _range(key: str) -> str:
+    """Where the keys below a root begin."""
+    return f"{key}/" if key else ""
+
+
+def _head(name: str, folder: str) -> str:
+    """The root in a folder that a key lies below: it ends with its first segment there."""
+    skip = len(folder) + 1 if folder else 0
+    end = name.find("/", skip)
+    return name[:end] if end >= 0 else name
+
+
+def _seen_alone(bucket: S3Bucket, root: str, key: str) -> RootsSeen:
+    try:
+        found = bucket.listing(key, 0)
+    except BadKeyError:
+        found = None  # an examination says what is wrong with it
+    except Unavailable as failure:
+        return RootsSeen(unknown={root: failure.detail})
+    return RootsSeen(absent=frozenset({root})) if found == [] else RootsSeen(there=frozenset({root}))
