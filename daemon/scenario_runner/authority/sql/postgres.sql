@@ -332,12 +332,9 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (
   SELECT run_id FROM runs
   WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '' AND absent_root = ANY (%(roots)b::text[])
-  LIMIT %(limit)b),
-held AS MATERIALIZED (
-  SELECT r.run_id FROM runs r JOIN waiting w ON w.run_id = r.run_id
-  WHERE r.state = 'WAITING_EVIDENCE' AND r.absent_root <> '' ORDER BY r.run_id FOR UPDATE OF r SKIP LOCKED)
-UPDATE runs r SET due_us = least(r.due_us, c.now), absent_root = '' FROM held h, clock c
-WHERE r.run_id = h.run_id RETURNING r.run_id;
+  LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
+UPDATE runs r SET due_us = least(r.due_us, c.now), absent_root = '' FROM waiting w, clock c
+WHERE r.run_id = w.run_id RETURNING r.run_id;
 
 -- name: wake_runs
 -- Rows are locked before they are compared: a claim that is at work is waited for, and its lease is seen. An act of a known
