@@ -106,7 +106,7 @@ def test_a_key_that_cannot_be_listed_leaves_the_roots_to_be_asked_for_alone(firs
     first.put("runs/c/x")
     artifacts = first.artifacts()
     assert look(first, ["runs/a", "runs/b", "runs/c"], artifacts).absent == {first.uri("runs/a")}
-    assert look(first, ["runs/b", "runs/c"], artifacts).there == {first.uri("runs/b")}, "an examination says what is bad"
+    assert look(first, ["runs/b", "runs/c"], artifacts).there == {first.uri("runs/b")}
     assert look(first, ["runs/c"], artifacts).there == {first.uri("runs/c")}
 
 

@@ -8,7 +8,20 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, START, WAIT, Clock, asking, claim_one, commit, hex32, ready, retried, waiting
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    hex32,
+    ready,
+    retried,
+    waiting,
+)
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US

@@ -1,4 +1,4 @@
-"""A herd of runs whose roots are absent: looked at in rounds, by one look for many, while a real daemon does its work."""
+"""A herd of runs whose roots are absent: one look for many, in rounds, while a real daemon does its work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Scene:
         self.looks: list[int] = []
         artifacts: Any = self.daemon.absent_roots._artifacts
         examine, look = artifacts.open, artifacts.look
-        monkeypatch.setattr(artifacts, "open", lambda root, budget: self.examined.update([root]) or examine(root, budget))
+        monkeypatch.setattr(artifacts, "open", lambda root, left: self.examined.update([root]) or examine(root, left))
         monkeypatch.setattr(artifacts, "look", lambda roots: self.looks.append(len(roots)) or look(roots))
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
