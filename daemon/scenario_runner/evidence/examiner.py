@@ -143,7 +143,7 @@ class Examiner:
         try:
             root = self._artifacts.open(key.root, budget)
         except EvidenceMissing as missing:
-            return replace(refused_without_report(Outcome.MISSING, missing), absent_root=key.root)
+            return replace(refused_without_report(Outcome.MISSING, missing), root_absent=True)
         except EvidenceRefused as refused:
             return refused_without_report(Outcome.CONFLICT, refused)
         try:

@@ -69,7 +69,7 @@ CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 -- Pages of runs that an engine or an examination is busy with.
 CREATE INDEX runs_busy ON runs (due_us, run_id) WHERE state IN ('EXECUTING', 'VERIFYING');
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
-CREATE INDEX runs_absent_root ON runs (absent_root) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
+CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
 CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.

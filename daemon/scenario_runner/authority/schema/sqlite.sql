@@ -56,7 +56,7 @@ CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
-CREATE INDEX runs_absent_root ON runs (absent_root) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
+CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
 CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.

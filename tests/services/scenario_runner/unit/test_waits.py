@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 FLAG_MISSING = refused_without_report(Outcome.MISSING, EvidenceMissing("the flag is not there", path="g/_passed.flag"))
 ROOT_ABSENT = replace(
-    refused_without_report(Outcome.MISSING, EvidenceMissing("nothing is there", path="")), absent_root="/engine/run"
+    refused_without_report(Outcome.MISSING, EvidenceMissing("nothing is there", path="")), root_absent=True
 )
 DAY = 86_400
 
@@ -29,10 +29,10 @@ def waits(finding: Finding, **row: object) -> Claim:
     return claim(**{**found, **row})
 
 
-def looked_at(run: Claim, finding: Finding, seconds: float) -> Transition:
+def looked_at(run: Claim, finding: Finding, seconds: float, root: str = "/engine/run") -> Transition:
     """What becomes of it when it is examined so many seconds after its last change."""
     now_us = run.updated_us + round(seconds * SECOND)
-    return waiting_or_failed(run, now_us, Examined(finding, now_us))
+    return waiting_or_failed(run, now_us, Examined(finding, now_us), root)
 
 
 def pause(run: Claim, finding: Finding, seconds: float) -> float:
@@ -43,11 +43,27 @@ def pause(run: Claim, finding: Finding, seconds: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("quiet", "seconds"),
-    [(0, 60), (479, 60), (480, 60), (960, 120), (3600, 450), (4800, 600), (3 * 3600, 600), (20 * 3600, 600)],
-)
-def test_the_pause_is_an_eighth_of_the_time_that_nothing_new_was_found(quiet: int, seconds: int) -> None:
-    assert pause(waits(FLAG_MISSING), FLAG_MISSING, quiet) == seconds
+    ("quiet", "least", "most"),
+    [
+        (0, 60, 60), (479, 60, 60), (480, 60, 60), (600, 60, 75), (960, 60, 120), (3600, 390, 450), (4800, 540, 600),
+        (3 * 3600, 540, 600), (20 * 3600, 540, 600),
+    ],
+)  # fmt: skip
+def test_the_pause_is_about_an_eighth_of_the_time_that_nothing_new_was_found(quiet: int, least: int, most: int) -> None:
+    assert least <= pause(waits(FLAG_MISSING), FLAG_MISSING, quiet) <= most
+
+
+def test_runs_that_lack_the_same_are_due_at_the_same_moments_and_others_at_others() -> None:
+    def moments(root: str, finding: Finding) -> set[int]:
+        found = [looked_at(waits(finding), finding, seconds, root).due_us for seconds in range(7200, 9000, 7)]
+        return {due_us % (60 * SECOND) for due_us in found if due_us is not None}
+
+    other = refused_without_report(Outcome.MISSING, EvidenceMissing("an index is not there", path="g/index.json"))
+    found = [moments("/one", FLAG_MISSING), moments("/two", FLAG_MISSING), moments("/one", other)]
+    assert [len(item) for item in found] == [1, 1, 1]
+    assert len(set.union(*found)) == 3
+    roots = [moments(f"/root-{number}", FLAG_MISSING) for number in range(600)]
+    assert len(set.union(*roots)) > 30, "a herd with a root each is spread"
 
 
 def test_a_young_wait_is_looked_at_after_one_two_four_seconds() -> None:
