@@ -31,6 +31,7 @@ from scenario_runner.artifacts.s3_look import look_at_prefixes
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import (
+    ConfigurationError,
     EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
@@ -482,7 +483,11 @@ class S3Artifacts(Artifacts):
         if not self._allows(roots[0]):
             return RootsSeen(unknown={roots[0]: root_not_allowed(roots[0], self._roots).detail})
         name, _ = split_s3_uri(roots[0])
-        return look_at_prefixes(self._bucket(name), [root for root in roots if self._allows(root)])
+        ours = [root for root in roots if self._allows(root) and split_s3_uri(root)[0] == name]
+        try:
+            return look_at_prefixes(self._bucket(name), ours)
+        except ConfigurationError as error:  # what a person corrects while we serve, as credentials
+            return RootsSeen(unknown=dict.fromkeys(ours, error.detail))
 
     @override
     def close(self) -> None:

@@ -11,10 +11,10 @@ def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
     """Look at the roots in the folder of the first one, in one request: those whose keys begin in its page of keys.
 
     Args:
-        bucket: The bucket of the first root.
-        roots: ``s3://`` URIs, at least one.
+        bucket: The bucket.
+        roots: ``s3://`` URIs of run roots in it, at least one.
     """
-    keys = {root: key for root in roots for name, key in [split_s3_uri(root)] if name == bucket.name}
+    keys = {root: split_s3_uri(root)[1] for root in roots}
     folder = _folder(keys[roots[0]])
     asked = {root: key for root, key in keys.items() if _folder(key) == folder}
     try:

@@ -34,6 +34,8 @@ _SHARED_US: Final = 60 * MICROS
 _ROUNDS_AFTER_US: Final = 60 * MICROS
 #: An outage that ends is noticed half a minute later at most.
 _WAIT_FOR_INFRASTRUCTURE: Final = RetryPolicy(first_seconds=1, most_seconds=30)
+MOST_ROOT_BYTES: Final = 2000
+"""Of a root that is looked at in rounds: an index of PostgreSQL holds no value of more than 2,704 bytes."""
 #: A detail longer than this helps nobody and makes every event larger.
 _MAX_DETAIL: Final = 2000
 
@@ -165,7 +167,7 @@ def _still_waiting(claim: Claim, now_us: int, finding: Finding, digest: str, roo
     A run whose root is absent is examined at its deadline: until then its root is looked at in rounds.
     """
     quiet_us = now_us - claim.updated_us
-    if finding.root_absent and quiet_us >= _ROUNDS_AFTER_US:
+    if finding.root_absent and quiet_us >= _ROUNDS_AFTER_US and len(root.encode()) <= MOST_ROOT_BYTES:
         return waiting(claim, claim.deadline_us, claim.updated_us, (), digest, absent_root=root)
     pause_us = _WAIT_FOR_EVIDENCE.pause_us(claim.wakes + 1)
     long_pause_us = min(quiet_us // _QUIET_SHARE, _MOST_QUIET_US)

@@ -12,7 +12,8 @@ from s3_support import SERVERS, Spot, spot_on
 
 from scenario_runner.artifacts.base import RootsSeen
 from scenario_runner.artifacts.budget import ReadBudget
-from scenario_runner.contracts.errors import EvidenceMissing
+from scenario_runner.artifacts.s3 import S3Artifacts
+from scenario_runner.contracts.errors import ConfigurationError, EvidenceMissing
 from scenario_runner.retry import RetryPolicy
 from scenario_runner.storage import s3_client
 
@@ -121,9 +122,35 @@ def test_a_server_that_does_not_answer_makes_no_root_absent(first: Spot, monkeyp
 
 
 def test_a_root_that_is_not_allowed_is_not_asked_for(first: Spot) -> None:
-    artifacts = first.artifacts(root=first.uri("runs"))
+    artifacts = first.artifacts(root=first.uri("runs/ours"))
     with first.proxy.counting() as counts:
-        seen = look(first, ["elsewhere/a", "runs/a"], artifacts)
+        seen = look(first, ["runs/theirs", "runs/ours"], artifacts)
     assert counts.total() == 0
-    assert list(seen.unknown) == [first.uri("elsewhere/a")]
-    assert look(first, ["runs/a", "elsewhere/a"], artifacts) == RootsSeen(absent=frozenset({first.uri("runs/a")}))
+    assert list(seen.unknown) == [first.uri("runs/theirs")]
+    assert (seen.there, seen.absent) == (frozenset(), frozenset())
+    assert look(first, ["runs/ours", "runs/theirs"], artifacts) == RootsSeen(absent=frozenset({first.uri("runs/ours")}))
+
+
+def test_a_bucket_answers_for_its_own_roots_only(first: Spot) -> None:
+    other = f"s3://another-bucket/{first.prefix}/runs/b"
+    artifacts = S3Artifacts([first.uri(""), "s3://another-bucket"], first.settings(), 1, None)
+    assert artifacts.look([first.uri("runs/a"), other]) == RootsSeen(absent=frozenset({first.uri("runs/a")}))
+
+
+def test_a_bucket_may_be_a_run_root_itself(first: Spot) -> None:
+    first.put("runs/a/x")
+    whole = f"s3://{first.bucket_name}"
+    assert S3Artifacts([whole], first.settings(), 1, None).look([whole]) == RootsSeen(there=frozenset({whole}))
+
+
+def test_a_client_that_is_not_configured_rightly_makes_no_root_absent(
+    first: Spot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigurationError("s3://bucket", "no credentials", "give some")
+
+    artifacts, asked = first.artifacts(), [first.uri("runs/a"), first.uri("other/b")]
+    monkeypatch.setattr(s3_client.S3Bucket, "keys_after", refuse)
+    seen = artifacts.look([*asked, "s3://another-bucket/x"])
+    assert sorted(seen.unknown) == sorted(asked)
+    assert "no credentials" in seen.unknown[asked[0]]

@@ -62,6 +62,7 @@ from scenario_runner.authority.values import (
 )
 from scenario_runner.contracts.errors import ConfigurationError, LeaseLostError, SequenceError, Unavailable
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
+from scenario_runner.runs.decisions import MOST_ROOT_BYTES
 
 pytestmark = pytest.mark.integration
 
@@ -964,6 +965,13 @@ def test_the_runs_of_a_root_that_has_come_are_due_now_and_nothing_else_of_them_c
     assert due_now(authority) == {"a", "b"}
 
 
+def test_a_root_may_be_as_long_as_rounds_take_it(authority: Authority) -> None:
+    longest = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in range(40))[:MOST_ROOT_BYTES]
+    wait_for(authority, {"a": longest})
+    assert authority.absent_roots("", 10) == [longest]
+    assert authority.wake_waiting_for_roots([longest], 10) == 1
+
+
 def test_only_so_many_runs_are_woken_at_a_time(authority: Authority) -> None:
     wait_for(authority, dict.fromkeys("abcde", "/r/one"))
     assert [authority.wake_waiting_for_roots(["/r/one"], 2) for _ in range(4)] == [2, 2, 1, 0]
@@ -1020,6 +1028,19 @@ def test_a_run_that_has_ended_waits_for_no_root(
     made = replace(made, events=(*events, *made.events)) if after is ready else made
     commit(authority, made)
     assert authority.absent_roots("", 10) == []
+
+
+def test_a_root_that_an_older_release_left_in_the_row_of_an_ended_run_wakes_nothing(
+    authority: Authority, backend: Backend
+) -> None:
+    authority.admit([asking("a")])
+    commit(authority, ready(claim_one(authority)))
+    backend.query("UPDATE runs SET absent_root = '/r/one'")
+    assert authority.absent_roots("", 10) == []
+    assert authority.wake_waiting_for_roots(["/r/one"], 10) == 0
+    run = authority.run(hex32("a"))
+    assert run is not None
+    assert run.due_us is None
 
 
 def test_a_woken_run_and_all_waiting_runs_are_due_though_they_wait_for_a_root(authority: Authority) -> None:

@@ -10,7 +10,7 @@ from scenario_runner.contracts.canonical import canonical_sha256
 from scenario_runner.contracts.errors import EvidenceMissing, SequenceError
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
-from scenario_runner.runs.decisions import waiting_or_failed
+from scenario_runner.runs.decisions import MOST_ROOT_BYTES, waiting_or_failed
 from scenario_runner.runs.effects import Examined
 
 pytestmark = pytest.mark.unit
@@ -101,6 +101,15 @@ def test_a_run_whose_root_was_absent_a_moment_ago_is_looked_at_itself() -> None:
     run = waits(ROOT_ABSENT, wakes=4)
     assert pause(run, ROOT_ABSENT, 59) == 16
     assert looked_at(run, ROOT_ABSENT, 59).absent_root == ""
+
+
+def test_a_run_whose_root_has_too_long_a_name_for_an_index_is_looked_at_itself() -> None:
+    run, longest = waits(ROOT_ABSENT), "/" + "é" * ((MOST_ROOT_BYTES - 1) // 2)
+    assert looked_at(run, ROOT_ABSENT, 3600, longest).absent_root == longest
+    found = looked_at(run, ROOT_ABSENT, 3600, longest + "éé")
+    assert found.absent_root == ""
+    assert found.due_us is not None
+    assert found.due_us <= ADMITTED + 4200 * SECOND
 
 
 def test_a_run_that_waits_for_a_part_of_its_root_is_looked_at_itself() -> None:
