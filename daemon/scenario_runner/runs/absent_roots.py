@@ -13,6 +13,7 @@ import structlog
 
 from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.authority.base import Authority
+from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import count
 
 LOOKED_AT: Final = "roots.looked_at"
@@ -20,8 +21,12 @@ LOOKED_AT: Final = "roots.looked_at"
 #: From the beginning of a round to that of the next: a root that comes is noticed a minute later at most, as long as
 #: the pace allows it.
 _ROUND_SECONDS: Final = 60.0
-#: Between two looks, each of about one request to the store: eight in a second.
+#: Between two looks, each of about one request to the store: eight in a second, of all daemons together.
 _STEP_SECONDS: Final = 0.125
+#: A daemon that reported itself within this makes rounds too: it does so every 15 s.
+_SEEN_US: Final = 60 * MICROS
+#: Roles of daemons that make rounds.
+_ROLES: Final = ("all", "runner")
 #: How often it is asked whether the next round begins.
 _BETWEEN_ROUNDS_SECONDS: Final = 1.0
 #: Roots of one page: as many as one page of keys of S3 may answer for.
@@ -49,11 +54,12 @@ class AbsentRoots:
         self._after = ""
         self._next_round = monotonic()
         self._warned = False
+        self._sharers = 1
 
     @property
     def pause_seconds(self) -> float:
         """How long to wait before the next step."""
-        return _STEP_SECONDS if self._after else _BETWEEN_ROUNDS_SECONDS
+        return _STEP_SECONDS * self._sharers if self._after else _BETWEEN_ROUNDS_SECONDS
 
     def step(self) -> int:
         """Look once, unless the round is over and the next one has not begun; returns how many runs were made due.
@@ -69,9 +75,13 @@ class AbsentRoots:
 
     def _turn_page(self) -> None:
         if not self._after:
-            self._next_round, self._warned = self._monotonic() + _ROUND_SECONDS, False
+            self._begin_round()
         self._page = self._authority.absent_roots(self._after, _PAGE, self._only)
         self._after = self._page[-1] if self._page else ""
+
+    def _begin_round(self) -> None:
+        self._next_round, self._warned = self._monotonic() + _ROUND_SECONDS, False
+        self._sharers = max(1, sum(daemon.role in _ROLES for daemon in self._authority.daemons_seen(_SEEN_US)))
 
     def _look(self) -> int:
         seen = self._artifacts.look(self._page)

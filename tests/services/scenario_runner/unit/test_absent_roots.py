@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from scenario_runner.artifacts.base import RootsSeen
+from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.runs.absent_roots import AbsentRoots
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Scene:
         self.pages: list[str] = []
         self.looks: list[list[str]] = []
         self.woken: list[int] = []
+        self.roles = ["all", "intake", "relay"]
         self.rounds = AbsentRoots(cast("Authority", self), cast("Artifacts", self), lambda: self.seconds, "only")
 
     # the authority
@@ -45,6 +47,10 @@ class Scene:
             left -= taken
         self.woken.append(limit - left)
         return limit - left
+
+    def daemons_seen(self, within_us: int) -> list[DaemonRow]:
+        assert within_us == 60_000_000
+        return [DaemonRow(f"daemon-{number}", role, "1", "host") for number, role in enumerate(self.roles)]
 
     # the store
 
@@ -87,6 +93,15 @@ def test_the_pace_is_eight_looks_a_second_however_many_roots_there_are(count: in
     scene.pass_seconds(400)
     assert {root for look in scene.looks for root in look} == set(names(count)), "a long round ends too"
     assert len(scene.looks) <= 410 * 8
+
+
+@pytest.mark.parametrize("roles", [[], ["all"], ["all", "runner", "relay", "runner"]])
+def test_daemons_that_look_share_the_pace(roles: list[str]) -> None:
+    scene = Scene(names(2500), answered=1)
+    scene.roles = roles
+    scene.pass_seconds(30)
+    sharers = max(1, len(roles) - roles.count("relay"))
+    assert len(scene.looks) == pytest.approx(30 * 8 / sharers, abs=1)
 
 
 def test_without_a_waiting_run_there_is_one_question_a_minute_and_no_look() -> None:
