@@ -18,11 +18,13 @@ def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
     folder = _folder(keys[roots[0]])
     asked = {root: key for root, key in keys.items() if _folder(key) == folder}
     try:
-        return _seen(bucket, folder, asked)
-    except BadKeyError:  # it may lie beside the roots: one of them is asked for alone
-        return _seen_alone(bucket, roots[0], keys[roots[0]])
+        seen = _seen(bucket, folder, asked)
+    except BadKeyError:  # it may lie beside the roots
+        seen = RootsSeen()
     except Unavailable as failure:
         return RootsSeen(unknown=dict.fromkeys(asked, failure.detail))
+    # A page may end before the first root, behind which it began: a.5/ comes before a/.
+    return seen if seen.there or seen.absent else _seen_alone(bucket, roots[0], keys[roots[0]])
 
 
 def _folder(key: str) -> str:
@@ -31,7 +33,7 @@ def _folder(key: str) -> str:
 
 def _seen(bucket: S3Bucket, folder: str, asked: dict[str, str]) -> RootsSeen:
     first = min(asked.values(), key=_range)
-    # "." comes just before "/": the page begins with the marker of the first root's folder, where there is one.
+    # "." comes just before "/", so the page has the marker of the first root's folder, where there is one.
     page, is_last = bucket.keys_after(folder, f"{first}." if first else "")
     heads = {_head(name, folder) for name in page}
     there = frozenset(root for root, key in asked.items() if (key in heads if key else page))

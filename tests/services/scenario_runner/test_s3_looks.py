@@ -94,6 +94,17 @@ def test_a_page_answers_for_the_roots_whose_keys_begin_in_it_and_the_next_look_g
     ]
 
 
+@pytest.mark.parametrize("beside", ["a-b", "a.b"])
+def test_a_look_answers_however_many_keys_come_just_before_its_root(
+    first: Spot, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    monkeypatch.setattr(s3_client, "_PAGE", 5)
+    first.put_all({f"runs/{beside}/{number}": b"x" for number in range(6)})
+    assert look(first, ["runs/a"]).absent == {first.uri("runs/a")}
+    first.put("runs/a/x")
+    assert look(first, ["runs/a"]).there == {first.uri("runs/a")}
+
+
 def test_roots_in_other_folders_are_left_to_another_look(first: Spot) -> None:
     first.put("day/two/x")
     asked = ["day/one", "day/two", "other/one"]
@@ -119,6 +130,13 @@ def test_a_server_that_does_not_answer_makes_no_root_absent(first: Spot, monkeyp
     assert (seen.there, seen.absent) == (frozenset(), frozenset())
     first.proxy.clear()
     assert len(look(first, ["runs/a", "runs/b"]).absent) == 2
+
+
+def test_a_server_that_ceases_to_answer_makes_no_root_absent(first: Spot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenario_runner.storage.s3_client._RETRY", RetryPolicy(0.01, 0.05, deadline_seconds=0.1))
+    first.put("runs/b//bad")
+    first.proxy.add(status(403), "LIST", skip=1, times=None)
+    assert list(look(first, ["runs/a", "runs/c"]).unknown) == [first.uri("runs/a")]
 
 
 def test_a_root_that_is_not_allowed_is_not_asked_for(first: Spot) -> None:

@@ -1,7 +1,11 @@
 """Whether anything stands at run roots on a file system, beside what an examination says when it opens them."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -11,6 +15,9 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.local import LocalArtifacts
 from scenario_runner.artifacts.schemes import ArtifactsByScheme
 from scenario_runner.contracts.errors import EvidenceMissing, EvidenceRefused
+
+if TYPE_CHECKING:
+    from scenario_runner.artifacts.base import Artifacts
 
 pytestmark = pytest.mark.integration
 
@@ -115,6 +122,43 @@ def test_a_folder_is_listed_while_that_costs_less_than_a_question_for_each_root(
     (base / "one more").mkdir()
     assert len(look(base, "a", "b").absent) == 2
     assert asked == [str(base / "a"), str(base / "b")]
+
+
+class Remote:
+    """A reader of another store, which says what it is asked for."""
+
+    remote = True
+
+    def look(self, roots: Sequence[str]) -> RootsSeen:
+        return RootsSeen(there=frozenset(roots))
+
+
+def test_each_root_is_looked_at_by_the_reader_of_its_scheme(base: Path) -> None:
+    readers = ArtifactsByScheme({"": LocalArtifacts([str(base)], 1, None), "s3": cast("Artifacts", Remote())})
+    ours, theirs = [str(base / "a"), str(base / "b")], ["s3://bucket/a", "s3://bucket/b"]
+    assert readers.look([ours[0], *theirs, ours[1]]) == RootsSeen(absent=frozenset(ours))
+    assert readers.look([*theirs, *ours]) == RootsSeen(there=frozenset(theirs))
+
+
+def test_a_folder_is_unknown_where_folders_cannot_be_read() -> None:
+    seen = ArtifactsByScheme({"s3": cast("Artifacts", Remote())}).look(["/runs/a", "/runs/b"])
+    assert list(seen.unknown) == ["/runs/a"]
+    assert "an engine run in a folder" in seen.unknown["/runs/a"]
+
+
+def test_no_more_of_a_folder_is_read_than_decides_how_to_look(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        (base / f"sibling-{number}").mkdir()
+    read: list[str] = []
+
+    @contextmanager
+    def scanned(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with os.scandir(folder) as scan:
+            yield (read.append(entry.name) or entry for entry in scan)
+
+    monkeypatch.setattr(local_look, "os", SimpleNamespace(**vars(os) | {"scandir": scanned}))
+    assert len(look(base, "a", "b").absent) == 2
+    assert len(read) == 17
 
 
 def test_one_look_asks_for_a_bounded_number_of_roots_one_by_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def test_a_round_looks_at_every_root_once_and_begins_a_minute_after_the_last_one
     assert [len(look) for look in scene.looks] == [10, 10, 5]
     scene.pass_seconds(60)
     assert [root for look in scene.looks for root in look] == 2 * names(25)
+    assert scene.woken == [], "nothing is asked of the authority for roots that are absent"
 
 
 @pytest.mark.parametrize("count", [100, 2500])
