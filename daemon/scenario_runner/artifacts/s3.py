@@ -27,7 +27,7 @@ from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import Listing
 from scenario_runner.artifacts.parallel import Found, in_parallel, map_ahead, or_refusal
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
-from scenario_runner.artifacts.s3_look import look_at_prefixes
+from scenario_runner.artifacts.s3_look import look_at_prefix, look_at_prefixes
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import (
@@ -485,6 +485,8 @@ class S3Artifacts(Artifacts):
         name, _ = split_s3_uri(roots[0])
         ours = [root for root in roots if self._allows(root) and split_s3_uri(root)[0] == name]
         try:
+            if roots[0] in self._roots:  # a policy of the bucket may allow nothing beside it to be listed
+                return look_at_prefix(self._bucket(name), roots[0])
             return look_at_prefixes(self._bucket(name), ours)
         except ConfigurationError as error:  # what a person corrects while we serve, as credentials
             return RootsSeen(unknown=dict.fromkeys(ours, error.detail))

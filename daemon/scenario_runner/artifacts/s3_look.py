@@ -12,7 +12,7 @@ def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
 
     Args:
         bucket: The bucket.
-        roots: ``s3://`` URIs of run roots in it, at least one.
+        roots: ``s3://`` URIs of run roots in it, at least one, and none of them the bucket.
     """
     keys = {root: split_s3_uri(root)[1] for root in roots}
     folder = _folder(keys[roots[0]])
@@ -24,7 +24,7 @@ def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
     except Unavailable as failure:
         return RootsSeen(unknown=dict.fromkeys(asked, failure.detail))
     # A page may end before the first root, behind which it began: a.5/ comes before a/.
-    return seen if seen.there or seen.absent else _seen_alone(bucket, roots[0], keys[roots[0]])
+    return seen if seen.there or seen.absent else look_at_prefix(bucket, roots[0])
 
 
 def _folder(key: str) -> str:
@@ -34,16 +34,16 @@ def _folder(key: str) -> str:
 def _seen(bucket: S3Bucket, folder: str, asked: dict[str, str]) -> RootsSeen:
     first = min(asked.values(), key=_range)
     # "." comes just before "/", so the page has the marker of the first root's folder, where there is one.
-    page, is_last = bucket.keys_after(folder, f"{first}." if first else "")
+    page, is_last = bucket.keys_after(folder, f"{first}.")
     heads = {_head(name, folder) for name in page}
-    there = frozenset(root for root, key in asked.items() if (key in heads if key else page))
+    there = frozenset(root for root, key in asked.items() if key in heads)
     covered = asked if is_last else [root for root, key in asked.items() if _range(key) < page[-1]]
     return RootsSeen(there, frozenset(covered) - there)
 
 
 def _range(key: str) -> str:
     """Where the keys below a root begin."""
-    return f"{key}/" if key else ""
+    return f"{key}/"
 
 
 def _head(name: str, folder: str) -> str:
@@ -53,9 +53,10 @@ def _head(name: str, folder: str) -> str:
     return name[:end] if end >= 0 else name
 
 
-def _seen_alone(bucket: S3Bucket, root: str, key: str) -> RootsSeen:
+def look_at_prefix(bucket: S3Bucket, root: str) -> RootsSeen:
+    """Look at one root alone, which lists nothing beside it."""
     try:
-        found = bucket.listing(key, 0)
+        found = bucket.listing(split_s3_uri(root)[1], 0)
     except BadKeyError:
         found = None  # an examination says what is wrong with it
     except Unavailable as failure:

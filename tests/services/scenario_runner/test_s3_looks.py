@@ -155,10 +155,14 @@ def test_a_bucket_answers_for_its_own_roots_only(first: Spot) -> None:
     assert artifacts.look([first.uri("runs/a"), other]) == RootsSeen(absent=frozenset({first.uri("runs/a")}))
 
 
-def test_a_bucket_may_be_a_run_root_itself(first: Spot) -> None:
+def test_an_allowed_root_that_is_a_run_root_is_looked_at_without_what_lies_beside_it(first: Spot) -> None:
+    whole, folder = f"s3://{first.bucket_name}", first.uri("runs")
+    artifacts = S3Artifacts([whole, folder], first.settings(), 1, None)
+    assert artifacts.look([folder]) == RootsSeen(absent=frozenset({folder}))
     first.put("runs/a/x")
-    whole = f"s3://{first.bucket_name}"
-    assert S3Artifacts([whole], first.settings(), 1, None).look([whole]) == RootsSeen(there=frozenset({whole}))
+    assert artifacts.look([folder]) == RootsSeen(there=frozenset({folder}))
+    assert {key for _, key, _ in first.proxy.log} == {f"{first.prefix}/runs/"}
+    assert artifacts.look([whole]) == RootsSeen(there=frozenset({whole}))
 
 
 def test_a_client_that_is_not_configured_rightly_makes_no_root_absent(
