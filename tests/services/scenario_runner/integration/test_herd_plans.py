@@ -23,6 +23,7 @@ SQLITE = {
     "live_owners": {"INDEX runs_scheduled", "INDEX runs_behind"},
     "expire_runs_of": {"INDEX runs_scheduled"},
     "any_due": {"COVERING INDEX runs_due"},
+    "any_pending": {"COVERING INDEX runs_due", "INDEX runs_executing", "INDEX runs_behind", "INDEX runs_scheduled"},
 }
 POSTGRES = {
     "absent_roots": {"runs_absent_root"},
@@ -31,6 +32,7 @@ POSTGRES = {
     "live_owners": {"runs_scheduled", "runs_behind"},
     "expire_owner": {"runs_scheduled", "runs_behind", "runs_pkey"},
     "claim_runs": {"runs_due", "runs_pkey"},
+    "any_pending": {"runs_due", "runs_executing", "runs_busy", "runs_behind", "runs_scheduled", "runs_pkey"},
 }
 NUMBERS = {"run_horizon_us": 10**9, "lease_horizon_us": 10**9, "relay_horizon_us": 10**9, "until_restart": 2**62,
            "lease_us": 10**7, "limit": 64}  # fmt: skip
