@@ -1,7 +1,7 @@
 """The artifact contract: what the gates may ask about an engine run root, on any store."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -152,6 +152,21 @@ class RunRoot(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RootsSeen:
+    """What one look at run roots found.
+
+    Attributes:
+        there: Roots at which something stands, be it what an examination refuses.
+        absent: Roots at which nothing stands.
+        unknown: Roots of which nothing can be said, with the reason.
+    """
+
+    there: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
 class Artifacts(Protocol):
     """Opens engine run roots."""
 
@@ -170,6 +185,16 @@ class Artifacts(Protocol):
             EvidenceRefused: the location is not (any more) a plain directory under an allowed root.
             Unavailable: the location is under none of this daemon's engine_roots, or that allowed root is not there:
                 a profile or a mount to be put right, which says nothing about the evidence.
+        """
+        ...
+
+    def look(self, roots: Sequence[str]) -> RootsSeen:
+        """Whether anything stands at run roots: as many of them as about one request answers, the first at least.
+
+        It only tells whether an examination is worth while, and never raises because of what it finds.
+
+        Args:
+            roots: Normalised locations, at least one.
         """
         ...
 

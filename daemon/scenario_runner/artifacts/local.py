@@ -22,6 +22,7 @@ from scenario_runner.artifacts.base import (
     MAX_SEGMENTS,
     Artifacts,
     Kind,
+    RootsSeen,
     SequenceDigest,
     root_not_allowed,
 )
@@ -29,6 +30,7 @@ from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import BAD_NAME, Listing, too_many
 from scenario_runner.artifacts.local_files import Identity, identity_of, os_errors, raise_for, refuse_type, shrank
+from scenario_runner.artifacts.local_look import look_at_folders
 from scenario_runner.artifacts.parallel import Found, in_parallel, or_refusal
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
 from scenario_runner.contracts.errors import (
@@ -406,6 +408,10 @@ class LocalArtifacts(Artifacts):
                 root.location = engine_run_root
                 return root
         raise root_not_allowed(engine_run_root, self._given)
+
+    @override
+    def look(self, roots: Sequence[str]) -> RootsSeen:
+        return look_at_folders(roots, dict(zip(self._given, self._roots, strict=True)))
 
     @override
     def close(self) -> None:

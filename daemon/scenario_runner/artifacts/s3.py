@@ -18,6 +18,7 @@ from typing_extensions import override
 from scenario_runner.artifacts.base import (
     Artifacts,
     Kind,
+    RootsSeen,
     SequenceDigest,
     root_not_allowed,
 )
@@ -26,9 +27,11 @@ from scenario_runner.artifacts.examined import ExaminedRoot, Unread, check_size
 from scenario_runner.artifacts.listing import Listing
 from scenario_runner.artifacts.parallel import Found, in_parallel, map_ahead, or_refusal
 from scenario_runner.artifacts.reuse import DigestReuse, Unfinished
+from scenario_runner.artifacts.s3_look import look_at_prefix, look_at_prefixes
 from scenario_runner.artifacts.s3_tree import Files, S3Tree
 from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import (
+    ConfigurationError,
     EvidenceArchived,
     EvidenceChanged,
     EvidenceMissing,
@@ -455,18 +458,38 @@ class S3Artifacts(Artifacts):
 
     @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> S3RunRoot:
-        if not any(engine_run_root == root or engine_run_root.startswith(root + "/") for root in self._roots):
+        if not self._allows(engine_run_root):
             raise root_not_allowed(engine_run_root, self._roots)
         name, prefix = split_s3_uri(engine_run_root)
+        bucket = self._bucket(name)
         with self._lock:
-            if name not in self._buckets:
-                self._buckets[name] = S3Bucket(name, self._settings)
             if len(self._files) > _FILES_KEPT:
                 self._files = {}
-        bucket = self._buckets[name]
         return S3RunRoot(
             bucket, engine_run_root, prefix, self._readers, self._reuse, budget, self._files, self._checksums
         )
+
+    def _bucket(self, name: str) -> S3Bucket:
+        with self._lock:
+            if name not in self._buckets:
+                self._buckets[name] = S3Bucket(name, self._settings)
+            return self._buckets[name]
+
+    def _allows(self, engine_run_root: str) -> bool:
+        return any(engine_run_root == root or engine_run_root.startswith(root + "/") for root in self._roots)
+
+    @override
+    def look(self, roots: Sequence[str]) -> RootsSeen:
+        if not self._allows(roots[0]):
+            return RootsSeen(unknown={roots[0]: root_not_allowed(roots[0], self._roots).detail})
+        name, _ = split_s3_uri(roots[0])
+        ours = [root for root in roots if self._allows(root) and split_s3_uri(root)[0] == name]
+        try:
+            if roots[0] in self._roots:  # a policy of the bucket may allow nothing beside it to be listed
+                return look_at_prefix(self._bucket(name), roots[0])
+            return look_at_prefixes(self._bucket(name), ours)
+        except ConfigurationError as error:  # what a person corrects while we serve, as credentials
+            return RootsSeen(unknown=dict.fromkeys(ours, error.detail))
 
     @override
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """Engine run roots on any store: the scheme of a location selects the reader."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from typing_extensions import override
 
-from scenario_runner.artifacts.base import Artifacts, RunRoot
+from scenario_runner.artifacts.base import Artifacts, RootsSeen, RunRoot
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.contracts.errors import needs_posix
 
@@ -22,11 +22,21 @@ class ArtifactsByScheme(Artifacts):
 
     @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> RunRoot:
-        scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""
-        reader = self._readers.get(scheme) or self._readers.get("")
+        reader = self._reader(engine_run_root)
         if reader is None:
             raise needs_posix(engine_run_root, "an engine run in a folder")
         return reader.open(engine_run_root, budget)
+
+    @override
+    def look(self, roots: Sequence[str]) -> RootsSeen:
+        reader = self._reader(roots[0])
+        if reader is None:
+            return RootsSeen(unknown={roots[0]: needs_posix(roots[0], "an engine run in a folder").detail})
+        return reader.look([root for root in roots if self._reader(root) is reader])
+
+    def _reader(self, engine_run_root: str) -> Artifacts | None:
+        scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""
+        return self._readers.get(scheme) or self._readers.get("")
 
     @override
     def close(self) -> None:

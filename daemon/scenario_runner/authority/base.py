@@ -8,7 +8,7 @@ Every operation may be called again when it is not known whether it was carried 
 A claim that was never answered is the exception: its runs are renewed by nobody, so their leases run out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
@@ -147,6 +147,30 @@ class Authority(RunReader, Protocol):
 
     def make_waiting_due(self) -> int:
         """Make every waiting run due now; returns how many were not."""
+        ...
+
+    def absent_roots(self, after: str, limit: int, only: str = "") -> list[str]:
+        """Roots of the runs that wait for nothing less, each once, in byte order.
+
+        Args:
+            after: The last root of the page before; empty for the first.
+            limit: At most so many.
+            only: Id of the one run that is asked for; empty for every run.
+        """
+        ...
+
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+        """Make runs due now that wait for roots, see :meth:`absent_roots`, which then lists them no more.
+
+        Neither the deadline nor anything else of a run changes. A run under lease is none of them.
+
+        Args:
+            roots: The roots.
+            limit: At most so many runs.
+
+        Returns:
+            How many runs.
+        """
         ...
 
     def claim_projections(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[ProjectionTask]:

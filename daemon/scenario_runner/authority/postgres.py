@@ -5,7 +5,7 @@ transaction with rows locked. Every operation may be run again: that is how a co
 it commits, is answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -238,6 +238,10 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def make_waiting_due(self) -> int:
         return len(self._query("make_waiting_due"))
+
+    @override
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+        return len(self._query("wake_waiting_for_roots", roots=list(roots), limit=limit))
 
     @override
     def pull_in_times(self) -> int:

@@ -74,6 +74,11 @@ class Queries(RunQueries, Authority):
     """The reading half of an authority."""
 
     @override
+    def absent_roots(self, after: str, limit: int, only: str = "") -> list[str]:
+        name = "absent_roots_only" if only else "absent_roots"
+        return [row["absent_root"] for row in self._query(name, after=after, limit=limit, only=only)]
+
+    @override
     def waiting_runs(self) -> WaitingRuns:
         (row,) = self._query("waiting_runs")
         return WaitingRuns(row["count"], row["oldest_us"] or 0, row["next_deadline_us"] or 0)

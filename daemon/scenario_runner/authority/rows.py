@@ -31,8 +31,9 @@ QUIET_PERIOD_US: Final = 2 * MICROS
 """How long a run under lease must not have changed before its documents are projected. A small run is decided in less,
 so its documents are written once, at its end; of a long one the record shows after 2 s that it is being verified."""
 
-RUN_HORIZON_US: Final = 120 * MICROS
-"""Twice the longest pause of a run: 60 s until missing evidence is examined again."""
+RUN_HORIZON_US: Final = 1200 * MICROS
+"""Twice the longest pause of a run: 10 min until missing evidence is examined again. A run whose root is absent is due
+at its deadline, however far ahead: its root is looked at in rounds by no clock of the authority."""
 
 RELAY_HORIZON_US: Final = 1800 * MICROS
 """At least twice the longest pause of a document or signal, and longer than a lease of the relay."""

@@ -8,7 +8,7 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
@@ -354,6 +354,7 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
                 "facts_view_digest": transition.facts_view_digest, "count": len(transition.events), "token": token,
                 "deadline_us": transition.deadline_us, "attempts": len(claim.attempts),
                 "launches": transition.launches, "missing": searchable(transition.missing),
+                "absent_root": transition.absent_root,
             },
         ).fetchone()  # fmt: skip
         if row is None:
@@ -385,6 +386,11 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
     def make_waiting_due(self) -> int:
         now = self._clock()
         return self._write(lambda c: c.execute(self._sql["make_waiting_due"], {"now": now}).rowcount)
+
+    @override
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+        parameters = {"roots": orjson.dumps(list(roots)).decode(), "now": self._clock(), "limit": limit}
+        return self._write(lambda c: c.execute(self._sql["wake_waiting_for_roots"], parameters).rowcount)
 
     @override
     def pull_in_times(self) -> int:

@@ -237,6 +237,8 @@ class Transition:
         missing: Paths that the run waits for from now on, for people who search them; None when they are the same as
             before.
         superseding: With READY, of a run that corrects another.
+        absent_root: With WAITING_EVIDENCE, the root that is looked at in rounds until the run is due: see
+            :mod:`scenario_runner.runs.absent_roots`. Empty for a run that is looked at when it is due only.
         attempt: An attempt as its row is to be afterwards: a new one, which is the next number, or the last one.
 
     Raises:
@@ -260,6 +262,7 @@ class Transition:
     attempt: AttemptRow | None = None
     missing: tuple[str, ...] | None = None
     superseding: Superseding | None = None
+    absent_root: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a change that no run may make: it is a defect of ours."""
@@ -278,6 +281,8 @@ class Transition:
         corrects = self.to_state is RunState.READY and claim.supersession is not None
         if corrects is not (self.superseding is not None):
             raise SequenceError(f"run {claim.run_id}: a correction supersedes with its READY, and nothing else does")
+        if self.absent_root and self.to_state is not RunState.WAITING_EVIDENCE:
+            raise SequenceError(f"run {claim.run_id}: only a waiting run waits for its root")
         self._check_attempt()
 
     def _check_attempt(self) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -142,7 +143,7 @@ class Examiner:
         try:
             root = self._artifacts.open(key.root, budget)
         except EvidenceMissing as missing:
-            return refused_without_report(Outcome.MISSING, missing)
+            return replace(refused_without_report(Outcome.MISSING, missing), root_absent=True)
         except EvidenceRefused as refused:
             return refused_without_report(Outcome.CONFLICT, refused)
         try:

@@ -38,6 +38,7 @@ class Finding:
         report: ``{outcome, gates: [...], outputs: [...]}`` and, where it was refused, ``run_receipt``.
         verified: The finished set when ``outcome`` is PASS, else None. Nothing else leads to READY.
         archived: Details of what is missing because it lies in an archive of its store.
+        root_absent: Nothing stands at the engine run root.
     """
 
     outcome: Outcome
@@ -46,6 +47,7 @@ class Finding:
     report: Json
     verified: Verified | None
     archived: tuple[str, ...] = ()
+    root_absent: bool = False
 
 
 def refused_without_report(outcome: Outcome, refusal: Refusal) -> Finding:

@@ -139,7 +139,7 @@ def _drive(progress: Progress, launch_retries: int, traceparent: str) -> Lifecyc
         because = {"strategy": inputs.strategy.value, "auto_invoke": inputs.auto_invoke, "report": finding.report}
         return (yield from execute(progress, ExecutionPlan(intent, inputs, launch_retries, because)))
     if finding.verified is None:
-        return _not_ready(claim, (yield ReadClock()), examined)
+        return _not_ready(claim, (yield ReadClock()), examined, inputs.root_of(intent))
 
     attested: Attested = yield Attest(finding, attestation_key(finding.verified, intent, inputs), intent)
     view = facts_view(attested.attestation, intent)
@@ -163,11 +163,11 @@ def _put_receipts_in_place(progress: Progress, attested: Attested) -> Generator[
         yield WriteReceipts(receipts)
 
 
-def _not_ready(claim: Claim, now_us: int, examined: Examined) -> Transition:
+def _not_ready(claim: Claim, now_us: int, examined: Examined, root: str) -> Transition:
     """The transition of a run whose evidence has not passed."""
     finding: Finding = examined.finding
     if finding.outcome is Outcome.MISSING:
-        return waiting_or_failed(claim, now_us, examined)
+        return waiting_or_failed(claim, now_us, examined, root)
     if finding.outcome is Outcome.FAIL:
         return failed(claim, now_us, finding)
     return quarantined(claim, now_us, finding)

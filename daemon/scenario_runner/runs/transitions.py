@@ -24,7 +24,7 @@ def gates_recorded(claim: Claim, at_us: int, events: tuple[Event, ...], report_d
 
 def waiting(
     claim: Claim, due_us: int, at_us: int, events: tuple[Event, ...], report_digest: str,
-    missing: tuple[str, ...] | None = None,
+    missing: tuple[str, ...] | None = None, absent_root: str = "",
 ) -> Transition:  # fmt: skip
     """Wait for evidence until ``due_us``.
 
@@ -35,10 +35,12 @@ def waiting(
         events: What is missing; empty when that is on record already.
         report_digest: Digest of what was found.
         missing: Paths of what is missing; None when they are the same as before.
+        absent_root: The root that is looked at in rounds until then; empty for a run whose evidence is examined at
+            ``due_us`` only.
     """
     return Transition(
         claim, RunState.WAITING_EVIDENCE, at_us, due_us, keep_lease=False, wakes=claim.wakes + 1, retries=0,
-        last_error="", report_digest=report_digest, events=events, missing=missing,
+        last_error="", report_digest=report_digest, events=events, missing=missing, absent_root=absent_root,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from scenario_runner.ledger.schemas import Schemas
 from scenario_runner.profiles.policy import Policy
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay.relay import Relay
+from scenario_runner.runs.absent_roots import AbsentRoots
 from scenario_runner.runs.batch import RunDriver
 from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
@@ -270,6 +271,7 @@ class Daemon:
     intake: Intake
     leases: Leases
     driver: RunDriver
+    absent_roots: AbsentRoots
     relay: Relay
     stopping: threading.Event
     open_engine: Callable[[], EngineEffects | None] = lambda: None
@@ -317,6 +319,7 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
         intake=open_intake(wiring, policy, authority, rules, spool),
         leases=leases,
         driver=_open_driver(wiring, authority, ledger, packs, leases, artifacts),
+        absent_roots=AbsentRoots(authority, artifacts, time.monotonic, only),
         relay=Relay(authority, ledger, open_publisher(wiring, spool, io_pool), make_owner(), only),
         stopping=threading.Event(),
         open_engine=partial(_open_engine_effects, wiring, store, ledger, leases, artifacts),

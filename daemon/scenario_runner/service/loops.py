@@ -4,6 +4,7 @@
 intake                  takes requests from the control bus and admits them as runs
 runner                  claims due runs and drives them in batches, two at a time where evidence lies on S3; costly
                         examinations go to the bulk pool, engines to the engine lane
+roots                   looks in rounds at the roots that waiting runs lack; in every process with a runner
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -194,6 +195,7 @@ class Supervisor:
                 self._thread(f"runner:{number}", self._drive_runs, self._poll)
                 for number in range(2, self._daemon.batches + 1)
             ]
+            sources.append(self._thread("roots", self._look_at_roots, self._poll))
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -313,6 +315,13 @@ class Supervisor:
                 self._wake_relay()
             else:
                 self._runs_wanted.wait(self._poll)
+
+    def _look_at_roots(self) -> None:
+        """Look at the roots that waiting runs lack, apart from the runner: a slow store keeps no new run waiting."""
+        while not self._stopping.is_set():
+            if self._with_retries(self._daemon.absent_roots.step):
+                self._runs_wanted.set()
+            self._stopping.wait(self._daemon.absent_roots.pause_seconds)
 
     def _drive_batch(self, size: BatchSize) -> int:
         """Drive one batch; costly examinations go to the bulk pool, which this thread never waits for."""

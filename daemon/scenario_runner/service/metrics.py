@@ -31,12 +31,12 @@ MOST_SHARDS: Final = 64
 _KEPT_SECONDS: Final = 1.0
 _AT_MOST: Final = f"at most {MOST_COUNTED:,} are counted"
 _REASONS: Final = tuple(reason.value for reason in Reason)
-LOOPS: Final = ("main", "intake", "runner", "relay", "renewal", "housekeeping", "engine", "bulk", "shard")
+LOOPS: Final = ("main", "intake", "runner", "roots", "relay", "renewal", "housekeeping", "engine", "bulk", "shard")
 """The loops that a daemon may run; of several alike the worst is shown."""
 OPERATIONS: Final = (
     "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
     "relay.drift", "relay.reemit_refused", "relay.signal_drift", "relay.signal_unavailable", "relay.unavailable",
-    "runs.examined_in_vain",
+    "roots.looked_at", "runs.examined_in_vain",
     "runs.postponed", "s3.get", "s3.head", "s3.list", "s3.put", "spans.dropped", "spans.exported",
     "sqlite.locked_by_others",
 )  # fmt: skip

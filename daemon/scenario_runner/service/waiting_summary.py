@@ -8,6 +8,7 @@ import structlog
 from scenario_runner.authority.base import Authority
 from scenario_runner.contracts.times import MICROS, format_micros
 from scenario_runner.counters import counted
+from scenario_runner.runs.absent_roots import LOOKED_AT
 from scenario_runner.runs.batch import NOTHING_NEW
 
 #: Seconds between two lines: often enough to see that examinations go on, and 1,440 lines a day.
@@ -16,7 +17,7 @@ _log = structlog.get_logger("runs")
 
 
 class WaitingSummary:
-    """Logs how many runs wait, how often they were examined in vain, and what comes next.
+    """Logs how many runs wait, how often they were examined in vain or their roots looked at, and what comes next.
 
     Args:
         authority: Whose runs wait. Other daemons that share it log the same runs, and their own examinations.
@@ -26,7 +27,7 @@ class WaitingSummary:
     def __init__(self, authority: Authority, monotonic: Callable[[], float]) -> None:
         self._authority, self._monotonic = authority, monotonic
         self._next = monotonic() + _SUMMARY_SECONDS
-        self._examined = 0
+        self._examined = self._looked_at = 0
 
     def step(self) -> int:
         """Log the line when a minute is over; returns how many runs wait, or 0.
@@ -38,12 +39,14 @@ class WaitingSummary:
             return 0
         waiting = self._authority.waiting_runs()
         self._next = self._monotonic() + _SUMMARY_SECONDS
-        examined = counted().get(NOTHING_NEW, 0)
+        counts = counted()
+        examined, looked_at = counts.get(NOTHING_NEW, 0), counts.get(LOOKED_AT, 0)
         if waiting.count:
             oldest = max(0, self._authority.now_us() - waiting.oldest_us) // MICROS
             _log.info(
                 "runs wait for evidence", waiting=waiting.count, examined_in_vain=examined - self._examined,
-                oldest_seconds=oldest, next_deadline_utc=format_micros(waiting.next_deadline_us),
+                roots_looked_at=looked_at - self._looked_at, oldest_seconds=oldest,
+                next_deadline_utc=format_micros(waiting.next_deadline_us),
             )  # fmt: skip
-        self._examined = examined
+        self._examined, self._looked_at = examined, looked_at
         return waiting.count

@@ -306,6 +306,30 @@ class S3Bucket:
                 return
             after = page[-1].key
 
+    def keys_after(self, prefix: str, after: str) -> tuple[list[str], bool]:
+        """Keys below a folder that follow another key, sorted: one page, and whether it is the last.
+
+        Args:
+            prefix: See :meth:`listing`.
+            after: The other key.
+
+        Raises:
+            BadKeyError: a key there is not a normalised relative path.
+        """
+        page = self._call("list", prefix, lambda: self._keys(prefix, after))
+        if page is None:
+            raise Unavailable(f"cannot list {self.uri(prefix)}: the server answers 404")
+        return page, len(page) < _PAGE
+
+    def _keys(self, prefix: str, after: str) -> list[str]:
+        count("s3.list")
+        folder = f"{prefix}/" if prefix else None
+        try:
+            page: Any = next(iter(self._obstore.list(self._bucket, folder, offset=after, chunk_size=_PAGE)), [])
+        except self._obstore.exceptions.InvalidPathError as error:
+            raise BadKeyError(one_line(str(error).partition("\n")[0])) from error
+        return sorted(item["path"] for item in page)
+
     def _page(self, prefix: str, after: str) -> list[Listed]:
         count("s3.list")
         listed = self._obstore.list(self._bucket, f"{prefix}/", offset=after or None, chunk_size=_PAGE)

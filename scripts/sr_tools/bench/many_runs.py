@@ -20,6 +20,8 @@ from sr_tools.bench.world import RACY_SECONDS, World, run_id_of
 Row = dict[str, Any]
 States = Callable[[int], str]
 """Gives the state of the n-th run."""
+Rows = Callable[[Mapping[str, "Template"], int, int, States], Iterator[tuple[str, Row]]]
+"""Makes (table, row) of templates, the number of runs, the time now in microseconds, and states."""
 
 #: Admissions are a tenth of a second apart, so a million runs are 28 hours.
 _APART_US: Final = MICROS // 10
@@ -169,7 +171,7 @@ def apart(fill: Callable[..., None], *arguments: object) -> None:
 
 
 def fill_sqlite(
-    path: Path, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of
+    path: Path, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of, make: Rows = rows
 ) -> None:
     """Put the runs into a database that a daemon made, in the place of those that it holds."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -178,7 +180,7 @@ def fill_sqlite(
         connection.execute("BEGIN IMMEDIATE")
         for table in _TABLES:
             connection.execute(f"DELETE FROM {table}")
-        for table, chunk in _chunks(rows(templates, count, now_us, states)):
+        for table, chunk in _chunks(make(templates, count, now_us, states)):
             names = list(chunk[0])
             marks = ", ".join(f":{name}" for name in names)
             connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", chunk)
@@ -202,7 +204,7 @@ def _chunks(given: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]
 
 
 def fill_postgres(
-    dsn: str, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of
+    dsn: str, templates: Mapping[str, Template], count: int, now_us: int, states: States = state_of, make: Rows = rows
 ) -> None:
     """Put the runs into the tables that a daemon made in a schema; the DSN names the schema."""
     import psycopg  # noqa: PLC0415 - SQLite does without
@@ -211,7 +213,7 @@ def fill_postgres(
         kinds: dict[str, dict[str, str]] = {
             table: dict(connection.execute(_KINDS, (table,)).fetchall()) for table in _TABLES
         }
-        for table, chunk in _chunks(rows(templates, count, now_us, states)):
+        for table, chunk in _chunks(make(templates, count, now_us, states)):
             names = list(chunk[0])
             copied = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
             with connection.cursor() as cursor, cursor.copy(copied) as copy:

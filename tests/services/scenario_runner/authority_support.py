@@ -117,11 +117,14 @@ def resumed(claim: Claim) -> tuple[Event, ...]:
     return ()
 
 
-def waiting(claim: Claim, due_us: int, events: Sequence[Event] | None = None, digest: str = "report") -> Transition:
+def waiting(
+    claim: Claim, due_us: int, events: Sequence[Event] | None = None, digest: str = "report", root: str = ""
+) -> Transition:
     """Wait for evidence; by default with the event that a run needs to get there from where it is."""
     if events is None:
         events = () if claim.state is RunState.WAITING_EVIDENCE else (event(),)
-    return transitions.waiting(claim, due_us, claim.updated_us + bool(events), tuple(events), digest)
+    at_us = claim.updated_us + bool(events)
+    return transitions.waiting(claim, due_us, at_us, tuple(events), digest, absent_root=root)
 
 
 def retried(claim: Claim, due_us: int, error: str) -> Transition:

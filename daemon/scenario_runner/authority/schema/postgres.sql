@@ -22,6 +22,8 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
 -- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them. supersedes is the run that a
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
+-- absent_root is the root of a run that waits for nothing less: it is due at its deadline, and its root is looked at in
+-- rounds until then. It is empty under lease, and of every other run.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -57,6 +59,7 @@ CREATE TABLE runs (
     missing             text NOT NULL DEFAULT '',
     supersedes          text COLLATE "C" NOT NULL DEFAULT '',
     supersession        text NOT NULL DEFAULT '',
+    absent_root         text COLLATE "C" NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -66,6 +69,8 @@ CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 -- Pages of runs that an engine or an examination is busy with.
 CREATE INDEX runs_busy ON runs (due_us, run_id) WHERE state IN ('EXECUTING', 'VERIFYING');
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
+CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
+CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

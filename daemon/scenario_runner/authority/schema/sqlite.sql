@@ -11,6 +11,8 @@
 -- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
 -- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them. supersedes is the run that a
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
+-- absent_root is the root of a run that waits for nothing less: it is due at its deadline, and its root is looked at in
+-- rounds until then. It is empty under lease, and of every other run.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -46,6 +48,7 @@ CREATE TABLE runs (
     missing             TEXT NOT NULL DEFAULT '',
     supersedes          TEXT NOT NULL DEFAULT '',
     supersession        TEXT NOT NULL DEFAULT '',
+    absent_root         TEXT NOT NULL DEFAULT '',
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -53,6 +56,8 @@ CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
+CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
+CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

@@ -184,7 +184,8 @@ claimed AS (
   SET lease_owner = %(owner)b, lease_epoch = r.lease_epoch + 1, lease_until_us = c.now + %(lease_us)b::bigint,
       state = CASE WHEN d.starts THEN 'VERIFYING' ELSE r.state END,
       event_seq = r.event_seq + CASE WHEN d.starts THEN 1 ELSE 0 END,
-      updated_us = CASE WHEN d.starts THEN greatest(c.now, r.updated_us + 1) ELSE r.updated_us END
+      updated_us = CASE WHEN d.starts THEN greatest(c.now, r.updated_us + 1) ELSE r.updated_us END,
+      absent_root = ''
   FROM due d, clock c
   WHERE r.run_id = d.run_id
   RETURNING r.run_id, r.run_equivalence_key, r.lease_epoch, r.state, r.intent, r.inputs, r.admitted_us, r.deadline_us,
@@ -228,11 +229,11 @@ WITH given AS MATERIALIZED (
                        %(count)b::bigint[], %(token)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
                        %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[],
                        %(deadline_us)b::bigint[], %(attempts)b::bigint[], %(launches)b::bigint[],
-                       %(missing)b::text[])
+                       %(missing)b::text[], %(absent_root)b::text[])
        WITH ORDINALITY
     AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
          report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
-         payload, deadline_us, attempts, launches, missing, ord)),
+         payload, deadline_us, attempts, launches, missing, absent_root, ord)),
 superseding AS MATERIALIZED (
   SELECT * FROM json_to_recordset(%(superseding)b::json)
     AS s(run_id text, old_run_id text, details text, signal_id text, partition_key text, attributes text, payload text)),
@@ -248,7 +249,8 @@ changed AS (
       wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,
       facts_view_digest = g.facts_view_digest, event_seq = r.event_seq + g.count, updated_us = g.at_us,
       settled = g.token, deadline_us = coalesce(g.deadline_us, r.deadline_us), attempts = r.attempts + g.launches,
-      missing = CASE WHEN g.to_state = 'WAITING_EVIDENCE' THEN coalesce(g.missing, r.missing) ELSE '' END
+      missing = CASE WHEN g.to_state = 'WAITING_EVIDENCE' THEN coalesce(g.missing, r.missing) ELSE '' END,
+      absent_root = g.absent_root
   FROM given g JOIN held h ON h.run_id = g.run_id
   WHERE r.run_id = g.run_id AND r.lease_owner = g.owner AND r.lease_epoch = g.epoch AND r.state = g.from_state
     AND r.updated_us = g.from_us AND r.attempts = g.attempts
@@ -317,6 +319,22 @@ waiting AS MATERIALIZED (
   WHERE state = 'WAITING_EVIDENCE' AND due_us > (SELECT now FROM clock)
   ORDER BY run_id FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET due_us = c.now FROM waiting w, clock c WHERE r.run_id = w.run_id RETURNING r.run_id;
+
+-- name: absent_roots
+-- A page of the roots that are looked at in rounds, each once however many runs wait for it.
+SELECT DISTINCT absent_root FROM runs
+WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '' AND absent_root > %(after)b
+  AND run_id = %(only)b  -- only
+ORDER BY absent_root LIMIT %(limit)b;
+
+-- name: wake_waiting_for_roots
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+waiting AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '' AND absent_root = ANY (%(roots)b::text[])
+  LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
+UPDATE runs r SET due_us = least(r.due_us, c.now), absent_root = '' FROM waiting w, clock c
+WHERE r.run_id = w.run_id RETURNING r.run_id;
 
 -- name: wake_runs
 -- Rows are locked before they are compared: a claim that is at work is waited for, and its lease is seen. An act of a known
@@ -615,15 +633,16 @@ WITH bound AS MATERIALIZED (
          now + %(relay_horizon_us)b::bigint AS relay, %(until_restart)b::bigint AS never
   FROM (SELECT sr_now_us() AS now) AS clock),
 ahead AS MATERIALIZED (
-  SELECT run_id FROM runs WHERE due_us > (SELECT run FROM bound)
-  UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_until_us > (SELECT lease FROM bound)
+  SELECT run_id FROM runs WHERE due_us > (SELECT run FROM bound) AND absent_root = ''
+  UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND absent_root = ''
+                               AND lease_until_us > (SELECT lease FROM bound)
   UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT relay FROM bound)
                                AND relay_until_us < (SELECT never FROM bound)),
 held AS MATERIALIZED (
   SELECT r.run_id FROM runs r JOIN ahead a ON a.run_id = r.run_id ORDER BY r.run_id FOR UPDATE OF r SKIP LOCKED),
 changed AS (
   UPDATE runs r
-  SET due_us = CASE WHEN r.due_us > b.run THEN b.now ELSE r.due_us END,
+  SET due_us = CASE WHEN r.due_us > b.run AND r.absent_root = '' THEN b.now ELSE r.due_us END,
       lease_until_us = CASE WHEN r.lease_until_us > b.lease THEN b.now ELSE r.lease_until_us END,
       relay_until_us = CASE WHEN r.relay_until_us > b.relay AND r.relay_until_us < b.never THEN b.now
                             ELSE r.relay_until_us END
@@ -643,7 +662,8 @@ SELECT (SELECT count(*) FROM changed) + (SELECT count(*) FROM signals) AS correc
 
 -- name: live_owners
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
-SELECT lease_owner AS owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > (SELECT now FROM clock)
+SELECT lease_owner AS owner FROM runs
+WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > (SELECT now FROM clock)
 UNION
 SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT now FROM clock)
 UNION
@@ -654,7 +674,8 @@ WITH dead_runs AS (
   UPDATE runs
   SET lease_until_us = CASE WHEN lease_owner = %(owner)b THEN 0 ELSE lease_until_us END,
       relay_until_us = CASE WHEN relay_owner = %(owner)b THEN 0 ELSE relay_until_us END
-  WHERE run_id = ANY (ARRAY (SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_owner = %(owner)b
+  WHERE run_id = ANY (ARRAY (SELECT run_id FROM runs
+                             WHERE due_us IS NOT NULL AND absent_root = '' AND lease_owner = %(owner)b
                              UNION
                              SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_owner = %(owner)b
                              ORDER BY run_id)))
@@ -696,7 +717,7 @@ SELECT EXISTS (SELECT 1 FROM runs
                     AND outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
                  ) AS undelivered,
        EXISTS (SELECT 1 FROM runs
-               WHERE due_us IS NOT NULL AND retries > 0
+               WHERE due_us IS NOT NULL AND absent_root = '' AND retries > 0
                  AND run_id = %(only)b  -- only
               ) AS postponed
 FROM clock;

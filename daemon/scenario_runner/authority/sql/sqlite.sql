@@ -41,7 +41,7 @@ ON CONFLICT (message_id, emission) DO NOTHING;
 -- name: claim_due
 -- "traced_admission" is null for all runs but those whose request brought a trace context: only theirs are parsed.
 UPDATE runs
-SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us
+SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us, absent_root = ''
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE due_us <= :now AND lease_until_us <= :now
                    AND run_id = :only  -- only
@@ -77,7 +77,8 @@ SET state = :to_state, reason_code = :reason_code, due_us = :due_us,
     wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,
     facts_view_digest = :facts_view_digest, event_seq = event_seq + :count, updated_us = :at_us, settled = :token,
     deadline_us = coalesce(:deadline_us, deadline_us), attempts = attempts + :launches,
-    missing = CASE WHEN :to_state = 'WAITING_EVIDENCE' THEN coalesce(:missing, missing) ELSE '' END
+    missing = CASE WHEN :to_state = 'WAITING_EVIDENCE' THEN coalesce(:missing, missing) ELSE '' END,
+    absent_root = :absent_root
 WHERE run_id = :run_id AND lease_owner = :owner AND lease_epoch = :epoch AND state = :from_state
   AND updated_us = :from_us AND attempts = :attempts
 RETURNING event_seq;
@@ -112,6 +113,20 @@ FROM runs WHERE state = 'WAITING_EVIDENCE';
 
 -- name: make_waiting_due
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
+
+-- name: absent_roots
+-- A page of the roots that are looked at in rounds, each once however many runs wait for it.
+SELECT DISTINCT absent_root FROM runs
+WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '' AND absent_root > :after
+  AND run_id = :only  -- only
+ORDER BY absent_root LIMIT :limit;
+
+-- name: wake_waiting_for_roots
+UPDATE runs SET due_us = min(due_us, :now), absent_root = ''
+WHERE run_id IN (SELECT run_id FROM runs
+                 WHERE state = 'WAITING_EVIDENCE' AND absent_root <> ''
+                   AND absent_root IN (SELECT value FROM json_each(:roots))
+                 LIMIT :limit);
 
 -- name: wake_run
 -- In the transaction that has decided it.
@@ -237,8 +252,8 @@ UPDATE outbox SET due_us = :due_us, lease_owner = '', lease_until_us = 0
 WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emission AND lease_owner = :owner;
 
 -- name: any_ahead
-SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)
-    OR EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound)
+SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound AND absent_root = '')
+    OR EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > :lease_bound)
     OR EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
                                     AND relay_until_us < :until_restart)
     OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL
@@ -247,12 +262,13 @@ SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound)
 
 -- name: pull_in_runs
 UPDATE runs
-SET due_us = CASE WHEN due_us > :run_bound THEN :now ELSE due_us END,
+SET due_us = CASE WHEN due_us > :run_bound AND absent_root = '' THEN :now ELSE due_us END,
     lease_until_us = CASE WHEN lease_until_us > :lease_bound THEN :now ELSE lease_until_us END,
     relay_until_us = CASE WHEN relay_until_us > :relay_bound AND relay_until_us < :until_restart THEN :now
                           ELSE relay_until_us END
-WHERE run_id IN (SELECT run_id FROM runs WHERE due_us > :run_bound
-                 UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :lease_bound
+WHERE run_id IN (SELECT run_id FROM runs WHERE due_us > :run_bound AND absent_root = ''
+                 UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND absent_root = ''
+                                               AND lease_until_us > :lease_bound
                  UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
                                                AND relay_until_us < :until_restart);
 
@@ -263,12 +279,12 @@ SET due_us = CASE WHEN due_us > :relay_bound AND due_us < :until_restart THEN :n
 WHERE sent_us IS NULL AND ((due_us > :relay_bound AND due_us < :until_restart) OR lease_until_us > :relay_bound);
 
 -- name: live_owners
-SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND lease_until_us > :now
+SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > :now
 UNION SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > :now
 UNION SELECT lease_owner FROM outbox WHERE sent_us IS NULL AND lease_until_us > :now;
 
 -- name: expire_runs_of
-UPDATE runs SET lease_until_us = 0 WHERE due_us IS NOT NULL AND lease_owner = :owner;
+UPDATE runs SET lease_until_us = 0 WHERE due_us IS NOT NULL AND absent_root = '' AND lease_owner = :owner;
 
 -- name: expire_relays_of
 UPDATE runs SET relay_until_us = 0 WHERE event_seq > projected_seq AND relay_owner = :owner;
@@ -329,7 +345,7 @@ SELECT EXISTS (SELECT 1 FROM runs
                     AND run_id = :only  -- only
                  ),
        EXISTS (SELECT 1 FROM runs
-               WHERE due_us IS NOT NULL AND retries > 0
+               WHERE due_us IS NOT NULL AND absent_root = '' AND retries > 0
                  AND run_id = :only  -- only
               );
 

@@ -9,6 +9,7 @@ from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, 
 from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.growth import growth
 from sr_tools.bench.on_files.help_time import help_time
+from sr_tools.bench.on_files.herd import herd
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
@@ -36,10 +37,11 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "soak": soak,
     "telemetry": telemetry,
     "growth": growth,
+    "herd": herd,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
 ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild", "soak", "telemetry",
-                      "growth")  # fmt: skip
+                      "growth", "herd")  # fmt: skip
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -71,14 +73,19 @@ def _build_parser() -> argparse.ArgumentParser:
         ("rebuild-runs", 10_000, "runs that `rebuild` restores"),
         ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
         ("growth-requests", 2000, "small runs on each authority of `growth`"),
+        ("herd-runs", 100_000, "waiting runs of `herd`"),
+        ("herd-siblings", 1000, "engine runs beside their absent roots"),
         ("telemetry-runs", 2000, "small runs of each daemon of `telemetry`"),
     ):
         add(f"--{name}", type=at_least_one, default=default, metavar="N", help=text)
     for name, amount, text in (
         ("soak-minutes", 30.0, "how long `soak` drops requests"),
         ("soak-rate", 20.0, "requests a second of `soak`"),
+        ("herd-warm-seconds", 70.0, "how long the daemon of `herd` runs before it is measured"),
+        ("herd-seconds", 60.0, "how long it is measured"),
     ):
         add(f"--{name}", type=positive, default=amount, metavar="N", help=text)
+    add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
     return parser
 
 

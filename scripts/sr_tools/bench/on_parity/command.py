@@ -16,6 +16,7 @@ from sr_tools.bench.delay_proxy import DelayError, delayed
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
 from sr_tools.bench.lean_s3 import lean_s3
 from sr_tools.bench.on_parity.growth import growth
+from sr_tools.bench.on_parity.herd import herd
 from sr_tools.bench.on_parity.latency import latency, new_latency
 from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
@@ -41,6 +42,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "rebuild": rebuild,
     "usage": usage,
     "growth": growth,
+    "herd": herd,
 }
 
 DESCRIPTION: Final = """\
@@ -61,6 +63,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   rebuild       `authority rebuild` and `ledger check`: runs a second; only when it is named
   usage         calls, statements and bytes per run, for docs/cost.md; only when it is named
   growth        CPU per run with a million ended runs in the authority; only when it is named
+  herd          what very many runs cost that wait for absent roots; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -101,6 +104,8 @@ def _build_parser() -> argparse.ArgumentParser:
         ("retention-rows", 1_000_000, "records of retention; at least 100"),
         ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
         ("growth-requests", 2000, "small runs on each authority of `growth`"),
+        ("herd-runs", 100_000, "waiting runs of `herd`"),
+        ("herd-siblings", 1000, "engine runs beside their absent roots, an object each"),
         ("rebuild-runs", 2500, "runs that rebuild restores"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
         ("stream-rounds", 3, "times that the large run is read"),
@@ -112,8 +117,11 @@ def _build_parser() -> argparse.ArgumentParser:
         ("latency-seconds", 20, "how long they come"),
         ("outage-rate", 20, "requests per second of outage"),
         ("outage-seconds", 60, "how long Postgres is away"),
+        ("herd-warm-seconds", 70, "how long the daemon of `herd` runs before it is measured"),
+        ("herd-seconds", 60, "how long it is measured"),
     ):
         add(f"--{name}", type=positive, default=default, metavar="N", help=text)
+    add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
     add("--stream-size", type=parse_size, default=1 << 30, metavar="SIZE",
         help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
     add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
@@ -161,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 MEASUREMENTS,
                 failures,
                 conditions,
-                on_request=("lookups", "retention", "rebuild", "usage", "growth"),
+                on_request=("lookups", "retention", "rebuild", "usage", "growth", "herd"),
             )
             return run(bench, options)
     except (UnsetError, DelayError) as error:

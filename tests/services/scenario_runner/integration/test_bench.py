@@ -161,6 +161,17 @@ def test_look_ups_are_measured_when_they_are_asked_for_on_a_database_of_copied_r
     assert {"lookup_status_by_prefix", "lookup_explain", "lookup_dead_letter", "lookup_quarantined"} < set(results)
 
 
+def test_a_herd_is_measured_while_a_new_run_beside_it_becomes_ready(tmp_path: Path) -> None:
+    sizes = ("--herd-runs", "300", "--herd-siblings", "5", "--herd-warm-seconds", "1", "--herd-seconds", "2")
+    code, report, progress = bench(tmp_path, "--only", "herd", *sizes)
+    assert code == 0, progress
+    results = by_name(report)
+    assert set(results) == {"herd_cpu", "herd_log_lines"}
+    assert results["herd_cpu"]["how"].startswith("300 runs that wait for a root each, absent, for 1 to 3 h, on files")
+    assert results["herd_cpu"]["new_run_ready_ms"] > 0
+    assert results["herd_cpu"]["runs_examined_in_vain_per_second"] == 0
+
+
 def test_a_rebuild_and_a_check_are_measured_over_every_run(tmp_path: Path) -> None:
     code, report, progress = bench(tmp_path, "--only", "rebuild", "--rebuild-runs", "12")
     assert code == 0, progress

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.parity
 
 SIZES = ["--known-runs", "12", "--new-worlds-runs", "3", "--new-latency-runs", "2", "--rate", "10",
          "--latency-seconds", "1", "--stream-rounds", "2", "--stream-size", "2M", "--outage-seconds", "2",
-         "--outage-rate", "5"]  # fmt: skip
+         "--outage-rate", "5", "--herd-runs", "300", "--herd-siblings", "5", "--herd-warm-seconds", "1",
+         "--herd-seconds", "2"]  # fmt: skip
 ENTRIES = {
     "known_world": ["known_world", "known_world_calls", "known_world_cpu"],
     "new_worlds": ["new_worlds", "new_worlds_calls", "new_worlds_cpu"],
@@ -27,6 +28,7 @@ ENTRIES = {
     "streaming": ["streaming", "streaming_peak_rss"],
     "outage": ["outage_lost", "outage_admission", "outage_ready"],
     "usage": ["usage_known", "usage_new"],
+    "herd": ["herd_cpu", "herd_log_lines", "herd_s3_calls"],
 }
 REAL = Path(sys.executable).parent / "scenario-runner"
 
@@ -98,6 +100,13 @@ def test_new_worlds_are_each_read_and_what_is_asked_beyond_that_is_told(tmp_path
     assert kinds["s3.get"] >= 10 * 8 + 9
     assert found["new_worlds_calls"]["value"] == pytest.approx(runs["s3_calls_per_run"] - 94 - 1, abs=0.01)
     assert found["new_worlds_calls"]["value"] >= kinds["s3.put"]
+
+
+def test_a_herd_is_measured_while_a_new_run_beside_it_becomes_ready(tmp_path: Path) -> None:
+    found = take(tmp_path, "herd")["herd_cpu"]
+    assert found["how"].startswith("300 runs that wait for a root each, absent, for 1 to 3 h, on S3 and PostgreSQL")
+    assert found["new_run_ready_ms"] > 0
+    assert found["runs_examined_in_vain_per_second"] == 0
 
 
 def test_usage_tells_of_a_run_all_that_its_cost_is_made_of(tmp_path: Path) -> None:

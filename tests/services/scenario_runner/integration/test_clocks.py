@@ -8,7 +8,20 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import LEASE, SECOND, START, Clock, asking, claim_one, commit, hex32, ready, retried, waiting
+from authority_support import (
+    LEASE,
+    SECOND,
+    START,
+    WAIT,
+    Clock,
+    asking,
+    claim_one,
+    commit,
+    hex32,
+    ready,
+    retried,
+    waiting,
+)
 from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
@@ -30,6 +43,7 @@ HOUR = 3600
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
     policies = (decisions._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
     assert 2 * max(policy.most_seconds for policy in policies) * SECOND <= RUN_HORIZON_US
+    assert 2 * decisions._MOST_QUIET_US <= RUN_HORIZON_US
     longest_pause = max(policy.most_seconds for policy in (relay._STORE_RETRY, relay._BUS_RETRY, relay._DRIFT_RETRY))
     assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
     assert relay._LEASE_US < RELAY_HORIZON_US
@@ -58,6 +72,20 @@ def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
     commit(authority, ready(again))
     events = authority.events(hex32("k"))
     assert [item.ts_us for item in events] == sorted(item.ts_us for item in events), "a record never goes back"
+
+
+def test_a_run_whose_root_is_looked_at_in_rounds_stays_due_at_its_deadline(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    authority.admit([asking("k")])
+    commit(authority, waiting(claim_one(authority), START + WAIT, root="/runs/one"))
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 0, "no clock of the authority decides when its root is looked at"
+    assert authority.wake_waiting_for_roots(["/runs/one"], 10) == 1
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 1, "a run that was woken is one like any other"
+    assert claim_one(authority).run_id == hex32("k")
 
 
 def test_a_lease_from_before_the_clock_was_set_back_runs_out_unless_it_is_renewed(

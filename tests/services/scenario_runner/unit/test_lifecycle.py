@@ -301,13 +301,25 @@ def test_a_wait_names_the_paths_that_are_missing_and_no_others() -> None:
 def test_a_wait_that_finds_nothing_new_records_nothing_and_is_longer_each_time_up_to_a_minute() -> None:
     first = World(MISSING).live(claim())
     assert (events(first), first.due_us, first.wakes) == ([EventKind.EVIDENCE_MISSING], NOW + SECOND, 1)
-    again = claim(state=RunState.WAITING_EVIDENCE, wakes=4, report_digest=first.report_digest)
+    row = {"report_digest": first.report_digest, "updated_us": NOW - 60 * SECOND}
+    again = claim(state=RunState.WAITING_EVIDENCE, wakes=4, **row)
     second = World(MISSING).live(again)
     assert (second.events, second.at_us, second.due_us) == ((), again.updated_us, NOW + 16 * SECOND)
     last = World(MISSING).live(dataclasses.replace(again, wakes=40))
     assert last.due_us == NOW + 60 * SECOND
     near = World(MISSING).live(dataclasses.replace(again, wakes=40, deadline_us=NOW + SECOND))
     assert near.due_us == NOW + SECOND, "the deadline is not slept through"
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_run_whose_root_stays_absent_names_it(pinned: bool) -> None:
+    intent = dataclasses.replace(INTENT, engine_run_root="" if pinned else "/engine/run")
+    inputs = dataclasses.replace(INPUTS, engine_run_root="/engine/pinned")
+    finding = dataclasses.replace(MISSING, root_absent=True)
+    first = World(finding).live(claim(intent, inputs))
+    row = {"report_digest": first.report_digest, "updated_us": NOW - 3600 * SECOND}
+    found = World(finding).live(claim(intent, inputs, state=RunState.WAITING_EVIDENCE, **row))
+    assert found.absent_root == ("/engine/pinned" if pinned else "/engine/run")
 
 
 DRIFT = LedgerDrift("other bytes", Reason.FACTS_VIEW_DRIFT, place="/ledger/x", expected=D, actual="e" * 64)

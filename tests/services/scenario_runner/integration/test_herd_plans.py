@@ -1,0 +1,94 @@
+"""What a daemon asks again and again reads no row of a herd: statements beside 20,000 runs that wait for roots."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from authority_support import START
+from postgres_support import Schema, given_dsn
+
+from scenario_runner.authority.statements import load_migrations, load_statements
+
+pytestmark = pytest.mark.integration
+
+#: What is asked at least every 15 s, or once a look, by engine: indexes of the table of runs that may serve it.
+SQLITE = {
+    "absent_roots": {"COVERING INDEX runs_absent_root"},
+    "wake_waiting_for_roots": {"INDEX runs_absent_root", "INDEX sqlite_autoindex_runs_1"},
+    "any_ahead": {"INDEX runs_scheduled", "INDEX runs_behind"},
+    "pull_in_runs": {"INDEX runs_scheduled", "INDEX runs_behind", "INDEX sqlite_autoindex_runs_1"},
+    "live_owners": {"INDEX runs_scheduled", "INDEX runs_behind"},
+    "expire_runs_of": {"INDEX runs_scheduled"},
+    "any_due": {"COVERING INDEX runs_due"},
+    "any_pending": {"COVERING INDEX runs_due", "INDEX runs_executing", "INDEX runs_behind", "INDEX runs_scheduled"},
+}
+POSTGRES = {
+    "absent_roots": {"runs_absent_root"},
+    "wake_waiting_for_roots": {"runs_absent_root", "runs_pkey"},
+    "pull_in_times": {"runs_scheduled", "runs_behind", "runs_pkey"},
+    "live_owners": {"runs_scheduled", "runs_behind"},
+    "expire_owner": {"runs_scheduled", "runs_behind", "runs_pkey"},
+    "claim_runs": {"runs_due", "runs_pkey"},
+    "any_pending": {"runs_due", "runs_executing", "runs_busy", "runs_behind", "runs_scheduled", "runs_pkey"},
+}
+NUMBERS = {"run_horizon_us": 10**9, "lease_horizon_us": 10**9, "relay_horizon_us": 10**9, "until_restart": 2**62,
+           "lease_us": 10**7, "limit": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SQLITE)
+def test_sqlite_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_out(name: str) -> None:
+    text = load_statements("sqlite")[name]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for _, _, migration in load_migrations("sqlite"):
+            connection.executescript(migration)
+        wanted: dict[str, Any] = dict.fromkeys(re.findall(r":([a-z_]+)", text), 0)
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", wanted | {"roots": "[]"})]
+    of_runs = [step for step in plan if re.match(r"(SEARCH|SCAN) runs\b", step)]
+    assert {re.sub(r".* USING ((COVERING )?INDEX \w+).*", r"\1", step) for step in of_runs} <= SQLITE[name], plan
+    assert of_runs
+
+
+@pytest.fixture(scope="module")
+def herd() -> Iterator[Schema]:
+    """A schema of 20,000 waiting runs with a root each, and 100 others on their way."""
+    made = Schema(given_dsn())
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    PostgresAuthority(made.dsn, "test").close()
+    made.query(
+        f"""
+        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                          updated_us, due_us, event_seq, projected_seq, absent_root)
+        SELECT md5(n::text), 'key-' || n, '', '{{}}', repeat('x', 900)::bytea, 'WAITING_EVIDENCE', {START}, 2 * {START},
+               {START}, 2 * {START}, 5, 5, CASE WHEN n <= 20000 THEN '/runs/' || md5('r' || n) ELSE '' END
+        FROM generate_series(1, 20100) n"""
+    )
+    made.query("ANALYZE runs")
+    yield made
+    made.drop()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", POSTGRES)
+def test_postgres_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_out(herd: Schema, name: str) -> None:
+    import psycopg
+    from psycopg import ClientCursor
+
+    text = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", load_statements("postgres")[name])
+    given: dict[str, Any] = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)s", text), "") | NUMBERS | {"roots": ["/runs/a"]}
+    with psycopg.connect(herd.dsn, cursor_factory=ClientCursor) as connection:
+        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {text}", given).fetchall()  # type: ignore[arg-type]
+    scans = [scan for scan in _scans(rows[0][0][0]["Plan"]) if scan.get("Relation Name", "runs") == "runs"]
+    assert scans
+    assert {scan.get("Index Name") for scan in scans if "Scan" in scan["Node Type"]} - {None} <= POSTGRES[name], scans
+    assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], scans
+
+
+def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "Relation Name" in plan or "Index Name" in plan:
+        yield plan
+    for below in plan.get("Plans", ()):
+        yield from _scans(below)
