@@ -81,7 +81,10 @@ def _gauge(name: str, text: str, label: str = "", values: Iterable[str] = ()) ->
 
 METRICS: Final = (
     _counter("sr_run_requests_total", "Records of the control bus that were disposed of, by kind, without repeats.",
-             "kind", (SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST, OTHER)),
+             "kind", (SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST, SignalKind.EVIDENCE_ARRIVED, OTHER)),
+    _counter("sr_evidence_arrivals_total",
+             "Waiting runs that were told that evidence has come, by who said it; they are examined within a second.",
+             "source", ("bus", "s3", "engine", OTHER)),
     _counter("sr_runs_accepted_total", "Runs that were admitted."),
     _counter("sr_runs_rejected_total", "Records that were refused, by reason code.", "reason", (*_REASONS, OTHER)),
     _counter("sr_runs_ready_total", "Runs that became READY."),

@@ -13,6 +13,12 @@ CREATE TABLE schema_migrations (
 CREATE FUNCTION sr_now_us() RETURNS bigint LANGUAGE sql VOLATILE
 AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
+-- The engine run root of a run: of its request, or pinned for it. Declared immutable although a conversion of text is only
+-- stable to PostgreSQL: the encoding of a database never changes.
+CREATE FUNCTION sr_root_of(intent bytea, inputs bytea) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT coalesce(nullif(convert_from(intent, 'UTF8')::json ->> 'engine_run_root', ''),
+                      convert_from(inputs, 'UTF8')::json ->> 'engine_run_root', '') $$;
+
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
@@ -22,6 +28,7 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
 -- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them. supersedes is the run that a
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
+-- arrived_us is when a run is or was due because somebody said that its evidence has come; 0 when nobody did.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -57,6 +64,7 @@ CREATE TABLE runs (
     missing             text NOT NULL DEFAULT '',
     supersedes          text COLLATE "C" NOT NULL DEFAULT '',
     supersession        text NOT NULL DEFAULT '',
+    arrived_us          bigint NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -66,6 +74,11 @@ CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 -- Pages of runs that an engine or an examination is busy with.
 CREATE INDEX runs_busy ON runs (due_us, run_id) WHERE state IN ('EXECUTING', 'VERIFYING');
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
+
+-- Runs that wait for evidence, by the engine run root where they wait for it. A row of the index must fit into a page, so
+-- it holds the begin of the root.
+CREATE INDEX runs_waiting_at ON runs ((left(sr_root_of(intent, inputs), 600) COLLATE "C"), run_id)
+    WHERE state = 'WAITING_EVIDENCE';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

@@ -11,6 +11,7 @@
 -- a waiting run waits for, each after a line feed, so that people can search them; empty where they are too many, and for
 -- runs that wait since an older release: then the newest event EVIDENCE_MISSING tells them. supersedes is the run that a
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
+-- arrived_us is when a run is or was due because somebody said that its evidence has come; 0 when nobody did.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -46,6 +47,7 @@ CREATE TABLE runs (
     missing             TEXT NOT NULL DEFAULT '',
     supersedes          TEXT NOT NULL DEFAULT '',
     supersession        TEXT NOT NULL DEFAULT '',
+    arrived_us          INTEGER NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -53,6 +55,11 @@ CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
+
+-- Runs that wait for evidence, by the engine run root where they wait for it: of the request, or pinned for it.
+CREATE INDEX runs_waiting_at ON runs (
+    coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
+             json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), ''), run_id) WHERE state = 'WAITING_EVIDENCE';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)
