@@ -19,11 +19,20 @@ from typing import Final
 
 from scenario_runner.authority.acts import Arrival
 from scenario_runner.authority.values import Admission
+from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.states import Disposition
 from scenario_runner.counters import count
 
 MOST_TOLD: Final = 500
 """Runs that one statement tells: it keeps their rows locked for some milliseconds."""
+
+
+def root_of(intent: Json, inputs: Json) -> str:
+    """Where a run waits for evidence: the engine run root of its request, or the one that was pinned for it.
+
+    The statements that tell runs find them by the same (``sr_root_of`` of PostgreSQL).
+    """
+    return str(intent.get("engine_run_root") or inputs.get("engine_run_root", ""))
 
 
 def count_told(source: str, runs: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.authority.acts import ADMITTED, ActionRow
+from scenario_runner.authority.arrivals import root_of
 from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.reemits import decide, disposition_of, facts_now
 from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, Admitted, NewRun
@@ -61,7 +62,7 @@ class Redrive:
     def engine_run_root(self) -> str:
         """Where the run that it asks for would have its evidence; empty when it asks for none."""
         run = self.record.run
-        return str(run.intent["engine_run_root"] or run.inputs.get("engine_run_root", "")) if run is not None else ""
+        return root_of(run.intent, run.inputs) if run is not None else ""
 
     @property
     def earlier(self) -> tuple[str, ActionRow] | None:

@@ -27,6 +27,8 @@ import structlog
 
 from scenario_runner import __version__
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
+from scenario_runner.authority.acts import Arrival
+from scenario_runner.authority.arrivals import count_told, root_of
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
@@ -123,13 +125,25 @@ class Supervisor:
             return None
         daemon = self._daemon
         return EngineLane(
-            daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail, heartbeats=self.heartbeats
-        )
+            daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail, heartbeats=self.heartbeats,
+            attempt_ended=self._tell_of_end,
+        )  # fmt: skip
 
     def _on_change(self) -> None:
         """A run of the engine lane was committed: it may be due, or its documents may be owed."""
         self._runs_wanted.set()
         self._wake_relay()
+
+    def _tell_of_end(self, claim: Claim) -> None:
+        """Tell other runs that wait at the engine run root of a run whose engine has ended."""
+        if self._only:
+            return  # no other run is touched
+        try:
+            (runs,) = self._daemon.authority.tell([Arrival(root_of(claim.intent, claim.inputs))])
+        except Unavailable as error:  # they are examined by their schedule
+            _log.warning("runs that wait for an engine are not told of its end", detail=error.detail)
+            return
+        count_told("engine", runs)
 
     def run(self, seconds: float | None = None) -> bool:
         """Run until stopped or done, then finish what is in progress; true when the daemon became idle.
