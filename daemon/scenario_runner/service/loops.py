@@ -4,6 +4,7 @@
 intake                  takes requests from the control bus and admits them as runs
 runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool, engines
                         to the engine lane
+arrivals                tells waiting runs what a queue of S3 events says; only where the profile names one
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 import structlog
@@ -35,6 +37,7 @@ from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerE
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import counted
+from scenario_runner.intake.evidence_queue import WAIT_SECONDS, EvidenceQueue
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.batch_size import BatchSize
@@ -47,6 +50,8 @@ from scenario_runner.service.waiting_summary import WaitingSummary
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
+#: For the queue of S3 events, which only saves time: one that is denied, or gone, is logged once a minute at most.
+_RETRY_QUEUE: Final = RetryPolicy(first_seconds=1.0, most_seconds=60.0, jitter=True)
 #: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
 _TRY_ONCE: Final = RetryPolicy(first_seconds=0.0, most_seconds=0.0, most_tries=1)
 #: How often a relay worker claims without asking first. The question leaves out runs that are being driven, whose
@@ -204,6 +209,8 @@ class Supervisor:
             if self._engines is not None:
                 self._engines.start()
             sources.append(self._thread("runner", self._drive_runs, self._poll))
+            if not self._ends_by_itself and (queue := self._daemon.open_evidence_queue()) is not None:
+                sources.append(self._thread("arrivals", partial(self._take_events, queue), WAIT_SECONDS + self._poll))
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -313,6 +320,14 @@ class Supervisor:
                     self._stopping.wait(self._poll)
         finally:
             self._daemon.intake.close()
+
+    def _take_events(self, queue: EvidenceQueue) -> None:
+        """Tell waiting runs what the queue says. While it does not answer, they are examined by their schedule."""
+        while not self._stopping.is_set():
+            if self._with_retries(queue.step, _RETRY_QUEUE):
+                self._runs_wanted.set()
+            else:
+                self._stopping.wait(self._poll)
 
     def _drive_runs(self) -> None:
         while not self._stopping.is_set():
