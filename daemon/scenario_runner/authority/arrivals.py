@@ -39,7 +39,7 @@ def count_told(source: str, runs: int) -> None:
     """Count waiting runs that were told of an arrival.
 
     Args:
-        source: Who said it: ``bus``, ``s3`` or ``engine``.
+        source: Who said it: ``bus``, ``s3``, ``folder`` or ``engine``.
         runs: How many.
     """
     if runs:

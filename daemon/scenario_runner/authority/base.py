@@ -123,6 +123,10 @@ class Authority(RunReader, Protocol):
         """
         ...
 
+    def waiting_roots(self, most: int) -> list[str]:
+        """Engine run roots where runs wait for evidence: of so many runs, those that were admitted last."""
+        ...
+
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
         """Lease runs that are due, oldest first, with their attempts.
 

@@ -90,6 +90,10 @@ class Queries(RunQueries, Authority):
         }
         return [told[arrival] for arrival in arrivals]
 
+    @override
+    def waiting_roots(self, most: int) -> list[str]:
+        return [str(row["root"]) for row in self._query("waiting_roots", most=most)]
+
     def _tell_all(self, arrival: Arrival) -> int:
         """Tell every run that waits there, a page at a time; returns how many these are."""
         name = "waiting_at_only" if arrival.run_id else "waiting_at"

@@ -87,6 +87,7 @@ class Wiring(EngineKeys):
     reemit_rate_limit_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     reemit_rate_limit_window_seconds: Annotated[int, Field(ge=1, le=31 * 86400)] = 3600
     evidence_events_queue_url: OptionalQueue = None
+    evidence_watch: Literal["auto", "off"] = "auto"
     digest_reuse: Literal["version", "off"] = "version"
     # The bounds of numbers refuse typing errors; within them every value works. Leases are renewed three times in their
     # length, so below 2 s a pause of the machine loses them. ECS kills a task 120 s after it asked it to stop: a stop

@@ -5,6 +5,7 @@ intake                  takes requests from the control bus and admits them as r
 runner                  claims due runs and drives them in batches; costly examinations go to the bulk pool, engines
                         to the engine lane
 arrivals                tells waiting runs what a queue of S3 events says; only where the profile names one
+folders                 tells waiting runs what comes into their folders; only where engine roots are folders
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -38,6 +39,7 @@ from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import counted
 from scenario_runner.intake.evidence_queue import WAIT_SECONDS, EvidenceQueue
+from scenario_runner.intake.folder_watch import FolderWatch
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.batch_size import BatchSize
@@ -209,8 +211,7 @@ class Supervisor:
             if self._engines is not None:
                 self._engines.start()
             sources.append(self._thread("runner", self._drive_runs, self._poll))
-            if not self._ends_by_itself and (queue := self._daemon.open_evidence_queue()) is not None:
-                sources.append(self._thread("arrivals", partial(self._take_events, queue), WAIT_SECONDS + self._poll))
+            sources += [] if self._ends_by_itself else self._listen()
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -218,6 +219,15 @@ class Supervisor:
             self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
         ]
         return _Threads(sources, relay, upkeep)
+
+    def _listen(self) -> list[threading.Thread]:
+        """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
+        heard = []
+        if (queue := self._daemon.open_evidence_queue()) is not None:
+            heard.append(self._thread("arrivals", partial(self._take_events, queue), WAIT_SECONDS + self._poll))
+        if (watch := self._daemon.open_folder_watch()) is not None:
+            heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
+        return heard
 
     def _thread(self, name: str, loop: Callable[[], None], pause_seconds: float) -> threading.Thread:
         thread = threading.Thread(target=self._supervise, args=(name, loop, pause_seconds), name=name)
@@ -328,6 +338,15 @@ class Supervisor:
                 self._runs_wanted.set()
             else:
                 self._stopping.wait(self._poll)
+
+    def _watch_folders(self, watch: FolderWatch) -> None:
+        """Tell waiting runs what comes into their folders."""
+        try:
+            while not self._stopping.is_set():
+                if self._with_retries(watch.step):
+                    self._runs_wanted.set()
+        finally:
+            watch.close()
 
     def _drive_runs(self) -> None:
         while not self._stopping.is_set():

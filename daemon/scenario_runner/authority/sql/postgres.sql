@@ -357,6 +357,10 @@ CROSS JOIN LATERAL (SELECT r.run_id FROM runs r
                       AND left(sr_root_of(r.intent, r.inputs), 600) COLLATE "C" = left(g.root, 600)
                     ORDER BY r.run_id LIMIT 1) AS waiting;
 
+-- name: waiting_roots
+SELECT DISTINCT root FROM (SELECT sr_root_of(intent, inputs) AS root FROM runs WHERE state = 'WAITING_EVIDENCE'
+                           ORDER BY admitted_us DESC LIMIT %(most)b) AS newest;
+
 -- name: waiting_at
 SELECT run_id FROM runs
 WHERE state = 'WAITING_EVIDENCE' AND sr_root_of(intent, inputs) = %(root)b AND run_id > %(after)b

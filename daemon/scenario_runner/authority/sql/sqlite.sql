@@ -128,6 +128,11 @@ WHERE EXISTS (SELECT 1 FROM runs r
                 AND coalesce(nullif(json_extract(CAST(r.intent AS TEXT), '$.engine_run_root'), ''),
                              json_extract(CAST(r.inputs AS TEXT), '$.engine_run_root'), '') = g.value);
 
+-- name: waiting_roots
+SELECT DISTINCT coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
+                         json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), '') AS root
+FROM (SELECT intent, inputs FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY admitted_us DESC LIMIT :most) AS newest;
+
 -- name: waiting_at
 SELECT run_id FROM runs
 WHERE state = 'WAITING_EVIDENCE' AND run_id > :after

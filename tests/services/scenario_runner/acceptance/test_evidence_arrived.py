@@ -6,7 +6,8 @@ import json
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from support import World
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -36,8 +36,8 @@ def until(true: Callable[[], object], what: str) -> None:
 class Scene:
     """Runs that wait for an engine run which lies elsewhere, due by their schedule long after the test."""
 
-    def __init__(self, root: Path) -> None:
-        self.world = World(root)
+    def __init__(self, root: Path, **wiring: Any) -> None:
+        self.world = World(root, {"evidence_watch": "off", **wiring})
         made = self.world.make_run("k", **SMALL)
         self.run_id, self.request = made["run_id"], made["request"]
         self.named = str(self.request["engine_run_root"])
@@ -64,6 +64,15 @@ class Scene:
 
     def say(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return self.world.command("evidence", "arrived", *arguments, "--wiring", str(self.world.wiring))
+
+
+def is_watching(pid: int) -> bool:
+    """Whether a process has an inotify with a watch."""
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(OSError):
+            if "inotify wd:" in info.read_text():
+                return True
+    return False
 
 
 @pytest.fixture
@@ -133,3 +142,14 @@ def test_it_can_be_said_before_a_daemon_runs_and_again(scene: Scene) -> None:
     kept = scene.execute("SELECT disposition FROM intake_records WHERE kind = 'EVIDENCE_ARRIVED'")
     assert len(kept) == 2
     assert scene.ready() == ["READY", "READY"]
+
+
+def test_a_folder_that_comes_is_seen_without_a_word(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "world", evidence_watch="auto")
+    daemon = scene.world.start()
+    until(lambda: is_watching(daemon.pid), "the folder is watched")
+    scene.come()
+    until(lambda: scene.ready() == ["READY", "READY"], "seen, and not READY")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(30) == 0
+    assert scene.execute("SELECT count(*) FROM intake_records WHERE kind = 'EVIDENCE_ARRIVED'") == [(0,)]

@@ -147,6 +147,17 @@ def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:  # 
     assert authority.tell([]) == []
 
 
+def test_roots_where_runs_wait_are_those_of_the_newest_runs(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    assert authority.waiting_roots(9) == []
+    waits(authority, "a", "/runs/a")
+    for key in ("b", "c"):
+        clock.pass_seconds(1)
+        waits(authority, key, "/runs/b", pinned=key == "b")
+    authority.admit([at("planned", "/runs/planned")])
+    assert sorted(authority.waiting_roots(9)) == ["/runs/a", "/runs/b"]
+    assert authority.waiting_roots(2) == ["/runs/b"]
+
+
 # --- how often --------------------------------------------------------------------------------------------------------
 
 

@@ -199,7 +199,7 @@ def test_a_drain_waits_for_engines_and_for_the_next_attempt(world: World) -> Non
 
 def waiting_where_another_run_will_write(world: World) -> dict[str, Any]:
     """A run that waits, and is due by its schedule long after the test; returns its request."""
-    engine(world, SAMPLE)
+    engine(world, SAMPLE, evidence_watch="off")
     document = request(world, "waits", requested_strategy="FORCE_REUSE", engine_run_root=str(world.runs / "made-once"))
     world.drop(document)
     assert world.serve().returncode == 0
