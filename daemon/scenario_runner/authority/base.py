@@ -124,7 +124,7 @@ class Authority(RunReader, Protocol):
         ...
 
     def waiting_roots(self, most: int) -> list[str]:
-        """Engine run roots where runs wait for evidence: of so many runs, those that were admitted last."""
+        """Engine run roots where runs wait for evidence: of so many runs, those that wait longest from now."""
         ...
 
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:

@@ -358,8 +358,9 @@ CROSS JOIN LATERAL (SELECT r.run_id FROM runs r
                     ORDER BY r.run_id LIMIT 1) AS waiting;
 
 -- name: waiting_roots
+-- In the order of the index of waiting runs: by their admission the planner might search among all runs.
 SELECT DISTINCT root FROM (SELECT sr_root_of(intent, inputs) AS root FROM runs WHERE state = 'WAITING_EVIDENCE'
-                           ORDER BY admitted_us DESC LIMIT %(most)b) AS newest;
+                           ORDER BY deadline_us DESC LIMIT %(most)b) AS page;
 
 -- name: waiting_at
 SELECT run_id FROM runs

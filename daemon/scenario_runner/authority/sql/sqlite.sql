@@ -131,7 +131,7 @@ WHERE EXISTS (SELECT 1 FROM runs r
 -- name: waiting_roots
 SELECT DISTINCT coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
                          json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), '') AS root
-FROM (SELECT intent, inputs FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY admitted_us DESC LIMIT :most) AS newest;
+FROM (SELECT intent, inputs FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY deadline_us DESC LIMIT :most) AS page;
 
 -- name: waiting_at
 SELECT run_id FROM runs

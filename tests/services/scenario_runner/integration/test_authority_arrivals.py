@@ -147,7 +147,7 @@ def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:  # 
     assert authority.tell([]) == []
 
 
-def test_roots_where_runs_wait_are_those_of_the_newest_runs(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Authority, clock: Clock) -> None:  # noqa: F811
     assert authority.waiting_roots(9) == []
     waits(authority, "a", "/runs/a")
     for key in ("b", "c"):
