@@ -60,8 +60,10 @@ class Redrive:
 
     @property
     def engine_run_root(self) -> str:
-        """Where the run that it asks for would have its evidence; empty when it asks for none."""
-        run = self.record.run
+        """Where the run that it asks for would have its evidence, or where evidence has come; empty for neither."""
+        run, arrival = self.record.run, self.record.arrival
+        if arrival is not None:
+            return arrival.engine_run_root
         return root_of(run.intent, run.inputs) if run is not None else ""
 
     @property
@@ -129,7 +131,7 @@ def judge(reader: RunReader, letter: Letter, admission: AdmissionPolicy) -> Redr
     acts = redrives_of(reader, name)
     message = Message(redrive_key(len(acts) + 1, name), raw, len(raw))
     record = validate_message(message, admission)
-    relative = _relative_root(message, admission) if record.run is not None else ""
+    relative = _relative_root(message, admission) if record.run is not None or record.arrival is not None else ""
     return Redrive(name, record, _act_key(name, record, admission, acts), acts, relative)
 
 
