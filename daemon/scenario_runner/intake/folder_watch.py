@@ -17,7 +17,7 @@ from scenario_runner.authority.acts import Arrival
 from scenario_runner.authority.arrivals import count_told
 from scenario_runner.authority.base import Authority
 
-#: Waiting runs whose roots are watched, those with the last deadlines: mostly the newest, whose evidence is being written.
+#: Waiting runs whose roots are watched, those with the last deadlines: mostly the newest, whose evidence is on its way.
 _MOST_RUNS: Final = 256
 #: Folders of all these roots: some MB of the kernel's memory, and half of what a user may watch by default.
 _MOST_FOLDERS: Final = 4096

@@ -244,8 +244,8 @@ held AS MATERIALIZED (
 changed AS (
   UPDATE runs r
   SET state = g.to_state, reason_code = g.reason_code,
-      due_us = CASE WHEN g.from_state = 'WAITING_EVIDENCE' AND g.to_state = 'WAITING_EVIDENCE' AND r.due_us > g.claimed_us
-                    THEN least(g.due_us, r.due_us) ELSE g.due_us END,
+      due_us = CASE WHEN g.to_state = 'WAITING_EVIDENCE' AND r.due_us > g.claimed_us THEN least(g.due_us, r.due_us)
+                    ELSE g.due_us END,
       lease_owner = CASE WHEN g.keep_lease THEN r.lease_owner ELSE '' END,
       lease_until_us = CASE WHEN g.keep_lease THEN r.lease_until_us ELSE 0 END,
       wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,

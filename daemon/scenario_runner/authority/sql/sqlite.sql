@@ -73,8 +73,8 @@ RETURNING run_id, lease_epoch;
 -- A run that goes on waiting, and that was told of an arrival under this lease (tell_runs), is due again then.
 UPDATE runs
 SET state = :to_state, reason_code = :reason_code,
-    due_us = CASE WHEN :from_state = 'WAITING_EVIDENCE' AND :to_state = 'WAITING_EVIDENCE' AND due_us > :claimed_us
-                  THEN min(:due_us, due_us) ELSE :due_us END,
+    due_us = CASE WHEN :to_state = 'WAITING_EVIDENCE' AND due_us > :claimed_us THEN min(:due_us, due_us)
+                  ELSE :due_us END,
     lease_owner = CASE WHEN :keep_lease THEN lease_owner ELSE '' END,
     lease_until_us = CASE WHEN :keep_lease THEN lease_until_us ELSE 0 END,
     wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,

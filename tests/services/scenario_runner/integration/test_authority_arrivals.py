@@ -123,6 +123,23 @@ def test_only_runs_that_wait_are_told(authority: Authority, clock: Clock) -> Non
     clock.pass_seconds(5)
     assert told(authority) == 0
     assert [row(authority, key) for key in ("ended", "verified", "planned")] == before
+    claims = authority.claim("w2", 9, LEASE)  # of "planned": then it does not get in the way
+    assert [claim.run_id for claim in claims] == [hex32("planned")]
+    before[2] = row(authority, "planned")
+    waits(authority, "waits")
+    assert told(authority) == 1, "others at the same root are not counted"
+    assert [row(authority, key) for key in ("ended", "verified", "planned")] == before
+
+
+def test_a_run_that_has_ceased_to_wait_meanwhile_is_left_alone(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    """It was found as one that waits, and changed before its row was locked."""
+    authority.admit([at("verified")])
+    claim_one(authority)
+    before = row(authority, "verified")
+    clock.pass_seconds(2)
+    assert isinstance(authority, queries.Queries)
+    authority._tell_runs([hex32("verified")])
+    assert row(authority, "verified") == before
 
 
 def test_many_runs_are_told_a_page_at_a_time(
