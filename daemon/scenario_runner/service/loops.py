@@ -224,7 +224,8 @@ class Supervisor:
         """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
         heard = []
         if (queue := self._daemon.open_evidence_queue()) is not None:
-            heard.append(self._thread("arrivals", partial(self._take_events, queue), WAIT_SECONDS + self._poll))
+            pause = _RETRY_QUEUE.most_seconds + WAIT_SECONDS  # a queue that is away is no reason to be unhealthy
+            heard.append(self._thread("arrivals", partial(self._take_events, queue), pause))
         if (watch := self._daemon.open_folder_watch()) is not None:
             heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
         return heard
