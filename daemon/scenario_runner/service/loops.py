@@ -124,6 +124,8 @@ class Supervisor:
         self._batch_size = BatchSize()
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk, self.heartbeats)
         self._engines = self._engine_lane()
+        # Before any thread runs: what is wrong with it refuses the start.
+        self._queue = daemon.open_evidence_queue() if self._listens else None
         self._waiting_summary = WaitingSummary(daemon.authority, time.monotonic)
 
     def _engine_lane(self) -> EngineLane | None:
@@ -187,6 +189,11 @@ class Supervisor:
     def _ends_by_itself(self) -> bool:
         return self._until_idle or bool(self._only)
 
+    @property
+    def _listens(self) -> bool:
+        """Whether it hears of evidence that comes. One that ends by itself examines waiting runs at its start."""
+        return self._has(Role.RUNNER) and not self._ends_by_itself
+
     # --- start
 
     def _prepare(self) -> None:
@@ -211,7 +218,7 @@ class Supervisor:
             if self._engines is not None:
                 self._engines.start()
             sources.append(self._thread("runner", self._drive_runs, self._poll))
-            sources += [] if self._ends_by_itself else self._listen()
+            sources += self._listen()
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -223,10 +230,10 @@ class Supervisor:
     def _listen(self) -> list[threading.Thread]:
         """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
         heard = []
-        if (queue := self._daemon.open_evidence_queue()) is not None:
+        if self._queue is not None:
             pause = _RETRY_QUEUE.most_seconds + WAIT_SECONDS  # a queue that is away is no reason to be unhealthy
-            heard.append(self._thread("arrivals", partial(self._take_events, queue), pause))
-        if (watch := self._daemon.open_folder_watch()) is not None:
+            heard.append(self._thread("arrivals", partial(self._take_events, self._queue), pause))
+        if self._listens and (watch := self._daemon.open_folder_watch()) is not None:
             heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
         return heard
 

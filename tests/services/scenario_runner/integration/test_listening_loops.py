@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import World, need_posix
 
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
@@ -88,3 +88,14 @@ def test_only_a_runner_listens(daemon: Daemon, role: Role) -> None:
     daemon.stopping.set()
     thread.join(30)
     assert (queue.asked, folders.asked) == (0, 0)
+
+
+def test_a_queue_that_cannot_be_opened_refuses_the_start_and_leaves_no_thread(daemon: Daemon) -> None:
+    def refuses() -> None:
+        raise ConfigurationError("key 'evidence_events_queue_url'", "its host names no region", "set s3_region")
+
+    before = threading.active_count()
+    with pytest.raises(ConfigurationError, match="names no region"):
+        Supervisor(replace(daemon, open_evidence_queue=refuses), Role.ALL).run(5)
+    assert threading.active_count() == before
+    Supervisor(replace(daemon, open_evidence_queue=refuses), Role.ALL, until_idle=True).run(60)
