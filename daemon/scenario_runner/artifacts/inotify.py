@@ -6,11 +6,16 @@ import select
 import struct
 from typing import Final, NamedTuple
 
+#: Flags of inotify_init1(2).
 _NONBLOCK: Final = 0o4000
+#: The same.
 _CLOEXEC: Final = 0o2000000
+#: Bits of inotify(7): what is watched for ...
 _CLOSE_WRITE, _MOVED_TO, _CREATE = 0x8, 0x80, 0x100
-_OVERFLOW, _IGNORED = 0x4000, 0x8000
-_ONLY_FOLDERS, _NO_LINKS, _IS_FOLDER = 0x01000000, 0x02000000, 0x40000000
+#: ... what an event may be beside that ...
+_OVERFLOW, _IGNORED, _IS_FOLDER = 0x4000, 0x8000, 0x40000000
+#: ... and how a place is watched.
+_ONLY_FOLDERS, _NO_LINKS = 0x01000000, 0x02000000
 #: A file was closed after it was written, something was moved there, or a folder was made. A file that was made is not
 #: told: it is empty at that moment.
 _MASK: Final = _CLOSE_WRITE | _MOVED_TO | _CREATE | _ONLY_FOLDERS | _NO_LINKS
