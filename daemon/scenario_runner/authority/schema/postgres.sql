@@ -14,10 +14,12 @@ CREATE FUNCTION sr_now_us() RETURNS bigint LANGUAGE sql VOLATILE
 AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
 -- The engine run root of a run: of its request, or pinned for it. Declared immutable although a conversion of text is only
--- stable to PostgreSQL: the encoding of a database never changes.
+-- stable to PostgreSQL: the encoding of a database never changes. A document with an escaped NUL, which no text of PostgreSQL
+-- holds, has no root here: a run must be able to wait whatever its row says.
 CREATE FUNCTION sr_root_of(intent bytea, inputs bytea) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$ SELECT coalesce(nullif(convert_from(intent, 'UTF8')::json ->> 'engine_run_root', ''),
-                      convert_from(inputs, 'UTF8')::json ->> 'engine_run_root', '') $$;
+AS $$ SELECT CASE WHEN position('\x5c7530303030'::bytea IN intent || inputs) > 0 THEN ''
+                  ELSE coalesce(nullif(convert_from(intent, 'UTF8')::json ->> 'engine_run_root', ''),
+                                convert_from(inputs, 'UTF8')::json ->> 'engine_run_root', '') END $$;
 
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger

@@ -98,6 +98,15 @@ def test_runs_that_wait_at_a_root_are_due_now_and_nothing_else_of_them_changes(
     assert {claim.run_id for claim in authority.claim("w2", 9, LEASE)} == {hex32("a"), hex32("b")}
 
 
+def test_a_run_waits_whatever_its_row_says(authority: Authority) -> None:  # noqa: F811
+    """What the index is made of must not fail: then nothing of a batch could be committed."""
+    asked = at("k")
+    assert asked.run is not None
+    authority.admit([replace(asked, run=replace(asked.run, intent=asked.run.intent | {"note": "NUL \x00"}))])
+    commit(authority, waiting(claim_one(authority), authority.now_us() + 60 * SECOND))
+    assert row(authority, "k").state is RunState.WAITING_EVIDENCE
+
+
 def test_an_arrival_that_names_a_run_is_told_to_that_one_and_only_where_it_waits(
     authority: Authority,  # noqa: F811
     clock: Clock,  # noqa: F811
