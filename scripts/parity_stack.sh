@@ -61,7 +61,7 @@ up_postgres() {
 up_s3() {
   if ! s3_answers; then
     mkdir -p "$state"
-    GATEWAY_PORT=$s3_port BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING SERVICES=s3 \
+    GATEWAY_PORT=$s3_port BIND_HOST=127.0.0.1 LOG_LEVEL=WARNING SERVICES=s3,sqs \
       start_detached "$state" s3 "$venv/bin/ministack"
     wait_until 30 s3_answers || die "the S3 server did not start on port $s3_port; see $state/s3.log"
   fi
@@ -125,6 +125,7 @@ env_vars() {
 export AWS_ACCESS_KEY_ID=minio AWS_SECRET_ACCESS_KEY=minio123 AWS_REGION=us-east-1
 export SR_TEST_S3_BUCKET=sr-local SR_TEST_S3_PREFIX=sr-tests SR_TEST_S3_ENDPOINT_URL=http://localhost:$s3_port
 export SR_TEST_S3_REGION=us-east-1 SR_TEST_S3_PATH_STYLE=true
+export SR_TEST_SQS_ENDPOINT_URL=http://localhost:$s3_port
 export SR_TEST_PG_DSN=postgresql://sr:sr@localhost:$pg_port/sr_dev
 export SR_TEST_S3_SIGNED_ENDPOINT_URL=http://localhost:$signed_port
 VARS

@@ -27,6 +27,7 @@ REGION, ACCOUNT = "eu-west-1", "000000000000"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/scenario-runner@sha256:{'a' * 64}"
 REPOSITORY = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/scenario-runner"
 ENGINE = {
+    "EvidenceEventsQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:engine-events",
     "EngineCluster": "engines",
     "EngineFamily": "engine",
     "EngineTaskRole": "engine-task",

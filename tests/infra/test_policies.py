@@ -23,6 +23,7 @@ pytestmark = pytest.mark.infra
 
 CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/engines"
 TASKS = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition"
+QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:engine-events"
 ENGINE_ROLES = [f"arn:aws:iam::{ACCOUNT}:role/engine-{kind}" for kind in ("task", "execution")]
 TO_ECS = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 #: Everything that a simulation knows of any request.
@@ -115,6 +116,7 @@ def needed(deployed: Deployed) -> dict[str, list[Call]]:
         "dynamodb:UpdateTable": [Call("dynamodb:UpdateTable", lease)],
         "dynamodb:UpdateContinuousBackups": [Call("dynamodb:UpdateContinuousBackups", lease)],
         "dynamodb:Query": [Call("dynamodb:Query", f"{lease}/index/LeaseOwnerToLeaseKeyIndex")],
+        **{name: [Call(name, QUEUE)] for name in NEEDED if name.startswith("sqs:")},
         "ecs:RunTask": [Call("ecs:RunTask", f"{TASKS}/engine:{revision}", cluster) for revision in (1, 42)],
         "ecs:DescribeTasks": [Call("ecs:DescribeTasks", task, cluster)],
         "ecs:StopTask": [Call("ecs:StopTask", task, cluster)],
@@ -134,7 +136,7 @@ def only_with(deployed: Deployed, *words: str) -> list[Call]:
     return [call for name in optional for call in needed(deployed)[name]]
 
 
-KEYS = ("kinesis_enhanced_fan_out", "engine_invoker")
+KEYS = ("kinesis_enhanced_fan_out", "engine_invoker", "evidence_events_queue_url")
 
 
 def test_the_daemon_may_make_every_call_that_it_makes(full: Deployed) -> None:
@@ -145,7 +147,7 @@ def test_the_daemon_may_make_every_call_that_it_makes(full: Deployed) -> None:
 
 def test_without_an_engine_and_without_fan_out_a_daemon_may_do_neither(plain: Deployed) -> None:
     optional = only_with(plain, *KEYS)
-    assert len(optional) == 10
+    assert len(optional) == 13
     all_are("ImplicitlyDenied", of_role(plain, "DaemonRoleArn", optional))
     rest = [call for calls in needed(plain).values() for call in calls if call not in optional]
     all_are("Allowed", of_role(plain, "DaemonRoleArn", rest))
@@ -229,6 +231,9 @@ def never(deployed: Deployed) -> list[Call]:
         Call("dynamodb:Query", lease),
         Call("dynamodb:Query", f"{lease}/index/another"),
         *(Call(f"dynamodb:{action}", f"{lease}-of-others") for action in ("GetItem", "PutItem", "Scan")),
+        # events: only of that queue, and nothing is put there
+        *(Call(f"sqs:{action}", QUEUE) for action in ("SendMessage", "PurgeQueue", "SetQueueAttributes")),
+        Call("sqs:ReceiveMessage", f"{QUEUE}-of-others"),
         # engines: only that family, in that cluster, with its own roles
         Call("ecs:RunTask", f"{TASKS}/another:1", cluster),
         Call("ecs:RunTask", f"{TASKS}/engine-of-others:1", cluster),

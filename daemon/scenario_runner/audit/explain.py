@@ -3,6 +3,7 @@
 from typing import Final
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.arrivals import root_of
 from scenario_runner.authority.base import RunReader
 from scenario_runner.authority.values import (
     UNTIL_RESTART,
@@ -178,7 +179,7 @@ def explain_run(authority: RunReader, run_id: str) -> Json | None:
         "detail": _last_detail(events),
         "next_action": _NEXT[run.state],
         "run_equivalence_key": run.run_equivalence_key,
-        "engine_run_root": run.intent["engine_run_root"] or run.inputs.get("engine_run_root", ""),
+        "engine_run_root": root_of(run.intent, run.inputs),
         "strategy": run.inputs["strategy"],
         "intended_outputs": run.inputs["outputs"],
         "required_gates": run.inputs["gates"],

@@ -100,6 +100,19 @@ class WakeAct:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Somebody says that evidence has come; see :mod:`scenario_runner.authority.arrivals`.
+
+    Attributes:
+        engine_run_root: Where, in the normal form of ``intake/roots.py``.
+        run_id: Only this run is told, if it waits for evidence there; empty for all that do.
+    """
+
+    engine_run_root: str
+    run_id: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftAct:
     """A scrub found that the evidence of a READY run is not any more as it was published.

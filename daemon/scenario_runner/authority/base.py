@@ -11,7 +11,15 @@ A claim that was never answered is the exception: its runs are renewed by nobody
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal, ReemitAct, ReemitAnswer, WakeAct
+from scenario_runner.authority.acts import (
+    ActionRow,
+    Arrival,
+    DriftAct,
+    PublishedSignal,
+    ReemitAct,
+    ReemitAnswer,
+    WakeAct,
+)
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, WaitingRuns
 from scenario_runner.authority.rebuilds import RebuildEnd, RestoredRun, UnfinishedRebuild
 from scenario_runner.authority.retention import Expiry, Removal
@@ -102,6 +110,21 @@ class Authority(RunReader, Protocol):
         Returns:
             Outcomes by run id, see :mod:`scenario_runner.authority.wakes`; a run that is not there has none.
         """
+        ...
+
+    def tell(self, arrivals: Sequence[Arrival]) -> list[int]:
+        """Have runs examined soon that wait for evidence where it has come.
+
+        See :mod:`scenario_runner.authority.arrivals` for what that comes to. Many runs are told in more than one
+        transaction. Nothing is written where no run waits.
+
+        Returns:
+            For each arrival, how many runs wait there; also those that were due already.
+        """
+        ...
+
+    def waiting_roots(self, most: int) -> list[str]:
+        """Engine run roots where runs wait for evidence: of so many runs, those that wait longest from now."""
         ...
 
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:

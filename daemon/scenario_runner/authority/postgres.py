@@ -14,6 +14,7 @@ from psycopg.errors import UniqueViolation
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.arrivals import told_first
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
 from scenario_runner.authority.postgres_acts import PostgresActs, admitted_of
 from scenario_runner.authority.postgres_batches import (
@@ -125,7 +126,7 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
         first: dict[str, Admission] = {}
-        for record in records:
+        for record in told_first(self.tell, records):
             first.setdefault(record.record_key, record)
         found = self._dispose([record for record in first.values() if record.reemit is None])
         found |= self._dispose([record for record in first.values() if record.reemit is not None])
@@ -195,6 +196,7 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
 
     @override
     def admit_for(self, action: ActionRow, record: Admission) -> Admitted | None:
+        (record,) = told_first(self.tell, [record])
         try:
             return self._dispose_for(action, record)
         except _CANNOT_STORE as error:

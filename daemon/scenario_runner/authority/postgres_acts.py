@@ -43,6 +43,10 @@ class PostgresActs(PostgresReemits):
         return Admitted(record.record_key, disposition, reason, answer.detail, answer.run_id, repeated=False)
 
     @override
+    def _tell_runs(self, run_ids: Sequence[str]) -> None:
+        self._query("tell_runs", run_ids=list(run_ids))
+
+    @override
     def wake(self, acts: Sequence[WakeAct]) -> dict[str, str]:
         if not acts:
             return {}

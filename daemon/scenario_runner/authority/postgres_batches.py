@@ -130,7 +130,7 @@ def claimed_columns(rows: Sequence[OutboxRow]) -> Parameters:
 _TRANSITION = (
     "run_id owner epoch from_state from_us to_state at_us due_us keep_lease wakes retries last_error report_digest "
     "reason_code facts_view_digest count token signal_id signal_kind partition_key attributes payload "
-    "deadline_us attempts launches missing absent_root"
+    "deadline_us attempts launches missing absent_root claimed_us"
 )
 _EVENT = "event_run_id event_nth event_kind event_details"
 
@@ -170,7 +170,7 @@ def _transition(item: Transition) -> tuple[Any, ...]:
         Int8(item.at_us), bigint(item.due_us), item.keep_lease, Int8(item.wakes),
         Int8(item.retries), shortened(item.last_error), item.report_digest, item.reason_code, item.facts_view_digest,
         Int8(len(item.events)), token_of(item), *signal_columns(item.signal), bigint(item.deadline_us),
-        Int8(len(claim.attempts)), Int8(item.launches), searchable(item.missing), item.absent_root,
+        Int8(len(claim.attempts)), Int8(item.launches), searchable(item.missing), item.absent_root, Int8(claim.now_us),
     )  # fmt: skip
 
 

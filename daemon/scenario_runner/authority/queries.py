@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 from typing_extensions import override
 
-from scenario_runner.authority.acts import ActionRow, PublishedSignal
+from scenario_runner.authority.acts import ActionRow, Arrival, PublishedSignal
+from scenario_runner.authority.arrivals import MOST_TOLD
 from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.observed import WaitingRuns
 from scenario_runner.authority.rebuilds import UnfinishedRebuild
@@ -82,6 +83,39 @@ class Queries(RunQueries, Authority):
     def waiting_runs(self) -> WaitingRuns:
         (row,) = self._query("waiting_runs")
         return WaitingRuns(row["count"], row["oldest_us"] or 0, row["next_deadline_us"] or 0)
+
+    @override
+    def tell(self, arrivals: Sequence[Arrival]) -> list[int]:
+        roots = list(dict.fromkeys(arrival.engine_run_root for arrival in arrivals))
+        rows = self._query("awaited_roots", roots=self._list(roots)) if roots else []
+        awaited = {row["root"] for row in rows}
+        told = {
+            arrival: self._tell_all(arrival) if arrival.engine_run_root in awaited else 0
+            for arrival in dict.fromkeys(arrivals)
+        }
+        return [told[arrival] for arrival in arrivals]
+
+    @override
+    def waiting_roots(self, most: int) -> list[str]:
+        return [str(row["root"]) for row in self._query("waiting_roots", most=most)]
+
+    def _tell_all(self, arrival: Arrival) -> int:
+        """Tell every run that waits there, a page at a time; returns how many these are."""
+        name = "waiting_at_only" if arrival.run_id else "waiting_at"
+        found, after = 0, ""
+        while True:
+            rows = self._query(name, root=arrival.engine_run_root, only=arrival.run_id, after=after, limit=MOST_TOLD)
+            run_ids = [str(row["run_id"]) for row in rows]
+            found += len(run_ids)
+            if run_ids:
+                self._tell_runs(run_ids)
+            if len(run_ids) < MOST_TOLD:
+                return found
+            after = run_ids[-1]
+
+    @abstractmethod
+    def _tell_runs(self, run_ids: Sequence[str]) -> None:
+        """Make runs due that wait, or mark them if they are under lease."""
 
     @abstractmethod
     def _list(self, values: Sequence[str]) -> object:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from typing_extensions import override
 
+from scenario_runner.authority.arrivals import told_first
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
 from scenario_runner.authority.queries import attempts_by_run, runs_with_attempts
 from scenario_runner.authority.refusals import request_rejected
@@ -207,7 +208,8 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
 
     @override
     def admit(self, records: Sequence[Admission]) -> list[Admitted]:
-        return self._work(lambda connection: [self._admit_one(connection, record) for record in records])
+        told = told_first(self.tell, records)
+        return self._work(lambda connection: [self._admit_one(connection, record) for record in told])
 
     @override
     def _admit_one(self, connection: sqlite3.Connection, record: Admission) -> Admitted:
@@ -348,7 +350,8 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
             {
                 "run_id": claim.run_id, "owner": claim.owner, "epoch": claim.epoch, "from_state": claim.state.value,
                 "from_us": claim.updated_us, "to_state": transition.to_state.value, "at_us": transition.at_us,
-                "due_us": transition.due_us, "keep_lease": transition.keep_lease, "wakes": transition.wakes,
+                "due_us": transition.due_us, "claimed_us": claim.now_us, "keep_lease": transition.keep_lease,
+                "wakes": transition.wakes,
                 "retries": transition.retries, "last_error": shortened(transition.last_error),
                 "report_digest": transition.report_digest, "reason_code": transition.reason_code,
                 "facts_view_digest": transition.facts_view_digest, "count": len(transition.events), "token": token,

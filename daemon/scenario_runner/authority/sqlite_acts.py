@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, DriftAct, WakeAct, outcome_of
+from scenario_runner.authority.arrivals import told_first
 from scenario_runner.authority.rows import action_columns, run_row
 from scenario_runner.authority.scrubs import drift_action, drift_event
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
@@ -24,10 +25,12 @@ class SqliteActs(SqliteReemits):
 
     @override
     def admit_for(self, action: ActionRow, record: Admission) -> Admitted | None:
+        (told,) = told_first(self.tell, [record])
+
         def operation(connection: sqlite3.Connection) -> Admitted | None:
             if self._known_act(connection, action.action_key) is not None:
                 return None
-            admitted = self._admit_one(connection, record)
+            admitted = self._admit_one(connection, told)
             if admitted.repeated:
                 return None
             outcome = outcome_of(admitted.disposition, admitted.reason_code)
@@ -36,6 +39,11 @@ class SqliteActs(SqliteReemits):
             return admitted
 
         return self._work(operation)
+
+    @override
+    def _tell_runs(self, run_ids: Sequence[str]) -> None:
+        parameters = {"run_ids": self._list(run_ids), "now": self._clock()}
+        self._write(lambda connection: connection.execute(self._sql["tell_runs"], parameters).rowcount)
 
     @override
     def wake(self, acts: Sequence[WakeAct]) -> dict[str, str]:

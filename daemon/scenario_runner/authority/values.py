@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from scenario_runner.authority.acts import ReemitAct
+from scenario_runner.authority.acts import Arrival, ReemitAct
 from scenario_runner.contracts.canonical import Json
 from scenario_runner.contracts.errors import LedgerDrift, SequenceError
 from scenario_runner.contracts.reasons import Reason
@@ -70,6 +70,7 @@ class Admission:
         raw: The record's bytes, kept as a dead letter when the disposition is REJECTED or CONFLICT.
         refusal: Signal to send in these two cases; one for a re-emit is made where the act is decided.
         reemit: The re-emit that it asks for, instead of a run.
+        arrival: The arrival of evidence that it says, instead of a run. Its disposition is IGNORED where no run waits.
         times: What is observed of it; the authority does not read it.
     """
 
@@ -85,6 +86,7 @@ class Admission:
     detail: str = ""
     refusal: SignalDraft | None = None
     reemit: ReemitAct | None = None
+    arrival: Arrival | None = None
     times: RequestTimes | None = field(default=None, compare=False)
 
 

@@ -62,6 +62,11 @@ def request_envelope(
     return envelope(topic, message_id, at_us, attributes, run_id, request)
 
 
+def arrival_envelope(topic: str, message_id: str, at_us: int, partition_key: str, payload: Json) -> bytes:
+    """The envelope of the word that evidence has come; arguments as those of :func:`envelope`."""
+    return envelope(topic, message_id, at_us, {"kind": SignalKind.EVIDENCE_ARRIVED.value}, partition_key, payload)
+
+
 def without_publication_time(data: bytes) -> bytes:
     """An envelope without ``published_at_utc``, the only field that may differ between two sendings of one message.
 

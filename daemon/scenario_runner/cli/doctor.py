@@ -24,6 +24,7 @@ from scenario_runner.contracts.depth import DigestSource
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake import spool_check
+from scenario_runner.intake.evidence_queue import call_queue
 from scenario_runner.intake.spool_files import SpoolFiles
 from scenario_runner.kcl.config import find_jars, find_java
 from scenario_runner.kcl.stream_identity import check_leases
@@ -41,11 +42,13 @@ from scenario_runner.service.compose import (
 )
 from scenario_runner.service.control_bus import open_lease_table, open_stream, spool_root, state_modes
 from scenario_runner.service.engine import subprocess_settings
+from scenario_runner.service.evidence_events import open_queue_client
 from scenario_runner.service.first_start import require_makeable
 from scenario_runner.service.identity import NamedStore, named_spool, require_known
 from scenario_runner.service.permissions import (
     try_bucket,
     try_metrics,
+    try_queue,
     try_stream,
     try_tables,
 )
@@ -107,6 +110,7 @@ def examine(wiring_path: str, policy_path: str | None, show: Callable[[Json], No
         _examine_pack(report, wiring, policy)
         _examine_state(report, wiring, policy, Callers.of(report, wiring))
         _examine_roots(report, wiring)
+        _examine_queue(report, wiring)
         examine_engine(report, wiring, policy)
         examine_health(report, wiring)
     return report.findings
@@ -130,6 +134,8 @@ def _examine_aws(report: Report, wiring: Wiring) -> None:
                 else "control_bus_endpoint_url"
             )
             report.add("AWS", f"DynamoDB: {_in_effect(wiring, key, 'control_bus_region')}")
+        if wiring.evidence_events_queue_url:
+            report.add("AWS", f"SQS: {wiring.evidence_events_queue_url} (key evidence_events_queue_url)")
         if wiring.engine_backend == "ecs":
             report.add("AWS", f"ECS: {_in_effect(wiring, 'engine_ecs_endpoint_url', 'engine_ecs_region')}")
         if ignored:
@@ -394,3 +400,14 @@ def _examine_s3_root(report: Report, wiring: Wiring, root: str) -> None:
         name, prefix = split_s3_uri(root)
         if report.all_allowed(root, try_bucket(S3Bucket(name, s3_settings(wiring)), prefix, None)):
             report.add("engine roots", f"{root} can be listed")
+
+
+def _examine_queue(report: Report, wiring: Wiring) -> None:
+    url = wiring.evidence_events_queue_url
+    if url is None:
+        return
+    with report.examining("evidence events"):
+        client = open_queue_client(wiring)
+        if report.all_allowed("the queue", try_queue(client, url)):
+            found = call_queue(client, url, "get_queue_attributes", AttributeNames=["QueueArn"])
+            report.add("evidence events", f"the queue {found['Attributes']['QueueArn']} can be read")

@@ -14,6 +14,7 @@ import typer
 
 from scenario_runner.cli import act_commands, authority, ledger, look_commands
 from scenario_runner.cli.console import open_standard_streams, print_line
+from scenario_runner.cli.evidence_commands import add_evidence
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     CheckPolicyOption,
@@ -236,6 +237,7 @@ def plan(wiring: WiringOption, policy: PolicyOption, file: FileArgument, as_json
     run(str(wiring), str(policy), file, as_json=as_json)
 
 
+add_evidence(_group("evidence", _REQUEST, "Tell the daemons that evidence has come."))
 runs_app = _group("runs", _LOOK, "List runs, and have waiting ones examined now.")
 dead_letter_app = _group("dead-letter", _LOOK, "Look at refused records and their bytes; redrive them.")
 quarantine_app = _group("quarantine", _LOOK, "Look at runs that a person must see to; acknowledge them.")

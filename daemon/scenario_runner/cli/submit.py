@@ -98,7 +98,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request as it goes on the control bus."""
+    """A record as it goes on the control bus.
+
+    Attributes:
+        run_id: The run that it is about: records of one run keep their order on a stream. Of a record about no single
+            run its message id.
+    """
 
     run_id: str
     message_id: str

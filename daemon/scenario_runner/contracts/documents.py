@@ -276,6 +276,13 @@ class ReemitRequest(WireModel):
     requested_at_utc: Instant | None = None
 
 
+class EvidenceArrived(WireModel):
+    """evidence_arrived: somebody says that evidence has come; it proves nothing, and has runs examined sooner."""
+
+    engine_run_root: Ref
+    run_id: Hex32 | None = None
+
+
 class EngineInvocation(WireModel):
     """engine_invocation: what the engine is asked to produce."""
 
@@ -396,6 +403,7 @@ DOCUMENTS: dict[str, type[WireModel]] = {
     "run_ready_signal": ReadySignal,
     "run_terminal_signal": TerminalSignal,
     "reemit_request": ReemitRequest,
+    "evidence_arrived": EvidenceArrived,
     "engine_attempt": EngineAttempt,
     "control_bus_envelope": Envelope,
     "quarantine_record": QuarantineRecord,
@@ -415,7 +423,14 @@ BOUNDARY_DOCUMENTS: dict[str, type[WireModel]] = {
 """Schema name (file ``NAME.schema.yaml`` under ``engine_contracts_root``) to model: the engine boundary."""
 
 OWN_DOCUMENTS: frozenset[str] = frozenset(
-    {"control_bus_envelope", "quarantine_record", "request_rejected", "run_supersedes_signal", "bundle_manifest_entry"}
+    {
+        "control_bus_envelope",
+        "quarantine_record",
+        "request_rejected",
+        "run_supersedes_signal",
+        "bundle_manifest_entry",
+        "evidence_arrived",
+    }
 )
 """Documents that only SR writes and reads: packs of others do not bring their schemas."""
 
@@ -465,6 +480,18 @@ def parse_reemit_request(document: Json) -> ReemitRequest:
         return ReemitRequest.model_validate(document)
     except ValidationError as error:
         raise RequestRefused(f"reemit request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+
+
+def parse_evidence_arrived(document: Json) -> EvidenceArrived:
+    """Validate the word that evidence has come.
+
+    Raises:
+        RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
+    """
+    try:
+        return EvidenceArrived.model_validate(document)
+    except ValidationError as error:
+        raise RequestRefused(f"evidence arrived: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
 
 
 def parse_run_request(document: Json) -> RunRequest:

@@ -58,6 +58,11 @@ def submission_message_id(run_id: str, request_digest: str) -> str:
     return _sha(f"run_request|{run_id}|{request_digest}")
 
 
+def arrival_message_id(engine_run_root: str, run_id: str) -> str:
+    """hex64 message id of the word that evidence has come; ``run_id`` is empty when it is for all that wait there."""
+    return _sha(f"evidence_arrived|{engine_run_root}|{run_id}")
+
+
 def event_id_of(run_id: str, seq: int) -> str:
     """hex64 id of the seq-th event of a run's record; sequences start at 1 and have no gaps."""
     return _sha(f"event|{run_id}|{seq}")

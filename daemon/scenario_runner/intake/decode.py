@@ -145,7 +145,7 @@ def _open(document: Json, topic: str) -> Decoded:
     kind = attributes.get("kind") if isinstance(attributes, dict) else None
     if not isinstance(kind, str) or kind not in set(SignalKind):
         raise RequestRefused(
-            f"attributes.kind is {str(kind)[:60]!r}; RUN_REQUEST or REEMIT_REQUEST is expected",
+            f"attributes.kind is {str(kind)[:60]!r}; RUN_REQUEST, REEMIT_REQUEST or EVIDENCE_ARRIVED is expected",
             Reason.KIND_UNKNOWN,
         )
     message_id = document.get("message_id")
@@ -187,6 +187,8 @@ def run_id_hint(message: Message) -> str:
     if isinstance(attributes, dict) and attributes.get("kind") == SignalKind.REEMIT_REQUEST:
         run_id = payload.get("run_id") if isinstance(payload, dict) else None
         return run_id if isinstance(run_id, str) and HEX32.fullmatch(run_id) else ""
+    if isinstance(attributes, dict) and attributes.get("kind") == SignalKind.EVIDENCE_ARRIVED:
+        return ""  # it asks for nothing, so nobody waits to hear of a refusal
     key = payload.get("run_equivalence_key") if isinstance(payload, dict) else None
     try:
         return run_id_of(key) if isinstance(key, str) and 0 < len(key) <= KEY_MAX_LENGTH else ""

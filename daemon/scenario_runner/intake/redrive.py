@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.authority.acts import ADMITTED, ActionRow
+from scenario_runner.authority.arrivals import root_of
 from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.reemits import decide, disposition_of, facts_now
 from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, Admitted, NewRun
@@ -59,9 +60,11 @@ class Redrive:
 
     @property
     def engine_run_root(self) -> str:
-        """Where the run that it asks for would have its evidence; empty when it asks for none."""
-        run = self.record.run
-        return str(run.intent["engine_run_root"] or run.inputs.get("engine_run_root", "")) if run is not None else ""
+        """Where the run that it asks for would have its evidence, or where evidence has come; empty for neither."""
+        run, arrival = self.record.run, self.record.arrival
+        if arrival is not None:
+            return arrival.engine_run_root
+        return root_of(run.intent, run.inputs) if run is not None else ""
 
     @property
     def earlier(self) -> tuple[str, ActionRow] | None:
@@ -128,7 +131,7 @@ def judge(reader: RunReader, letter: Letter, admission: AdmissionPolicy) -> Redr
     acts = redrives_of(reader, name)
     message = Message(redrive_key(len(acts) + 1, name), raw, len(raw))
     record = validate_message(message, admission)
-    relative = _relative_root(message, admission) if record.run is not None else ""
+    relative = _relative_root(message, admission) if record.run is not None or record.arrival is not None else ""
     return Redrive(name, record, _act_key(name, record, admission, acts), acts, relative)
 
 

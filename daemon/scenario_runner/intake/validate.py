@@ -5,10 +5,16 @@ from typing import Final
 
 import structlog
 
+from scenario_runner.authority.acts import Arrival
 from scenario_runner.authority.refusals import request_rejected
 from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, NewRun, SignalDraft
 from scenario_runner.contracts import refs
-from scenario_runner.contracts.documents import RunRequest, parse_reemit_request, parse_run_request
+from scenario_runner.contracts.documents import (
+    RunRequest,
+    parse_evidence_arrived,
+    parse_reemit_request,
+    parse_run_request,
+)
 from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import PlanInputs, plan_hash
@@ -19,6 +25,7 @@ from scenario_runner.contracts.times import MICROS
 from scenario_runner.intake.admission_policy import AdmissionPolicy, plan_request
 from scenario_runner.intake.decode import Decoded, Message, decode, run_id_hint
 from scenario_runner.intake.reemit import reemit_act
+from scenario_runner.intake.roots import normalise_root
 from scenario_runner.tracing import RequestTimes, now_ns, request_times
 
 #: A detail quotes what somebody sent; two thousand characters show what is wrong with it.
@@ -69,6 +76,8 @@ def _validate(message: Message, admission: AdmissionPolicy, times: RequestTimes 
             return _disposed(message, decoded, Disposition.IGNORED, "one of our own signals")
         if decoded.kind == SignalKind.REEMIT_REQUEST:
             return _reemit(message, decoded, admission)
+        if decoded.kind == SignalKind.EVIDENCE_ARRIVED:
+            return _arrival(message, decoded, admission)
         request = parse_run_request(decoded.document)
         intent, inputs = _plan(request, admission, times)
         refuse_itself(intent.run_id, decoded.supersession)
@@ -97,6 +106,22 @@ def _reemit(message: Message, decoded: Decoded, admission: AdmissionPolicy) -> A
     return Admission(
         record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
         message_id=decoded.message_id, run_id=act.run_id, reemit=act,
+    )  # fmt: skip
+
+
+def _arrival(message: Message, decoded: Decoded, admission: AdmissionPolicy) -> Admission:
+    """A record that says that evidence has come. Whether a run waits there, the authority knows.
+
+    Nobody need be named in it: a name is no proof, and what the record does the schedule does later without it.
+
+    Raises:
+        RequestRefused: It is malformed, or names a root that the profile does not allow.
+    """
+    said = parse_evidence_arrived(decoded.document)
+    root = normalise_root(said.engine_run_root, admission.engine_roots, admission.cwd)
+    return Admission(
+        record_key=message.key, raw=message.raw, raw_size=message.size, kind=decoded.kind,
+        message_id=decoded.message_id, disposition=Disposition.ACCEPTED, arrival=Arrival(root, said.run_id or ""),
     )  # fmt: skip
 
 

@@ -93,4 +93,6 @@ def _on_s3(document: Mapping[str, Any]) -> bool:
     roots = document.get("engine_roots") or []
     listed = roots.split(",") if isinstance(roots, str) else roots if isinstance(roots, list) else []
     places = (document.get("object_store_root"), *listed)
+    if document.get("evidence_events_queue_url"):
+        return True  # its events are about S3, and its region is that of S3 unless its host names one
     return any(isinstance(place, str) and place.strip().startswith("s3://") for place in places)

@@ -12,6 +12,7 @@ from scenario_runner.posix import WINDOWS
 _ENDPOINT: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9._-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?",
                               re.ASCII | re.IGNORECASE)  # fmt: skip
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII | re.IGNORECASE)
+_QUEUE: Final = re.compile(r"https?://[^/]+/[a-zA-Z0-9_-]{1,64}/[a-zA-Z0-9_-]{1,80}(\.fifo)?", re.ASCII | re.IGNORECASE)
 _STREAM: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
 _RESOURCE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9:/_.-]{0,511}", re.ASCII)
 _DRIVE: Final = re.compile(r"/?([A-Za-z]):(?:[\\/]|$)")
@@ -55,6 +56,15 @@ def endpoint(value: str) -> str:
         raise ValueError(f"its port must be 1 to {_HIGHEST_PORT}")
     scheme, _, rest = value.removesuffix("/").partition("://")
     return f"{scheme.lower()}://{rest}"
+
+
+def queue_url(value: str) -> str:
+    """The URL of a queue: an endpoint, the account and the queue's name."""
+    if _QUEUE.fullmatch(unquoted(one_line(value))) is None:
+        raise ValueError("must be the URL of a queue, as in https://sqs.eu-west-1.amazonaws.com/123456789012/name")
+    place, _, name = value.rpartition("/")
+    server, _, account = place.rpartition("/")
+    return f"{endpoint(server)}/{account}/{name}"
 
 
 def region(value: str) -> str:

@@ -32,6 +32,7 @@ from scenario_runner.profiles.fields import (
     OptionalListen,
     OptionalLocation,
     OptionalName,
+    OptionalQueue,
     OptionalRegion,
     OptionalText,
     Text,
@@ -85,6 +86,8 @@ class Wiring(EngineKeys):
     # Ten in an hour are more than a person needs for one run, and few enough that a loop is stopped at once.
     reemit_rate_limit_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     reemit_rate_limit_window_seconds: Annotated[int, Field(ge=1, le=31 * 86400)] = 3600
+    evidence_events_queue_url: OptionalQueue = None
+    evidence_watch: Literal["auto", "off"] = "auto"
     digest_reuse: Literal["version", "off"] = "version"
     # The bounds of numbers refuse typing errors; within them every value works. Leases are renewed three times in their
     # length, so below 2 s a pause of the machine loses them. ECS kills a task 120 s after it asked it to stop: a stop
@@ -140,7 +143,8 @@ class Wiring(EngineKeys):
     @property
     def uses_aws(self) -> bool:
         """True when anything of the profile needs credentials of AWS."""
-        return self.on_s3 or self.bus_kind == "kinesis" or self.engine_backend == "ecs"
+        others = self.bus_kind == "kinesis" or self.engine_backend == "ecs" or bool(self.evidence_events_queue_url)
+        return self.on_s3 or others
 
     @property
     def bus_kind(self) -> str:

@@ -28,6 +28,8 @@ from scenario_runner.evidence.cache import EvidenceCache
 from scenario_runner.evidence.examiner import Examiner
 from scenario_runner.intake.admission_policy import AdmissionPolicy
 from scenario_runner.intake.base import Intake
+from scenario_runner.intake.evidence_queue import EvidenceQueue
+from scenario_runner.intake.folder_watch import FolderWatch
 from scenario_runner.intake.reemit import ReemitPolicy
 from scenario_runner.interface_pack.loader import load_pack
 from scenario_runner.interface_pack.model import InterfacePack
@@ -43,6 +45,7 @@ from scenario_runner.runs.engine_effects import EngineEffects
 from scenario_runner.runs.leases import Leases
 from scenario_runner.service.control_bus import open_intake, open_publisher, open_spool, state_modes
 from scenario_runner.service.engine import engine_terms, open_engine, open_invocations
+from scenario_runner.service.evidence_events import open_evidence_queue, open_folder_watch
 from scenario_runner.service.identity import establish_identities, named_stores
 from scenario_runner.service.owner import make_owner
 from scenario_runner.service.production import require_class
@@ -260,6 +263,8 @@ class Daemon:
         stopping: Set when the daemon is to stop.
         open_engine: Opens the profile's engine, for a role that drives runs; None when none is configured.
         batches: How many batches a runner drives at a time.
+        open_folder_watch: Opens a watch of the folders of engine runs, for the same role; None where there is none.
+        open_evidence_queue: Opens the profile's queue of S3 events, for the same role; None when it names none.
         started: Set once every loop runs. Until then a start may still fail, so the daemon is not ready.
     """
 
@@ -276,6 +281,8 @@ class Daemon:
     stopping: threading.Event
     open_engine: Callable[[], EngineEffects | None] = lambda: None
     batches: int = 1
+    open_folder_watch: Callable[[], FolderWatch | None] = lambda: None
+    open_evidence_queue: Callable[[], EvidenceQueue | None] = lambda: None
     started: threading.Event = field(default_factory=threading.Event)
 
 
@@ -324,6 +331,8 @@ def compose_daemon(wiring: Wiring, policy: Policy, only: str = "") -> Daemon:
         stopping=threading.Event(),
         open_engine=partial(_open_engine_effects, wiring, store, ledger, leases, artifacts),
         batches=_S3_BATCHES if artifacts.remote else 1,
+        open_folder_watch=partial(open_folder_watch, wiring, authority, rules.engine_roots),
+        open_evidence_queue=partial(open_evidence_queue, wiring, authority, rules.engine_roots),
     )
 
 

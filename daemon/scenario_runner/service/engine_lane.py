@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from scenario_runner.authority.values import Transition
+from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError, Unavailable
 from scenario_runner.counters import count
 from scenario_runner.engine.invoker import Job, JobEnd
@@ -77,6 +77,7 @@ class EngineLane:
         leases: Leases of this process.
         poll_seconds: How often the backend is asked for ends.
         changed: Called after a commit.
+        attempt_ended: Called with the claim of a run once the end of its attempt is on record.
         fail: Called with a defect: the daemon stops.
         monotonic: Seconds, never going back.
         heartbeats: Where the lane reports its progress.
@@ -92,11 +93,12 @@ class EngineLane:
         fail: Callable[[BaseException], None],
         monotonic: Callable[[], float] = time.monotonic,
         heartbeats: Heartbeats | None = None,
+        attempt_ended: Callable[[Claim], None] = lambda _claim: None,
     ) -> None:
         self._heartbeats = heartbeats or Heartbeats(math.inf)
         self._driver, self._effects, self._leases = driver, effects, leases
         self._poll_seconds, self._changed, self._fail = poll_seconds, changed, fail
-        self._monotonic = monotonic
+        self._monotonic, self._attempt_ended = monotonic, attempt_ended
         self._invoker = effects.invoker
         self._lock = threading.Lock()
         self._executions: dict[tuple[str, int], _Execution] = {}
@@ -291,6 +293,7 @@ class EngineLane:
             return
         if self._driver.finish(item.member) and item.ended is not None and _ends_attempt(item.member.transition):
             self._invoker.forget(item.ended)
+            self._attempt_ended(item.member.claim)
         self._changed()
 
     def _stop_engine(self, item: _Execution) -> bool:

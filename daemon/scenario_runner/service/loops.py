@@ -5,6 +5,8 @@ intake                  takes requests from the control bus and admits them as r
 runner                  claims due runs and drives them in batches, two at a time where evidence lies on S3; costly
                         examinations go to the bulk pool, engines to the engine lane
 roots                   looks in rounds at the roots that waiting runs lack; in every process with a runner
+arrivals                tells waiting runs what a queue of S3 events says; only where the profile names one
+folders                 tells waiting runs what comes into their folders; only where engine roots are folders
 relay                   delivers documents and signals that the authority's rows ask for
 renewal                 renews the leases that this process holds
 housekeeping            expires leases of killed processes, mends times after a clock step, removes leftovers
@@ -29,12 +31,16 @@ import structlog
 
 from scenario_runner import __version__
 from scenario_runner.artifacts.budget import BATCH_SHARE, Share
+from scenario_runner.authority.acts import Arrival
+from scenario_runner.authority.arrivals import count_told, root_of
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.values import Claim
 from scenario_runner.contracts.errors import ConfigurationError, ScenarioRunnerError, Unavailable
 from scenario_runner.contracts.states import FINAL_STATES
 from scenario_runner.contracts.times import MICROS
 from scenario_runner.counters import counted
+from scenario_runner.intake.evidence_queue import WAIT_SECONDS, EvidenceQueue
+from scenario_runner.intake.folder_watch import FolderWatch
 from scenario_runner.retry import RetryPolicy, with_retries
 from scenario_runner.runs.batch import Deferred
 from scenario_runner.service.batch_size import BatchSize
@@ -47,6 +53,8 @@ from scenario_runner.service.waiting_summary import WaitingSummary
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
+#: For the queue of S3 events, which only saves time: one that is denied, or gone, is logged once a minute at most.
+_RETRY_QUEUE: Final = RetryPolicy(first_seconds=1.0, most_seconds=60.0, jitter=True)
 #: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
 _TRY_ONCE: Final = RetryPolicy(first_seconds=0.0, most_seconds=0.0, most_tries=1)
 #: How often a relay worker claims without asking first. The question leaves out runs that are being driven, whose
@@ -116,6 +124,8 @@ class Supervisor:
         self._row = DaemonRow(daemon.owner, role.value, __version__, socket.gethostname())
         self._bulk = BulkPool(daemon.wiring.runner_workers, self._drive_bulk, self.heartbeats)
         self._engines = self._engine_lane()
+        # Before any thread runs: what is wrong with it refuses the start.
+        self._queue = daemon.open_evidence_queue() if self._listens else None
         self._waiting_summary = WaitingSummary(daemon.authority, time.monotonic)
 
     def _engine_lane(self) -> EngineLane | None:
@@ -124,13 +134,25 @@ class Supervisor:
             return None
         daemon = self._daemon
         return EngineLane(
-            daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail, heartbeats=self.heartbeats
-        )
+            daemon.driver, engine, daemon.leases, self._poll, self._on_change, self._fail, heartbeats=self.heartbeats,
+            attempt_ended=self._tell_of_end,
+        )  # fmt: skip
 
     def _on_change(self) -> None:
         """A run of the engine lane was committed: it may be due, or its documents may be owed."""
         self._runs_wanted.set()
         self._wake_relay()
+
+    def _tell_of_end(self, claim: Claim) -> None:
+        """Tell other runs that wait at the engine run root of a run whose engine has ended."""
+        if self._only:
+            return  # no other run is touched
+        try:
+            (runs,) = self._daemon.authority.tell([Arrival(root_of(claim.intent, claim.inputs))])
+        except Unavailable as error:  # they are examined by their schedule
+            _log.warning("runs that wait for an engine are not told of its end", detail=error.detail)
+            return
+        count_told("engine", runs)
 
     def run(self, seconds: float | None = None) -> bool:
         """Run until stopped or done, then finish what is in progress; true when the daemon became idle.
@@ -167,6 +189,11 @@ class Supervisor:
     def _ends_by_itself(self) -> bool:
         return self._until_idle or bool(self._only)
 
+    @property
+    def _listens(self) -> bool:
+        """Whether it hears of evidence that comes. One that ends by itself examines waiting runs at its start."""
+        return self._has(Role.RUNNER) and not self._ends_by_itself
+
     # --- start
 
     def _prepare(self) -> None:
@@ -196,6 +223,7 @@ class Supervisor:
                 for number in range(2, self._daemon.batches + 1)
             ]
             sources.append(self._thread("roots", self._look_at_roots, self._poll))
+            sources += self._listen()
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
         upkeep = [
@@ -203,6 +231,16 @@ class Supervisor:
             self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
         ]
         return _Threads(sources, relay, upkeep)
+
+    def _listen(self) -> list[threading.Thread]:
+        """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
+        heard = []
+        if self._queue is not None:
+            pause = _RETRY_QUEUE.most_seconds + WAIT_SECONDS  # a queue that is away is no reason to be unhealthy
+            heard.append(self._thread("arrivals", partial(self._take_events, self._queue), pause))
+        if self._listens and (watch := self._daemon.open_folder_watch()) is not None:
+            heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
+        return heard
 
     def _thread(self, name: str, loop: Callable[[], None], pause_seconds: float) -> threading.Thread:
         thread = threading.Thread(target=self._supervise, args=(name, loop, pause_seconds), name=name)
@@ -305,6 +343,23 @@ class Supervisor:
                     self._stopping.wait(self._poll)
         finally:
             self._daemon.intake.close()
+
+    def _take_events(self, queue: EvidenceQueue) -> None:
+        """Tell waiting runs what the queue says. While it does not answer, they are examined by their schedule."""
+        while not self._stopping.is_set():
+            if self._with_retries(queue.step, _RETRY_QUEUE):
+                self._runs_wanted.set()
+            else:
+                self._stopping.wait(self._poll)
+
+    def _watch_folders(self, watch: FolderWatch) -> None:
+        """Tell waiting runs what comes into their folders."""
+        try:
+            while not self._stopping.is_set():
+                if self._with_retries(watch.step):
+                    self._runs_wanted.set()
+        finally:
+            watch.close()
 
     def _drive_runs(self) -> None:
         size = BatchSize()

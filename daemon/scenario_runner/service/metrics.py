@@ -31,7 +31,10 @@ MOST_SHARDS: Final = 64
 _KEPT_SECONDS: Final = 1.0
 _AT_MOST: Final = f"at most {MOST_COUNTED:,} are counted"
 _REASONS: Final = tuple(reason.value for reason in Reason)
-LOOPS: Final = ("main", "intake", "runner", "roots", "relay", "renewal", "housekeeping", "engine", "bulk", "shard")
+LOOPS: Final = (
+    "main", "intake", "runner", "roots", "relay", "renewal", "housekeeping", "arrivals", "folders", "engine", "bulk",
+    "shard",
+)  # fmt: skip
 """The loops that a daemon may run; of several alike the worst is shown."""
 OPERATIONS: Final = (
     "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
@@ -81,7 +84,14 @@ def _gauge(name: str, text: str, label: str = "", values: Iterable[str] = ()) ->
 
 METRICS: Final = (
     _counter("sr_run_requests_total", "Records of the control bus that were disposed of, by kind, without repeats.",
-             "kind", (SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST, OTHER)),
+             "kind", (SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST, SignalKind.EVIDENCE_ARRIVED, OTHER)),
+    _counter("sr_evidence_arrivals_total",
+             "Waiting runs that were told that evidence has come, by who said it; they are examined within a second.",
+             "source", ("bus", "s3", "folder", "engine", OTHER)),
+    _counter("sr_evidence_events_total",
+             "Messages of the queue of S3 events, by what they were: told (runs wait there), unawaited (no run waits), "
+             "other (no new object), invalid (no event of S3).",
+             "outcome", ("told", "unawaited", "other", "invalid", OTHER)),
     _counter("sr_runs_accepted_total", "Runs that were admitted."),
     _counter("sr_runs_rejected_total", "Records that were refused, by reason code.", "reason", (*_REASONS, OTHER)),
     _counter("sr_runs_ready_total", "Runs that became READY."),

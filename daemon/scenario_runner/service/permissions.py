@@ -73,6 +73,9 @@ NEEDED: Final[dict[str, str]] = {
     "dynamodb:UpdateContinuousBackups": "switches point-in-time recovery of the lease table on",
     "dynamodb:Query": f"reads the index `{_LEASES_INDEX}` of the lease table",
     **{f"dynamodb:{action}": why for action, why in _ITEMS.items()},
+    "sqs:ReceiveMessage": "only with `evidence_events_queue_url`: hears of new objects",
+    "sqs:DeleteMessage": "only with `evidence_events_queue_url`: removes what it has heard",
+    "sqs:GetQueueAttributes": "only with `evidence_events_queue_url`: `doctor` looks whether the queue is there",
     "ecs:RunTask": "only with `engine_invoker: ecs`: launches the engine",
     "ecs:DescribeTasks": "only with `engine_invoker: ecs`: follows it to its end",
     "ecs:ListTasks": "only with `engine_invoker: ecs`: finds a task whose launch was not answered",
@@ -285,6 +288,27 @@ class _Table:
         same = {"PointInTimeRecoveryEnabled": status == "ENABLED"}
         expected = "ContinuousBackupsUnavailableException"
         return self._trial(action, expected, PointInTimeRecoverySpecification=same)
+
+
+def try_queue(client: Any, url: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3
+    """Try the permissions on a queue of S3 events. No message is taken or deleted.
+
+    Args:
+        client: boto3's client of SQS.
+        url: The queue.
+    """
+    resource = f"queue {url}"
+    attributes = partial(client.get_queue_attributes, QueueUrl=url, AttributeNames=["QueueArn"])
+    found = attempt("sqs:GetQueueAttributes", resource, attributes)
+    yield found
+    if found.access is Access.NOT_TRIED:
+        return  # there is no such queue
+    # More messages than the service gives at once; a server that gives some leaves them to others at once.
+    receive = partial(client.receive_message, QueueUrl=url, MaxNumberOfMessages=11, VisibilityTimeout=0)
+    bad = ("InvalidParameterValue", "InvalidParameterValueException", "ReadCountOutOfRange")
+    yield attempt("sqs:ReceiveMessage", resource, receive, *bad, "AWS.SimpleQueueService.ReadCountOutOfRange")
+    delete = partial(client.delete_message, QueueUrl=url, ReceiptHandle=_ABSENT)
+    yield attempt("sqs:DeleteMessage", resource, delete, *bad, "ReceiptHandleIsInvalid", "InvalidIdFormat")
 
 
 def try_cluster(client: Any, cluster: str, task_definition: str) -> Iterator[Trial]:  # noqa: ANN401 - boto3

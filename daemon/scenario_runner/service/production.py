@@ -20,6 +20,7 @@ from scenario_runner.storage.aws import HONOURED
 
 _ENDPOINTS: Final = (
     "s3_endpoint_url", "control_bus_endpoint_url", "kinesis_dynamodb_endpoint_url", "engine_ecs_endpoint_url",
+    "evidence_events_queue_url",
 )  # fmt: skip
 _ENDPOINT_VARIABLES: Final = tuple(sorted(name for name in HONOURED if name.startswith("AWS_ENDPOINT_URL")))
 #: What a request passes on its way to the stream, the credentials' service included.

@@ -723,7 +723,7 @@ def test_the_work_of_one_run_is_found_among_thousands_without_reading_those(
 ) -> None:
     run_id = crowded.query("SELECT md5(%s)", str(number))[0][0]
     values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "lease_us": 9,
-              "quiet_us": 9, "started": "{}"}  # fmt: skip
+              "quiet_us": 9, "started": "{}", "root": "", "after": ""}  # fmt: skip
     text = load_statements("postgres")[name]
     names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text))
     for position, parameter in enumerate(names, 1):
@@ -735,6 +735,20 @@ def test_the_work_of_one_run_is_found_among_thousands_without_reading_those(
     crowded.query("DEALLOCATE one_run")
     assert "Seq Scan" not in str(plan)
     assert read_of(plan) <= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("awaited_roots", {"roots": ["/none", "/others"]}), ("waiting_at", {"root": "/none", "after": "", "limit": 500})],
+)
+def test_a_root_where_no_run_waits_is_looked_up_without_reading_those_that_wait(
+    crowded: Schema, name: str, given: dict[str, Any]
+) -> None:
+    text = load_statements("postgres")[name].replace(")b", ")s")
+    with crowded.admin.cursor() as cursor:
+        (plan,) = cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", given).fetchall()[0][0]  # type: ignore[call-overload]
+    assert "Seq Scan" not in str(plan)
+    assert read_of(plan["Plan"]) <= 2
 
 
 # --- outcome unknown --------------------------------------------------------------------------------------------------

@@ -13,6 +13,14 @@ CREATE TABLE schema_migrations (
 CREATE FUNCTION sr_now_us() RETURNS bigint LANGUAGE sql VOLATILE
 AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
+-- The engine run root of a run: of its request, or pinned for it. Declared immutable although a conversion of text is only
+-- stable to PostgreSQL: the encoding of a database never changes. A document with an escaped NUL, which no text of PostgreSQL
+-- holds, has no root here: a run must be able to wait whatever its row says.
+CREATE FUNCTION sr_root_of(intent bytea, inputs bytea) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT CASE WHEN position('\x5c7530303030'::bytea IN intent || inputs) > 0 THEN ''
+                  ELSE coalesce(nullif(convert_from(intent, 'UTF8')::json ->> 'engine_run_root', ''),
+                                convert_from(inputs, 'UTF8')::json ->> 'engine_run_root', '') END $$;
+
 -- One row for each run. A run is due when due_us has come and its lease has run out; a finished one is never due. The
 -- epoch grows with every claim and is named by every write. A run is behind while projected_seq < event_seq: its ledger
 -- documents are owed, under a lease of the relay; relay_retries, relay_error and relay_since_us tell why they still are.
@@ -24,6 +32,7 @@ AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
 -- absent_root is the root of a run that waits for nothing less: it is due at its deadline, and its root is looked at in
 -- rounds until then. It is empty under lease, and of every other run.
+-- arrived_us is when a run is or was due because somebody said that its evidence has come; 0 when nobody did.
 CREATE TABLE runs (
     run_id              text COLLATE "C" PRIMARY KEY,
     run_equivalence_key text COLLATE "C" NOT NULL UNIQUE,
@@ -60,6 +69,7 @@ CREATE TABLE runs (
     supersedes          text COLLATE "C" NOT NULL DEFAULT '',
     supersession        text NOT NULL DEFAULT '',
     absent_root         text COLLATE "C" NOT NULL DEFAULT '',
+    arrived_us          bigint NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -71,6 +81,11 @@ CREATE INDEX runs_busy ON runs (due_us, run_id) WHERE state IN ('EXECUTING', 'VE
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
 CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
 CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
+
+-- Runs that wait for evidence, by the engine run root where they wait for it. A row of the index must fit into a page, so
+-- it holds the begin of the root.
+CREATE INDEX runs_waiting_at ON runs ((left(sr_root_of(intent, inputs), 600) COLLATE "C"), run_id)
+    WHERE state = 'WAITING_EVIDENCE';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

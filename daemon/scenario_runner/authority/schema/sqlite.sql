@@ -13,6 +13,7 @@
 -- correction corrects, empty for every other run; supersession holds what its request said of it, as canonical JSON.
 -- absent_root is the root of a run that waits for nothing less: it is due at its deadline, and its root is looked at in
 -- rounds until then. It is empty under lease, and of every other run.
+-- arrived_us is when a run is or was due because somebody said that its evidence has come; 0 when nobody did.
 CREATE TABLE runs (
     run_id              TEXT PRIMARY KEY,
     run_equivalence_key TEXT NOT NULL UNIQUE,
@@ -49,6 +50,7 @@ CREATE TABLE runs (
     supersedes          TEXT NOT NULL DEFAULT '',
     supersession        TEXT NOT NULL DEFAULT '',
     absent_root         TEXT NOT NULL DEFAULT '',
+    arrived_us          INTEGER NOT NULL DEFAULT 0,
     CHECK ((due_us IS NULL) = (state IN ('READY', 'FAILED', 'QUARANTINED')))
 );
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
@@ -58,6 +60,11 @@ CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';
 CREATE INDEX runs_superseding ON runs (supersedes) WHERE supersedes <> '';
 CREATE INDEX runs_absent_root ON runs (absent_root, state) WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '';
 CREATE INDEX runs_scheduled ON runs (due_us) WHERE due_us IS NOT NULL AND absent_root = '';
+
+-- Runs that wait for evidence, by the engine run root where they wait for it: of the request, or pinned for it.
+CREATE INDEX runs_waiting_at ON runs (
+    coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
+             json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), ''), run_id) WHERE state = 'WAITING_EVIDENCE';
 
 -- For people who look at runs (authority/views). They hold what a person looks for, which is a small part of all runs.
 CREATE INDEX runs_by_state ON runs (state, admitted_us, run_id)

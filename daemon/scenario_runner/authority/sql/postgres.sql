@@ -220,6 +220,7 @@ RETURNING r.run_id, r.lease_epoch;
 -- A correction that becomes READY also grows the record of the run that it supersedes, which has ended and has no lease.
 -- That row is locked with the others, in one order, so of two corrections of one run the second appends after the first.
 -- A record that tells of the supersession already, since it comes from a ledger that was ahead, stays as it is ("untold").
+-- A run that goes on waiting, and that was told of an arrival under this lease (tell_runs), is due again then.
 -- Attempts come as one text, since most commits have none, and sixteen empty arrays cost more than the rest of the CTE.
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest(%(run_id)b::text[], %(owner)b::text[], %(epoch)b::bigint[], %(from_state)b::text[],
@@ -229,11 +230,11 @@ WITH given AS MATERIALIZED (
                        %(count)b::bigint[], %(token)b::text[], %(signal_id)b::text[], %(signal_kind)b::text[],
                        %(partition_key)b::text[], %(attributes)b::bytea[], %(payload)b::bytea[],
                        %(deadline_us)b::bigint[], %(attempts)b::bigint[], %(launches)b::bigint[],
-                       %(missing)b::text[], %(absent_root)b::text[])
+                       %(missing)b::text[], %(absent_root)b::text[], %(claimed_us)b::bigint[])
        WITH ORDINALITY
     AS g(run_id, owner, epoch, from_state, from_us, to_state, at_us, due_us, keep_lease, wakes, retries, last_error,
          report_digest, reason_code, facts_view_digest, count, token, signal_id, signal_kind, partition_key, attributes,
-         payload, deadline_us, attempts, launches, missing, absent_root, ord)),
+         payload, deadline_us, attempts, launches, missing, absent_root, claimed_us, ord)),
 superseding AS MATERIALIZED (
   SELECT * FROM json_to_recordset(%(superseding)b::json)
     AS s(run_id text, old_run_id text, details text, signal_id text, partition_key text, attributes text, payload text)),
@@ -243,7 +244,9 @@ held AS MATERIALIZED (
   ORDER BY r.run_id FOR UPDATE OF r),
 changed AS (
   UPDATE runs r
-  SET state = g.to_state, reason_code = g.reason_code, due_us = g.due_us,
+  SET state = g.to_state, reason_code = g.reason_code,
+      due_us = CASE WHEN g.to_state = 'WAITING_EVIDENCE' AND r.due_us > g.claimed_us THEN least(g.due_us, r.due_us)
+                    ELSE g.due_us END,
       lease_owner = CASE WHEN g.keep_lease THEN r.lease_owner ELSE '' END,
       lease_until_us = CASE WHEN g.keep_lease THEN r.lease_until_us ELSE 0 END,
       wakes = g.wakes, retries = g.retries, last_error = g.last_error, report_digest = g.report_digest,
@@ -362,6 +365,39 @@ acted AS (
 SELECT run_id, outcome FROM decided
 UNION ALL
 SELECT subject, outcome FROM operator_actions WHERE action_key = ANY (%(action_key)b::text[]);
+
+-- name: awaited_roots
+-- Roots where a run waits for evidence. The index holds the begin of a root: a row of it must fit into a page. Each root is
+-- looked for by itself (LATERAL), not joined with all runs that wait.
+SELECT g.root FROM unnest(%(roots)b::text[]) AS g(root)
+CROSS JOIN LATERAL (SELECT r.run_id FROM runs r
+                    WHERE r.state = 'WAITING_EVIDENCE' AND sr_root_of(r.intent, r.inputs) = g.root
+                      AND left(sr_root_of(r.intent, r.inputs), 600) COLLATE "C" = left(g.root, 600)
+                    ORDER BY r.run_id LIMIT 1) AS waiting;
+
+-- name: waiting_roots
+-- In the order of the index of waiting runs: by their admission the planner might search among all runs.
+SELECT DISTINCT root FROM (SELECT sr_root_of(intent, inputs) AS root FROM runs WHERE state = 'WAITING_EVIDENCE'
+                           ORDER BY deadline_us DESC LIMIT %(most)b) AS page;
+
+-- name: waiting_at
+SELECT run_id FROM runs
+WHERE state = 'WAITING_EVIDENCE' AND sr_root_of(intent, inputs) = %(root)b AND run_id > %(after)b
+  AND left(sr_root_of(intent, inputs), 600) COLLATE "C" = left(%(root)b, 600)
+  AND run_id = %(only)b  -- only
+ORDER BY run_id LIMIT %(limit)b;
+
+-- name: tell_runs
+-- Rows are locked before they are compared: a claim that is at work is waited for, and its lease is seen. A run is told
+-- once a second at most; see authority/arrivals.py. A clock that was set back puts nothing off for longer.
+WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
+held AS MATERIALIZED (
+  SELECT r.run_id, r.due_us, r.lease_until_us, greatest(c.now, least(r.arrived_us, c.now) + 1000000) AS soonest
+  FROM runs r, clock c WHERE r.run_id = ANY (%(run_ids)b::text[]) AND r.state = 'WAITING_EVIDENCE'
+  ORDER BY r.run_id FOR UPDATE OF r)
+UPDATE runs r SET due_us = h.soonest, arrived_us = h.soonest
+FROM held h, clock c
+WHERE r.run_id = h.run_id AND (h.lease_until_us > c.now OR h.due_us > h.soonest);
 
 -- name: claim_unprojected
 -- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.

@@ -70,8 +70,11 @@ RETURNING run_id, lease_epoch;
 -- The one statement that changes a claimed run. The row must be as the claim has it: under this lease (owner and epoch;
 -- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
 -- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
+-- A run that goes on waiting, and that was told of an arrival under this lease (tell_runs), is due again then.
 UPDATE runs
-SET state = :to_state, reason_code = :reason_code, due_us = :due_us,
+SET state = :to_state, reason_code = :reason_code,
+    due_us = CASE WHEN :to_state = 'WAITING_EVIDENCE' AND due_us > :claimed_us THEN min(:due_us, due_us)
+                  ELSE :due_us END,
     lease_owner = CASE WHEN :keep_lease THEN lease_owner ELSE '' END,
     lease_until_us = CASE WHEN :keep_lease THEN lease_until_us ELSE 0 END,
     wakes = :wakes, retries = :retries, last_error = :last_error, report_digest = :report_digest,
@@ -131,6 +134,34 @@ WHERE run_id IN (SELECT run_id FROM runs
 -- name: wake_run
 -- In the transaction that has decided it.
 UPDATE runs SET due_us = :now WHERE run_id = :run_id;
+
+-- name: awaited_roots
+-- Roots where a run waits for evidence.
+SELECT g.value AS root FROM json_each(:roots) AS g
+WHERE EXISTS (SELECT 1 FROM runs r
+              WHERE r.state = 'WAITING_EVIDENCE'
+                AND coalesce(nullif(json_extract(CAST(r.intent AS TEXT), '$.engine_run_root'), ''),
+                             json_extract(CAST(r.inputs AS TEXT), '$.engine_run_root'), '') = g.value);
+
+-- name: waiting_roots
+SELECT DISTINCT coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
+                         json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), '') AS root
+FROM (SELECT intent, inputs FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY deadline_us DESC LIMIT :most) AS page;
+
+-- name: waiting_at
+SELECT run_id FROM runs
+WHERE state = 'WAITING_EVIDENCE' AND run_id > :after
+  AND coalesce(nullif(json_extract(CAST(intent AS TEXT), '$.engine_run_root'), ''),
+               json_extract(CAST(inputs AS TEXT), '$.engine_run_root'), '') = :root
+  AND run_id = :only  -- only
+ORDER BY run_id LIMIT :limit;
+
+-- name: tell_runs
+-- A run is told once a second at most; see authority/arrivals.py. A clock that was set back puts nothing off for longer.
+UPDATE runs
+SET due_us = max(:now, min(arrived_us, :now) + 1000000), arrived_us = max(:now, min(arrived_us, :now) + 1000000)
+WHERE run_id IN (SELECT value FROM json_each(:run_ids)) AND state = 'WAITING_EVIDENCE'
+  AND (lease_until_us > :now OR due_us > max(:now, min(arrived_us, :now) + 1000000));
 
 -- name: claim_unprojected
 -- Documents of one run are also those of the run that it supersedes: the record of that one grows with its READY.

@@ -30,6 +30,9 @@ SUBMIT_LINE: Final = Shape({
     "line": INTEGER, "run_id": TEXT_OR_NULL, "message_id": TEXT_OR_NULL, "outcome": TEXT, "record": TEXT_OR_NULL,
     "error": OrNull(Shape({"reason_code": TEXT, "sentence": TEXT, "detail": TEXT})),
 })  # fmt: skip
+EVIDENCE_ARRIVED: Final = Shape({
+    "engine_run_root": TEXT, "run_id": TEXT_OR_NULL, "message_id": TEXT, "record": TEXT,
+})  # fmt: skip
 RUN: Final = Shape({**STATUS.keys, "disposition": TEXT})
 PLAN: Final = Shape({
     "run_id": HEX32, "intent_fingerprint": TEXT, "plan_hash": TEXT, "strategy": TEXT,

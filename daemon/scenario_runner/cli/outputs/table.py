@@ -11,6 +11,7 @@ DOCUMENTS: Final[dict[str, Shape]] = {
     "run": acting.RUN,
     "submit": acting.SUBMIT,
     "plan": acting.PLAN,
+    "evidence arrived": acting.EVIDENCE_ARRIVED,
     "status": looking.STATUS,
     "explain": looking.EXPLAIN,
     "verify": looking.VERIFY,

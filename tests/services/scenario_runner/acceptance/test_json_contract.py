@@ -122,8 +122,9 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
     asked.ask("daemons", "--json")
     asked.ask("daemons", "--jsonl")
     asked.ask("healthcheck", "--url", "http://127.0.0.1:1", "--json")
-    asked.ask("stores", "adopt", "--json")
-    asked.ask("stream", "adopt", "--json")
+    root = (asked.request["engine_run_root"], "--run", run_id_of("waiting"))
+    for question in (("stores", "adopt"), ("stream", "adopt"), ("evidence", "arrived", *root)):
+        asked.ask(*question, "--json")
     for arguments in (("policy", "digest", str(world.policy)), ("contracts", "export", str(world.root / "schemas"))):
         done = world.command(*arguments, "--json")
         asked.answers[command_of(arguments), False] = [json.loads(done.stdout)]

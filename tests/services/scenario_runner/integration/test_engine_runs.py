@@ -1,7 +1,11 @@
 """Runs whose engine is invoked, from the request to the verdict, with real processes and the installed command."""
 
 import json
+import signal
+import sqlite3
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +192,41 @@ def test_a_drain_waits_for_engines_and_for_the_next_attempt(world: World) -> Non
     assert len(launches(world)) == 2
     (signal,) = world.signals()
     assert signal["attributes"]["kind"] == "READY"
+
+
+# --- others that wait where an engine writes
+
+
+def waiting_where_another_run_will_write(world: World) -> dict[str, Any]:
+    """A run that waits, and is due by its schedule long after the test; returns its request."""
+    engine(world, SAMPLE, evidence_watch="off")
+    document = request(world, "waits", requested_strategy="FORCE_REUSE", engine_run_root=str(world.runs / "made-once"))
+    world.drop(document)
+    assert world.serve().returncode == 0
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("UPDATE runs SET due_us = due_us + 100000000 WHERE state = 'WAITING_EVIDENCE'")
+    return document | {"run_equivalence_key": "makes", "requested_strategy": "FORCE_INVOKE"}
+
+
+def rows(world: World) -> list[Any]:
+    with closing(sqlite3.connect(world.database)) as connection:
+        return connection.execute("SELECT * FROM runs WHERE run_equivalence_key = 'waits'").fetchall()
+
+
+def test_the_end_of_an_engine_is_told_to_runs_that_wait_where_it_wrote(world: World) -> None:
+    world.drop(waiting_where_another_run_will_write(world), "second.json")
+    daemon = world.start()
+    deadline = time.monotonic() + 60
+    while len(world.signals("READY")) < 2:
+        assert time.monotonic() < deadline, "the run that waited was not told"
+        time.sleep(0.05)
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(30) == 0
+    assert len(launches(world)) == 1
+
+
+def test_one_shot_tells_no_other_run(world: World) -> None:
+    makes = waiting_where_another_run_will_write(world)
+    before = rows(world)
+    assert run_one(world, makes)[0] == 0
+    assert rows(world) == before

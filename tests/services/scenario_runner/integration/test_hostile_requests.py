@@ -85,6 +85,11 @@ def enveloped(*, leave_out: str = "", **fields: Any) -> Make:
     return make
 
 
+def arrived(**payload: Any) -> Make:
+    """The word that evidence has come."""
+    return enveloped(attributes={"kind": "EVIDENCE_ARRIVED"}, payload=payload)
+
+
 def root(place: Callable[[str], str]) -> Make:
     return lambda request: encoded(request | {"engine_run_root": place(request["engine_run_root"])})
 
@@ -434,7 +439,24 @@ REJECTED: dict[str, tuple[Make, str, str]] = {
         "dry_run",
     ),
     "re-emit with the payload of a run request": (enveloped(attributes={"kind": "REEMIT_REQUEST"}), SCHEMA, "run_id"),
-}
+    "arrival without a root": (arrived(), SCHEMA, "engine_run_root"),
+    "arrival at an empty root": (arrived(engine_run_root=""), SCHEMA, "engine_run_root"),
+    "arrival at a long root": (arrived(engine_run_root="/" + "r" * 2048), SCHEMA, "engine_run_root"),
+    "arrival at a root that is a list": (arrived(engine_run_root=["/r"]), SCHEMA, "engine_run_root"),
+    "arrival at a root that is not allowed": (arrived(engine_run_root="/etc"), PLACE, "engine_roots"),
+    "arrival at a root that leads elsewhere": (arrived(engine_run_root="runs/../../etc"), PLACE, ".."),
+    "arrival of a scheme that is not served": (arrived(engine_run_root="http://a/b"), PLACE, "scheme"),
+    "arrival for a run id that leads elsewhere": (arrived(engine_run_root="/r", run_id="../../x"), SCHEMA, "run_id"),
+    "arrival with a verdict": (arrived(engine_run_root="/r", passed=True), SCHEMA, "passed"),
+    "arrival with a null": (arrived(engine_run_root="/r", run_id=None), SCHEMA, "run_id"),
+    "arrival with the payload of a run request": (
+        enveloped(attributes={"kind": "EVIDENCE_ARRIVED"}), SCHEMA, "run_equivalence_key",
+    ),
+    "arrival in another version": (
+        enveloped(attributes={"kind": "EVIDENCE_ARRIVED", "version": "1"}, payload={"engine_run_root": "/r"}), KIND,
+        "version",
+    ),
+}  # fmt: skip
 
 IGNORED: dict[str, Make] = {
     kind: enveloped(attributes={"kind": kind}, payload={"run_id": "0" * 32})
@@ -442,6 +464,7 @@ IGNORED: dict[str, Make] = {
 } | {
     "READY with the payload of a request": enveloped(attributes={"kind": "READY"}),
     "READY with a list as message id": enveloped(attributes={"kind": "READY"}, message_id=[1]),
+    "arrival where no run waits": lambda request: arrived(engine_run_root=request["engine_run_root"] + "/x")(request),
     "another topic": enveloped(topic="fp.bus.control.v2"),
     "another topic and kind": enveloped(topic="orders.v1", attributes={"kind": "ORDER_PLACED"}, payload={"order": 7}),
     "another topic without a kind": enveloped(topic="orders.v1", attributes={}, payload={}),

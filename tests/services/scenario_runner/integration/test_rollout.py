@@ -116,7 +116,7 @@ MANY_AT_ONCE = {
 OTHERS = {
     "serve", "run", "doctor", "submit", "plan", "status", "explain", "watch", "daemons", "verify", "healthcheck",
     "runs list", "dead-letter list", "dead-letter show", "quarantine list", "quarantine show", "retention plan",
-    "policy digest", "contracts export", "ledger check",
+    "policy digest", "contracts export", "ledger check", "evidence arrived",
 }  # fmt: skip
 
 
@@ -140,14 +140,15 @@ def test_the_lock_of_production_holds_for_every_command_that_writes(tmp_path: Pa
     assert world.database.read_bytes() == before
 
 
-def test_the_lock_of_production_holds_for_submit_in_what_submitting_touches(tmp_path: Path) -> None:
+def test_the_lock_of_production_holds_for_producers_in_what_submitting_touches(tmp_path: Path) -> None:
     world = World(tmp_path / "world")
     made = world.make_run("one", outputs=["outlet_catalogue"], members=2)
     request = tmp_path / "request.json"
     request.write_text(json.dumps(made["request"]), "utf-8")
     world.write_profiles(profile_class="production")
-    for source in ((str(request),), ("--jsonl", str(request))):
-        done = world.command("submit", *source, "--wiring", str(world.wiring))
+    root = str(made["request"]["engine_run_root"])
+    for source in (("submit", str(request)), ("submit", "--jsonl", str(request)), ("evidence", "arrived", root)):
+        done = world.command(*source, "--wiring", str(world.wiring))
         said = done.stderr.decode()
         assert (done.returncode, "(1) control_bus_kind is a spool" in said, "(2)" in said) == (2, True, False), said
     assert not world.bus.exists()

@@ -421,6 +421,7 @@ CONTRACT: dict[str, tuple[str, str]] = {
     "run_ready_signal": ("run_id facts_view_ref bundle_hash", "emitted_at_utc"),
     "run_terminal_signal": ("run_id status_state status_ref record_ref reemit_key", "reason_code emitted_at_utc"),
     "reemit_request": ("run_id reemit_kind", "reason requested_by dry_run requested_at_utc"),
+    "evidence_arrived": ("engine_run_root", "run_id"),
     "engine_attempt": (
         "run_id attempt_id attempt_no outcome started_at_utc ended_at_utc invocation",
         "invoker reason_code engine_run_root run_receipt_ref duration_ms logs_ref",

@@ -54,6 +54,7 @@ def test_what_looks_like_nothing_known_is_told_by_the_parser_alone(raw: bytes) -
         ({"run_equivalence_key": 7}, ""),
         ({"run_equivalence_key": "\ud800"}, ""),
         ({"payload": ["run_equivalence_key"]}, ""),
+        ({"attributes": {"kind": "EVIDENCE_ARRIVED"}, "payload": {"run_equivalence_key": "key"}}, ""),
         ({}, ""),
     ],
 )

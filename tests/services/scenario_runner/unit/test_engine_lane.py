@@ -138,10 +138,11 @@ class Bench:
         driver: Any = self.driver
         effects: Any = self.effects
         leases: Any = self.leases
-        self.heartbeats = Heartbeats(0.05)
+        self.heartbeats, self.told = Heartbeats(0.05), list[str]()
         self.lane = EngineLane(
-            driver, effects, leases, 0.005, lambda: None, self.defects.append, heartbeats=self.heartbeats
-        )
+            driver, effects, leases, 0.005, lambda: None, self.defects.append, heartbeats=self.heartbeats,
+            attempt_ended=lambda claim: self.told.append(claim.run_id),
+        )  # fmt: skip
         self.lane.start()
 
     def add(self, number: int = 1, epoch: int = 1, end: Callable[[Claim], Transition] | None = None) -> None:
@@ -275,6 +276,7 @@ def test_the_outputs_of_an_engine_are_kept_until_its_end_is_on_record(bench: Ben
     until(lambda: len(bench.driver.committed) == 2, "both are committed")
     until(lambda: bench.lane._executions == {}, "both are over")
     assert bench.backend.forgotten == [f"{2:032x}"]
+    assert bench.told == [f"{2:032x}"], "others hear of an end that is on record"
 
 
 def test_only_engines_whose_leases_were_renewed_are_renewed(bench: Bench) -> None:

@@ -60,7 +60,9 @@ def test_the_daemon_may_do_what_it_needs_and_nothing_else() -> None:
 
 
 def test_a_one_shot_run_may_do_nothing_that_only_the_intake_needs() -> None:
-    intake = {statement for statement in NEEDED if statement.startswith(("kinesis:", "dynamodb:", "cloudwatch:"))}
+    intake = {
+        statement for statement in NEEDED if statement.startswith(("kinesis:", "dynamodb:", "cloudwatch:", "sqs:"))
+    }
     publishing = {"kinesis:DescribeStreamSummary", "kinesis:PutRecords"}
     allowed = actions_of("OneShotRole")
     assert allowed == (actions_of("DaemonRole") - intake - {"dynamodb:DescribeContinuousBackups"}) | publishing

@@ -10,12 +10,22 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.service.permissions import NEEDED, Access, Trial, try_cluster, try_metrics, try_stream, try_tables
+from scenario_runner.service.permissions import (
+    NEEDED,
+    Access,
+    Trial,
+    try_cluster,
+    try_metrics,
+    try_queue,
+    try_stream,
+    try_tables,
+)
 
 pytestmark = pytest.mark.unit
 
 NEVER_TRIED = {"ecs:RunTask", "iam:PassRole"}
 SERVICES = sorted(name for name in NEEDED.keys() - NEVER_TRIED if not name.startswith("s3:"))
+OF_A_QUEUE = ("ReceiveMessage", "DeleteMessage")
 CHANGING = ("PutItem", "UpdateItem", "DeleteItem")
 
 
@@ -54,6 +64,7 @@ class Aws:
         refused = {
             "PutRecords": "InvalidArgumentException", "SubscribeToShard": "ResourceNotFoundException",
             "RegisterStreamConsumer": "ResourceInUseException", "CreateTable": "ResourceInUseException",
+            "ReceiveMessage": "InvalidParameterValue", "DeleteMessage": "ReceiptHandleIsInvalid",
             "PutMetricData": "InvalidParameterValue", "StopTask": "InvalidParameterException",
             **dict.fromkeys(CHANGING, "ConditionalCheckFailedException"),
         }  # fmt: skip
@@ -74,7 +85,7 @@ class Aws:
 def trials(aws: Aws) -> list[Trial]:
     everything: Iterator[Trial] = chain(
         try_stream(aws, "bus", "app", fan_out=True), try_tables(aws, "app"), try_metrics(aws, "app"),
-        try_cluster(aws, "cluster", "engine:3"),
+        try_cluster(aws, "cluster", "engine:3"), try_queue(aws, "https://sqs/1/q"),
     )  # fmt: skip
     return list(everything)
 
@@ -125,7 +136,16 @@ def test_no_trial_changes_anything(backups: str, there: bool) -> None:
         elif name == "StopTask":
             assert arguments["task"] == "0" * 32, "no such task is ever there"
         else:
-            assert name.startswith(("Describe", "List", "Get", "Scan", "Query", "SubscribeToShard")), name
+            assert name.startswith(("Describe", "List", "Get", "Scan", "Query", "SubscribeToShard", *OF_A_QUEUE)), name
+
+
+def test_no_trial_takes_or_deletes_a_message() -> None:
+    aws = Aws()
+    list(try_queue(aws, "https://sqs/1/q"))
+    calls = dict(aws.calls)
+    received = calls["ReceiveMessage"]
+    assert (received["MaxNumberOfMessages"], received["VisibilityTimeout"]) == (11, 0), "too many, or for no time"
+    assert calls["DeleteMessage"]["ReceiptHandle"] == "scenario-runner-doctor", "no such message is ever there"
 
 
 def test_what_cannot_be_tried_without_a_change_is_said_to_be_that() -> None:

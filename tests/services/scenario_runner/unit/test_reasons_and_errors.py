@@ -210,8 +210,10 @@ def test_every_state_is_reached_from_open() -> None:
 def test_signal_kinds_strategies_and_dispositions_are_those_of_the_contract() -> None:
     assert {kind.value for kind in SignalKind} == {
         "RUN_REQUEST", "REEMIT_REQUEST", "READY", "TERMINAL", "READY_REEMIT", "TERMINAL_REEMIT", "REQUEST_REJECTED",
-        "RUN_SUPERSEDES",
+        "RUN_SUPERSEDES", "EVIDENCE_ARRIVED",
     }  # fmt: skip
-    assert set(SignalKind) - OWN_SIGNALS == {SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST}
+    assert set(SignalKind) - OWN_SIGNALS == {
+        SignalKind.RUN_REQUEST, SignalKind.REEMIT_REQUEST, SignalKind.EVIDENCE_ARRIVED,
+    }  # fmt: skip
     assert {item.value for item in Strategy} == {"AUTO", "FORCE_INVOKE", "FORCE_REUSE"}
     assert {item.value for item in Disposition} == {"ACCEPTED", "DUPLICATE", "CONFLICT", "REJECTED", "IGNORED"}

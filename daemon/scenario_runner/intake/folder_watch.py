@@ -1,0 +1,158 @@
+"""Folders where runs wait for evidence: runs are told when something comes into them.
+
+A root is told once it has been quiet for a moment. While an engine writes there, an examination would find half of what
+it is about, and perhaps a file that is being written.
+
+Only what this host writes is seen: a change on a network file system by another host is not. Roots, and folders below
+them, are watched up to a number; runs beyond it are examined by their schedule, like all runs before they are watched.
+Nothing is read but names, and links are not followed.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from scenario_runner.artifacts.inotify import Change, Inotify
+from scenario_runner.authority.acts import Arrival
+from scenario_runner.authority.arrivals import count_told
+from scenario_runner.authority.base import Authority
+
+#: Waiting runs whose roots are watched, those with the last deadlines: mostly the newest, whose evidence is on its way.
+_MOST_RUNS: Final = 256
+#: Folders of all these roots: some MB of the kernel's memory, and half of what a user may watch by default.
+_MOST_FOLDERS: Final = 4096
+#: Longer than an engine pauses between two writes that belong together, and shorter than anybody notices.
+_QUIET_SECONDS: Final = 0.3
+#: How often it is asked where runs wait. A run that has begun to wait meanwhile is examined within that time anyway.
+_ASK_SECONDS: Final = 2.0
+
+
+class FolderWatch:
+    """Watches the folders of waiting runs.
+
+    Args:
+        inotify: Tells of changes.
+        authority: Whose runs wait.
+        allowed: Absolute paths and ``s3://`` URIs of the allowed engine roots.
+        wait_seconds: How long a step waits for a change.
+        monotonic: Seconds, never going back.
+    """
+
+    def __init__(
+        self, inotify: Inotify, authority: Authority, allowed: Sequence[str], wait_seconds: float,
+        monotonic: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._inotify, self._authority, self._wait_seconds = inotify, authority, wait_seconds
+        self._allowed = tuple(root for root in allowed if root.startswith("/"))
+        self._monotonic, self._ask_at = monotonic, 0.0
+        self._roots: tuple[str, ...] = ()
+        self._changed_at: dict[str, float] = {}
+        self._folders: dict[int, str] = {}
+
+    def step(self) -> int:
+        """Look where runs wait, wait for changes there, and tell the runs.
+
+        Returns:
+            How many runs were told.
+
+        Raises:
+            Unavailable: The authority does not answer.
+        """
+        if self._monotonic() >= self._ask_at:
+            self._ask_at = self._monotonic() + _ASK_SECONDS
+            self._watch_roots(self._authority.waiting_roots(_MOST_RUNS))
+        changed, now = self._changed_roots(self._inotify.changes(self._wait_seconds)), self._monotonic()
+        self._changed_at.update(dict.fromkeys(changed, now))
+        quiet = [root for root, at in self._changed_at.items() if now - at >= _QUIET_SECONDS]
+        if not quiet:
+            return 0
+        told = sum(self._authority.tell([Arrival(root) for root in quiet]))
+        for root in quiet:
+            del self._changed_at[root]
+        count_told("folder", told)
+        return told
+
+    def close(self) -> None:
+        """End all watches."""
+        self._inotify.close()
+
+    def _watch_roots(self, roots: Iterable[str]) -> None:
+        """Watch these roots from now on, and no others."""
+        wanted = tuple(sorted(root for root in set(roots) if self._allowed_above(root)))
+        if wanted == self._roots:
+            return
+        added, self._roots = set(wanted) - set(self._roots), wanted
+        for watch, folder in list(self._folders.items()):
+            if not self._at_or_above(folder) and not self._below(folder):
+                del self._folders[watch]
+                self._inotify.forget(watch)
+        for root in sorted(added):
+            self._approach(root)
+
+    def _allowed_above(self, root: str) -> str:
+        """The allowed root that a root is at or below; empty for none."""
+        return next((place for place in self._allowed if _is_within(root, place)), "")
+
+    def _at_or_above(self, place: str) -> list[str]:
+        return [root for root in self._roots if _is_within(place, root)]
+
+    def _below(self, place: str) -> list[str]:
+        return [root for root in self._roots if _is_within(root, place) and root != place]
+
+    def _approach(self, root: str) -> None:
+        """Watch a root with all its folders, or what is there of the way to it."""
+        place = self._allowed_above(root)
+        steps = [step for step in root[len(place) :].split("/") if step]
+        while self._watch(place):
+            if not steps:
+                self._watch_below(root)
+                return
+            place = f"{place.rstrip('/')}/{steps.pop(0)}"
+        # It is not there yet: the watch of the folder above it, which was made first, tells when it comes.
+
+    def _watch_below(self, place: str) -> None:
+        """Watch a folder and all below it. Each is watched before it is listed, so that none is missed."""
+        left = [place]
+        while left:
+            folder = left.pop()
+            if not self._watch(folder):
+                continue
+            try:
+                with os.scandir(folder) as entries:
+                    left += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue  # it has gone, or may not be listed
+
+    def _watch(self, folder: str) -> bool:
+        """Watch a folder, which may be watched already; false when it is none, or there are too many."""
+        if len(self._folders) >= _MOST_FOLDERS:
+            return False
+        watch = self._inotify.watch(folder)
+        if watch is not None:
+            self._folders[watch] = folder
+        return watch is not None
+
+    def _changed_roots(self, changes: Iterable[Change]) -> set[str]:
+        """The roots that are there and that changes concern; folders that have come are watched."""
+        filled: set[str] = set()
+        came: set[str] = set()
+        for change in changes:
+            if change.watch < 0:  # some were lost
+                came.update(self._roots)
+            elif change.ended:
+                self._folders.pop(change.watch, None)
+            elif (folder := self._folders.get(change.watch)) is not None:
+                (came if change.is_folder else filled).add(f"{folder}/{change.name}" if change.is_folder else folder)
+        changed = {root for folder in filled for root in self._at_or_above(folder)}
+        for folder in came:
+            for root in self._below(folder):
+                self._approach(root)
+                changed.add(root)
+            if within := self._at_or_above(folder):
+                self._watch_below(folder)
+                changed.update(within)
+        return {root for root in changed if os.path.isdir(root)}
+
+
+def _is_within(place: str, root: str) -> bool:
+    return place == root or place.startswith(root.rstrip("/") + "/")

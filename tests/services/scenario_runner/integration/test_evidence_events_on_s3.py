@@ -1,0 +1,134 @@
+"""Objects come for a run that waits, and S3 says so through a queue: the run is READY at once, before it is due."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import S3Place, World, s3_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.integration, pytest.mark.parity]
+
+SMALL: dict[str, Any] = {"outputs": ["outlet_catalogue"], "members": 2, "member_bytes": 64, "parts": 2,
+                         "part_bytes": 64}  # fmt: skip
+
+
+class Events:
+    """A bucket that tells a queue of new objects, and a world whose engine root is that bucket."""
+
+    def __init__(self, folder: Path, place: S3Place, endpoint: str) -> None:
+        import boto3
+
+        self.name = f"sr-events-{secrets.token_hex(6)}"
+        self.s3 = replace(place, bucket=self.name).client()
+        self.sqs = boto3.client("sqs", endpoint_url=endpoint, region_name=place.region)
+        self.s3.create_bucket(Bucket=self.name)
+        self.url = self.sqs.create_queue(QueueName=self.name)["QueueUrl"]
+        self.world = World(
+            folder,
+            {
+                "engine_roots": [f"s3://{self.name}/runs"], "evidence_events_queue_url": self.url,
+                "s3_endpoint_url": place.endpoint, "s3_region": place.region, "s3_path_style": True,
+            },
+        )  # fmt: skip
+
+    def notify(self) -> None:
+        arn = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}
+        self.s3.put_bucket_notification_configuration(
+            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": [told]}
+        )
+
+    def left(self) -> int:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return sum(int(found[name]) for name in names)
+
+    def close(self) -> None:
+        for item in self.s3.list_objects_v2(Bucket=self.name).get("Contents", []):
+            self.s3.delete_object(Bucket=self.name, Key=item["Key"])
+        self.s3.delete_bucket(Bucket=self.name)
+        self.sqs.delete_queue(QueueUrl=self.url)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Iterator[Events]:
+    endpoint = os.environ.get("SR_TEST_SQS_ENDPOINT_URL")
+    if not endpoint:
+        pytest.skip("SR_TEST_SQS_ENDPOINT_URL is not set: no queue to test against")
+    made = Events(tmp_path / "world", s3_place(), endpoint)
+    yield made
+    made.close()
+
+
+def states(world: World) -> list[str]:
+    with closing(sqlite3.connect(world.database)) as connection:
+        return [state for (state,) in connection.execute("SELECT state FROM runs")]
+
+
+def until(true: Any, what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_a_run_that_waits_is_ready_once_its_last_object_has_come(events: Events) -> None:
+    world, made = events.world, events.world.make_run("k", **SMALL)
+    folder = world.root.parent / str(made["request"]["engine_run_root"])
+    world.drop(made["request"] | {"engine_run_root": f"s3://{events.name}/runs/night one"})
+    assert world.serve().returncode == 0
+    assert states(world) == ["WAITING_EVIDENCE"]
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("UPDATE runs SET due_us = due_us + 100000000")
+    events.notify()
+    events.sqs.send_message(QueueUrl=events.url, MessageBody="no event")
+    daemon = world.start()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        key = f"runs/night one/{path.relative_to(folder).as_posix()}"
+        events.s3.put_object(Bucket=events.name, Key=key, Body=path.read_bytes())
+    until(lambda: states(world) == ["READY"], "the run was not told")
+    until(lambda: events.left() == 0, "messages are left on the queue")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(30) == 0
+    assert world.query("verify", made["run_id"])[0] == 0
+
+
+def test_doctor_looks_at_the_queue(events: Events) -> None:
+    def found(check: str) -> dict[str, Any]:
+        done = events.world.command("doctor", "--wiring", str(events.world.wiring), "--json")
+        (item,) = [item for item in json.loads(done.stdout)["checks"] if item["check"] == check]
+        return dict(item)
+
+    assert events.name in found("evidence events")["detail"]
+    assert (
+        "sqs:DeleteMessage, sqs:GetQueueAttributes, sqs:ReceiveMessage" in found("permissions of the queue")["detail"]
+    )
+    events.world.write_profiles(evidence_events_queue_url=events.url + "-gone")
+    assert found("evidence events")["ok"] is False
+
+
+def test_a_queue_that_is_gone_stops_no_daemon(events: Events) -> None:
+    world, made = events.world, events.world.make_run("k", **SMALL)
+    world.write_profiles(engine_roots=[str(world.runs)], evidence_events_queue_url=events.url + "-gone")
+    daemon = world.start("--log-format", "json")
+    world.drop(made["request"])
+    until(lambda: world.signals("READY"), "the run was not served")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.stderr is not None
+    log = daemon.stderr.read().decode()
+    assert daemon.wait(30) == 0
+    assert "cannot be read" in log
