@@ -64,7 +64,8 @@ def herd() -> Iterator[Schema]:
                           updated_us, due_us, event_seq, projected_seq, absent_root)
         SELECT md5(n::text), 'key-' || n, '', '{{}}',
                ('{{"engine_run_root": "/runs/' || n || '", "pad": "' || repeat('x', 900) || '"}}')::bytea,
-               'WAITING_EVIDENCE', {START}, 2 * {START}, {START}, 2 * {START}, 5, 5, CASE WHEN n <= 20000 THEN '/runs/' || md5('r' || n) ELSE '' END
+               'WAITING_EVIDENCE', {START}, 2 * {START}, {START}, 2 * {START}, 5, 5,
+               CASE WHEN n <= 20000 THEN '/runs/' || md5('r' || n) ELSE '' END
         FROM generate_series(1, 20100) n"""
     )
     made.query("ANALYZE runs")
