@@ -183,7 +183,7 @@ def test_a_daemon_says_that_it_is_alive_and_ready_and_what_it_did(tmp_path: Path
     made = world.make_run("one", outputs=["outlet_catalogue"], members=3, member_bytes=64)
     with serving(world) as served:
         until(lambda: served.check("/readyz")[0] == 200)
-        loops = {"main", "intake", "runner", "relay", "renewal", "housekeeping"}
+        loops = {"main", "intake", "runner", "roots", "relay", "renewal", "housekeeping"}
         until(lambda: set(served.check("/healthz")[1]["checks"]) == loops)
         status, health = served.check("/healthz")
         assert (status, health["status"], health["stuck"]) == (200, "ok", [])
