@@ -331,6 +331,15 @@ class FilesystemStore(ObjectStore):
         self._root.prove(anchor)
         return True
 
+    @override
+    def settle(self, key: str) -> None:
+        anchor = self._root.proven()
+        check_key(key)
+        failure = self._sync_names(anchor, os.path.dirname(key))
+        if failure is not None:
+            raise failure
+        self._root.prove(anchor)
+
     # --- reading
 
     @override

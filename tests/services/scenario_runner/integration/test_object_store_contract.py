@@ -25,7 +25,13 @@ from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ListedObject, NotAnObjectError, ObjectStore, ObjectTooLargeError
+from scenario_runner.storage.base import (
+    ListedObject,
+    NotAnObjectError,
+    ObjectStore,
+    ObjectTooLargeError,
+    version_of,
+)
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
 from scenario_runner.storage.sorting import sorted_objects
@@ -261,6 +267,14 @@ def version(store: ObjectStore, key: str) -> str:
     found = store.read(key, MANY)
     assert found is not None
     return found.version
+
+
+def test_an_object_that_is_settled_stays_as_it_is(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    store.create("a/b", b"one")
+    assert store.replace("a/b", b"two", version(store, "a/b")) is True
+    other.settle("a/b")
+    assert other.read("a/b", MANY) == store.read("a/b", MANY)
 
 
 def test_a_replace_needs_the_version_that_was_read(backend: Backend) -> None:
@@ -553,6 +567,46 @@ def test_a_batch_whose_folder_cannot_be_made_durable_promises_nothing(
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
     files.create("a/object", b"x")
     assert folder in synced, "the name of the first try was never made durable, so the second has to"
+
+
+@pytest.mark.parametrize("replaces", [False, True], ids=["create", "replace"])
+def test_bytes_whose_flush_failed_are_written_again_and_not_only_flushed_again(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    """After a failed fsync the system may take the pages for clean, so that the next fsync of the file succeeds."""
+    files.create("a/object" if replaces else "a/before", b"old")
+
+    def write() -> bool:
+        return files.replace("a/object", b"new", version_of(b"old")) if replaces else files.create("a/object", b"new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "fsync", _failing(os.fsync, errno.EIO, lambda fd: PRIVATE in os.readlink(f"/proc/self/fd/{fd}"))
+        )
+        with pytest.raises(Unavailable):
+            write()
+    found = files.read("a/object", MANY)
+    assert (found.data if found else None) == (b"old" if replaces else None)
+    calls.log.clear()
+    assert write() is True
+    (written,) = {text for name, text in calls.log if name == "write"}
+    named = calls.index("rename" if replaces else "link", files.locate("a/object"))
+    assert calls.index("write", written) < calls.index("fsync", written) < named
+
+
+def test_what_was_read_is_settled_by_a_flush_of_its_folder(files: FilesystemStore, calls: Calls) -> None:
+    for key in ("object", "a/object"):
+        files.create(key, b"x")
+        calls.log.clear()
+        files.settle(key)
+        assert calls.log == [("fsync", os.path.dirname(files.locate(key)))]
+
+
+def test_what_cannot_be_settled_is_unavailable(files: FilesystemStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.create("a/object", b"x")
+    monkeypatch.setattr(os, "fsync", _failing(os.fsync, errno.EIO, lambda _fd: True))
+    with pytest.raises(Unavailable):
+        files.settle("a/object")
 
 
 def test_one_of_a_batch_that_cannot_be_written_does_not_take_the_others_along(files: FilesystemStore) -> None:
