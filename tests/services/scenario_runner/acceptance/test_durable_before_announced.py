@@ -1,5 +1,6 @@
 """Nothing is announced before it is durable, also after a power loss: the order of a daemon's own system calls."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ pytestmark = pytest.mark.integration
 
 #: Seeds of two engine runs, each a world of its own: nothing of their receipts is shared.
 SEEDS = (71, 72)
+#: Of one whose evidence came late: its record and status were written before, and are replaced.
+WAITED = 73
 BEFORE_THE_ROW = ("run_plan/{run}.json", "run_facts_view/{run}.json")
 BEFORE_THE_SIGNAL = ("run_record/{run}.jsonl", "run_status/{run}.json", "ready_signal/{run}.json")
 
@@ -67,33 +70,54 @@ class Ready:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Ready], Trace]:
-    """Two runs that one daemon drove in a batch, and its system calls."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, Ready], Trace]:
+    """Three runs that one daemon drove in a batch, by seed, and its system calls."""
     need_posix()
     need_strace()
     world = World(tmp_path_factory.mktemp("recorded").resolve() / "world")
+    late = world.make_run("waited", seed=WAITED, members=3, parts=2)["request"]
+    flag = min(Path(late["engine_run_root"]).rglob("_passed.flag"))
+    flag.rename(world.root / "flag")
+    world.drop(late, f"{WAITED}.json")
+    assert world.serve().returncode == 0
+    (world.root / "flag").rename(flag)
     for seed in SEEDS:
-        made = world.make_run(f"own-{seed}", seed=seed, members=3, parts=2)
-        world.drop(made["request"], f"{seed}.json")
+        world.drop(world.make_run(f"own-{seed}", seed=seed, members=3, parts=2)["request"], f"{seed}.json")
     serve = [COMMAND, "serve", "--wiring", str(world.wiring), "--policy", str(world.policy), "--until-idle"]
     trace = record(serve, world.root / "calls")
-    runs = []
+    runs = {}
     for signal in world.signals_folder.glob("*.json"):
-        run_id = signal.read_text("utf-8").split('"run_id":"')[1][:32]
-        runs.append(Ready(world, run_id, world.document("run_facts_view", run_id)["pins"]["seed"], signal))
-    assert sorted(run.seed for run in runs) == sorted(SEEDS)
+        run_id = json.loads(signal.read_bytes())["payload"]["run_id"]
+        seed = world.document("run_facts_view", run_id)["pins"]["seed"]
+        runs[seed] = Ready(world, run_id, seed, signal)
+    assert runs.keys() == {*SEEDS, WAITED}
     return runs, trace
 
 
-def test_all_that_ready_promises_is_durable_before_it_is_announced(recorded: tuple[list[Ready], Trace]) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_that_ready_promises_is_durable_before_it_is_announced(
+    recorded: tuple[dict[int, Ready], Trace], seed: int
+) -> None:
     runs, trace = recorded
-    assert {run.seed: run.problems(trace) for run in runs} == {seed: [] for seed in SEEDS}
+    assert runs[seed].problems(trace) == []
 
 
-def test_no_flush_could_be_left_out(recorded: tuple[list[Ready], Trace]) -> None:
-    """Each file and folder that READY needs is flushed, and without its flushes the test above would fail."""
+def test_documents_that_were_replaced_are_durable_before_ready_is_announced(
+    recorded: tuple[dict[int, Ready], Trace],
+) -> None:
     runs, trace = recorded
-    for run in runs:
+    run = runs[WAITED]
+    record, status, _ = map(str, run.documents(BEFORE_THE_SIGNAL))
+    sent = trace.named(str(run.signal))
+    for path in (record, status):
+        assert trace.named(path).name.startswith("rename"), "it was there before"
+        assert trace.lost(path, sent.began, str(run.world.root)) == []
+
+
+def test_no_flush_could_be_left_out(recorded: tuple[dict[int, Ready], Trace]) -> None:
+    """Each file and folder that READY needs is flushed, and without its flushes the first test would fail."""
+    runs, trace = recorded
+    for run in map(runs.__getitem__, SEEDS):
         for needed in dict.fromkeys(run.needed(trace)):
 
             def left_out(call: Call, needed: str = needed) -> bool:
@@ -104,9 +128,11 @@ def test_no_flush_could_be_left_out(recorded: tuple[list[Ready], Trace]) -> None
             assert run.problems(trace.without(left_out)) != [], f"nobody misses the flush of {needed}"
 
 
-def test_a_request_is_acknowledged_after_its_admission_is_durable(recorded: tuple[list[Ready], Trace]) -> None:
+def test_a_request_is_acknowledged_after_its_admission_is_durable(
+    recorded: tuple[dict[int, Ready], Trace],
+) -> None:
     runs, trace = recorded
-    for run in runs:
+    for run in map(runs.__getitem__, SEEDS):
         log = f"{run.world.database}-wal"
         admitted = trace.first("pwrite64", log, run.run_id)
         acknowledged = next(
