@@ -25,6 +25,7 @@ from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.storage import write_out
 from scenario_runner.storage.base import (
     ListedObject,
     NotAnObjectError,
@@ -567,6 +568,58 @@ def test_a_batch_whose_folder_cannot_be_made_durable_promises_nothing(
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
     files.create("a/object", b"x")
     assert folder in synced, "the name of the first try was never made durable, so the second has to"
+
+
+def test_files_of_a_batch_are_on_their_way_to_the_disk_before_the_first_is_flushed(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One commit of a journal then carries them all. Each is flushed itself nevertheless."""
+    started: list[str] = []
+
+    def start(fd: int, _offset: int, _bytes: int, _flags: int) -> int:
+        started.append(os.readlink(f"/proc/self/fd/{fd}"))
+        assert ("write", started[-1]) in calls.log
+        assert not any(name == "fsync" and PRIVATE in path for name, path in calls.log)
+        return -1  # what it answers does not matter
+
+    files.create("a/0", b"x")
+    calls.log.clear()
+    monkeypatch.setattr(write_out, "_sync_file_range", lambda: start)
+    assert files.create_many([(f"a/{number}", b"x") for number in range(1, 6)]) == [True] * 5
+    flushed = [path for name, path in calls.log if name == "fsync" and PRIVATE in path]
+    assert sorted(flushed) == sorted(started)
+    assert len(set(started)) == 5
+
+
+def test_files_are_durable_where_the_write_out_cannot_be_started_early(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_out, "_sync_file_range", lambda: None)
+    assert files.create("a/object", b"x") is True
+    (written,) = {text for name, text in calls.log if name == "write"}
+    assert calls.index("fsync", written) < calls.index("link", files.locate("a/object"))
+
+
+def test_one_of_a_batch_whose_flush_fails_gets_no_name_and_does_not_take_the_others_along(
+    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, bad = os.fsync, b"second"
+
+    def fsync(fd: int) -> None:
+        if not os.path.isdir(f"/proc/self/fd/{fd}") and os.pread(fd, 10, 0) == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    files.create("a/0", b"x")
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        first, second, third = files.create_many([("a/1", b"first"), ("a/2", bad), ("a/3", b"third")])
+    assert (first, third) == (True, True)
+    assert isinstance(second, Unavailable)
+    assert objects_in(files, "a") == ["a/0", "a/1", "a/3"]
+    assert set(os.listdir("/proc/self/fd")) == before, "its descriptor is closed"
+    assert files.create("a/2", bad) is True
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["create", "replace"])
