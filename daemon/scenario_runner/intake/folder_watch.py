@@ -27,6 +27,9 @@ _QUIET_SECONDS: Final = 0.3
 #: A root that is never quiet is told so long after its first change: a log that is written to all the time must not
 #: keep runs waiting, and an engine that writes for hours costs an examination each time.
 _MOST_SECONDS: Final = 10.0
+#: How long folders are looked for at a time. A network file system may answer slowly, and a stop of the daemon waits for
+#: it. Folders that are left out are not watched: their runs are examined by their schedule.
+_SEARCH_SECONDS: Final = 2.0
 #: How often it is asked where runs wait. A run that has begun to wait meanwhile is examined within that time anyway.
 _ASK_SECONDS: Final = 2.0
 
@@ -48,7 +51,7 @@ class FolderWatch:
     ) -> None:  # fmt: skip
         self._inotify, self._authority, self._wait_seconds = inotify, authority, wait_seconds
         self._allowed = tuple(root for root in allowed if root.startswith("/"))
-        self._monotonic, self._ask_at = monotonic, 0.0
+        self._monotonic, self._ask_at, self._search_until = monotonic, 0.0, 0.0
         self._roots: tuple[str, ...] = ()
         self._since: dict[str, float] = {}
         self._changed_at: dict[str, float] = {}
@@ -93,6 +96,7 @@ class FolderWatch:
         wanted = tuple(sorted(root for root in set(roots) if self._allowed_above(root)))
         if wanted == self._roots:
             return
+        self._search_until = self._monotonic() + _SEARCH_SECONDS
         added, self._roots = set(wanted) - set(self._roots), wanted
         for watch, folder in list(self._folders.items()):
             if not self._concerns(folder):
@@ -147,8 +151,8 @@ class FolderWatch:
                 continue  # it has gone, or may not be listed
 
     def _watch(self, folder: str) -> bool:
-        """Watch a folder, which may be watched already; false when it is none, or there are too many."""
-        if len(self._folders) >= _MOST_FOLDERS:
+        """Watch a folder, which may be watched already; false when it is none, or the bounds of all are reached."""
+        if len(self._folders) >= _MOST_FOLDERS or self._monotonic() > self._search_until:
             return False
         watch = self._inotify.watch(folder)
         if watch is not None:
@@ -162,6 +166,7 @@ class FolderWatch:
             changes: What the kernel tells.
             came: Folders that have come, as is known already; what comes beside them is added.
         """
+        self._search_until = self._monotonic() + _SEARCH_SECONDS
         filled: set[str] = set()
         for change in changes:
             if change.watch < 0:  # some were lost

@@ -232,6 +232,23 @@ def test_no_more_folders_are_watched_than_the_bound(scene: Scene, monkeypatch: p
     assert len(scene.watch._folders) == 5
 
 
+def test_a_file_system_that_answers_slowly_does_not_hold_a_step_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(folder: str) -> int | None:
+        scene.now += 0.3
+        return watch(folder)
+
+    watch = scene.inotify.watch
+    monkeypatch.setattr(scene.inotify, "watch", slow)
+    for number in range(20):
+        scene.write(f"run/d{number}/f")
+        scene.write(f"other{number}/f")
+    began = scene.now
+    scene.wait_at("run", *(f"other{number}" for number in range(20)))
+    assert scene.now - began <= 10 + 2 * 2 + 1, "10 of them are of the test; it would take 12 without a bound"
+
+
 def test_a_root_whose_runs_could_not_be_told_is_told_later(scene: Scene) -> None:
     scene.write("run/f")
     scene.wait_at("run")
