@@ -27,8 +27,8 @@ _QUIET_SECONDS: Final = 0.3
 #: A root that is never quiet is told so long after its first change: a log that is written to all the time must not
 #: keep runs waiting, and an engine that writes for hours costs an examination each time.
 _MOST_SECONDS: Final = 10.0
-#: How long folders are looked for at a time. A network file system may answer slowly, and a stop of the daemon waits for
-#: it. Folders that are left out are not watched: their runs are examined by their schedule.
+#: How long folders are looked for at a time. A network file system may answer slowly, and a stop of the daemon waits
+#: for it. Folders that are left out are not watched: their runs are examined by their schedule.
 _SEARCH_SECONDS: Final = 2.0
 #: How often it is asked where runs wait. A run that has begun to wait meanwhile is examined within that time anyway.
 _ASK_SECONDS: Final = 2.0
