@@ -15,7 +15,7 @@ site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pure
 # Descriptions of the AWS services that SR calls, and of those by which the SDK gets credentials.
 if [ -d "$site/botocore/data" ]; then
   find "$site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name cloudwatch ! -name dynamodb ! -name ecs \
-    ! -name kinesis ! -name s3 ! -name signin ! -name sso ! -name sso-oidc ! -name sts -exec rm -rf {} +
+    ! -name kinesis ! -name s3 ! -name signin ! -name sqs ! -name sso ! -name sso-oidc ! -name sts -exec rm -rf {} +
 fi
 # What the SDK brings for resources and its manual: SR uses clients only.
 rm -rf "$site/boto3/data" "$site/boto3/examples"

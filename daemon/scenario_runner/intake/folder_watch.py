@@ -1,7 +1,8 @@
 """Folders where runs wait for evidence: runs are told when something comes into them.
 
 A root is told once it has been quiet for a moment. While an engine writes there, an examination would find half of what
-it is about, and perhaps a file that is being written.
+it is about, and perhaps a file that is being written. A root where something is written all the time, such as a log, is
+told every few seconds nevertheless: its evidence may be whole.
 
 Only what this host writes is seen: a change on a network file system by another host is not. Roots, and folders below
 them, are watched up to a number; runs beyond it are examined by their schedule, like all runs before they are watched.
@@ -23,6 +24,12 @@ _MOST_RUNS: Final = 256
 _MOST_FOLDERS: Final = 4096
 #: Longer than an engine pauses between two writes that belong together, and shorter than anybody notices.
 _QUIET_SECONDS: Final = 0.3
+#: A root that is never quiet is told so long after its first change: a log that is written to all the time must not
+#: keep runs waiting, and an engine that writes for hours costs an examination each time.
+_MOST_SECONDS: Final = 10.0
+#: How long folders are looked for at a time. A network file system may answer slowly, and a stop of the daemon waits
+#: for it. Folders that are left out are not watched: their runs are examined by their schedule.
+_SEARCH_SECONDS: Final = 2.0
 #: How often it is asked where runs wait. A run that has begun to wait meanwhile is examined within that time anyway.
 _ASK_SECONDS: Final = 2.0
 
@@ -44,9 +51,10 @@ class FolderWatch:
     ) -> None:  # fmt: skip
         self._inotify, self._authority, self._wait_seconds = inotify, authority, wait_seconds
         self._allowed = tuple(root for root in allowed if root.startswith("/"))
-        self._monotonic, self._ask_at = monotonic, 0.0
+        self._monotonic, self._ask_at, self._search_until = monotonic, 0.0, 0.0
         self._roots: frozenset[str] = frozenset()
         self._above: frozenset[str] = frozenset()
+        self._since: dict[str, float] = {}
         self._changed_at: dict[str, float] = {}
         self._folders: dict[int, str] = {}
 
@@ -59,17 +67,20 @@ class FolderWatch:
         Raises:
             Unavailable: The authority does not answer.
         """
+        came: set[str] = set()
         if self._monotonic() >= self._ask_at:
             self._ask_at = self._monotonic() + _ASK_SECONDS
             self._watch_roots(self._authority.waiting_roots(_MOST_RUNS))
-        changed, now = self._changed_roots(self._inotify.changes(self._wait_seconds)), self._monotonic()
+            came = self._allowed_that_came()
+        changed, now = self._changed_roots(self._inotify.changes(self._wait_seconds), came), self._monotonic()
         self._changed_at.update(dict.fromkeys(changed, now))
-        quiet = [root for root, at in self._changed_at.items() if now - at >= _QUIET_SECONDS]
-        if not quiet:
+        self._since = dict.fromkeys(changed, now) | self._since
+        due = [root for root, at in self._changed_at.items() if self._is_due(now, at, self._since[root])]
+        if not due:
             return 0
-        told = sum(self._authority.tell([Arrival(root) for root in quiet]))
-        for root in quiet:
-            del self._changed_at[root]
+        told = sum(self._authority.tell([Arrival(root) for root in due]))
+        for root in due:
+            del self._changed_at[root], self._since[root]
         count_told("folder", told)
         return told
 
@@ -77,19 +88,31 @@ class FolderWatch:
         """End all watches."""
         self._inotify.close()
 
+    @staticmethod
+    def _is_due(now: float, changed_at: float, since: float) -> bool:
+        return now - changed_at >= _QUIET_SECONDS or now - since >= _MOST_SECONDS
+
     def _watch_roots(self, roots: Iterable[str]) -> None:
         """Watch these roots from now on, and no others."""
         wanted = frozenset(root for root in roots if self._allowed_above(root))
         if wanted == self._roots:
             return
+        self._search_until = self._monotonic() + _SEARCH_SECONDS
         added, self._roots = wanted - self._roots, wanted
         self._above = frozenset(place for root in wanted for place in _upwards(root) if place != root)
         for watch, folder in list(self._folders.items()):
-            if folder not in self._above and not self._at_or_above(folder):
+            if not self._concerns(folder):
                 del self._folders[watch]
                 self._inotify.forget(watch)
         for root in sorted(added):
             self._approach(root)
+
+    def _allowed_that_came(self) -> set[str]:
+        """Allowed roots that are not the folder that is watched: made or mounted since. Nothing else tells of it."""
+        if len(self._folders) >= _MOST_FOLDERS:
+            return set()
+        watches = {place: self._inotify.watch(place) for place in self._allowed if self._concerns(place)}
+        return {place for place, watch in watches.items() if watch is not None and watch not in self._folders}
 
     def _allowed_above(self, root: str) -> str:
         """The allowed root that a root is at or below; empty for none."""
@@ -102,6 +125,10 @@ class FolderWatch:
         if place not in self._above:
             return []
         return [root for root in self._roots if _is_within(root, place) and root != place]
+
+    def _concerns(self, folder: str) -> bool:
+        """Whether a folder is in a root, or on the way to one."""
+        return folder in self._above or bool(self._at_or_above(folder))
 
     def _approach(self, root: str) -> None:
         """Watch a root with all its folders, or what is there of the way to it."""
@@ -128,21 +155,26 @@ class FolderWatch:
                 continue  # it has gone, or may not be listed
 
     def _watch(self, folder: str) -> bool:
-        """Watch a folder, which may be watched already; false when it is none, or there are too many."""
-        if len(self._folders) >= _MOST_FOLDERS:
+        """Watch a folder, which may be watched already; false when it is none, or the bounds of all are reached."""
+        if len(self._folders) >= _MOST_FOLDERS or self._monotonic() > self._search_until:
             return False
         watch = self._inotify.watch(folder)
         if watch is not None:
             self._folders[watch] = folder
         return watch is not None
 
-    def _changed_roots(self, changes: Iterable[Change]) -> set[str]:
-        """The roots that are there and that changes concern; folders that have come are watched."""
+    def _changed_roots(self, changes: Iterable[Change], came: set[str]) -> set[str]:
+        """The roots that are there and that changes concern; folders that have come are watched.
+
+        Args:
+            changes: What the kernel tells.
+            came: Folders that have come, as is known already; what comes beside them is added.
+        """
+        self._search_until = self._monotonic() + _SEARCH_SECONDS
         filled: set[str] = set()
-        came: set[str] = set()
         for change in changes:
             if change.watch < 0:  # some were lost
-                came.update(self._roots)
+                came.update(self._allowed)
             elif change.ended:
                 self._folders.pop(change.watch, None)
             elif (folder := self._folders.get(change.watch)) is not None:

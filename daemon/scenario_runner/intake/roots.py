@@ -35,6 +35,10 @@ def normalise_root(text: str, allowed: Sequence[str], cwd: str) -> str:
     if ".." in path.split("/") or "\\" in path or "*" in path:
         raise _refused(text, "it holds '..', a backslash or a wildcard")
     location = posixpath.normpath(posixpath.join(cwd, path))
+    try:
+        location.encode()
+    except UnicodeEncodeError as error:  # no authority can hold it, or look for it
+        raise _refused(text, "the working directory has a name that is not UTF-8; name an absolute path") from error
     return _under("/" + location.lstrip("/"), allowed, text)
 
 

@@ -33,15 +33,16 @@ from scenario_runner.relay.spans import trace_published
 from scenario_runner.retry import RetryPolicy
 from scenario_runner.tracing import now_ns
 
-#: Runs whose documents are written together: far less than a lease of work, also where every document has to be read
-#: and replaced one by one.
-_DOCUMENT_BATCH: Final = 64
+#: Runs whose documents are written together. On a distant S3 a batch takes three round trips and little more, and the
+#: relay bounds the rate. It is far less than a lease of work, also where every document has to be read and replaced one
+#: by one.
+_DOCUMENT_BATCH: Final = 128
 #: Signals that are published together: a signal is one write, a run has three documents.
 _SIGNAL_BATCH: Final = 128
 
 #: Full batches of documents before signals are published, and of signals before documents are written again: each waits
 #: for the other for about a second at most.
-_BATCHES_IN_A_ROW: Final = 8
+_BATCHES_IN_A_ROW: Final = 4
 #: For how long a batch is claimed. A relay that is killed in a batch delays what it had claimed by no more.
 _LEASE_US: Final = 30 * MICROS
 #: While the ledger's store is away. The longest pause is a lease, so little is late when the store is back.

@@ -223,12 +223,12 @@ class Supervisor:
                 for number in range(2, self._daemon.batches + 1)
             ]
             sources.append(self._thread("roots", self._look_at_roots, self._poll))
-            sources += self._listen()
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
-        # In every role; most hold leases.
+        # In every role, since most hold leases, but for those that listen.
         upkeep = [
             self._thread("renewal", self._renew_leases, self._renewal_seconds),
             self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
+            *self._listen(),
         ]
         return _Threads(sources, relay, upkeep)
 
@@ -283,7 +283,8 @@ class Supervisor:
         3. Examinations in progress end, or are broken off undecided when their time is over.
         4. The leases of what was not finished are given back, so that another process need not wait for their end.
         5. The relay delivers what all these left, documents before the signals that need them, until the time is over.
-        6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
+        6. Housekeeping ends last: leases are renewed for as long as anything above is in progress. So do the loops that
+           hear of evidence: one may wait for its queue for seconds, and nothing above needs what it hears.
         """
         seconds = float(self._daemon.wiring.shutdown_seconds)
         self._stop_by = time.monotonic() + seconds

@@ -26,7 +26,7 @@ TEXT = DOCKERFILE.read_text("utf-8")
 #: Of the runtime that jlink makes, in MB: the image with Java may be 100 MB larger, and KCL's jars are 34 MB.
 LARGEST_JRE = 64
 #: AWS services that SR's own code calls by boto3, and those by which the SDK gets credentials.
-CALLED = {"cloudwatch", "dynamodb", "ecs", "kinesis", "s3", "sts"}
+CALLED = {"cloudwatch", "dynamodb", "ecs", "kinesis", "s3", "sqs", "sts"}
 _CLIENT = re.compile(r"""client_of\(\s*"([a-z0-9]+)"|client\(\s*"([a-z0-9]+)\"""")
 
 

@@ -79,6 +79,28 @@ def test_a_queue_that_is_away_is_asked_again_and_its_loop_is_not_taken_for_stuck
     assert folders.closed
 
 
+def test_a_stop_does_not_wait_for_the_queue_before_it_gives_leases_back_and_delivers(daemon: Daemon) -> None:
+    class Polled(Source):
+        answers = threading.Event()
+
+        def step(self) -> int:
+            self.asked += 1
+            self.answers.wait(60)
+            return 0
+
+    queue = Polled()
+    supervisor, thread = served(daemon, Role.ALL, queue, Source())
+    until(lambda: queue.asked, "the queue is asked")
+    daemon.stopping.set()
+    try:
+        until(lambda: {state.loop for state in supervisor.heartbeats.loops()} == {"arrivals"}, "all others have ended")
+        assert thread.is_alive()
+    finally:
+        queue.answers.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("role", [Role.INTAKE, Role.RELAY, Role.HOUSEKEEPING])
 def test_only_a_runner_listens(daemon: Daemon, role: Role) -> None:
     queue, folders = Source(), Source()

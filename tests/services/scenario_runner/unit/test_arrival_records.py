@@ -63,6 +63,16 @@ def test_a_refused_one_is_a_dead_letter_and_no_signal(payload: dict[str, Any], r
     assert found.raw
 
 
+def test_a_working_directory_that_is_no_utf8_refuses_relative_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No authority can look for such a root: the whole batch would fail, for ever."""
+    monkeypatch.setattr(RULES, "cwd", "/srv/\udcff")
+    monkeypatch.setattr(RULES, "engine_roots", ["/srv/\udcff/runs", "/srv/runs"])
+    found = validated(engine_run_root="runs/a")
+    assert (found.disposition, found.reason_code) == (Disposition.REJECTED, "ENGINE_ROOT_NOT_ALLOWED")
+    assert "not UTF-8" in found.detail
+    assert validated(engine_run_root="/srv/runs/a").arrival == Arrival("/srv/runs/a")
+
+
 def test_without_an_envelope_it_is_no_arrival() -> None:
     raw = json.dumps({"engine_run_root": "/srv/runs/a"}).encode()
     found = validate_message(Message("spool/f", raw, len(raw)), RULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,51 @@ def test_a_root_is_not_told_while_it_is_written_to(scene: Scene) -> None:
     assert scene.heard() == ["run"]
 
 
+def test_a_root_that_is_never_quiet_is_told_every_ten_seconds(scene: Scene) -> None:
+    scene.write("run/f")
+    scene.wait_at("run")
+    told = list[float]()
+    began = scene.now
+    while scene.now - began < 25:
+        scene.write("run/log")
+        scene.watch.step()
+        told += [round(scene.now - began) for _ in scene.told]
+        scene.told.clear()
+        scene.now += 0.25
+    assert told == [10, 20]
+
+
+def test_an_allowed_root_that_is_made_anew_is_watched_again(scene: Scene) -> None:
+    """So is one that is mounted while runs wait, or that was not there when the daemon began."""
+    scene.wait_at("a/run")
+    scene.root.rename(scene.root.with_name("elsewhere"))
+    scene.root.mkdir()
+    scene.now += 10
+    assert scene.heard() == []
+    scene.write("a/run/f")
+    assert scene.heard() == ["a/run"]
+    shutil.rmtree(scene.root)
+    scene.watch.step()
+    scene.write("a/run/f")
+    scene.now += 10
+    assert scene.heard() == ["a/run"], "what has come before it is watched again is told"
+    scene.now += 10
+    assert scene.heard() == [], "once"
+
+
+def test_an_allowed_root_beyond_the_bound_is_not_told_again_and_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.write("run/f")
+    scene.wait_at("run")
+    monkeypatch.setattr(folder_watch, "_MOST_FOLDERS", 1)
+    scene.root.rename(scene.root.with_name("elsewhere"))
+    scene.write("run/f")
+    for _ in range(3):
+        scene.now += 10
+        assert scene.heard() == []
+
+
 def test_links_are_not_followed(scene: Scene, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "folder").mkdir(parents=True)
@@ -186,6 +232,23 @@ def test_no_more_folders_are_watched_than_the_bound(scene: Scene, monkeypatch: p
     assert len(scene.watch._folders) == 5
 
 
+def test_a_file_system_that_answers_slowly_does_not_hold_a_step_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(folder: str) -> int | None:
+        scene.now += 0.3
+        return watch(folder)
+
+    watch = scene.inotify.watch
+    monkeypatch.setattr(scene.inotify, "watch", slow)
+    for number in range(20):
+        scene.write(f"run/d{number}/f")
+        scene.write(f"other{number}/f")
+    began = scene.now
+    scene.wait_at("run", *(f"other{number}" for number in range(20)))
+    assert scene.now - began <= 10 + 2 * 2 + 1, "10 of them are of the test; it would take 12 without a bound"
+
+
 def test_a_root_whose_runs_could_not_be_told_is_told_later(scene: Scene) -> None:
     scene.write("run/f")
     scene.wait_at("run")
@@ -223,6 +286,12 @@ def test_changes_that_were_lost_may_have_been_of_any_root(tmp_path: Path) -> Non
     assert scene.heard() == ["one"]
     scene.write("one/new/g")
     assert scene.heard() == ["one"], "what came unseen is watched"
+    scene.wait_at("one", "two/run")
+    (tmp_path / "runs/two").mkdir()
+    inotify.lost = True
+    assert scene.heard() == ["one"]
+    scene.write("two/run/f")
+    assert scene.heard() == ["two/run"], "so is what came unseen on the way to a root"
     scene.watch.close()
 
 
