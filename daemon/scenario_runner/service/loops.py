@@ -92,6 +92,7 @@ class _Threads:
     sources: list[threading.Thread]
     relay: list[threading.Thread]
     upkeep: list[threading.Thread]
+    looks: list[threading.Thread]
 
 
 def _join(threads: Iterable[threading.Thread]) -> None:
@@ -210,7 +211,7 @@ class Supervisor:
             self._report()  # last: a daemon that could not start is none
 
     def _start(self) -> _Threads:
-        sources = []
+        sources, looks = list[threading.Thread](), list[threading.Thread]()
         if self._has(Role.INTAKE):
             sources.append(self._thread("intake", self._take_requests, self._poll))
         if self._has(Role.RUNNER):
@@ -222,7 +223,7 @@ class Supervisor:
                 self._thread(f"runner:{number}", self._drive_runs, self._poll)
                 for number in range(2, self._daemon.batches + 1)
             ]
-            sources.append(self._thread("roots", self._look_at_roots, self._poll))
+            looks.append(self._thread("roots", self._look_at_roots, self._poll, may_be_left=True))
             sources += self._listen()
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
         # In every role; most hold leases.
@@ -230,7 +231,7 @@ class Supervisor:
             self._thread("renewal", self._renew_leases, self._renewal_seconds),
             self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
         ]
-        return _Threads(sources, relay, upkeep)
+        return _Threads(sources, relay, upkeep, looks)
 
     def _listen(self) -> list[threading.Thread]:
         """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
@@ -242,8 +243,11 @@ class Supervisor:
             heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
         return heard
 
-    def _thread(self, name: str, loop: Callable[[], None], pause_seconds: float) -> threading.Thread:
-        thread = threading.Thread(target=self._supervise, args=(name, loop, pause_seconds), name=name)
+    def _thread(
+        self, name: str, loop: Callable[[], None], pause_seconds: float, *, may_be_left: bool = False
+    ) -> threading.Thread:
+        arguments = (name, loop, pause_seconds)
+        thread = threading.Thread(target=self._supervise, args=arguments, name=name, daemon=may_be_left)
         thread.start()
         return thread
 
@@ -284,6 +288,9 @@ class Supervisor:
         4. The leases of what was not finished are given back, so that another process need not wait for their end.
         5. The relay delivers what all these left, documents before the signals that need them, until the time is over.
         6. Housekeeping ends last: leases are renewed for as long as anything above is in progress.
+
+        A look at absent roots decides nothing and holds no lease: one that hangs in a dead mount is waited for last,
+        and left behind.
         """
         seconds = float(self._daemon.wiring.shutdown_seconds)
         self._stop_by = time.monotonic() + seconds
@@ -303,6 +310,10 @@ class Supervisor:
         _join(threads.relay)
         self._delivered.set()
         _join(threads.upkeep)
+        for thread in threads.looks:
+            thread.join(max(0.0, self._stop_by - time.monotonic()))
+            if thread.is_alive():
+                _log.error("a look at the roots that runs wait for does not end; it is left behind")
         with suppress(Unavailable):  # then the row tells of a daemon that was not seen for long, and goes within a day
             self._daemon.authority.remove_daemon(self._row.owner)
 
