@@ -43,7 +43,7 @@ class AbsentRoots:
         authority: Whose runs wait.
         artifacts: Looks at roots.
         monotonic: Seconds.
-        only: The only run whose root is looked at; empty for all.
+        only: The only run whose root is looked at, and that is made due; empty for all.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AbsentRoots:
 
     def _wake(self, roots: frozenset[str]) -> int:
         woken = 0
-        while roots and (more := self._authority.wake_waiting_for_roots(roots, _WOKEN_AT_A_TIME)):
+        while roots and (more := self._authority.wake_waiting_for_roots(roots, _WOKEN_AT_A_TIME, self._only)):
             woken += more
         if woken:
             _log.info("roots that runs waited for have come", roots=len(roots), runs=woken)

@@ -977,6 +977,14 @@ def test_only_so_many_runs_are_woken_at_a_time(authority: Authority) -> None:
     assert [authority.wake_waiting_for_roots(["/r/one"], 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
+def test_the_one_run_of_a_root_that_is_asked_for_is_woken_and_no_other(authority: Authority) -> None:
+    wait_for(authority, {"a": "/r/one", "b": "/r/one", "c": "/r/two"})
+    assert authority.wake_waiting_for_roots(["/r/one", "/r/two"], 10, hex32("b")) == 1
+    assert authority.wake_waiting_for_roots(["/r/one"], 10, hex32("c")) == 0
+    assert due_now(authority) == {"b"}
+    assert authority.absent_roots("", 10) == ["/r/one", "/r/two"]
+
+
 def test_a_run_is_due_at_its_deadline_whatever_becomes_of_its_root(authority: Authority, clock: Clock) -> None:
     wait_for(authority, {"a": "/r/one"})
     clock.pass_seconds(WAIT / SECOND - 1)

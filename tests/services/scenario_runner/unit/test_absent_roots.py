@@ -40,7 +40,8 @@ class Scene:
         self.pages.append(after)
         return sorted(root for root, runs in self.waiting.items() if root > after and runs)[:limit]
 
-    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int, only: str) -> int:
+        assert only == "only"
         left = limit
         for root in roots:
             taken = min(left, self.waiting[root])
