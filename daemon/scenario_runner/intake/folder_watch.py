@@ -9,7 +9,7 @@ Nothing is read but names, and links are not followed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from scenario_runner.artifacts.inotify import Change, Inotify
@@ -45,7 +45,8 @@ class FolderWatch:
         self._inotify, self._authority, self._wait_seconds = inotify, authority, wait_seconds
         self._allowed = tuple(root for root in allowed if root.startswith("/"))
         self._monotonic, self._ask_at = monotonic, 0.0
-        self._roots: tuple[str, ...] = ()
+        self._roots: frozenset[str] = frozenset()
+        self._above: frozenset[str] = frozenset()
         self._changed_at: dict[str, float] = {}
         self._folders: dict[int, str] = {}
 
@@ -78,12 +79,13 @@ class FolderWatch:
 
     def _watch_roots(self, roots: Iterable[str]) -> None:
         """Watch these roots from now on, and no others."""
-        wanted = tuple(sorted(root for root in set(roots) if self._allowed_above(root)))
+        wanted = frozenset(root for root in roots if self._allowed_above(root))
         if wanted == self._roots:
             return
-        added, self._roots = set(wanted) - set(self._roots), wanted
+        added, self._roots = wanted - self._roots, wanted
+        self._above = frozenset(place for root in wanted for place in _upwards(root) if place != root)
         for watch, folder in list(self._folders.items()):
-            if not self._at_or_above(folder) and not self._below(folder):
+            if folder not in self._above and not self._at_or_above(folder):
                 del self._folders[watch]
                 self._inotify.forget(watch)
         for root in sorted(added):
@@ -94,9 +96,11 @@ class FolderWatch:
         return next((place for place in self._allowed if _is_within(root, place)), "")
 
     def _at_or_above(self, place: str) -> list[str]:
-        return [root for root in self._roots if _is_within(place, root)]
+        return [root for root in _upwards(place) if root in self._roots]
 
     def _below(self, place: str) -> list[str]:
+        if place not in self._above:
+            return []
         return [root for root in self._roots if _is_within(root, place) and root != place]
 
     def _approach(self, root: str) -> None:
@@ -156,3 +160,10 @@ class FolderWatch:
 
 def _is_within(place: str, root: str) -> bool:
     return place == root or place.startswith(root.rstrip("/") + "/")
+
+
+def _upwards(place: str) -> Iterator[str]:
+    """A place, the folder that holds it, and so on up to the top."""
+    while place:
+        yield place
+        place = place.rpartition("/")[0]

@@ -67,6 +67,9 @@ def project(
 def replace_older(store: ObjectStore, key: str, data: bytes, step: Step) -> None:
     """Replace a stored document by one that is ahead of it; one that was removed since is created again.
 
+    A document that needs no replacing is made durable before it is believed: a writer that was killed, or failed, after
+    it had put the document in place promised nothing.
+
     Raises:
         LedgerDrift: ``RECORD_DRIFT``: the stored document is not one that the new bytes continue.
         Unavailable: the store does not answer, or other writers were faster each time.
@@ -78,7 +81,10 @@ def replace_older(store: ObjectStore, key: str, data: bytes, step: Step) -> None
                 if store.create(key, data):
                     return
                 raise Unavailable(f"{store.locate(key)} exists for a create but not for a read")
-            if not _ahead(store, key, stored.data, data, step) or store.replace(key, data, stored.version):
+            if not _ahead(store, key, stored.data, data, step):
+                store.settle(key)
+                return
+            if store.replace(key, data, stored.version):
                 return
         except UnreadableObjectError as error:
             raise drift_of(store, key, Reason.RECORD_DRIFT, sha256_hex(data), "", error.detail) from error

@@ -122,6 +122,13 @@ class ObjectStore(ObjectReader, Protocol):
         """Replace the object if it still has ``version``; False when it does not."""
         ...
 
+    def settle(self, key: str) -> None:
+        """Make durable that this key has the object that was read.
+
+        Whoever replaced it may have been killed, or may have failed, between the new name and the flush of it.
+        """
+        ...
+
     def list_objects(self, folder: str) -> Iterator[ListedObject]:
         """All that lies below a folder, in the order of the keys' UTF-8 bytes, in bounded memory.
 

@@ -1,9 +1,10 @@
 """Object store on a file system, durable before a call returns.
 
 A new object is written to a file without a name, fsynced, linked into place (which fails if the name is taken: the
-conditional create) and its directory fsynced. Where the file system has no unnamed files, temporary ones are used. A
-replace takes a lock, compares the version, and renames a temporary file. Temporary files live in a folder of their own;
-old ones are removed at start-up.
+conditional create) and its directory fsynced. All files of a batch are written before the first is fsynced, so that few
+commits of a journal carry them; each has an fsync of its own all the same. Where the file system has no unnamed files,
+temporary ones are used. A replace takes a lock, compares the version, and renames a temporary file. Temporary files
+live in a folder of their own; old ones are removed at start-up.
 
 All of it happens relative to the open root, which is proven to be the store before and after (``anchored.py``).
 """
@@ -212,7 +213,7 @@ class FilesystemStore(ObjectStore):
         results: list[bool | Unavailable] = []
         for start in range(0, len(items), _OPEN_AT_ONCE):
             some = items[start : start + _OPEN_AT_ONCE]
-            written = self._map(lambda item: self._write(anchor, item[1]), some)
+            written = self._map(self._flush, self._map(lambda item: self._write(anchor, item[1]), some))
             for (key, _), file in zip(some, written, strict=True):
                 path = os.path.join(self.root, key)
                 results.append(file if isinstance(file, Unavailable) else self._link(path, key, file, anchor, made))
@@ -281,6 +282,19 @@ class FilesystemStore(ObjectStore):
             return error
         return Written(-1, key, anchor.fd)
 
+    def _flush(self, file: Written | Unavailable) -> Written | Unavailable:
+        """Make the bytes of a written file durable. One that cannot be is dropped, and never flushed a second time."""
+        if isinstance(file, Unavailable):
+            return file
+        try:
+            with translating_os_errors("fsync", os.path.join(self.root, file.key)):
+                file.flush()
+        except Unavailable as error:
+            file.release()
+            self._synced.clear()
+            return error
+        return file
+
     def _link(self, path: str, key: str, file: Written, anchor: Anchor, made: dict[str, None]) -> bool | Unavailable:
         """Give a written file its name, unless the name is taken; adds the folders that were made to ``made``."""
         try:
@@ -330,6 +344,15 @@ class FilesystemStore(ObjectStore):
             fsync_directory(os.path.dirname(key) or ".", anchor.fd)
         self._root.prove(anchor)
         return True
+
+    @override
+    def settle(self, key: str) -> None:
+        anchor = self._root.proven()
+        check_key(key)
+        failure = self._sync_names(anchor, os.path.dirname(key))
+        if failure is not None:
+            raise failure
+        self._root.prove(anchor)
 
     # --- reading
 

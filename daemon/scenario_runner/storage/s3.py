@@ -185,6 +185,10 @@ class S3Store(ObjectStore):
         return self._bucket.put(self._key(key), data, replacing=version or _NO_ETAG)
 
     @override
+    def settle(self, key: str) -> None:
+        """Do nothing: what can be read is durable."""
+
+    @override
     def list_objects(self, folder: str) -> Iterator[ListedObject]:
         path, own = self._key(folder), len(self._key(folder)) - len(folder)
         self._prove()

@@ -184,6 +184,18 @@ def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Author
     assert authority.waiting_roots(2) == ["/runs/b"]
 
 
+def test_a_run_whose_whole_root_was_absent_is_told_like_any_other(authority: Authority, clock: Clock) -> None:  # noqa: F811
+    """It is due at its deadline, and its root is looked at in rounds until then."""
+    authority.admit([at("k")])
+    claim = claim_one(authority)
+    commit(authority, waiting(claim, claim.deadline_us, root=ROOT))
+    assert authority.absent_roots("", 9) == [ROOT]
+    clock.pass_seconds(5)
+    assert told(authority) == 1
+    assert claim_one(authority).run_id == hex32("k")
+    assert authority.absent_roots("", 9) == [], "under lease it is in no round"
+
+
 # --- how often --------------------------------------------------------------------------------------------------------
 
 

@@ -62,8 +62,10 @@ def herd() -> Iterator[Schema]:
         f"""
         INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                           updated_us, due_us, event_seq, projected_seq, absent_root)
-        SELECT md5(n::text), 'key-' || n, '', '{{}}', repeat('x', 900)::bytea, 'WAITING_EVIDENCE', {START}, 2 * {START},
-               {START}, 2 * {START}, 5, 5, CASE WHEN n <= 20000 THEN '/runs/' || md5('r' || n) ELSE '' END
+        SELECT md5(n::text), 'key-' || n, '', '{{}}',
+               ('{{"engine_run_root": "/runs/' || n || '", "pad": "' || repeat('x', 900) || '"}}')::bytea,
+               'WAITING_EVIDENCE', {START}, 2 * {START}, {START}, 2 * {START}, 5, 5,
+               CASE WHEN n <= 20000 THEN '/runs/' || md5('r' || n) ELSE '' END
         FROM generate_series(1, 20100) n"""
     )
     made.query("ANALYZE runs")

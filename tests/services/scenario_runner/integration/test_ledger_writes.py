@@ -1,5 +1,7 @@
 """What the ledger asks of its store: what it reads back, what it believes, and what it does about an outage."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,6 +286,33 @@ def test_documents_that_are_there_already_are_not_written_a_second_time(store: W
     for projected in (0, 0, 2):
         assert ledger.project_many([owed(projected_seq=projected)]) == [None]
     assert "replace" not in store.called()
+
+
+def test_a_document_that_was_replaced_and_not_made_durable_is_not_believed(
+    store: Watched, schemas: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that failed, or was killed, after the rename promised nothing, although its bytes can be read."""
+    ledger = ledger_on(store, schemas)
+    assert ledger.project_many([owed(seq=2)]) == [None]
+    folder, real = str((store.folder / refs.record_ref(RUN)).parent), os.fsync
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if synced[-1] == folder and fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fails = True
+    for _ in range(2):
+        (failure,) = ledger.project_many([owed(seq=3, projected_seq=2)])
+        assert isinstance(failure, Unavailable)
+        assert len(record(store)) == 3, "it was replaced the first time"
+    fails = False
+    synced.clear()
+    assert ledger.project_many([owed(seq=3, projected_seq=2)]) == [None]
+    assert folder in synced
 
 
 def test_documents_that_were_removed_are_written_again(store: Watched, schemas: Schemas) -> None:

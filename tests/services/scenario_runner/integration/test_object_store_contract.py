@@ -25,7 +25,14 @@ from support import s3_place
 
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError, Unavailable
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.storage.base import ListedObject, NotAnObjectError, ObjectStore, ObjectTooLargeError
+from scenario_runner.storage import write_out
+from scenario_runner.storage.base import (
+    ListedObject,
+    NotAnObjectError,
+    ObjectStore,
+    ObjectTooLargeError,
+    version_of,
+)
 from scenario_runner.storage.filesystem import FilesystemStore
 from scenario_runner.storage.s3 import S3Store
 from scenario_runner.storage.sorting import sorted_objects
@@ -261,6 +268,14 @@ def version(store: ObjectStore, key: str) -> str:
     found = store.read(key, MANY)
     assert found is not None
     return found.version
+
+
+def test_an_object_that_is_settled_stays_as_it_is(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    store.create("a/b", b"one")
+    assert store.replace("a/b", b"two", version(store, "a/b")) is True
+    other.settle("a/b")
+    assert other.read("a/b", MANY) == store.read("a/b", MANY)
 
 
 def test_a_replace_needs_the_version_that_was_read(backend: Backend) -> None:
@@ -553,6 +568,98 @@ def test_a_batch_whose_folder_cannot_be_made_durable_promises_nothing(
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
     files.create("a/object", b"x")
     assert folder in synced, "the name of the first try was never made durable, so the second has to"
+
+
+def test_files_of_a_batch_are_on_their_way_to_the_disk_before_the_first_is_flushed(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One commit of a journal then carries them all. Each is flushed itself nevertheless."""
+    started: list[str] = []
+
+    def start(fd: int, _offset: int, _bytes: int, _flags: int) -> int:
+        started.append(os.readlink(f"/proc/self/fd/{fd}"))
+        assert ("write", started[-1]) in calls.log
+        assert not any(name == "fsync" and PRIVATE in path for name, path in calls.log)
+        return -1  # what it answers does not matter
+
+    files.create("a/0", b"x")
+    calls.log.clear()
+    monkeypatch.setattr(write_out, "_sync_file_range", lambda: start)
+    assert files.create_many([(f"a/{number}", b"x") for number in range(1, 6)]) == [True] * 5
+    flushed = [path for name, path in calls.log if name == "fsync" and PRIVATE in path]
+    assert sorted(flushed) == sorted(started)
+    assert len(set(started)) == 5
+
+
+def test_files_are_durable_where_the_write_out_cannot_be_started_early(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_out, "_sync_file_range", lambda: None)
+    assert files.create("a/object", b"x") is True
+    (written,) = {text for name, text in calls.log if name == "write"}
+    assert calls.index("fsync", written) < calls.index("link", files.locate("a/object"))
+
+
+def test_one_of_a_batch_whose_flush_fails_gets_no_name_and_does_not_take_the_others_along(
+    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, bad = os.fsync, b"second"
+
+    def fsync(fd: int) -> None:
+        if not os.path.isdir(f"/proc/self/fd/{fd}") and os.pread(fd, 10, 0) == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    files.create("a/0", b"x")
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        first, second, third = files.create_many([("a/1", b"first"), ("a/2", bad), ("a/3", b"third")])
+    assert (first, third) == (True, True)
+    assert isinstance(second, Unavailable)
+    assert objects_in(files, "a") == ["a/0", "a/1", "a/3"]
+    assert set(os.listdir("/proc/self/fd")) == before, "its descriptor is closed"
+    assert files.create("a/2", bad) is True
+
+
+@pytest.mark.parametrize("replaces", [False, True], ids=["create", "replace"])
+def test_bytes_whose_flush_failed_are_written_again_and_not_only_flushed_again(
+    files: FilesystemStore, calls: Calls, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    """After a failed fsync the system may take the pages for clean, so that the next fsync of the file succeeds."""
+    files.create("a/object" if replaces else "a/before", b"old")
+
+    def write() -> bool:
+        return files.replace("a/object", b"new", version_of(b"old")) if replaces else files.create("a/object", b"new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "fsync", _failing(os.fsync, errno.EIO, lambda fd: PRIVATE in os.readlink(f"/proc/self/fd/{fd}"))
+        )
+        with pytest.raises(Unavailable):
+            write()
+    found = files.read("a/object", MANY)
+    assert (found.data if found else None) == (b"old" if replaces else None)
+    calls.log.clear()
+    assert write() is True
+    (written,) = {text for name, text in calls.log if name == "write"}
+    named = calls.index("rename" if replaces else "link", files.locate("a/object"))
+    assert calls.index("write", written) < calls.index("fsync", written) < named
+
+
+def test_what_was_read_is_settled_by_a_flush_of_its_folder(files: FilesystemStore, calls: Calls) -> None:
+    for key in ("object", "a/object"):
+        files.create(key, b"x")
+        calls.log.clear()
+        files.settle(key)
+        assert calls.log == [("fsync", os.path.dirname(files.locate(key)))]
+
+
+def test_what_cannot_be_settled_is_unavailable(files: FilesystemStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.create("a/object", b"x")
+    monkeypatch.setattr(os, "fsync", _failing(os.fsync, errno.EIO, lambda _fd: True))
+    with pytest.raises(Unavailable):
+        files.settle("a/object")
 
 
 def test_one_of_a_batch_that_cannot_be_written_does_not_take_the_others_along(files: FilesystemStore) -> None:
