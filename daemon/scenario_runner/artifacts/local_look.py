@@ -26,7 +26,7 @@ def look_at_folders(roots: Sequence[str], allowed: Mapping[str, str]) -> RootsSe
     Those of its folder are looked at together. When the next ones lie in several folders, each is asked for.
 
     Args:
-        roots: Normalised absolute paths, at least one, sorted.
+        roots: Normalised absolute paths, at least one.
         allowed: Allowed roots as they were given, and where each really is.
     """
     base = _allowed_base(roots[0], allowed)
