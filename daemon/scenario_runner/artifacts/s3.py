@@ -458,7 +458,7 @@ class S3Artifacts(Artifacts):
 
     @override
     def open(self, engine_run_root: str, budget: ReadBudget) -> S3RunRoot:
-        if not self._allows(engine_run_root):
+        if self._allowed_base(engine_run_root) is None:
             raise root_not_allowed(engine_run_root, self._roots)
         name, prefix = split_s3_uri(engine_run_root)
         bucket = self._bucket(name)
@@ -475,19 +475,22 @@ class S3Artifacts(Artifacts):
                 self._buckets[name] = S3Bucket(name, self._settings)
             return self._buckets[name]
 
-    def _allows(self, engine_run_root: str) -> bool:
-        return any(engine_run_root == root or engine_run_root.startswith(root + "/") for root in self._roots)
+    def _allowed_base(self, engine_run_root: str) -> str | None:
+        """The allowed root that a run root lies at or under, the shortest of several."""
+        bases = (root for root in self._roots if engine_run_root == root or engine_run_root.startswith(root + "/"))
+        return min(bases, key=len, default=None)
 
     @override
     def look(self, roots: Sequence[str]) -> RootsSeen:
-        if not self._allows(roots[0]):
-            return RootsSeen(unknown={roots[0]: root_not_allowed(roots[0], self._roots).detail})
-        name, _ = split_s3_uri(roots[0])
-        ours = [root for root in roots if self._allows(root) and split_s3_uri(root)[0] == name]
+        base = self._allowed_base(roots[0])
+        ours = [root for root in roots if self._allowed_base(root) == base]
+        if base is None:
+            return RootsSeen(unknown={root: root_not_allowed(root, self._roots).detail for root in ours})
+        name, _ = split_s3_uri(base)
         try:
             if roots[0] in self._roots:  # a policy of the bucket may allow nothing beside it to be listed
                 return look_at_prefix(self._bucket(name), roots[0])
-            return look_at_prefixes(self._bucket(name), ours)
+            return look_at_prefixes(self._bucket(name), [root for root in ours if root != base])
         except ConfigurationError as error:  # what a person corrects while we serve, as credentials
             return RootsSeen(unknown=dict.fromkeys(ours, error.detail))
 

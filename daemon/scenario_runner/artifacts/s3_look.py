@@ -1,5 +1,7 @@
 """Whether anything stands at run roots on S3: one page of keys answers for all roots that lie in its range."""
 
+import posixpath
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from scenario_runner.artifacts.base import RootsSeen
@@ -8,23 +10,26 @@ from scenario_runner.storage.s3_client import BadKeyError, S3Bucket, split_s3_ur
 
 
 def look_at_prefixes(bucket: S3Bucket, roots: Sequence[str]) -> RootsSeen:
-    """Look at the roots in the folder of the first one, in one request: those whose keys begin in its page of keys.
+    """Look at the first of some roots and those behind it, in one request: all whose keys begin in its page of keys.
 
     Args:
         bucket: The bucket.
-        roots: ``s3://`` URIs of run roots in it, at least one, and none of them the bucket.
+        roots: ``s3://`` URIs of run roots in it, at least one. What lies between them may be listed.
     """
     keys = {root: split_s3_uri(root)[1] for root in roots}
-    folder = _folder(keys[roots[0]])
-    asked = {root: key for root, key in keys.items() if _folder(key) == folder}
-    try:
-        seen = _seen(bucket, folder, asked)
-    except BadKeyError:  # it may lie beside the roots
-        seen = RootsSeen()
-    except Unavailable as failure:
-        return RootsSeen(unknown=dict.fromkeys(asked, failure.detail))
-    # A page may end before the first root, behind which it began: a.5/ comes before a/.
-    return seen if seen.there or seen.absent else look_at_prefix(bucket, roots[0])
+    own = _folder(keys[roots[0]])
+    for folder in dict.fromkeys((posixpath.commonpath([_folder(key) for key in keys.values()]), own)):
+        asked = {root: key for root, key in keys.items() if not folder or key.startswith(f"{folder}/")}
+        try:
+            seen = _seen(bucket, folder, asked)
+        except BadKeyError:  # it may lie beside the roots, and outside of the first one's folder
+            continue
+        except Unavailable as failure:
+            return RootsSeen(unknown=dict.fromkeys(asked, failure.detail))
+        if seen.there or seen.absent:
+            return seen
+        break  # a page may end before the first root, behind which it began: a.5/ comes before a/
+    return look_at_prefix(bucket, roots[0])
 
 
 def _folder(key: str) -> str:
@@ -35,8 +40,8 @@ def _seen(bucket: S3Bucket, folder: str, asked: dict[str, str]) -> RootsSeen:
     first = min(asked.values(), key=_range)
     # "." comes just before "/", so the page has the marker of the first root's folder, where there is one.
     page, is_last = bucket.keys_after(folder, f"{first}.")
-    heads = {_head(name, folder) for name in page}
-    there = frozenset(root for root, key in asked.items() if key in heads)
+    names = frozenset(page)  # the client gives the marker of a folder without its slash
+    there = frozenset(root for root, key in asked.items() if key in names or _holds(page, _range(key)))
     covered = asked if is_last else [root for root, key in asked.items() if _range(key) < page[-1]]
     return RootsSeen(there, frozenset(covered) - there)
 
@@ -46,11 +51,10 @@ def _range(key: str) -> str:
     return f"{key}/"
 
 
-def _head(name: str, folder: str) -> str:
-    """The root in a folder that a key lies below: it ends with its first segment there."""
-    skip = len(folder) + 1 if folder else 0
-    end = name.find("/", skip)
-    return name[:end] if end >= 0 else name
+def _holds(page: list[str], prefix: str) -> bool:
+    """Whether a sorted page has a key with a prefix."""
+    place = bisect_left(page, prefix)
+    return place < len(page) and page[place].startswith(prefix)
 
 
 def look_at_prefix(bucket: S3Bucket, root: str) -> RootsSeen:

@@ -30,9 +30,10 @@ class ArtifactsByScheme(Artifacts):
     @override
     def look(self, roots: Sequence[str]) -> RootsSeen:
         reader = self._reader(roots[0])
+        ours = [root for root in roots if self._reader(root) is reader]
         if reader is None:
-            return RootsSeen(unknown={roots[0]: needs_posix(roots[0], "an engine run in a folder").detail})
-        return reader.look([root for root in roots if self._reader(root) is reader])
+            return RootsSeen(unknown={root: needs_posix(root, "an engine run in a folder").detail for root in ours})
+        return reader.look(ours)
 
     def _reader(self, engine_run_root: str) -> Artifacts | None:
         scheme = engine_run_root.partition("://")[0] if "://" in engine_run_root else ""

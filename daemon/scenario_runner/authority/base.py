@@ -182,7 +182,7 @@ class Authority(RunReader, Protocol):
         """
         ...
 
-    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int, only: str = "") -> int:
         """Make runs due now that wait for roots, see :meth:`absent_roots`, which then lists them no more.
 
         Neither the deadline nor anything else of a run changes. A run under lease is none of them.
@@ -190,6 +190,7 @@ class Authority(RunReader, Protocol):
         Args:
             roots: The roots.
             limit: At most so many runs.
+            only: Id of the one run that may be made due; empty for every run.
 
         Returns:
             How many runs.

@@ -242,8 +242,9 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
         return len(self._query("make_waiting_due"))
 
     @override
-    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
-        return len(self._query("wake_waiting_for_roots", roots=list(roots), limit=limit))
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int, only: str = "") -> int:
+        name = "wake_waiting_for_roots_only" if only else "wake_waiting_for_roots"
+        return len(self._query(name, roots=list(roots), limit=limit, only=only))
 
     @override
     def pull_in_times(self) -> int:

@@ -391,9 +391,10 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
         return self._write(lambda c: c.execute(self._sql["make_waiting_due"], {"now": now}).rowcount)
 
     @override
-    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
-        parameters = {"roots": orjson.dumps(list(roots)).decode(), "now": self._clock(), "limit": limit}
-        return self._write(lambda c: c.execute(self._sql["wake_waiting_for_roots"], parameters).rowcount)
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int, only: str = "") -> int:
+        name = "wake_waiting_for_roots_only" if only else "wake_waiting_for_roots"
+        parameters = {"roots": orjson.dumps(list(roots)).decode(), "now": self._clock(), "limit": limit, "only": only}
+        return self._write(lambda c: c.execute(self._sql[name], parameters).rowcount)
 
     @override
     def pull_in_times(self) -> int:

@@ -43,7 +43,7 @@ class AbsentRoots:
         authority: Whose runs wait.
         artifacts: Looks at roots.
         monotonic: Seconds.
-        only: The only run whose root is looked at; empty for all.
+        only: The only run whose root is looked at, and that is made due; empty for all.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class AbsentRoots:
         return self._look() if self._page else 0
 
     def _turn_page(self) -> None:
-        if not self._after:
-            self._begin_round()
+        began, begins = self._monotonic(), not self._after
+        if begins:
+            looking = sum(daemon.role in _ROLES for daemon in self._authority.daemons_seen(_SEEN_US))
+            self._sharers = max(1, looking)
         self._page = self._authority.absent_roots(self._after, _PAGE, self._only)
         self._after = self._page[-1] if self._page else ""
-
-    def _begin_round(self) -> None:
-        self._next_round, self._warned = self._monotonic() + _ROUND_SECONDS, False
-        self._sharers = max(1, sum(daemon.role in _ROLES for daemon in self._authority.daemons_seen(_SEEN_US)))
+        if begins:  # last: a round that an outage kept from beginning is tried again, not left out
+            self._next_round, self._warned = began + _ROUND_SECONDS, False
 
     def _look(self) -> int:
         seen = self._artifacts.look(self._page)
@@ -97,7 +97,7 @@ class AbsentRoots:
 
     def _wake(self, roots: frozenset[str]) -> int:
         woken = 0
-        while roots and (more := self._authority.wake_waiting_for_roots(roots, _WOKEN_AT_A_TIME)):
+        while roots and (more := self._authority.wake_waiting_for_roots(roots, _WOKEN_AT_A_TIME, self._only)):
             woken += more
         if woken:
             _log.info("roots that runs waited for have come", roots=len(roots), runs=woken)

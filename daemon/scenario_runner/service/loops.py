@@ -92,6 +92,7 @@ class _Threads:
     sources: list[threading.Thread]
     relay: list[threading.Thread]
     upkeep: list[threading.Thread]
+    notice: list[threading.Thread]
 
 
 def _join(threads: Iterable[threading.Thread]) -> None:
@@ -210,7 +211,7 @@ class Supervisor:
             self._report()  # last: a daemon that could not start is none
 
     def _start(self) -> _Threads:
-        sources = []
+        sources = list[threading.Thread]()
         if self._has(Role.INTAKE):
             sources.append(self._thread("intake", self._take_requests, self._poll))
         if self._has(Role.RUNNER):
@@ -222,28 +223,32 @@ class Supervisor:
                 self._thread(f"runner:{number}", self._drive_runs, self._poll)
                 for number in range(2, self._daemon.batches + 1)
             ]
-            sources.append(self._thread("roots", self._look_at_roots, self._poll))
         relay = [self._thread("relay", self._deliver, self._poll)] if self._has(Role.RELAY) else []
-        # In every role, since most hold leases, but for those that listen.
+        # In every role, since most hold leases.
         upkeep = [
             self._thread("renewal", self._renew_leases, self._renewal_seconds),
             self._thread("housekeeping", self._keep_house, self._housekeeping_seconds),
-            *self._listen(),
         ]
-        return _Threads(sources, relay, upkeep)
+        return _Threads(sources, relay, upkeep, self._notice_evidence())
 
-    def _listen(self) -> list[threading.Thread]:
-        """Begin to hear of evidence that comes, from whatever the profile names beside the control bus."""
-        heard = []
+    def _notice_evidence(self) -> list[threading.Thread]:
+        """Start the loops that notice evidence which comes, by rounds and by what the profile names beside the bus."""
+        loops = []
+        if self._has(Role.RUNNER):
+            loops.append(self._thread("roots", self._look_at_roots, self._poll, may_be_left=True))
         if self._queue is not None:
             pause = _RETRY_QUEUE.most_seconds + WAIT_SECONDS  # a queue that is away is no reason to be unhealthy
-            heard.append(self._thread("arrivals", partial(self._take_events, self._queue), pause))
+            take = partial(self._take_events, self._queue)
+            loops.append(self._thread("arrivals", take, pause, may_be_left=True))
         if self._listens and (watch := self._daemon.open_folder_watch()) is not None:
-            heard.append(self._thread("folders", partial(self._watch_folders, watch), self._poll))
-        return heard
+            loops.append(self._thread("folders", partial(self._watch_folders, watch), self._poll, may_be_left=True))
+        return loops
 
-    def _thread(self, name: str, loop: Callable[[], None], pause_seconds: float) -> threading.Thread:
-        thread = threading.Thread(target=self._supervise, args=(name, loop, pause_seconds), name=name)
+    def _thread(
+        self, name: str, loop: Callable[[], None], pause_seconds: float, *, may_be_left: bool = False
+    ) -> threading.Thread:
+        arguments = (name, loop, pause_seconds)
+        thread = threading.Thread(target=self._supervise, args=arguments, name=name, daemon=may_be_left)
         thread.start()
         return thread
 
@@ -283,8 +288,9 @@ class Supervisor:
         3. Examinations in progress end, or are broken off undecided when their time is over.
         4. The leases of what was not finished are given back, so that another process need not wait for their end.
         5. The relay delivers what all these left, documents before the signals that need them, until the time is over.
-        6. Housekeeping ends last: leases are renewed for as long as anything above is in progress. So do the loops that
-           hear of evidence: one may wait for its queue for seconds, and nothing above needs what it hears.
+        6. Housekeeping ends: leases are renewed for as long as anything above is in progress.
+        7. The loops that notice evidence end last. They decide nothing and hold no lease, and nothing above needs what
+           they find. One that waits for its queue has some seconds; one that hangs in a dead mount is left behind.
         """
         seconds = float(self._daemon.wiring.shutdown_seconds)
         self._stop_by = time.monotonic() + seconds
@@ -304,6 +310,10 @@ class Supervisor:
         _join(threads.relay)
         self._delivered.set()
         _join(threads.upkeep)
+        for thread in threads.notice:
+            thread.join(max(0.0, self._stop_by - time.monotonic()))
+            if thread.is_alive():
+                _log.error("a loop that notices evidence does not end; it is left behind", loop=thread.name)
         with suppress(Unavailable):  # then the row tells of a daemon that was not seen for long, and goes within a day
             self._daemon.authority.remove_daemon(self._row.owner)
 

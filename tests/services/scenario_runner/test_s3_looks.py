@@ -105,12 +105,37 @@ def test_a_look_answers_however_many_keys_come_just_before_its_root(
     assert look(first, ["runs/a"]).there == {first.uri("runs/a")}
 
 
-def test_roots_in_other_folders_are_left_to_another_look(first: Spot) -> None:
-    first.put("day/two/x")
-    asked = ["day/one", "day/two", "other/one"]
-    seen = look(first, asked)
-    assert (named(first, seen.there), named(first, seen.absent)) == (["day/two"], ["day/one"])
-    assert named(first, look(first, asked[::-1]).absent) == ["other/one"]
+def test_one_request_answers_for_roots_in_folders_of_their_own(first: Spot) -> None:
+    first.put_all({"day/two/x/y": b"x", "day-3/x": b"x", "other/one/x": b"x", "top/x": b"x"})
+    asked = ["day-3/a", "day/one", "day/two", "day/two/x", "other/one", "other/two", "top", "zero"]
+    with first.proxy.counting() as counts:
+        seen = look(first, asked)
+    assert dict(counts) == {"LIST": 1}
+    assert named(first, seen.there) == ["day/two", "day/two/x", "other/one", "top"]
+    assert named(first, seen.absent) == ["day-3/a", "day/one", "other/two", "zero"]
+    assert [name for name in asked if absent_to_an_examination(first, name)] == named(first, seen.absent)
+
+
+def test_a_page_of_several_folders_answers_for_the_roots_in_its_range_only(
+    first: Spot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "_PAGE", 4)
+    first.put_all({f"{day}/run/{number}": b"x" for day in "bd" for number in range(3)})
+    seen = look(first, ["a/run", "b/run", "c/run", "d/run", "e/run"])
+    assert (named(first, seen.there), named(first, seen.absent)) == (["b/run", "d/run"], ["a/run", "c/run"])
+
+
+def test_nothing_beside_the_allowed_root_is_listed_for_roots_of_several(first: Spot) -> None:
+    artifacts = S3Artifacts([first.uri("a"), first.uri("c")], first.settings(), 1, None)
+    asked = [first.uri(name) for name in ("a/1/x", "a/2/x", "c/1/x")]
+    assert artifacts.look([*asked, first.uri("a")]) == RootsSeen(absent=frozenset(asked[:2]))
+    assert artifacts.look(asked[2:]) == RootsSeen(absent=frozenset(asked[2:]))
+    assert {key for _, key, _ in first.proxy.log} == {f"{first.prefix}/a/", f"{first.prefix}/c/1/"}
+
+
+def test_a_key_that_cannot_be_listed_leaves_the_folder_of_the_first_root_to_be_listed(first: Spot) -> None:
+    first.put("other//bad")
+    assert named(first, look(first, ["day/one", "day/two", "other/one"]).absent) == ["day/one", "day/two"]
 
 
 def test_a_key_that_cannot_be_listed_leaves_the_roots_to_be_asked_for_alone(first: Spot) -> None:
@@ -126,7 +151,7 @@ def test_a_server_that_does_not_answer_makes_no_root_absent(first: Spot, monkeyp
     monkeypatch.setattr("scenario_runner.storage.s3_client._RETRY", RetryPolicy(0.01, 0.05, deadline_seconds=0.1))
     first.proxy.add(status(403), "LIST", times=None)
     seen = look(first, ["runs/a", "runs/b", "other/c"])
-    assert sorted(seen.unknown) == [first.uri("runs/a"), first.uri("runs/b")]
+    assert sorted(seen.unknown) == [first.uri("other/c"), first.uri("runs/a"), first.uri("runs/b")]
     assert (seen.there, seen.absent) == (frozenset(), frozenset())
     first.proxy.clear()
     assert len(look(first, ["runs/a", "runs/b"]).absent) == 2
@@ -142,9 +167,9 @@ def test_a_server_that_ceases_to_answer_makes_no_root_absent(first: Spot, monkey
 def test_a_root_that_is_not_allowed_is_not_asked_for(first: Spot) -> None:
     artifacts = first.artifacts(root=first.uri("runs/ours"))
     with first.proxy.counting() as counts:
-        seen = look(first, ["runs/theirs", "runs/ours"], artifacts)
+        seen = look(first, ["runs/theirs", "runs/ours", "runs/theirs-too"], artifacts)
     assert counts.total() == 0
-    assert list(seen.unknown) == [first.uri("runs/theirs")]
+    assert sorted(seen.unknown) == [first.uri("runs/theirs"), first.uri("runs/theirs-too")], "one step for all of them"
     assert (seen.there, seen.absent) == (frozenset(), frozenset())
     assert look(first, ["runs/ours", "runs/theirs"], artifacts) == RootsSeen(absent=frozenset({first.uri("runs/ours")}))
 

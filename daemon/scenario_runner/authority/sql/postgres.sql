@@ -335,6 +335,7 @@ WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
 waiting AS MATERIALIZED (
   SELECT run_id FROM runs
   WHERE state = 'WAITING_EVIDENCE' AND absent_root <> '' AND absent_root = ANY (%(roots)b::text[])
+    AND run_id = %(only)b  -- only
   LIMIT %(limit)b FOR UPDATE SKIP LOCKED)
 UPDATE runs r SET due_us = least(r.due_us, c.now), absent_root = '' FROM waiting w, clock c
 WHERE r.run_id = w.run_id RETURNING r.run_id;

@@ -129,6 +129,7 @@ UPDATE runs SET due_us = min(due_us, :now), absent_root = ''
 WHERE run_id IN (SELECT run_id FROM runs
                  WHERE state = 'WAITING_EVIDENCE' AND absent_root <> ''
                    AND absent_root IN (SELECT value FROM json_each(:roots))
+                   AND run_id = :only  -- only
                  LIMIT :limit);
 
 -- name: wake_run

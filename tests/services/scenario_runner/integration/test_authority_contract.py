@@ -977,6 +977,14 @@ def test_only_so_many_runs_are_woken_at_a_time(authority: Authority) -> None:
     assert [authority.wake_waiting_for_roots(["/r/one"], 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
+def test_the_one_run_of_a_root_that_is_asked_for_is_woken_and_no_other(authority: Authority) -> None:
+    wait_for(authority, {"a": "/r/one", "b": "/r/one", "c": "/r/two"})
+    assert authority.wake_waiting_for_roots(["/r/one", "/r/two"], 10, hex32("b")) == 1
+    assert authority.wake_waiting_for_roots(["/r/one"], 10, hex32("c")) == 0
+    assert due_now(authority) == {"b"}
+    assert authority.absent_roots("", 10) == ["/r/one", "/r/two"]
+
+
 def test_a_run_is_due_at_its_deadline_whatever_becomes_of_its_root(authority: Authority, clock: Clock) -> None:
     wait_for(authority, {"a": "/r/one"})
     clock.pass_seconds(WAIT / SECOND - 1)
@@ -1041,6 +1049,23 @@ def test_a_root_that_an_older_release_left_in_the_row_of_an_ended_run_wakes_noth
     run = authority.run(hex32("a"))
     assert run is not None
     assert run.due_us is None
+
+
+def test_a_run_whose_lease_an_older_release_holds_beside_its_root_is_claimed_when_that_ends(
+    authority: Authority, backend: Backend, clock: Clock
+) -> None:
+    wait_for(authority, {"a": "/r/one"})
+    clock.pass_seconds(WAIT / SECOND)
+    claim = claim_one(authority, "older")
+    backend.query("UPDATE runs SET absent_root = '/r/one'")  # its claim does not clear it
+    assert due_now(authority) == set()
+    assert authority.renew("older", [(claim.run_id, claim.epoch)], LEASE) == {(claim.run_id, claim.epoch)}
+    assert authority.wake_waiting_for_roots(["/r/one"], 10) == 1
+    assert authority.owners() == {"older"}, "the next round mends the row, and the lease is left alone"
+    backend.query("UPDATE runs SET absent_root = '/r/one'")
+    clock.pass_seconds(LEASE / SECOND)
+    assert claim_one(authority, "w2").epoch == claim.epoch + 1
+    assert authority.absent_roots("", 10) == []
 
 
 def test_a_woken_run_and_all_waiting_runs_are_due_though_they_wait_for_a_root(authority: Authority) -> None:

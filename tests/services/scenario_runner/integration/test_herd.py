@@ -14,6 +14,7 @@ import pytest
 import structlog
 from support import World, need_posix
 
+from scenario_runner.artifacts.base import RootsSeen
 from scenario_runner.contracts.states import RunState
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
@@ -112,7 +113,7 @@ def test_a_herd_is_examined_no_more_while_a_new_run_becomes_ready(scene: Scene) 
         assert scene.examined == examined, "no root was opened"
         assert scene.rows("SELECT run_id, lease_epoch, due_us FROM runs") == changes, "no row was written"
         assert logs == []
-        assert set(scene.looks[-2:]) == {HERD + 1, 1}, "two folders, so two looks in a round"
+        assert set(scene.looks[-2:]) == {HERD + 1}, "one look in a round, though they lie in two folders"
         scene.world.drop(run["request"], "now.json")
         until(lambda: scene.state(run["run_id"]) is RunState.READY)
         (scene.world.root / "not-yet").rename(there)
@@ -158,3 +159,44 @@ def test_an_allowed_root_that_is_away_ends_no_wait_and_is_told_of(scene: Scene) 
         (scene.world.root / "away").rename(scene.world.runs)
         scene.pass_rounds(3)
         assert scene.count("state = 'WAITING_EVIDENCE' AND absent_root <> '' AND retries = 0") == 2
+
+
+def test_a_look_that_hangs_keeps_no_run_and_no_stop_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_posix()
+    monkeypatch.setattr(decisions, "_ROUNDS_AFTER_US", 0)
+    scene = Scene(World(tmp_path / "world", {"shutdown_seconds": 1}), monkeypatch)
+    run = scene.world.make_run("now", **SMALL)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def look(roots: list[str]) -> RootsSeen:
+        hangs.set()
+        assert goes_on.wait(120)
+        return RootsSeen(absent=frozenset(roots))
+
+    artifacts: Any = scene.daemon.absent_roots._artifacts
+    monkeypatch.setattr(artifacts, "look", look)
+    monkeypatch.setattr(absent_roots, "_ROUND_SECONDS", 0.2)
+    monkeypatch.setattr(absent_roots, "_BETWEEN_ROUNDS_SECONDS", 0.05)
+    supervisor = Supervisor(scene.daemon, Role.ALL)
+    thread = threading.Thread(target=supervisor.run)
+    with structlog.testing.capture_logs() as logs:
+        thread.start()
+        try:
+            scene.add_herd(run, absent(scene.world, "absent"))
+            until(hangs.is_set)
+            scene.world.drop(run["request"], "now.json")
+            until(lambda: scene.state(run["run_id"]) is RunState.READY)
+            scene.daemon.stopping.set()
+            thread.join(60)
+            assert not thread.is_alive(), "the stop waits for the look"
+            (roots,) = [other for other in threading.enumerate() if other.name == "roots"]
+            assert roots.daemon, "it does not keep the process alive"
+        finally:
+            scene.daemon.stopping.set()
+            goes_on.set()
+            thread.join()
+        roots.join()
+    scene.daemon.authority.close()
+    assert [item["event"] for item in logs if item["log_level"] in {"error", "critical"}] == [
+        "a loop that notices evidence does not end; it is left behind"
+    ]

@@ -63,11 +63,72 @@ def test_a_look_says_absent_exactly_where_an_examination_does(base: Path, siblin
     assert sorted(seen.there) == [str(base / name) for name in names if not is_absent(base, name)]
 
 
-def test_roots_in_other_folders_are_left_to_another_look(base: Path) -> None:
+@pytest.mark.parametrize("siblings", [0, 100])
+def test_one_look_answers_for_roots_in_folders_of_their_own(base: Path, siblings: int) -> None:
     (base / "day/two").mkdir(parents=True)
-    asked = ["day/one", "day/two", "other/one"]
-    assert look(base, *asked) == RootsSeen(frozenset({str(base / "day/two")}), frozenset({str(base / "day/one")}))
-    assert look(base, *reversed(asked)) == RootsSeen(absent=frozenset({str(base / "other/one")}))
+    for number in range(siblings):
+        (base / f"day/sibling-{number}").mkdir()
+    (base / "file").write_text("x")
+    asked = ["day/one", "day/two", "file/one", "other/one"]
+    seen = look(base, *asked)
+    assert sorted(seen.there) == [str(base / "day/two"), str(base / "file/one")]
+    assert sorted(seen.absent) == [str(base / "day/one"), str(base / "other/one")]
+
+
+def test_no_more_roots_are_asked_for_at_a_time_than_take_a_moment(base: Path) -> None:
+    asked = [f"{number:03d}/run" for number in range(300)]
+    (base / "299").mkdir()
+    assert len(look(base, *asked).absent) == 256
+    assert len(look(base, *asked[256:]).absent) == 44
+
+
+def test_roots_of_one_folder_are_all_answered_for_by_its_listing(base: Path) -> None:
+    (base / "299").mkdir()
+    seen = look(base, *(f"{number:03d}" for number in range(300)))
+    assert (len(seen.there), len(seen.absent)) == (1, 299)
+
+
+@pytest.mark.parametrize("siblings", [0, 100], ids=["by listing", "one by one"])
+def test_a_root_that_cannot_be_looked_at_leaves_no_other_one_unknown(
+    base: Path, siblings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lstat(path: str) -> os.stat_result:
+        if path.endswith("denied"):
+            raise PermissionError(13, "Permission denied", path)
+        return os.lstat(path)
+
+    monkeypatch.setattr(local_look, "os", SimpleNamespace(**vars(os) | {"lstat": lstat}))
+    (base / "there").mkdir()
+    for number in range(siblings):
+        (base / f"sibling-{number}").mkdir()
+    too_long = "x" * 300
+    seen = look(base, "absent", "denied", "there", too_long)
+    assert str(base / "there") in seen.there
+    assert str(base / "absent") in seen.absent
+    assert list(seen.unknown) == ([str(base / "denied")] if siblings else [])
+    if siblings:
+        assert str(base / too_long) in seen.there, "an examination says what is wrong with it"
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "loop"])
+def test_a_folder_that_cannot_be_entered_is_left_to_an_examination(base: Path, folder: str) -> None:
+    (base / "loop").symlink_to(base / "loop")
+    assert look(base, f"{folder}/one").there == {str(base / folder / "one")}
+    with pytest.raises(EvidenceRefused):
+        reader(base).open(str(base / folder / "one"), ReadBudget())
+
+
+def test_a_folder_whose_names_cannot_be_read_is_asked_for_each_root(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(folder: str) -> None:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(local_look, "os", SimpleNamespace(**vars(os) | {"scandir": denied}))
+    (base / "there").mkdir()
+    assert look(base, "absent", "there") == RootsSeen(
+        frozenset({str(base / "there")}), frozenset({str(base / "absent")})
+    )
 
 
 def test_a_file_in_the_place_of_a_folder_above_is_something_to_examine(base: Path) -> None:
@@ -86,8 +147,9 @@ def test_an_allowed_root_that_is_away_makes_no_root_absent(base: Path) -> None:
 
 def test_a_root_that_is_not_allowed_is_neither_there_nor_absent(base: Path, tmp_path: Path) -> None:
     (tmp_path / "private").mkdir()
-    seen = reader(base).look([str(tmp_path / "private"), str(base / "one")])
-    assert list(seen.unknown) == [str(tmp_path / "private")]
+    private = [str(tmp_path / "private"), str(tmp_path / "private-too")]
+    seen = reader(base).look([private[0], str(base / "one"), private[1]])
+    assert list(seen.unknown) == private, "one step for all of them"
     assert "engine_roots" in seen.unknown[str(tmp_path / "private")]
     assert (seen.there, seen.absent) == (frozenset(), frozenset())
 
@@ -142,7 +204,7 @@ def test_each_root_is_looked_at_by_the_reader_of_its_scheme(base: Path) -> None:
 
 def test_a_folder_is_unknown_where_folders_cannot_be_read() -> None:
     seen = ArtifactsByScheme({"s3": cast("Artifacts", Remote())}).look(["/runs/a", "/runs/b"])
-    assert list(seen.unknown) == ["/runs/a"]
+    assert list(seen.unknown) == ["/runs/a", "/runs/b"]
     assert "an engine run in a folder" in seen.unknown["/runs/a"]
 
 

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from scenario_runner.artifacts.base import RootsSeen
 from scenario_runner.authority.observed import DaemonRow
+from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.runs.absent_roots import AbsentRoots
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Scene:
         self.pages.append(after)
         return sorted(root for root, runs in self.waiting.items() if root > after and runs)[:limit]
 
-    def wake_waiting_for_roots(self, roots: Collection[str], limit: int) -> int:
+    def wake_waiting_for_roots(self, roots: Collection[str], limit: int, only: str) -> int:
+        assert only == "only"
         left = limit
         for root in roots:
             taken = min(left, self.waiting[root])
@@ -142,3 +144,19 @@ def test_a_run_that_begins_to_wait_behind_the_round_is_looked_at_in_the_next_one
     scene.waiting["/runs/000000a"] = 1
     scene.pass_seconds(60)
     assert "/runs/000000a" in scene.looks[-1]
+
+
+@pytest.mark.parametrize("question", ["daemons_seen", "absent_roots", "wake_waiting_for_roots"])
+def test_a_round_that_an_outage_breaks_off_goes_on_when_it_ends(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the authority does not answer")
+
+    scene = Scene(names(15))
+    scene.there = {names(15)[0], names(15)[14]}
+    with monkeypatch.context() as outage:
+        outage.setattr(scene, question, away)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                scene.rounds.step()
+    scene.pass_seconds(5)
+    assert [root for root in names(15) if not scene.waiting[root]] == [names(15)[0], names(15)[14]]
