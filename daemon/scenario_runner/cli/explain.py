@@ -94,9 +94,17 @@ def _times(document: Json, clock: Clock) -> str:
     found = [f"changed {clock.moment(document['updated_at_utc'])}"] if document.get("updated_at_utc") else []
     if document["state"] == "WAITING_EVIDENCE":
         found.append(f"deadline {clock.deadline(document['evidence_deadline_utc'])}")
-    if document.get("next_look_utc"):
+    if _is_in_rounds(document):
+        found.append("root looked at in rounds")
+    elif document.get("next_look_utc"):
         found.append(f"due {clock.moment(document['next_look_utc'])}")
     return "; ".join(found)
+
+
+def _is_in_rounds(document: Json) -> bool:
+    """Whether a run waits for its whole root: nothing was found, and it is not examined again before its deadline."""
+    waits = document["state"] == "WAITING_EVIDENCE" and not document.get("gates") and not document.get("outputs")
+    return waits and document["next_look_utc"] == document["evidence_deadline_utc"]
 
 
 def _required(document: Json) -> str:

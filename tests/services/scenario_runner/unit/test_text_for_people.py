@@ -158,6 +158,22 @@ def test_the_longest_explanation_fits_a_screen_in_every_state(state: str, column
     assert max(map(len, lines)) <= columns
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "root looked at in rounds"),
+        ({"next_look_utc": NOW}, "due "),
+        ({"gates": [{"gate_id": "g1", "outcome": "MISSING"}]}, "due "),
+    ],
+)
+def test_a_run_that_is_not_examined_before_its_deadline_says_why(changes: dict[str, Any], said: str) -> None:
+    deadline = "2026-01-01T09:30:00.000000Z"
+    document = longest("WAITING_EVIDENCE") | {"gates": [], "outputs": [], "evidence_deadline_utc": deadline}
+    sheet = answer(document | {"next_look_utc": deadline} | changes, CLOCK, 200)
+    (times,) = [text for line in sheet.lines if "deadline" in (text := rendered(line, io.StringIO()))]
+    assert times.split("; ")[-1].startswith(said)
+
+
 # --- the cause
 
 GATES = [
