@@ -133,14 +133,17 @@ def processes(make: MakeReader, threads: int, number: int) -> Iterator[Executor 
 @contextmanager
 def _interrupted_afterwards() -> Iterator[None]:
     """Hold Ctrl-C back: a pool that is interrupted while it starts its processes waits for ever for one of them."""
-    if sys.platform == "win32":
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ OURS = {
     "request_rejected",
     "run_supersedes_signal",
     "bundle_manifest_entry",
+    "evidence_arrived",
 }
 SHARED = "../layer-1/specs/contracts/1A/schemas.layer1.yaml"
 KINDS = {"^[0-9a-f]{64}$": "hex64", "^[0-9a-f]{32}$": "hex32"}
