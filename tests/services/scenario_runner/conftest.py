@@ -10,6 +10,7 @@ import pytest
 from support import NEEDS_POSIX, World
 
 from scenario_runner import posix
+from scenario_runner.storage.s3_small import SmallReads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,22 @@ def _streams_are_deleted() -> Iterator[None]:
     if streaming is not None and streaming.MADE:
         made, streaming.MADE[:] = list(streaming.MADE), []
         streaming.delete_streams(made)
+
+
+@pytest.fixture(autouse=True)
+def _small_reads_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connections to S3 that a test opened do not outlive it: a process would have thousands of them."""
+    made: list[SmallReads] = []
+    begin = SmallReads.__init__
+
+    def noted(reads: SmallReads) -> None:
+        begin(reads)
+        made.append(reads)
+
+    monkeypatch.setattr(SmallReads, "__init__", noted)
+    yield
+    for reads in made:
+        reads.close()
 
 
 @pytest.fixture

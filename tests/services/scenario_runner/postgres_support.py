@@ -218,8 +218,12 @@ class TlsDoor:
     @staticmethod
     def _pump(secret: ssl.SSLSocket, server: socket.socket) -> None:
         """Both ways in one thread: a TLS connection is not for two."""
+        ends = {end.fileno(): end for end in (secret, server)}
+        readable = select.poll()  # knows descriptors of any number
+        for number in ends:
+            readable.register(number, select.POLLIN)
         while True:
-            ready = [secret] if secret.pending() else select.select([secret, server], [], [])[0]
+            ready = [secret] if secret.pending() else [ends[number] for number, _ in readable.poll()]
             for end in ready:
                 data = end.recv(1 << 16)
                 if not data:
