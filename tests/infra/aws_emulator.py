@@ -26,6 +26,7 @@ WHY_NOT = "SR_INFRA_TOOLS is not set: scripts/run_tests.sh infra installs the to
 REGION, ACCOUNT = "eu-west-1", "000000000000"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/scenario-runner@sha256:{'a' * 64}"
 REPOSITORY = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/scenario-runner"
+QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/engine-events"
 ENGINE = {
     "EvidenceEventsQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:engine-events",
     "EngineCluster": "engines",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from aws_emulator import ENGINE, READER, TOOLS, WHY_NOT, Deployed, Emulator, deploy_all, running_ministack
+from aws_emulator import ENGINE, QUEUE_URL, READER, TOOLS, WHY_NOT, Deployed, Emulator, deploy_all, running_ministack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,5 +39,5 @@ def full(emulator: Emulator) -> Deployed:
         data={"ObjectLockMode": "COMPLIANCE", "ObjectLockDays": "30", "AccessLogBucket": "access-logs"},
         access={**ENGINE, "EnhancedFanOut": "true", "ReaderPrincipals": READER,
                 "EngineKeyArn": "arn:aws:kms:eu-west-1:000000000000:key/engine"},
-        service={"AlarmEmail": "oncall@example.org", "EnhancedFanOut": "true"},
+        service={"AlarmEmail": "oncall@example.org", "EnhancedFanOut": "true", "EvidenceEventsQueueUrl": QUEUE_URL},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from aws_emulator import ACCOUNT, IMAGE, OF_EXPRESSIONS, REGION, Deployed
+from aws_emulator import ACCOUNT, IMAGE, OF_EXPRESSIONS, QUEUE_URL, REGION, Deployed
 from cloudformation import template
 
 pytestmark = pytest.mark.infra
@@ -153,7 +153,7 @@ def test_a_task_is_told_where_everything_is(full: Deployed, output: str, role: s
         "SR_ENGINE_ROOTS": "s3://engine-runs/prod", "SR_AUTH_ALLOWLIST": "svc-a,svc-b",
         "SR_PG_HOST": full.data["DatabaseHost"], "SR_PG_PORT": full.data["DatabasePort"],
         "SR_PG_DATABASE": "scenario_runner", "SR_PG_CA_FILE": "/etc/scenario-runner/config/pg-ca.pem",
-        "SR_PG_PASSWORD": "",
+        "SR_PG_PASSWORD": "", "SR_EVIDENCE_EVENTS_QUEUE_URL": QUEUE_URL,
     }  # fmt: skip
     options = container["logConfiguration"]["options"]
     assert (options["awslogs-group"], options["mode"]) == (full.data["LogGroupName"], "non-blocking")
