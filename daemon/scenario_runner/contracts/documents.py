@@ -6,7 +6,7 @@ beside a v0 document, never into it.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -38,6 +38,7 @@ StateName = Literal["OPEN", "PLANNED", "EXECUTING", "VERIFYING", "WAITING_EVIDEN
 StrategyName = Literal["AUTO", "FORCE_INVOKE", "FORCE_REUSE"]
 GateStatus = Literal["PASS", "FAIL"]
 OpenObject = dict[str, Any]
+Model = TypeVar("Model", bound=WireModel)
 
 
 class Digest(WireModel):
@@ -471,27 +472,13 @@ def _keys(place: tuple[int | str, ...]) -> list[str]:
 
 
 def parse_reemit_request(document: Json) -> ReemitRequest:
-    """Validate a request to publish a signal again.
-
-    Raises:
-        RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
-    """
-    try:
-        return ReemitRequest.model_validate(document)
-    except ValidationError as error:
-        raise RequestRefused(f"reemit request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+    """Validate a request to publish a signal again; errors as those of :func:`_validated`."""
+    return _validated(ReemitRequest, document, "reemit request")
 
 
 def parse_evidence_arrived(document: Json) -> EvidenceArrived:
-    """Validate the word that evidence has come.
-
-    Raises:
-        RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
-    """
-    try:
-        return EvidenceArrived.model_validate(document)
-    except ValidationError as error:
-        raise RequestRefused(f"evidence arrived: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+    """Validate the word that evidence has come; errors as those of :func:`_validated`."""
+    return _validated(EvidenceArrived, document, "evidence arrived")
 
 
 def parse_run_request(document: Json) -> RunRequest:
@@ -500,13 +487,22 @@ def parse_run_request(document: Json) -> RunRequest:
     Raises:
         RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
     """
-    try:
-        request = RunRequest.model_validate(document)
-    except ValidationError as error:
-        raise RequestRefused(f"run request: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error
+    request = _validated(RunRequest, document, "run request")
     if request.window.window_tz not in zones():
         raise RequestRefused(
             "run request: window.window_tz: is not a zone of the tz database, e.g. UTC or Europe/London",
             Reason.REQUEST_SCHEMA_INVALID,
         )
     return request
+
+
+def _validated(model: type[Model], document: Json, what: str) -> Model:
+    """A document as its model.
+
+    Raises:
+        RequestRefused: ``REQUEST_SCHEMA_INVALID`` naming the fields.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise RequestRefused(f"{what}: {explain_validation(error)}", Reason.REQUEST_SCHEMA_INVALID) from error

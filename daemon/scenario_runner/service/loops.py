@@ -48,7 +48,7 @@ from scenario_runner.service.bulk_pool import BulkPool
 from scenario_runner.service.compose import Daemon
 from scenario_runner.service.engine_lane import EngineLane
 from scenario_runner.service.heartbeats import Heartbeats
-from scenario_runner.service.owner import is_dead
+from scenario_runner.service.mending import expire_dead_owners, pull_in_times
 from scenario_runner.service.waiting_summary import WaitingSummary
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
@@ -199,8 +199,8 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Mend what an earlier process left, before any loop takes work."""
-        self._expire_dead_owners()
-        self._pull_in_times()
+        expire_dead_owners(self._daemon.authority)
+        pull_in_times(self._daemon.authority)
         if self._has(Role.RELAY) and not self._only:
             self._daemon.authority.resume_deliveries()
         if self._until_idle and self._has(Role.RUNNER):
@@ -443,8 +443,8 @@ class Supervisor:
                 reported_at = time.monotonic()
                 self._with_retries(self._report, _TRY_ONCE)
             if not self._stopping.is_set():
-                self._with_retries(self._expire_dead_owners, _TRY_ONCE)
-                self._with_retries(self._pull_in_times, _TRY_ONCE)
+                self._with_retries(partial(expire_dead_owners, self._daemon.authority), _TRY_ONCE)
+                self._with_retries(partial(pull_in_times, self._daemon.authority), _TRY_ONCE)
                 if self._has(Role.RUNNER) and not self._only:
                     self._with_retries(self._waiting_summary.step, _TRY_ONCE)
                 self._with_retries(self._daemon.store.sweep, _TRY_ONCE)
@@ -463,21 +463,6 @@ class Supervisor:
         if not self._only:
             self._daemon.authority.report_daemon(self._row, _KEEP_DAEMONS_US)
         return 0
-
-    def _expire_dead_owners(self) -> int:
-        """Expire the leases of killed processes of this machine: their runs are driven at once, not after the lease."""
-        dead = [owner for owner in self._daemon.authority.owners() if is_dead(owner)]
-        for owner in dead:
-            _log.info("expiring the leases of a dead process", owner=owner)
-            self._daemon.authority.expire_owner(owner)
-        return len(dead)
-
-    def _pull_in_times(self) -> int:
-        """Make due what a clock that was set back would keep waiting for longer than anything is ever put off."""
-        corrected = self._daemon.authority.pull_in_times()
-        if corrected:
-            _log.warning("the authority's clock was set back; what seemed due far ahead is due now", rows=corrected)
-        return corrected
 
     # --- idle
 
