@@ -39,8 +39,9 @@ class Subject:
         return self.checkout / "config/platform/contracts/scenario_runner"
 
     def environment(self) -> dict[str, str]:
-        """Variables for its processes."""
-        return {**os.environ, **({"PYTHONPATH": self.sources} if self.sources else {}), **self.variables}
+        """Variables for its processes, which keep their bytecode, as an installed command does."""
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**inherited, **({"PYTHONPATH": self.sources} if self.sources else {}), **self.variables}
 
 
 def this_checkout(command: str) -> Subject:

@@ -152,6 +152,11 @@ def test_sources_of_another_checkout_go_before_the_installed_package(tmp_path: P
     assert done.stdout == "from the other checkout\n"
 
 
+def test_what_is_measured_keeps_its_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert "PYTHONDONTWRITEBYTECODE" not in Subject("this", sys.executable).environment()
+
+
 # --- reports --------------------------------------------------------------------------------------------------------
 
 
