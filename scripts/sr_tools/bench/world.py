@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -156,16 +156,27 @@ class World:
         self.logs.append(self.root / f"serve-{len(self.logs)}.log")
         return self.logs[-1]
 
-    def drain(self, run_ids: Sequence[str]) -> Usage:
+    def drain(self, run_ids: Sequence[str], daemons: int = 1) -> Usage:
         """Let the engine runs get older than the racily-clean rule, serve until nothing is left, and check.
+
+        Args:
+            run_ids: What is to be READY then.
+            daemons: How many serve it at the same time.
+
+        Returns:
+            What they took together; the wall time is that of the one that took longest.
 
         Raises:
             CheckFailedError: See :meth:`check`.
         """
         time.sleep(RACY_SECONDS)
-        usage = self.serve("--until-idle").finish()
+        with ExitStack() as started:
+            serving = [started.enter_context(self.serve("--until-idle")) for _ in range(daemons)]
+            took = [daemon.finish() for daemon in serving]
         self.check(run_ids)
-        return usage
+        return Usage(
+            max(usage.wall for usage in took), sum(usage.cpu for usage in took), sum(usage.peak_rss for usage in took)
+        )
 
     # --- what was done
 

@@ -58,6 +58,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ("one-world-runs", 2000, "small runs on one engine run"),
         ("own-worlds-runs", 400, "small runs with an engine run each"),
+        ("own-worlds-daemons", 1, "daemons of this host that serve them together"),
         ("drain-runs", 10_000, "requests in the spool of `drain`; at least 10"),
         ("submit-requests", 10_000, "requests of the file of `submit`"),
         ("large-part-mb", 230, "MB (10^6) per part of the large run; it has 9 parts"),

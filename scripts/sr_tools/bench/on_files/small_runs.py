@@ -18,8 +18,9 @@ def one_world(options: argparse.Namespace, folder: Path) -> list[Json]:
 
 def own_worlds(options: argparse.Namespace, folder: Path) -> list[Json]:
     """Small runs with an engine run each."""
-    how = f"{options.own_worlds_runs} requests, each for an engine run of its own ({SMALL}), lay in the spool; {RATE}"
-    return _small_runs("own_worlds", 100, how, _make_each, options.own_worlds_runs, World.make(folder, options))
+    count, daemons = options.own_worlds_runs, options.own_worlds_daemons
+    how = f"{count} requests, each for an engine run of its own ({SMALL}), lay in the spool; {daemons} daemons; {RATE}"
+    return _small_runs("own_worlds", 100, how, _make_each, count, World.make(folder, options), daemons)
 
 
 def drain(options: argparse.Namespace, folder: Path) -> list[Json]:
@@ -64,12 +65,13 @@ def _make_each(world: World, count: int) -> list[str]:
 
 
 def _small_runs(
-    name: str, target: int, how: str, make: Callable[[World, int], list[str]], count: int, world: World
-) -> list[Json]:
+    name: str, target: int, how: str, make: Callable[[World, int], list[str]], count: int, world: World,
+    daemons: int = 1,
+) -> list[Json]:  # fmt: skip
     note(f"{name}: making {count} runs")
     run_ids = make(world, count)
     note(f"{name}: draining")
-    usage = world.drain(run_ids)
+    usage = world.drain(run_ids, daemons)
     times, files = world.times(), world.documents()
     bare = bare_files_and_commits(world.root / "bare", files, count)
     more = rates(times, usage, count) | {

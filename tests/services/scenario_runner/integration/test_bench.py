@@ -55,7 +55,8 @@ def test_every_measurement_gives_a_value_a_target_and_says_how(tmp_path: Path) -
 
 
 def test_numbers_stand_beside_references_of_the_same_process_run(tmp_path: Path) -> None:
-    code, report, progress = bench(tmp_path, "--only", "one_world", "--only", "own_worlds", "--only", "large")
+    code, report, progress = bench(tmp_path, "--only", "one_world", "--only", "own_worlds", "--only", "large",
+                                   "--own-worlds-daemons", "2")  # fmt: skip
     assert code == 0, progress
     results = by_name(report)
     for name in ("one_world", "own_worlds", "large_cold"):
