@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from scenario_runner.cli.read_only import KeptAuthority
 from scenario_runner.cli.run_ids import checked_name, named_run
-from scenario_runner.contracts.documents import SupersessionAttributes, explain_validation
+from scenario_runner.contracts.documents import SupersessionAttributes
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.supersession import Supersession
+from scenario_runner.contracts.validation import explain_validation
 from scenario_runner.profiles.wiring import Wiring
 
 _FLAGS: Final = {

@@ -8,9 +8,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.documents import RunRequest, explain_validation
+from scenario_runner.contracts.documents import RunRequest
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.times import zones
+from scenario_runner.contracts.validation import explain_validation
 
 _FLAGS: Final = {
     "run_equivalence_key": "--run-equivalence-key",
