@@ -1,7 +1,7 @@
 """The authority contract, over every backend; and what is particular to SQLite.
 
-A new backend is one more parameter of ``backend``: how to open it with a clock, and the same as a script for another
-process. Time is a number that the test moves. What is particular to PostgreSQL is in test_authority_store_postgres.py.
+The databases are those of authority_backends.py. What is particular to PostgreSQL is in
+test_authority_store_postgres.py.
 """
 
 import hashlib
@@ -15,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from authority_backends import Backend, snapshot
 from authority_support import (
     LEASE,
     SECOND,
@@ -42,7 +43,6 @@ from authority_support import (
     retried,
     waiting,
 )
-from postgres_support import Schema, given_dsn
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.acts import WakeAct
@@ -67,114 +67,7 @@ from scenario_runner.runs.decisions import MOST_ROOT_BYTES
 pytestmark = pytest.mark.integration
 
 
-@dataclass
-class Backend:
-    """One database that can be opened again and again, here and in other processes."""
-
-    open_with: Callable[[Callable[[], int]], Authority]
-    script: str
-    query: Callable[[str], list[tuple[Any, ...]]]
-    clock: Clock = field(default_factory=Clock)
-    opened: list[Authority] = field(default_factory=list)
-
-    def open(self) -> Authority:
-        authority = self.open_with(self.clock)
-        self.opened.append(authority)
-        return authority
-
-    def dead_letters(self) -> dict[str, bytes]:
-        return dict(self.query("SELECT record_key, raw FROM dead_letters"))
-
-    def in_processes(self, body: str, count: int = 2) -> list[list[str]]:
-        """Run a script in several processes that start together; ``connect()`` and ``me`` (a number) are defined."""
-        start = "me = int(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()"
-        source = f"import sys\n{self.script}\n{start}\n{body}"
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", source, str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(count)
-        ]
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        finished = [process.communicate(timeout=120) for process in running]
-        for process, (_, errors) in zip(running, finished, strict=True):
-            assert process.returncode == 0, errors
-        return [out.split() for out, _ in finished]
-
-
-def _sqlite(folder: Path) -> Backend:
-    path = str(folder / "db" / "authority.db")
-
-    def query(text: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            return connection.execute(text).fetchall()
-
-    return Backend(
-        lambda clock: SqliteAuthority(path, clock=clock),
-        f"from scenario_runner.authority.sqlite import SqliteAuthority\n"
-        f"def connect(clock=lambda: {START}):\n    return SqliteAuthority({path!r}, clock=clock)\n",
-        query,
-    )
-
-
-def _postgres(schema: Schema) -> Backend:
-    from scenario_runner.authority.postgres import PostgresAuthority
-
-    clock = Clock()
-    clock.on_move = schema.set_clock
-
-    def open_with(clock: Callable[[], int]) -> Authority:
-        authority = PostgresAuthority(schema.dsn, "test")
-        schema.use_clock(clock())
-        return authority
-
-    return Backend(
-        open_with,
-        f"from scenario_runner.authority.postgres import PostgresAuthority\n"
-        f"def connect(clock=None):\n    return PostgresAuthority({schema.dsn!r}, 'test')\n",
-        schema.query,
-        clock,
-    )
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parity)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    schema = Schema(given_dsn()) if request.param == "postgres" else None
-    made = _postgres(schema) if schema is not None else _sqlite(tmp_path)
-    yield made
-    for authority in made.opened:
-        authority.close()
-    if schema is not None:
-        schema.drop()
-
-
-@pytest.fixture
-def authority(backend: Backend) -> Authority:
-    return backend.open()
-
-
-@pytest.fixture
-def clock(backend: Backend) -> Clock:
-    return backend.clock
-
-
 # --- what is admitted -------------------------------------------------------------------------------------------------
-
-
-def snapshot(authority: Authority, key: str) -> tuple[Any, ...]:
-    run_id = hex32(key)
-    run, events, attempts = authority.run(run_id), authority.events(run_id), authority.attempts(run_id)
-    return (run, events, authority.signals(run_id), authority.records(run_id), attempts)
 
 
 def test_a_new_run_is_planned_and_due_now(authority: Authority, clock: Clock) -> None:

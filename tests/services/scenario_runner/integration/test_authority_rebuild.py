@@ -24,7 +24,6 @@ from authority_support import (
     hex64,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.observed import DaemonRow
@@ -45,7 +44,7 @@ from scenario_runner.contracts.supersession import Supersession
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
 
@@ -89,7 +88,7 @@ def terminal(key: str, state: RunState = RunState.READY) -> RestoredRun:
     )  # fmt: skip
 
 
-def begun(authority: Authority, actor: str = "ops") -> UnfinishedRebuild:  # noqa: F811
+def begun(authority: Authority, actor: str = "ops") -> UnfinishedRebuild:
     unfinished = authority.begin_rebuild(actor, "terms")
     assert unfinished is not None
     return unfinished
@@ -101,7 +100,7 @@ END = RebuildEnd(
 )
 
 
-def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa: F811
+def test_a_run_comes_back_with_every_row(authority: Authority) -> None:
     unfinished = begun(authority)
     wait, end = restored("waits"), terminal("ready")
     assert authority.restore([wait, end], unfinished.epoch, END) == {wait.run_id, end.run_id}
@@ -127,7 +126,7 @@ def test_a_run_comes_back_with_every_row(authority: Authority) -> None:  # noqa:
     assert authority.identity("spool/y", "") == "b" * 32
 
 
-def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -> None:  # noqa: F811
+def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -> None:
     supersession = Supersession(hex32("old"), "late data", "LATE")
     new = restored("new", supersession=supersession)
     authority.restore([terminal("old"), new], begun(authority).epoch, END)
@@ -136,7 +135,7 @@ def test_a_correction_comes_back_with_what_it_supersedes(authority: Authority) -
     assert claim_one(authority).supersession == supersession
 
 
-def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) -> None:  # noqa: F811
+def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) -> None:
     from test_authority_reemits import act, one
 
     run = terminal("k")
@@ -148,7 +147,7 @@ def test_a_number_that_the_record_names_is_not_used_again(authority: Authority) 
 
 @pytest.mark.parametrize("asked_by", ["an operator", "a record"])
 def test_a_signal_whose_number_is_the_last_one_is_not_repeated_and_holds_nobody_up(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     asked_by: str,
 ) -> None:
     """Whoever writes into the ledger may plant it."""
@@ -181,14 +180,14 @@ def test_a_signal_whose_number_is_the_last_one_is_not_repeated_and_holds_nobody_
     assert [row.emission for row in rows if row.emission] == [2**31 - 1]
 
 
-def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:  # noqa: F811
+def test_nothing_of_a_finished_run_is_owed_or_due(authority: Authority) -> None:
     authority.restore([terminal("ready")], begun(authority).epoch, END)
     assert authority.pending().nothing
     assert authority.claim_signals("relay", 10, LEASE) == []
     assert authority.claim("w", 10, LEASE) == []
 
 
-def test_a_run_on_its_way_is_due_at_once_under_a_higher_epoch(authority: Authority) -> None:  # noqa: F811
+def test_a_run_on_its_way_is_due_at_once_under_a_higher_epoch(authority: Authority) -> None:
     unfinished = begun(authority)
     authority.restore([restored("waits")], unfinished.epoch, END)
     claim = claim_one(authority)
@@ -197,7 +196,7 @@ def test_a_run_on_its_way_is_due_at_once_under_a_higher_epoch(authority: Authori
     commit(authority, waiting(claim, claim.now_us + SECOND))
 
 
-def test_a_fencing_token_of_the_lost_database_never_wins(authority: Authority) -> None:  # noqa: F811
+def test_a_fencing_token_of_the_lost_database_never_wins(authority: Authority) -> None:
     authority.restore([restored("waits")], begun(authority).epoch, END)
     claim = claim_one(authority, "same")
     for epoch in (1, 2, 1_000_000):
@@ -206,7 +205,7 @@ def test_a_fencing_token_of_the_lost_database_never_wins(authority: Authority) -
     commit(authority, failed(claim))
 
 
-def test_an_attempt_comes_back_open_and_is_the_claims(authority: Authority) -> None:  # noqa: F811
+def test_an_attempt_comes_back_open_and_is_the_claims(authority: Authority) -> None:
     attempt = AttemptRow(1, hex32("attempt"), "subprocess", "host|7|8", BEGAN, SECOND)
     authority.restore([restored("runs", RunState.EXECUTING, attempts=(attempt,))], begun(authority).epoch, END)
     claim = claim_one(authority)
@@ -215,7 +214,7 @@ def test_an_attempt_comes_back_open_and_is_the_claims(authority: Authority) -> N
     assert [item.outcome for item in authority.attempts(claim.run_id)] == ["FAILED"]
 
 
-def test_whoever_asks_and_the_terms_may_be_any_text(authority: Authority) -> None:  # noqa: F811
+def test_whoever_asks_and_the_terms_may_be_any_text(authority: Authority) -> None:
     unfinished = authority.begin_rebuild("ops\udcff", "ledger /s\udcff\x00")
     assert unfinished is not None
     assert (unfinished.actor, unfinished.terms) == ("ops\\udcff", "ledger /s\\udcff\\x00")
@@ -223,7 +222,7 @@ def test_whoever_asks_and_the_terms_may_be_any_text(authority: Authority) -> Non
 
 
 @pytest.mark.parametrize("what", ["run", "record"])
-def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Authority, what: str) -> None:  # noqa: F811
+def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Authority, what: str) -> None:
     record = asking("k")
     if what == "record":
         record = replace(record, run=None, disposition=Disposition.IGNORED)
@@ -234,8 +233,8 @@ def test_an_authority_that_has_rows_is_refused_and_stays_as_it_is(authority: Aut
 
 @pytest.mark.parametrize("left", ["runs", "intake_records", "outbox"])
 def test_an_authority_is_empty_when_none_of_its_tables_has_a_row(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     left: str,
 ) -> None:
     """Retention removes records of runs that stay."""
@@ -248,8 +247,8 @@ def test_an_authority_is_empty_when_none_of_its_tables_has_a_row(
 
 
 def test_a_batch_of_another_rebuild_writes_nothing_and_does_not_end_this_one(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
 ) -> None:
     unfinished = begun(authority)
     for epoch in (unfinished.epoch - 1, unfinished.epoch + 1):
@@ -259,7 +258,7 @@ def test_a_batch_of_another_rebuild_writes_nothing_and_does_not_end_this_one(
             assert backend.query(f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
-def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> None:  # noqa: F811
+def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> None:
     unfinished = begun(authority, "first")
     authority.restore([restored("a")], unfinished.epoch)
     assert authority.unfinished_rebuild() == unfinished
@@ -274,7 +273,7 @@ def test_a_rebuild_is_unfinished_until_its_last_batch(authority: Authority) -> N
     assert authority.begin_rebuild("third", "terms") is None
 
 
-def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority: Authority) -> None:  # noqa: F811
+def test_a_rebuild_that_another_process_has_ended_writes_nothing_more(authority: Authority) -> None:
     epoch = begun(authority).epoch
     authority.restore([restored("a")], epoch, END)
     (act,) = authority.actions("ledger")
@@ -321,8 +320,8 @@ def test_a_run_that_another_process_restores_at_the_same_moment_counts_as_restor
 
 
 def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
 ) -> None:
     unfinished = begun(authority)
     backend.query("DELETE FROM unfinished_rebuild")  # as a process that knows of no rebuild would find it
@@ -339,13 +338,13 @@ def test_a_run_that_another_process_admitted_meanwhile_keeps_its_rows(
 # --- who works meanwhile
 
 
-def report(authority: Authority, owner: str) -> None:  # noqa: F811
+def report(authority: Authority, owner: str) -> None:
     authority.report_daemon(DaemonRow(owner, "runner", "1.2.3", "host-a"), 3600 * SECOND)
 
 
 def test_a_rebuild_does_not_begin_while_a_daemon_was_seen_within_a_minute(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     report(authority, "killed")
     clock.pass_seconds(59)
@@ -361,15 +360,15 @@ def test_a_rebuild_does_not_begin_while_a_daemon_was_seen_within_a_minute(
 
 
 def test_a_rebuild_that_has_begun_goes_on_whoever_was_seen_since(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
 ) -> None:
     unfinished = begun(authority)
     backend.query(f"INSERT INTO daemons VALUES ('paused', 'all', '1', 'h', 1, {authority.now_us()})")
     assert begun(authority) == unfinished
 
 
-def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(authority: Authority) -> None:  # noqa: F811
+def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(authority: Authority) -> None:
     from test_authority_acts import BY, reemit_of
     from test_authority_reemits import act
 
@@ -480,13 +479,13 @@ def test_a_daemon_that_reports_itself_while_a_rebuild_begins_hears_of_it() -> No
         schema.drop()
 
 
-def test_an_empty_ledger_gives_an_empty_authority(authority: Authority) -> None:  # noqa: F811
+def test_an_empty_ledger_gives_an_empty_authority(authority: Authority) -> None:
     assert authority.restore([], begun(authority).epoch, END) == set()
     assert authority.unfinished_rebuild() is None
     assert len(authority.actions("ledger")) == 1
 
 
-def test_epochs_of_a_later_rebuild_are_above_every_claim_since(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_epochs_of_a_later_rebuild_are_above_every_claim_since(authority: Authority, clock: Clock) -> None:
     unfinished = begun(authority)
     authority.restore([restored("a")], unfinished.epoch, END)
     epochs = []
@@ -498,13 +497,13 @@ def test_epochs_of_a_later_rebuild_are_above_every_claim_since(authority: Author
     assert max(epochs) < authority.now_us()
 
 
-def test_the_same_request_is_a_duplicate_and_another_one_a_conflict(authority: Authority) -> None:  # noqa: F811
+def test_the_same_request_is_a_duplicate_and_another_one_a_conflict(authority: Authority) -> None:
     authority.restore([terminal("k")], begun(authority).epoch, END)
     answers = authority.admit([asking("k", "again"), asking("k", "other", "two")])
     assert [item.disposition for item in answers] == [Disposition.DUPLICATE, Disposition.CONFLICT]
 
 
-def test_a_signal_is_repeated_after_those_that_the_record_tells_of(authority: Authority) -> None:  # noqa: F811
+def test_a_signal_is_repeated_after_those_that_the_record_tells_of(authority: Authority) -> None:
     from test_authority_reemits import act, one
 
     authority.restore([terminal("k")], begun(authority).epoch, END)

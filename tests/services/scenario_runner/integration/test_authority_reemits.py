@@ -23,7 +23,6 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer, ReemitLimit
 from scenario_runner.authority.reemits import sent
@@ -33,7 +32,7 @@ from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import Disposition, ReemitKind, RunState, SignalKind
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.values import RunRow
@@ -49,7 +48,7 @@ def act(key: str, run: str = "k", kind: ReemitKind = ReemitKind.BOTH, **changes:
     return replace(made, **changes)
 
 
-def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool = True) -> RunRow:  # noqa: F811
+def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool = True) -> RunRow:
     """A run that has ended, delivered unless it is not to be."""
     authority.admit([asking(key)])
     commit(authority, how(claim_one(authority), f"signal of {key}"))
@@ -59,34 +58,34 @@ def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool 
     return run_of(authority, key)
 
 
-def deliver_documents(authority: Authority) -> None:  # noqa: F811
+def deliver_documents(authority: Authority) -> None:
     tasks = authority.claim_projections("relay", 100, LEASE)
     if tasks:
         authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
 
 
-def run_of(authority: Authority, key: str = "k") -> RunRow:  # noqa: F811
+def run_of(authority: Authority, key: str = "k") -> RunRow:
     run = authority.run(hex32(key))
     assert run is not None
     return run
 
 
-def one(authority: Authority, asked: ReemitAct) -> ReemitAnswer:  # noqa: F811
+def one(authority: Authority, asked: ReemitAct) -> ReemitAnswer:
     (answer,) = authority.reemit([asked])
     return answer
 
 
-def told(authority: Authority, key: str = "k") -> list[str]:  # noqa: F811
+def told(authority: Authority, key: str = "k") -> list[str]:
     """Kinds of the events after the end."""
     kinds = [event.kind for event in authority.events(hex32(key))]
     return [kind for kind in kinds if kind.startswith("REEMIT_")]
 
 
-def owed(authority: Authority) -> list[OutboxRow]:  # noqa: F811
+def owed(authority: Authority) -> list[OutboxRow]:
     return authority.claim_signals("p", 10, LEASE)
 
 
-def action_of(authority: Authority, key: str) -> ActionRow:  # noqa: F811
+def action_of(authority: Authority, key: str) -> ActionRow:
     return authority.acts([key])[key]
 
 
@@ -96,7 +95,7 @@ RECEIPT = '{"sequence_number":"7","shard_id":"shard-1","stream":"control"}'
 
 
 def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_again(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
 ) -> None:
     other = ended(authority, "other")
     before = ended(authority, sent=False)
@@ -119,7 +118,7 @@ def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_
     assert authority.signals(hex32("k")).rows[0].receipt == RECEIPT
 
 
-def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Clock) -> None:
     ended(authority, sent=False)
     (row,) = owed(authority)
     before = clock.now = clock.now + SECOND
@@ -132,7 +131,7 @@ def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(auth
 
 @pytest.mark.parametrize(("how", "receipt"), [(ready, ""), (failed, RECEIPT)])
 def test_a_signal_on_a_spool_and_a_terminal_leave_the_record_as_it_is(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     receipt: str,
 ) -> None:
@@ -148,7 +147,7 @@ def test_a_signal_on_a_spool_and_a_terminal_leave_the_record_as_it_is(
 
 @pytest.mark.parametrize(("how", "kind"), [(ready, SignalKind.READY), (failed, SignalKind.TERMINAL)])
 def test_a_reemit_is_owed_with_the_message_id_and_the_bytes_of_the_first(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     kind: SignalKind,
 ) -> None:
@@ -170,7 +169,7 @@ def test_a_reemit_is_owed_with_the_message_id_and_the_bytes_of_the_first(
     assert after.event_seq == before.event_seq + 1
 
 
-def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Authority, clock: Clock) -> None:
     ended(authority)
     clock.pass_seconds(5)
     one(authority, act("one"))
@@ -182,7 +181,7 @@ def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Author
     )  # fmt: skip
 
 
-def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> None:  # noqa: F811
+def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> None:
     ended(authority)
     first = one(authority, act("one"))
     again = one(authority, act("one"))
@@ -191,7 +190,7 @@ def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> 
     assert told(authority) == ["REEMIT_REQUESTED"]
 
 
-def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: Authority) -> None:  # noqa: F811
+def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: Authority) -> None:
     ended(authority)
     answers = authority.reemit([act("one"), act("two", kind=ReemitKind.TERMINAL_ONLY), act("three"), act("one")])
     assert [answer.outcome for answer in answers] == [
@@ -201,7 +200,7 @@ def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: 
     assert [(row.emission, row.action_key) for row in rows] == [(0, ""), (1, "one"), (2, "three")]
 
 
-def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: Authority) -> None:  # noqa: F811
+def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: Authority) -> None:
     before = ended(authority)
     answer = one(authority, act("one", denied="not on the list"))
     assert (answer.outcome, answer.detail) == ("AUTH_DENIED", "not on the list")
@@ -213,7 +212,7 @@ def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: A
     )
 
 
-def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority: Authority) -> None:  # noqa: F811
+def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority: Authority) -> None:
     assert one(authority, act("one", "nobody")).outcome == "RUN_NOT_FOUND"
     assert action_of(authority, "one").outcome == "RUN_NOT_FOUND"
 
@@ -226,7 +225,7 @@ def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority
     ],
 )
 def test_another_signal_than_the_runs_is_refused_and_the_record_says_so(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     kind: ReemitKind,
     code: str,
@@ -240,7 +239,7 @@ def test_another_signal_than_the_runs_is_refused_and_the_record_says_so(
 
 
 @pytest.mark.parametrize("kind", ReemitKind)
-def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Authority, kind: ReemitKind) -> None:  # noqa: F811
+def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Authority, kind: ReemitKind) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
     before = run_of(authority)
@@ -254,7 +253,7 @@ def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Autho
     assert [event.seq for event in authority.events(hex32("k"))] == list(range(1, run_of(authority).event_seq + 1))
 
 
-def claim_one_later(authority: Authority) -> Any:  # noqa: F811
+def claim_one_later(authority: Authority) -> Any:
     authority.make_waiting_due()
     return claim_one(authority)
 
@@ -262,7 +261,7 @@ def claim_one_later(authority: Authority) -> Any:  # noqa: F811
 # --- limits and dry runs ----------------------------------------------------------------------------------------------
 
 
-def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority, clock: Clock) -> None:
     ended(authority)
     outcomes = [one(authority, act(f"{number}")).outcome for number in range(7)]
     assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 4
@@ -272,14 +271,14 @@ def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority
     assert one(authority, act("later")).outcome == "ACCEPTED"
 
 
-def test_attempts_that_come_to_nothing_count_too(authority: Authority) -> None:  # noqa: F811
+def test_attempts_that_come_to_nothing_count_too(authority: Authority) -> None:
     ended(authority, how=failed)
     outcomes = [one(authority, act(f"{n}", kind=ReemitKind.READY_ONLY)).outcome for n in range(5)]
     assert outcomes == ["REEMIT_READY_ONLY_MISMATCH"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
     assert len(told(authority)) == 8
 
 
-def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authority: Authority) -> None:  # noqa: F811
+def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authority: Authority) -> None:
     ended(authority)
     for number in range(5):
         assert one(authority, act(f"dry {number}", dry_run=True)).outcome == "DRY_RUN"
@@ -291,7 +290,7 @@ def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authorit
     assert would == {"kind": "READY_REEMIT", "message_id": hex64("signal of k"), "emission": 4}
 
 
-def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Authority) -> None:  # noqa: F811
+def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Authority) -> None:
     ended(authority)
     predicted = (Reason.FACTS_VIEW_MISSING, "it is not there")
     assert one(authority, act("dry", dry_run=True, predicted=predicted)).outcome == "FACTS_VIEW_MISSING"
@@ -299,7 +298,7 @@ def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Autho
     assert one(authority, act("real")).outcome == "ACCEPTED"
 
 
-def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:  # noqa: F811
+def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:
     ended(authority, "k")
     ended(authority, "l")
     for number in range(3):
@@ -308,7 +307,7 @@ def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -
     assert [row.emission for row in authority.signals(hex32("l")).rows] == [0, 1]
 
 
-def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:
     ended(authority, "l")
     ended(authority, "k")
     for run in ("l", "k"):
@@ -321,7 +320,7 @@ def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, c
     assert told(authority).count("REEMIT_FAILED") == 2
 
 
-def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:  # noqa: F811
+def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:
     ended(authority)
     for number, outcome in enumerate(("ACCEPTED", "ACCEPTED", "REEMIT_RATE_LIMIT")):
         authority.record_action(ActionRow(f"other {number}", 0, "ops", "cli", "other", hex32("k"), "why", outcome, ""))
@@ -333,7 +332,7 @@ def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_
 # --- delivery ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reemit_needs_no_documents_but_those_of_the_first_time(authority: Authority) -> None:  # noqa: F811
+def test_a_reemit_needs_no_documents_but_those_of_the_first_time(authority: Authority) -> None:
     ended(authority)
     one(authority, act("one"))
     run = run_of(authority)
@@ -341,7 +340,7 @@ def test_a_reemit_needs_no_documents_but_those_of_the_first_time(authority: Auth
     assert [row.emission for row in owed(authority)] == [1]
 
 
-def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, clock: Clock) -> None:
     ended(authority, sent=False)
     one(authority, act("one"))
     one(authority, act("two"))
@@ -363,7 +362,7 @@ def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, cl
     assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
 
 
-def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority, clock: Clock) -> None:
     ended(authority, "k")
     ended(authority, "l", sent=False)
     one(authority, act("one"))
@@ -375,7 +374,7 @@ def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority,
     assert [row.outbox_id for row in owed(authority)] == [again.outbox_id]
 
 
-def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:
     before = ended(authority)
     one(authority, act("one"))
     (row,) = owed(authority)
@@ -393,7 +392,7 @@ def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Auth
     assert replace(run_of(authority), event_seq=before.event_seq) == before
 
 
-def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authority: Authority) -> None:  # noqa: F811
+def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authority: Authority) -> None:
     ended(authority)
     one(authority, act("one"))
     (row,) = owed(authority)
@@ -411,7 +410,7 @@ def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authori
 
 @pytest.mark.parametrize("failure", [None, DRIFT], ids=["published", "refused"])
 def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     failure: LedgerDrift | None,
 ) -> None:
     ended(authority, "k")
@@ -430,7 +429,7 @@ def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
     assert set(authority.acts(["one"])) == {"one"}
 
 
-def test_what_was_published_again_is_not_taken_back(authority: Authority) -> None:  # noqa: F811
+def test_what_was_published_again_is_not_taken_back(authority: Authority) -> None:
     ended(authority)
     one(authority, act("one"))
     (row,) = owed(authority)
@@ -441,7 +440,7 @@ def test_what_was_published_again_is_not_taken_back(authority: Authority) -> Non
     assert action_of(authority, "one").outcome == "PUBLISHED"
 
 
-def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
+def test_a_first_signal_is_never_dropped(authority: Authority) -> None:
     ended(authority, sent=False)
     (row,) = owed(authority)
     authority.end_reemits([ReemitEnd(replace(row, kind=SignalKind.READY_REEMIT), failure=DRIFT)])
@@ -449,7 +448,7 @@ def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa:
     assert told(authority) == []
 
 
-def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(authority: Authority) -> None:  # noqa: F811
+def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(authority: Authority) -> None:
     ended(authority)
     one(authority, act("one"))
     (task,) = authority.claim_projections("relay", 10, LEASE)
@@ -461,14 +460,14 @@ def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(auth
     assert later.events[: len(task.events)] == task.events
 
 
-def test_a_run_that_was_published_again_is_never_claimed(authority: Authority) -> None:  # noqa: F811
+def test_a_run_that_was_published_again_is_never_claimed(authority: Authority) -> None:
     ended(authority)
     one(authority, act("one"))
     assert authority.claim("w", 10, LEASE) == []
     assert not authority.pending().runs
 
 
-def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> None:
     ended(authority)
     one(authority, act("one"))
     clock.now -= 30 * SECOND
@@ -479,7 +478,7 @@ def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> 
     assert times == sorted(times)
 
 
-def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock: Clock) -> None:
     ended(authority)
     one(authority, act("one"))
     (row,) = owed(authority)
@@ -494,7 +493,7 @@ def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock:
 # --- several at once --------------------------------------------------------------------------------------------------
 
 
-def test_acts_of_many_at_once_have_numbers_and_limits_of_their_own(backend: Backend) -> None:  # noqa: F811
+def test_acts_of_many_at_once_have_numbers_and_limits_of_their_own(backend: Backend) -> None:
     first = backend.open()
     ended(first)
     handles = [backend.open() for _ in range(4)]
@@ -509,7 +508,7 @@ def test_acts_of_many_at_once_have_numbers_and_limits_of_their_own(backend: Back
     assert len(events) == run_of(first).event_seq
 
 
-def test_one_act_sent_by_many_at_once_is_carried_out_once(backend: Backend) -> None:  # noqa: F811
+def test_one_act_sent_by_many_at_once_is_carried_out_once(backend: Backend) -> None:
     first = backend.open()
     ended(first)
     handles = [backend.open() for _ in range(4)]
@@ -530,7 +529,7 @@ def record(key: str, run: str = "k", **changes: Any) -> Admission:
     )  # fmt: skip
 
 
-def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(authority: Authority) -> None:  # noqa: F811
+def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(authority: Authority) -> None:
     ended(authority)
     (first,) = authority.admit([record("r1")])
     (again,) = authority.admit([record("r1")])
@@ -544,7 +543,7 @@ def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(autho
     assert again.disposition is Disposition.ACCEPTED, "a disposition is final, whatever came of the act"
 
 
-def owed_signals(authority: Authority) -> list[OutboxRow]:  # noqa: F811
+def owed_signals(authority: Authority) -> list[OutboxRow]:
     authority.expire_owner("p")
     return owed(authority)
 
@@ -558,8 +557,8 @@ def owed_signals(authority: Authority) -> list[OutboxRow]:  # noqa: F811
     ],
 )
 def test_a_record_that_is_refused_is_a_dead_letter_and_its_sender_is_told(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     changes: dict[str, Any],
     code: str,
 ) -> None:
@@ -578,7 +577,7 @@ def test_a_record_that_is_refused_is_a_dead_letter_and_its_sender_is_told(
         assert run_of(authority) == before
 
 
-def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:  # noqa: F811
+def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:
     ended(authority)
     batch = [asking("new"), record("r1"), asking("other"), record("r2", "nobody"), record("r1")]
     answers = authority.admit(batch)
@@ -592,8 +591,8 @@ def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:  # n
 
 
 def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     sent = []
     for number in range(5):
@@ -615,7 +614,7 @@ def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication
     assert [item.kind for item in authority.published("FAILED", (0, -1), clock.now, 10)] == ["TERMINAL"]
 
 
-def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:
     """The refusal of a conflicting request names the run; what is published again is how the run ended."""
     ended(authority)
     authority.admit([asking("k", "another record", "two")])
@@ -626,7 +625,7 @@ def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority
     assert [item.kind for item in authority.published("READY", (0, -1), clock.now, 10)] == ["READY"]
 
 
-def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:
     batch = ActionRow("b", 0, "ops", "cli", "reemit_many", '{"state":"READY"}', "why", "ACCEPTED", "in progress")
     assert authority.record_action(batch)
     assert not authority.record_action(replace(batch, reason="another"))
