@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from authority_support import START, Clock, hex32
+from authority_support import LEASE, START, Clock, asking, commit, hex32, ready
 from postgres_support import Schema
 
 from scenario_runner.authority.base import Authority
@@ -104,3 +104,17 @@ def snapshot(authority: Authority, key: str) -> tuple[Any, ...]:
     run_id = hex32(key)
     run, events, attempts = authority.run(run_id), authority.events(run_id), authority.attempts(run_id)
     return (run, events, authority.signals(run_id), authority.records(run_id), attempts)
+
+
+def decided(authority: Authority, *keys: str) -> None:
+    """Runs of these keys are READY, none of them projected."""
+    for key in keys:
+        authority.admit([asking(key)])
+        (claim,) = [claim for claim in authority.claim("w1", 1, LEASE) if claim.run_id == hex32(key)]
+        commit(authority, ready(claim, f"ready {key}"))
+
+
+def projected(authority: Authority) -> None:
+    authority.mark_projected(
+        "relay", [(owed.run.run_id, owed.run.event_seq) for owed in authority.claim_projections("relay", 100, LEASE)]
+    )
