@@ -404,7 +404,7 @@ def make_load(root: Path, worlds: int, keys: int, **options: Any) -> Scenery:
 
 def evidence(world: Any) -> dict[str, Any]:
     """What a world came to, without the moments at which things happened: equal for equal requests and engine runs."""
-    from invariants import PREFIX, canonical, files_below, sha
+    from invariants_world import PREFIX, canonical, files_below, sha
 
     found: dict[str, Any] = {"rejected": [], "terminal": []}
     for item in world.signals():

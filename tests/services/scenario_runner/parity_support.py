@@ -17,7 +17,8 @@ from typing import Any
 
 import psycopg
 from crashing import Scenery, drained, evidence
-from invariants import Paths, check, photograph
+from invariants import check, photograph
+from invariants_world import Paths
 from postgres_support import with_parameters
 from psycopg.rows import dict_row
 from s3_support import Spot

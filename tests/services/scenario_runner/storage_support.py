@@ -1,4 +1,4 @@
-"""What lies in an object store, seen past its interface."""
+"""What lies in an object store, seen past its interface; and calls of the system that fail when they are told to."""
 
 import os
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def private_files(store: FilesystemStore) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.endswith(".lock")) if os.path.isdir(folder) else []
 
 
-def _failing(real: Callable[..., Any], code: int, when: Callable[..., bool]) -> Callable[..., Any]:
+def failing(real: Callable[..., Any], code: int, when: Callable[..., bool]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         if when(*arguments):
             raise OSError(code, os.strerror(code))

@@ -29,7 +29,8 @@ from fault_proxy import (
     status,
     status_after,
 )
-from invariants import PREFIX, Watch, canonical, files_below, sha
+from invariants import Watch
+from invariants_world import PREFIX, canonical, files_below, sha
 from parity_support import (
     EngineRuns,
     ParityScenery,

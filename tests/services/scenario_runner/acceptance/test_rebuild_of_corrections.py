@@ -8,8 +8,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rebuild_support import Lost, canonical, edit
 from support import ForkedWorld
-from test_rebuild import Lost, canonical, edit
 from test_supersession import Scene
 
 from scenario_runner.contracts.ids import supersedes_message_id

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authority_support import LEASE, SECOND, WAIT, Clock, asking, claim_one, commit, hex32, hex64, ready, waiting
-from test_authority_reemits import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
+from reemit_support import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
 
 from scenario_runner.authority.reemits import sent
 from scenario_runner.authority.values import OutboxRow, ProjectionFailure, ReemitEnd

@@ -232,8 +232,8 @@ def restored_ahead(
         record: Key of the run whose record it is.
         kind: Of the events that tell of them.
     """
-    from test_authority_rebuild import BEGAN, END, begun, restored, terminal
-    from test_authority_rebuild import event as row
+    from restored_support import BEGAN, END, begun, restored, terminal
+    from restored_support import event as row
 
     ends = {key: terminal(key) for key in ("old", record)}
     by = [

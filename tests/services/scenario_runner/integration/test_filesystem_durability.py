@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storage_support import MANY, PRIVATE, _failing, objects_in, private_files, version
+from storage_support import MANY, PRIVATE, failing, objects_in, private_files, version
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.storage import write_out
@@ -114,7 +114,7 @@ def test_a_batch_whose_folder_cannot_be_made_durable_promises_nothing(
     folder = os.path.join(files.root, "a")
     real = os.fsync
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", _failing(real, errno.EIO, lambda fd: os.readlink(f"/proc/self/fd/{fd}") == folder))
+        patch.setattr(os, "fsync", failing(real, errno.EIO, lambda fd: os.readlink(f"/proc/self/fd/{fd}") == folder))
         (result,) = files.create_many([("a/object", b"x")])
         assert isinstance(result, Unavailable)
     synced: list[str] = []
@@ -187,7 +187,7 @@ def test_bytes_whose_flush_failed_are_written_again_and_not_only_flushed_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            os, "fsync", _failing(os.fsync, errno.EIO, lambda fd: PRIVATE in os.readlink(f"/proc/self/fd/{fd}"))
+            os, "fsync", failing(os.fsync, errno.EIO, lambda fd: PRIVATE in os.readlink(f"/proc/self/fd/{fd}"))
         )
         with pytest.raises(Unavailable):
             write()
@@ -210,7 +210,7 @@ def test_what_was_read_is_settled_by_a_flush_of_its_folder(files: FilesystemStor
 
 def test_what_cannot_be_settled_is_unavailable(files: FilesystemStore, monkeypatch: pytest.MonkeyPatch) -> None:
     files.create("a/object", b"x")
-    monkeypatch.setattr(os, "fsync", _failing(os.fsync, errno.EIO, lambda _fd: True))
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, lambda _fd: True))
     with pytest.raises(Unavailable):
         files.settle("a/object")
 

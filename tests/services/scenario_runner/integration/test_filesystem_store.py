@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storage_support import MANY, PRIVATE, _failing, objects_in, private_files, version
+from storage_support import MANY, PRIVATE, failing, objects_in, private_files, version
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.contracts.reasons import Reason
@@ -71,7 +71,7 @@ def test_a_disk_that_is_full_or_locked_is_unavailable_and_leaves_nothing_behind(
 ) -> None:
     files.create("a/before", b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, _failing(getattr(os, call), code, lambda *_: True))
+        patch.setattr(os, call, failing(getattr(os, call), code, lambda *_: True))
         with pytest.raises(Unavailable) as refused:
             files.create("b/object", b"x" * 1000)
     assert FULL[code] in refused.value.detail
@@ -88,7 +88,7 @@ def test_a_replacement_that_fails_leaves_the_old_object_whole(
     files.create("a", b"old")
     before = version(files, "a")
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, _failing(getattr(os, call), errno.ENOSPC, lambda *_: True))
+        patch.setattr(os, call, failing(getattr(os, call), errno.ENOSPC, lambda *_: True))
         with pytest.raises(Unavailable, match="full"):
             files.replace("a", b"new" * 1000, before)
     assert version(files, "a") == before
@@ -110,7 +110,7 @@ def test_what_may_not_be_read_is_never_absent(
     files: FilesystemStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     files.create("a/object", b"x")
-    monkeypatch.setattr(os, "open", _failing(os.open, code, lambda name, *_: name == "a/object"))
+    monkeypatch.setattr(os, "open", failing(os.open, code, lambda name, *_: name == "a/object"))
     with pytest.raises(Unavailable) as refused:
         files.read("a/object", MANY)
     assert files.locate("a/object") in refused.value.detail

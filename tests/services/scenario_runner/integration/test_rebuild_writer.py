@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authority_support import hex32
-from test_authority_rebuild import END, begun, event, restored, terminal
+from restored_support import END, begun, event, restored, terminal
 
 from scenario_runner.authority.rebuilds import NotStorableError
 from scenario_runner.authority.values import AttemptRow

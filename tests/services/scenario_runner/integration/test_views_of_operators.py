@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authority_support import LEASE, SECOND, START, asking, commit, disposed, draft, event, failed, hex32, hex64, ready
-from test_authority_reemits import act
-from test_authority_retention import DAY, MANY
+from reemit_support import act
+from retention_support import DAY, MANY
 from test_authority_supersessions import corrected, correcting
 from views_support import Database, admitted, claimed, letters
 
