@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scenario_runner.engine.command import ATTEMPT_VARIABLE, parse_command
@@ -18,6 +17,7 @@ from scenario_runner.procfs import processes_with, state_and_start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SALT_VARIABLE = "SR_TEST_ATTEMPT_SALT"
 """Set for each test: what a failed test leaves running must not be taken for a process of the next one."""
