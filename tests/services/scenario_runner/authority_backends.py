@@ -5,8 +5,6 @@ clock, and the same as a script for another process. Time is a number that the t
 """
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 
 from authority_support import LEASE, START, Clock, asking, commit, hex32, ready
 from postgres_support import Schema
+from processes_support import run_together
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.sqlite import SqliteAuthority
@@ -40,29 +39,7 @@ class Backend:
 
     def in_processes(self, body: str, count: int = 2) -> list[list[str]]:
         """Run a script in several processes that start together; ``connect()`` and ``me`` (a number) are defined."""
-        start = "me = int(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()"
-        source = f"import sys\n{self.script}\n{start}\n{body}"
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", source, str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(count)
-        ]
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        finished = [process.communicate(timeout=120) for process in running]
-        for process, (_, errors) in zip(running, finished, strict=True):
-            assert process.returncode == 0, errors
-        return [out.split() for out, _ in finished]
+        return run_together(self.script, body, count)
 
 
 def on_sqlite(folder: Path) -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -110,3 +111,20 @@ def later_pack(lost: Lost) -> tuple[str, ...]:
     later.write_text(yaml.safe_dump(document), "utf-8")
     lost.world.write_profiles(engine_catalogue_path=str(later))
     return ("--catalogue", str(earlier[0]), "--gate-map", str(earlier[1]))
+
+
+def keep(root: Path, lost: Lost) -> Path:
+    """Keep a copy of a world, for :func:`as_kept` to give it to each test; returns its root."""
+    (root.parent / "runs.json").write_text(json.dumps([lost.runs, lost.requests]))
+    shutil.copytree(root, root.parent / "kept")
+    return root
+
+
+def as_kept(root: Path) -> Lost:
+    """The world as it was kept, with its database; its paths stay those of the place where it was made."""
+    shutil.rmtree(root)
+    shutil.copytree(root.parent / "kept", root)
+    found = object.__new__(Lost)
+    found.world = ForkedWorld(root)
+    found.runs, found.requests = json.loads((root.parent / "runs.json").read_text())
+    return found

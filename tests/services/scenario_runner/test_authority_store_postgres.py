@@ -7,8 +7,6 @@ Needs ``SR_TEST_PG_DSN``; some tests start a server of their own, because they s
 
 import re
 import secrets
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ import psycopg
 import pytest
 from authority_support import LEASE, SECOND, START, asking, claim_one, commit, hex32, launched, ready, waiting
 from postgres_support import Schema, Server, TlsDoor, given_dsn, make_certificate, with_parameters
+from processes_support import run_together
 
 from scenario_runner.authority.base import Authority
 from scenario_runner.authority.connect import connect_views
@@ -162,25 +161,12 @@ def prepared() -> Iterator[Schema]:
 
 
 def test_processes_that_migrate_at_once_all_find_the_schema_made(schema: Schema) -> None:
-    source = (
-        "import sys\nfrom scenario_runner.authority.postgres import PostgresAuthority\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\n"
-        f"authority = PostgresAuthority({schema.dsn!r}, 'p')\nprint(authority.pending().nothing)\nauthority.close()\n"
+    answers = run_together(
+        "from scenario_runner.authority.postgres import PostgresAuthority",
+        f"authority = PostgresAuthority({schema.dsn!r}, 'p')\nprint(authority.pending().nothing)\nauthority.close()\n",
+        count=4,
     )
-    running = [
-        subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]  # fmt: skip
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    answers = [process.communicate(timeout=60) for process in running]
-    assert [out for out, _ in answers] == ["True\n"] * 4, answers
+    assert answers == [["True"]] * 4
     assert schema.query("SELECT count(*) FROM schema_migrations") == [(len(load_migrations("postgres")),)]
 
 

@@ -6,8 +6,6 @@ particular to the file system is in test_filesystem_store.py and test_filesystem
 
 import hashlib
 import secrets
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes_support import run_together
 from storage_support import MANY, PREFIX, PRIVATE, objects_in, version
 from support import s3_place
 
@@ -37,29 +36,7 @@ class Backend:
 
     def in_processes(self, body: str, count: int = 2) -> list[list[str]]:
         """Run a script in several processes that start together; ``store`` and ``me`` (a number) are defined."""
-        start = "me = int(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()"
-        source = f"import sys\n{self.script}\n{start}\n{body}"
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", source, str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(count)
-        ]
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        finished = [process.communicate(timeout=120) for process in running]
-        for process, (_, errors) in zip(running, finished, strict=True):
-            assert process.returncode == 0, errors
-        return [out.split() for out, _ in finished]
+        return run_together(self.script, body, count)
 
 
 def _filesystem(folder: Path, pool: ThreadPoolExecutor) -> Backend:
