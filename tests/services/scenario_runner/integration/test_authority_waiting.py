@@ -28,7 +28,7 @@ from scenario_runner.authority.base import Authority
 from scenario_runner.authority.observed import WaitingRuns
 from scenario_runner.authority.values import Claim, Transition
 from scenario_runner.contracts.states import EventKind, RunState
-from scenario_runner.runs.decisions import MOST_ROOT_BYTES
+from scenario_runner.runs.waits import MOST_ROOT_BYTES
 
 pytestmark = pytest.mark.integration
 

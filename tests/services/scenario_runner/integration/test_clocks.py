@@ -27,7 +27,7 @@ from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, R
 from scenario_runner.authority.values import UNTIL_RESTART, ProjectionFailure, Sent
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
-from scenario_runner.runs import decisions
+from scenario_runner.runs import decisions, waits
 
 if TYPE_CHECKING:
     from support import World
@@ -40,9 +40,9 @@ HOUR = 3600
 
 
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
-    policies = (decisions._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
+    policies = (waits._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
     assert 2 * max(policy.most_seconds for policy in policies) * SECOND <= RUN_HORIZON_US
-    assert 2 * decisions._MOST_QUIET_US <= RUN_HORIZON_US
+    assert 2 * waits._MOST_QUIET_US <= RUN_HORIZON_US
     longest_pause = max(policy.most_seconds for policy in (relay._STORE_RETRY, relay._BUS_RETRY, relay._DRIFT_RETRY))
     assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
     assert relay._LEASE_US < RELAY_HORIZON_US
