@@ -385,26 +385,35 @@ class Scenery:
         return check(paths_of(world), dropped=dropped, watch=watch, before=self.photo, killed=killed)
 
 
-def make_load(root: Path, worlds: int, keys: int, **options: Any) -> Scenery:
-    """``worlds`` engine runs, each asked for under ``keys`` equivalence keys; every tenth request comes twice."""
-    from invariants import photograph
-    from support import World
-
-    maker, records = World(root), {}
+def load_records(make_run: Callable[[str, int], dict[str, Any]], worlds: int, keys: int) -> dict[str, bytes]:
+    """Requests by file name, for ``worlds`` engine runs under ``keys`` keys each; every tenth comes twice."""
+    records = {}
     for number in range(worlds):
-        made = maker.make_run(f"world-{number}", seed=number, **{"members": 3, "parts": 2, **options})
+        made = make_run(f"world-{number}", number)
         for key in range(keys):
             request = {**made["request"], "run_equivalence_key": f"world-{number}-key-{key}"}
             records[f"{key:03d}-{number:03d}.json"] = json.dumps(request).encode()
             if (number + key) % 10 == 0:
                 again = {**request, "request_id": "again"}
                 records[f"{key:03d}-{number:03d}-again.json"] = json.dumps(again).encode()
-    return Scenery(maker.runs, dict(sorted(records.items())), {}, photograph([maker.runs]))
+    return dict(sorted(records.items()))
+
+
+def make_load(root: Path, worlds: int, keys: int, **options: Any) -> Scenery:
+    """``worlds`` engine runs, each asked for under ``keys`` equivalence keys; every tenth request comes twice."""
+    from invariants import photograph
+    from support import World
+
+    maker = World(root)
+    records = load_records(
+        lambda name, seed: maker.make_run(name, seed=seed, **{"members": 3, "parts": 2, **options}), worlds, keys
+    )
+    return Scenery(maker.runs, records, {}, photograph([maker.runs]))
 
 
 def evidence(world: Any) -> dict[str, Any]:
     """What a world came to, without the moments at which things happened: equal for equal requests and engine runs."""
-    from invariants import PREFIX, canonical, files_below, sha
+    from invariants_world import PREFIX, canonical, files_below, sha
 
     found: dict[str, Any] = {"rejected": [], "terminal": []}
     for item in world.signals():
