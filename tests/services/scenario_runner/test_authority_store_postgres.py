@@ -722,8 +722,8 @@ def test_the_work_of_one_run_is_found_among_thousands_without_reading_those(
     crowded: Schema, name: str, number: int
 ) -> None:
     run_id = crowded.query("SELECT md5(%s)", str(number))[0][0]
-    values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "lease_us": 9,
-              "quiet_us": 9, "started": "{}", "root": "", "roots": "{/none}", "after": ""}  # fmt: skip
+    values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "most_new": 32,
+              "lease_us": 9, "quiet_us": 9, "started": "{}", "root": "", "roots": "{/none}", "after": ""}  # fmt: skip
     text = load_statements("postgres")[name]
     names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text))
     for position, parameter in enumerate(names, 1):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from authority_support import START
 from postgres_support import Schema, given_dsn
+from test_authority_store_postgres import read_of
 
 from scenario_runner.authority.statements import load_migrations, load_statements
 
@@ -23,6 +24,7 @@ SQLITE = {
     "live_owners": {"INDEX runs_scheduled", "INDEX runs_behind"},
     "expire_runs_of": {"INDEX runs_scheduled"},
     "any_due": {"COVERING INDEX runs_due"},
+    "claim_due": {"INDEX runs_new", "INDEX runs_due", "COVERING INDEX sqlite_autoindex_runs_1"},
     "any_pending": {"COVERING INDEX runs_due", "INDEX runs_executing", "INDEX runs_behind", "INDEX runs_scheduled"},
 }
 POSTGRES = {
@@ -31,11 +33,11 @@ POSTGRES = {
     "pull_in_times": {"runs_scheduled", "runs_behind", "runs_pkey"},
     "live_owners": {"runs_scheduled", "runs_behind"},
     "expire_owner": {"runs_scheduled", "runs_behind", "runs_pkey"},
-    "claim_runs": {"runs_due", "runs_pkey"},
+    "claim_runs": {"runs_new", "runs_due", "runs_pkey"},
     "any_pending": {"runs_due", "runs_executing", "runs_busy", "runs_behind", "runs_scheduled", "runs_pkey"},
 }
 NUMBERS = {"run_horizon_us": 10**9, "lease_horizon_us": 10**9, "relay_horizon_us": 10**9, "until_restart": 2**62,
-           "lease_us": 10**7, "limit": 64}  # fmt: skip
+           "lease_us": 10**7, "limit": 64, "most_new": 32}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SQLITE)
@@ -87,6 +89,34 @@ def test_postgres_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_
     assert scans
     assert {scan.get("Index Name") for scan in scans if "Scan" in scan["Node Type"]} - {None} <= POSTGRES[name], scans
     assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], scans
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("new", [0, 1, 1000])
+def test_a_claim_reads_no_more_rows_than_it_takes_and_passes_over(herd: Schema, new: int) -> None:
+    """All runs of the herd are due, and some new ones behind them."""
+    text = load_statements("postgres")["claim_runs"]
+    names = list(dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text)))
+    for position, name in enumerate(names, 1):
+        text = text.replace(f"%({name})b", f"${position}")
+    given = ", ".join(f"'{({'owner': 'w', 'started': '{}'} | NUMBERS)[name]}'" for name in names)
+    with herd.admin.transaction(force_rollback=True):
+        herd.query("SET LOCAL plan_cache_mode = force_generic_plan")
+        herd.query("UPDATE runs SET due_us = 1000, absent_root = ''")
+        herd.query(
+            f"""
+            INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                              updated_us, due_us, event_seq)
+            SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000, 5
+            FROM generate_series(1, {new}) n"""
+        )
+        herd.query(f"PREPARE claim AS {text}")
+        plan = herd.query(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim ({given})")[0][0][0]["Plan"]
+        herd.query("DEALLOCATE claim")
+    scans = {scan["Index Name"]: scan["Actual Rows"] for scan in _scans(plan) if "Index Name" in scan}
+    taken = min(new, NUMBERS["most_new"])
+    assert (scans["runs_new"], scans["runs_due"]) == (taken, NUMBERS["limit"] - taken)
+    assert read_of(plan) <= 3 * NUMBERS["limit"] + 1, "found, then changed; and their first events"
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
