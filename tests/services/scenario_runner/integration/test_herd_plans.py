@@ -91,32 +91,57 @@ def test_postgres_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_
     assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], scans
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("new", [0, 1, 1000])
-def test_a_claim_reads_no_more_rows_than_it_takes_and_passes_over(herd: Schema, new: int) -> None:
-    """All runs of the herd are due, and some new ones behind them."""
+@pytest.fixture
+def due_herd(herd: Schema) -> Iterator[Schema]:
+    """All of them are due; and whatever claims is planned as a daemon's statements are."""
     text = load_statements("postgres")["claim_runs"]
     names = list(dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text)))
     for position, name in enumerate(names, 1):
         text = text.replace(f"%({name})b", f"${position}")
-    given = ", ".join(f"'{({'owner': 'w', 'started': '{}'} | NUMBERS)[name]}'" for name in names)
     with herd.admin.transaction(force_rollback=True):
         herd.query("SET LOCAL plan_cache_mode = force_generic_plan")
         herd.query("UPDATE runs SET due_us = 1000, absent_root = ''")
-        herd.query(
-            f"""
-            INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
-                              updated_us, due_us, event_seq)
-            SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000, 5
-            FROM generate_series(1, {new}) n"""
-        )
         herd.query(f"PREPARE claim AS {text}")
-        plan = herd.query(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim ({given})")[0][0][0]["Plan"]
-        herd.query("DEALLOCATE claim")
+        yield herd
+    herd.query("DEALLOCATE claim")
+
+
+def _add_new_runs(herd: Schema, count: int) -> None:
+    herd.query(
+        f"""
+        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                          updated_us, due_us, event_seq)
+        SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000, 5
+        FROM generate_series(1, {count}) n"""
+    )
+
+
+def _claim() -> str:
+    """The call of what was prepared."""
+    names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", load_statements("postgres")["claim_runs"]))
+    return f"EXECUTE claim ({', '.join(repr(({'owner': 'w', 'started': '{}'} | NUMBERS)[name]) for name in names)})"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("new", [0, 1, 1000])
+def test_a_claim_reads_no_more_rows_than_it_takes(due_herd: Schema, new: int) -> None:
+    _add_new_runs(due_herd, new)
+    plan = due_herd.query(f"EXPLAIN (ANALYZE, FORMAT JSON) {_claim()}")[0][0][0]["Plan"]
     scans = {scan["Index Name"]: scan["Actual Rows"] for scan in _scans(plan) if "Index Name" in scan}
     taken = min(new, NUMBERS["most_new"])
     assert (scans["runs_new"], scans["runs_due"]) == (taken, NUMBERS["limit"] - taken)
     assert read_of(plan) <= 3 * NUMBERS["limit"] + 1, "found, then changed; and their first events"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_claim_is_full_however_its_rows_are_joined(due_herd: Schema, merged: bool) -> None:
+    """A nested loop changes the new runs before the others are looked for; a merge finds all of them before."""
+    due_herd.query("UPDATE runs SET due_us = 3000")
+    _add_new_runs(due_herd, 1000)
+    if merged:
+        due_herd.query("SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = off")
+    assert len({row[0] for row in due_herd.query(_claim())}) == NUMBERS["limit"]
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

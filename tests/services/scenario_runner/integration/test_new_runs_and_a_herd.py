@@ -72,14 +72,15 @@ class Scene:
 
     def serve(self, daemon: Daemon, done: Callable[[], bool], before_batch: Callable[[], None]) -> None:
         """Drive batches until it is done."""
-        drive: Any = daemon.driver.drive
+        driver: Any = daemon.driver
+        drive = driver.drive
 
         def driving(claims: Any, share: Any) -> Any:
             self.batches.append({claim.run_id for claim in claims})
             before_batch()
             return drive(claims, share)
 
-        daemon.driver.drive = driving  # type: ignore[method-assign]
+        driver.drive = driving
         supervisor = Supervisor(daemon, Role.RUNNER)
         thread = threading.Thread(target=supervisor.run)
         thread.start()
