@@ -20,6 +20,11 @@ _ALONE: Final = 6
 _FEW: Final = 20
 #: Which READY runs are meant, see :meth:`World.times`.
 _KEY: Final = "r.run_equivalence_key LIKE '{}-%'"
+#: Microseconds from the admission of runs to their decision, in the order of admission.
+_DECIDED: Final = (
+    "SELECT updated_us - admitted_us FROM runs WHERE state = 'READY' AND run_equivalence_key LIKE '{}-%' "
+    "ORDER BY admitted_us"
+)
 
 
 def measure_woken(herd: Herd, options: argparse.Namespace) -> list[Json]:
@@ -38,19 +43,19 @@ def measure_woken(herd: Herd, options: argparse.Namespace) -> list[Json]:
         daemon.until(lambda: len(world.times(_KEY.format("new"))) >= asked, "a new run was not READY", pause=0.05)
         usage = daemon.stop()
     alone, new = (_milliseconds(world, key) for key in ("alone", "new"))
+    decided = [round(took / 1000, 1) for (took,) in world.query(_DECIDED.format("new"))]
     ready = world.query("SELECT count(*) FROM runs WHERE state = 'READY' AND run_equivalence_key LIKE 'herd-%'")[0][0]
     how = (
         f"admission to READY on the bus of a run that is admitted once {options.woken_runs} runs which wait for one "
         f"root have been made due by one EVIDENCE_ARRIVED, on {herd.where}; "
         f"{'their evidence has come' if options.woken_come else 'the root is still absent'}"
     )
-    return [
-        result(
-            "woken_new_run", new[0], "ms", f"<= {_MOST_MS}", how, met=new[0] <= _MOST_MS, longest_ms=max(new),
-            new_runs=len(new), new_ms=new[:20], alone_ms=min(alone[1:]), herd_seconds=round(herd_seconds, 2),
-            herd_ready=int(ready), cpu_seconds=round(usage.cpu, 2),
-        )
-    ]  # fmt: skip
+    more = {
+        "decided_ms": decided[0], "longest_ms": max(new), "longest_decided_ms": max(decided), "new_runs": len(new),
+        "new_ms": new[:20], "alone_ms": min(alone[1:]), "herd_seconds": round(herd_seconds, 2),
+        "herd_ready": int(ready), "cpu_seconds": round(usage.cpu, 2),
+    }  # fmt: skip
+    return [result("woken_new_run", new[0], "ms", f"<= {_MOST_MS}", how, met=new[0] <= _MOST_MS, **more)]
 
 
 def _milliseconds(world: World, key: str) -> list[float]:

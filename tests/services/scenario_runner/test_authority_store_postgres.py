@@ -687,7 +687,7 @@ def read_of(node: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module", params=["with statistics", "without statistics"])
 def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
-    """3000 runs that are due, 3000 that have ended and whose signals are unsent; each of them has an attempt."""
+    """3000 runs are due, half of them new; 3000 have ended and their signals are unsent. Each has an attempt."""
     made = Schema(given_dsn())
     from scenario_runner.authority.postgres import PostgresAuthority
 
@@ -695,7 +695,8 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
     made.query("""
         INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                           updated_us, due_us, event_seq, projected_seq)
-        SELECT md5(n::text), n, 'f', '{}', '{}', CASE n % 2 WHEN 0 THEN 'READY' ELSE 'WAITING_EVIDENCE' END, n, n, n,
+        SELECT md5(n::text), n, 'f', '{}', '{}',
+               CASE n % 4 WHEN 1 THEN 'WAITING_EVIDENCE' WHEN 3 THEN 'PLANNED' ELSE 'READY' END, n, n, n,
                CASE n % 2 WHEN 0 THEN NULL ELSE n END, 5, CASE n % 4 WHEN 0 THEN 5 ELSE 0 END
         FROM generate_series(1, 6000) n""")
     made.query("""

@@ -93,17 +93,22 @@ def test_postgres_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_
 
 @pytest.fixture
 def due_herd(herd: Schema) -> Iterator[Schema]:
-    """All of them are due; and whatever claims is planned as a daemon's statements are."""
+    """All of them are due."""
+    with herd.admin.transaction(force_rollback=True):
+        herd.query("UPDATE runs SET due_us = 1000, absent_root = ''")
+        _prepare(herd)
+        yield herd
+    herd.query("DEALLOCATE claim")
+
+
+def _prepare(schema: Schema) -> None:
+    """Prepare the claim; it is planned as a daemon's statements are."""
     text = load_statements("postgres")["claim_runs"]
     names = list(dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text)))
     for position, name in enumerate(names, 1):
         text = text.replace(f"%({name})b", f"${position}")
-    with herd.admin.transaction(force_rollback=True):
-        herd.query("SET LOCAL plan_cache_mode = force_generic_plan")
-        herd.query("UPDATE runs SET due_us = 1000, absent_root = ''")
-        herd.query(f"PREPARE claim AS {text}")
-        yield herd
-    herd.query("DEALLOCATE claim")
+    schema.query("SET plan_cache_mode = force_generic_plan")
+    schema.query(f"PREPARE claim AS {text}")
 
 
 def _add_new_runs(herd: Schema, count: int) -> None:
@@ -111,7 +116,7 @@ def _add_new_runs(herd: Schema, count: int) -> None:
         f"""
         INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                           updated_us, due_us, event_seq)
-        SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000, 5
+        SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000 + n, 5
         FROM generate_series(1, {count}) n"""
     )
 
@@ -134,10 +139,30 @@ def test_a_claim_reads_no_more_rows_than_it_takes(due_herd: Schema, new: int) ->
 
 
 @pytest.mark.parity
+def test_a_plan_that_is_made_while_all_due_runs_are_new_finds_them_in_their_own_index() -> None:
+    """A daemon keeps its plan. One with the index of all that are due would read a herd that is woken afterwards."""
+    schema = Schema(given_dsn())
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    PostgresAuthority(schema.dsn, "test").close()
+    _add_new_runs(schema, 2000)
+    for retries in (1, 0, 1, 0):  # so the index of new runs grows, as it does with use
+        schema.query(f"UPDATE runs SET retries = {retries}")
+        schema.query("VACUUM runs")
+    schema.query("REINDEX INDEX runs_due")
+    schema.query("VACUUM ANALYZE runs")
+    _prepare(schema)
+    plan = schema.query(f"EXPLAIN (FORMAT JSON) {_claim()}")[0][0][0]["Plan"]
+    schema.drop()
+    (found,) = [part for part in plan["Plans"] if part.get("Subplan Name") == "CTE new_runs"]
+    assert [scan["Index Name"] for scan in _scans(found) if "Index Name" in scan] == ["runs_new"]
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_claim_is_full_however_its_rows_are_joined(due_herd: Schema, merged: bool) -> None:
     """A nested loop changes the new runs before the others are looked for; a merge finds all of them before."""
-    due_herd.query("UPDATE runs SET due_us = 3000")
+    due_herd.query("UPDATE runs SET due_us = 9000")
     _add_new_runs(due_herd, 1000)
     if merged:
         due_herd.query("SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = off")
