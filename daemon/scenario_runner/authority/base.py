@@ -128,7 +128,7 @@ class Authority(RunReader, Protocol):
         ...
 
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
-        """Lease runs that are due, oldest first, with their attempts.
+        """Lease runs that are due, with their attempts; which first, see :mod:`scenario_runner.authority.claims`.
 
         A planned run becomes VERIFYING, with its event, unless it invokes its engine first (FORCE_INVOKE).
 

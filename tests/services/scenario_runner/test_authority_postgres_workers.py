@@ -189,7 +189,7 @@ def read_of(node: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module", params=["with statistics", "without statistics"])
 def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
-    """3000 runs that are due, 3000 that have ended and whose signals are unsent; each of them has an attempt."""
+    """3000 runs are due, half of them new; 3000 have ended and their signals are unsent. Each has an attempt."""
     made = Schema(given_dsn())
     from scenario_runner.authority.postgres import PostgresAuthority
 
@@ -197,7 +197,8 @@ def crowded(request: pytest.FixtureRequest) -> Iterator[Schema]:
     made.query("""
         INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
                           updated_us, due_us, event_seq, projected_seq)
-        SELECT md5(n::text), n, 'f', '{}', '{}', CASE n % 2 WHEN 0 THEN 'READY' ELSE 'WAITING_EVIDENCE' END, n, n, n,
+        SELECT md5(n::text), n, 'f', '{}', '{}',
+               CASE n % 4 WHEN 1 THEN 'WAITING_EVIDENCE' WHEN 3 THEN 'PLANNED' ELSE 'READY' END, n, n, n,
                CASE n % 2 WHEN 0 THEN NULL ELSE n END, 5, CASE n % 4 WHEN 0 THEN 5 ELSE 0 END
         FROM generate_series(1, 6000) n""")
     made.query("""
@@ -224,8 +225,8 @@ def test_the_work_of_one_run_is_found_among_thousands_without_reading_those(
     crowded: Schema, name: str, number: int
 ) -> None:
     run_id = crowded.query("SELECT md5(%s)", str(number))[0][0]
-    values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "lease_us": 9,
-              "quiet_us": 9, "started": "{}", "root": "", "roots": "{/none}", "after": ""}  # fmt: skip
+    values = {"only": run_id, "run_id": run_id, "run_ids": f"{{{run_id}}}", "owner": "w", "limit": 64, "most_new": 32,
+              "lease_us": 9, "quiet_us": 9, "started": "{}", "root": "", "roots": "{/none}", "after": ""}  # fmt: skip
     text = load_statements("postgres")[name]
     names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text))
     for position, parameter in enumerate(names, 1):

@@ -56,7 +56,8 @@ def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(auth
 
     epoch = begun(authority).epoch
     owed = replace(restored("owed", projected_seq=0), missing=())
-    authority.restore([restored("waits"), terminal("ready"), owed], epoch)
+    planned = restored("planned", RunState.PLANNED, missing=())
+    authority.restore([restored("waits"), planned, terminal("ready"), owed], epoch)
     ask: dict[str, Callable[[], object]] = {
         "admit": lambda: authority.admit([asking("k")]),
         "admit a re-emit": lambda: authority.admit([reemit_of("ready", "spool/again")]),
@@ -80,7 +81,7 @@ def test_nobody_admits_drives_or_repeats_anything_until_a_rebuild_has_ended(auth
     for call in ask.values():
         call()
     assert [item.owner for item in authority.daemons_seen(SEEN_US)] == ["paused"]
-    assert len(authority.claim("paused", 10, LEASE)) == 4
+    assert len(authority.claim("paused", 10, LEASE)) == 5
     assert len(authority.claim_projections("paused", 10, LEASE)) >= 1
 
 
