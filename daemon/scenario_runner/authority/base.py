@@ -74,6 +74,10 @@ class RunReader(Protocol):
         """Acts on a subject, oldest first."""
         ...
 
+    def awaited(self, arrival: Arrival) -> bool:
+        """Whether a run waits for the evidence that has come; see :meth:`Authority.tell`."""
+        ...
+
 
 class Authority(RunReader, Protocol):
     """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""

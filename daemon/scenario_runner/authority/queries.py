@@ -70,6 +70,16 @@ class RunQueries(RunReader):
     def actions(self, subject: str) -> list[ActionRow]:
         return [action_row(row) for row in self._query("list_actions", subject=subject)]
 
+    @override
+    def awaited(self, arrival: Arrival) -> bool:
+        return bool(self._waiting_at(arrival, "", 1))
+
+    def _waiting_at(self, arrival: Arrival, after: str, limit: int) -> list[str]:
+        """Ids of runs that wait for what has come, in order."""
+        name = "waiting_at_only" if arrival.run_id else "waiting_at"
+        rows = self._query(name, root=arrival.engine_run_root, only=arrival.run_id, after=after, limit=limit)
+        return [str(row["run_id"]) for row in rows]
+
 
 class Queries(RunQueries, Authority):
     """The reading half of an authority."""
@@ -101,11 +111,9 @@ class Queries(RunQueries, Authority):
 
     def _tell_all(self, arrival: Arrival) -> int:
         """Tell every run that waits there, a page at a time; returns how many these are."""
-        name = "waiting_at_only" if arrival.run_id else "waiting_at"
         found, after = 0, ""
         while True:
-            rows = self._query(name, root=arrival.engine_run_root, only=arrival.run_id, after=after, limit=MOST_TOLD)
-            run_ids = [str(row["run_id"]) for row in rows]
+            run_ids = self._waiting_at(arrival, after, MOST_TOLD)
             found += len(run_ids)
             if run_ids:
                 self._tell_runs(run_ids)
