@@ -6,7 +6,7 @@ object, a root that is not allowed, a file that changes each time it is read, an
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -143,6 +143,18 @@ def drift_of(run_id: str, store: ObjectStore, verifier: Verifier) -> list[Json]:
         if item["check"] == _READ_CHECK and not failed:
             raise EvidenceUnreadError(item["detail"])
     return [_bounded(item) for item in failed[:_CHECKS_KEPT]]
+
+
+def drift_digest(checks: Sequence[Json]) -> str:
+    """Identity of what has drifted: equal for two scrubs that find the same, in whatever words.
+
+    Args:
+        checks: What did not hold, as of :func:`drift_of`.
+    """
+    return canonical_sha256([
+        [item["check"], item.get("expected"), item.get("actual"), *([] if item.get("actual") else [item.get("detail")])]
+        for item in checks
+    ])  # fmt: skip
 
 
 def _bounded(check: Json) -> Json:

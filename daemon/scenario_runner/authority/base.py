@@ -282,7 +282,8 @@ class Authority(RunReader, Protocol):
         Nothing else of the run changes.
 
         Returns:
-            False when the same drift is on record already, or the run is not READY: then nothing is written.
+            False when the same drift is on record already, or another one of the run that is not older than the act
+            allows, or the run is not READY: then nothing is written.
         """
         ...
 

@@ -16,7 +16,7 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.required import Named, Unknown
-from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_of
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_digest, drift_of
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority import scrubs
 from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal
@@ -28,7 +28,7 @@ from scenario_runner.cli.ledger_reading import Progress
 from scenario_runner.cli.outputs.acting import SCRUB_LINE, SCRUB_SUMMARY
 from scenario_runner.cli.reemit import require_started
 from scenario_runner.cli.when import micros_of
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256, parse_json
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -291,12 +291,10 @@ class _Scrub:
     def _put_on_record(self, run_id: str, checks: list[Json]) -> None:
         detail = ": ".join(filter(None, (str(checks[0]["check"]), str(checks[0].get("detail", "")))))
         act = DriftAct(
-            key=f"scrub/{run_id}/{canonical_sha256(checks)[:32]}", run_id=run_id, actor=self._course.actor,
-            reason=self._course.reason, detail=detail, checks=tuple(checks),
+            key=f"scrub/{run_id}/{drift_digest(checks)[:32]}", run_id=run_id, actor=self._course.actor,
+            reason=self._course.reason, detail=detail, checks=tuple(checks), quiet_us=_RECORD_US,
         )  # fmt: skip
-        since_us = self._authority.now_us() - _RECORD_US
-        told = any(item.action == scrubs.ACTION and item.at_us > since_us for item in self._authority.actions(run_id))
-        new = not told and self._authority.record_drift(act)
+        new = self._authority.record_drift(act)
         self._print(run_id, scrubs.DRIFT, detail, checks, repeated=not new)
 
     def _tell_daemons(self, *, ended: bool) -> None:

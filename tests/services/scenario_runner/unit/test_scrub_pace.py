@@ -9,7 +9,7 @@ import pytest
 from scenario_runner.audit import recomputed
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.recomputed import EvidenceCheck
-from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_digest
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.scrubs import LastScrub, last_scrub
 from scenario_runner.contracts.canonical import Json, parse_json
@@ -190,3 +190,12 @@ def test_evidence_that_never_keeps_still_is_read_again_after_a_pause_and_then_un
     with pytest.raises(EvidenceUnreadError, match="changed each time"):
         scripted.evidence._examine(PACK, key)
     assert tries == [0.0, 2.0, 4.0]
+
+
+def test_drift_is_the_same_whatever_words_tell_of_it() -> None:
+    found = {"check": "output a re-hashes", "ok": False, "expected": "1", "actual": "2", "detail": "said so"}
+    assert drift_digest([found]) == drift_digest([found | {"detail": "said otherwise", "law": "l"}])
+    others = [found | {"check": "output b re-hashes"}, found | {"actual": "3"}, found | {"expected": "0"}]
+    gone = [found | {"actual": None}, found | {"actual": "", "detail": "elsewhere"}]
+    assert len({drift_digest([item]) for item in [found, *others, *gone]}) == 6
+    assert drift_digest([found, others[0]]) != drift_digest([found])
