@@ -74,6 +74,10 @@ class RunReader(Protocol):
         """Acts on a subject, oldest first."""
         ...
 
+    def awaited(self, arrival: Arrival) -> bool:
+        """Whether a run waits for the evidence that has come; see :meth:`Authority.tell`."""
+        ...
+
 
 class Authority(RunReader, Protocol):
     """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""
@@ -278,7 +282,8 @@ class Authority(RunReader, Protocol):
         Nothing else of the run changes.
 
         Returns:
-            False when the same drift is on record already, or the run is not READY: then nothing is written.
+            False when the same drift is on record already, or another one of the run that is not older than the act
+            allows, or the run is not READY: then nothing is written.
         """
         ...
 

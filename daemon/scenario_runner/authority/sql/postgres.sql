@@ -431,7 +431,7 @@ FROM behind b, clock c WHERE r.run_id = b.run_id
 RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.inputs, r.admitted_us, r.deadline_us,
           r.updated_us, r.due_us, r.lease_owner, r.lease_epoch, r.lease_until_us, r.wakes, r.retries, r.last_error,
           r.event_seq, r.projected_seq, r.facts_view_digest, r.relay_retries, r.relay_error, r.relay_since_us,
-          r.relay_until_us;
+          r.relay_until_us, r.absent_root;
 
 -- name: mark_projected
 -- In a database that was rebuilt, or restored from a backup, the run may have other events, and fewer.
@@ -776,13 +776,13 @@ FROM clock;
 -- name: get_run
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE run_id = %(run_id)b;
 
 -- name: list_runs
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE %(state)b::text IS NULL OR state = %(state)b ORDER BY admitted_us DESC LIMIT %(limit)b;
 
 -- name: list_events

@@ -164,6 +164,27 @@ def test_many_runs_are_told_a_page_at_a_time(
     assert {row(authority, key).due_us for key in keys} == {clock.now}
 
 
+def test_runs_of_many_arrivals_are_told_together_and_each_once(
+    authority: Authority,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each statement is a transaction: one for each arrival would keep intake waiting for as many."""
+    assert isinstance(authority, queries.Queries)
+    monkeypatch.setattr(queries, "MOST_TOLD", 3)
+    for number in range(8):
+        waits(authority, f"k{number}", f"/runs/{number // 2}")
+    clock.pass_seconds(5)
+    tell_runs, pages = authority._tell_runs, list[list[str]]()
+    monkeypatch.setattr(authority, "_tell_runs", lambda run_ids: pages.append(run_ids) or tell_runs(run_ids))
+    arrivals = [Arrival(f"/runs/{number}") for number in range(4)]
+    named = [Arrival("/runs/0", hex32("k0")), Arrival("/runs/9")]
+    assert authority.tell([*named, *arrivals, *named]) == [1, 0, 2, 2, 2, 2, 1, 0]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    assert sorted(run_id for page in pages for run_id in page) == sorted(hex32(f"k{number}") for number in range(8))
+    assert {row(authority, f"k{number}").due_us for number in range(8)} == {clock.now}
+
+
 def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:
     waits(authority, "a")
     waits(authority, "b", "/runs/other")
@@ -260,6 +281,25 @@ def test_a_run_that_is_examined_when_its_evidence_comes_is_due_again_when_it_wai
     assert row(authority, "k").due_us == arrived
     commit(authority, waiting(claim_one(authority), clock.now + 60 * SECOND))
     assert row(authority, "k").due_us == clock.now + 60 * SECOND, "that was the examination that it was due for"
+
+
+def test_what_one_process_hears_the_one_that_examines_the_run_finds_in_its_row(
+    authority: Authority,
+    clock: Clock,
+    backend: Backend,
+) -> None:
+    hears = backend.open()
+    for key in ("held", "free"):
+        waits(authority, key)
+    clock.pass_seconds(61)
+    (claim,) = authority.claim("w1", 1, LEASE, hex32("held"))
+    commit(authority, *(waiting(free, clock.now + 60 * SECOND) for free in authority.claim("w1", 9, LEASE)))
+    arrived = clock.pass_seconds(2)
+    assert told(hears) == 2
+    assert [item.run_id for item in authority.claim("w1", 9, LEASE)] == [hex32("free")]
+    commit(authority, waiting(claim, clock.now + 60 * SECOND))
+    assert row(hears, "held").due_us == arrived
+    assert claim_one(hears, "w2").run_id == hex32("held")
 
 
 def test_an_arrival_before_a_claim_leaves_no_mark(authority: Authority, clock: Clock) -> None:

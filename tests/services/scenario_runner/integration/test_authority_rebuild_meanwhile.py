@@ -12,7 +12,7 @@ from restored_support import END, begun, report, restored, terminal
 
 from scenario_runner.authority.rebuilds import SEEN_US
 from scenario_runner.contracts.errors import Unavailable
-from scenario_runner.contracts.states import Disposition, SignalKind
+from scenario_runner.contracts.states import Disposition, RunState, SignalKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

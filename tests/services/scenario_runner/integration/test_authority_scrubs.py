@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from authority_support import Clock, asking, claim_one, commit, failed, hex32, ready
+from authority_support import SECOND, Clock, asking, claim_one, commit, failed, hex32, ready
 
 from scenario_runner.authority.acts import ActionRow, DriftAct
 from scenario_runner.contracts.states import RunState
@@ -67,6 +67,25 @@ def test_drifts_that_are_found_at_once_have_numbers_of_their_own(authority: Auth
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(authority.record_drift, [drift("k", str(number)) for number in range(8)]))
     assert [event.seq for event in authority.events(hex32("k"))][last:] == list(range(last + 1, last + 9))
+
+
+def test_scrubs_at_once_leave_one_event_of_a_run_whatever_each_of_them_found(
+    authority: Authority,
+    clock: Clock,
+) -> None:
+    authority.admit([asking("k"), asking("other")])
+    for _ in range(2):
+        commit(authority, ready(claim_one(authority)))
+    acts = [replace(drift("k", str(number)), quiet_us=60 * SECOND) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(authority.record_drift, acts)) == 1
+    assert len([event for event in authority.events(hex32("k")) if event.kind == "EVIDENCE_DRIFTED"]) == 1
+    assert len(authority.actions(hex32("k"))) == 1
+    assert authority.record_drift(replace(drift("other"), quiet_us=60 * SECOND)), "each run is told of"
+    clock.pass_seconds(59)
+    assert not any(authority.record_drift(act) for act in acts)
+    clock.pass_seconds(2)
+    assert sum(authority.record_drift(act) for act in acts) == 1
 
 
 def test_the_detail_of_an_act_is_replaced_only_if_nobody_else_has_done_so(authority: Authority) -> None:

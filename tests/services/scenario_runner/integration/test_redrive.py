@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import claim_one, commit, failed
+from authority_support import claim_one, commit, failed, waiting
 from support import ForkedWorld
 
-from scenario_runner.bus.envelope import request_envelope
+from scenario_runner.authority.acts import Arrival
+from scenario_runner.bus.envelope import arrival_envelope, request_envelope
 from scenario_runner.contracts.errors import RequestRefused, Unavailable
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.reasons import Reason
@@ -273,6 +274,32 @@ def test_what_the_authority_refused_for_a_reason_that_passes_is_redriven_when_it
     other = refused(database, chosen, correction.replace(b"late data", b"wrong data"), "bus/other")
     assert other.disposition is Disposition.CONFLICT
     assert predict(database.views, judge(database.views, other, chosen).record).disposition is Disposition.CONFLICT
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_prediction_of_an_arrival_says_whether_a_run_waits_there(
+    database: Database,
+    rules: Rules,
+    *,
+    named: bool,
+) -> None:
+    allowed = rules("nightly")
+    root = str(allowed.engine_roots[0]) + "/r"
+    payload = {"engine_run_root": root} | ({"run_id": run_id_of("k")} if named else {})
+    said = arrival_envelope(allowed.topic, "m", 1_767_225_600_000_000, root, payload)
+    letter = refused(database, replace(allowed, engine_roots=("/elsewhere",)), said)
+    asked = request("k", engine_run_root=root)
+    database.authority.admit([validate_message(Message("bus/k", asked, len(asked)), allowed)])
+    claim = claim_one(database.authority)
+    predicted = predict(database.views, judge(database.views, letter, allowed).record)
+    assert (predicted.disposition, predicted.detail) == (Disposition.IGNORED, "no run waits for evidence there")
+    commit(database.authority, waiting(claim, claim.deadline_us))
+    elsewhere = replace(judge(database.views, letter, allowed).record, arrival=Arrival(root + "0"))
+    assert predict(database.views, elsewhere).disposition is Disposition.IGNORED
+    other = replace(judge(database.views, letter, allowed).record, arrival=Arrival(root, run_id_of("other")))
+    assert predict(database.views, other).disposition is Disposition.IGNORED
+    assert predict(database.views, judge(database.views, letter, allowed).record).disposition is Disposition.ACCEPTED
+    assert carry_out(database.authority, letter, allowed, "ops", "r").act.outcome == "ADMITTED"
 
 
 def test_a_letter_keeps_its_name_through_redrives() -> None:

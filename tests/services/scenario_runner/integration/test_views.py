@@ -26,7 +26,8 @@ from authority_support import (
 )
 from views_support import Database, admitted, claimed, letters, missing
 
-from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
+from scenario_runner.audit.explain import ROUNDS, SCHEDULED, next_look_of, status_of
+from scenario_runner.authority.acts import ACK_ACTION, ActionRow, WakeAct, ack_key
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.statements import load_migrations
 from scenario_runner.authority.views.sqlite import SqliteViews
@@ -367,6 +368,32 @@ def test_views_tell_of_one_run_what_the_authority_tells(filled: Database) -> Non
 
 
 # --- reading only, and not for long
+
+
+def test_a_run_is_in_rounds_while_it_is_due_at_its_deadline_for_an_absent_root(database: Database) -> None:
+    admitted(database, "absent", "told", "late", "ended")
+    for key in ("absent", "told"):
+        claim = claimed(database, key)
+        commit(database.authority, waiting(claim, claim.deadline_us, root="/runs/r"))
+    claim = claimed(database, "late")
+    commit(database.authority, waiting(claim, claim.deadline_us))
+    commit(database.authority, failed(claimed(database, "ended")))
+    database.clock.pass_seconds(5)
+    database.authority.wake([WakeAct(key="w", run_id=hex32("told"), actor="a", reason="r")])
+    looks = {"absent": ROUNDS, "told": SCHEDULED, "late": SCHEDULED, "ended": None}
+    listed = {row.run_equivalence_key: next_look_of(row) for row in database.views.list_runs(RunFilter(), None, 9)}
+    assert {key: look.get("next_look") for key, look in listed.items()} == looks
+    for key, look in looks.items():
+        for reader in (database.authority, database.views):
+            status = status_of(reader, hex32(key)) or {}
+            assert status.get("next_look") == look
+            assert status.get("next_look_utc") == listed[key].get("next_look_utc")
+    for run in (
+        *(run for run in database.views.runs_by_id("", 0, 9) if run.run_id == hex32("absent")),
+        *(task.run for task in database.authority.claim_projections("w", 1, 30 * SECOND, hex32("absent"))),
+        *(run for run in database.authority.runs(None, 9) if run.run_id == hex32("absent")),
+    ):
+        assert run.absent_root == "/runs/r"
 
 
 def test_a_view_cannot_write(filled: Database) -> None:
