@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -12,7 +13,10 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import pytest
@@ -227,6 +231,15 @@ class World:
         )
 
 
+@cache
+def _load_everything() -> None:
+    """Import every module of the package, so that not every fork does it again."""
+    import scenario_runner
+
+    for module in walk_packages(scenario_runner.__path__, "scenario_runner."):
+        import_module(module.name)
+
+
 class ForkedWorld(World):
     """A world whose commands run in a fork of this process: the same code, without the start of an interpreter.
 
@@ -240,11 +253,13 @@ class ForkedWorld(World):
         from scenario_runner.cli.main import main
 
         need_posix()
+        _load_everything()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin or b"")
             given.seek(0)
             pid = os.fork()
             if pid == 0:
+                gc.freeze()  # a collection would touch, and so copy, all that is inherited
                 for number, file in enumerate((given, out, err)):
                     os.dup2(file.fileno(), number)
                 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115
