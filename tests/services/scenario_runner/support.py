@@ -13,12 +13,10 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
 from typing import Any
 
+import fork_server
 import pytest
 import yaml
 from json_contract import check_output
@@ -86,11 +84,16 @@ def need_posix() -> None:
 
 @dataclass
 class World:
-    """One profile with everything it names, under one folder."""
+    """One profile with everything it names, under one folder.
+
+    Attributes:
+        installed: Whether commands are processes of the installed command from their start (see ``fork_server``).
+    """
 
     root: Path
     wiring_changes: dict[str, Any] = field(default_factory=dict)
     policy_changes: dict[str, Any] = field(default_factory=dict)
+    installed: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -185,8 +188,11 @@ class World:
     def command(
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run the installed command; what it prints as JSON must be what its schema promises."""
-        done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        """Run the command; what it prints as JSON must be what its schema promises."""
+        if self.installed or not fork_server.is_possible(os.environ):
+            done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        else:
+            done = fork_server.run(arguments, stdin, timeout, os.environ)
         check_output(arguments, done.stdout)
         return done
 
@@ -231,15 +237,6 @@ class World:
         )
 
 
-@cache
-def _load_everything() -> None:
-    """Import every module of the package, so that not every fork does it again."""
-    import scenario_runner
-
-    for module in walk_packages(scenario_runner.__path__, "scenario_runner."):
-        import_module(module.name)
-
-
 class ForkedWorld(World):
     """A world whose commands run in a fork of this process: the same code, without the start of an interpreter.
 
@@ -253,7 +250,7 @@ class ForkedWorld(World):
         from scenario_runner.cli.main import main
 
         need_posix()
-        _load_everything()
+        fork_server.load_everything()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin or b"")
             given.seek(0)
