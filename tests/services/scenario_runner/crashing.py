@@ -383,10 +383,10 @@ class Scenery:
 
         return World(root, {"engine_roots": [str(self.runs)], **wiring}, dict(self.policy))
 
-    def drop(self, world: Any) -> None:
-        """Drop every record."""
+    def drop(self, world: Any, *, fresh: bool = False) -> None:
+        """Drop every record; see ``World.drop``."""
         for name, data in self.records.items():
-            world.drop(data, name)
+            world.drop(data, name, fresh=fresh)
 
     def violations(
         self, world: Any, watch: Any = None, *, killed: bool = True, more: Sequence[bytes] = ()

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from json_contract import check_output
 
+from scenario_runner.intake.spool_files import QUIET_SECONDS
 from sr_tools.engine import make_run
 
 REPO = Path(__file__).resolve().parents[3]
@@ -174,13 +175,19 @@ class World:
         made = dict(make_run(runs=self.runs, run_key=key, request=path, **options))
         return made | {"request": json.loads(path.read_bytes())}
 
-    def drop(self, request: dict[str, Any] | bytes, name: str = "request.json") -> Path:
-        """Drop a record by hand: rename into the spool."""
+    def drop(self, request: dict[str, Any] | bytes, name: str = "request.json", *, fresh: bool = False) -> Path:
+        """Drop a record by hand: rename into the spool.
+
+        It was written a while ago, unless it is fresh: a torn one is then waited for, as if it were still being written.
+        """
         folder = self.bus / "requests"
         folder.mkdir(parents=True, exist_ok=True)
         data = request if isinstance(request, bytes) else json.dumps(request).encode()
         temporary = folder / f".{name}.tmp"
         temporary.write_bytes(data)
+        if not fresh:
+            written = time.time() - 5 * QUIET_SECONDS
+            os.utime(temporary, (written, written))
         target = folder / name
         temporary.rename(target)
         return target
