@@ -178,7 +178,7 @@ class World:
     def drop(self, request: dict[str, Any] | bytes, name: str = "request.json", *, fresh: bool = False) -> Path:
         """Drop a record by hand: rename into the spool.
 
-        It was written a while ago, unless it is fresh: a torn one is then waited for, as if it were still being written.
+        It was written a while ago, unless it is fresh: a torn one is then waited for, as one that is being written.
         """
         folder = self.bus / "requests"
         folder.mkdir(parents=True, exist_ok=True)
