@@ -75,7 +75,7 @@ tier0() {
 with_parity_stack() {
   if [ -n "${SR_TEST_S3_BUCKET:-}" ] && [ -n "${SR_TEST_PG_DSN:-}" ]; then return; fi
   export SR_PARITY_S3_PORT=${SR_PARITY_S3_PORT:-19000} SR_PARITY_PG_PORT=${SR_PARITY_PG_PORT:-15433}
-  export SR_PARITY_SIGNED_S3_PORT=${SR_PARITY_SIGNED_S3_PORT:-19002}
+  export SR_PARITY_SIGNED_S3_PORT=${SR_PARITY_SIGNED_S3_PORT:-19002} SR_PARITY_FSYNC=${SR_PARITY_FSYNC:-off}
   trap 'scripts/parity_stack.sh down' EXIT
   scripts/parity_stack.sh up
   eval "$(scripts/parity_stack.sh env)"
