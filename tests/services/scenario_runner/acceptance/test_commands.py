@@ -1,4 +1,7 @@
-"""Every command, as the installed binary: exit codes, documents on stdout, diagnostics on stderr, no side effects."""
+"""Every command: exit codes, documents on stdout, diagnostics on stderr, no side effects.
+
+``test_json_contract`` asks each as the installed binary, too.
+"""
 
 from __future__ import annotations
 
@@ -57,16 +60,10 @@ def write_request(world: World, request: dict[str, Any], name: str = "request.js
     return str(path)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """A fresh world of the installed command."""
-    return World(tmp_path / "world", installed=True)
-
-
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, str]]:
     """A world with a run in each resting state, and the run ids by state; REJECTED is a request that was refused."""
-    world = World(tmp_path_factory.mktemp("settled") / "world", installed=True)
+    world = World(tmp_path_factory.mktemp("settled") / "world")
     damage = {
         "READY": None,
         "FAILED": "flag_says_fail",
@@ -777,7 +774,7 @@ def test_a_waiting_run_wakes_by_itself_when_its_evidence_appears(world: World) -
 
 
 def test_a_waiting_run_fails_at_its_deadline_also_until_idle(tmp_path: Path) -> None:
-    world = World(tmp_path / "w", policy_changes={"evidence_wait_seconds": 1}, installed=True)
+    world = World(tmp_path / "w", policy_changes={"evidence_wait_seconds": 1})
     run = world.make_run(damage="flag_missing", **SMALL)
     world.drop(run["request"])
     assert world.serve().returncode == 0
