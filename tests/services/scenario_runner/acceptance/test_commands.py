@@ -1,4 +1,7 @@
-"""Every command, as the installed binary: exit codes, documents on stdout, diagnostics on stderr, no side effects."""
+"""Every command: exit codes, documents on stdout, diagnostics on stderr, no side effects.
+
+``test_json_contract`` asks each as the installed binary, too.
+"""
 
 from __future__ import annotations
 

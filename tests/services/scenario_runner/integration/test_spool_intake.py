@@ -222,7 +222,7 @@ def test_a_slow_copy_is_waited_for_while_it_grows_and_holds_up_nobody(spool: Spo
 def test_what_stays_incomplete_is_refused_after_a_quiet_while_and_the_reason_says_how_to_drop(
     spool: Spool, data: bytes
 ) -> None:
-    spool.world.drop(data, "torn.json")
+    spool.world.drop(data, "torn.json", fresh=True)
     spool.intake.step()
     spool.pass_seconds(QUIET_SECONDS - 0.1)
     spool.intake.step()
@@ -237,7 +237,7 @@ def test_what_stays_incomplete_is_refused_after_a_quiet_while_and_the_reason_say
 
 
 def test_what_nobody_has_written_to_for_a_while_is_refused_at_once(spool: Spool) -> None:
-    spool.world.drop(b"{", "torn.json")
+    spool.world.drop(b"{", "torn.json", fresh=True)
     os.utime(spool.path("requests/torn.json"), OLD)
     assert spool.intake.step() == 1
     assert spool.names("rejected") == ["torn.json"]
