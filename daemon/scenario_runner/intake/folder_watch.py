@@ -124,7 +124,7 @@ class FolderWatch:
     def _below(self, place: str) -> list[str]:
         if place not in self._above:
             return []
-        return [root for root in self._roots if _is_within(root, place) and root != place]
+        return [root for root in self._roots if _is_within(root, place)]
 
     def _concerns(self, folder: str) -> bool:
         """Whether a folder is in a root, or on the way to one."""

@@ -276,6 +276,55 @@ class Lossy(Inotify):
         return [Change(-1, "", is_folder=False, ended=False)]
 
 
+class Refusing:
+    """An inotify without room for any watch, which notes what it was asked to watch."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def watch(self, folder: str) -> None:
+        self.asked.append(folder)
+
+    def changes(self, _seconds: float) -> list[Change]:
+        return []
+
+
+def test_a_folder_on_the_way_to_one_root_is_not_told_to_the_runs_of_another(scene: Scene) -> None:
+    scene.write("b/f")
+    scene.wait_at("a/run", "b")
+    assert scene.heard() == []
+    scene.write("a/run/f")
+    assert scene.heard() == ["a/run"]
+
+
+def test_where_no_run_waits_in_a_folder_nothing_is_watched(tmp_path: Path) -> None:
+    inotify = Refusing()
+    scene = Scene(tmp_path / "runs", inotify)
+    assert scene.heard() == []
+    scene.waits, scene.now = ["s3://b/p/run"], scene.now + 10
+    assert scene.heard() == []
+    assert inotify.asked == []
+
+
+def test_a_root_that_cannot_be_watched_is_not_told_each_time_that_it_is_looked_for(tmp_path: Path) -> None:
+    inotify = Refusing()
+    scene = Scene(tmp_path / "runs", inotify)
+    scene.write("run/f")
+    scene.wait_at("run")
+    assert scene.heard() == []
+    assert str(scene.root) in inotify.asked
+
+
+def test_a_folder_beyond_the_bound_is_not_listed_either(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(folder_watch, "_MOST_FOLDERS", 3)  # the allowed root, the run's, and one below it
+    monkeypatch.setattr(folder_watch.os, "scandir", lambda path: listed.append(path) or scandir(path))
+    scene.write("run/data/deep/f")
+    scene.wait_at("run")
+    assert listed == [f"{scene.root}/run", f"{scene.root}/run/data"]
+
+
 def test_changes_that_were_lost_may_have_been_of_any_root(tmp_path: Path) -> None:
     inotify = Lossy()
     scene = Scene(tmp_path / "runs", inotify)

@@ -42,6 +42,12 @@ def pause(run: Claim, finding: Finding, seconds: float) -> float:
     return (found.due_us - run.updated_us) / SECOND - seconds
 
 
+def test_only_what_is_missing_is_on_record_as_missing() -> None:
+    passed, missing = {"gate_id": "g", "outcome": "PASS"}, {"output_id": "o", "missing": "data/o/part-0"}
+    finding = replace(FLAG_MISSING, report={"outcome": "MISSING", "gates": [passed], "outputs": [missing]})
+    assert looked_at(waits(FLAG_MISSING), finding, 1).missing == ("data/o/part-0",)
+
+
 @pytest.mark.parametrize(
     ("quiet", "least", "most"),
     [
