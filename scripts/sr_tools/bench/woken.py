@@ -20,6 +20,8 @@ _ALONE: Final = 6
 _FEW: Final = 20
 #: Which READY runs are meant, see :meth:`World.times`.
 _KEY: Final = "r.run_equivalence_key LIKE '{}-%'"
+#: Whether the run of the herd that is told first has been told.
+_TOLD: Final = "SELECT arrived_us FROM runs WHERE run_equivalence_key LIKE 'herd-%' ORDER BY run_id LIMIT 1"
 #: Microseconds from the admission of runs to their decision, in the order of admission.
 _DECIDED: Final = (
     "SELECT updated_us - admitted_us FROM runs WHERE state = 'READY' AND run_equivalence_key LIKE '{}-%' "
@@ -77,14 +79,14 @@ def _ask(herd: Herd, daemon: Daemon, key: str) -> None:
 
 
 def _wake(herd: Herd, daemon: Daemon) -> float:
-    """Say that evidence has come, and wait until the herd is due; returns when it was, by the clock of the machine."""
+    """Say that evidence has come, and wait until the herd is told; returns when it was, by the clock of the machine."""
     subject = herd.world.subject
     wiring = str(herd.world.root / "wiring.yaml")
     command = [subject.command, "evidence", "arrived", herd.root, "--wiring", wiring]
     done = subprocess.run(command, env=subject.environment(), capture_output=True, check=False)
     if done.returncode != 0:
         raise CheckFailedError(f"evidence arrived ended with {done.returncode}: {done.stderr.decode()[-300:]}")
-    daemon.until(lambda: _due(herd.world) > _FEW, "the herd was not woken", pause=0.01)
+    daemon.until(lambda: herd.world.query(_TOLD)[0][0], "the herd was not woken", pause=0.01)
     return time.perf_counter()
 
 

@@ -168,6 +168,18 @@ def test_a_herd_is_measured_while_a_new_run_beside_it_becomes_ready(tmp_path: Pa
     assert results["herd_cpu"]["runs_examined_in_vain_per_second"] == 0
 
 
+@pytest.mark.parametrize("come", [False, True])
+def test_new_runs_are_measured_behind_a_herd_that_one_message_wakes(tmp_path: Path, come: bool) -> None:
+    more = ("--woken-come",) if come else ()
+    code, report, progress = bench(tmp_path, "--only", "woken", "--woken-runs", "300", *more)
+    assert code == 0, progress
+    (found,) = by_name(report).values()
+    assert found["how"].endswith("their evidence has come" if come else "the root is still absent")
+    assert found["herd_ready"] == (300 if come else 0)
+    assert 0 < found["decided_ms"] <= found["value"] <= found["longest_ms"]
+    assert found["new_runs"] >= 1
+
+
 def test_a_rebuild_and_a_check_are_measured_over_every_run(tmp_path: Path) -> None:
     code, report, progress = bench(tmp_path, "--only", "rebuild", "--rebuild-runs", "12")
     assert code == 0, progress

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parity
 SIZES = ["--known-runs", "12", "--new-worlds-runs", "3", "--new-latency-runs", "2", "--rate", "10",
          "--latency-seconds", "1", "--stream-rounds", "2", "--stream-size", "2M", "--outage-seconds", "2",
          "--outage-rate", "5", "--herd-runs", "300", "--herd-siblings", "5", "--herd-warm-seconds", "1",
-         "--herd-seconds", "2"]  # fmt: skip
+         "--herd-seconds", "2", "--woken-runs", "300", "--woken-come"]  # fmt: skip
 ENTRIES = {
     "known_world": ["known_world", "known_world_calls", "known_world_cpu"],
     "new_worlds": ["new_worlds", "new_worlds_calls", "new_worlds_cpu"],
@@ -29,6 +29,7 @@ ENTRIES = {
     "outage": ["outage_lost", "outage_admission", "outage_ready"],
     "usage": ["usage_known", "usage_new"],
     "herd": ["herd_cpu", "herd_log_lines", "herd_s3_calls"],
+    "woken": ["woken_new_run"],
 }
 REAL = Path(sys.executable).parent / "scenario-runner"
 
@@ -107,6 +108,12 @@ def test_a_herd_is_measured_while_a_new_run_beside_it_becomes_ready(tmp_path: Pa
     assert found["how"].startswith("300 runs that wait for a root each, absent, for 1 to 3 h, on S3 and PostgreSQL")
     assert found["new_run_ready_ms"] > 0
     assert found["runs_examined_in_vain_per_second"] == 0
+
+
+def test_new_runs_are_measured_behind_a_herd_that_one_message_wakes(tmp_path: Path) -> None:
+    found = take(tmp_path, "woken")["woken_new_run"]
+    assert found["herd_ready"] == 300
+    assert 0 < found["decided_ms"] <= found["value"] <= found["longest_ms"]
 
 
 def test_usage_tells_of_a_run_all_that_its_cost_is_made_of(tmp_path: Path) -> None:
