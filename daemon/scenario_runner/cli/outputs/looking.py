@@ -156,6 +156,9 @@ QUARANTINE_SHOW: Final = Shape({
 CHECK: Final = Shape({
     "check": TEXT, "ok": BOOLEAN, "not_possible": BOOLEAN_OR_NULL, "detail": TEXT_OR_NULL, "expected": ANY,
     "actual": ANY, "law": TEXT_OR_NULL, "origin": TEXT_OR_NULL, "digest": TEXT_OR_NULL, "object": TEXT_OR_NULL,
+    "parts": OrNull(ListOf(Shape({
+        "path": TEXT, "drift": TEXT, "expected": TEXT_OR_NULL, "actual": TEXT_OR_NULL,
+    }))),
 })  # fmt: skip
 _CORRECTION: Final = Shape({
     **dict.fromkeys(("old_run_id", "new_run_id", "purpose", "reason_code"), TEXT_OR_NULL), "old_facts_view_ref": ANY,

@@ -107,6 +107,52 @@ def test_drift_is_an_event_and_an_act_beside_the_run_and_nothing_else_of_it_chan
     assert checked.returncode == 0, checked.stdout
 
 
+def test_drift_names_the_parts_of_an_output_that_are_not_as_they_were(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    outputs = ["outlet_catalogue", "s3_candidate_set_1A", "s0_outlet_flags_1A", "iso_country_reference"]
+    run = world.make_run("k", outputs=outputs, parts=3)
+    world.drop(run["request"])
+    assert world.serve().returncode == 0
+    root = Path(run["engine_run_root"])
+    files = {name: sorted(path for path in root.rglob("*") if path.is_file() and name in str(path)) for name in outputs}
+    files["iso_country_reference"] = sorted(root.rglob("iso_country.parquet"))
+    tamper(files["outlet_catalogue"][1])
+    files["s3_candidate_set_1A"][0].unlink()
+    added = files["s3_candidate_set_1A"][2].with_name("part-99999.parquet")
+    shutil.copy2(files["s3_candidate_set_1A"][2], added)
+    tamper(files["iso_country_reference"][0])
+    for path in files["s0_outlet_flags_1A"]:  # so the evidence as a whole does not pass
+        path.unlink()
+    (finding,) = scrubbed(world)[1]
+    found = {item["check"].split()[1]: item for item in finding["checks"] if item["check"].startswith("output ")}
+
+    def parts(output: str) -> list[tuple[str, str, bool, bool]]:
+        return [
+            (part["path"], part["drift"], bool(part["expected"]), bool(part["actual"]))
+            for part in found[output]["parts"] or []
+        ]
+
+    def path(file: Path) -> str:
+        return file.relative_to(root).as_posix()
+
+    assert parts("outlet_catalogue") == [(path(files["outlet_catalogue"][1]), "CHANGED", True, True)]
+    assert found["outlet_catalogue"]["detail"] == f"a part differs: {path(files['outlet_catalogue'][1])} (CHANGED)"
+    assert parts("s3_candidate_set_1A") == [
+        (path(files["s3_candidate_set_1A"][0]), "MISSING", True, False), (path(added), "ADDED", False, True),
+    ]  # fmt: skip
+    assert "2 parts of 3 differ, the first: " in found["s3_candidate_set_1A"]["detail"]
+    assert parts("iso_country_reference") == [(path(files["iso_country_reference"][0]), "CHANGED", True, True)]
+    assert parts("s0_outlet_flags_1A") == []
+    assert "s0_outlet_flags_1A" in found["s0_outlet_flags_1A"]["detail"]
+    with closing(sqlite3.connect(world.database)) as rows:
+        ((details,),) = rows.execute("SELECT details FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchall()
+    kept = {item["check"]: item.get("parts", []) for item in json.loads(details)["checks"]}
+    assert kept["output outlet_catalogue re-hashes"] == found["outlet_catalogue"]["parts"]
+    verified = json.loads(world.command("verify", run["run_id"], "--wiring", str(world.wiring), "--json").stdout)
+    checked = {item["check"]: item["parts"] for item in verified["checks"]}
+    assert checked["output s3_candidate_set_1A re-hashes"] == found["s3_candidate_set_1A"]["parts"]
+
+
 def test_the_same_drift_is_put_on_record_once_and_another_one_a_day_later(world: ForkedWorld) -> None:
     (own,) = [key for key in keys_in(world) if "shared" not in key]
     files = outputs_of(world, own)
