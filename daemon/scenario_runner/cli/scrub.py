@@ -54,6 +54,8 @@ _PAGE: Final = 16
 _NOTE_SECONDS: Final = 1.0
 #: Drift of one run that differs each time is put on record as often as this.
 _RECORD_US: Final = 24 * 3600 * MICROS
+#: Megabytes a second: a kilobyte a second reads a day for 90 MB, and what is slower ends never.
+_LEAST_RATE: Final = 0.001
 #: Outages in a row: then it is the store or the network, and the next run will fare no better.
 _UNREADABLE_IN_A_ROW: Final = 5
 _BEGUN, _DONE, _UNREADABLE = "ACCEPTED", "DONE", "UNREADABLE"
@@ -139,6 +141,8 @@ def scrub(wiring: Wiring, options: ScrubOptions, counts: Counter[str], *, as_jso
     reason, actor = checked_reason(options.reason, needed=False) or "scrub", checked_actor(options.requested_by)
     if options.resume is not None and options.since:
         raise UsageError("--resume goes on with what the scrub was begun with; leave out --since")
+    if 0 < options.rate < _LEAST_RATE:
+        raise UsageError(f"--rate is at least {_LEAST_RATE} MB/s, or 0 for no bound")
     require_started(wiring, "the READY runs")
     with _opened(wiring) as (authority, store):
         options = replace(options, reason=reason, requested_by=actor)

@@ -359,6 +359,13 @@ def test_a_scrub_that_is_killed_has_noted_each_run_that_took_long(world: ForkedW
     assert (outcome, 0 < progress["runs"] < 3) == ("ACCEPTED", True)
 
 
+def test_a_rate_at_which_nothing_would_end_is_refused(world: ForkedWorld) -> None:
+    for rate in ("1e-300", "0.0009", "-1", "nan"):
+        done = world.command("scrub", "--wiring", str(world.wiring), "--rate", rate)
+        assert (done.returncode, b"--rate" in done.stderr) == (2, True), done.stderr
+    assert scrub_acts(world) == []
+
+
 def test_an_empty_id_is_no_new_scrub(world: ForkedWorld) -> None:
     done = world.command("scrub", "--wiring", str(world.wiring), "--resume", "")
     assert done.returncode == 2
