@@ -72,7 +72,7 @@ class EvidenceCheck:
 
     def _examine(self, pack: InterfacePack, key: EvidenceKey) -> Finding:
         for last in (False,) * (_EXAMINATIONS - 1) + (True,):
-            with ReadBudget(lambda _: self._progress(budget.hashed, budget.to_hash), bounds=key.bounds) as budget:
+            with ReadBudget(lambda more: self._has_read(more, budget), bounds=key.bounds) as budget:
                 root = self._artifacts.open(key.root, budget)
                 try:
                     return examine(root, pack, key)[0]
@@ -83,6 +83,15 @@ class EvidenceCheck:
                 finally:
                     root.close()
         raise AssertionError
+
+    def _has_read(self, _more: int, budget: ReadBudget) -> None:
+        """Called from any thread, when bytes were hashed.
+
+        Args:
+            _more: How many.
+            budget: That of the examination.
+        """
+        self._progress(budget.hashed, budget.to_hash)
 
     def _before_next_try(self) -> None:
         """Called before evidence that changed meanwhile is examined again."""

@@ -205,7 +205,7 @@ class _Scrub:
         self._evidence = SharedEvidence(self._artifacts, store, self._pace)
         self._verifier = Verifier(
             store, PinnedPacks(open_pack(wiring), Ledger(store, open_schemas(wiring))), self._artifacts,
-            wiring.control_bus_topic, _not_asked, self._pace.note,
+            wiring.control_bus_topic, _not_asked, lambda _done, _total: None,
             lambda run_id: authority.run(run_id) or Unknown("the authority does not know the run"), Named(),
             self._evidence,
         )  # fmt: skip
