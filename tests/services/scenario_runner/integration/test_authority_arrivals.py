@@ -263,6 +263,25 @@ def test_a_run_that_is_examined_when_its_evidence_comes_is_due_again_when_it_wai
     assert row(authority, "k").due_us == clock.now + 60 * SECOND, "that was the examination that it was due for"
 
 
+def test_what_one_process_hears_the_one_that_examines_the_run_finds_in_its_row(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    backend: Backend,  # noqa: F811
+) -> None:
+    hears = backend.open()
+    for key in ("held", "free"):
+        waits(authority, key)
+    clock.pass_seconds(61)
+    (claim,) = authority.claim("w1", 1, LEASE, hex32("held"))
+    commit(authority, *(waiting(free, clock.now + 60 * SECOND) for free in authority.claim("w1", 9, LEASE)))
+    arrived = clock.pass_seconds(2)
+    assert told(hears) == 2
+    assert [item.run_id for item in authority.claim("w1", 9, LEASE)] == [hex32("free")]
+    commit(authority, waiting(claim, clock.now + 60 * SECOND))
+    assert row(hears, "held").due_us == arrived
+    assert claim_one(hears, "w2").run_id == hex32("held")
+
+
 def test_an_arrival_before_a_claim_leaves_no_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
     waits(authority, "k")
     clock.pass_seconds(5)
