@@ -165,6 +165,27 @@ def test_many_runs_are_told_a_page_at_a_time(
     assert {row(authority, key).due_us for key in keys} == {clock.now}
 
 
+def test_runs_of_many_arrivals_are_told_together_and_each_once(
+    authority: Authority,  # noqa: F811
+    clock: Clock,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each statement is a transaction: one for each arrival would keep intake waiting for as many."""
+    assert isinstance(authority, queries.Queries)
+    monkeypatch.setattr(queries, "MOST_TOLD", 3)
+    for number in range(8):
+        waits(authority, f"k{number}", f"/runs/{number // 2}")
+    clock.pass_seconds(5)
+    tell_runs, pages = authority._tell_runs, list[list[str]]()
+    monkeypatch.setattr(authority, "_tell_runs", lambda run_ids: pages.append(run_ids) or tell_runs(run_ids))
+    arrivals = [Arrival(f"/runs/{number}") for number in range(4)]
+    named = [Arrival("/runs/0", hex32("k0")), Arrival("/runs/9")]
+    assert authority.tell([*named, *arrivals, *named]) == [1, 0, 2, 2, 2, 2, 1, 0]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    assert sorted(run_id for page in pages for run_id in page) == sorted(hex32(f"k{number}") for number in range(8))
+    assert {row(authority, f"k{number}").due_us for number in range(8)} == {clock.now}
+
+
 def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:  # noqa: F811
     waits(authority, "a")
     waits(authority, "b", "/runs/other")
