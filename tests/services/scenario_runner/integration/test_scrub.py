@@ -172,6 +172,22 @@ def test_the_same_drift_is_put_on_record_once_and_another_one_a_day_later(world:
     assert events == 2
 
 
+def test_scrubs_at_the_same_time_put_a_drift_on_record_once(world: ForkedWorld) -> None:
+    shared = [key for key in keys_in(world) if "shared" in key]
+    tamper(outputs_of(world, shared[0])[0])
+    command = [COMMAND, "scrub", "--wiring", str(world.wiring), "--rate", "0", "--json"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    lines = [line for process in running for line in process.communicate(timeout=120)[0].splitlines()]
+    assert [process.returncode for process in running] == [1, 1, 1]
+    findings = [item for line in lines if "summary" not in (item := json.loads(line))]
+    assert sorted((item["run_id"], item["repeated"]) for item in findings) == sorted(
+        (run_ids(world)[key], repeated) for key in shared for repeated in (False, True, True)
+    )
+    with closing(sqlite3.connect(world.database)) as rows:
+        (events,) = rows.execute("SELECT count(*) FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchone()
+    assert (events, last_of(world).drifted) == (2, 2)
+
+
 def test_what_is_gone_has_drifted_and_a_root_that_is_away_is_an_outage(world: ForkedWorld) -> None:
     (own,) = [key for key in keys_in(world) if "shared" not in key]
     files = outputs_of(world, own)
