@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from scenario_runner.audit.documents import PublishedDocuments, PublishedView, manifest_of
+from scenario_runner.audit.documents import PublishedDocuments
+from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, parse_json, sha256_hex
+from scenario_runner.gates.receipts import Identity
 from scenario_runner.gates.verified_set import OutputEvidence
 
 #: Parts of one output that are named, in order of their paths: the first ones show where to look, and an event stays
@@ -13,14 +15,14 @@ _SHOWN_PARTS: Final = 5
 
 
 def drifted_parts(
-    evidence: OutputEvidence, claimed: str, view: PublishedView, documents: PublishedDocuments
+    evidence: OutputEvidence, claimed: str, identity: Identity, documents: PublishedDocuments
 ) -> tuple[str, list[Json]]:
     """Compare the files of an output with those that were published.
 
     Args:
         evidence: The output as it was read now.
         claimed: Its digest as it was published, which is another one.
-        view: The facts view.
+        identity: Of the run.
         documents: The ledger's documents.
 
     Returns:
@@ -30,7 +32,7 @@ def drifted_parts(
     if not evidence.manifest:
         path = evidence.files[0].path
         return f"{path} is not as it was", [_part(path, claimed, evidence.digest)]
-    published = _published(evidence.spec.output_id, claimed, view, documents)
+    published = _published(evidence, claimed, identity, documents)
     if published is None:
         return "no bundle manifest says what its parts were", []
     found = {file.path: file.sha256 for file in evidence.files}
@@ -52,12 +54,13 @@ def _part(path: str, expected: str, actual: str) -> Json:
 
 
 def _published(
-    output_id: str, claimed: str, view: PublishedView, documents: PublishedDocuments
+    evidence: OutputEvidence, claimed: str, identity: Identity, documents: PublishedDocuments
 ) -> Mapping[str, str] | None:
-    """Digests of the parts by path, from the manifest that has the published digest."""
-    receipts = [item for item in view.document.get("instance_receipts", []) if item["output_id"] == output_id]
-    manifest = manifest_of(receipts[0]) if receipts else None
-    data = documents.read_bytes(manifest.ref) if manifest is not None else None
+    """Digests of the parts by path, from the manifest that has the published digest, where SR would have put it."""
+    spec = evidence.spec
+    if not spec.instance_scoped:
+        return None
+    data = documents.read_bytes(refs.manifest_ref(spec.output_id, spec.scope, identity))
     if data is None or sha256_hex(data) != claimed:
         return None
     try:

@@ -64,7 +64,7 @@ class EvidenceCheck:
             found.expect("the engine run can be read", ok=False, detail=error.detail)
             return
         _compare_gates(view, finding, intent, location, found)
-        self._compare_outputs(view, finding, found)
+        self._compare_outputs(view, finding, intent, found)
         verified = finding.verified
         found.expect("the evidence as a whole passes", ok=verified is not None, detail=finding.detail)
         if verified is not None:
@@ -96,7 +96,7 @@ class EvidenceCheck:
     def _before_next_try(self) -> None:
         """Called before evidence that changed meanwhile is examined again."""
 
-    def _compare_outputs(self, view: PublishedView, finding: Finding, found: Findings) -> None:
+    def _compare_outputs(self, view: PublishedView, finding: Finding, intent: Intent, found: Findings) -> None:
         reports = {item["output_id"]: item for item in finding.report["outputs"]}
         read = {item.spec.output_id: item for item in finding.outputs}
         for item in view.document["locators"]:
@@ -104,7 +104,7 @@ class EvidenceCheck:
             report = reports.get(output_id, {})
             actual, detail, parts = report.get("digest"), str(report.get("detail", "")), None
             if output_id in read and actual != claimed:
-                detail, parts = drifted_parts(read[output_id], str(claimed), view, self._documents)
+                detail, parts = drifted_parts(read[output_id], str(claimed), intent.identity(), self._documents)
             found.expect(
                 f"output {output_id} re-hashes", ok=report.get("outcome") == "PASS" and actual == claimed,
                 detail=detail, expected=claimed, actual=actual, **({"parts": parts} if parts else {}),

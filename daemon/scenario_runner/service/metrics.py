@@ -89,8 +89,8 @@ METRICS: Final = (
              "source", ("bus", "s3", "folder", "engine", OTHER)),
     _counter("sr_evidence_events_total",
              "Messages of the queue of S3 events, by what they were: told (runs wait there), unawaited (no run waits), "
-             "other (no new object), invalid (no event of S3).",
-             "outcome", ("told", "unawaited", "other", "invalid", OTHER)),
+             "other (no new object below an engine root), invalid (no event of S3).",
+             "outcome", ("told", "unawaited", "invalid", OTHER)),
     _counter("sr_runs_accepted_total", "Runs that were admitted."),
     _counter("sr_runs_rejected_total", "Records that were refused, by reason code.", "reason", (*_REASONS, OTHER)),
     _counter("sr_runs_ready_total", "Runs that became READY."),

@@ -224,3 +224,11 @@ def test_the_loops_are_those_that_the_service_starts() -> None:
 
 def test_names_of_metrics_are_given_once() -> None:
     assert len(BY_NAME) == len(METRICS)
+
+
+def test_every_series_is_shown_once() -> None:
+    """A scrape with the same series twice is refused, or half of it lost."""
+    made = Exposition({"version": "1"}, Heartbeats(1.0), dict).text().decode()
+    series = [line.rpartition(" ")[0] for line in made.splitlines() if not line.startswith("#")]
+    assert len(series) > 100
+    assert sorted({name for name in series if series.count(name) > 1}) == []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from scenario_runner.artifacts.base import FileDigest
-from scenario_runner.audit.documents import PublishedView
 from scenario_runner.audit.parts import drifted_parts
+from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import canonical_bytes, sha256_hex
 from scenario_runner.gates.verified_set import OutputEvidence, bundle_manifest
 
@@ -17,20 +17,19 @@ pytestmark = pytest.mark.unit
 
 PUBLISHED = [FileDigest(f"out/part-{number}", 1, f"{number}" * 64) for number in range(8)]
 MANIFEST = bundle_manifest(PUBLISHED)
+REF = refs.manifest_ref("o", ("seed",), {"seed": 7})
 
 
-def evidence(*files: FileDigest, multi: bool = True) -> OutputEvidence:
-    spec: Any = SimpleNamespace(output_id="o")
+def evidence(*files: FileDigest, multi: bool = True, scoped: bool = True) -> OutputEvidence:
+    spec: Any = SimpleNamespace(output_id="o", scope=("seed",), instance_scoped=scoped)
     manifest = bundle_manifest(files) if multi else b""
     digest = sha256_hex(manifest) if multi else files[0].sha256
     return OutputEvidence(spec, "out/", digest, tuple(files), manifest)
 
 
 def compared(found: OutputEvidence, stored: bytes | None = MANIFEST, claimed: str = sha256_hex(MANIFEST)) -> Any:
-    receipt = {"output_id": "o", "bundle_manifest_ref": "m", "target_digest": {"hex": claimed}}
-    documents: Any = SimpleNamespace(read_bytes={"m": stored}.get)
-    view = PublishedView(b"", {"instance_receipts": [{"output_id": "another"}, receipt]})
-    return drifted_parts(found, claimed, view, documents)
+    documents: Any = SimpleNamespace(read_bytes={REF: stored}.get)
+    return drifted_parts(found, claimed, {"seed": 7}, documents)
 
 
 def test_the_first_parts_that_differ_are_named_and_all_are_counted() -> None:
@@ -42,6 +41,8 @@ def test_the_first_parts_that_differ_are_named_and_all_are_counted() -> None:
     ]  # fmt: skip
     assert parts[0] == {"path": "out/part-0", "drift": "MISSING", "expected": "0" * 64, "actual": None}
     assert (parts[1]["expected"], parts[1]["actual"]) == ("1" * 64, "f" * 64)
+    _, (added,) = compared(evidence(*PUBLISHED, FileDigest("out/part-9", 1, "9" * 64)))
+    assert added == {"path": "out/part-9", "drift": "ADDED", "expected": None, "actual": "9" * 64}
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,9 @@ def test_a_manifest_that_was_not_published_names_no_part(stored: bytes | None, c
     assert compared(evidence(PUBLISHED[0]), stored, claimed) == ("no bundle manifest says what its parts were", [])
 
 
-def test_an_output_without_receipt_has_no_manifest_and_one_of_one_file_needs_none() -> None:
-    nothing: Any = SimpleNamespace()
-    view = PublishedView(b"", {})
-    assert drifted_parts(evidence(PUBLISHED[0]), "a" * 64, view, nothing)[1] == []
-    detail, (part,) = drifted_parts(evidence(PUBLISHED[0], multi=False), "a" * 64, view, nothing)
+def test_an_output_without_a_receipt_has_no_manifest_and_one_of_one_file_needs_none() -> None:
+    assert compared(evidence(PUBLISHED[0], scoped=False)) == ("no bundle manifest says what its parts were", [])
+    detail, (part,) = compared(evidence(PUBLISHED[0], multi=False, scoped=False), claimed="a" * 64)
     assert detail == "out/part-0 is not as it was"
     assert part == {"path": "out/part-0", "drift": "CHANGED", "expected": "a" * 64, "actual": "0" * 64}
 

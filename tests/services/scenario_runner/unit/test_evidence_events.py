@@ -29,7 +29,7 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/events"
 ALLOWED = ("/folders/runs", "s3://engine/runs", "s3://others")
 
 
-def event(key: str = "runs/a/data/f.parquet", name: str = "ObjectCreated:Put", bucket: str = "engine") -> Any:
+def event(key: str = "runs/a/data/f.parquet", name: Any = "ObjectCreated:Put", bucket: str = "engine") -> Any:
     return {"eventSource": "aws:s3", "eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
 
 
@@ -88,6 +88,7 @@ HOSTILE: dict[str, Any] = {
     "a key that is no UTF-8": body(event("runs/%ff")),
     "a key with half a surrogate pair": '{"Records":[' + json.dumps(event("runs/@")).replace("@", "\\ud800") + "]}",
     "half a surrogate pair": "\ud800",
+    "SNS without a message": json.dumps({"Type": "Notification"}),
     "SNS around nothing": json.dumps({"Type": "Notification", "Message": 7}),
     "SNS around SNS": json.dumps({"Type": "Notification", "Message": json.dumps({"Type": "Notification"})}),
     "SNS around a type that is long": json.dumps({"Type": "x" * 9999}),
@@ -193,7 +194,7 @@ def test_every_way_of_an_event_of_s3_names_the_same_object(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps(TEST_EVENT), enveloped(json.dumps(TEST_EVENT)),
+        json.dumps(TEST_EVENT), enveloped(json.dumps(TEST_EVENT)), body(event(name=7)), body(event(name=None)),
         of_eventbridge("Object Restore Initiated", {"source-storage-class": "GLACIER"}),
         of_eventbridge("Object Tags Added", {}), RESTORED.replace("Completed", "Post"),
         DIRECT.replace("ObjectCreated:CompleteMultipartUpload", "ObjectCreated"),
@@ -206,6 +207,11 @@ def test_every_way_of_an_event_of_s3_names_the_same_object(text: str) -> None:
 )  # fmt: skip
 def test_what_else_s3_tells_names_no_object(text: str) -> None:
     assert created_objects(text) == []
+
+
+def test_events_are_read_whatever_stands_beside_them() -> None:
+    beside = {"Records": [RECORD], "Type": "a word", "EventName": "s3:ObjectCreated:Put", "Key": "engine/x"}
+    assert created_objects(json.dumps(beside)) == [f"s3://engine/{KEY}"]
 
 
 @pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
