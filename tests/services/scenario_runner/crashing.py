@@ -186,38 +186,36 @@ def serve_arguments(world: Any, *more: str) -> list[str]:
     return ["serve", "--wiring", str(world.wiring), "--policy", str(world.policy), "--log-level", "error", *more]
 
 
-def launch(world: Any, moment: Moment, *more: str, action: str = "kill", mark: Path | str = "") -> "Process":
+def launch(world: Any, moment: Moment, *more: str, action: str = "kill", mark: Path | str = "") -> Process:
     """Start ``serve`` set to act at a moment; its stderr goes to ``crashing.log`` of the world."""
     return launch_command(world, moment, *serve_arguments(world, *more), action=action, mark=mark)
 
 
-def launch_command(
-    world: Any, moment: Moment, *arguments: str, action: str = "kill", mark: Path | str = ""
-) -> "Process":
+def launch_command(world: Any, moment: Moment, *arguments: str, action: str = "kill", mark: Path | str = "") -> Process:
     """Start any command in this way."""
     env = {
         **os.environ, "SR_CRASH_AT": moment.at, "SR_CRASH_WHEN": moment.when, "SR_CRASH_NTH": str(moment.nth),
         "SR_CRASH_MATCH": moment.match, "SR_CRASH_TRUE": "1" if moment.after_result else "", "SR_CRASH_DO": action,
         "SR_CRASH_MARK": str(mark),
     }  # fmt: skip
-    if not fork_server.is_possible(env):
-        return _popen(world, [sys.executable, __file__, *arguments], env)
+    return _started(world, arguments, env, "crashing", [sys.executable, __file__])
+
+
+def start(world: Any, *more: str) -> Process:
+    """Start ``serve``; its stderr goes to ``crashing.log`` of the world."""
+    command = [str(Path(sys.executable).parent / "scenario-runner")]
+    return _started(world, serve_arguments(world, *more), dict(os.environ), "scenario_runner.cli.main", command)
+
+
+def _started(world: Any, arguments: Sequence[str], env: dict[str, str], program: str, command: list[str]) -> Process:
+    """A fork of the program, or the command where its environment forbids that."""
     with open(os.devnull, "r+b") as null, open(log_of(world), "ab") as log:
-        return fork_server.Forked(
-            arguments, program="crashing", stdin=null, stdout=null, stderr=log, env=env, new_session=True
-        )
-
-
-def start(world: Any, *more: str) -> "subprocess.Popen[bytes]":
-    """Start the installed command's ``serve``; its stderr goes to ``crashing.log`` of the world."""
-    command = str(Path(sys.executable).parent / "scenario-runner")
-    return _popen(world, [command, *serve_arguments(world, *more)], dict(os.environ))
-
-
-def _popen(world: Any, arguments: list[str], env: dict[str, str]) -> "subprocess.Popen[bytes]":
-    with open(log_of(world), "ab") as log:
+        if fork_server.is_possible(env):
+            return fork_server.Forked(
+                arguments, program=program, stdin=null, stdout=null, stderr=log, env=env, new_session=True
+            )
         return subprocess.Popen(
-            arguments, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            [*command, *arguments], env=env, stdin=null, stdout=null, stderr=log, start_new_session=True
         )
 
 
@@ -322,7 +320,11 @@ def until_up(*daemons: "Process | Fork") -> None:
 
 
 def _catches_sigterm(pid: int) -> bool:
-    caught = next(line for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines() if "SigCgt" in line)
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return False
+    caught = next(line for line in status.splitlines() if "SigCgt" in line)
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
