@@ -65,6 +65,22 @@ prometheus_tools() {
   export PATH
 }
 
+# memory_folder MEGABYTES: prints a folder of this user that is in memory, has so much room, and where programs may run;
+# fails where there is none. Containers often have 64 MB of it, and run no programs there.
+memory_folder() {
+  local shm=/dev/shm folder probe
+  [ -w "$shm" ] && [ "$(df -Pm "$shm" | awk 'NR == 2 { print $4 }')" -ge "$1" ] || return 1
+  [ "$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)" -ge "$1" ] || return 1
+  folder=$shm/sr-tests-$(id -u)
+  mkdir -p -m 700 "$folder" && [ -O "$folder" ] || return 1
+  probe=$(mktemp "$folder/probe-XXXXXX") || return 1
+  printf '#!/bin/sh\n' > "$probe"
+  chmod +x "$probe"
+  if ! "$probe" 2>/dev/null; then rm -f "$probe"; return 1; fi
+  rm -f "$probe"
+  printf '%s\n' "$folder"
+}
+
 # answers URL: true when an HTTP server answers there.
 answers() { curl -fsS -o /dev/null --max-time 2 "$1" 2>/dev/null; }
 

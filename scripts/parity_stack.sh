@@ -9,6 +9,7 @@
 #   scripts/parity_stack.sh env      print the environment variables as shell code: eval "$(scripts/parity_stack.sh env)"
 #
 # SR_PARITY_HOME   where they live (default: a folder under /var/tmp)
+# SR_PARITY_FSYNC  off: commits of Postgres do not wait for the disk (default: on)
 # SR_PARITY_S3_PORT, SR_PARITY_PG_PORT, SR_PARITY_SIGNED_S3_PORT   other ports than 9000, 5433 and 9002
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +23,7 @@ signed_port=${SR_PARITY_SIGNED_S3_PORT:-9002}
 state=$home/$s3_port-$pg_port
 constraints=infra/local/parity-constraints.txt
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 install_servers() {
   mkdir -p "$home"
@@ -53,7 +54,8 @@ up_postgres() {
       --locale C > "$state/initdb.log" 2>&1 || die "initdb failed; see $state/initdb.log"
   fi
   pg pg_ctl -D "$state/postgres/data" -l "$state/postgres/log" -w -t 60 \
-    -o "-p $pg_port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100" start \
+    -o "-p $pg_port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 \
+      -c fsync=${SR_PARITY_FSYNC:-on}" start \
     > /dev/null || die "Postgres did not start on port $pg_port; see $state/postgres/log"
   PGPASSWORD=sr pg createdb -h 127.0.0.1 -p "$pg_port" -U sr sr_dev 2>/dev/null || true
 }

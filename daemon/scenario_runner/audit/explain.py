@@ -15,6 +15,7 @@ from scenario_runner.authority.values import (
     StoredEvent,
     SupersessionRow,
 )
+from scenario_runner.authority.views.values import RunSummary
 from scenario_runner.contracts.canonical import Json, parse_json
 from scenario_runner.contracts.reasons import SENTENCES, Reason
 from scenario_runner.contracts.states import REEMIT_EVENTS, REFUSED, Disposition, EventKind, RunState
@@ -22,6 +23,11 @@ from scenario_runner.contracts.times import MICROS, format_micros
 
 REJECTED: Final = "REJECTED"
 """State shown for a run id that only refused requests have named; no run exists."""
+SCHEDULED: Final = "scheduled"
+"""``next_look`` of a run that is examined at ``next_look_utc``."""
+ROUNDS: Final = "rounds"
+"""``next_look`` of a run whose root is absent: it is examined once something has come there, at the latest at
+``next_look_utc``, which is its deadline."""
 
 _AFTER_REFUSAL: Final = "correct the request and submit it again; no run was created"
 _AFTER_CONFLICT: Final = "submit the request with a new run_equivalence_key; the run that has this key is untouched"
@@ -82,6 +88,17 @@ def _undelivered(run: RunRow) -> Json:
     return {"documents_owed": found}
 
 
+def next_look_of(run: RunRow | RunSummary) -> Json:
+    """When a run is examined again, at the latest, and by what; empty when it has ended.
+
+    One that was told of an arrival, or woken, is due before its deadline, and its root may be absent still.
+    """
+    if run.due_us is None:
+        return {}
+    in_rounds = run.absent_root and run.due_us == run.deadline_us
+    return {"next_look": ROUNDS if in_rounds else SCHEDULED, "next_look_utc": format_micros(run.due_us)}
+
+
 def status_of(authority: RunReader, run_id: str) -> Json | None:
     """State, reason and times of a run, or of the requests for it that were refused; None when there were none."""
     run = authority.run(run_id)
@@ -94,8 +111,7 @@ def status_of(authority: RunReader, run_id: str) -> Json | None:
         "updated_at_utc": format_micros(run.updated_us),
         "evidence_deadline_utc": format_micros(run.deadline_us),
     }
-    if run.due_us is not None:
-        document["next_look_utc"] = format_micros(run.due_us)
+    document |= next_look_of(run)
     if run.last_error:
         document |= {"infrastructure_retries": run.retries, "last_infrastructure_error": run.last_error}
     document |= supersession_of_run(authority, run_id)

@@ -9,10 +9,11 @@ from scenario_runner.audit.findings import Findings
 from scenario_runner.bus.base import SearchInconclusive
 from scenario_runner.contracts import refs
 from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
-from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView, explain_validation
+from scenario_runner.contracts.documents import Envelope, ReadySignal, RunFactsView
 from scenario_runner.contracts.errors import SequenceError
 from scenario_runner.contracts.ids import ready_message_id
 from scenario_runner.contracts.states import RunState, SignalKind
+from scenario_runner.contracts.validation import explain_validation
 from scenario_runner.gates.receipts import ABSENT_NOTE, bundle_hash_of
 
 ReadSignal = Callable[[str, str], bytes | SearchInconclusive | None]

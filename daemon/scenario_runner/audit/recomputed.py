@@ -7,6 +7,7 @@ from scenario_runner.artifacts.base import Artifacts
 from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.audit.documents import PublishedDocuments, PublishedView
 from scenario_runner.audit.findings import Findings
+from scenario_runner.audit.parts import drifted_parts
 from scenario_runner.contracts.errors import EvidenceChanged, Refusal
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.plan import EvidenceBounds
@@ -63,7 +64,7 @@ class EvidenceCheck:
             found.expect("the engine run can be read", ok=False, detail=error.detail)
             return
         _compare_gates(view, finding, intent, location, found)
-        _compare_outputs(view, finding, found)
+        self._compare_outputs(view, finding, found)
         verified = finding.verified
         found.expect("the evidence as a whole passes", ok=verified is not None, detail=finding.detail)
         if verified is not None:
@@ -71,7 +72,7 @@ class EvidenceCheck:
 
     def _examine(self, pack: InterfacePack, key: EvidenceKey) -> Finding:
         for last in (False,) * (_EXAMINATIONS - 1) + (True,):
-            with ReadBudget(lambda _: self._progress(budget.hashed, budget.to_hash), bounds=key.bounds) as budget:
+            with ReadBudget(lambda more: self._has_read(more, budget), bounds=key.bounds) as budget:
                 root = self._artifacts.open(key.root, budget)
                 try:
                     return examine(root, pack, key)[0]
@@ -83,8 +84,31 @@ class EvidenceCheck:
                     root.close()
         raise AssertionError
 
+    def _has_read(self, _more: int, budget: ReadBudget) -> None:
+        """Called from any thread, when bytes were hashed.
+
+        Args:
+            _more: How many.
+            budget: That of the examination.
+        """
+        self._progress(budget.hashed, budget.to_hash)
+
     def _before_next_try(self) -> None:
         """Called before evidence that changed meanwhile is examined again."""
+
+    def _compare_outputs(self, view: PublishedView, finding: Finding, found: Findings) -> None:
+        reports = {item["output_id"]: item for item in finding.report["outputs"]}
+        read = {item.spec.output_id: item for item in finding.outputs}
+        for item in view.document["locators"]:
+            output_id, claimed = item["output_id"], item.get("content_digest", {}).get("hex")
+            report = reports.get(output_id, {})
+            actual, detail, parts = report.get("digest"), str(report.get("detail", "")), None
+            if output_id in read and actual != claimed:
+                detail, parts = drifted_parts(read[output_id], str(claimed), view, self._documents)
+            found.expect(
+                f"output {output_id} re-hashes", ok=report.get("outcome") == "PASS" and actual == claimed,
+                detail=detail, expected=claimed, actual=actual, **({"parts": parts} if parts else {}),
+            )  # fmt: skip
 
     def _compare_receipts(
         self, view: PublishedView, verified: Verified, intent: Intent, location: str, found: Findings
@@ -117,18 +141,6 @@ def _compare_gates(view: PublishedView, finding: Finding, intent: Intent, locati
         found.expect(
             f"gate {gate_id} re-hashes",
             ok=ok and claimed == actual, detail=detail, law=report.get("law"), expected=claimed, actual=actual,
-        )  # fmt: skip
-
-
-def _compare_outputs(view: PublishedView, finding: Finding, found: Findings) -> None:
-    reports = {item["output_id"]: item for item in finding.report["outputs"]}
-    for item in view.document["locators"]:
-        report = reports.get(item["output_id"], {})
-        claimed, actual = item.get("content_digest", {}).get("hex"), report.get("digest")
-        found.expect(
-            f"output {item['output_id']} re-hashes",
-            ok=report.get("outcome") == "PASS" and actual == claimed, detail=str(report.get("detail", "")),
-            expected=claimed, actual=actual,
         )  # fmt: skip
 
 

@@ -6,13 +6,14 @@ object, a root that is not allowed, a file that changes each time it is read, an
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from typing_extensions import override
 
 from scenario_runner.artifacts.base import Artifacts, RootNotAllowedError
+from scenario_runner.artifacts.budget import ReadBudget
 from scenario_runner.audit.documents import PublishedDocuments, PublishedView
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.recomputed import EvidenceCheck
@@ -58,7 +59,7 @@ class SharedEvidence(EvidenceCheck):
     """
 
     def __init__(self, artifacts: Artifacts, store: ObjectStore, pace: "Pace") -> None:
-        super().__init__(artifacts, PublishedDocuments(store), pace.note)
+        super().__init__(artifacts, PublishedDocuments(store), lambda _done, _total: None)
         self.readings = 0
         self._pace = pace
         self._kept: dict[tuple[str, str, str], tuple[Json, ...] | str] = {}
@@ -110,6 +111,10 @@ class SharedEvidence(EvidenceCheck):
         return self._finding
 
     @override
+    def _has_read(self, more: int, budget: ReadBudget) -> None:
+        self._pace.note(more)
+
+    @override
     def _before_next_try(self) -> None:
         self._pace.pause(_PAUSE_SECONDS)
 
@@ -145,6 +150,18 @@ def drift_of(run_id: str, store: ObjectStore, verifier: Verifier) -> list[Json]:
     return [_bounded(item) for item in failed[:_CHECKS_KEPT]]
 
 
+def drift_digest(checks: Sequence[Json]) -> str:
+    """Identity of what has drifted: equal for two scrubs that find the same, in whatever words.
+
+    Args:
+        checks: What did not hold, as of :func:`drift_of`.
+    """
+    return canonical_sha256([
+        [item["check"], item.get("expected"), item.get("actual"), *([] if item.get("actual") else [item.get("detail")])]
+        for item in checks
+    ])  # fmt: skip
+
+
 def _bounded(check: Json) -> Json:
     return {key: value[:_TEXT_KEPT] if isinstance(value, str) else value for key, value in check.items()}
 
@@ -170,22 +187,22 @@ class Pace:
 
     def __init__(self, bytes_per_second: float, clock: Clock) -> None:
         self._rate, self._clock = bytes_per_second, clock
-        self._lock, self._seen, self._free_at = threading.Lock(), 0, clock.monotonic()
+        self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.read = 0
 
     def pause(self, seconds: float) -> None:
         """Wait."""
         self._clock.sleep(seconds)
 
-    def note(self, done: int, _total: int) -> None:
+    def note(self, more: int) -> None:
         """Wait until more may be read.
 
         Args:
-            done: Bytes of the present examination that were read; less than before when a new one has begun.
+            more: Bytes that were read since the last call of this thread. Not those of all threads: two that note them
+                in another order than they read would seem to begin anew.
         """
         with self._lock:
-            more = done - self._seen if done >= self._seen else done
-            self._seen, self.read = done, self.read + more
+            self.read += more
             if not self._rate or not more:
                 return
             now = self._clock.monotonic()

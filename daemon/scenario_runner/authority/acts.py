@@ -124,6 +124,7 @@ class DriftAct:
         detail: The first check that did not hold.
         checks: All checks that did not hold.
         via: Always ``cli``.
+        quiet_us: It is not put on record when another drift of the run was within this time.
     """
 
     key: str
@@ -133,6 +134,7 @@ class DriftAct:
     detail: str
     checks: tuple[Json, ...]
     via: str = "cli"
+    quiet_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

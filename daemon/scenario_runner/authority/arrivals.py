@@ -25,6 +25,8 @@ from scenario_runner.counters import count
 
 MOST_TOLD: Final = 500
 """Runs that one statement tells: it keeps their rows locked for some milliseconds."""
+NOBODY_WAITS: Final = "no run waits for evidence there"
+"""Detail of a record that says an arrival and is IGNORED."""
 
 
 def root_of(intent: Json, inputs: Json) -> str:
@@ -69,5 +71,5 @@ def told_first(tell: Callable[[Sequence[Arrival]], list[int]], records: Sequence
 def _disposed(record: Admission, runs: int) -> Admission:
     count_told("bus", runs)
     if not runs:
-        return replace(record, disposition=Disposition.IGNORED, detail="no run waits for evidence there")
+        return replace(record, disposition=Disposition.IGNORED, detail=NOBODY_WAITS)
     return replace(record, disposition=Disposition.ACCEPTED, detail=f"waiting runs that were told: {runs}")

@@ -74,6 +74,10 @@ class RunReader(Protocol):
         """Acts on a subject, oldest first."""
         ...
 
+    def awaited(self, arrival: Arrival) -> bool:
+        """Whether a run waits for the evidence that has come; see :meth:`Authority.tell`."""
+        ...
+
 
 class Authority(RunReader, Protocol):
     """The operations, on either engine. Each raises ``Unavailable`` when the database does not answer."""
@@ -128,7 +132,7 @@ class Authority(RunReader, Protocol):
         ...
 
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
-        """Lease runs that are due, oldest first, with their attempts.
+        """Lease runs that are due, with their attempts; which first, see :mod:`scenario_runner.authority.claims`.
 
         A planned run becomes VERIFYING, with its event, unless it invokes its engine first (FORCE_INVOKE).
 
@@ -278,7 +282,8 @@ class Authority(RunReader, Protocol):
         Nothing else of the run changes.
 
         Returns:
-            False when the same drift is on record already, or the run is not READY: then nothing is written.
+            False when the same drift is on record already, or another one of the run that is not older than the act
+            allows, or the run is not READY: then nothing is written.
         """
         ...
 

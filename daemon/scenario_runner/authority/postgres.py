@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.arrivals import told_first
+from scenario_runner.authority.claims import share_of_new
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
 from scenario_runner.authority.postgres_acts import PostgresActs, admitted_of
 from scenario_runner.authority.postgres_batches import (
@@ -207,7 +208,9 @@ class PostgresAuthority(PostgresActs, PostgresRetention, PostgresRebuilds):
     @override
     def claim(self, owner: str, limit: int, lease_us: int, only: str = "") -> list[Claim]:
         name = "claim_runs_only" if only else "claim_runs"
-        rows = self._query(name, owner=owner, limit=limit, lease_us=lease_us, started=_STARTED, only=only)
+        rows = self._query(
+            name, owner=owner, limit=limit, most_new=share_of_new(limit), lease_us=lease_us, started=_STARTED, only=only
+        )
         # Read after the claim: whoever else changes attempts of these runs must have claimed them since.
         tried = runs_with_attempts(rows)
         attempts = attempts_by_run(self._query("attempts_of_runs", run_ids=tried)) if tried else {}

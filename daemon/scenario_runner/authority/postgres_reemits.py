@@ -171,6 +171,9 @@ class PostgresReemits(Queries):
             facts = run_facts(row)
             if row["outcome"] is not None or facts is None or facts.state is not RunState.READY:
                 return False
+            # Read after the run: a drift that is not among them now makes the write below find another event.
+            if scrubs.told_lately(act, self.actions(act.run_id), row["now"]):
+                return False
             at_us = max(row["now"], facts.last_event_us + 1)
             decision = ReemitDecision(scrubs.DRIFT, act.detail, at_us, (scrubs.drift_event(act),))
             if self._write([((act, None), decision, facts.event_seq)], None, scrubs.ACTION):

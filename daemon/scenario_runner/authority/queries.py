@@ -1,8 +1,8 @@
 """What every engine reads through its named statements in the same way."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import orjson
@@ -70,6 +70,16 @@ class RunQueries(RunReader):
     def actions(self, subject: str) -> list[ActionRow]:
         return [action_row(row) for row in self._query("list_actions", subject=subject)]
 
+    @override
+    def awaited(self, arrival: Arrival) -> bool:
+        return bool(self._waiting_at(arrival, "", 1))
+
+    def _waiting_at(self, arrival: Arrival, after: str, limit: int) -> list[str]:
+        """Ids of runs that wait for what has come, in order."""
+        name = "waiting_at_only" if arrival.run_id else "waiting_at"
+        rows = self._query(name, root=arrival.engine_run_root, only=arrival.run_id, after=after, limit=limit)
+        return [str(row["run_id"]) for row in rows]
+
 
 class Queries(RunQueries, Authority):
     """The reading half of an authority."""
@@ -89,28 +99,37 @@ class Queries(RunQueries, Authority):
         roots = list(dict.fromkeys(arrival.engine_run_root for arrival in arrivals))
         rows = self._query("awaited_roots", roots=self._list(roots)) if roots else []
         awaited = {row["root"] for row in rows}
-        told = {
-            arrival: self._tell_all(arrival) if arrival.engine_run_root in awaited else 0
-            for arrival in dict.fromkeys(arrivals)
-        }
-        return [told[arrival] for arrival in arrivals]
+        waiting = dict.fromkeys(arrivals, 0)
+        untold: dict[str, None] = {}
+        for arrival in waiting:
+            if arrival.engine_run_root in awaited:
+                for run_ids in self._pages_waiting_at(arrival):
+                    waiting[arrival] += len(run_ids)
+                    untold |= dict.fromkeys(run_ids)
+                    self._tell_full_pages(untold)
+        if untold:
+            self._tell_runs(list(untold))
+        return [waiting[arrival] for arrival in arrivals]
+
+    def _tell_full_pages(self, untold: dict[str, None]) -> None:
+        """Tell runs of however many arrivals together, as many at a time as one statement may; the rest stays."""
+        while len(untold) >= MOST_TOLD:
+            page = list(islice(untold, MOST_TOLD))
+            self._tell_runs(page)
+            for run_id in page:
+                del untold[run_id]
 
     @override
     def waiting_roots(self, most: int) -> list[str]:
         return [str(row["root"]) for row in self._query("waiting_roots", most=most)]
 
-    def _tell_all(self, arrival: Arrival) -> int:
-        """Tell every run that waits there, a page at a time; returns how many these are."""
-        name = "waiting_at_only" if arrival.run_id else "waiting_at"
-        found, after = 0, ""
-        while True:
-            rows = self._query(name, root=arrival.engine_run_root, only=arrival.run_id, after=after, limit=MOST_TOLD)
-            run_ids = [str(row["run_id"]) for row in rows]
-            found += len(run_ids)
-            if run_ids:
-                self._tell_runs(run_ids)
+    def _pages_waiting_at(self, arrival: Arrival) -> Iterator[list[str]]:
+        """Ids of all runs that wait for what has come."""
+        after = ""
+        while run_ids := self._waiting_at(arrival, after, MOST_TOLD):
+            yield run_ids
             if len(run_ids) < MOST_TOLD:
-                return found
+                return
             after = run_ids[-1]
 
     @abstractmethod

@@ -63,7 +63,7 @@ def run_row(row: Row) -> RunRow:
         lease_until_us=row["lease_until_us"], wakes=row["wakes"], retries=row["retries"], last_error=row["last_error"],
         event_seq=row["event_seq"], projected_seq=row["projected_seq"], facts_view_digest=row["facts_view_digest"],
         relay_retries=row["relay_retries"], relay_error=row["relay_error"], relay_since_us=row["relay_since_us"],
-        relay_until_us=row["relay_until_us"],
+        relay_until_us=row["relay_until_us"], absent_root=row["absent_root"],
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ The event grows the record of a run that has ended, as a re-emit does, and races
 :mod:`scenario_runner.authority.reemits`). Nothing else of the run is changed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,6 +77,18 @@ def last_scrub(action: ActionRow | None) -> LastScrub:
         drifted = int(document["drifted"])
         return LastScrub(ended_us, ((ended_us, "", drifted),) if drifted else ())
     return LastScrub(ended_us, tuple((at_us, scrub_id, count) for at_us, scrub_id, count in document["found"]))
+
+
+def told_lately(act: DriftAct, actions: Sequence[ActionRow], now_us: int) -> bool:
+    """Whether a drift of the run was put on record too lately for another one.
+
+    Args:
+        act: The act.
+        actions: All acts on its run.
+        now_us: The time.
+    """
+    since_us = now_us - act.quiet_us
+    return act.quiet_us > 0 and any(item.action == ACTION and item.at_us > since_us for item in actions)
 
 
 def drift_event(act: DriftAct) -> Event:

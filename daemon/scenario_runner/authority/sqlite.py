@@ -17,6 +17,7 @@ import orjson
 from typing_extensions import override
 
 from scenario_runner.authority.arrivals import told_first
+from scenario_runner.authority.claims import share_of_new
 from scenario_runner.authority.observed import Backlog, DaemonRow, Pending, backlog_of
 from scenario_runner.authority.queries import attempts_by_run, runs_with_attempts
 from scenario_runner.authority.refusals import request_rejected
@@ -307,6 +308,7 @@ class SqliteAuthority(SqliteActs, SqliteDeliveries, SqliteRetention, SqliteRebui
         def operation(connection: sqlite3.Connection) -> list[Claim]:
             now = self._clock()
             parameters = {"owner": owner, "now": now, "lease_us": lease_us, "limit": limit, "only": only}
+            parameters["most_new"] = share_of_new(limit)
             rows = connection.execute(statement, parameters).fetchall()
             rows.sort(key=lambda row: int(row["admitted_us"]))
             attempts = self._attempts_of(connection, runs_with_attempts(rows))

@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from scenario_runner.authority.acts import ActionRow, DriftAct, WakeAct, outcome_of
 from scenario_runner.authority.arrivals import told_first
-from scenario_runner.authority.rows import action_columns, run_row
-from scenario_runner.authority.scrubs import drift_action, drift_event
+from scenario_runner.authority.rows import action_columns, action_row, run_row
+from scenario_runner.authority.scrubs import drift_action, drift_event, told_lately
 from scenario_runner.authority.sqlite_reemits import SqliteReemits
 from scenario_runner.authority.values import Admission, Admitted
 from scenario_runner.authority.wakes import ACTION, DETAILS, WOKEN, wake_outcome
@@ -72,6 +72,9 @@ class SqliteActs(SqliteReemits):
             if known or row is None or run_row(row).state is not RunState.READY:
                 return False
             now = self._clock()
+            rows = connection.execute(self._sql["list_actions"], {"subject": act.run_id})
+            if told_lately(act, [action_row(row) for row in rows], now):
+                return False
             connection.execute(self._sql["insert_action"], {**action_columns(drift_action(act, now)), "at": now})
             self._grow_now(connection, act.run_id, now, [drift_event(act)])
             return True

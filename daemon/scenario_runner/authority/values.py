@@ -334,7 +334,11 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the authority has it."""
+    """A run as the authority has it.
+
+    Attributes:
+        absent_root: Of a waiting run: see :class:`Transition`.
+    """
 
     run_id: str
     run_equivalence_key: str
@@ -359,6 +363,7 @@ class RunRow:
     relay_error: str = ""
     relay_since_us: int = 0
     relay_until_us: int = 0
+    absent_root: str = ""
 
 
 UNTIL_RESTART: Final = 1 << 62

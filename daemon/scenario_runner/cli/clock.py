@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from scenario_runner.audit.explain import ROUNDS
 from scenario_runner.contracts.times import MICROS, from_micros, parse_instant, to_micros
 
 #: Seconds of each unit; a day of 24 hours, since these are durations.
@@ -17,6 +18,8 @@ LABELS: Final = {
     "evidence_deadline_utc": "deadline", "next_look_utc": "due", "published_at_utc": "published",
     "last_sent_at_utc": "last_sent",
 }  # fmt: skip
+IN_ROUNDS: Final = "root looked at in rounds"
+"""Stands in the place of the time when a run is due that is examined when something comes to its root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Clock:
 
     def readable(self, document: dict[str, Any]) -> dict[str, Any]:
         """A document whose times are written for people, under the names of :data:`LABELS`."""
-        return {LABELS.get(key, key): self._value(key, value) for key, value in document.items()}
+        found = {LABELS.get(key, key): self._value(key, value) for key, value in document.items()}
+        return found | {LABELS["next_look_utc"]: IN_ROUNDS} if document.get("next_look") == ROUNDS else found
 
     def _value(self, key: str, value: Any) -> Any:  # noqa: ANN401 - a value of a document
         if key not in LABELS or not isinstance(value, str):

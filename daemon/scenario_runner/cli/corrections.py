@@ -1,17 +1,19 @@
-"""``submit --supersedes``: the run that a request corrects, as a person names it."""
+"""``submit --supersedes``: the run that a request corrects, as a person names it.
+
+The module is imported for ``--help`` too: it loads little.
+"""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import ValidationError
+import typer
 
-from scenario_runner.cli.read_only import KeptAuthority
-from scenario_runner.cli.run_ids import checked_name, named_run
-from scenario_runner.contracts.documents import SupersessionAttributes, explain_validation
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.ids import HEX32
 from scenario_runner.contracts.supersession import Supersession
-from scenario_runner.profiles.wiring import Wiring
+
+if TYPE_CHECKING:
+    from scenario_runner.profiles.wiring import Wiring
 
 _FLAGS: Final = {
     "supersedes_run_id": "--supersedes",
@@ -24,9 +26,11 @@ _FLAGS: Final = {
 class CorrectionFlags:
     """The values of the flags, as they were typed; None for a flag that was not given."""
 
-    supersedes: str | None = None
-    purpose: str | None = None
-    reason_code: str | None = None
+    supersedes: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="The run that this one corrects: an ended one; or its key.")
+    ] = None
+    purpose: Annotated[str | None, typer.Option(help="What the correction is for.")] = None
+    reason_code: Annotated[str | None, typer.Option(help="The sender's own code for the correction.")] = None
 
     def check(self) -> None:
         """Refuse a part of a correction.
@@ -39,7 +43,7 @@ class CorrectionFlags:
         if self.reason_code is not None and self.supersedes is None:
             raise UsageError("--reason-code is about a correction; give --supersedes and --purpose too")
 
-    def supersession(self, wiring: Wiring) -> Supersession | None:
+    def supersession(self, wiring: "Wiring") -> Supersession | None:
         """What the flags ask for; None when none was given.
 
         Raises:
@@ -48,6 +52,11 @@ class CorrectionFlags:
         """
         if self.supersedes is None or self.purpose is None:
             return None
+        from pydantic import ValidationError
+
+        from scenario_runner.contracts.documents import SupersessionAttributes
+        from scenario_runner.contracts.validation import explain_validation
+
         values = {"supersedes_run_id": _run_id(wiring, self.supersedes), "supersession_purpose": self.purpose}
         if self.reason_code is not None:
             values["supersession_reason_code"] = self.reason_code
@@ -58,9 +67,12 @@ class CorrectionFlags:
         return Supersession(values["supersedes_run_id"], self.purpose, self.reason_code or "")
 
 
-def _run_id(wiring: Wiring, text: str) -> str:
+def _run_id(wiring: "Wiring", text: str) -> str:
     """The id of a run. A producer may have no access to the authority: a whole id does without it."""
     if HEX32.fullmatch(text):
         return text
+    from scenario_runner.cli.read_only import KeptAuthority
+    from scenario_runner.cli.run_ids import checked_name, named_run
+
     with KeptAuthority(wiring) as authority:
         return named_run(authority.ask, checked_name(text))

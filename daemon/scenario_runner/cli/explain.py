@@ -5,8 +5,8 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.cause import cause_of
-from scenario_runner.audit.explain import explain_run
-from scenario_runner.cli.clock import Clock
+from scenario_runner.audit.explain import ROUNDS, explain_run
+from scenario_runner.cli.clock import IN_ROUNDS, Clock
 from scenario_runner.cli.console import exit_for_state, exit_on_error, print_fields, print_json, print_line
 from scenario_runner.cli.outputs.looking import EXPLAIN
 from scenario_runner.cli.status import find_run, lines_of_corrections, lines_of_owed
@@ -94,17 +94,11 @@ def _times(document: Json, clock: Clock) -> str:
     found = [f"changed {clock.moment(document['updated_at_utc'])}"] if document.get("updated_at_utc") else []
     if document["state"] == "WAITING_EVIDENCE":
         found.append(f"deadline {clock.deadline(document['evidence_deadline_utc'])}")
-    if _is_in_rounds(document):
-        found.append("root looked at in rounds")
+    if document.get("next_look") == ROUNDS:
+        found.append(IN_ROUNDS)
     elif document.get("next_look_utc"):
         found.append(f"due {clock.moment(document['next_look_utc'])}")
     return "; ".join(found)
-
-
-def _is_in_rounds(document: Json) -> bool:
-    """Whether a run waits for its whole root: nothing was found, and it is not examined again before its deadline."""
-    waits = document["state"] == "WAITING_EVIDENCE" and not document.get("gates") and not document.get("outputs")
-    return waits and document["next_look_utc"] == document["evidence_deadline_utc"]
 
 
 def _required(document: Json) -> str:

@@ -14,7 +14,9 @@ import typer
 
 from scenario_runner.cli import act_commands, authority, ledger, look_commands
 from scenario_runner.cli.console import open_standard_streams, print_line
+from scenario_runner.cli.corrections import CorrectionFlags
 from scenario_runner.cli.evidence_commands import add_evidence
+from scenario_runner.cli.flag_groups import takes_flag_groups
 from scenario_runner.cli.groups import Groups
 from scenario_runner.cli.options import (
     CheckPolicyOption,
@@ -26,13 +28,11 @@ from scenario_runner.cli.options import (
     ManyOption,
     OptionalFileArgument,
     PolicyOption,
-    PurposeOption,
-    ReasonCodeOption,
-    SupersedesOption,
     TimeoutOption,
     WaitOption,
     WiringOption,
 )
+from scenario_runner.cli.request_flags import RequestFlags
 from scenario_runner.cli.retention_commands import add_retention
 
 _EXIT_CODES = (
@@ -155,7 +155,9 @@ def run_one(
 
 
 @app.command(rich_help_panel=_REQUEST, short_help="Put run requests on the control bus.")
+@takes_flag_groups
 def submit(
+    *,
     wiring: WiringOption,
     file: OptionalFileArgument = None,
     jsonl: ManyOption = None,
@@ -163,24 +165,8 @@ def submit(
     timeout: TimeoutOption = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the request document, and send nothing.")] = False,
     as_json: JsonOfManyOption = False,
-    run_equivalence_key: Annotated[str | None, typer.Option(help="The key: one key is one run, for ever.")] = None,
-    manifest_fingerprint: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
-    parameter_hash: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None,
-    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="0 to 2^64-1.")] = None,
-    scenario_id: Annotated[str | None, typer.Option(help="The scenario, or else --scenario-set.")] = None,
-    scenario_set: Annotated[list[str] | None, typer.Option(help="A scenario of a set (repeatable).")] = None,
-    window_start: Annotated[str | None, typer.Option(metavar="TIME", help="E.g. 2026-01-01T00:00:00Z.")] = None,
-    window_end: Annotated[str | None, typer.Option(metavar="TIME", help="Likewise; after the start.")] = None,
-    window_tz: Annotated[str | None, typer.Option(metavar="ZONE", help="Zone of the tz database; UTC if none.")] = None,
-    engine_run_root: Annotated[str | None, typer.Option(help="Where the engine's run lies.")] = None,
-    output_id: Annotated[list[str] | None, typer.Option(help="An output (repeatable); the policy's if none.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="AUTO, FORCE_INVOKE or FORCE_REUSE.")] = None,
-    invoker: Annotated[str | None, typer.Option(help="Who asks.")] = None,
-    notes: Annotated[str | None, typer.Option(help="For people.")] = None,
-    request_id: Annotated[str | None, typer.Option(help="The sender's own id of the request.")] = None,
-    supersedes: SupersedesOption = None,
-    purpose: PurposeOption = None,
-    reason_code: ReasonCodeOption = None,
+    request: RequestFlags,
+    correction: CorrectionFlags,
     policy: CheckPolicyOption = None,
 ) -> None:
     """Put run requests on the control bus; print the run id and message id.
@@ -188,8 +174,7 @@ def submit(
     A request is a document (FILE), or is made of the flags below --json, or --jsonl names a file of many. Documents are
     checked first: one that would be refused for its form is not sent (exit 1); with --policy neither is one that intake
     would refuse under that policy. A request with --supersedes corrects a run that has ended, once it is READY itself.
-    With --wait the exit code is the
-    verdict: 0 READY, 1 FAILED or refused, 3 none before the timeout, 4 QUARANTINED.
+    With --wait the exit code is the verdict: 0 READY, 1 FAILED or refused, 3 none before the timeout, 4 QUARANTINED.
 
     --jsonl prints one line of JSON for each request, in their order; the exit code says whether one failed (1 refused,
     5 the bus did not take it). To submit the same file again does no harm.
@@ -201,26 +186,15 @@ def submit(
         --window-start 2026-01-01T00:00:00Z --window-end 2026-01-02T00:00:00Z \\
         --engine-run-root runs/local_full_run-1/$M --wait --timeout 600
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
-    from scenario_runner.cli.corrections import CorrectionFlags
-    from scenario_runner.cli.request_flags import RequestFlags
-    from scenario_runner.cli.submit import Options
+    from scenario_runner.cli.submit import Options, run
 
-    flags = RequestFlags(
-        run_equivalence_key=run_equivalence_key, manifest_fingerprint=manifest_fingerprint,
-        parameter_hash=parameter_hash, seed=seed, scenario_id=scenario_id, scenario_set=scenario_set or (),
-        window_start=window_start, window_end=window_end, window_tz=window_tz, engine_run_root=engine_run_root,
-        output_ids=output_id or (), strategy=strategy, invoker=invoker, notes=notes, request_id=request_id,
-    )  # fmt: skip
-    correction = CorrectionFlags(supersedes, purpose, reason_code)
     checked = str(policy) if policy is not None else None
-    options = Options(file, jsonl, flags, correction, checked, wait, timeout, only_print, as_json)
+    options = Options(file, jsonl, request, correction, checked, wait, timeout, only_print, as_json)
     if jsonl is not None:
         from scenario_runner.cli.submit_lines import run as run_lines
 
         run_lines(str(wiring), jsonl, options)
         return
-    from scenario_runner.cli.submit import run
-
     run(str(wiring), options)
 
 

@@ -34,11 +34,6 @@ AfterOption = Annotated[
     str, typer.Option(metavar="CURSOR", help="Go on where a page ended, which its end says.", show_default=False)
 ]
 LimitOption = Annotated[int, typer.Option(min=1, max=100_000, help="Most to list.")]
-SupersedesOption = Annotated[
-    str | None, typer.Option(metavar="RUN_ID", help="The run that this one corrects: an ended one; or its key.")
-]
-PurposeOption = Annotated[str | None, typer.Option(help="What the correction is for.")]
-ReasonCodeOption = Annotated[str | None, typer.Option(help="The sender's own code for the correction.")]
 CheckPolicyOption = Annotated[
     Path | None, typer.Option("--policy", metavar="FILE", help="Send nothing that intake would refuse under it.")
 ]

@@ -16,11 +16,12 @@ from scenario_runner.cli.outputs.acting import REEMIT
 from scenario_runner.cli.read_only import KeptAuthority, never_started
 from scenario_runner.cli.run_ids import named_run
 from scenario_runner.contracts.canonical import Json, parse_json
-from scenario_runner.contracts.documents import ReemitRequest, explain_validation
+from scenario_runner.contracts.documents import ReemitRequest
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.reasons import CODES, SENTENCES, Reason
 from scenario_runner.contracts.states import ReemitKind
 from scenario_runner.contracts.times import format_micros
+from scenario_runner.contracts.validation import explain_validation
 from scenario_runner.intake.reemit import reemit_act
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.production import load_to_write

@@ -1,14 +1,12 @@
-"""A run request that is made of the flags of ``submit``."""
+"""A run request that is made of the flags of ``submit``. The module is imported for ``--help`` too: it loads little."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import ValidationError
+import typer
 
 from scenario_runner.contracts.canonical import Json
-from scenario_runner.contracts.documents import RunRequest, explain_validation
 from scenario_runner.contracts.errors import UsageError
 from scenario_runner.contracts.times import zones
 
@@ -44,21 +42,21 @@ _DIGITS: Final = re.compile(r"[0-9]{1,20}")
 class RequestFlags:
     """The values of the flags, as they were typed; None or empty for a flag that was not given."""
 
-    run_equivalence_key: str | None = None
-    manifest_fingerprint: str | None = None
-    parameter_hash: str | None = None
-    seed: str | None = None
-    scenario_id: str | None = None
-    scenario_set: Sequence[str] = ()
-    window_start: str | None = None
-    window_end: str | None = None
-    window_tz: str | None = None
-    engine_run_root: str | None = None
-    output_ids: Sequence[str] = ()
-    strategy: str | None = None
-    invoker: str | None = None
-    notes: str | None = None
-    request_id: str | None = None
+    run_equivalence_key: Annotated[str | None, typer.Option(help="The key: one key is one run, for ever.")] = None
+    manifest_fingerprint: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None
+    parameter_hash: Annotated[str | None, typer.Option(help="64 lowercase hex characters.")] = None
+    seed: Annotated[str | None, typer.Option(metavar="INTEGER", help="0 to 2^64-1.")] = None
+    scenario_id: Annotated[str | None, typer.Option(help="The scenario, or else --scenario-set.")] = None
+    scenario_set: Annotated[list[str] | None, typer.Option(help="A scenario of a set (repeatable).")] = None
+    window_start: Annotated[str | None, typer.Option(metavar="TIME", help="E.g. 2026-01-01T00:00:00Z.")] = None
+    window_end: Annotated[str | None, typer.Option(metavar="TIME", help="Likewise; after the start.")] = None
+    window_tz: Annotated[str | None, typer.Option(metavar="ZONE", help="Zone of the tz database; UTC if none.")] = None
+    engine_run_root: Annotated[str | None, typer.Option(help="Where the engine's run lies.")] = None
+    output_id: Annotated[list[str] | None, typer.Option(help="An output (repeatable); the policy's if none.")] = None
+    strategy: Annotated[str | None, typer.Option(help="AUTO, FORCE_INVOKE or FORCE_REUSE.")] = None
+    invoker: Annotated[str | None, typer.Option(help="Who asks.")] = None
+    notes: Annotated[str | None, typer.Option(help="For people.")] = None
+    request_id: Annotated[str | None, typer.Option(help="The sender's own id of the request.")] = None
 
     def given(self) -> list[str]:
         """The flags that were given."""
@@ -90,12 +88,12 @@ class RequestFlags:
             "parameter_hash": self.parameter_hash,
             "seed": self.seed,
             "scenario.scenario_id": self.scenario_id,
-            "scenario.scenario_set": list(self.scenario_set) or None,
+            "scenario.scenario_set": self.scenario_set or None,
             "window.window_start_utc": self.window_start,
             "window.window_end_utc": self.window_end,
             "window.window_tz": self.window_tz,
             "engine_run_root": self.engine_run_root,
-            "output_ids": list(self.output_ids) or None,
+            "output_ids": self.output_id or None,
             "requested_strategy": self.strategy,
             "invoker": self.invoker,
             "notes": self.notes,
@@ -111,6 +109,11 @@ def _seed(text: str) -> int:
 
 
 def _check(document: Json) -> None:
+    from pydantic import ValidationError
+
+    from scenario_runner.contracts.documents import RunRequest
+    from scenario_runner.contracts.validation import explain_validation
+
     try:
         request = RunRequest.model_validate(document)
     except ValidationError as error:

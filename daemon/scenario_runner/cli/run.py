@@ -26,8 +26,9 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
 from scenario_runner.service.control_bus import state_modes
-from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.loops import Role
 from scenario_runner.service.span_export import traced
+from scenario_runner.service.supervisor import Supervisor
 from scenario_runner.service.telemetry import end_process, set_up_logging
 
 #: Stands for the run of a request that names none: no run has this id.

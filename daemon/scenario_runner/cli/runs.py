@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from scenario_runner.audit.explain import next_look_of
 from scenario_runner.authority.views.base import Views
 from scenario_runner.authority.views.values import FOREVER_US, Cursor, Order, RunFilter, RunSummary
 from scenario_runner.cli.clock import Clock
@@ -163,9 +164,7 @@ def _shown(row: RunSummary) -> Json:
         "updated_at_utc": format_micros(row.updated_us),
         "evidence_deadline_utc": format_micros(row.deadline_us),
     }
-    if row.due_us is not None:
-        item["next_look_utc"] = format_micros(row.due_us)
-    return item | ({"reason_code": row.reason_code} if row.reason_code else {})
+    return item | next_look_of(row) | ({"reason_code": row.reason_code} if row.reason_code else {})
 
 
 def line_with(clock: Clock) -> Callable[[Json], list[Part]]:

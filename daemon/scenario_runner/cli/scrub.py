@@ -16,7 +16,7 @@ from typing import Final
 import typer
 
 from scenario_runner.audit.required import Named, Unknown
-from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_of
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_digest, drift_of
 from scenario_runner.audit.verify import Verifier
 from scenario_runner.authority import scrubs
 from scenario_runner.authority.acts import ActionRow, DriftAct, PublishedSignal
@@ -28,7 +28,7 @@ from scenario_runner.cli.ledger_reading import Progress
 from scenario_runner.cli.outputs.acting import SCRUB_LINE, SCRUB_SUMMARY
 from scenario_runner.cli.reemit import require_started
 from scenario_runner.cli.when import micros_of
-from scenario_runner.contracts.canonical import Json, canonical_bytes, canonical_sha256, parse_json
+from scenario_runner.contracts.canonical import Json, canonical_bytes, parse_json
 from scenario_runner.contracts.errors import Unavailable, UsageError
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.contracts.times import MICROS, format_micros
@@ -54,6 +54,8 @@ _PAGE: Final = 16
 _NOTE_SECONDS: Final = 1.0
 #: Drift of one run that differs each time is put on record as often as this.
 _RECORD_US: Final = 24 * 3600 * MICROS
+#: Megabytes a second: a kilobyte a second reads a day for 90 MB, and what is slower ends never.
+_LEAST_RATE: Final = 0.001
 #: Outages in a row: then it is the store or the network, and the next run will fare no better.
 _UNREADABLE_IN_A_ROW: Final = 5
 _BEGUN, _DONE, _UNREADABLE = "ACCEPTED", "DONE", "UNREADABLE"
@@ -139,6 +141,8 @@ def scrub(wiring: Wiring, options: ScrubOptions, counts: Counter[str], *, as_jso
     reason, actor = checked_reason(options.reason, needed=False) or "scrub", checked_actor(options.requested_by)
     if options.resume is not None and options.since:
         raise UsageError("--resume goes on with what the scrub was begun with; leave out --since")
+    if 0 < options.rate < _LEAST_RATE:
+        raise UsageError(f"--rate is at least {_LEAST_RATE} MB/s, or 0 for no bound")
     require_started(wiring, "the READY runs")
     with _opened(wiring) as (authority, store):
         options = replace(options, reason=reason, requested_by=actor)
@@ -201,7 +205,7 @@ class _Scrub:
         self._evidence = SharedEvidence(self._artifacts, store, self._pace)
         self._verifier = Verifier(
             store, PinnedPacks(open_pack(wiring), Ledger(store, open_schemas(wiring))), self._artifacts,
-            wiring.control_bus_topic, _not_asked, self._pace.note,
+            wiring.control_bus_topic, _not_asked, lambda _done, _total: None,
             lambda run_id: authority.run(run_id) or Unknown("the authority does not know the run"), Named(),
             self._evidence,
         )  # fmt: skip
@@ -291,12 +295,10 @@ class _Scrub:
     def _put_on_record(self, run_id: str, checks: list[Json]) -> None:
         detail = ": ".join(filter(None, (str(checks[0]["check"]), str(checks[0].get("detail", "")))))
         act = DriftAct(
-            key=f"scrub/{run_id}/{canonical_sha256(checks)[:32]}", run_id=run_id, actor=self._course.actor,
-            reason=self._course.reason, detail=detail, checks=tuple(checks),
+            key=f"scrub/{run_id}/{drift_digest(checks)[:32]}", run_id=run_id, actor=self._course.actor,
+            reason=self._course.reason, detail=detail, checks=tuple(checks), quiet_us=_RECORD_US,
         )  # fmt: skip
-        since_us = self._authority.now_us() - _RECORD_US
-        told = any(item.action == scrubs.ACTION and item.at_us > since_us for item in self._authority.actions(run_id))
-        new = not told and self._authority.record_drift(act)
+        new = self._authority.record_drift(act)
         self._print(run_id, scrubs.DRIFT, detail, checks, repeated=not new)
 
     def _tell_daemons(self, *, ended: bool) -> None:

@@ -15,11 +15,12 @@ from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
 from scenario_runner.service.control_bus import state_modes
-from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.loops import Role
 from scenario_runner.service.notify import Notifier
 from scenario_runner.service.owner import can_tell_dead_owners
 from scenario_runner.service.production import warnings_of
 from scenario_runner.service.span_export import traced
+from scenario_runner.service.supervisor import Supervisor
 from scenario_runner.service.telemetry import end_process, set_up_logging
 from scenario_runner.service.watch import watched
 

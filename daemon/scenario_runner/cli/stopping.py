@@ -12,7 +12,7 @@ from scenario_runner.cli.console import Exit, exit_for_error, print_err
 from scenario_runner.kcl.config import DRAIN_SECONDS
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.service.compose import Daemon
-from scenario_runner.service.loops import Supervisor
+from scenario_runner.service.supervisor import Supervisor
 from scenario_runner.service.telemetry import end_process
 
 _LAST_RESORT_SECONDS: Final = 30.0

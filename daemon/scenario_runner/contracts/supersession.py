@@ -65,7 +65,8 @@ def supersession_of(attributes: Mapping[str, Any]) -> Supersession | None:
     # Slow to import: every look-up would wait for it.
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from scenario_runner.contracts.documents import SupersessionAttributes, explain_validation  # noqa: PLC0415
+    from scenario_runner.contracts.documents import SupersessionAttributes  # noqa: PLC0415
+    from scenario_runner.contracts.validation import explain_validation  # noqa: PLC0415
 
     try:
         found = SupersessionAttributes.model_validate(given)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from scenario_runner.contracts.canonical import Json, canonical_bytes
-from scenario_runner.contracts.documents import EngineAttempt, EngineInvocation, explain_validation
+from scenario_runner.contracts.documents import EngineAttempt, EngineInvocation
 from scenario_runner.contracts.errors import EngineRefusal, SequenceError
 from scenario_runner.contracts.ids import attempt_id_of
 from scenario_runner.contracts.intent import Intent
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.times import format_micros
+from scenario_runner.contracts.validation import explain_validation
 from scenario_runner.engine.invoker import JobEnd, Launch
 
 

@@ -10,9 +10,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from scenario_runner.contracts.canonical import parse_json
-from scenario_runner.contracts.documents import RunReceipt, explain_validation
+from scenario_runner.contracts.documents import RunReceipt
 from scenario_runner.contracts.errors import EvidenceRefused
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.contracts.validation import explain_validation
 
 RUN_RECEIPT: Final = "run_receipt.json"
 """Its path, relative to the engine run root."""

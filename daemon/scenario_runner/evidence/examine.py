@@ -59,9 +59,9 @@ def _examine(root: RunRoot, pack: InterfacePack, key: EvidenceKey) -> Finding:
     else:
         report.outputs = [_not_read(output_id, "its gates have not passed") for output_id in sorted(key.outputs)]
     if report.worst is not Outcome.PASS:
-        return report.finding(None)
+        return report.finding(None, verified.outputs)
     try:
-        return report.finding(verified.finish())
+        return report.finding(verified.finish(), verified.outputs)
     except EvidenceMissing as missing:
         report.classify(missing)
         return report.finding(None)

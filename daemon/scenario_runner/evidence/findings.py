@@ -12,7 +12,7 @@ from scenario_runner.contracts.errors import (
     Refusal,
 )
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.gates.verified_set import Verified
+from scenario_runner.gates.verified_set import OutputEvidence, Verified
 
 
 class Outcome(StrEnum):
@@ -39,6 +39,7 @@ class Finding:
         verified: The finished set when ``outcome`` is PASS, else None. Nothing else leads to READY.
         archived: Details of what is missing because it lies in an archive of its store.
         root_absent: Nothing stands at the engine run root.
+        outputs: Outputs that were read whole, whatever else was found. They prove nothing without ``verified``.
     """
 
     outcome: Outcome
@@ -48,6 +49,7 @@ class Finding:
     verified: Verified | None
     archived: tuple[str, ...] = ()
     root_absent: bool = False
+    outputs: tuple[OutputEvidence, ...] = ()
 
 
 def refused_without_report(outcome: Outcome, refusal: Refusal) -> Finding:
@@ -92,13 +94,15 @@ class Report:
             found.update({key: value for key in ("path", "expected", "actual") if (value := getattr(refusal, key))})
         return found
 
-    def finding(self, verified: Verified | None) -> Finding:
+    def finding(self, verified: Verified | None, outputs: tuple[OutputEvidence, ...] = ()) -> Finding:
         """The finding that all of this comes to.
 
         Args:
             verified: The finished set; only when nothing was refused.
+            outputs: Outputs that were read whole.
         """
         document: Json = {"outcome": self.worst.value, "gates": self.gates, "outputs": self.outputs}
         if self.run_receipt:
             document["run_receipt"] = self.run_receipt
-        return Finding(self.worst, self._reason, self._detail, document, verified, tuple(self._archived))
+        archived = tuple(self._archived)
+        return Finding(self.worst, self._reason, self._detail, document, verified, archived, outputs=outputs)

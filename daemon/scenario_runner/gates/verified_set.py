@@ -100,6 +100,11 @@ class VerifiedSet:
         """True when every required gate has been admitted."""
         return self._required == set(self._gates)
 
+    @property
+    def outputs(self) -> tuple[OutputEvidence, ...]:
+        """Outputs that have been admitted. Whether the set will ever be finished, they do not say."""
+        return tuple(self._outputs.values())
+
     def admit_gate(self, gate_id: str, paths: GatePaths, members: Members, measured: Measurement) -> GatePass:
         """Judge one gate and admit it if it passes.
 

@@ -7,13 +7,14 @@ from typing import Final
 from pydantic import ValidationError
 
 from scenario_runner.contracts.canonical import Json, parse_object
-from scenario_runner.contracts.documents import Envelope, explain_validation
+from scenario_runner.contracts.documents import Envelope
 from scenario_runner.contracts.errors import RequestRefused, one_line
 from scenario_runner.contracts.ids import HEX32, run_id_of
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.contracts.states import OWN_SIGNALS, SignalKind
 from scenario_runner.contracts.supersession import Supersession, supersession_of
 from scenario_runner.contracts.types import KEY_MAX_LENGTH
+from scenario_runner.contracts.validation import explain_validation
 from scenario_runner.tracing import Context, caller_of
 
 _ENVELOPE_KEYS = frozenset({"topic", "message_id", "attributes", "payload", "partition_key", "published_at_utc"})

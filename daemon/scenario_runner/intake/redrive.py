@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scenario_runner.authority.acts import ADMITTED, ActionRow
-from scenario_runner.authority.arrivals import root_of
+from scenario_runner.authority.arrivals import NOBODY_WAITS, root_of
 from scenario_runner.authority.base import Authority, RunReader
 from scenario_runner.authority.reemits import decide, disposition_of, facts_now
 from scenario_runner.authority.values import COLLISION_CODE, COLLISION_DETAIL, Admission, Admitted, NewRun
@@ -186,6 +186,8 @@ def predict(reader: RunReader, record: Admission) -> Admitted:
         decision = decide(record.reemit, facts_now(reader, record.reemit, now_us), now_us)
         disposition, reason = disposition_of(decision.outcome)
         detail = decision.detail
+    elif record.arrival is not None and not reader.awaited(record.arrival):
+        disposition, detail = Disposition.IGNORED, NOBODY_WAITS
     assert disposition is not None
     return Admitted(record.record_key, disposition, reason, detail, record.run_id, repeated=False)
 

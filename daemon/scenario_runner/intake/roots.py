@@ -10,6 +10,9 @@ from scenario_runner.storage.s3_client import split_s3_uri
 
 _FILE_SCHEME: Final = "file://"
 _S3_SCHEME: Final = "s3://"
+#: Bytes of a key prefix: S3 has keys of 1,024 bytes at most, and refuses to list below a longer prefix, which looks
+#: like an outage for ever. A slash and a name follow.
+_LONGEST_PREFIX: Final = 1022
 
 
 def normalise_root(text: str, allowed: Sequence[str], cwd: str) -> str:
@@ -54,6 +57,8 @@ def _s3(text: str) -> str:
         raise _refused(text, str(error)) from error
     if any(char in prefix for char in "*?#%"):
         raise _refused(text, "it holds a wildcard or one of '?', '#', '%'")
+    if len(prefix.encode()) > _LONGEST_PREFIX:
+        raise _refused(text, f"no key of S3 is so long: a prefix has {_LONGEST_PREFIX} bytes at most")
     return f"{_S3_SCHEME}{bucket}/{prefix}".rstrip("/")
 
 

@@ -1,6 +1,7 @@
 """Event notifications of S3: which objects have come, from the body of a message of a queue. Pure.
 
-S3 sends its events to the queue itself, through SNS, or through EventBridge; all three are read. The bytes are hostile:
+S3 sends its events to the queue itself, through SNS (as they are, or in an envelope), or through EventBridge; all are
+read. An object that was restored from an archive has come too: until then it could not be read. The bytes are hostile:
 whoever may write to the queue wrote them. What they name is only looked for among the roots where runs wait.
 """
 
@@ -19,6 +20,12 @@ _LONGEST_KEY: Final = 1024
 _MOST_EVENTS: Final = 100
 #: Folders of a key, from the allowed root on, that are looked for: engines nest far less, and each costs a look-up.
 _MOST_FOLDERS: Final = 16
+_CAME: Final = re.compile(r"(s3:)?(ObjectCreated:.*|ObjectRestore:Completed)", re.ASCII | re.DOTALL)
+"""``eventName`` of S3's own events; the prefix is that of other makes."""
+_CAME_BY_BRIDGE: Final = ("Object Created", "Object Restore Completed")
+"""``detail-type`` of the same through EventBridge."""
+#: A name of a type in a message is a word; what is longer is none, and would make the log line long.
+_LONGEST_TYPE: Final = 60
 _PRINTABLE: Final = re.compile(TEXT_PATTERN)
 
 
@@ -47,6 +54,8 @@ def created_objects(body: str) -> list[str]:
     if document.get("Event") == "s3:TestEvent":
         return []
     records = document.get("Records")
+    if records is None and isinstance(kind := document.get("Type"), str):
+        raise NoEventError(f"it is a {kind[:_LONGEST_TYPE]!r} of SNS, which holds no event")
     if not isinstance(records, list) or len(records) > _MOST_EVENTS:
         raise NoEventError(f"it holds no list of at most {_MOST_EVENTS} events")
     return [place for record in records for place in _of_record(record)]
@@ -74,22 +83,23 @@ def _parse(text: object) -> Json:
         raise NoEventError("it holds no text")
     try:
         return parse_object(text.encode())
-    except (RequestRefused, UnicodeEncodeError) as error:
-        raise NoEventError(str(error)) from error
+    except RequestRefused as error:
+        raise NoEventError(error.detail) from error
+    except UnicodeEncodeError as error:
+        raise NoEventError("it is no text of UTF-8") from error
 
 
 def _of_eventbridge(document: Json) -> list[str]:
-    if document.get("detail-type") != "Object Created":
+    if document.get("detail-type") not in _CAME_BY_BRIDGE:
         return []
-    detail = document.get("detail")
-    return [_place(detail, encoded=False)]
+    return [_place(document.get("detail"), encoded=False)]
 
 
 def _of_record(record: object) -> list[str]:
     if not isinstance(record, dict) or record.get("eventSource") not in ("aws:s3", "minio:s3"):
         raise NoEventError("an event is not of S3")
     name = record.get("eventName")
-    if not isinstance(name, str) or not name.removeprefix("s3:").startswith("ObjectCreated"):
+    if not isinstance(name, str) or _CAME.fullmatch(name) is None:
         return []
     return [_place(record.get("s3"), encoded=True)]
 

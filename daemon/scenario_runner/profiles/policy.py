@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scenario_runner.contracts.canonical import Json, canonical_sha256
 from scenario_runner.contracts.depth import DigestSource
-from scenario_runner.contracts.documents import PolicyRev, explain_validation
+from scenario_runner.contracts.documents import PolicyRev
 from scenario_runner.contracts.errors import ConfigurationError, SequenceError
 from scenario_runner.contracts.plan import DEFAULT_BOUNDS, EvidenceBounds
 from scenario_runner.contracts.strict_yaml import read_yaml
 from scenario_runner.contracts.types import Hex64, Name, Positive, ShortText, UInt64
+from scenario_runner.contracts.validation import explain_validation
 
 _REMEDY: Final = "correct the policy, then set content_digest to what `scenario-runner policy digest FILE` prints"
 

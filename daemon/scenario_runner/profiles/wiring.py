@@ -204,7 +204,7 @@ def parse_wiring(document: object, source: str) -> Wiring:
     try:
         return Wiring.model_validate(given)
     except ValidationError as error:
-        from scenario_runner.contracts.documents import explain_validation  # noqa: PLC0415 - slow, and seldom needed
+        from scenario_runner.contracts.validation import explain_validation  # noqa: PLC0415 - slow, and seldom needed
 
         raise ConfigurationError(source, explain_validation(error, quotes=False), _REMEDY) from error
 

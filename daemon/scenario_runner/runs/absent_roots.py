@@ -1,6 +1,6 @@
 """Rounds over the roots that waiting runs lack: one look for all runs of a root, and no write while it is absent.
 
-A run that waits for its root is due at its deadline (:mod:`~scenario_runner.runs.decisions`). Until then this looks at
+A run that waits for its root is due at its deadline (:mod:`~scenario_runner.runs.waits`). Until then this looks at
 the root, which costs one request for as many roots as lie together, and makes the run due when something stands there.
 An examination then decides as ever: nothing of a verdict is decided here. The pace is bounded, whatever number of runs
 waits; see ADR 0039.
@@ -50,16 +50,17 @@ class AbsentRoots:
         self, authority: Authority, artifacts: Artifacts, monotonic: Callable[[], float], only: str = ""
     ) -> None:
         self._authority, self._artifacts, self._monotonic, self._only = authority, artifacts, monotonic, only
+        #: Roots of the page that have no answer yet, and the last root of the page; empty between two rounds.
         self._page: list[str] = []
         self._after = ""
-        self._next_round = monotonic()
-        self._warned = False
-        self._sharers = 1
+        self._next_round_at = monotonic()
+        self._warned = False  # of roots that cannot be looked at: once a round
+        self._daemons_looking = 1
 
     @property
     def pause_seconds(self) -> float:
         """How long to wait before the next step."""
-        return _STEP_SECONDS * self._sharers if self._after else _BETWEEN_ROUNDS_SECONDS
+        return _STEP_SECONDS * self._daemons_looking if self._after else _BETWEEN_ROUNDS_SECONDS
 
     def step(self) -> int:
         """Look once, unless the round is over and the next one has not begun; returns how many runs were made due.
@@ -67,7 +68,7 @@ class AbsentRoots:
         Raises:
             Unavailable: the authority does not answer.
         """
-        if not self._after and self._monotonic() < self._next_round:
+        if not self._after and self._monotonic() < self._next_round_at:
             return 0
         if not self._page:
             self._turn_page()
@@ -77,11 +78,11 @@ class AbsentRoots:
         began, begins = self._monotonic(), not self._after
         if begins:
             looking = sum(daemon.role in _ROLES for daemon in self._authority.daemons_seen(_SEEN_US))
-            self._sharers = max(1, looking)
+            self._daemons_looking = max(1, looking)
         self._page = self._authority.absent_roots(self._after, _PAGE, self._only)
         self._after = self._page[-1] if self._page else ""
         if begins:  # last: a round that an outage kept from beginning is tried again, not left out
-            self._next_round, self._warned = began + _ROUND_SECONDS, False
+            self._next_round_at, self._warned = began + _ROUND_SECONDS, False
 
     def _look(self) -> int:
         seen = self._artifacts.look(self._page)

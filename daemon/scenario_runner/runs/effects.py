@@ -95,7 +95,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class FindReceipts:
-    """Ask whether these receipts were seen in place a moment ago. Answer: bool."""
+    """Ask whether this process has seen these receipts in place a moment ago; nothing is read. Answer: bool."""
 
     receipts: tuple[InstanceReceiptFile, ...]
 
@@ -221,6 +221,9 @@ class FindJob:
     Attributes:
         job: The attempt as its row holds it.
         invoker: Name of the backend that launched it. No other one can say that nothing of it runs.
+
+    Raises in the lifecycle:
+        LeaseLostError: the lease ran out before it was known. A backend that does not answer is asked again.
     """
 
     job: Job
@@ -229,7 +232,11 @@ class FindJob:
 
 @dataclass(frozen=True, slots=True)
 class AwaitEnd:
-    """Wait until nothing of an attempt runs any more, without holding a thread. Answer: the :class:`JobEnd`."""
+    """Wait until nothing of an attempt runs any more, without holding a thread. Answer: the :class:`JobEnd`.
+
+    Raises in the lifecycle:
+        LeaseLostError: the lease ran out meanwhile; an engine that is bound to its lease is ended.
+    """
 
     job: Job
 

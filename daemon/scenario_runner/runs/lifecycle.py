@@ -54,7 +54,6 @@ from scenario_runner.runs.decisions import (
     ready,
     retried,
     root_missing,
-    waiting_or_failed,
 )
 from scenario_runner.runs.effects import (
     Attest,
@@ -71,6 +70,7 @@ from scenario_runner.runs.effects import (
 )
 from scenario_runner.runs.execution import ExecutionPlan, execute
 from scenario_runner.runs.progress import Progress, record
+from scenario_runner.runs.waits import waiting_or_failed
 
 Lifecycle = Generator[Effect, Any, Transition]
 _log = structlog.get_logger("runs")

@@ -8,7 +8,7 @@ from scenario_runner.counters import observing
 from scenario_runner.runs.member import Member
 from scenario_runner.tracing import Span, SpanName, is_on, now_ns, record
 
-#: Nanoseconds in a microsecond: the authority's times are in these, spans in those.
+#: Nanoseconds in a microsecond: times of spans are in nanoseconds, those of the authority in microseconds.
 _NS_OF_US = 1000
 
 

@@ -61,8 +61,7 @@ _IO_THREADS: Final = 8
 """Threads that write to folders. They wait for fsyncs, which file systems make together; more threads gain nothing."""
 _S3_IO_THREADS: Final = 128
 """Requests to S3 at a time: those of a batch of the runner and of one of the relay, 64 each; two batches of the runner
-seldom write at the same moment. At 25 ms they are 5,120 a
-second; S3 gives a prefix 3,500 PUTs a second."""
+seldom write at the same moment. At 25 ms they are 5,120 a second; S3 gives a prefix 3,500 PUTs a second."""
 _S3_READERS: Final = 4
 """Least number of threads that read one run's evidence on S3, whatever the machine's cores: they wait for a network."""
 _S3_EXAMINATIONS: Final = 8

@@ -37,11 +37,10 @@ LOOPS: Final = (
 )  # fmt: skip
 """The loops that a daemon may run; of several alike the worst is shown."""
 OPERATIONS: Final = (
-    "counters.failed", "engine.found", "engine.launched", "locks.kept_by_others", "log.dropped", "postgres.statements",
-    "relay.drift", "relay.reemit_refused", "relay.signal_drift", "relay.signal_unavailable", "relay.unavailable",
-    "roots.looked_at", "runs.examined_in_vain",
-    "runs.postponed", "s3.get", "s3.head", "s3.list", "s3.put", "spans.dropped", "spans.exported",
-    "sqlite.locked_by_others",
+    "counters.failed", "engine.found", "engine.launched", "evidence_queue.unavailable", "locks.kept_by_others",
+    "log.dropped", "postgres.statements", "relay.drift", "relay.reemit_refused", "relay.signal_drift",
+    "relay.signal_unavailable", "relay.unavailable", "roots.looked_at", "runs.examined_in_vain", "runs.postponed",
+    "s3.get", "s3.head", "s3.list", "s3.put", "spans.dropped", "spans.exported", "sqlite.locked_by_others",
 )  # fmt: skip
 """Names of counts that are shown as labels of ``sr_operations_total``."""
 

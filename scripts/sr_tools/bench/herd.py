@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from sr_tools.bench.daemon import Daemon
@@ -22,6 +23,8 @@ from sr_tools.bench.world import World, run_id_of
 _MOST_CPU, _MOST_CALLS, _MOST_LINES = 5.0, 10.0, 1.0
 #: The waits began between three hours and one hour ago, and end in a day.
 _OLDEST_US, _YOUNGEST_US, _LEFT_US = 10_800 * MICROS, 3600 * MICROS, 86_400 * MICROS
+#: The longest pause of a run whose root is not looked at in rounds: no measurement takes as long.
+_BACK_OFF_US: Final = 600 * MICROS
 #: Examinations that such a run has behind it, with a pause of a minute.
 _WAKES: Final = 60
 #: A release without rounds looks at each run once a minute.
@@ -41,16 +44,21 @@ class Herd:
         request: Of a new run whose evidence is there.
         where: For the report.
         database_cpu: Seconds of CPU of the database's processes that serve the daemon.
+        root: Where its runs wait, or the first of them.
     """
 
     world: World
     request: Json
     where: str
     database_cpu: Callable[[], float]
+    root: str
 
 
 def waiting_template(world: World) -> dict[str, Template]:
-    """Drive a run until it waits for a root that is absent; its rows, under its state."""
+    """Drive a run until it waits for a root that is absent; its rows, under its state.
+
+    Its evidence lies elsewhere: in the one engine run of the world.
+    """
     request = {**world.make_engine_run("waits", 0), "engine_run_root": str(world.runs / "nothing")}
     run_id = world.drop(request, "waits")
     world.serve("--until-idle").finish()
@@ -59,19 +67,37 @@ def waiting_template(world: World) -> dict[str, Template]:
     return {template.state(): template}
 
 
+def evidence_of(world: World) -> Path:
+    """Where the evidence of these runs lies, as long as the world has no other engine run."""
+    (path,) = world.runs.glob("local_full_run-*/*")
+    return path
+
+
 def name_of(what: str, number: int) -> str:
     """A name of a folder, as random as the ids of engine runs are."""
     return hashlib.sha256(f"{what} {number}".encode()).hexdigest()[:24]
 
 
-def rows_of(base: str, *, same_root: bool) -> Rows:
-    """What makes the rows of a herd whose roots lie in a folder: one root for all runs, or one for each."""
-    return partial(_rows, base, 1 if same_root else 0)
+def root_of(base: str, number: int) -> str:
+    """One of the roots in their folder."""
+    return f"{base}/{name_of('absent', number)}"
+
+
+def rows_of(base: str, *, same_root: bool, in_rounds: bool = True) -> Rows:
+    """What makes the rows of a herd whose roots lie in a folder: one root for all runs, or one for each.
+
+    Args:
+        base: The folder.
+        same_root: Whether all runs wait for one root.
+        in_rounds: Whether the roots are looked at in rounds; else the runs are due in some minutes.
+    """
+    return partial(_rows, base, same_root, in_rounds)
 
 
 def _rows(
     base: str,
-    roots: int,
+    same_root: bool,  # noqa: FBT001 - of rows_of
+    in_rounds: bool,  # noqa: FBT001
     templates: Mapping[str, Template],
     count: int,
     now_us: int,
@@ -81,7 +107,7 @@ def _rows(
     run = template.rows["runs"][0]
     old_root = json.loads(run["intent"])["engine_run_root"].encode()
     for number in range(count):
-        root = f"{base}/{name_of('absent', number % roots if roots else number)}"
+        root = root_of(base, 0 if same_root else number)
         key = f"herd-{number:09d}"
         began_us = now_us - _OLDEST_US + (_OLDEST_US - _YOUNGEST_US) * number // count
         own = {"run_id": run_id_of(key), "ts_us": began_us}
@@ -91,7 +117,7 @@ def _rows(
             **run, "run_id": run_id_of(key), "run_equivalence_key": key, "admitted_us": began_us,
             "updated_us": began_us, "deadline_us": now_us + _LEFT_US, "intent": _moved(run["intent"], old_root, root),
             "lease_owner": "", "lease_until_us": 0, "wakes": _WAKES, "report_digest": _report_digest(events),
-            "projected_seq": run["event_seq"], **_schedule(run, root, now_us, number),
+            "projected_seq": run["event_seq"], **_schedule(run, root if in_rounds else "", now_us, number),
         }  # fmt: skip
         yield from (("run_events", event) for event in events)
 
@@ -99,7 +125,7 @@ def _rows(
 def _schedule(run: Row, root: str, now_us: int, number: int) -> Row:
     """As the release keeps it: due at the deadline where roots are looked at in rounds, else within a minute."""
     if "absent_root" in run:
-        return {"absent_root": root, "due_us": now_us + _LEFT_US}
+        return {"absent_root": root, "due_us": now_us + (_LEFT_US if root else _BACK_OFF_US)}
     return {"due_us": now_us + number * 7919 % _MINUTE_US}
 
 

@@ -9,7 +9,7 @@ A guard is an early refusal (``if ...: raise``, ``if ...: return``, ``if ...: co
   scripts/delete_guards.py --room gates --tests tests/services/scenario_runner/unit/test_hashing_laws.py \
       --tests tests/services/scenario_runner/unit     a quick selection first, a slower one for what that misses
   scripts/delete_guards.py --room authority/sql/sqlite.sql \
-      --tests tests/services/scenario_runner/integration/test_authority_contract.py
+      --tests "tests/services/scenario_runner/integration -k authority"
                                                       the terms of the WHERE of every statement of SQLite
   scripts/delete_guards.py --room authority/sql/postgres.sql --room authority/views/postgres.sql \
       --tests "-m parity -k postgres tests/services/scenario_runner"

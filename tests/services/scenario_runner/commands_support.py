@@ -1,9 +1,12 @@
-"""Every command of the command line, as click knows it."""
+"""Every command of the command line, as click knows it; and what tests of several commands write and read."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer.main
+from support import World
 
 from scenario_runner.cli.main import app
 
@@ -16,3 +19,39 @@ def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from commands(command, f"{prefix}{name} ")
         else:
             yield prefix + name, command
+
+
+SMALL: dict[str, Any] = {
+    "outputs": ["outlet_catalogue"],
+    "members": 2,
+    "member_bytes": 64,
+    "parts": 2,
+    "part_bytes": 64,
+}
+UNKNOWN = "0" * 32
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder with its bytes; SQLite's own working files are left out."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def write_request(world: World, request: dict[str, Any], name: str = "request.json") -> str:
+    path = world.root / name
+    path.write_text(json.dumps(request), "utf-8")
+    return str(path)
+
+
+def edit(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        path.write_text(json.dumps(change(json.loads(path.read_bytes()))), "utf-8")
+
+    return apply
+
+
+def attributes(**fields: Any) -> Callable[[Path], None]:
+    return edit(lambda document: document | {"attributes": document["attributes"] | fields})

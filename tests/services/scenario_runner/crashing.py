@@ -17,6 +17,7 @@ A name that does not exist ends the program with status 99: a crash point that w
 
 import faulthandler
 import functools
+import gc
 import importlib
 import inspect
 import json
@@ -33,6 +34,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
+
+import fork_server
+
+Process = subprocess.Popen[bytes] | fork_server.Forked
 
 NO_SUCH_POINT: Final = 99
 KILLED: Final = -9
@@ -65,6 +70,9 @@ def _wrap(target: str, around: Callable[..., Any]) -> None:
         return around(original, *args, **kwargs)
 
     setattr(holder, name, staticmethod(wrapper) if isinstance(static, staticmethod) else wrapper)
+    for module in [loaded for path, loaded in sys.modules.items() if path.startswith("scenario_runner.")]:
+        for known in [known for known, value in vars(module).items() if value is original]:
+            setattr(module, known, wrapper)  # they imported it by name, before
 
 
 @dataclass
@@ -178,23 +186,26 @@ def serve_arguments(world: Any, *more: str) -> list[str]:
     return ["serve", "--wiring", str(world.wiring), "--policy", str(world.policy), "--log-level", "error", *more]
 
 
-def launch(
-    world: Any, moment: Moment, *more: str, action: str = "kill", mark: Path | str = ""
-) -> "subprocess.Popen[bytes]":
+def launch(world: Any, moment: Moment, *more: str, action: str = "kill", mark: Path | str = "") -> "Process":
     """Start ``serve`` set to act at a moment; its stderr goes to ``crashing.log`` of the world."""
     return launch_command(world, moment, *serve_arguments(world, *more), action=action, mark=mark)
 
 
 def launch_command(
     world: Any, moment: Moment, *arguments: str, action: str = "kill", mark: Path | str = ""
-) -> "subprocess.Popen[bytes]":
+) -> "Process":
     """Start any command in this way."""
     env = {
         **os.environ, "SR_CRASH_AT": moment.at, "SR_CRASH_WHEN": moment.when, "SR_CRASH_NTH": str(moment.nth),
         "SR_CRASH_MATCH": moment.match, "SR_CRASH_TRUE": "1" if moment.after_result else "", "SR_CRASH_DO": action,
         "SR_CRASH_MARK": str(mark),
     }  # fmt: skip
-    return _popen(world, [sys.executable, __file__, *arguments], env)
+    if not fork_server.is_possible(env):
+        return _popen(world, [sys.executable, __file__, *arguments], env)
+    with open(os.devnull, "r+b") as null, open(log_of(world), "ab") as log:
+        return fork_server.Forked(
+            arguments, program="crashing", stdin=null, stdout=null, stderr=log, env=env, new_session=True
+        )
 
 
 def start(world: Any, *more: str) -> "subprocess.Popen[bytes]":
@@ -227,10 +238,12 @@ class Fork:
         self, world: Any, *more: str, moment: Moment | None = None, action: str = "kill",
         prepare: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
+        fork_server.load_everything()
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid:
             return
+        gc.freeze()  # a collection would touch, and so copy, all that is inherited
         code = 1
         try:
             prepare()
@@ -302,7 +315,7 @@ def until(true: Callable[[], object], what: str, seconds: float = 30.0, pause: f
         time.sleep(pause)
 
 
-def until_up(*daemons: "subprocess.Popen[bytes] | Fork") -> None:
+def until_up(*daemons: "Process | Fork") -> None:
     """Wait until daemons answer SIGTERM themselves: before that, their start is over at once."""
     for daemon in daemons:
         until(lambda daemon=daemon: daemon.poll() is not None or _catches_sigterm(daemon.pid), "a daemon is up")
@@ -313,7 +326,7 @@ def _catches_sigterm(pid: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def is_stopped(daemon: "subprocess.Popen[bytes] | Fork") -> bool:
+def is_stopped(daemon: "Process | Fork") -> bool:
     """True while a daemon is stopped (SIGSTOP)."""
     assert daemon.poll() is None, f"it has ended with {daemon.returncode}"
     return Path(f"/proc/{daemon.pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
@@ -330,7 +343,7 @@ def is_locked(database: Path) -> bool:
         return False
 
 
-def stop_unlocked(daemon: "subprocess.Popen[bytes] | Fork", database: Path) -> None:
+def stop_unlocked(daemon: "Process | Fork", database: Path) -> None:
     """Stop a daemon (SIGSTOP) while it is in no transaction."""
     for _ in range(50):
         daemon.send_signal(signal.SIGSTOP)
@@ -370,10 +383,10 @@ class Scenery:
 
         return World(root, {"engine_roots": [str(self.runs)], **wiring}, dict(self.policy))
 
-    def drop(self, world: Any) -> None:
-        """Drop every record."""
+    def drop(self, world: Any, *, fresh: bool = False) -> None:
+        """Drop every record; see ``World.drop``."""
         for name, data in self.records.items():
-            world.drop(data, name)
+            world.drop(data, name, fresh=fresh)
 
     def violations(
         self, world: Any, watch: Any = None, *, killed: bool = True, more: Sequence[bytes] = ()
@@ -385,26 +398,35 @@ class Scenery:
         return check(paths_of(world), dropped=dropped, watch=watch, before=self.photo, killed=killed)
 
 
-def make_load(root: Path, worlds: int, keys: int, **options: Any) -> Scenery:
-    """``worlds`` engine runs, each asked for under ``keys`` equivalence keys; every tenth request comes twice."""
-    from invariants import photograph
-    from support import World
-
-    maker, records = World(root), {}
+def load_records(make_run: Callable[[str, int], dict[str, Any]], worlds: int, keys: int) -> dict[str, bytes]:
+    """Requests by file name, for ``worlds`` engine runs under ``keys`` keys each; every tenth comes twice."""
+    records = {}
     for number in range(worlds):
-        made = maker.make_run(f"world-{number}", seed=number, **{"members": 3, "parts": 2, **options})
+        made = make_run(f"world-{number}", number)
         for key in range(keys):
             request = {**made["request"], "run_equivalence_key": f"world-{number}-key-{key}"}
             records[f"{key:03d}-{number:03d}.json"] = json.dumps(request).encode()
             if (number + key) % 10 == 0:
                 again = {**request, "request_id": "again"}
                 records[f"{key:03d}-{number:03d}-again.json"] = json.dumps(again).encode()
-    return Scenery(maker.runs, dict(sorted(records.items())), {}, photograph([maker.runs]))
+    return dict(sorted(records.items()))
+
+
+def make_load(root: Path, worlds: int, keys: int, **options: Any) -> Scenery:
+    """``worlds`` engine runs, each asked for under ``keys`` equivalence keys; every tenth request comes twice."""
+    from invariants import photograph
+    from support import World
+
+    maker = World(root)
+    records = load_records(
+        lambda name, seed: maker.make_run(name, seed=seed, **{"members": 3, "parts": 2, **options}), worlds, keys
+    )
+    return Scenery(maker.runs, records, {}, photograph([maker.runs]))
 
 
 def evidence(world: Any) -> dict[str, Any]:
     """What a world came to, without the moments at which things happened: equal for equal requests and engine runs."""
-    from invariants import PREFIX, canonical, files_below, sha
+    from invariants_world import PREFIX, canonical, files_below, sha
 
     found: dict[str, Any] = {"rejected": [], "terminal": []}
     for item in world.signals():

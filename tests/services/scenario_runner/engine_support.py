@@ -7,15 +7,16 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scenario_runner.engine.command import ATTEMPT_VARIABLE, parse_command
 from scenario_runner.engine.invoker import EngineInvoker, Job, JobEnd, Launch
 from scenario_runner.engine.subprocess_invoker import SubprocessInvoker, SubprocessSettings
-from scenario_runner.procfs import processes_with
+from scenario_runner.procfs import processes_with, state_and_start_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SALT_VARIABLE = "SR_TEST_ATTEMPT_SALT"
@@ -69,3 +70,47 @@ def end_of(invoker: EngineInvoker, job: Job) -> JobEnd:
 def processes_of(attempt_id: str) -> set[int]:
     """Running processes that bear the attempt's mark, its keeper among them."""
     return set(processes_with(ATTEMPT_VARIABLE, attempt_id))
+
+
+# Forks twice, in a session of its own, ignores SIGTERM, forgets its environment: and says its process id in a file.
+ESCAPE = """
+import os, signal, sys, time
+def escape(path, clear):
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if clear:
+        program = "import time, sys; open(sys.argv[1], 'w').write(str(__import__('os').getpid())); time.sleep(600)"
+        os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", program, path], {})
+    open(path, "w").write(str(os.getpid()))
+    time.sleep(600)
+    os._exit(0)
+def wait(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+"""
+
+
+@contextmanager
+def engine(folder: Path, program: str, **settings: object) -> Iterator[SubprocessInvoker]:
+    invoker = script_engine(folder, program, **settings)
+    try:
+        yield invoker
+    finally:
+        invoker.close()
+
+
+def state_of(pid: int) -> str:
+    return state_and_start_time(pid)[0]
+
+
+def is_gone(pid: int) -> bool:
+    return state_of(pid) in ("", "Z", "X")
+
+
+def written_pid(path: Path) -> int:
+    return int(until(lambda: path.exists() and path.read_text(), f"{path.name} is written"))

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from crashing import Scenery, drained, evidence
-from invariants import Paths, check, photograph
+from crashing import Scenery, drained, evidence, load_records
+from invariants import check, photograph
+from invariants_world import Paths
 from postgres_support import with_parameters
 from psycopg.rows import dict_row
 from s3_support import Spot
@@ -223,19 +224,9 @@ class ParityScenery(Scenery):
 
 def make_parity_load(engines: EngineRuns, worlds: int, keys: int, **options: Any) -> ParityScenery:
     """``worlds`` engine runs, each asked for under ``keys`` equivalence keys; every tenth request comes twice."""
-    records = {}
-    for number in range(worlds):
-        made = engines.make(f"world-{number}", seed=number, **options)
-        for key in range(keys):
-            request = {**made["request"], "run_equivalence_key": f"world-{number}-key-{key}"}
-            records[f"{key:03d}-{number:03d}.json"] = json.dumps(request).encode()
-            if (number + key) % 10 == 0:
-                again = {**request, "request_id": "again"}
-                records[f"{key:03d}-{number:03d}-again.json"] = json.dumps(again).encode()
+    records = load_records(lambda name, seed: engines.make(name, seed=seed, **options), worlds, keys)
     engines.mirror.refresh()
-    return ParityScenery(
-        engines.maker.runs, dict(sorted(records.items())), {}, photograph([engines.mirror.folder]), engines
-    )
+    return ParityScenery(engines.maker.runs, records, {}, photograph([engines.mirror.folder]), engines)
 
 
 def fault_free(scenery: ParityScenery, world: ParityWorld) -> ParityScenery:

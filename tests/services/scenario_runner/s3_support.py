@@ -1,5 +1,6 @@
 """A place of its own on an S3 server for each test, behind a proxy that fails when asked to."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy
+from fault_proxy import Answer, Fault, FaultProxy, cut_body, delay, reset_before, short_body, status
 from support import S3Place, s3_place
+
+from scenario_runner.artifacts.budget import ReadBudget
+from scenario_runner.artifacts.s3 import S3RunRoot
+from scenario_runner.contracts.errors import Refusal
 
 PRIVATE = "fraud-platform/sr/.private"
 SERVERS = ("first", "signed")
@@ -138,3 +143,45 @@ def spot_on(server: str, set_variable: Callable[[str, str], object]) -> Iterator
             yield spot
         finally:
             spot.empty()
+
+
+#: More bytes than any object or listing of the tests.
+MANY = 1 << 20
+BODY = bytes(range(256)) * 8
+
+
+def opened(spot: Spot, root: str = "root", **options: Any) -> S3RunRoot:
+    found: S3RunRoot = spot.artifacts(**options).open(spot.uri(root), ReadBudget())
+    return found
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(root: S3RunRoot, *paths: str) -> Any:
+    (found,) = root.digest([list(paths)])
+    if isinstance(found, Refusal):
+        raise found
+    return found
+
+
+PASSING: dict[str, Callable[[], Fault]] = {
+    "503 SlowDown": lambda: status(503),
+    "500": lambda: status(500),
+    "409": lambda: status(409),
+    "reset before the server hears": reset_before,
+    "reset mid-body": cut_body,
+    "a short body": short_body,
+    "slow": lambda: delay(0.1),
+}
+"""Faults that pass: a call that is made again succeeds."""
+
+
+def archived(storage_class: str) -> Fault:
+    """What S3 answers when the bytes of an object are asked for that lies in an archive."""
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidObjectState</Code><Message>not valid '
+        f"for the storage class</Message><StorageClass>{storage_class}</StorageClass></Error>"
+    ).encode()
+    return Fault("archived", before=lambda _: Answer(403, [("Content-Type", "application/xml")], body, len(body)))

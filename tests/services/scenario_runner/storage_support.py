@@ -1,6 +1,9 @@
-"""What lies in an object store, seen past its interface."""
+"""What lies in an object store, seen past its interface; and calls of the system that fail when they are told to."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from scenario_runner.storage.base import ObjectStore
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -18,3 +21,28 @@ def objects_in(store: ObjectStore, folder: str = "") -> list[str]:
         assert listed is not None
         found = [item.key.removeprefix(store._prefix).lstrip("/") for item in listed]
     return sorted(key for key in found if not key.startswith(store._private + "/"))
+
+
+PREFIX = "fraud-platform/sr"
+PRIVATE = f"{PREFIX}/.private"
+MANY = 1 << 20
+
+
+def version(store: ObjectStore, key: str) -> str:
+    found = store.read(key, MANY)
+    assert found is not None
+    return found.version
+
+
+def private_files(store: FilesystemStore) -> list[str]:
+    folder = os.path.join(store.root, PRIVATE)
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock")) if os.path.isdir(folder) else []
+
+
+def failing(real: Callable[..., Any], code: int, when: Callable[..., bool]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        if when(*arguments):
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **options)
+
+    return call

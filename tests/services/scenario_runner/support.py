@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -15,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import yaml
 from json_contract import check_output
 
+from scenario_runner.intake.spool_files import QUIET_SECONDS
 from sr_tools.engine import make_run
 
 REPO = Path(__file__).resolve().parents[3]
@@ -82,11 +85,16 @@ def need_posix() -> None:
 
 @dataclass
 class World:
-    """One profile with everything it names, under one folder."""
+    """One profile with everything it names, under one folder.
+
+    Attributes:
+        installed: Whether commands are processes of the installed command from their start (see ``fork_server``).
+    """
 
     root: Path
     wiring_changes: dict[str, Any] = field(default_factory=dict)
     policy_changes: dict[str, Any] = field(default_factory=dict)
+    installed: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -167,13 +175,19 @@ class World:
         made = dict(make_run(runs=self.runs, run_key=key, request=path, **options))
         return made | {"request": json.loads(path.read_bytes())}
 
-    def drop(self, request: dict[str, Any] | bytes, name: str = "request.json") -> Path:
-        """Drop a record by hand: rename into the spool."""
+    def drop(self, request: dict[str, Any] | bytes, name: str = "request.json", *, fresh: bool = False) -> Path:
+        """Drop a record by hand: rename into the spool.
+
+        It was written a while ago, unless it is fresh: a torn one is then waited for, as one that is being written.
+        """
         folder = self.bus / "requests"
         folder.mkdir(parents=True, exist_ok=True)
         data = request if isinstance(request, bytes) else json.dumps(request).encode()
         temporary = folder / f".{name}.tmp"
         temporary.write_bytes(data)
+        if not fresh:
+            written = time.time() - 5 * QUIET_SECONDS
+            os.utime(temporary, (written, written))
         target = folder / name
         temporary.rename(target)
         return target
@@ -181,8 +195,11 @@ class World:
     def command(
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run the installed command; what it prints as JSON must be what its schema promises."""
-        done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        """Run the command; what it prints as JSON must be what its schema promises."""
+        if self.installed or not fork_server.is_possible(os.environ):
+            done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+        else:
+            done = fork_server.run(arguments, stdin, timeout, os.environ)
         check_output(arguments, done.stdout)
         return done
 
@@ -240,11 +257,13 @@ class ForkedWorld(World):
         from scenario_runner.cli.main import main
 
         need_posix()
+        fork_server.load_everything()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin or b"")
             given.seek(0)
             pid = os.fork()
             if pid == 0:
+                gc.freeze()  # a collection would touch, and so copy, all that is inherited
                 for number, file in enumerate((given, out, err)):
                     os.dup2(file.fileno(), number)
                 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w"), open(2, "w")  # noqa: SIM115

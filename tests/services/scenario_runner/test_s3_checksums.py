@@ -15,9 +15,8 @@ import pytest
 from fault_proxy import afterwards, meanwhile
 from parity_support import EngineRuns, ParityWorld, schema_in
 from postgres_support import given_dsn
-from s3_support import Spot, spot_on
+from s3_support import Spot, archived, spot_on
 from support import World
-from test_s3_store import archived
 
 from scenario_runner.artifacts.budget import UNLIMITED, ReadBudget
 from scenario_runner.artifacts.reuse import DigestReuse
@@ -33,6 +32,7 @@ from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import open_pack
 from scenario_runner.storage.s3_checksums import StoredChecksum
 
+pytest_plugins = ("s3_fixtures",)
 pytestmark = pytest.mark.parity
 
 WITH_SHA256 = {"ChecksumAlgorithm": "SHA256"}
@@ -54,12 +54,6 @@ def naive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spot]:
     """A place on the server that believes its clients."""
     with spot_on("signed", monkeypatch.setenv) as made:
         yield made
-
-
-@pytest.fixture
-def writes_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was just written counts as written long ago."""
-    monkeypatch.setattr("scenario_runner.artifacts.reuse.RACY_NS", -60_000_000_000)
 
 
 @pytest.fixture

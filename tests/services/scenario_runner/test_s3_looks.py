@@ -3,12 +3,12 @@
 Needs ``SR_TEST_S3_BUCKET``; half of it ``SR_TEST_S3_SIGNED_ENDPOINT_URL``, a server that checks signatures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from fault_proxy import status
-from s3_support import SERVERS, Spot, spot_on
+from s3_support import Spot
 
 from scenario_runner.artifacts.base import RootsSeen
 from scenario_runner.artifacts.budget import ReadBudget
@@ -17,21 +17,8 @@ from scenario_runner.contracts.errors import ConfigurationError, EvidenceMissing
 from scenario_runner.retry import RetryPolicy
 from scenario_runner.storage import s3_client
 
+pytest_plugins = ("s3_fixtures",)
 pytestmark = pytest.mark.parity
-
-
-@pytest.fixture(params=SERVERS)
-def spot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spot]:
-    """A place of the test's own on each server in turn."""
-    with spot_on(request.param, monkeypatch.setenv) as made:
-        yield made
-
-
-@pytest.fixture
-def first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spot]:
-    """A place on the first server only."""
-    with spot_on("first", monkeypatch.setenv) as made:
-        yield made
 
 
 def look(spot: Spot, roots: Sequence[str], artifacts: Any = None) -> RootsSeen:

@@ -170,15 +170,29 @@ SELECT record_key, disposition, reason_code, detail, run_id, TRUE FROM intake_re
 WHERE record_key = ANY (%(record_key)b::text[]);
 
 -- name: claim_runs
+-- The oldest of the new runs, up to a part of the claim, then the oldest of all; see authority/claims.py. The claim of one
+-- run needs the second part only: the planner, which counts on few new runs, might read all of them for it. "+ 0" is the
+-- order of the index of new runs and of no other: where all due runs were new, the planner takes both for equal, and would
+-- read a herd that is woken later to pass it over.
+-- An array is made once. A subquery would be run again for a row that somebody changes meanwhile, and lock other rows.
 -- A planned run starts with its verification, unless it invokes its engine first. "traced_admission" is null for all runs
 -- but those whose request brought a trace context: only theirs are sent and parsed.
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
-due AS MATERIALIZED (
+new_runs AS MATERIALIZED (
+  SELECT run_id, strategy <> 'FORCE_INVOKE' AS starts FROM runs
+  WHERE state = 'PLANNED' AND retries = 0
+    AND due_us + 0 <= (SELECT now FROM clock) AND lease_until_us <= (SELECT now FROM clock)
+    AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
+    AND FALSE  -- only
+  ORDER BY due_us + 0 LIMIT %(most_new)b FOR UPDATE SKIP LOCKED),
+oldest AS MATERIALIZED (
   SELECT run_id, state = 'PLANNED' AND strategy <> 'FORCE_INVOKE' AS starts FROM runs
   WHERE due_us <= (SELECT now FROM clock) AND lease_until_us <= (SELECT now FROM clock)
+    AND run_id <> ALL (ARRAY (SELECT run_id FROM new_runs))
     AND NOT EXISTS (SELECT 1 FROM unfinished_rebuild)
     AND run_id = %(only)b  -- only
-  ORDER BY due_us LIMIT %(limit)b FOR UPDATE SKIP LOCKED),
+  ORDER BY due_us LIMIT %(limit)b - (SELECT count(*) FROM new_runs) FOR UPDATE SKIP LOCKED),
+due AS (SELECT run_id, starts FROM new_runs UNION ALL SELECT run_id, starts FROM oldest),
 claimed AS (
   UPDATE runs r
   SET lease_owner = %(owner)b, lease_epoch = r.lease_epoch + 1, lease_until_us = c.now + %(lease_us)b::bigint,
@@ -417,7 +431,7 @@ FROM behind b, clock c WHERE r.run_id = b.run_id
 RETURNING r.run_id, r.run_equivalence_key, r.state, r.reason_code, r.intent, r.inputs, r.admitted_us, r.deadline_us,
           r.updated_us, r.due_us, r.lease_owner, r.lease_epoch, r.lease_until_us, r.wakes, r.retries, r.last_error,
           r.event_seq, r.projected_seq, r.facts_view_digest, r.relay_retries, r.relay_error, r.relay_since_us,
-          r.relay_until_us;
+          r.relay_until_us, r.absent_root;
 
 -- name: mark_projected
 -- In a database that was rebuilt, or restored from a backup, the run may have other events, and fewer.
@@ -762,13 +776,13 @@ FROM clock;
 -- name: get_run
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE run_id = %(run_id)b;
 
 -- name: list_runs
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE %(state)b::text IS NULL OR state = %(state)b ORDER BY admitted_us DESC LIMIT %(limit)b;
 
 -- name: list_events

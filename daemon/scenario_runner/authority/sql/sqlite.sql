@@ -39,13 +39,22 @@ VALUES (:message_id, :emission, :run_id, :kind, :partition_key, :attributes, :pa
 ON CONFLICT (message_id, emission) DO NOTHING;
 
 -- name: claim_due
+-- The oldest of the new runs, up to a part of the claim, then the oldest of all; see authority/claims.py. The claim of one
+-- run needs the second part only. "+ 0" is the order of the index of new runs, and of no other.
 -- "traced_admission" is null for all runs but those whose request brought a trace context: only theirs are parsed.
+WITH new_runs AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE state = 'PLANNED' AND retries = 0 AND due_us + 0 <= :now AND lease_until_us <= :now
+    AND FALSE  -- only
+  ORDER BY due_us + 0 LIMIT :most_new),
+oldest AS MATERIALIZED (
+  SELECT run_id FROM runs
+  WHERE due_us <= :now AND lease_until_us <= :now AND run_id NOT IN (SELECT run_id FROM new_runs)
+    AND run_id = :only  -- only
+  ORDER BY due_us LIMIT :limit - (SELECT count(*) FROM new_runs))
 UPDATE runs
 SET lease_owner = :owner, lease_epoch = lease_epoch + 1, lease_until_us = :now + :lease_us, absent_root = ''
-WHERE run_id IN (SELECT run_id FROM runs
-                 WHERE due_us <= :now AND lease_until_us <= :now
-                   AND run_id = :only  -- only
-                 ORDER BY due_us LIMIT :limit)
+WHERE run_id IN (SELECT run_id FROM new_runs UNION ALL SELECT run_id FROM oldest)
 RETURNING run_id, run_equivalence_key, lease_epoch, state, intent, inputs, admitted_us, deadline_us, updated_us,
           wakes, retries, last_error, report_digest, invoker, attempts, supersession,
           (SELECT e.details FROM run_events e

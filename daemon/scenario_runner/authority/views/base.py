@@ -302,7 +302,7 @@ def _missing(prefix: str) -> dict[str, Any]:
 def _summary(row: Row) -> RunSummary:
     return RunSummary(
         row["run_id"], row["run_equivalence_key"], RunState(row["state"]), row["reason_code"], row["admitted_us"],
-        row["deadline_us"], row["updated_us"], row["due_us"],
+        row["deadline_us"], row["updated_us"], row["due_us"], row["absent_root"],
     )  # fmt: skip
 
 

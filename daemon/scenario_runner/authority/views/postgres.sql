@@ -10,14 +10,16 @@ SELECT set_config('statement_timeout', %(timeout)b, TRUE), set_config('lock_time
        set_config('enable_bitmapscan', 'off', TRUE), set_config('enable_sort', 'off', TRUE);
 
 -- name: runs_by_admission
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE admitted_us >= %(since)b AND admitted_us < %(until)b
   AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
   AND state = %(state)b  -- if state
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_state
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = %(state)b
   AND admitted_us >= %(since)b AND admitted_us < %(until)b
   AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
@@ -30,7 +32,8 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = %(state
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_reason
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE reason_code <> '' AND reason_code = %(reason)b
   AND admitted_us >= %(since)b AND admitted_us < %(until)b
   AND (admitted_us < %(after_us)b OR run_id < %(after)b)  -- if after
@@ -40,7 +43,8 @@ WHERE reason_code <> '' AND reason_code = %(reason)b
 ORDER BY admitted_us DESC, run_id DESC LIMIT %(limit)b;
 
 -- name: runs_by_deadline
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= %(from_us)b
   AND (deadline_us > %(after_us)b OR run_id > %(after)b)  -- if after
   AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
@@ -53,7 +57,8 @@ ORDER BY deadline_us, run_id LIMIT %(limit)b;
 
 -- name: runs_by_due
 -- Runs on their way, in the order in which runners claim them.
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE due_us IS NOT NULL AND due_us >= %(from_us)b AND state = %(state)b
   AND state IN ('EXECUTING', 'VERIFYING')  -- if busy
   AND (due_us > %(after_us)b OR run_id > %(after)b)  -- if after
@@ -62,18 +67,21 @@ WHERE due_us IS NOT NULL AND due_us >= %(from_us)b AND state = %(state)b
 ORDER BY due_us, run_id LIMIT %(limit)b;
 
 -- name: runs_by_key
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_equivalence_key >= %(key)b AND run_equivalence_key < %(key_end)b
   AND admitted_us >= %(since)b AND admitted_us < %(until)b  -- if admitted
   AND state = %(state)b  -- if state
 ORDER BY run_equivalence_key DESC LIMIT %(limit)b;
 
 -- name: run_summary
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_id = %(run_id)b;
 
 -- name: run_summaries
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_id = ANY (%(run_ids)b::text[]);
 
 -- name: supersessions_of
@@ -187,7 +195,7 @@ FROM (SELECT kept_us FROM digest_reuse WHERE kept_us < %(before_us)b::bigint
 -- name: runs_by_id
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE run_id > %(after)b
   AND admitted_us >= %(since)b  -- if admitted
 ORDER BY run_id LIMIT %(limit)b;

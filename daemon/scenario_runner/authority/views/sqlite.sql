@@ -4,14 +4,16 @@
 -- Pages: "after" names the last row of the page before; the caller narrows the range to begin with that row.
 
 -- name: runs_by_admission
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
   AND state = :state  -- if state
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_state
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = :state
   AND admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
@@ -23,7 +25,8 @@ WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = :state
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_reason
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE reason_code <> '' AND reason_code = :reason
   AND admitted_us >= :since AND admitted_us < :until
   AND (admitted_us < :after_us OR run_id < :after)  -- if after
@@ -33,7 +36,8 @@ WHERE reason_code <> '' AND reason_code = :reason
 ORDER BY admitted_us DESC, run_id DESC LIMIT :limit;
 
 -- name: runs_by_deadline
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE state = 'WAITING_EVIDENCE' AND deadline_us >= :from_us
   AND (deadline_us > :after_us OR run_id > :after)  -- if after
   AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
@@ -45,7 +49,8 @@ ORDER BY deadline_us, run_id LIMIT :limit;
 
 -- name: runs_by_due
 -- Runs on their way, in the order in which runners claim them.
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE due_us IS NOT NULL AND due_us >= :from_us AND +state = :state
   AND +state IN ('EXECUTING', 'VERIFYING')  -- if busy
   AND (due_us > :after_us OR run_id > :after)  -- if after
@@ -54,18 +59,21 @@ WHERE due_us IS NOT NULL AND due_us >= :from_us AND +state = :state
 ORDER BY due_us, run_id LIMIT :limit;
 
 -- name: runs_by_key
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_equivalence_key >= :key AND run_equivalence_key < :key_end
   AND +admitted_us >= :since AND +admitted_us < :until  -- if admitted
   AND +state = :state  -- if state
 ORDER BY run_equivalence_key DESC LIMIT :limit;
 
 -- name: run_summary
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_id = :run_id;
 
 -- name: run_summaries
-SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us FROM runs
+SELECT run_id, run_equivalence_key, state, reason_code, admitted_us, deadline_us, updated_us, due_us, absent_root
+FROM runs
 WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: supersessions_of
@@ -179,7 +187,7 @@ FROM (SELECT kept_us FROM digest_reuse WHERE kept_us < :before_us
 -- name: runs_by_id
 SELECT run_id, run_equivalence_key, state, reason_code, intent, inputs, admitted_us, deadline_us, updated_us, due_us,
        lease_owner, lease_epoch, lease_until_us, wakes, retries, last_error, event_seq, projected_seq,
-       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us
+       facts_view_digest, relay_retries, relay_error, relay_since_us, relay_until_us, absent_root
 FROM runs WHERE run_id > :after
   AND admitted_us >= :since  -- if admitted
 ORDER BY run_id LIMIT :limit;

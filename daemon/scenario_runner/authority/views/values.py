@@ -109,6 +109,7 @@ class RunSummary:
     deadline_us: int
     updated_us: int
     due_us: int | None
+    absent_root: str = ""
 
     def cursor(self, order: Order) -> Cursor:
         """The place after it."""

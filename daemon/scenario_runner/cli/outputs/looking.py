@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from scenario_runner.audit.explain import ROUNDS, SCHEDULED
 from scenario_runner.cli.outputs.shapes import (
     ANY,
     BOOLEAN,
@@ -29,12 +30,17 @@ _RECORD: Final = Shape({
     "record_key": TEXT, "disposition": TEXT, **_REASON, "detail": TEXT, "message_id": TEXT, "received_at_utc": TIME,
     "raw_sha256": TEXT,
 })  # fmt: skip
+_NEXT_LOOK: Final[dict[str, Kind]] = {
+    "next_look": Plain(("string", "null"), values=(SCHEDULED, ROUNDS)), "next_look_utc": TIME_OR_NULL,
+}  # fmt: skip
+"""When a run is examined again: at this time, or in ``rounds`` once something has come to its root, and then at the
+latest."""
 
 # --- status
 
 STATUS: Final = Shape({
     "run_id": TEXT, "state": TEXT, **_REASON, "detail": TEXT_OR_NULL, "updated_at_utc": TIME_OR_NULL,
-    "evidence_deadline_utc": TIME_OR_NULL, "next_look_utc": TIME_OR_NULL, "next_action": TEXT_OR_NULL,
+    "evidence_deadline_utc": TIME_OR_NULL, **_NEXT_LOOK, "next_action": TEXT_OR_NULL,
     "infrastructure_retries": INTEGER_OR_NULL, "last_infrastructure_error": TEXT_OR_NULL,
     "documents_owed": OrNull(Shape({
         "error": TEXT, "tries": INTEGER, "since_utc": TIME_OR_NULL, "next_try": TEXT, "next_action": TEXT,
@@ -105,7 +111,7 @@ EXPLAIN: Final = Shape({
 _RUN: Final = Shape({
     "run_id": HEX32, "run_equivalence_key": TEXT, "state": TEXT, "reason_code": TEXT_OR_NULL,
     "admitted_at_utc": TIME_OR_NULL, "updated_at_utc": TIME_OR_NULL, "evidence_deadline_utc": TIME_OR_NULL,
-    "next_look_utc": TIME_OR_NULL, "supersedes": TEXT_OR_NULL, "superseded_by": ListOf(HEX32),
+    **_NEXT_LOOK, "supersedes": TEXT_OR_NULL, "superseded_by": ListOf(HEX32),
 })  # fmt: skip
 RUNS_LIST: Final = ListShape("runs", _RUN)
 _DAEMON: Final = Shape({
@@ -150,6 +156,9 @@ QUARANTINE_SHOW: Final = Shape({
 CHECK: Final = Shape({
     "check": TEXT, "ok": BOOLEAN, "not_possible": BOOLEAN_OR_NULL, "detail": TEXT_OR_NULL, "expected": ANY,
     "actual": ANY, "law": TEXT_OR_NULL, "origin": TEXT_OR_NULL, "digest": TEXT_OR_NULL, "object": TEXT_OR_NULL,
+    "parts": OrNull(ListOf(Shape({
+        "path": TEXT, "drift": TEXT, "expected": TEXT_OR_NULL, "actual": TEXT_OR_NULL,
+    }))),
 })  # fmt: skip
 _CORRECTION: Final = Shape({
     **dict.fromkeys(("old_run_id", "new_run_id", "purpose", "reason_code"), TEXT_OR_NULL), "old_facts_view_ref": ANY,

@@ -9,7 +9,7 @@ from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, 
 from sr_tools.bench.on_files.engines import engines
 from sr_tools.bench.on_files.growth import growth
 from sr_tools.bench.on_files.help_time import help_time
-from sr_tools.bench.on_files.herd import herd
+from sr_tools.bench.on_files.herd import herd, woken
 from sr_tools.bench.on_files.large_run import large
 from sr_tools.bench.on_files.lookups import lookups
 from sr_tools.bench.on_files.one_shot import one_shot
@@ -38,10 +38,11 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "telemetry": telemetry,
     "growth": growth,
     "herd": herd,
+    "woken": woken,
 }
 #: See :class:`~sr_tools.bench.harness.Bench`.
 ON_REQUEST: Final = ("one_shot", "engines", "lookups", "reemit", "retention", "rebuild", "soak", "telemetry",
-                      "growth", "herd")  # fmt: skip
+                      "growth", "herd", "woken")  # fmt: skip
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -75,6 +76,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
         ("growth-requests", 2000, "small runs on each authority of `growth`"),
         ("herd-runs", 100_000, "waiting runs of `herd`"),
+        ("woken-runs", 4000, "waiting runs that `woken` makes due at once"),
         ("herd-siblings", 1000, "engine runs beside their absent roots"),
         ("telemetry-runs", 2000, "small runs of each daemon of `telemetry`"),
     ):
@@ -90,6 +92,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="runs of `growth` and `lookups` with short documents, made by the database: 2 KB each")  # fmt: skip
     add("--growth-waiting", action="store_true", help="2 of 100 runs of the full authority of `growth` wait")
     add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
+    add("--woken-come", action="store_true", help="what the runs of `woken` wait for has come: they become READY")
     return parser
 
 

@@ -16,7 +16,7 @@ from sr_tools.bench.delay_proxy import DelayError, delayed
 from sr_tools.bench.harness import FAILURES, Bench, Measurement, add_arguments, run
 from sr_tools.bench.lean_s3 import lean_s3
 from sr_tools.bench.on_parity.growth import growth
-from sr_tools.bench.on_parity.herd import herd
+from sr_tools.bench.on_parity.herd import herd, woken
 from sr_tools.bench.on_parity.latency import latency, new_latency
 from sr_tools.bench.on_parity.lookups import lookups
 from sr_tools.bench.on_parity.one_shot import one_shot
@@ -43,6 +43,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "usage": usage,
     "growth": growth,
     "herd": herd,
+    "woken": woken,
 }
 
 DESCRIPTION: Final = """\
@@ -64,6 +65,7 @@ authority is a schema of its own, which is dropped. Nothing else is touched.
   usage         calls, statements and bytes per run, for docs/cost.md; only when it is named
   growth        CPU per run with a million ended runs in the authority; only when it is named
   herd          what very many runs cost that wait for absent roots; only when it is named
+  woken         how long a new run takes behind waiting ones that are woken; only when it is named
 """
 EPILOG: Final = """\
 variables:
@@ -105,6 +107,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("growth-runs", 1_000_000, "ended runs in the full authority of `growth`"),
         ("growth-requests", 2000, "small runs on each authority of `growth`"),
         ("herd-runs", 100_000, "waiting runs of `herd`"),
+        ("woken-runs", 4000, "waiting runs that `woken` makes due at once"),
         ("herd-siblings", 1000, "engine runs beside their absent roots, an object each"),
         ("rebuild-runs", 2500, "runs that rebuild restores"),
         ("one-shot-calls", 6, "calls of `run`; at least 2"),
@@ -127,6 +130,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--growth-plans", metavar="FILE", default="",
         help="explain the statements of more requests of `growth`; FILE gets the plans that read most pages")  # fmt: skip
     add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
+    add("--woken-come", action="store_true", help="what the runs of `woken` wait for has come: they become READY")
     add("--stream-size", type=parse_size, default=1 << 30, metavar="SIZE",
         help="bytes of outputs of streaming; K, M, G are powers of 1024")  # fmt: skip
     add("--delay-ms", type=not_negative, default=0.0, metavar="MS",
@@ -174,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 MEASUREMENTS,
                 failures,
                 conditions,
-                on_request=("lookups", "retention", "rebuild", "usage", "growth", "herd"),
+                on_request=("lookups", "retention", "rebuild", "usage", "growth", "herd", "woken"),
             )
             return run(bench, options)
     except (UnsetError, DelayError) as error:

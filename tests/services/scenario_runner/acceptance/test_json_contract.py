@@ -1,22 +1,19 @@
 """Every command with ``--json``, in several states: what it prints is what its exported schema promises.
 
 ``World.command`` validates every answer, here and in all other tests; these tests see to it that no command is left
-out.
+out. Each is here the installed command once, from its start; in most other tests it is forked (``fork_server``).
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from json_contract import DOCUMENTS, LINES, LISTS, check_output, command_of, prints_lines
-from support import ForkedWorld
+from support import World
 
-from scenario_runner import cli
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.contracts.ids import run_id_of
@@ -45,7 +42,7 @@ class Asked:
     """A world with a run in each resting state, and what its commands answered."""
 
     def __init__(self, root: Path) -> None:
-        self.world = ForkedWorld(root)
+        self.world = World(root, installed=True)
         self.answers: dict[tuple[str, bool], list[Any]] = {}
         for number, (key, damage) in enumerate(DAMAGES.items(), 1):
             made = self.world.make_run(key, data_seed=number, damage=damage, **SMALL)
@@ -60,18 +57,22 @@ class Asked:
     def ask(self, *arguments: str, stdin: bytes | None = None, policy: bool = False) -> list[Any]:
         """Run a command and keep its answers; they were validated."""
         profiles = ("--wiring", str(self.world.wiring), *(("--policy", str(self.world.policy)) if policy else ()))
+        command, lines = command_of(arguments), prints_lines(command_of(arguments), arguments)
+        self.world.installed = command not in {asked for asked, _ in self.answers}
         done = self.world.command(*arguments, *profiles, stdin=stdin)
         assert done.stdout, (arguments, done.stderr)
-        command, lines = command_of(arguments), prints_lines(command_of(arguments), arguments)
         found = [json.loads(line) for line in done.stdout.splitlines()] if lines else [json.loads(done.stdout)]
         self.answers.setdefault((command, lines), []).extend(found)
         return found
 
+    def ask_without_profiles(self, *arguments: str) -> None:
+        """Run a command that needs none."""
+        self.world.installed = True
+        self.answers[command_of(arguments), False] = [json.loads(self.world.command(*arguments, "--json").stdout)]
+
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
-        importlib.import_module(module.name)  # once here, and not in the fork of each command
     return Asked(tmp_path_factory.mktemp("asked") / "world")
 
 
@@ -125,9 +126,8 @@ def test_every_document_of_every_command_and_state_is_what_its_schema_promises(a
     root = (asked.request["engine_run_root"], "--run", run_id_of("waiting"))
     for question in (("stores", "adopt"), ("stream", "adopt"), ("evidence", "arrived", *root)):
         asked.ask(*question, "--json")
-    for arguments in (("policy", "digest", str(world.policy)), ("contracts", "export", str(world.root / "schemas"))):
-        done = world.command(*arguments, "--json")
-        asked.answers[command_of(arguments), False] = [json.loads(done.stdout)]
+    asked.ask_without_profiles("policy", "digest", str(world.policy))
+    asked.ask_without_profiles("contracts", "export", str(world.root / "schemas"))
     assert {command for command, lines in asked.answers if not lines} == {*DOCUMENTS, *LISTS}
     assert {command for command, lines in asked.answers if lines} == {*LINES, *LISTS}
     without = {

@@ -186,13 +186,15 @@ def problems(
     root: Path,
     moments: Sequence[Moment],
     never: list[Moment] | None = None,
+    *,
+    fresh: bool = False,
 ) -> list[Any]:
     """Crash at each moment in turn, drain, and say what differs from a run without faults.
 
     A moment that never came is a problem, or is added to ``never`` when that is given.
     """
     world = scenery.world(root)
-    scenery.drop(world)
+    scenery.drop(world, fresh=fresh)
     watch = Watch(paths_of(world))
     found: list[Any] = []
     for moment in moments:
@@ -278,8 +280,8 @@ def test_a_daemon_killed_again_while_it_recovers(
 ) -> None:
     scenery, expected = settled
     first = Moment(ROWS + "commit", "before")
-    cases = {
-        side.when: lambda side=side: problems(scenery, expected, tmp_path / side.when, [first, side])
+    cases = {  # with a fresh torn record, which every daemon in turn waits for
+        side.when: lambda side=side: problems(scenery, expected, tmp_path / side.when, [first, side], fresh=True)
         for side in sides(Moment(ROWS + again))
     }
     assert each(cases) == {}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from crashing import until
+from rebuild_support import SMALL, Lost
 from support import World
-from test_rebuild import SMALL, Lost
 
 pytestmark = pytest.mark.integration
 

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,10 @@ def kpl_aggregate(payloads: list[bytes]) -> bytes:
 
 
 def test_what_record_processors_count_is_in_the_metrics_of_their_daemon(tmp_path: Path) -> None:
-    world = world_of(tmp_path, shards=2, health_listen=0)
+    world = world_of(tmp_path, shards=2, health_listen=0, evidence_watch="off")
     requests = requests_of(world, 3)
+    late = world.make_run("late", seed=9, members=2, parts=1)
+    away = Path(late["engine_run_root"]).rename(world.root / "away")
     keys = world.put(*requests, *junk(0, 5))
     with daemon(world) as running:
         listening = until(lambda: running.events("listening for health and metrics"), "it listens")[0]
@@ -279,7 +282,40 @@ def test_what_record_processors_count_is_in_the_metrics_of_their_daemon(tmp_path
         lags = until(lambda: {name for name in values() if "sr_intake_lag" in name}, "lags are known", 60)
         assert all("shardId-" in name for name in lags)
         assert len(settled(world, keys)) == 8
+        keys += told_that_evidence_has_come(world, late, away)
+        counted = 'sr_evidence_arrivals_total{source="bus"}'
+        until(lambda: values()[counted] == 1, "what record processors tell is counted", 30)
+        assert settled(world, keys)[keys[-1]] == "ACCEPTED"
         running.stop()
+
+
+def told_that_evidence_has_come(world: KinesisWorld, late: dict[str, Any], away: Path) -> list[str]:
+    """A run waits, due long after the test; its evidence comes, a message on the stream says so, and it is READY.
+
+    Returns:
+        Keys of the records.
+    """
+    keys = world.put(late["request"])
+    where = f"WHERE run_id = '{late['run_id']}'"
+
+    def put_off() -> int:
+        """Make it due later, unless it is being examined: below two minutes, where no clock counts as set back."""
+        idle = f"{where} AND state = 'WAITING_EVIDENCE' AND lease_owner = ''"
+        with closing(sqlite3.connect(world.database, timeout=30)) as rows, rows:
+            return rows.execute(f"UPDATE runs SET due_us = due_us + 100000000 {idle}").rowcount
+
+    def state() -> str:
+        return "".join(row[0] for row in world.rows(f"SELECT state FROM runs {where}"))
+
+    until(put_off, "its evidence is waited for", 60)
+    away.rename(late["engine_run_root"])
+    time.sleep(2)
+    assert state() == "WAITING_EVIDENCE", "nobody has told it"
+    root = str(late["request"]["engine_run_root"])
+    told = world.command("evidence", "arrived", root, "--run", late["run_id"], "--wiring", str(world.wiring), "--json")
+    assert told.returncode == 0, told.stderr.decode()
+    until(lambda: state() == "READY", "it is examined at once", 60)
+    return [*keys, str(json.loads(told.stdout)["record"])]
 
 
 def test_records_delivered_twice_and_a_replay_from_the_start_have_no_second_effect(tmp_path: Path) -> None:

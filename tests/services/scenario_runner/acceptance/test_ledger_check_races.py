@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_rebuild import lost, made  # noqa: F401 - fixtures of another module
 
 from scenario_runner.audit.ledger_check import LedgerCheck
 from scenario_runner.authority.connect import connect_views
@@ -19,18 +18,19 @@ from scenario_runner.rebuild.values import Restored
 from scenario_runner.storage.filesystem import FilesystemStore
 
 if TYPE_CHECKING:
-    from test_rebuild import Lost
+    from rebuild_support import Lost
 
     from scenario_runner.audit.ledger_findings import LedgerFinding
     from scenario_runner.storage.base import StoredObject
 
+pytest_plugins = ("rebuild_fixtures",)
 pytestmark = pytest.mark.integration
 
 
 class BusyStore(FilesystemStore):
     """A store in which a run moves on before its record is read, some times."""
 
-    def __init__(self, lost: Lost, times: int) -> None:  # noqa: F811
+    def __init__(self, lost: Lost, times: int) -> None:
         super().__init__(str(lost.world.store), refs.PRIVATE)
         self._lost, self.times = lost, times
 
@@ -45,7 +45,7 @@ class BusyStore(FilesystemStore):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_moves_on_while_it_is_looked_at_is_no_finding(lost: Lost, times: int) -> None:  # noqa: F811
+def test_a_run_that_moves_on_while_it_is_looked_at_is_no_finding(lost: Lost, times: int) -> None:
     findings: list[LedgerFinding] = []
     views, store = connect_views(f"sqlite:///{lost.world.database}", "test"), BusyStore(lost, times)
     try:
@@ -64,7 +64,7 @@ class ClearedByAnother(dict[Any, Any]):
         return found
 
 
-def test_what_another_thread_has_just_cleared_is_examined_again(lost: Lost) -> None:  # noqa: F811
+def test_what_another_thread_has_just_cleared_is_examined_again(lost: Lost) -> None:
     wiring = load_wiring(str(lost.world.wiring))
     identities = tuple(lost.sql("SELECT name, identity FROM store_identities"))
     read = make_reader(wiring, Terms(None, Witness.BUS))

@@ -51,7 +51,7 @@ def _until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
 def test_orphans_are_waited_for_and_a_sigterm_drains(world: World, tmp_path: Path):
     program = (
         "import pathlib, subprocess\n"
-        "from scenario_runner.service.loops import Supervisor\n"
+        "from scenario_runner.service.supervisor import Supervisor\n"
         "run = Supervisor.run\n"
         "def beside(self):\n"
         "    codes = [subprocess.run(['sh', '-c', 'sleep 0.1 & exit 7']).returncode for _ in range(20)]\n"

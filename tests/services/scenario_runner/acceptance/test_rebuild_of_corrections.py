@@ -8,8 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import ForkedWorld
-from test_rebuild import Lost, canonical, edit
+from rebuild_support import Lost, as_kept, canonical, edit, keep
 from test_supersession import Scene
 
 from scenario_runner.contracts.ids import supersedes_message_id
@@ -29,19 +28,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene.submit("new", "--supersedes", scene.runs["ready"], "--purpose", "late data", "--reason-code", "LATE")
     scene.submit("broken", "--supersedes", scene.runs["ready"], "--purpose", "a try")
     scene.drain()
-    (root.parent / "runs.json").write_text(json.dumps([scene.runs, scene.requests]))
-    shutil.copytree(root, root.parent / "kept")
-    return root
+    return keep(root, scene)
 
 
 @pytest.fixture
 def lost(made: Path) -> Lost:
-    shutil.rmtree(made)
-    shutil.copytree(made.parent / "kept", made)
-    found = object.__new__(Lost)
-    found.world = ForkedWorld(made)
-    found.runs, found.requests = json.loads((made.parent / "runs.json").read_text())
-    return found
+    return as_kept(made)
 
 
 def test_both_ends_come_back_and_everything_goes_on(lost: Lost) -> None:

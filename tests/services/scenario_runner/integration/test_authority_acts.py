@@ -23,14 +23,13 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitLimit, WakeAct
 from scenario_runner.authority.values import Admission, Sent
 from scenario_runner.contracts.states import Disposition, ReemitKind, RunState
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
 
@@ -39,11 +38,11 @@ pytestmark = pytest.mark.integration
 BY = ActionRow("act", 0, "ops", "cli", "redrive", "spool/old", "the pack was corrected", "", "")
 
 
-def records(backend: Backend) -> list[tuple[Any, ...]]:  # noqa: F811
+def records(backend: Backend) -> list[tuple[Any, ...]]:
     return backend.query("SELECT record_key, disposition FROM intake_records ORDER BY record_id")
 
 
-def acted(backend: Backend) -> list[tuple[Any, ...]]:  # noqa: F811
+def acted(backend: Backend) -> list[tuple[Any, ...]]:
     return backend.query("SELECT action_key, subject, outcome FROM operator_actions ORDER BY action_id")
 
 
@@ -57,8 +56,8 @@ def reemit_of(key: str, record: str) -> Admission:
 
 
 def test_a_record_of_an_act_is_admitted_like_any_other_and_the_act_says_what_came_of_it(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     clock.pass_seconds(7)
     admitted = authority.admit_for(BY, asking("k", "redrive/1/spool/old"))
@@ -80,8 +79,8 @@ def test_a_record_of_an_act_is_admitted_like_any_other_and_the_act_says_what_cam
     ],
 )
 def test_the_outcome_of_an_act_is_the_disposition_or_why_the_record_was_refused(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     record: Admission,
     disposition: Disposition,
     outcome: str,
@@ -95,7 +94,7 @@ def test_the_outcome_of_an_act_is_the_disposition_or_why_the_record_was_refused(
     assert letters == ([("redrive/1/spool/old",)] if disposition.value in ("CONFLICT", "REJECTED") else [])
 
 
-def test_a_known_record_or_act_is_not_written_again(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_a_known_record_or_act_is_not_written_again(authority: Authority, backend: Backend) -> None:
     assert authority.admit_for(BY, asking("k", "redrive/1/spool/old")) is not None
     before = records(backend), acted(backend)
     another = replace(BY, action_key="another")
@@ -106,7 +105,7 @@ def test_a_known_record_or_act_is_not_written_again(authority: Authority, backen
     assert authority.run(hex32("other")) is None, "nothing is left of what was not written"
 
 
-def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backend: Backend) -> None:
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
@@ -120,14 +119,14 @@ def test_a_reemit_request_of_an_act_leaves_both_acts(authority: Authority, backe
     assert len(authority.events(hex32("k"))) == 4 + 1 + 2 + 1
 
 
-def test_a_reemit_request_that_is_refused_again_says_so_in_the_act(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_a_reemit_request_that_is_refused_again_says_so_in_the_act(authority: Authority, backend: Backend) -> None:
     admitted = authority.admit_for(BY, reemit_of("nothing", "redrive/1/spool/old"))
     assert admitted is not None
     assert (admitted.disposition, admitted.reason_code) == (Disposition.REJECTED, "RUN_NOT_FOUND")
     assert ("act", "spool/old", "RUN_NOT_FOUND") in acted(backend)
 
 
-def test_of_many_at_once_one_is_carried_out(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_of_many_at_once_one_is_carried_out(authority: Authority, backend: Backend) -> None:
     for kind in ("run", "refused", "reemit"):
         made = {
             "run": asking("k", f"redrive/1/{kind}"), "reemit": reemit_of("k", f"redrive/1/{kind}"),
@@ -142,8 +141,8 @@ def test_of_many_at_once_one_is_carried_out(authority: Authority, backend: Backe
 
 
 def test_a_failure_before_the_act_is_written_leaves_nothing_of_the_record(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
 ) -> None:
     """An act that cannot be written: its subject is no text of the database."""
     if "postgres" in type(authority).__module__:
@@ -163,17 +162,17 @@ def test_a_failure_before_the_act_is_written_leaves_nothing_of_the_record(
 # --- wake -------------------------------------------------------------------------------------------------------------
 
 
-def wake(authority: Authority, *keys: str, act: str = "w") -> dict[str, str]:  # noqa: F811
+def wake(authority: Authority, *keys: str, act: str = "w") -> dict[str, str]:
     found = authority.wake([WakeAct(key=f"{act}/{key}", run_id=hex32(key), actor="ops", reason="r") for key in keys])
     return {key: found[hex32(key)] for key in keys if hex32(key) in found}
 
 
-def waits(authority: Authority, key: str, seconds: float = 60) -> None:  # noqa: F811
+def waits(authority: Authority, key: str, seconds: float = 60) -> None:
     authority.admit([asking(key)])
     commit(authority, waiting(claim_one(authority), authority.now_us() + round(seconds * SECOND)))
 
 
-def test_a_waiting_run_is_due_now_and_nothing_else_of_it_changes(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_waiting_run_is_due_now_and_nothing_else_of_it_changes(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     before = authority.run(hex32("k"))
     assert before is not None
@@ -189,7 +188,7 @@ def test_a_waiting_run_is_due_now_and_nothing_else_of_it_changes(authority: Auth
     assert claim_one(authority).run_id == hex32("k")
 
 
-def test_a_wake_that_is_sent_again_is_carried_out_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_wake_that_is_sent_again_is_carried_out_once(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     assert wake(authority, "k") == wake(authority, "k") == {"k": "WOKEN"}
     assert len(authority.actions(hex32("k"))) == 1
@@ -197,8 +196,8 @@ def test_a_wake_that_is_sent_again_is_carried_out_once(authority: Authority, clo
 
 
 def test_a_run_under_lease_is_left_to_its_holder_who_commits_as_if_nothing_had_happened(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     waits(authority, "k")
     clock.pass_seconds(61)
@@ -212,7 +211,7 @@ def test_a_run_under_lease_is_left_to_its_holder_who_commits_as_if_nothing_had_h
     assert taken.epoch == claim.epoch + 1
 
 
-def test_only_waiting_runs_are_woken_and_every_act_has_its_row(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_only_waiting_runs_are_woken_and_every_act_has_its_row(authority: Authority, backend: Backend) -> None:
     authority.admit([asking("ended")])
     commit(authority, failed(claim_one(authority)))
     waits(authority, "waits")
@@ -227,7 +226,7 @@ def test_only_waiting_runs_are_woken_and_every_act_has_its_row(authority: Author
     assert all(detail for (detail,) in details)
 
 
-def test_a_wake_makes_the_run_due_that_it_names_and_no_other(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_wake_makes_the_run_due_that_it_names_and_no_other(authority: Authority, clock: Clock) -> None:
     waits(authority, "named")
     waits(authority, "another")
     before = authority.run(hex32("another"))
@@ -237,7 +236,7 @@ def test_a_wake_makes_the_run_due_that_it_names_and_no_other(authority: Authorit
     assert wake(authority, "another") == {"another": "WOKEN"}, "acts on other runs do not stand in its way"
 
 
-def test_no_wake_is_no_statement(authority: Authority) -> None:  # noqa: F811
+def test_no_wake_is_no_statement(authority: Authority) -> None:
     assert authority.wake([]) == {}
 
 

@@ -19,7 +19,6 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority import queries
 from scenario_runner.authority.acts import ActionRow, Arrival
@@ -28,7 +27,7 @@ from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
 
@@ -48,18 +47,18 @@ def at(key: str, root: str = ROOT, *, pinned: bool = False) -> Admission:
     return replace(asked, run=replace(asked.run, intent=intent, inputs=inputs))
 
 
-def waits(authority: Authority, key: str, root: str = ROOT, *, pinned: bool = False) -> None:  # noqa: F811
+def waits(authority: Authority, key: str, root: str = ROOT, *, pinned: bool = False) -> None:
     authority.admit([at(key, root, pinned=pinned)])
     commit(authority, waiting(claim_one(authority), authority.now_us() + 60 * SECOND))
 
 
-def row(authority: Authority, key: str) -> RunRow:  # noqa: F811
+def row(authority: Authority, key: str) -> RunRow:
     found = authority.run(hex32(key))
     assert found is not None
     return found
 
 
-def told(authority: Authority, root: str = ROOT, run: str = "") -> int:  # noqa: F811
+def told(authority: Authority, root: str = ROOT, run: str = "") -> int:
     (count,) = authority.tell([Arrival(root, hex32(run) if run else "")])
     return count
 
@@ -78,8 +77,8 @@ def saying(record: str, root: str = ROOT, run: str = "") -> Admission:
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("root", [ROOT, LONG])
 def test_runs_that_wait_at_a_root_are_due_now_and_nothing_else_of_them_changes(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     root: str,
     pinned: bool,
 ) -> None:
@@ -98,7 +97,7 @@ def test_runs_that_wait_at_a_root_are_due_now_and_nothing_else_of_them_changes(
     assert {claim.run_id for claim in authority.claim("w2", 9, LEASE)} == {hex32("a"), hex32("b")}
 
 
-def test_a_run_waits_whatever_its_row_says(authority: Authority) -> None:  # noqa: F811
+def test_a_run_waits_whatever_its_row_says(authority: Authority) -> None:
     """What the index is made of must not fail: then nothing of a batch could be committed."""
     asked = at("k")
     assert asked.run is not None
@@ -108,8 +107,8 @@ def test_a_run_waits_whatever_its_row_says(authority: Authority) -> None:  # noq
 
 
 def test_an_arrival_that_names_a_run_is_told_to_that_one_and_only_where_it_waits(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     waits(authority, "a")
     waits(authority, "b")
@@ -122,7 +121,7 @@ def test_an_arrival_that_names_a_run_is_told_to_that_one_and_only_where_it_waits
     assert row(authority, "b") == before
 
 
-def test_only_runs_that_wait_are_told(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_only_runs_that_wait_are_told(authority: Authority, clock: Clock) -> None:
     authority.admit([at("ended")])
     commit(authority, failed(claim_one(authority)))
     authority.admit([at("verified")])
@@ -140,7 +139,7 @@ def test_only_runs_that_wait_are_told(authority: Authority, clock: Clock) -> Non
     assert [row(authority, key) for key in ("ended", "verified", "planned")] == before
 
 
-def test_a_run_that_has_ceased_to_wait_meanwhile_is_left_alone(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_run_that_has_ceased_to_wait_meanwhile_is_left_alone(authority: Authority, clock: Clock) -> None:
     """It was found as one that waits, and changed before its row was locked."""
     authority.admit([at("verified")])
     claim_one(authority)
@@ -152,8 +151,8 @@ def test_a_run_that_has_ceased_to_wait_meanwhile_is_left_alone(authority: Author
 
 
 def test_many_runs_are_told_a_page_at_a_time(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queries, "MOST_TOLD", 2)
@@ -165,7 +164,28 @@ def test_many_runs_are_told_a_page_at_a_time(
     assert {row(authority, key).due_us for key in keys} == {clock.now}
 
 
-def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:  # noqa: F811
+def test_runs_of_many_arrivals_are_told_together_and_each_once(
+    authority: Authority,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each statement is a transaction: one for each arrival would keep intake waiting for as many."""
+    assert isinstance(authority, queries.Queries)
+    monkeypatch.setattr(queries, "MOST_TOLD", 3)
+    for number in range(8):
+        waits(authority, f"k{number}", f"/runs/{number // 2}")
+    clock.pass_seconds(5)
+    tell_runs, pages = authority._tell_runs, list[list[str]]()
+    monkeypatch.setattr(authority, "_tell_runs", lambda run_ids: pages.append(run_ids) or tell_runs(run_ids))
+    arrivals = [Arrival(f"/runs/{number}") for number in range(4)]
+    named = [Arrival("/runs/0", hex32("k0")), Arrival("/runs/9")]
+    assert authority.tell([*named, *arrivals, *named]) == [1, 0, 2, 2, 2, 2, 1, 0]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    assert sorted(run_id for page in pages for run_id in page) == sorted(hex32(f"k{number}") for number in range(8))
+    assert {row(authority, f"k{number}").due_us for number in range(8)} == {clock.now}
+
+
+def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:
     waits(authority, "a")
     waits(authority, "b", "/runs/other")
     arrivals = [Arrival("/runs/none"), Arrival(ROOT), Arrival("/runs/other", hex32("a")), Arrival(ROOT)]
@@ -173,7 +193,7 @@ def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:  # 
     assert authority.tell([]) == []
 
 
-def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Authority, clock: Clock) -> None:
     assert authority.waiting_roots(9) == []
     waits(authority, "a", "/runs/a")
     for key in ("b", "c"):
@@ -184,7 +204,7 @@ def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Author
     assert authority.waiting_roots(2) == ["/runs/b"]
 
 
-def test_a_run_whose_whole_root_was_absent_is_told_like_any_other(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_run_whose_whole_root_was_absent_is_told_like_any_other(authority: Authority, clock: Clock) -> None:
     """It is due at its deadline, and its root is looked at in rounds until then."""
     authority.admit([at("k")])
     claim = claim_one(authority)
@@ -199,7 +219,7 @@ def test_a_run_whose_whole_root_was_absent_is_told_like_any_other(authority: Aut
 # --- how often --------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_told_once_a_second_and_the_last_arrival_is_not_missed(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_run_is_told_once_a_second_and_the_last_arrival_is_not_missed(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     first = clock.pass_seconds(5)
     assert told(authority) == 1
@@ -217,7 +237,7 @@ def test_a_run_is_told_once_a_second_and_the_last_arrival_is_not_missed(authorit
     assert row(authority, "k").due_us == clock.now
 
 
-def test_an_arrival_puts_no_run_off(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_arrival_puts_no_run_off(authority: Authority, clock: Clock) -> None:
     authority.admit([at("k")])
     commit(authority, waiting(claim_one(authority), clock.now + SECOND // 2))
     soon = row(authority, "k").due_us
@@ -231,8 +251,8 @@ def test_an_arrival_puts_no_run_off(authority: Authority, clock: Clock) -> None:
 
 
 def test_a_clock_that_was_set_back_puts_an_arrival_off_for_a_second_at_most(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     waits(authority, "k")
     clock.pass_seconds(50)
@@ -247,8 +267,8 @@ def test_a_clock_that_was_set_back_puts_an_arrival_off_for_a_second_at_most(
 
 
 def test_a_run_that_is_examined_when_its_evidence_comes_is_due_again_when_it_waits_on(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     waits(authority, "k")
     clock.pass_seconds(61)
@@ -263,7 +283,26 @@ def test_a_run_that_is_examined_when_its_evidence_comes_is_due_again_when_it_wai
     assert row(authority, "k").due_us == clock.now + 60 * SECOND, "that was the examination that it was due for"
 
 
-def test_an_arrival_before_a_claim_leaves_no_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_what_one_process_hears_the_one_that_examines_the_run_finds_in_its_row(
+    authority: Authority,
+    clock: Clock,
+    backend: Backend,
+) -> None:
+    hears = backend.open()
+    for key in ("held", "free"):
+        waits(authority, key)
+    clock.pass_seconds(61)
+    (claim,) = authority.claim("w1", 1, LEASE, hex32("held"))
+    commit(authority, *(waiting(free, clock.now + 60 * SECOND) for free in authority.claim("w1", 9, LEASE)))
+    arrived = clock.pass_seconds(2)
+    assert told(hears) == 2
+    assert [item.run_id for item in authority.claim("w1", 9, LEASE)] == [hex32("free")]
+    commit(authority, waiting(claim, clock.now + 60 * SECOND))
+    assert row(hears, "held").due_us == arrived
+    assert claim_one(hears, "w2").run_id == hex32("held")
+
+
+def test_an_arrival_before_a_claim_leaves_no_mark(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     clock.pass_seconds(5)
     told(authority)
@@ -273,7 +312,7 @@ def test_an_arrival_before_a_claim_leaves_no_mark(authority: Authority, clock: C
     assert row(authority, "k").due_us == clock.now + 60 * SECOND
 
 
-def test_an_earlier_time_stays(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_earlier_time_stays(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     clock.pass_seconds(61)
     claim = claim_one(authority)
@@ -284,7 +323,7 @@ def test_an_earlier_time_stays(authority: Authority, clock: Clock) -> None:  # n
     assert row(authority, "k").due_us == deadline
 
 
-def test_a_run_that_ends_under_its_lease_ends_whatever_was_told(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_run_that_ends_under_its_lease_ends_whatever_was_told(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     clock.pass_seconds(61)
     claim = claim_one(authority)
@@ -294,7 +333,7 @@ def test_a_run_that_ends_under_its_lease_ends_whatever_was_told(authority: Autho
     assert (row(authority, "k").state, row(authority, "k").due_us) == (RunState.FAILED, None)
 
 
-def test_progress_of_an_examination_is_no_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_progress_of_an_examination_is_no_mark(authority: Authority, clock: Clock) -> None:
     """Its commit sets the time too, and a run that is verified is never told."""
     authority.admit([at("k")])
     claim = claim_one(authority)
@@ -308,9 +347,9 @@ def test_progress_of_an_examination_is_no_mark(authority: Authority, clock: Cloc
 
 
 def test_a_record_that_says_it_is_disposed_of_once_and_leaves_nothing_in_the_run(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
+    backend: Backend,
 ) -> None:
     waits(authority, "k")
     clock.pass_seconds(5)
@@ -333,7 +372,7 @@ def test_a_record_that_says_it_is_disposed_of_once_and_leaves_nothing_in_the_run
     assert (again.disposition, again.repeated) == (Disposition.ACCEPTED, True)
 
 
-def test_a_record_of_an_act_tells_waiting_runs_too(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_record_of_an_act_tells_waiting_runs_too(authority: Authority, clock: Clock) -> None:
     waits(authority, "k")
     clock.pass_seconds(5)
     act = ActionRow("act", 0, "ops", "cli", "redrive", "spool/old", "the root is allowed now", "", "")
@@ -345,8 +384,8 @@ def test_a_record_of_an_act_tells_waiting_runs_too(authority: Authority, clock: 
 
 
 def test_runs_are_told_before_their_record_is_disposed_of(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that is killed in between tells them again; the other way round nobody ever would."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from authority_backends import snapshot
 from authority_support import (
     LEASE,
     SECOND,
@@ -26,13 +27,12 @@ from authority_support import (
     submitted,
     waiting,
 )
-from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import EventKind, RunState
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.values import Claim, Transition
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-def claimed(authority: Authority, key: str = "k", **more: Any) -> Claim:  # noqa: F811
+def claimed(authority: Authority, key: str = "k", **more: Any) -> Claim:
     authority.admit([asking(key, **more)])
     return claim_one(authority)
 
 
-def committed(authority: Authority, transition: Transition) -> Claim:  # noqa: F811
+def committed(authority: Authority, transition: Transition) -> Claim:
     """The claim after a transition that was committed."""
     commit(authority, transition)
     return transition.claim_after
 
 
-def counted(backend: Backend) -> list[tuple[Any, ...]]:  # noqa: F811
+def counted(backend: Backend) -> list[tuple[Any, ...]]:
     return backend.query("SELECT attempts FROM runs ORDER BY admitted_us")
 
 
-def epochs(backend: Backend) -> list[tuple[Any, ...]]:  # noqa: F811
+def epochs(backend: Backend) -> list[tuple[Any, ...]]:
     return backend.query("SELECT attempt_no, epoch FROM engine_attempts ORDER BY attempt_no")
 
 
@@ -63,8 +63,8 @@ def epochs(backend: Backend) -> list[tuple[Any, ...]]:  # noqa: F811
 
 
 def test_an_attempt_is_inserted_and_counted_in_the_commit_before_its_launch(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
 ) -> None:
     claim = claimed(authority)
     assert authority.attempts(hex32("k")) == []
@@ -77,7 +77,7 @@ def test_an_attempt_is_inserted_and_counted_in_the_commit_before_its_launch(
     assert authority.events(hex32("k"))[-1].kind == EventKind.ENGINE_ATTEMPT_LAUNCH_REQUESTED
 
 
-def test_everything_about_an_attempt_is_kept(authority: Authority) -> None:  # noqa: F811
+def test_everything_about_an_attempt_is_kept(authority: Authority) -> None:
     claim = committed(authority, launched(claimed(authority), invoker="ecs", handle="place", timeout_us=2**40))
     claim = committed(authority, submitted(claim, handle="arn:1", launched_us=START + 7))
     claim = committed(
@@ -90,7 +90,7 @@ def test_everything_about_an_attempt_is_kept(authority: Authority) -> None:  # n
     assert (attempt.handle, attempt.launched_us, attempt.exit_code, attempt.open) == ("arn:1", START + 7, -9, False)
 
 
-def test_what_an_engine_says_may_hold_anything(authority: Authority) -> None:  # noqa: F811
+def test_what_an_engine_says_may_hold_anything(authority: Authority) -> None:
     claim = committed(authority, launched(claimed(authority), handle="a\x00b"))
     claim = committed(authority, finished(claim, stop_code="\ud800", detail="\x00" * 9000, stderr_tail="é\x00\udfff"))
     (attempt,) = authority.attempts(hex32("k"))
@@ -100,9 +100,9 @@ def test_what_an_engine_says_may_hold_anything(authority: Authority) -> None:  #
 
 
 def test_an_attempt_changes_while_it_is_open_and_keeps_the_epoch_of_its_launch(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
+    clock: Clock,
 ) -> None:
     first = committed(authority, launched(claimed(authority)))
     clock.pass_seconds(LEASE / SECOND)
@@ -117,7 +117,7 @@ def test_an_attempt_changes_while_it_is_open_and_keeps_the_epoch_of_its_launch(
     assert list(second.attempts) == authority.attempts(hex32("k"))
 
 
-def test_an_attempt_whose_end_is_on_record_never_changes(authority: Authority) -> None:  # noqa: F811
+def test_an_attempt_whose_end_is_on_record_never_changes(authority: Authority) -> None:
     begun = committed(authority, launched(claimed(authority)))
     ended = committed(authority, finished(begun, reason_code="ENGINE_TIMEOUT"))
     before = authority.attempts(hex32("k"))
@@ -126,7 +126,7 @@ def test_an_attempt_whose_end_is_on_record_never_changes(authority: Authority) -
         assert authority.attempts(hex32("k")) == before
 
 
-def test_only_the_run_of_the_transition_gets_its_attempt(authority: Authority, backend: Backend) -> None:  # noqa: F811
+def test_only_the_run_of_the_transition_gets_its_attempt(authority: Authority, backend: Backend) -> None:
     authority.admit([asking("a"), asking("b"), asking("c")])
     first, second, third = authority.claim("w1", 3, LEASE)
     commit(authority, launched(first), waiting(second, START + WAIT), launched(third, handle="third"))
@@ -147,9 +147,9 @@ LATE = {
 
 @pytest.mark.parametrize("late", LATE)
 def test_whoever_lost_the_lease_writes_nothing_of_an_attempt(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
+    clock: Clock,
     late: str,
 ) -> None:
     earlier, last = LATE[late]
@@ -166,8 +166,8 @@ def test_whoever_lost_the_lease_writes_nothing_of_an_attempt(
 
 @pytest.mark.parametrize("late", LATE)
 def test_a_claim_that_knows_other_attempts_than_the_row_has_lost_its_lease(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     late: str,
 ) -> None:
     """Otherwise a launch would take the row of a running engine for its own, and the engine would run twice."""
@@ -188,8 +188,8 @@ def test_a_claim_that_knows_other_attempts_than_the_row_has_lost_its_lease(
 
 @pytest.mark.parametrize("late", LATE)
 def test_an_attempt_that_is_committed_again_is_written_and_counted_once(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     late: str,
 ) -> None:
     earlier, last = LATE[late]
@@ -210,7 +210,7 @@ def test_an_attempt_that_is_committed_again_is_written_and_counted_once(
 # --- the deadline -----------------------------------------------------------------------------------------------------
 
 
-def test_a_transition_moves_the_deadline_or_leaves_it(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_transition_moves_the_deadline_or_leaves_it(authority: Authority, clock: Clock) -> None:
     claim = claimed(authority)
     assert claim.deadline_us == START + WAIT
     claim = committed(authority, gates_recorded(claim))
@@ -231,7 +231,7 @@ def test_a_transition_moves_the_deadline_or_leaves_it(authority: Authority, cloc
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def test_claims_bring_the_attempts_of_each_run_in_their_order(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_claims_bring_the_attempts_of_each_run_in_their_order(authority: Authority, clock: Clock) -> None:
     authority.admit([asking(key) for key in "abc"])
     wanted = {}
     for claim, number in zip(authority.claim("w1", 3, LEASE), (0, 11, 2), strict=True):
@@ -248,7 +248,7 @@ def test_claims_bring_the_attempts_of_each_run_in_their_order(authority: Authori
 
 
 def test_runs_without_attempts_are_claimed_without_asking_for_any(
-    authority: Any,  # noqa: F811
+    authority: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No further statement, and so no further round trip."""
@@ -262,7 +262,7 @@ def test_runs_without_attempts_are_claimed_without_asking_for_any(
 
 @pytest.mark.parametrize("strategy", ["AUTO", "FORCE_REUSE", "FORCE_INVOKE", ""])
 def test_a_run_that_invokes_its_engine_first_stays_planned_when_it_is_claimed(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     strategy: str,
 ) -> None:
     authority.admit([asking("k", strategy=strategy), asking("other")])
@@ -279,7 +279,7 @@ def test_a_run_that_invokes_its_engine_first_stays_planned_when_it_is_claimed(
     assert claims[hex32("other")].state is RunState.VERIFYING
 
 
-def test_a_run_that_invokes_its_engine_first_goes_on_from_where_it_is(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_run_that_invokes_its_engine_first_goes_on_from_where_it_is(authority: Authority, clock: Clock) -> None:
     claim = claimed(authority, strategy="FORCE_INVOKE")
     commit(authority, retried(claim, clock.now, "the store is away"))
     claim = claim_one(authority)
@@ -292,7 +292,7 @@ def test_a_run_that_invokes_its_engine_first_goes_on_from_where_it_is(authority:
         "OPEN", "PLANNED", "PLANNED", "PLANNED", "EXECUTING", "VERIFYING", "VERIFYING", "READY"]  # fmt: skip
 
 
-def test_an_executing_run_whose_lease_has_run_out_is_claimed_as_it_is(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_executing_run_whose_lease_has_run_out_is_claimed_as_it_is(authority: Authority, clock: Clock) -> None:
     claim = committed(authority, launched(claimed(authority, strategy="FORCE_INVOKE")))
     assert authority.claim("w2", 10, LEASE) == []
     assert authority.owners() == {"w1"}
@@ -304,8 +304,8 @@ def test_an_executing_run_whose_lease_has_run_out_is_claimed_as_it_is(authority:
 
 
 def test_the_documents_of_an_executing_run_are_written_under_its_lease_and_wait_between_two(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     claim = committed(authority, launched(claimed(authority)))
     clock.pass_seconds(10)
@@ -320,8 +320,8 @@ def test_the_documents_of_an_executing_run_are_written_under_its_lease_and_wait_
 
 
 def test_a_run_between_two_attempts_is_pending_work_although_it_is_not_due(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     commit(authority, launched(claimed(authority)))
     claim = claimed_again(authority, clock)
@@ -332,16 +332,16 @@ def test_a_run_between_two_attempts_is_pending_work_although_it_is_not_due(
     assert authority.pending(only=hex32("another")).runs is False
 
 
-def test_a_run_that_waits_for_evidence_is_no_pending_work_before_it_is_due(authority: Authority) -> None:  # noqa: F811
+def test_a_run_that_waits_for_evidence_is_no_pending_work_before_it_is_due(authority: Authority) -> None:
     commit(authority, waiting(claimed(authority), START + 100 * SECOND))
     assert authority.pending().runs is False
 
 
-def test_a_run_whose_engine_runs_is_no_pending_work_of_others(authority: Authority) -> None:  # noqa: F811
+def test_a_run_whose_engine_runs_is_no_pending_work_of_others(authority: Authority) -> None:
     commit(authority, replace(launched(claimed(authority)), due_us=START + SECOND))
     assert authority.pending().runs is False
 
 
-def claimed_again(authority: Authority, clock: Clock) -> Claim:  # noqa: F811
+def claimed_again(authority: Authority, clock: Clock) -> Claim:
     clock.pass_seconds(LEASE / SECOND)
     return claim_one(authority, "w2")

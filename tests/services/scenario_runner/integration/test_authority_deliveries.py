@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authority_support import LEASE, SECOND, WAIT, Clock, asking, claim_one, commit, hex32, hex64, ready, waiting
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
-from test_authority_reemits import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
+from reemit_support import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of
 
 from scenario_runner.authority.reemits import sent
 from scenario_runner.authority.values import OutboxRow, ProjectionFailure, ReemitEnd
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 FIRST: dict[str, Callable[[Authority, OutboxRow], None]] = {
-    "sent": lambda authority, row: authority.mark_sent([sent(row, RECEIPT)]),  # noqa: F811
-    "put off": lambda authority, row: authority.postpone_signals([row], 0),  # noqa: F811
+    "sent": lambda authority, row: authority.mark_sent([sent(row, RECEIPT)]),
+    "put off": lambda authority, row: authority.postpone_signals([row], 0),
 }
 REPEATED: dict[str, Callable[[Authority, OutboxRow], None]] = {
     "put off": FIRST["put off"],
-    "published": lambda authority, row: authority.end_reemits([ReemitEnd(row)]),  # noqa: F811
-    "refused": lambda authority, row: authority.end_reemits([ReemitEnd(row, failure=DRIFT)]),  # noqa: F811
+    "published": lambda authority, row: authority.end_reemits([ReemitEnd(row)]),
+    "refused": lambda authority, row: authority.end_reemits([ReemitEnd(row, failure=DRIFT)]),
 }
 #: That a signal was published is so whoever holds its row.
 PUBLISHED = (FIRST["sent"], REPEATED["published"])
@@ -36,7 +35,7 @@ NAMES = [f"first signal {name}" for name in FIRST] + [f"repeated signal {name}" 
 each_end = pytest.mark.parametrize(("repeated", "end"), ENDS, ids=NAMES)
 
 
-def claimed(authority: Authority, *, repeated: bool) -> OutboxRow:  # noqa: F811
+def claimed(authority: Authority, *, repeated: bool) -> OutboxRow:
     ended(authority, sent=repeated)
     if repeated:
         one(authority, act("one"))
@@ -44,7 +43,7 @@ def claimed(authority: Authority, *, repeated: bool) -> OutboxRow:  # noqa: F811
     return row
 
 
-def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # noqa: F811
+def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:
     """All that could tell of an end, and what other publishers may claim."""
     acts = [action_of(authority, "one")] if repeated else []
     free = [row.message_id for row in authority.claim_signals("another", 10, LEASE)]
@@ -68,7 +67,7 @@ def everything(authority: Authority, *, repeated: bool) -> tuple[Any, ...]:  # n
     ],
 )
 def test_a_row_with_another_number_message_or_owner_is_left_as_it_is(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     repeated: bool,
     end: Callable[[Authority, OutboxRow], None],
     other: dict[str, Any],
@@ -90,8 +89,8 @@ def test_a_row_with_another_number_message_or_owner_is_left_as_it_is(
     [pytest.param(*end, id=name) for end, name in zip(ENDS, NAMES, strict=True) if end[1] not in PUBLISHED],
 )
 def test_a_row_that_another_publisher_has_claimed_since_is_left_to_it(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     repeated: bool,
     end: Callable[[Authority, OutboxRow], None],
 ) -> None:
@@ -108,8 +107,8 @@ def test_a_row_that_another_publisher_has_claimed_since_is_left_to_it(
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_that_a_signal_was_published_is_recorded_whoever_holds_its_row(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     repeated: bool,
 ) -> None:
     """It is so; and two relays on a slow bus, each of which takes longer than its lease, must come to an end."""
@@ -125,8 +124,8 @@ def test_that_a_signal_was_published_is_recorded_whoever_holds_its_row(
 
 @each_end
 def test_a_lease_that_has_run_out_counts_until_another_publisher_claims_the_row(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     repeated: bool,
     end: Callable[[Authority, OutboxRow], None],
 ) -> None:
@@ -138,8 +137,8 @@ def test_a_lease_that_has_run_out_counts_until_another_publisher_claims_the_row(
 
 
 def test_what_one_publisher_put_off_and_another_has_published_is_neither_resumed_nor_corrected(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     row = claimed(authority, repeated=False)
     authority.expire_owner("p")
@@ -155,15 +154,15 @@ def test_what_one_publisher_put_off_and_another_has_published_is_neither_resumed
 # --- documents --------------------------------------------------------------------------------------------------------
 
 PROJECTION_ENDS: dict[str, Callable[[Authority, str, int], None]] = {
-    "written": lambda authority, owner, seq: authority.mark_projected(owner, [(hex32("k"), seq)]),  # noqa: F811
-    "put off": lambda authority, owner, _: authority.postpone_projections(  # noqa: F811
+    "written": lambda authority, owner, seq: authority.mark_projected(owner, [(hex32("k"), seq)]),
+    "put off": lambda authority, owner, _: authority.postpone_projections(
         owner, [ProjectionFailure(hex32("k"), 0, "away")]
     ),
 }
 each_projection_end = pytest.mark.parametrize("end", PROJECTION_ENDS.values(), ids=PROJECTION_ENDS)
 
 
-def owed_documents(authority: Authority) -> int:  # noqa: F811
+def owed_documents(authority: Authority) -> int:
     """A run that has ended, claimed by "relay"; the number of its last event."""
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
@@ -173,8 +172,8 @@ def owed_documents(authority: Authority) -> int:  # noqa: F811
 
 @each_projection_end
 def test_documents_that_another_relay_has_claimed_are_left_to_it(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     end: Callable[[Authority, str, int], None],
 ) -> None:
     seq = owed_documents(authority)
@@ -192,8 +191,8 @@ def test_documents_that_another_relay_has_claimed_are_left_to_it(
 
 @each_projection_end
 def test_a_lease_of_documents_that_has_run_out_counts_until_another_relay_claims_them(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     end: Callable[[Authority, str, int], None],
 ) -> None:
     seq = owed_documents(authority)
@@ -204,14 +203,14 @@ def test_a_lease_of_documents_that_has_run_out_counts_until_another_relay_claims
     assert run_of(authority) != before
 
 
-def test_no_more_documents_count_as_written_than_the_run_has_events(authority: Authority) -> None:  # noqa: F811
+def test_no_more_documents_count_as_written_than_the_run_has_events(authority: Authority) -> None:
     """They may be those of the run in a database of before."""
     seq = owed_documents(authority)
     authority.mark_projected("relay", [(hex32("k"), seq + 92)])
     assert run_of(authority).projected_seq == seq
 
 
-def test_what_an_old_relay_marks_lets_no_signal_out_before_its_documents(authority: Authority) -> None:  # noqa: F811
+def test_what_an_old_relay_marks_lets_no_signal_out_before_its_documents(authority: Authority) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
     authority.mark_projected("relay of then", [(hex32("k"), 99)])

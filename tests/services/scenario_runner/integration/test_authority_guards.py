@@ -6,11 +6,11 @@ module, of the contract or of the clocks.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from authority_backends import snapshot
 from authority_support import (
     LEASE,
     SECOND,
@@ -32,18 +32,14 @@ from authority_support import (
     retried,
     waiting,
 )
-from test_authority_contract import authority, backend, clock, snapshot  # noqa: F401 - fixtures over every backend
 
-from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.rows import QUIET_PERIOD_US
-from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.values import UNTIL_RESTART, Claim, ProjectionFailure, RunRow, Sent, SignalRow
 from scenario_runner.contracts.errors import LeaseLostError
 from scenario_runner.contracts.states import Disposition, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.values import Transition
@@ -51,14 +47,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-def two_claims(authority: Authority) -> tuple[Claim, Claim]:  # noqa: F811
+def two_claims(authority: Authority) -> tuple[Claim, Claim]:
     """Runs a and b, claimed at the same time by the same owner, with equal epochs."""
     authority.admit([asking("a"), asking("b")])
     claims = {claim.run_id: claim for claim in authority.claim("w1", 2, LEASE)}
     return claims[hex32("a")], claims[hex32("b")]
 
 
-def row(authority: Authority, key: str) -> RunRow:  # noqa: F811
+def row(authority: Authority, key: str) -> RunRow:
     found = authority.run(hex32(key))
     assert found is not None
     return found
@@ -67,7 +63,7 @@ def row(authority: Authority, key: str) -> RunRow:  # noqa: F811
 # --- intake -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authority) -> None:  # noqa: F811
+def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authority) -> None:
     authority.admit([asking("k", "r1")])
     twin = asking("k", "r2")
     assert twin.run is not None
@@ -76,7 +72,7 @@ def test_a_key_that_is_bound_to_another_run_id_is_a_conflict(authority: Authorit
     assert authority.run(hex32("x")) is None
 
 
-def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_run_is(authority: Authority) -> None:  # noqa: F811
+def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_run_is(authority: Authority) -> None:
     records = [asking(f"k{key}", f"{key} {number}", f"{number}") for number in range(12) for key in range(7, 0, -1)]
     answers = authority.admit(records)
     assert [answer.disposition for answer in answers] == [Disposition.ACCEPTED] * 7 + [Disposition.CONFLICT] * 77
@@ -84,7 +80,7 @@ def test_of_many_records_of_a_batch_the_first_under_each_key_decides_what_its_ru
     assert [event.seq for event in authority.events(hex32("k1"))] == [1, 2, 3, 4]
 
 
-def test_records_of_a_run_are_those_that_name_it(authority: Authority) -> None:  # noqa: F811
+def test_records_of_a_run_are_those_that_name_it(authority: Authority) -> None:
     authority.admit(
         [asking("a", "one"), asking("b", "two"), asking("a", "again"), disposed("none", Disposition.REJECTED)]
     )
@@ -95,7 +91,7 @@ def test_records_of_a_run_are_those_that_name_it(authority: Authority) -> None: 
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_starts_the_verification_of_the_runs_it_leases_and_of_no_other(authority: Authority) -> None:  # noqa: F811
+def test_a_claim_starts_the_verification_of_the_runs_it_leases_and_of_no_other(authority: Authority) -> None:
     authority.admit([asking("a"), asking("b")])
     claim = claim_one(authority)
     (other,) = {hex32("a"), hex32("b")} - {claim.run_id}
@@ -105,8 +101,8 @@ def test_a_claim_starts_the_verification_of_the_runs_it_leases_and_of_no_other(a
 
 
 def test_a_claim_of_a_run_whose_verification_has_started_adds_nothing_to_its_record(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     commit(authority, waiting(claim_one(authority), clock.now))
@@ -145,7 +141,7 @@ FORGED: dict[str, Callable[[Claim], Claim]] = {
 @pytest.mark.parametrize("forgery", FORGED)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_transition_of_a_claim_that_is_not_the_rows_changes_nothing(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     change: str,
     forgery: str,
 ) -> None:
@@ -158,21 +154,21 @@ def test_a_transition_of_a_claim_that_is_not_the_rows_changes_nothing(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_transition_changes_its_own_run_and_no_other(authority: Authority, change: str) -> None:  # noqa: F811
+def test_a_transition_changes_its_own_run_and_no_other(authority: Authority, change: str) -> None:
     first, _ = two_claims(authority)
     before = snapshot(authority, "b")
     commit(authority, CHANGES[change](first))
     assert snapshot(authority, "b") == before
 
 
-def test_an_equal_transition_of_another_run_is_not_taken_for_ones_own(authority: Authority) -> None:  # noqa: F811
+def test_an_equal_transition_of_another_run_is_not_taken_for_ones_own(authority: Authority) -> None:
     first, second = two_claims(authority)
     commit(authority, waiting(first, START + WAIT), failed(second))
     (answer,) = authority.commit([waiting(second, START + WAIT)])
     assert isinstance(answer, LeaseLostError)
 
 
-def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority) -> None:  # noqa: F811
+def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority) -> None:
     first, _ = two_claims(authority)
     before = row(authority, "a")
     commit(authority, gates_recorded(first))
@@ -187,8 +183,8 @@ def test_a_lease_is_kept_as_it_is_while_gates_are_recorded(authority: Authority)
 
 @pytest.mark.parametrize("state", ["under lease", "due already"])
 def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     state: str,
 ) -> None:
     authority.admit([asking("k")])
@@ -204,11 +200,11 @@ def test_a_waiting_run_that_is_due_stays_as_it_is_when_waiting_runs_are_made_due
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
-def unprojected(authority: Authority) -> list[str]:  # noqa: F811
+def unprojected(authority: Authority) -> list[str]:
     return [owed.run.run_id for owed in authority.claim_projections("relay", 10, LEASE)]
 
 
-def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:  # noqa: F811
+def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None:
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
     authority.mark_projected("relay", [(hex32("a"), 7)])
@@ -216,7 +212,7 @@ def test_only_the_run_that_is_named_is_projected(authority: Authority) -> None: 
     assert (row(authority, "a").relay_until_us, row(authority, "b").relay_until_us) == (0, START + LEASE)
 
 
-def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:  # noqa: F811
+def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(unprojected(authority)) == 2
     authority.postpone_projections("relay", [ProjectionFailure(hex32("a"), START + WAIT, "why")])
@@ -225,8 +221,8 @@ def test_only_the_run_that_is_named_is_put_off(authority: Authority) -> None:  #
 
 
 def test_a_run_that_is_being_driven_is_projected_only_when_it_has_been_quiet_for_long(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     """What is put on record in quick succession is projected once, at its end."""
     authority.admit([asking("k")])
@@ -239,8 +235,8 @@ def test_a_run_that_is_being_driven_is_projected_only_when_it_has_been_quiet_for
 
 
 def test_a_run_whose_lease_has_run_out_is_not_projected_before_somebody_goes_on_with_it(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     claim_one(authority)
@@ -249,24 +245,24 @@ def test_a_run_whose_lease_has_run_out_is_not_projected_before_somebody_goes_on_
 
 
 @pytest.mark.parametrize("change", ["waiting", "READY"])
-def test_a_run_that_waits_or_has_ended_is_projected_at_once(authority: Authority, change: str) -> None:  # noqa: F811
+def test_a_run_that_waits_or_has_ended_is_projected_at_once(authority: Authority, change: str) -> None:
     first, _ = two_claims(authority)
     commit(authority, CHANGES[change](first))
     assert unprojected(authority) == [hex32("a")]
 
 
-def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Authority) -> None:  # noqa: F811
+def test_no_more_runs_are_claimed_for_projection_than_asked_for(authority: Authority) -> None:
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(authority.claim_projections("relay", 1, LEASE)) == 1
 
 
-def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:  # noqa: F811
+def test_nothing_is_resumed_that_was_not_put_off(authority: Authority) -> None:
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     authority.mark_projected("relay", [(hex32("a"), 7)])
     assert authority.resume_deliveries() == 0
 
 
-def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
+def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:
     first, _ = two_claims(authority)
     authority.admit([asking("unprojected"), asking("left")])
     for claim in authority.claim("w2", 2, LEASE):
@@ -285,7 +281,7 @@ def test_only_times_that_lie_too_far_ahead_are_corrected_and_counted(authority: 
     assert authority.pull_in_times() == 0
 
 
-def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:  # noqa: F811
+def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_counted(authority: Authority) -> None:
     far, *others = refusals(authority, "far", "near", "nearer")
     authority.postpone_signals([far], START + 1000 * WAIT)
     authority.postpone_signals(others, START + SECOND)
@@ -296,13 +292,13 @@ def test_of_several_signals_only_those_that_lie_too_far_ahead_are_corrected_and_
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
-def refusals(authority: Authority, *names: str) -> list[Any]:  # noqa: F811
+def refusals(authority: Authority, *names: str) -> list[Any]:
     """Signals that wait for no documents, claimed."""
     authority.admit([disposed(name, Disposition.REJECTED, hex32(name), draft(name)) for name in names])
     return authority.claim_signals("p", 10, LEASE)
 
 
-def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: Clock) -> None:
     first, _ = refusals(authority, "a", "b")
     authority.mark_sent([Sent(first)])
     assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
@@ -311,7 +307,7 @@ def test_only_the_signals_that_are_named_are_sent(authority: Authority, clock: C
     assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [hex64("b")]
 
 
-def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Authority, clock: Clock) -> None:
     (only,) = refusals(authority, "a")
     authority.mark_sent([Sent(only)])
     clock.pass_seconds(1)
@@ -319,19 +315,19 @@ def test_a_signal_that_was_sent_keeps_the_time_of_its_first_mark(authority: Auth
     assert authority.signals(hex32("a")).rows == (SignalRow(hex64("a"), "REQUEST_REJECTED", START),)
 
 
-def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> None:  # noqa: F811
+def test_only_the_signals_that_are_named_are_put_off(authority: Authority) -> None:
     first, second = refusals(authority, "a", "b")
     authority.postpone_signals([first], START)
     assert [item.outbox_id for item in authority.claim_signals("p", 10, LEASE)] == [first.outbox_id]
     assert second.attempts == 1
 
 
-def test_no_more_signals_are_claimed_than_asked_for(authority: Authority) -> None:  # noqa: F811
+def test_no_more_signals_are_claimed_than_asked_for(authority: Authority) -> None:
     authority.admit([disposed(name, Disposition.REJECTED, hex32(name), draft(name)) for name in "abc"])
     assert len(authority.claim_signals("p", 2, LEASE)) == 2
 
 
-def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authority) -> None:  # noqa: F811
+def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authority) -> None:
     commit(authority, *[ready(claim, claim.run_id) for claim in two_claims(authority)])
     assert len(authority.claim_projections("relay", 10, LEASE)) == 2
     refusals(authority, "x")
@@ -345,8 +341,8 @@ def test_leases_of_other_owners_stay_when_an_owner_is_expired(authority: Authori
 
 
 def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     assert authority.pending().projections is False, "nobody drives the run yet"
@@ -362,7 +358,7 @@ def test_documents_are_pending_when_they_can_be_written_or_are_being_written(
     assert authority.pending().projections is True
 
 
-def test_documents_of_a_run_that_waits_are_pending_until_they_are_written(authority: Authority) -> None:  # noqa: F811
+def test_documents_of_a_run_that_waits_are_pending_until_they_are_written(authority: Authority) -> None:
     first, _ = two_claims(authority)
     commit(authority, waiting(first, START + WAIT))
     assert authority.pending().projections is True
@@ -371,7 +367,7 @@ def test_documents_of_a_run_that_waits_are_pending_until_they_are_written(author
     assert authority.pending().projections is False
 
 
-def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(authority: Authority) -> None:  # noqa: F811
+def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(authority: Authority) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
     assert authority.pending().postponed is False
@@ -382,13 +378,13 @@ def test_a_run_is_postponed_as_long_as_infrastructure_keeps_it_from_its_end(auth
     assert authority.pending().postponed is False
 
 
-def test_the_refusal_of_a_record_that_names_no_known_run_is_pending(authority: Authority) -> None:  # noqa: F811
+def test_the_refusal_of_a_record_that_names_no_known_run_is_pending(authority: Authority) -> None:
     authority.admit([disposed("r1", Disposition.REJECTED, hex32("k"), draft("no"))])
     assert authority.pending().signals is True
 
 
 @pytest.mark.parametrize("kind", ["documents", "signals"])
-def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: Clock, kind: str) -> None:  # noqa: F811
+def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: Clock, kind: str) -> None:
     if kind == "signals":
         refusals(authority, "x")
     else:
@@ -403,20 +399,8 @@ def test_an_owner_whose_lease_has_run_out_is_none(authority: Authority, clock: C
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Authority, Callable[[], None]]]:
-    """A SQLite authority, and what makes another process keep its write lock from then on."""
-    path = str(tmp_path / "authority.db")
-    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
-    opened = SqliteAuthority(path, clock=Clock())
-    other = sqlite3.connect(path, isolation_level=None)
-    yield opened, lambda: other.execute("BEGIN IMMEDIATE") and None
-    other.close()
-    opened.close()
-
-
 def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Callable[[], None]]) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     commit(authority, waiting(two_claims(authority)[0], START + SECOND))
     authority.admit([asking("done"), disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
     commit(authority, ready(claim_one(authority, "w2"), "done"))
@@ -433,7 +417,7 @@ def test_work_that_is_not_due_takes_no_write_lock(locked: tuple[Authority, Calla
 def test_what_is_left_until_a_daemon_starts_takes_no_write_lock_either(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     for claim, name in zip(two_claims(authority), ("first", "second"), strict=True):
         commit(authority, ready(claim, name))
     first, second = authority.claim_projections("relay", 10, LEASE)
@@ -448,7 +432,7 @@ def test_what_is_left_until_a_daemon_starts_takes_no_write_lock_either(
 def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     first, second = two_claims(authority)
     commit(authority, waiting(first, START + SECOND), ready(second, "ready"))
     authority.admit([disposed("refused", Disposition.REJECTED, hex32("x"), draft("refused"))])
@@ -459,7 +443,7 @@ def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
 def test_a_signal_that_one_put_off_and_another_published_is_left_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     (first,) = refusals(authority, "a")
     authority.expire_owner("p")
     (again,) = authority.claim_signals("later", 10, LEASE)
@@ -472,7 +456,7 @@ def test_a_signal_that_one_put_off_and_another_published_is_left_without_a_write
 def test_a_run_that_is_not_due_is_not_claimed_and_takes_no_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     authority.admit([asking("later")])
     commit(authority, waiting(claim_one(authority), START + SECOND))
     lock()
@@ -482,7 +466,7 @@ def test_a_run_that_is_not_due_is_not_claimed_and_takes_no_write_lock(
 def test_another_run_that_is_due_takes_no_write_lock_when_one_is_named(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     authority.admit([asking("later")])
     commit(authority, waiting(claim_one(authority), START + SECOND))
     authority.admit([asking("due")])
@@ -493,7 +477,7 @@ def test_another_run_that_is_due_takes_no_write_lock_when_one_is_named(
 def test_a_database_without_work_is_asked_for_it_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     assert unprojected(authority) == [hex32("k")]

@@ -23,7 +23,6 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.observed import DEADLINES, DaemonRow
@@ -32,7 +31,7 @@ from scenario_runner.contracts.states import Disposition, EventKind, RunState, S
 from scenario_runner.runs import transitions
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.values import Claim, Transition
@@ -43,7 +42,7 @@ DAY = 24 * 3600 * SECOND
 NONE = {name: 0 for name, _ in DEADLINES}
 
 
-def report(authority: Authority, owner: str = "one") -> None:  # noqa: F811
+def report(authority: Authority, owner: str = "one") -> None:
     authority.report_daemon(DaemonRow(owner, "all", "1.2.3", "host"), DAY)
 
 
@@ -53,15 +52,15 @@ def quarantined(claim: Claim) -> Transition:
     return transitions.ended(claim, RunState.QUARANTINED, "EVIDENCE_CONFLICT", claim.updated_us + 1, events, signal)
 
 
-def rows(backend: Backend) -> list[tuple[str, int, int]]:  # noqa: F811
+def rows(backend: Backend) -> list[tuple[str, int, int]]:
     return [(row[0], row[1], row[2]) for row in
             backend.query("SELECT owner, started_us, seen_us FROM daemons ORDER BY owner")]  # fmt: skip
 
 
 def test_the_first_report_of_a_daemon_is_its_start_and_later_ones_say_that_it_was_seen(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
+    clock: Clock,
 ) -> None:
     report(authority)
     clock.pass_seconds(20)
@@ -74,9 +73,9 @@ def test_the_first_report_of_a_daemon_is_its_start_and_later_ones_say_that_it_wa
 
 
 def test_a_daemon_that_was_not_seen_for_a_day_is_forgotten_when_another_one_reports(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
+    clock: Clock,
 ) -> None:
     report(authority, "killed")
     clock.now += DAY
@@ -88,9 +87,9 @@ def test_a_daemon_that_was_not_seen_for_a_day_is_forgotten_when_another_one_repo
 
 
 def test_a_daemon_that_hung_for_longer_than_its_row_is_kept_is_seen_again(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
+    clock: Clock,
 ) -> None:
     report(authority)
     clock.now += 2 * DAY
@@ -100,14 +99,14 @@ def test_a_daemon_that_hung_for_longer_than_its_row_is_kept_is_seen_again(
     assert [owner for owner, *_ in rows(backend)] == ["one"]
 
 
-def test_an_empty_authority_has_no_backlog(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_empty_authority_has_no_backlog(authority: Authority, clock: Clock) -> None:
     found = authority.backlog(10)
     assert (found.now_us, found.waiting) == (clock.now, NONE)
     assert (found.quarantined, found.dead_letters, found.unsent, found.unprojected, found.daemons) == (0, 0, 0, 0, 0)
     assert (found.unsent_since_us, found.unprojected_since_us, found.due_since_us) == (None, None, None)
 
 
-def test_waiting_runs_are_counted_by_the_time_that_is_left(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_waiting_runs_are_counted_by_the_time_that_is_left(authority: Authority, clock: Clock) -> None:
     for name, seconds in (("a", 100), ("b", 299), ("c", 3599), ("d", 90_000)):
         authority.admit([asking(name, wait_us=seconds * SECOND)])
         commit(authority, waiting(claim_one(authority), clock.now + WAIT))
@@ -117,8 +116,8 @@ def test_waiting_runs_are_counted_by_the_time_that_is_left(authority: Authority,
 
 
 def test_a_class_of_deadlines_begins_where_the_one_before_it_ends_and_holds_only_runs_that_wait(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     ends = [seconds * SECOND for _, seconds in DEADLINES if seconds is not None]
     for number, left_us in enumerate([end + more for end in ends for more in (-1, 0)]):
@@ -132,7 +131,7 @@ def test_a_class_of_deadlines_begins_where_the_one_before_it_ends_and_holds_only
     assert authority.backlog(1).waiting == {name: 1 for name, _ in DEADLINES}
 
 
-def test_only_runs_that_are_quarantined_and_records_that_were_refused_count_as_such(authority: Authority) -> None:  # noqa: F811
+def test_only_runs_that_are_quarantined_and_records_that_were_refused_count_as_such(authority: Authority) -> None:
     for name in ("quarantined", "failed", "waits"):
         authority.admit([asking(name)])
         claim = claim_one(authority)
@@ -143,7 +142,7 @@ def test_only_runs_that_are_quarantined_and_records_that_were_refused_count_as_s
     assert (found.quarantined, found.dead_letters) == (1, 1)
 
 
-def test_documents_are_owed_of_runs_that_have_ended_or_wait(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_documents_are_owed_of_runs_that_have_ended_or_wait(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("driven")])
     claim_one(authority)
     clock.pass_seconds(1)
@@ -159,13 +158,13 @@ def test_documents_are_owed_of_runs_that_have_ended_or_wait(authority: Authority
     assert found.due_since_us is None, "one is driven, one is due later, one has ended"
 
 
-def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> None:  # noqa: F811
+def test_of_each_kind_so_many_are_counted_as_was_said(authority: Authority) -> None:
     authority.admit([disposed(f"r{number}", Disposition.REJECTED) for number in range(5)])
     assert authority.backlog(3).dead_letters == 3
     assert authority.backlog(10).dead_letters == 5
 
 
-def test_a_quarantined_run_counts_until_a_person_has_acknowledged_it(authority: Authority) -> None:  # noqa: F811
+def test_a_quarantined_run_counts_until_a_person_has_acknowledged_it(authority: Authority) -> None:
     for name in ("seen", "open", "failed"):
         authority.admit([asking(name)])
         end, state = failed(claim_one(authority), name), RunState.FAILED if name == "failed" else RunState.QUARANTINED
@@ -177,7 +176,7 @@ def test_a_quarantined_run_counts_until_a_person_has_acknowledged_it(authority: 
     assert authority.backlog(10).quarantined == 1
 
 
-def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Authority, clock: Clock) -> None:
     since = []
     for name in ("first", "second"):
         authority.admit([asking(name)])
@@ -196,7 +195,7 @@ def test_signals_and_documents_are_owed_since_the_oldest_of_them(authority: Auth
     assert (found.unsent, found.unsent_since_us) == (1, since[1])
 
 
-def test_the_oldest_due_run_is_one_that_nobody_drives(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_oldest_due_run_is_one_that_nobody_drives(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("driven")])
     claim_one(authority)
     clock.pass_seconds(5)
@@ -209,7 +208,7 @@ def test_the_oldest_due_run_is_one_that_nobody_drives(authority: Authority, cloc
     assert authority.backlog(10).due_since_us == START, "its lease ran out"
 
 
-def test_daemons_count_while_they_were_seen_within_a_minute(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_daemons_count_while_they_were_seen_within_a_minute(authority: Authority, clock: Clock) -> None:
     report(authority)
     clock.pass_seconds(59)
     report(authority, "two")

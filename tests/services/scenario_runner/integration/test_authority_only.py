@@ -22,8 +22,6 @@ from authority_support import (
     retried,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
-from test_authority_guards import locked  # noqa: F401 - a fixture
 
 from scenario_runner.authority.values import Sent
 from scenario_runner.contracts.states import Disposition, RunState
@@ -37,7 +35,7 @@ pytestmark = pytest.mark.integration
 MINE = hex32("mine")
 
 
-def among_others(authority: Authority, clock: Clock, kind: str) -> None:  # noqa: F811
+def among_others(authority: Authority, clock: Clock, kind: str) -> None:
     """My run after others of the same kind: due, decided, or decided with its documents in the ledger."""
     for key in ("other", "mine", "another"):
         authority.admit([asking(key)])
@@ -49,7 +47,7 @@ def among_others(authority: Authority, clock: Clock, kind: str) -> None:  # noqa
         authority.mark_projected("relay", [(item.run.run_id, item.run.event_seq) for item in owed])
 
 
-def test_one_run_is_claimed_among_others_that_are_due(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_one_run_is_claimed_among_others_that_are_due(authority: Authority, clock: Clock) -> None:
     among_others(authority, clock, "due")
     (claim,) = authority.claim("w1", 10, LEASE, only=MINE)
     assert (claim.run_id, claim.state, claim.epoch) == (MINE, RunState.VERIFYING, 1)
@@ -59,7 +57,7 @@ def test_one_run_is_claimed_among_others_that_are_due(authority: Authority, cloc
 
 
 @pytest.mark.parametrize("when", ["before it is due", "under lease", "after its end", "unknown", "a limit of nothing"])
-def test_one_run_is_claimed_as_any_other_is(authority: Authority, clock: Clock, when: str) -> None:  # noqa: F811
+def test_one_run_is_claimed_as_any_other_is(authority: Authority, clock: Clock, when: str) -> None:
     among_others(authority, clock, "due")
     only, limit = (hex32("none") if when == "unknown" else MINE), (0 if when == "a limit of nothing" else 10)
     if when == "before it is due":
@@ -72,7 +70,7 @@ def test_one_run_is_claimed_as_any_other_is(authority: Authority, clock: Clock, 
     assert len(authority.claim("w2", 10, LEASE)) >= 2
 
 
-def test_the_documents_of_one_run_are_claimed_among_others(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_documents_of_one_run_are_claimed_among_others(authority: Authority, clock: Clock) -> None:
     among_others(authority, clock, "decided")
     (task,) = authority.claim_projections("relay", 10, LEASE, only=MINE)
     assert (task.run.run_id, len(task.events)) == (MINE, 7)
@@ -80,7 +78,7 @@ def test_the_documents_of_one_run_are_claimed_among_others(authority: Authority,
     assert len(authority.claim_projections("relay", 10, LEASE)) == 2
 
 
-def test_documents_of_one_run_wait_as_those_of_any_other(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_documents_of_one_run_wait_as_those_of_any_other(authority: Authority, clock: Clock) -> None:
     among_others(authority, clock, "due")
     assert len(authority.claim("w1", 10, LEASE, only=MINE)) == 1
     assert authority.claim_projections("relay", 10, LEASE, only=MINE) == [], "it is being driven"
@@ -90,7 +88,7 @@ def test_documents_of_one_run_wait_as_those_of_any_other(authority: Authority, c
     assert authority.claim_projections("relay", 10, LEASE, only=MINE) == [], "they are in the ledger"
 
 
-def test_the_signals_of_one_run_are_claimed_among_others(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_signals_of_one_run_are_claimed_among_others(authority: Authority, clock: Clock) -> None:
     among_others(authority, clock, "projected")
     (row,) = authority.claim_signals("p", 10, LEASE, only=MINE)
     assert (row.run_id, row.message_id, row.attempts) == (MINE, hex64("mine"), 1)
@@ -100,8 +98,8 @@ def test_the_signals_of_one_run_are_claimed_among_others(authority: Authority, c
 
 @pytest.mark.parametrize("when", ["before its documents", "before it is due", "after it was sent"])
 def test_signals_of_one_run_wait_as_those_of_any_other(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     when: str,
 ) -> None:
     among_others(authority, clock, "decided" if when == "before its documents" else "projected")
@@ -114,7 +112,7 @@ def test_signals_of_one_run_wait_as_those_of_any_other(
     assert authority.claim_signals("p", 10, LEASE, only=MINE) == []
 
 
-def test_a_refusal_that_names_the_run_is_among_its_signals(authority: Authority) -> None:  # noqa: F811
+def test_a_refusal_that_names_the_run_is_among_its_signals(authority: Authority) -> None:
     authority.admit([disposed(name, Disposition.REJECTED, hex32(name), draft(name)) for name in ("other", "mine")])
     assert [item.message_id for item in authority.claim_signals("p", 10, LEASE, only=MINE)] == [hex64("mine")]
 
@@ -146,7 +144,7 @@ WORK: dict[str, Callable[[Authority, str], None]] = {
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_what_is_pending_of_one_run_is_not_what_is_pending_of_others(authority: Authority, work: str) -> None:  # noqa: F811
+def test_what_is_pending_of_one_run_is_not_what_is_pending_of_others(authority: Authority, work: str) -> None:
     WORK[work](authority, "other")
     assert not any(astuple(authority.pending(only=MINE)))
     found = authority.pending()
@@ -159,9 +157,9 @@ def test_what_is_pending_of_one_run_is_not_what_is_pending_of_others(authority: 
 
 
 def test_a_run_without_work_is_asked_for_it_without_a_write_lock(
-    locked: tuple[Authority, Callable[[], None]],  # noqa: F811
+    locked: tuple[Authority, Callable[[], None]],
 ) -> None:
-    authority, lock = locked  # noqa: F811
+    authority, lock = locked
     for work in WORK.values():
         work(authority, f"other{len(authority.runs(None, 9))}")
     lock()

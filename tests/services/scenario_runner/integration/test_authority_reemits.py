@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,80 +22,24 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+from reemit_support import DRIFT, RECEIPT, act, action_of, ended, one, owed, run_of, told
 
-from scenario_runner.authority.acts import ActionRow, ReemitAct, ReemitAnswer, ReemitLimit
+from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.reemits import sent
 from scenario_runner.authority.values import Admission, OutboxRow, ReemitEnd, Sent
-from scenario_runner.contracts.errors import LedgerDrift
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.contracts.states import Disposition, ReemitKind, RunState, SignalKind
+from scenario_runner.contracts.states import Disposition, ReemitKind, SignalKind
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
-    from scenario_runner.authority.values import RunRow
 
 pytestmark = pytest.mark.integration
 
-LIMIT = ReemitLimit(3, 60 * SECOND)
-DRIFT = LedgerDrift("another one is there", Reason.FACTS_VIEW_DRIFT, place="place", expected="e" * 64, actual="a" * 64)
-
-
-def act(key: str, run: str = "k", kind: ReemitKind = ReemitKind.BOTH, **changes: Any) -> ReemitAct:
-    made = ReemitAct(key=key, run_id=hex32(run), kind=kind, actor="ops", via="cli", reason="why", limit=LIMIT)
-    return replace(made, **changes)
-
-
-def ended(authority: Authority, key: str = "k", how: Any = ready, *, sent: bool = True) -> RunRow:  # noqa: F811
-    """A run that has ended, delivered unless it is not to be."""
-    authority.admit([asking(key)])
-    commit(authority, how(claim_one(authority), f"signal of {key}"))
-    deliver_documents(authority)
-    if sent:
-        authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
-    return run_of(authority, key)
-
-
-def deliver_documents(authority: Authority) -> None:  # noqa: F811
-    tasks = authority.claim_projections("relay", 100, LEASE)
-    if tasks:
-        authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
-
-
-def run_of(authority: Authority, key: str = "k") -> RunRow:  # noqa: F811
-    run = authority.run(hex32(key))
-    assert run is not None
-    return run
-
-
-def one(authority: Authority, asked: ReemitAct) -> ReemitAnswer:  # noqa: F811
-    (answer,) = authority.reemit([asked])
-    return answer
-
-
-def told(authority: Authority, key: str = "k") -> list[str]:  # noqa: F811
-    """Kinds of the events after the end."""
-    kinds = [event.kind for event in authority.events(hex32(key))]
-    return [kind for kind in kinds if kind.startswith("REEMIT_")]
-
-
-def owed(authority: Authority) -> list[OutboxRow]:  # noqa: F811
-    return authority.claim_signals("p", 10, LEASE)
-
-
-def action_of(authority: Authority, key: str) -> ActionRow:  # noqa: F811
-    return authority.acts([key])[key]
-
-
-# --- the first publication --------------------------------------------------------------------------------------------
-
-RECEIPT = '{"sequence_number":"7","shard_id":"shard-1","stream":"control"}'
-
 
 def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_again(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
 ) -> None:
     other = ended(authority, "other")
     before = ended(authority, sent=False)
@@ -119,7 +62,7 @@ def test_where_a_stream_took_ready_is_in_the_record_once_and_the_record_is_owed_
     assert authority.signals(hex32("k")).rows[0].receipt == RECEIPT
 
 
-def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Clock) -> None:
     ended(authority, sent=False)
     (row,) = owed(authority)
     before = clock.now = clock.now + SECOND
@@ -132,7 +75,7 @@ def test_the_time_of_a_publication_does_not_depend_on_records_of_other_runs(auth
 
 @pytest.mark.parametrize(("how", "receipt"), [(ready, ""), (failed, RECEIPT)])
 def test_a_signal_on_a_spool_and_a_terminal_leave_the_record_as_it_is(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     receipt: str,
 ) -> None:
@@ -148,7 +91,7 @@ def test_a_signal_on_a_spool_and_a_terminal_leave_the_record_as_it_is(
 
 @pytest.mark.parametrize(("how", "kind"), [(ready, SignalKind.READY), (failed, SignalKind.TERMINAL)])
 def test_a_reemit_is_owed_with_the_message_id_and_the_bytes_of_the_first(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     kind: SignalKind,
 ) -> None:
@@ -170,7 +113,7 @@ def test_a_reemit_is_owed_with_the_message_id_and_the_bytes_of_the_first(
     assert after.event_seq == before.event_seq + 1
 
 
-def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Authority, clock: Clock) -> None:
     ended(authority)
     clock.pass_seconds(5)
     one(authority, act("one"))
@@ -182,7 +125,7 @@ def test_an_act_is_a_row_with_who_when_why_and_what_came_of_it(authority: Author
     )  # fmt: skip
 
 
-def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> None:  # noqa: F811
+def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> None:
     ended(authority)
     first = one(authority, act("one"))
     again = one(authority, act("one"))
@@ -191,7 +134,7 @@ def test_an_act_that_is_sent_again_is_carried_out_once(authority: Authority) -> 
     assert told(authority) == ["REEMIT_REQUESTED"]
 
 
-def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: Authority) -> None:  # noqa: F811
+def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: Authority) -> None:
     ended(authority)
     answers = authority.reemit([act("one"), act("two", kind=ReemitKind.TERMINAL_ONLY), act("three"), act("one")])
     assert [answer.outcome for answer in answers] == [
@@ -201,7 +144,7 @@ def test_acts_of_one_batch_on_one_run_are_carried_out_in_their_order(authority: 
     assert [(row.emission, row.action_key) for row in rows] == [(0, ""), (1, "one"), (2, "three")]
 
 
-def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: Authority) -> None:  # noqa: F811
+def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: Authority) -> None:
     before = ended(authority)
     answer = one(authority, act("one", denied="not on the list"))
     assert (answer.outcome, answer.detail) == ("AUTH_DENIED", "not on the list")
@@ -213,7 +156,7 @@ def test_a_caller_who_is_denied_writes_nothing_into_the_runs_record(authority: A
     )
 
 
-def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority: Authority) -> None:  # noqa: F811
+def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority: Authority) -> None:
     assert one(authority, act("one", "nobody")).outcome == "RUN_NOT_FOUND"
     assert action_of(authority, "one").outcome == "RUN_NOT_FOUND"
 
@@ -226,7 +169,7 @@ def test_a_run_that_nobody_knows_is_not_found_and_the_act_is_on_record(authority
     ],
 )
 def test_another_signal_than_the_runs_is_refused_and_the_record_says_so(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     kind: ReemitKind,
     code: str,
@@ -240,7 +183,7 @@ def test_another_signal_than_the_runs_is_refused_and_the_record_says_so(
 
 
 @pytest.mark.parametrize("kind", ReemitKind)
-def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Authority, kind: ReemitKind) -> None:  # noqa: F811
+def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Authority, kind: ReemitKind) -> None:
     authority.admit([asking("k")])
     claim = claim_one(authority)
     before = run_of(authority)
@@ -254,7 +197,7 @@ def test_a_run_that_has_not_ended_is_left_alone_with_its_record(authority: Autho
     assert [event.seq for event in authority.events(hex32("k"))] == list(range(1, run_of(authority).event_seq + 1))
 
 
-def claim_one_later(authority: Authority) -> Any:  # noqa: F811
+def claim_one_later(authority: Authority) -> Any:
     authority.make_waiting_due()
     return claim_one(authority)
 
@@ -262,7 +205,7 @@ def claim_one_later(authority: Authority) -> Any:  # noqa: F811
 # --- limits and dry runs ----------------------------------------------------------------------------------------------
 
 
-def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority, clock: Clock) -> None:
     ended(authority)
     outcomes = [one(authority, act(f"{number}")).outcome for number in range(7)]
     assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 4
@@ -272,14 +215,14 @@ def test_the_rate_limit_refuses_and_the_record_says_it_once(authority: Authority
     assert one(authority, act("later")).outcome == "ACCEPTED"
 
 
-def test_attempts_that_come_to_nothing_count_too(authority: Authority) -> None:  # noqa: F811
+def test_attempts_that_come_to_nothing_count_too(authority: Authority) -> None:
     ended(authority, how=failed)
     outcomes = [one(authority, act(f"{n}", kind=ReemitKind.READY_ONLY)).outcome for n in range(5)]
     assert outcomes == ["REEMIT_READY_ONLY_MISMATCH"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
     assert len(told(authority)) == 8
 
 
-def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authority: Authority) -> None:  # noqa: F811
+def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authority: Authority) -> None:
     ended(authority)
     for number in range(5):
         assert one(authority, act(f"dry {number}", dry_run=True)).outcome == "DRY_RUN"
@@ -291,7 +234,7 @@ def test_a_dry_run_is_neither_limited_nor_counted_and_publishes_nothing(authorit
     assert would == {"kind": "READY_REEMIT", "message_id": hex64("signal of k"), "emission": 4}
 
 
-def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Authority) -> None:  # noqa: F811
+def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Authority) -> None:
     ended(authority)
     predicted = (Reason.FACTS_VIEW_MISSING, "it is not there")
     assert one(authority, act("dry", dry_run=True, predicted=predicted)).outcome == "FACTS_VIEW_MISSING"
@@ -299,7 +242,7 @@ def test_a_dry_run_tells_what_its_delivery_would_be_refused_for(authority: Autho
     assert one(authority, act("real")).outcome == "ACCEPTED"
 
 
-def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:  # noqa: F811
+def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -> None:
     ended(authority, "k")
     ended(authority, "l")
     for number in range(3):
@@ -308,7 +251,7 @@ def test_other_runs_have_limits_and_numbers_of_their_own(authority: Authority) -
     assert [row.emission for row in authority.signals(hex32("l")).rows] == [0, 1]
 
 
-def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, clock: Clock) -> None:
     ended(authority, "l")
     ended(authority, "k")
     for run in ("l", "k"):
@@ -321,202 +264,13 @@ def test_a_limit_is_told_once_in_each_window_of_each_run(authority: Authority, c
     assert told(authority).count("REEMIT_FAILED") == 2
 
 
-def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:  # noqa: F811
+def test_acts_of_another_kind_on_a_run_neither_count_nor_say_that_its_limit_was_told(authority: Authority) -> None:
     ended(authority)
     for number, outcome in enumerate(("ACCEPTED", "ACCEPTED", "REEMIT_RATE_LIMIT")):
         authority.record_action(ActionRow(f"other {number}", 0, "ops", "cli", "other", hex32("k"), "why", outcome, ""))
     outcomes = [one(authority, act(f"{number}")).outcome for number in range(5)]
     assert outcomes == ["ACCEPTED"] * 3 + ["REEMIT_RATE_LIMIT"] * 2
     assert told(authority).count("REEMIT_FAILED") == 1
-
-
-# --- delivery ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_reemit_needs_no_documents_but_those_of_the_first_time(authority: Authority) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    run = run_of(authority)
-    assert run.projected_seq < run.event_seq
-    assert [row.emission for row in owed(authority)] == [1]
-
-
-def test_emissions_of_one_message_go_out_in_their_order(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority, sent=False)
-    one(authority, act("one"))
-    one(authority, act("two"))
-    (first,) = owed(authority)
-    assert first.emission == 0
-    assert authority.pending().signals
-    authority.postpone_signals([first], clock.now + SECOND)
-    assert owed(authority) == [], "what is repeated has not been published yet"
-    assert not authority.pending().signals
-    clock.pass_seconds(1)
-    for number in range(3):
-        (row,) = owed(authority)
-        assert row.emission == number
-        if number:
-            authority.end_reemits([ReemitEnd(row)])
-        else:
-            authority.mark_sent([Sent(row)])
-    assert owed(authority) == []
-    assert not authority.pending().undelivered or run_of(authority).projected_seq < run_of(authority).event_seq
-
-
-def test_what_is_repeated_waits_for_no_message_but_its_own(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority, "k")
-    ended(authority, "l", sent=False)
-    one(authority, act("one"))
-    first, again = owed(authority)
-    assert (first.run_id, first.emission, again.run_id, again.emission) == (hex32("l"), 0, hex32("k"), 1)
-    authority.postpone_signals([first], clock.now + SECOND)
-    authority.postpone_signals([again], clock.now)
-    assert authority.pending().signals
-    assert [row.outbox_id for row in owed(authority)] == [again.outbox_id]
-
-
-def test_a_published_reemit_is_told_in_the_record_and_by_its_act(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    before = ended(authority)
-    one(authority, act("one"))
-    (row,) = owed(authority)
-    clock.pass_seconds(2)
-    receipt = json.dumps({"stream": "s", "shard_id": "0", "sequence_number": "49"})
-    for _ in range(2):  # the answer to the first may have been lost
-        authority.end_reemits([ReemitEnd(row, receipt)])
-    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
-    event = authority.events(hex32("k"))[-1]
-    assert (event.ts_us, event.details["state"]) == (clock.now, "READY")
-    assert event.details["receipt"] == {"stream": "s", "shard_id": "0", "sequence_number": "49"}
-    assert action_of(authority, "one").outcome == "PUBLISHED"
-    signal = authority.signals(hex32("k")).rows[-1]
-    assert (signal.sent_us, signal.receipt, signal.emission) == (clock.now, receipt, 1)
-    assert replace(run_of(authority), event_seq=before.event_seq) == before
-
-
-def test_a_reemit_that_is_refused_when_it_is_delivered_leaves_the_outbox(authority: Authority) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    (row,) = owed(authority)
-    for _ in range(2):
-        authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
-    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_FAILED"]
-    details = authority.events(hex32("k"))[-1].details
-    assert (details["reason_code"], details["expected"], details["object"]) == ("FACTS_VIEW_DRIFT", "e" * 64, "place")
-    assert action_of(authority, "one").outcome == "FACTS_VIEW_DRIFT"
-    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0]
-    assert run_of(authority).state is RunState.READY
-    one(authority, act("two"))
-    assert [(item.emission, item.action_key) for item in owed(authority)] == [(1, "two")], "nothing was published as 1"
-
-
-@pytest.mark.parametrize("failure", [None, DRIFT], ids=["published", "refused"])
-def test_an_act_and_its_end_change_no_other_run_and_no_other_act(
-    authority: Authority,  # noqa: F811
-    failure: LedgerDrift | None,
-) -> None:
-    ended(authority, "k")
-    before = ended(authority, "l")
-    assert one(authority, act("one")).outcome == "ACCEPTED"
-    assert run_of(authority, "l") == before
-    assert one(authority, act("other", "l")).outcome == "ACCEPTED"
-
-    def other() -> tuple[Any, ...]:
-        return run_of(authority, "l"), authority.signals(hex32("l")), action_of(authority, "other")
-
-    unchanged = other()
-    (row,) = [row for row in owed(authority) if row.run_id == hex32("k")]
-    authority.end_reemits([ReemitEnd(row, failure=failure)])
-    assert other() == unchanged
-    assert set(authority.acts(["one"])) == {"one"}
-
-
-def test_what_was_published_again_is_not_taken_back(authority: Authority) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    (row,) = owed(authority)
-    authority.end_reemits([ReemitEnd(row)])
-    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
-    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0, 1]
-    assert told(authority) == ["REEMIT_REQUESTED", "REEMIT_PUBLISHED"]
-    assert action_of(authority, "one").outcome == "PUBLISHED"
-
-
-def test_a_first_signal_is_never_dropped(authority: Authority) -> None:  # noqa: F811
-    ended(authority, sent=False)
-    (row,) = owed(authority)
-    authority.end_reemits([ReemitEnd(replace(row, kind=SignalKind.READY_REEMIT), failure=DRIFT)])
-    assert [signal.emission for signal in authority.signals(hex32("k")).rows] == [0]
-    assert told(authority) == []
-
-
-def test_a_projection_that_was_claimed_before_the_act_leaves_the_run_behind(authority: Authority) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    (task,) = authority.claim_projections("relay", 10, LEASE)
-    one(authority, act("two"))
-    authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq)])
-    assert [event.seq for event in task.events] == list(range(1, task.run.event_seq + 1))
-    (later,) = authority.claim_projections("relay", 10, LEASE)
-    assert later.run.event_seq == task.run.event_seq + 1
-    assert later.events[: len(task.events)] == task.events
-
-
-def test_a_run_that_was_published_again_is_never_claimed(authority: Authority) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    assert authority.claim("w", 10, LEASE) == []
-    assert not authority.pending().runs
-
-
-def test_times_in_a_record_never_go_back(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    clock.now -= 30 * SECOND
-    (row,) = owed(authority)
-    authority.end_reemits([ReemitEnd(row)])
-    one(authority, act("two"))
-    times = [event.ts_us for event in authority.events(hex32("k"))]
-    assert times == sorted(times)
-
-
-def test_times_in_a_record_are_those_of_its_own_run(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority)
-    one(authority, act("one"))
-    (row,) = owed(authority)
-    before = clock.now = clock.now + SECOND
-    clock.pass_seconds(100)
-    ended(authority, "later", sent=False)
-    clock.now = before
-    authority.end_reemits([ReemitEnd(row)])
-    assert authority.events(hex32("k"))[-1].ts_us == before
-
-
-# --- several at once --------------------------------------------------------------------------------------------------
-
-
-def test_acts_of_many_at_once_have_numbers_and_limits_of_their_own(backend: Backend) -> None:  # noqa: F811
-    first = backend.open()
-    ended(first)
-    handles = [backend.open() for _ in range(4)]
-    limit = ReemitLimit(5, 60 * SECOND)
-    with ThreadPoolExecutor(4) as pool:
-        asked = [act(f"{number}", limit=limit) for number in range(8)]
-        answers = list(pool.map(lambda pair: one(handles[pair[0] % 4], pair[1]), enumerate(asked)))
-    assert sorted(answer.outcome for answer in answers) == ["ACCEPTED"] * 5 + ["REEMIT_RATE_LIMIT"] * 3
-    assert [row.emission for row in first.signals(hex32("k")).rows] == [0, 1, 2, 3, 4, 5]
-    events = first.events(hex32("k"))
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    assert len(events) == run_of(first).event_seq
-
-
-def test_one_act_sent_by_many_at_once_is_carried_out_once(backend: Backend) -> None:  # noqa: F811
-    first = backend.open()
-    ended(first)
-    handles = [backend.open() for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda handle: one(handle, act("one")), handles))
-    assert {answer.outcome for answer in answers} == {"ACCEPTED"}
-    assert len(first.signals(hex32("k")).rows) == 2
 
 
 # --- records of the control bus ---------------------------------------------------------------------------------------
@@ -530,7 +284,7 @@ def record(key: str, run: str = "k", **changes: Any) -> Admission:
     )  # fmt: skip
 
 
-def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(authority: Authority) -> None:  # noqa: F811
+def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(authority: Authority) -> None:
     ended(authority)
     (first,) = authority.admit([record("r1")])
     (again,) = authority.admit([record("r1")])
@@ -544,7 +298,7 @@ def test_a_record_is_accepted_with_its_act_and_delivered_again_it_is_known(autho
     assert again.disposition is Disposition.ACCEPTED, "a disposition is final, whatever came of the act"
 
 
-def owed_signals(authority: Authority) -> list[OutboxRow]:  # noqa: F811
+def owed_signals(authority: Authority) -> list[OutboxRow]:
     authority.expire_owner("p")
     return owed(authority)
 
@@ -558,8 +312,8 @@ def owed_signals(authority: Authority) -> list[OutboxRow]:  # noqa: F811
     ],
 )
 def test_a_record_that_is_refused_is_a_dead_letter_and_its_sender_is_told(
-    authority: Authority,  # noqa: F811
-    backend: Backend,  # noqa: F811
+    authority: Authority,
+    backend: Backend,
     changes: dict[str, Any],
     code: str,
 ) -> None:
@@ -578,7 +332,7 @@ def test_a_record_that_is_refused_is_a_dead_letter_and_its_sender_is_told(
         assert run_of(authority) == before
 
 
-def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:  # noqa: F811
+def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:
     ended(authority)
     batch = [asking("new"), record("r1"), asking("other"), record("r2", "nobody"), record("r1")]
     answers = authority.admit(batch)
@@ -592,8 +346,8 @@ def test_records_of_both_kinds_share_a_batch(authority: Authority) -> None:  # n
 
 
 def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     sent = []
     for number in range(5):
@@ -615,7 +369,7 @@ def test_signals_are_listed_page_by_page_in_the_order_of_their_first_publication
     assert [item.kind for item in authority.published("FAILED", (0, -1), clock.now, 10)] == ["TERMINAL"]
 
 
-def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority, clock: Clock) -> None:
     """The refusal of a conflicting request names the run; what is published again is how the run ended."""
     ended(authority)
     authority.admit([asking("k", "another record", "two")])
@@ -626,7 +380,7 @@ def test_a_refused_request_for_a_run_is_none_of_its_signals(authority: Authority
     assert [item.kind for item in authority.published("READY", (0, -1), clock.now, 10)] == ["READY"]
 
 
-def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_an_act_of_another_kind_is_recorded_once_and_ended(authority: Authority, clock: Clock) -> None:
     batch = ActionRow("b", 0, "ops", "cli", "reemit_many", '{"state":"READY"}', "why", "ACCEPTED", "in progress")
     assert authority.record_action(batch)
     assert not authority.record_action(replace(batch, reason="another"))

@@ -2,91 +2,39 @@
 
 from __future__ import annotations
 
-import re
-import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import (
-    LEASE,
-    SECOND,
-    Clock,
-    asking,
-    claim_one,
-    commit,
-    disposed,
-    draft,
-    failed,
-    hex32,
-    hex64,
-    ready,
-)
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
-from test_authority_reemits import DRIFT, act, deliver_documents, ended, one, owed
+from authority_support import Clock, asking, claim_one, commit, disposed, hex32, ready
+from reemit_support import act, ended, owed
+from retention_support import admitted_apart, begun, swept
 
-from scenario_runner.authority.acts import ActionRow, ReemitLimit
-from scenario_runner.authority.retention import ACTION, RUNNING, Expiry, Kind, count_of, counted
+from scenario_runner.authority.acts import ActionRow
+from scenario_runner.authority.retention import Expiry, Kind
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.authority.statements import load_migrations, load_statements
-from scenario_runner.authority.values import Admission, ReemitEnd, Sent
+from scenario_runner.authority.values import Admission
 from scenario_runner.authority.views.sqlite import SqliteViews
 from scenario_runner.contracts.states import Disposition, SignalKind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
 
 pytestmark = pytest.mark.integration
 
-DAY = 86_400 * SECOND
-MANY = ReemitLimit(1000, 60 * SECOND)
-IN_DATABASE = [kind for kind in Kind if kind is not Kind.SPOOL_CONSUMED]
 
-
-def begun(authority: Authority, kind: Kind, key: str = "act") -> str:  # noqa: F811
-    authority.record_action(ActionRow(key, 0, "ops", "cli", ACTION, kind, "why", RUNNING, counted(0, "rows removed")))
-    return key
-
-
-def swept(authority: Authority, expiry: Expiry, limit: int = 100, key: str = "act") -> int:  # noqa: F811
-    """Remove everything that has expired; returns what the act counts."""
-    begun(authority, expiry.kind, key)
-    after, more, batches = 0, True, 0
-    while more:
-        batches += 1
-        assert batches < 100, "the batches do not come to an end"
-        removal = authority.remove_expired(expiry, after, limit, key)
-        after, more = removal.after, removal.more
-    return count_of(authority.acts([key])[key].detail)
-
-
-def records(backend: Backend) -> list[str]:  # noqa: F811
+def records(backend: Backend) -> list[str]:
     return [key for (key,) in backend.query("SELECT record_key FROM intake_records ORDER BY record_id")]
-
-
-def admitted_apart(authority: Authority, clock: Clock, *keys: str) -> None:  # noqa: F811
-    for key in keys:
-        authority.admit([asking(key, f"bus/{key}")])
-        clock.pass_seconds(1)
-
-
-def repeated(authority: Authority, key: str, times: int) -> None:  # noqa: F811
-    """Publish the signal of a run again, so often."""
-    for number in range(times):
-        assert one(authority, act(f"{key}/{number}", key, limit=MANY)).outcome == "ACCEPTED"
-        deliver_documents(authority)
-        authority.mark_sent([Sent(row) for row in owed(authority)])
 
 
 # --- intake records
 
 
-def test_records_that_are_older_go_and_younger_ones_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_records_that_are_older_go_and_younger_ones_stay(backend: Backend, authority: Authority, clock: Clock) -> None:
     admitted_apart(authority, clock, *"abc")
     before_us = clock.now
     admitted_apart(authority, clock, *"de")
@@ -95,9 +43,9 @@ def test_records_that_are_older_go_and_younger_ones_stay(backend: Backend, autho
 
 
 def test_a_record_that_comes_again_after_its_row_has_gone_finds_its_run(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     admitted_apart(authority, clock, "a")
     commit(authority, ready(claim_one(authority)))
@@ -114,9 +62,9 @@ def test_a_record_that_comes_again_after_its_row_has_gone_finds_its_run(
 
 
 def test_a_reemit_that_comes_again_after_its_record_has_gone_is_not_carried_out_again(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     ended(authority)
     record = Admission(record_key="bus/reemit", kind="REEMIT_REQUEST", run_id=hex32("k"), reemit=act("bus/reemit"),
@@ -136,7 +84,7 @@ def test_a_reemit_that_comes_again_after_its_record_has_gone_is_not_carried_out_
     assert (third.disposition, third.repeated) == (Disposition.ACCEPTED, True)
 
 
-def known_refusal(authority: Authority, key: str) -> Admission:  # noqa: F811
+def known_refusal(authority: Authority, key: str) -> Admission:
     """A record that asks for a re-emit which was refused, and whose row has gone: with the database that was lost."""
     authority.record_action(ActionRow(key, 0, "ops", "bus", "reemit", hex32("k"), "", "REEMIT_RATE_LIMIT", "too many"))
     return Admission(
@@ -145,8 +93,8 @@ def known_refusal(authority: Authority, key: str) -> Admission:  # noqa: F811
 
 
 def test_a_reemit_that_was_refused_and_comes_again_without_a_record_is_a_dead_letter_again(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
 ) -> None:
     ended(authority)
     (found,) = authority.admit([known_refusal(authority, "bus/refused")])
@@ -158,8 +106,8 @@ def test_a_reemit_that_was_refused_and_comes_again_without_a_record_is_a_dead_le
 
 
 def test_a_redrive_of_a_reemit_that_is_known_without_its_record_is_carried_out_once(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
 ) -> None:
     ended(authority)
     record = known_refusal(authority, "redrive/1/bus/refused")
@@ -172,7 +120,7 @@ def test_a_redrive_of_a_reemit_that_is_known_without_its_record_is_carried_out_o
     assert authority.admit_for(action, record) is None
 
 
-def test_refused_records_and_redrives_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_refused_records_and_redrives_stay(backend: Backend, authority: Authority, clock: Clock) -> None:
     authority.admit([disposed("bus/refused", Disposition.REJECTED), disposed("bus/ignored", Disposition.IGNORED)])
     authority.admit([asking("a", "redrive/1/bus/refused"), asking("a", "bus/conflict", fingerprint="two")])
     authority.admit([asking("a", "bus/duplicate")])
@@ -182,9 +130,9 @@ def test_refused_records_and_redrives_stay(backend: Backend, authority: Authorit
 
 
 def test_a_record_of_another_stream_has_a_time_of_its_own(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking(key, key) for key in ("kinesis/ours/shard/1", "kinesis/theirs/shard/1", "spool/x")])
     begin_us = clock.now
@@ -197,9 +145,9 @@ def test_a_record_of_another_stream_has_a_time_of_its_own(
 
 
 def test_old_records_of_another_stream_do_not_hide_those_behind_them(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     begin_us = clock.now
     theirs = [f"kinesis/theirs/shard/{number}" for number in range(5)]
@@ -210,9 +158,9 @@ def test_old_records_of_another_stream_do_not_hide_those_behind_them(
 
 
 def test_batches_go_on_where_the_one_before_ended_also_past_rows_that_stay(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([disposed(f"bus/refused-{number}", Disposition.REJECTED) for number in range(7)])
     authority.admit([asking(str(number), f"bus/{number}") for number in range(7)])
@@ -222,9 +170,9 @@ def test_batches_go_on_where_the_one_before_ended_also_past_rows_that_stay(
 
 
 def test_a_row_from_a_time_when_the_clock_was_ahead_does_not_stop_those_behind_it(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     admitted_apart(authority, clock, "a")
     clock.pass_seconds(1000)
@@ -239,9 +187,9 @@ def test_a_row_from_a_time_when_the_clock_was_ahead_does_not_stop_those_behind_i
 
 
 def test_the_bytes_of_old_dead_letters_go_and_their_rows_stay(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([disposed("bus/old", Disposition.REJECTED)])
     removed_us = clock.pass_seconds(1)
@@ -258,7 +206,7 @@ def test_the_bytes_of_old_dead_letters_go_and_their_rows_stay(
     assert swept(authority, Expiry(Kind.DEAD_LETTER_RAW, clock.now), key="second") == 0
 
 
-def test_dead_letters_whose_bytes_have_gone_are_not_counted_as_kept(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_dead_letters_whose_bytes_have_gone_are_not_counted_as_kept(authority: Authority, clock: Clock) -> None:
     authority.admit([disposed(f"old{number}", Disposition.REJECTED) for number in range(3)])
     clock.pass_seconds(1)
     authority.admit([disposed("young", Disposition.REJECTED)])
@@ -268,7 +216,7 @@ def test_dead_letters_whose_bytes_have_gone_are_not_counted_as_kept(authority: A
     assert authority.backlog(10).dead_letters == 1
 
 
-def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority, clock: Clock) -> None:
     large = [replace(disposed(f"bus/{number}", Disposition.REJECTED), raw_size=1 << 20) for number in range(9)]
     authority.admit(large)
     clock.pass_seconds(1)
@@ -279,9 +227,9 @@ def test_a_batch_of_dead_letters_is_bounded_by_their_bytes(authority: Authority,
 
 
 def test_letters_from_a_time_when_the_clock_was_ahead_do_not_stop_those_behind_them(
-    backend: Backend,  # noqa: F811
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    backend: Backend,
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     for name in ("a", "b"):
         clock.pass_seconds(1000)
@@ -319,207 +267,3 @@ def test_bytes_that_another_retention_removes_meanwhile_are_counted_once(
     assert letter.raw_removed_us == removed_us
     for opened in (views, one_, other):
         opened.close()
-
-
-# --- outbox
-
-
-def test_the_first_signal_of_a_run_stays_and_what_was_published_again_goes(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
-) -> None:
-    for key, how in (("r", ready), ("f", failed)):
-        ended(authority, key, how)
-        repeated(authority, key, 2)
-    clock.pass_seconds(DAY // SECOND)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 4
-    for key in "rf":
-        (row,) = authority.signals(hex32(key)).rows
-        assert (row.emission, row.sent_us is not None) == (0, True)
-
-
-@pytest.mark.parametrize("limit", [1, 100])
-def test_the_number_of_an_emission_is_never_used_twice(authority: Authority, clock: Clock, limit: int) -> None:  # noqa: F811
-    ended(authority)
-    repeated(authority, "k", 3)
-    clock.pass_seconds(1)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now), limit) == 3
-    assert one(authority, act("later", limit=MANY)).outcome == "ACCEPTED"
-    assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 4]
-    deliver_documents(authority)
-    authority.mark_sent([Sent(row) for row in owed(authority)])
-    clock.pass_seconds(1)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now), key="second") == 1
-    one(authority, act("last", limit=MANY))
-    assert [row.emission for row in authority.signals(hex32("k")).rows] == [0, 5]
-
-
-def test_a_number_that_was_never_published_is_used_although_those_before_it_have_gone(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
-) -> None:
-    ended(authority)
-    repeated(authority, "k", 1)
-    sent_us = clock.pass_seconds(1)
-    one(authority, act("owed", limit=MANY))
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, sent_us)) == 1
-    (row,) = owed(authority)
-    assert row.emission == 2
-    authority.end_reemits([ReemitEnd(row, failure=DRIFT)])
-    one(authority, act("again", limit=MANY))
-    assert [item.emission for item in authority.signals(hex32("k")).rows] == [0, 2]
-
-
-def test_numbers_of_other_messages_stay_as_they_are(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority, "other")
-    ended(authority)
-    repeated(authority, "k", 2)
-    clock.pass_seconds(1)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 2
-    one(authority, act("first", "other"))
-    assert [row.emission for row in authority.signals(hex32("other")).rows] == [0, 1]
-
-
-def test_what_is_owed_to_the_bus_or_was_sent_lately_stays(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority)
-    repeated(authority, "k", 1)
-    sent_us = clock.pass_seconds(10)
-    one(authority, act("owed", limit=MANY))
-    authority.admit([disposed("bus/a", Disposition.REJECTED, hex32("k"), draft("refusal", run_id=hex32("k")))])
-    clock.pass_seconds(10)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, sent_us - 10 * SECOND), key="early") == 0
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 1
-    kinds = [row.kind for row in authority.signals(hex32("k")).rows]
-    assert kinds == [SignalKind.READY, SignalKind.READY_REEMIT, SignalKind.REQUEST_REJECTED]
-
-
-def test_a_refusal_that_was_sent_goes_and_is_not_sent_again(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    record = disposed("bus/a", Disposition.REJECTED, hex32("k"), draft("refusal", run_id=hex32("k")))
-    authority.admit([record])
-    authority.mark_sent([Sent(row) for row in authority.claim_signals("p", 10, LEASE)])
-    clock.pass_seconds(1)
-    assert swept(authority, Expiry(Kind.OUTBOX_SENT, clock.now)) == 1
-    (again,) = authority.admit([record])
-    assert again.repeated
-    assert authority.claim_signals("p", 10, LEASE) == []
-
-
-# --- digests
-
-
-def test_digests_that_were_kept_long_ago_go(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    authority.keep_digests(hex64("old"), [hex64("x")])
-    before_us = clock.pass_seconds(1)
-    authority.keep_digests(hex64("young"), [hex64("y")])
-    assert swept(authority, Expiry(Kind.DIGEST_REUSE, before_us), limit=1) == 1
-    assert authority.find_digests(hex64("old")) is None
-    assert authority.find_digests(hex64("young")) == [hex64("y")]
-
-
-# --- acts
-
-
-@pytest.mark.parametrize("kind", IN_DATABASE)
-def test_a_batch_that_finds_nothing_changes_nothing(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
-    ended(authority)
-    begun(authority, kind)
-    removal = authority.remove_expired(Expiry(kind, clock.now - DAY), 0, 10, "act")
-    assert (removal.removed, removal.more) == (0, False)
-    (row,) = authority.actions(kind)
-    assert (row.actor, row.via, row.action, row.reason, row.outcome, row.detail) == (
-        "ops", "cli", "retention", "why", "RUNNING", "0 rows removed",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", [Kind.INTAKE_RECORDS, Kind.DEAD_LETTER_RAW])
-def test_a_full_page_without_an_old_row_is_the_end(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
-    admitted_apart(authority, clock, "old")
-    authority.admit([disposed("bus/refused", Disposition.REJECTED)])
-    before_us = clock.pass_seconds(1)
-    for number in range(5):
-        authority.admit([asking(f"{number}"), disposed(f"bus/young {number}", Disposition.REJECTED)])
-    first = authority.remove_expired(Expiry(kind, before_us), 0, 3, begun(authority, kind))
-    assert (first.removed, first.more) == (1, True)
-    second = authority.remove_expired(Expiry(kind, before_us), first.after, 3, "act")
-    assert (second.removed, second.more) == (0, False)
-
-
-@pytest.mark.parametrize("kind", IN_DATABASE)
-def test_a_batch_adds_its_count_to_its_own_act(authority: Authority, clock: Clock, kind: Kind) -> None:  # noqa: F811
-    ended(authority)
-    repeated(authority, "k", 1)
-    authority.admit([disposed("bus/refused", Disposition.REJECTED)])
-    authority.keep_digests(hex64("old"), [hex64("x")])
-    clock.pass_seconds(1)
-    begun(authority, kind, "before")
-    before = authority.acts(["before"])["before"]
-    assert swept(authority, Expiry(kind, clock.now)) == 1
-    assert authority.acts(["before"])["before"] == before
-
-
-def test_every_batch_adds_its_count_to_the_act_in_its_own_transaction(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    admitted_apart(authority, clock, *"abcde")
-    expiry = Expiry(Kind.INTAKE_RECORDS, clock.now)
-    begun(authority, expiry.kind)
-    details = []
-    after = 0
-    for _ in range(3):
-        after = authority.remove_expired(expiry, after, 2, "act").after
-        details.append(authority.acts(["act"])["act"].detail)
-    assert details == ["2 rows removed", "4 rows removed", "5 rows removed"]
-
-
-def test_two_retentions_at_once_remove_every_row_once(authority: Authority, clock: Clock) -> None:  # noqa: F811
-    for key in "abc":
-        ended(authority, key)
-        repeated(authority, key, 4)
-    authority.admit([asking(str(number), f"bus/{number}") for number in range(60)])
-    clock.pass_seconds(1)
-    with ThreadPoolExecutor(2) as pool:
-        for expiry, count in ((Expiry(Kind.OUTBOX_SENT, clock.now), 12), (Expiry(Kind.INTAKE_RECORDS, clock.now), 63)):
-            both = [pool.submit(swept, authority, expiry, 5, f"{expiry.kind}/{me}") for me in range(2)]
-            found = sum(item.result() for item in both)
-            # What one skipped because the other held it is gone, or is found by the next retention.
-            assert found + swept(authority, expiry, key=f"{expiry.kind}/last") == count
-    one(authority, act("later", "a", limit=MANY))
-    assert [row.emission for row in authority.signals(hex32("a")).rows] == [0, 5]
-
-
-def test_runs_events_attempts_and_acts_stay(backend: Backend, authority: Authority, clock: Clock) -> None:  # noqa: F811
-    ended(authority)
-    repeated(authority, "k", 2)
-    tables = ("runs", "run_events", "engine_attempts", "operator_actions", "store_identities")
-
-    def rows() -> list[Any]:
-        return [backend.query(f"SELECT count(*) FROM {table}") for table in tables]
-
-    before = rows()
-    clock.pass_seconds(DAY // SECOND)
-    for kind in IN_DATABASE:
-        authority.remove_expired(Expiry(kind, clock.now), 0, 1000, "no act")
-    assert rows() == before
-
-
-# --- cost
-
-
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        ("expired_intake_records", "USING INTEGER PRIMARY KEY"),
-        ("expired_dead_letter_raw", "intake_records_with_raw"),
-        ("expired_outbox_sent", "outbox_removable"),
-        ("expired_digest_reuse", "digest_reuse_kept"),
-        ("keep_emission_numbers", "sqlite_autoindex_outbox_1"),
-    ],
-)
-def test_sqlite_finds_a_batch_by_its_index(name: str, index: str) -> None:
-    text = load_statements("sqlite")[name]
-    with sqlite3.connect(":memory:") as connection:
-        for _, _, migration in load_migrations("sqlite"):
-            connection.executescript(migration)
-        wanted = dict.fromkeys(re.findall(r":([a-z_]+)", text), 0)
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", wanted)]
-    assert any(index in step for step in plan), plan
-    tables = ("intake_records", "outbox", "digest_reuse", "dead_letters")
-    assert not [step for step in plan if step in {f"SCAN {table}" for table in tables}], plan

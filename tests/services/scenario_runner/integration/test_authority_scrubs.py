@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from authority_support import Clock, asking, claim_one, commit, failed, hex32, ready
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
+from authority_support import SECOND, Clock, asking, claim_one, commit, failed, hex32, ready
 
 from scenario_runner.authority.acts import ActionRow, DriftAct
 from scenario_runner.contracts.states import RunState
@@ -26,8 +25,8 @@ def drift(key: str, found: str = "first") -> DriftAct:
 
 
 def test_drift_of_a_ready_run_is_an_act_and_an_event_once(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
@@ -49,7 +48,7 @@ def test_drift_of_a_ready_run_is_an_act_and_an_event_once(
     assert times == sorted(times)
 
 
-def test_drift_grows_the_record_of_a_ready_run_only(authority: Authority) -> None:  # noqa: F811
+def test_drift_grows_the_record_of_a_ready_run_only(authority: Authority) -> None:
     authority.admit([asking("waits"), asking("failed")])
     claims = {claim.run_id: claim for claim in authority.claim("owner", 10, 60_000_000)}
     commit(authority, failed(claims[hex32("failed")]))
@@ -61,7 +60,7 @@ def test_drift_grows_the_record_of_a_ready_run_only(authority: Authority) -> Non
     ]  # fmt: skip
 
 
-def test_drifts_that_are_found_at_once_have_numbers_of_their_own(authority: Authority) -> None:  # noqa: F811
+def test_drifts_that_are_found_at_once_have_numbers_of_their_own(authority: Authority) -> None:
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     last = authority.events(hex32("k"))[-1].seq
@@ -70,7 +69,26 @@ def test_drifts_that_are_found_at_once_have_numbers_of_their_own(authority: Auth
     assert [event.seq for event in authority.events(hex32("k"))][last:] == list(range(last + 1, last + 9))
 
 
-def test_the_detail_of_an_act_is_replaced_only_if_nobody_else_has_done_so(authority: Authority) -> None:  # noqa: F811
+def test_scrubs_at_once_leave_one_event_of_a_run_whatever_each_of_them_found(
+    authority: Authority,
+    clock: Clock,
+) -> None:
+    authority.admit([asking("k"), asking("other")])
+    for _ in range(2):
+        commit(authority, ready(claim_one(authority)))
+    acts = [replace(drift("k", str(number)), quiet_us=60 * SECOND) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(authority.record_drift, acts)) == 1
+    assert len([event for event in authority.events(hex32("k")) if event.kind == "EVIDENCE_DRIFTED"]) == 1
+    assert len(authority.actions(hex32("k"))) == 1
+    assert authority.record_drift(replace(drift("other"), quiet_us=60 * SECOND)), "each run is told of"
+    clock.pass_seconds(59)
+    assert not any(authority.record_drift(act) for act in acts)
+    clock.pass_seconds(2)
+    assert sum(authority.record_drift(act) for act in acts) == 1
+
+
+def test_the_detail_of_an_act_is_replaced_only_if_nobody_else_has_done_so(authority: Authority) -> None:
     authority.record_action(ActionRow("scrub/last", 0, "a", "cli", "scrub", "scrub/last", "metrics", "DONE", ""))
     assert authority.replace_detail("scrub/last", "", "first")
     assert not authority.replace_detail("scrub/last", "", "second")

@@ -21,7 +21,6 @@ from authority_support import (
     ready,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.values import Admission, Claim, Sent, Superseding, Transition
 from scenario_runner.contracts.errors import LeaseLostError, SequenceError
@@ -30,7 +29,7 @@ from scenario_runner.contracts.supersession import Supersession
 from scenario_runner.runs import transitions
 
 if TYPE_CHECKING:
-    from test_authority_contract import Backend
+    from authority_backends import Backend
 
     from scenario_runner.authority.base import Authority
     from scenario_runner.authority.values import RunRow
@@ -62,14 +61,14 @@ def corrected(claim: Claim, old_state: RunState = RunState.READY, name: str = ""
     )  # fmt: skip
 
 
-def ended(authority: Authority, key: str = "old", how: Any = ready) -> RunRow:  # noqa: F811
+def ended(authority: Authority, key: str = "old", how: Any = ready) -> RunRow:
     authority.admit([asking(key)])
     commit(authority, how(claim_one(authority), f"signal of {key}"))
     deliver(authority)
     return run_of(authority, key)
 
 
-def deliver(authority: Authority) -> None:  # noqa: F811
+def deliver(authority: Authority) -> None:
     tasks = authority.claim_projections("relay", 100, LEASE)
     if tasks:
         authority.mark_projected("relay", [(task.run.run_id, task.run.event_seq) for task in tasks])
@@ -78,17 +77,17 @@ def deliver(authority: Authority) -> None:  # noqa: F811
         authority.mark_sent([Sent(row) for row in rows])
 
 
-def run_of(authority: Authority, key: str) -> RunRow:  # noqa: F811
+def run_of(authority: Authority, key: str) -> RunRow:
     run = authority.run(hex32(key))
     assert run is not None
     return run
 
 
-def kinds(authority: Authority, key: str) -> list[str]:  # noqa: F811
+def kinds(authority: Authority, key: str) -> list[str]:
     return [item.kind for item in authority.events(hex32(key))]
 
 
-def answer(authority: Authority, record: Admission) -> tuple[str, str]:  # noqa: F811
+def answer(authority: Authority, record: Admission) -> tuple[str, str]:
     (found,) = authority.admit([record])
     return found.disposition.value, found.reason_code
 
@@ -98,7 +97,7 @@ def answer(authority: Authority, record: Admission) -> tuple[str, str]:  # noqa:
 
 @pytest.mark.parametrize("how", [ready, failed])
 def test_a_correction_of_a_run_that_has_ended_is_admitted_and_its_claim_names_that_run(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
 ) -> None:
     before = ended(authority, how=how)
@@ -112,12 +111,12 @@ def test_a_correction_of_a_run_that_has_ended_is_admitted_and_its_claim_names_th
     assert claim_of_plain(authority).supersession is None
 
 
-def claim_of_plain(authority: Authority) -> Claim:  # noqa: F811
+def claim_of_plain(authority: Authority) -> Claim:
     authority.admit([asking("plain")])
     return claim_one(authority)
 
 
-def test_a_correction_of_an_unknown_run_is_refused_and_leaves_its_key_free(authority: Authority) -> None:  # noqa: F811
+def test_a_correction_of_an_unknown_run_is_refused_and_leaves_its_key_free(authority: Authority) -> None:
     assert answer(authority, correcting("new", "old")) == ("REJECTED", "SUPERSEDED_RUN_NOT_FOUND")
     assert authority.run(hex32("new")) is None
     (row,) = authority.claim_signals("p", 10, LEASE)
@@ -132,7 +131,7 @@ def test_a_correction_of_an_unknown_run_is_refused_and_leaves_its_key_free(autho
     assert answer(authority, correcting("new", "old")) == ("REJECTED", "SUPERSEDED_RUN_NOT_FOUND"), "as it was answered"
 
 
-def test_a_correction_of_a_run_that_has_not_ended_is_refused_until_it_has(authority: Authority) -> None:  # noqa: F811
+def test_a_correction_of_a_run_that_has_not_ended_is_refused_until_it_has(authority: Authority) -> None:
     authority.admit([asking("old")])
     assert answer(authority, correcting("new", "old", "1")) == ("REJECTED", "SUPERSEDED_RUN_NOT_ENDED")
     claim = claim_one(authority)
@@ -157,7 +156,7 @@ def test_a_correction_of_a_run_that_has_not_ended_is_refused_until_it_has(author
     ids=["same", "none", "other run", "unknown run", "other purpose", "other reason", "other intent"],
 )
 def test_one_key_stands_for_one_correction(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     other: Admission,
     disposition: str,
     together: bool,
@@ -172,7 +171,7 @@ def test_one_key_stands_for_one_correction(
 
 
 def test_a_plain_run_cannot_be_made_a_correction_afterwards_so_that_no_circle_comes_about(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
 ) -> None:
     ended(authority, "a")
     assert answer(authority, correcting("b", "a")) == ("ACCEPTED", "")
@@ -182,7 +181,7 @@ def test_a_plain_run_cannot_be_made_a_correction_afterwards_so_that_no_circle_co
     assert {first.disposition, second.disposition} == {Disposition.REJECTED}
 
 
-def test_records_beside_a_correction_that_is_refused_keep_their_own_answers(authority: Authority) -> None:  # noqa: F811
+def test_records_beside_a_correction_that_is_refused_keep_their_own_answers(authority: Authority) -> None:
     ended(authority)
     found = authority.admit(
         [asking("plain"), correcting("a", "nobody"), correcting("b", "old"), asking("a", "plain a")]
@@ -197,7 +196,7 @@ def test_records_beside_a_correction_that_is_refused_keep_their_own_answers(auth
 
 @pytest.mark.parametrize(("how", "state"), [(ready, RunState.READY), (failed, RunState.FAILED)])
 def test_the_ready_of_a_correction_tells_both_records_and_changes_nothing_else_of_the_old_run(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     how: Any,
     state: RunState,
 ) -> None:
@@ -220,7 +219,7 @@ def test_the_ready_of_a_correction_tells_both_records_and_changes_nothing_else_o
 
 
 def restored_ahead(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     *told: str,
     record: str = "old",
     kind: str = EventKind.SUPERSEDED_BY,
@@ -233,8 +232,8 @@ def restored_ahead(
         record: Key of the run whose record it is.
         kind: Of the events that tell of them.
     """
-    from test_authority_rebuild import BEGAN, END, begun, restored, terminal
-    from test_authority_rebuild import event as row
+    from restored_support import BEGAN, END, begun, restored, terminal
+    from restored_support import event as row
 
     ends = {key: terminal(key) for key in ("old", record)}
     by = [
@@ -249,7 +248,7 @@ def restored_ahead(
     return claim_one(authority)
 
 
-def test_a_record_that_tells_of_a_supersession_already_is_not_told_again(authority: Authority) -> None:  # noqa: F811
+def test_a_record_that_tells_of_a_supersession_already_is_not_told_again(authority: Authority) -> None:
     claim = restored_ahead(authority, "new")
     commit(authority, corrected(claim))
     assert kinds(authority, "old").count("SUPERSEDED_BY") == 1
@@ -260,7 +259,7 @@ def test_a_record_that_tells_of_a_supersession_already_is_not_told_again(authori
     assert owed == [hex32("new")], "the record of the old run is in the ledger"
 
 
-def test_a_record_that_tells_of_another_correction_is_told_of_this_one(authority: Authority) -> None:  # noqa: F811
+def test_a_record_that_tells_of_another_correction_is_told_of_this_one(authority: Authority) -> None:
     claim = restored_ahead(authority, "another")
     commit(authority, corrected(claim))
     told = [
@@ -273,7 +272,7 @@ def test_a_record_that_tells_of_another_correction_is_told_of_this_one(authority
 
 @pytest.mark.parametrize("told", [{"record": "other"}, {"kind": "any"}])
 def test_only_the_event_of_a_supersession_in_the_record_of_the_old_run_tells_of_it(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     told: dict[str, str],
 ) -> None:
     commit(authority, corrected(restored_ahead(authority, "new", **told)))
@@ -281,7 +280,7 @@ def test_only_the_event_of_a_supersession_in_the_record_of_the_old_run_tells_of_
     assert run_of(authority, "old").event_seq == len(kinds(authority, "old"))
 
 
-def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authority: Authority) -> None:  # noqa: F811
+def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authority: Authority) -> None:
     ended(authority)
     authority.admit([correcting("new", "old")])
     commit(authority, corrected(claim_one(authority)))
@@ -302,7 +301,7 @@ def test_run_supersedes_goes_out_after_the_documents_and_after_the_ready(authori
     assert not authority.pending().undelivered
 
 
-def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clock: Any) -> None:  # noqa: F811
+def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clock: Any) -> None:
     ended(authority)
     authority.admit([correcting("new", "old"), asking("other")])
     for claim in authority.claim("w", 2, LEASE):
@@ -316,7 +315,7 @@ def test_run_supersedes_waits_for_no_ready_but_its_own(authority: Authority, clo
     assert [row.kind for row in authority.claim_signals("p", 10, LEASE)] == [SignalKind.RUN_SUPERSEDES]
 
 
-def test_the_time_of_a_supersession_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Any) -> None:  # noqa: F811
+def test_the_time_of_a_supersession_does_not_depend_on_records_of_other_runs(authority: Authority, clock: Any) -> None:
     ended(authority)
     authority.admit([correcting("new", "old")])
     claim = claim_one(authority, lease_us=10 * LEASE)
@@ -328,7 +327,7 @@ def test_the_time_of_a_supersession_does_not_depend_on_records_of_other_runs(aut
     assert authority.events(hex32("old"))[-1].ts_us == before
 
 
-def test_a_correction_that_is_committed_twice_supersedes_once(authority: Authority) -> None:  # noqa: F811
+def test_a_correction_that_is_committed_twice_supersedes_once(authority: Authority) -> None:
     ended(authority)
     authority.admit([correcting("new", "old")])
     transition = corrected(claim_one(authority))
@@ -338,7 +337,7 @@ def test_a_correction_that_is_committed_twice_supersedes_once(authority: Authori
     assert len(authority.signals(hex32("new")).rows) == 2
 
 
-def test_a_correction_whose_lease_was_taken_supersedes_nothing(authority: Authority, clock: Any) -> None:  # noqa: F811
+def test_a_correction_whose_lease_was_taken_supersedes_nothing(authority: Authority, clock: Any) -> None:
     before = ended(authority)
     authority.admit([correcting("new", "old")])
     late = corrected(claim_one(authority))
@@ -349,7 +348,7 @@ def test_a_correction_whose_lease_was_taken_supersedes_nothing(authority: Author
     assert authority.signals(hex32("new")).rows == ()
 
 
-def test_a_correction_that_does_not_become_ready_supersedes_nothing(authority: Authority) -> None:  # noqa: F811
+def test_a_correction_that_does_not_become_ready_supersedes_nothing(authority: Authority) -> None:
     before = ended(authority)
     authority.admit([correcting("new", "old")])
     claim = claim_one(authority)
@@ -361,7 +360,7 @@ def test_a_correction_that_does_not_become_ready_supersedes_nothing(authority: A
     assert (row.new_run_id, row.state) == (hex32("new"), RunState.FAILED)
 
 
-def test_only_a_correction_supersedes_and_its_ready_cannot_leave_it_out(authority: Authority) -> None:  # noqa: F811
+def test_only_a_correction_supersedes_and_its_ready_cannot_leave_it_out(authority: Authority) -> None:
     ended(authority)
     authority.admit([correcting("new", "old")])
     claim = claim_one(authority)
@@ -371,7 +370,7 @@ def test_only_a_correction_supersedes_and_its_ready_cannot_leave_it_out(authorit
         replace(ready(replace(claim, supersession=None)), superseding=corrected(claim).superseding)
 
 
-def test_two_corrections_of_one_run_in_one_batch_each_have_their_event(authority: Authority) -> None:  # noqa: F811
+def test_two_corrections_of_one_run_in_one_batch_each_have_their_event(authority: Authority) -> None:
     before = ended(authority)
     authority.admit([correcting("a", "old"), correcting("b", "old")])
     commit(authority, *map(corrected, authority.claim("w", 2, LEASE)))
@@ -382,7 +381,7 @@ def test_two_corrections_of_one_run_in_one_batch_each_have_their_event(authority
     assert run_of(authority, "old").event_seq == before.event_seq + 2
 
 
-def test_many_corrections_of_one_run_at_the_same_time_leave_no_gap_in_its_record(backend: Backend) -> None:  # noqa: F811
+def test_many_corrections_of_one_run_at_the_same_time_leave_no_gap_in_its_record(backend: Backend) -> None:
     first = backend.open()
     before = ended(first)
     handles = [first, *(backend.open() for _ in range(3))]
@@ -400,7 +399,7 @@ def test_many_corrections_of_one_run_at_the_same_time_leave_no_gap_in_its_record
     assert kinds(first, "old").count("SUPERSEDED_BY") == 16
 
 
-def test_both_ends_are_found_from_either_run(authority: Authority, clock: Any) -> None:  # noqa: F811
+def test_both_ends_are_found_from_either_run(authority: Authority, clock: Any) -> None:
     ended(authority, "a")
     authority.admit([correcting("b", "a", reason="R")])
     commit(authority, corrected(claim_one(authority)))
@@ -416,7 +415,7 @@ def test_both_ends_are_found_from_either_run(authority: Authority, clock: Any) -
     assert authority.supersessions(hex32("nobody")) == []
 
 
-def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_supersedes(authority: Authority) -> None:  # noqa: F811
+def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_supersedes(authority: Authority) -> None:
     ended(authority)
     authority.admit([correcting("new", "old"), asking("other")])
     for claim in authority.claim("w", 2, LEASE):
@@ -434,7 +433,7 @@ def test_whoever_delivers_one_run_delivers_the_record_of_the_run_that_it_superse
     assert not authority.pending(only=hex32("new")).undelivered
 
 
-def test_run_supersedes_is_no_pending_work_while_its_ready_is_put_off(authority: Authority, clock: Any) -> None:  # noqa: F811
+def test_run_supersedes_is_no_pending_work_while_its_ready_is_put_off(authority: Authority, clock: Any) -> None:
     ended(authority)
     authority.admit([correcting("new", "old")])
     commit(authority, corrected(claim_one(authority)))

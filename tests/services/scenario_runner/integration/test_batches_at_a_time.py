@@ -12,7 +12,8 @@ from support import World, need_posix
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import compose_daemon
-from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.loops import Role
+from scenario_runner.service.supervisor import Supervisor
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ import pytest
 import streaming
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
+from processes_support import run_together
 from streaming import make_stream
 
 from scenario_runner.authority.values import OutboxRow
@@ -291,40 +290,22 @@ def test_an_empty_batch_is_fine(backend: Backend, publisher: SignalPublisher) ->
 
 
 def test_two_processes_that_publish_the_same_signals_publish_the_same_bytes(backend: Backend) -> None:
-    source = (
-        f"import sys\n{backend.script}\n"
+    prepare = (
+        f"{backend.script}\n"
         "from scenario_runner.authority.base import OutboxRow\n"
         "from scenario_runner.contracts.states import SignalKind\n"
         "import hashlib\n"
         "def row(n):\n"
         "    message_id = hashlib.sha256(str(n).encode()).hexdigest()\n"
         "    payload = b'{\"n\":%d}' % n\n"
-        "    return OutboxRow(n, message_id, 'r', SignalKind.READY, 'p', {}, payload, n, int(sys.argv[1]))\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "    return OutboxRow(n, message_id, 'r', SignalKind.READY, 'p', {}, payload, n, 1 + int(sys.argv[1]))\n"
+    )
+    run_together(
+        prepare,
         "for start in range(0, 100, 10):\n"
         "    for result in publisher.publish([row(n) for n in range(start, start + 10)]):\n"
-        "        assert result.error == '', result\n"
+        "        assert result.error == '', result\n",
     )
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", source, str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in (1, 2)
-    ]
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in running:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
     found = backend.records()
     assert set(found) == {message_id(number) for number in range(100)}
     assert all(len(set(copies)) == 1 for copies in found.values())

@@ -22,13 +22,12 @@ from authority_support import (
     retried,
     waiting,
 )
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 from scenario_runner.authority.rows import LEASE_HORIZON_US, RELAY_HORIZON_US, RUN_HORIZON_US
 from scenario_runner.authority.values import UNTIL_RESTART, ProjectionFailure, Sent
 from scenario_runner.profiles.wiring import Wiring
 from scenario_runner.relay import relay
-from scenario_runner.runs import decisions
+from scenario_runner.runs import decisions, waits
 
 if TYPE_CHECKING:
     from support import World
@@ -41,9 +40,9 @@ HOUR = 3600
 
 
 def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
-    policies = (decisions._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
+    policies = (waits._WAIT_FOR_EVIDENCE, decisions._WAIT_FOR_INFRASTRUCTURE)
     assert 2 * max(policy.most_seconds for policy in policies) * SECOND <= RUN_HORIZON_US
-    assert 2 * decisions._MOST_QUIET_US <= RUN_HORIZON_US
+    assert 2 * waits._MOST_QUIET_US <= RUN_HORIZON_US
     longest_pause = max(policy.most_seconds for policy in (relay._STORE_RETRY, relay._BUS_RETRY, relay._DRIFT_RETRY))
     assert 2 * longest_pause * SECOND <= RELAY_HORIZON_US < UNTIL_RESTART
     assert relay._LEASE_US < RELAY_HORIZON_US
@@ -53,8 +52,8 @@ def test_the_horizons_lie_beyond_every_pause_and_lease_there_is() -> None:
 
 @pytest.mark.parametrize("kind", ["parked", "postponed"])
 def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
     kind: str,
 ) -> None:
     authority.admit([asking("k")])
@@ -75,8 +74,8 @@ def test_a_run_that_was_put_off_is_due_when_the_clock_was_set_back(
 
 
 def test_a_run_whose_root_is_looked_at_in_rounds_stays_due_at_its_deadline(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     commit(authority, waiting(claim_one(authority), START + WAIT, root="/runs/one"))
@@ -89,8 +88,8 @@ def test_a_run_whose_root_is_looked_at_in_rounds_stays_due_at_its_deadline(
 
 
 def test_a_lease_from_before_the_clock_was_set_back_runs_out_unless_it_is_renewed(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("dead"), asking("alive")])
     dead, alive = authority.claim("w1", 2, LEASE)
@@ -105,8 +104,8 @@ def test_a_lease_from_before_the_clock_was_set_back_runs_out_unless_it_is_renewe
 
 
 def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_clock_was_set_back(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
@@ -132,7 +131,7 @@ def test_documents_and_signals_that_were_put_off_or_leased_are_due_when_the_cloc
     assert [item.message_id for item in authority.claim_signals("p", 10, LEASE)] == [row.message_id]
 
 
-def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k")])
     commit(authority, ready(claim_one(authority)))
     (owed,) = authority.claim_projections("relay", 10, LEASE)
@@ -143,7 +142,7 @@ def test_what_is_settled_has_no_time_to_correct(authority: Authority, clock: Clo
     assert authority.pull_in_times() == 0
 
 
-def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authority, clock: Clock) -> None:  # noqa: F811
+def test_what_is_left_until_a_daemon_starts_is_not_pulled_in(authority: Authority, clock: Clock) -> None:
     authority.admit([asking("k"), asking("l")])
     for number, claim in enumerate(authority.claim("w", 2, LEASE)):
         commit(authority, ready(claim, f"ready {number}"))

@@ -18,9 +18,10 @@ from scenario_runner.artifacts.base import RootsSeen
 from scenario_runner.contracts.states import RunState
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
-from scenario_runner.runs import absent_roots, decisions
+from scenario_runner.runs import absent_roots, waits
 from scenario_runner.service.compose import Daemon, compose_daemon
-from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.loops import Role
+from scenario_runner.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Waits and rounds take a moment in the place of a minute."""
     need_posix()
-    monkeypatch.setattr(decisions, "_ROUNDS_AFTER_US", 0)
+    monkeypatch.setattr(waits, "_ROUNDS_AFTER_US", 0)
     monkeypatch.setattr(absent_roots, "_ROUND_SECONDS", 0.2)
     monkeypatch.setattr(absent_roots, "_BETWEEN_ROUNDS_SECONDS", 0.05)
     return Scene(World(tmp_path / "world"), monkeypatch)
@@ -139,7 +140,7 @@ def test_one_look_serves_all_runs_of_a_root_and_all_become_ready(scene: Scene) -
 
 def test_a_verdict_comes_at_the_deadline_though_no_look_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_posix()
-    monkeypatch.setattr(decisions, "_ROUNDS_AFTER_US", 0)
+    monkeypatch.setattr(waits, "_ROUNDS_AFTER_US", 0)
     scene = Scene(World(tmp_path / "world", policy_changes={"evidence_wait_seconds": 4}), monkeypatch)
     run = scene.world.make_run("never", **SMALL)
     with scene.serving():
@@ -163,7 +164,7 @@ def test_an_allowed_root_that_is_away_ends_no_wait_and_is_told_of(scene: Scene) 
 
 def test_a_look_that_hangs_keeps_no_run_and_no_stop_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_posix()
-    monkeypatch.setattr(decisions, "_ROUNDS_AFTER_US", 0)
+    monkeypatch.setattr(waits, "_ROUNDS_AFTER_US", 0)
     scene = Scene(World(tmp_path / "world", {"shutdown_seconds": 1}), monkeypatch)
     run = scene.world.make_run("now", **SMALL)
     hangs, goes_on = threading.Event(), threading.Event()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from authority_support import START
 from postgres_support import Schema, given_dsn
+from test_authority_store_postgres import read_of
 
 from scenario_runner.authority.statements import load_migrations, load_statements
 
@@ -23,6 +24,7 @@ SQLITE = {
     "live_owners": {"INDEX runs_scheduled", "INDEX runs_behind"},
     "expire_runs_of": {"INDEX runs_scheduled"},
     "any_due": {"COVERING INDEX runs_due"},
+    "claim_due": {"INDEX runs_new", "INDEX runs_due", "COVERING INDEX sqlite_autoindex_runs_1"},
     "any_pending": {"COVERING INDEX runs_due", "INDEX runs_executing", "INDEX runs_behind", "INDEX runs_scheduled"},
 }
 POSTGRES = {
@@ -31,11 +33,11 @@ POSTGRES = {
     "pull_in_times": {"runs_scheduled", "runs_behind", "runs_pkey"},
     "live_owners": {"runs_scheduled", "runs_behind"},
     "expire_owner": {"runs_scheduled", "runs_behind", "runs_pkey"},
-    "claim_runs": {"runs_due", "runs_pkey"},
+    "claim_runs": {"runs_new", "runs_due", "runs_pkey"},
     "any_pending": {"runs_due", "runs_executing", "runs_busy", "runs_behind", "runs_scheduled", "runs_pkey"},
 }
 NUMBERS = {"run_horizon_us": 10**9, "lease_horizon_us": 10**9, "relay_horizon_us": 10**9, "until_restart": 2**62,
-           "lease_us": 10**7, "limit": 64}  # fmt: skip
+           "lease_us": 10**7, "limit": 64, "most_new": 32}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SQLITE)
@@ -87,6 +89,84 @@ def test_postgres_reads_the_herd_from_the_index_of_its_roots_and_else_leaves_it_
     assert scans
     assert {scan.get("Index Name") for scan in scans if "Scan" in scan["Node Type"]} - {None} <= POSTGRES[name], scans
     assert not [scan for scan in scans if scan["Node Type"] == "Seq Scan"], scans
+
+
+@pytest.fixture
+def due_herd(herd: Schema) -> Iterator[Schema]:
+    """All of them are due."""
+    with herd.admin.transaction(force_rollback=True):
+        herd.query("UPDATE runs SET due_us = 1000, absent_root = ''")
+        _prepare(herd)
+        yield herd
+    herd.query("DEALLOCATE claim")
+
+
+def _prepare(schema: Schema) -> None:
+    """Prepare the claim; it is planned as a daemon's statements are."""
+    text = load_statements("postgres")["claim_runs"]
+    names = list(dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text)))
+    for position, name in enumerate(names, 1):
+        text = text.replace(f"%({name})b", f"${position}")
+    schema.query("SET plan_cache_mode = force_generic_plan")
+    schema.query(f"PREPARE claim AS {text}")
+
+
+def _add_new_runs(herd: Schema, count: int) -> None:
+    herd.query(
+        f"""
+        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, admitted_us, deadline_us,
+                          updated_us, due_us, event_seq)
+        SELECT md5('new' || n), 'new-' || n, '', '{{}}', '{{}}', 'PLANNED', {START}, {START}, {START}, 2000 + n, 5
+        FROM generate_series(1, {count}) n"""
+    )
+
+
+def _claim() -> str:
+    """The call of what was prepared."""
+    names = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", load_statements("postgres")["claim_runs"]))
+    return f"EXECUTE claim ({', '.join(repr(({'owner': 'w', 'started': '{}'} | NUMBERS)[name]) for name in names)})"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("new", [0, 1, 1000])
+def test_a_claim_reads_no_more_rows_than_it_takes(due_herd: Schema, new: int) -> None:
+    _add_new_runs(due_herd, new)
+    plan = due_herd.query(f"EXPLAIN (ANALYZE, FORMAT JSON) {_claim()}")[0][0][0]["Plan"]
+    scans = {scan["Index Name"]: scan["Actual Rows"] for scan in _scans(plan) if "Index Name" in scan}
+    taken = min(new, NUMBERS["most_new"])
+    assert (scans["runs_new"], scans["runs_due"]) == (taken, NUMBERS["limit"] - taken)
+    assert read_of(plan) <= 3 * NUMBERS["limit"] + 1, "found, then changed; and their first events"
+
+
+@pytest.mark.parity
+def test_a_plan_that_is_made_while_all_due_runs_are_new_finds_them_in_their_own_index() -> None:
+    """A daemon keeps its plan. One with the index of all that are due would read a herd that is woken afterwards."""
+    schema = Schema(given_dsn())
+    from scenario_runner.authority.postgres import PostgresAuthority
+
+    PostgresAuthority(schema.dsn, "test").close()
+    _add_new_runs(schema, 2000)
+    for retries in (1, 0, 1, 0):  # so the index of new runs grows, as it does with use
+        schema.query(f"UPDATE runs SET retries = {retries}")
+        schema.query("VACUUM runs")
+    schema.query("REINDEX INDEX runs_due")
+    schema.query("VACUUM ANALYZE runs")
+    _prepare(schema)
+    plan = schema.query(f"EXPLAIN (FORMAT JSON) {_claim()}")[0][0][0]["Plan"]
+    schema.drop()
+    (found,) = [part for part in plan["Plans"] if part.get("Subplan Name") == "CTE new_runs"]
+    assert [scan["Index Name"] for scan in _scans(found) if "Index Name" in scan] == ["runs_new"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_claim_is_full_however_its_rows_are_joined(due_herd: Schema, merged: bool) -> None:
+    """A nested loop changes the new runs before the others are looked for; a merge finds all of them before."""
+    due_herd.query("UPDATE runs SET due_us = 9000")
+    _add_new_runs(due_herd, 1000)
+    if merged:
+        due_herd.query("SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = off")
+    assert len({row[0] for row in due_herd.query(_claim())}) == NUMBERS["limit"]
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

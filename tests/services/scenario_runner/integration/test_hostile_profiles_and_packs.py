@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,23 +77,36 @@ def pack_text(catalogue: str | None = None, gate_map: str | None = None) -> Chan
 
 def output(number: int = 0, **keys: Any) -> Change:
     """Change one output of the catalogue; None leaves a key out."""
-    return pack_text(catalogue=_changed(CATALOGUE, "outputs", number, keys))
+
+    def apply(world: World) -> None:
+        pack_text(catalogue=_changed(CATALOGUE, "outputs", number, keys))(world)
+
+    return apply
 
 
 def gate(number: int = 0, **keys: Any) -> Change:
-    return pack_text(gate_map=_changed(GATE_MAP, "gates", number, keys))
+    def apply(world: World) -> None:
+        pack_text(gate_map=_changed(GATE_MAP, "gates", number, keys))(world)
+
+    return apply
 
 
 def method(number: int = 2, **keys: Any) -> Change:
-    given = yaml.safe_load(GATE_MAP)["gates"][number]["verification_method"] | keys
+    given = _document(GATE_MAP)["gates"][number]["verification_method"] | keys
     return gate(number, verification_method={k: v for k, v in given.items() if v is not None})
 
 
+@cache
+def _document(source: str) -> Any:
+    """What the text says; whoever changes it changes a copy."""
+    return yaml.safe_load(source)
+
+
 def _changed(source: str, key: str, number: int, keys: dict[str, Any]) -> str:
-    document = yaml.safe_load(source)
-    entry = document[key][number] | keys
-    document[key][number] = {k: v for k, v in entry.items() if v is not None}
-    return yaml.safe_dump(document, sort_keys=False)
+    document = _document(source)
+    entries = list(document[key])
+    entries[number] = {k: v for k, v in (entries[number] | keys).items() if v is not None}
+    return yaml.safe_dump(document | {key: entries}, sort_keys=False)
 
 
 def schemas(change: Callable[[Path], object], key: str = "schema_root") -> Change:
@@ -238,7 +252,7 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("catalogue.yaml", "line", "availability"),
     ),
     "output listed twice": (
-        pack_text(catalogue=_changed(CATALOGUE, "outputs", 1, {"output_id": "outlet_catalogue"})),
+        output(1, output_id="outlet_catalogue"),
         ("catalogue.yaml", "outlet_catalogue"),
     ),
     "gate listed twice": (gate(1, gate_id="gate.layer1.1A.validation"), ("gates.yaml", "gate.layer1.1A.validation")),

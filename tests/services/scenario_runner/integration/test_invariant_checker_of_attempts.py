@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from engine_traces import TracedEngine
-from invariants import canonical, check, paths_of
+from invariants import check, paths_of
+from invariants_world import canonical
 from support import World
 
 pytestmark = pytest.mark.integration

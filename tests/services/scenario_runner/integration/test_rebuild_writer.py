@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authority_support import hex32
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
-from test_authority_rebuild import END, begun, event, restored, terminal
+from restored_support import END, begun, event, restored, terminal
 
 from scenario_runner.authority.rebuilds import NotStorableError
 from scenario_runner.authority.values import AttemptRow
@@ -42,7 +41,7 @@ UNSTORABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", UNSTORABLE)
-def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name: str) -> None:  # noqa: F811
+def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name: str) -> None:
     unfinished = begun(authority)
     with pytest.raises(NotStorableError):
         authority.restore([terminal("good"), restored("bad", **UNSTORABLE[name])], unfinished.epoch, END)
@@ -52,7 +51,7 @@ def test_a_batch_that_cannot_be_stored_leaves_nothing(authority: Authority, name
 
 @pytest.mark.parametrize("error", [ValueError("not of a value"), MemoryError()])
 def test_what_does_not_lie_in_a_value_keeps_no_run_out(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
@@ -68,7 +67,7 @@ def test_what_does_not_lie_in_a_value_keeps_no_run_out(
 
 
 def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     tmp_path: Path,
 ) -> None:
     runs = {run.run_id: run for run in (restored(f"run {number}") for number in range(21))}
@@ -89,7 +88,7 @@ def test_the_run_that_cannot_be_stored_is_a_finding_and_the_others_come_back(
     ("most", "size", "batches"), [(4, 1, [4, 4, 2]), (100, 15_000, [3, 3, 3, 1]), (100, 100_000, [1] * 10)]
 )
 def test_a_batch_ends_by_runs_and_by_bytes(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     most: int,
@@ -113,7 +112,7 @@ def test_a_batch_ends_by_runs_and_by_bytes(
     assert sizes == [*batches, 0], "and the end"
 
 
-def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
+def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Authority, tmp_path: Path) -> None:
     runs = {run.run_id: run for run in (terminal(f"run {number}") for number in range(3))}
 
     def read(run_id: str) -> None:
@@ -127,14 +126,14 @@ def test_a_rebuild_that_another_process_ends_meanwhile_says_so(authority: Author
     assert {run.run_id for run in authority.runs(None, 100)} == set(runs)
 
 
-def test_a_rebuild_goes_on_on_terms_that_no_column_can_hold(authority: Authority, tmp_path: Path) -> None:  # noqa: F811
+def test_a_rebuild_goes_on_on_terms_that_no_column_can_hold(authority: Authority, tmp_path: Path) -> None:
     assert authority.begin_rebuild("ops", "ledger /\udcff") is not None
     report, findings = rebuilt(authority, tmp_path, {hex32("a"): terminal("a")}, terms="ledger /\udcff")
     assert (report.restored, findings, authority.unfinished_rebuild()) == (1, [], None)
 
 
 def rebuilt(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
     folder: Path,
     runs: dict[str, RestoredRun],
     act: ActionRow = END.action,

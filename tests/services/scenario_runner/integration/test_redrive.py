@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from authority_support import claim_one, commit, failed
+from authority_support import claim_one, commit, failed, waiting
 from support import ForkedWorld
-from test_views import backend  # noqa: F401 - a fixture over every engine
 
-from scenario_runner.bus.envelope import request_envelope
+from scenario_runner.authority.acts import Arrival
+from scenario_runner.bus.envelope import arrival_envelope, request_envelope
 from scenario_runner.contracts.errors import RequestRefused, Unavailable
 from scenario_runner.contracts.ids import run_id_of
 from scenario_runner.contracts.reasons import Reason
@@ -30,7 +30,7 @@ from scenario_runner.service.compose import make_admission_policy, open_pack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from test_views import Backend
+    from views_support import Database
 
     from scenario_runner.authority.acts import ActionRow
     from scenario_runner.authority.base import Authority
@@ -70,83 +70,83 @@ def request(run_key: str, **changes: Any) -> bytes:
     }).encode()  # fmt: skip
 
 
-def refused(backend: Backend, rules: AdmissionPolicy, raw: bytes, key: str = KEY) -> Letter:  # noqa: F811
+def refused(database: Database, rules: AdmissionPolicy, raw: bytes, key: str = KEY) -> Letter:
     """A letter: a record that came from the bus and was refused."""
-    backend.authority.admit([validate_message(Message(key, raw, len(raw)), rules)])
-    letter = backend.views.letter(key)
+    database.authority.admit([validate_message(Message(key, raw, len(raw)), rules)])
+    letter = database.views.letter(key)
     assert letter is not None
     return letter
 
 
 @pytest.fixture
-def letter(backend: Backend, rules: Rules) -> Letter:  # noqa: F811
+def letter(database: Database, rules: Rules) -> Letter:
     with_root = request("k", engine_run_root=str(rules("x").engine_roots[0]) + "/r")
-    return refused(backend, rules("somebody"), with_root)
+    return refused(database, rules("somebody"), with_root)
 
 
 def test_it_is_judged_by_who_may_ask_today_and_never_by_who_redrives(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     letter: Letter,
 ) -> None:
-    still = carry_out(backend.authority, letter, rules("ops"), "ops", "again")
+    still = carry_out(database.authority, letter, rules("ops"), "ops", "again")
     assert (still.act.outcome, still.act.actor, still.record_key) == ("AUTH_DENIED", "ops", redrive_key(1, KEY))
-    done = carry_out(backend.authority, letter, rules("nightly"), "ops", "on the list now")
+    done = carry_out(database.authority, letter, rules("nightly"), "ops", "on the list now")
     assert (done.act.outcome, done.record_key, done.run_id) == ("ADMITTED", redrive_key(2, KEY), run_id_of("k"))
-    assert backend.authority.run(run_id_of("k")) is not None
-    assert [act.outcome for act in backend.authority.actions(KEY)] == ["AUTH_DENIED", "ADMITTED"]
-    assert backend.views.letter(KEY) == letter, "a letter never changes"
+    assert database.authority.run(run_id_of("k")) is not None
+    assert [act.outcome for act in database.authority.actions(KEY)] == ["AUTH_DENIED", "ADMITTED"]
+    assert database.views.letter(KEY) == letter, "a letter never changes"
 
 
 def test_a_judgement_is_carried_out_once_and_another_policy_is_another_judgement(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     letter: Letter,
 ) -> None:
-    first = carry_out(backend.authority, letter, rules("nightly"), "ann", "r")
-    again = carry_out(backend.authority, letter, rules("nightly", "more"), "bob", "r")
+    first = carry_out(database.authority, letter, rules("nightly"), "ann", "r")
+    again = carry_out(database.authority, letter, rules("nightly", "more"), "bob", "r")
     assert again == replace(first, repeated=True)
-    other = carry_out(backend.authority, letter, rules("nightly", revision="v1"), "bob", "r")
+    other = carry_out(database.authority, letter, rules("nightly", revision="v1"), "bob", "r")
     assert (other.act.outcome, other.record_key) == ("DUPLICATE", redrive_key(2, KEY))
-    assert judge(backend.views, letter, rules("nightly")).settled
+    assert judge(database.views, letter, rules("nightly")).settled
 
 
-def test_many_at_once_redrive_it_once(backend: Backend, rules: Rules, letter: Letter) -> None:  # noqa: F811
+def test_many_at_once_redrive_it_once(database: Database, rules: Rules, letter: Letter) -> None:
     chosen = rules("nightly")
     with ThreadPoolExecutor(6) as pool:
-        done = list(pool.map(lambda n: carry_out(backend.authority, letter, chosen, f"p{n}", "r"), range(6)))
+        done = list(pool.map(lambda n: carry_out(database.authority, letter, chosen, f"p{n}", "r"), range(6)))
     assert [item.repeated for item in done].count(False) == 1
     assert len({(item.record_key, item.act) for item in done}) == 1
-    assert len(backend.authority.actions(KEY)) == 1
+    assert len(database.authority.actions(KEY)) == 1
 
 
 def test_different_judgements_at_once_get_numbers_of_their_own(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     letter: Letter,
 ) -> None:
     made = [rules("nightly", revision=f"v{number}") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda chosen: carry_out(backend.authority, letter, chosen, "p", "r"), made))
+        done = list(pool.map(lambda chosen: carry_out(database.authority, letter, chosen, "p", "r"), made))
     assert {item.record_key for item in done} == {redrive_key(number, KEY) for number in range(1, 5)}
     assert sorted(item.act.outcome for item in done) == ["ADMITTED", "DUPLICATE", "DUPLICATE", "DUPLICATE"]
 
 
 def test_a_relative_root_counts_from_the_working_directory_of_whoever_redrives_and_the_prediction_says_so(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = str(rules("x").engine_roots[0])
-    letter = refused(backend, rules("somebody"), request("r", engine_run_root="deep/r"))
-    absolute = refused(backend, rules("somebody"), request("a", engine_run_root=f"file://{root}/r"), "bus/a")
+    letter = refused(database, rules("somebody"), request("r", engine_run_root="deep/r"))
+    absolute = refused(database, rules("somebody"), request("a", engine_run_root=f"file://{root}/r"), "bus/a")
     Path(root).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(root)
-    here = judge(backend.views, letter, rules("nightly"))
+    here = judge(database.views, letter, rules("nightly"))
     assert (here.engine_run_root, here.relative_root) == (f"{root}/deep/r", "deep/r")
-    there = judge(backend.views, absolute, rules("nightly"))
+    there = judge(database.views, absolute, rules("nightly"))
     assert (there.engine_run_root, there.relative_root) == (f"{root}/r", "")
-    assert judge(backend.views, letter, rules("somebody")).relative_root == "", "it would be no run"
+    assert judge(database.views, letter, rules("somebody")).relative_root == "", "it would be no run"
 
 
 class Failing:
@@ -166,19 +166,19 @@ class Failing:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_when_the_answer_is_lost_the_same_call_says_what_came_of_it(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     letter: Letter,
     *,
     after: bool,
 ) -> None:
-    failing: Any = Failing(backend.authority, after=after)
+    failing: Any = Failing(database.authority, after=after)
     with pytest.raises(Unavailable):
         carry_out(failing, letter, rules("nightly"), "ann", "r")
-    assert (backend.authority.run(run_id_of("k")) is not None) is after
-    done = carry_out(backend.authority, letter, rules("nightly"), "ann", "r")
+    assert (database.authority.run(run_id_of("k")) is not None) is after
+    done = carry_out(database.authority, letter, rules("nightly"), "ann", "r")
     assert (done.repeated, done.act.outcome) == (after, "ADMITTED")
-    assert len(backend.authority.actions(KEY)) == 1
+    assert len(database.authority.actions(KEY)) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_when_the_answer_is_lost_the_same_call_says_what_came_of_it(
     ],
 )
 def test_a_prediction_is_what_comes_and_writes_nothing(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     letter: Letter,
     before: dict[str, Any],
@@ -200,12 +200,12 @@ def test_a_prediction_is_what_comes_and_writes_nothing(
     chosen = rules("nightly")
     if before:
         raw = request("k", engine_run_root=str(chosen.engine_roots[0]) + "/r", **before)
-        backend.authority.admit([validate_message(Message("first", raw, len(raw)), chosen)])
-    rows = backend.run("SELECT count(*) FROM intake_records")
-    predicted = predict(backend.views, judge(backend.views, letter, chosen).record)
+        database.authority.admit([validate_message(Message("first", raw, len(raw)), chosen)])
+    rows = database.run("SELECT count(*) FROM intake_records")
+    predicted = predict(database.views, judge(database.views, letter, chosen).record)
     assert (predicted.disposition, predicted.reason_code) == (disposition, reason)
-    assert (backend.run("SELECT count(*) FROM intake_records"), backend.authority.actions(KEY)) == (rows, [])
-    assert carry_out(backend.authority, letter, chosen, "p", "r").act.outcome == (
+    assert (database.run("SELECT count(*) FROM intake_records"), database.authority.actions(KEY)) == (rows, [])
+    assert carry_out(database.authority, letter, chosen, "p", "r").act.outcome == (
         reason or ("ADMITTED" if disposition is Disposition.ACCEPTED else disposition.value)
     )
 
@@ -224,56 +224,82 @@ def test_a_prediction_is_what_comes_and_writes_nothing(
     ids=["reemit", "unstorable", "binary", "deep", "empty"],
 )  # fmt: skip
 def test_hostile_bytes_are_refused_again_each_with_a_record_and_an_act(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
     raw: bytes,
 ) -> None:
-    found = refused(backend, rules("nightly"), raw)
-    predicted = predict(backend.views, judge(backend.views, found, rules("nightly")).record)
-    done = carry_out(backend.authority, found, rules("nightly"), "p\x00\ud800", "r\x00\ud800")
+    found = refused(database, rules("nightly"), raw)
+    predicted = predict(database.views, judge(database.views, found, rules("nightly")).record)
+    done = carry_out(database.authority, found, rules("nightly"), "p\x00\ud800", "r\x00\ud800")
     assert done.act.outcome == predicted.reason_code == found.reason_code
-    again = backend.views.letter(done.record_key)
+    again = database.views.letter(done.record_key)
     assert again is not None
     assert (again.raw, again.disposition) == (raw, Disposition.REJECTED)
-    assert carry_out(backend.authority, again, rules("nightly"), "p", "r").repeated, "the same letter"
+    assert carry_out(database.authority, again, rules("nightly"), "p", "r").repeated, "the same letter"
 
 
-def test_bytes_that_are_not_those_that_came_are_not_judged(backend: Backend, rules: Rules, letter: Letter) -> None:  # noqa: F811
+def test_bytes_that_are_not_those_that_came_are_not_judged(database: Database, rules: Rules, letter: Letter) -> None:
     for damaged in (
         replace(letter, raw=None), replace(letter, raw=b"{}"), replace(letter, raw_size=letter.raw_size + 1),
         replace(letter, raw=(letter.raw or b"")[:-1] + b" "), replace(letter, reason_code="RECORD_UNREADABLE"),
     ):  # fmt: skip
         with pytest.raises(RequestRefused) as caught:
-            carry_out(backend.authority, damaged, rules("nightly"), "p", "r")
+            carry_out(database.authority, damaged, rules("nightly"), "p", "r")
         assert caught.value.reason is Reason.LETTER_BYTES_NOT_KEPT
-    assert backend.authority.actions(KEY) == []
+    assert database.authority.actions(KEY) == []
 
 
 def test_what_the_authority_refused_for_a_reason_that_passes_is_redriven_when_it_has_passed(
-    backend: Backend,  # noqa: F811
+    database: Database,
     rules: Rules,
 ) -> None:
     chosen = rules("nightly")
     root = str(chosen.engine_roots[0]) + "/r"
     old = request("old", engine_run_root=root)
-    backend.authority.admit([validate_message(Message("bus/old", old, len(old)), chosen)])
+    database.authority.admit([validate_message(Message("bus/old", old, len(old)), chosen)])
     correction = request_envelope(
         chosen.topic, "m", 1_767_225_600_000_000, run_id_of("new"), json.loads(request("new", engine_run_root=root)),
         Supersession(run_id_of("old"), "late data", ""),
     )  # fmt: skip
-    letter = refused(backend, chosen, correction)
+    letter = refused(database, chosen, correction)
     for number in (1, 2):
-        assert predict(backend.views, judge(backend.views, letter, chosen).record).reason_code == NOT_ENDED
-        early = carry_out(backend.authority, letter, chosen, "ops", "too early")
+        assert predict(database.views, judge(database.views, letter, chosen).record).reason_code == NOT_ENDED
+        early = carry_out(database.authority, letter, chosen, "ops", "too early")
         assert (early.act.outcome, early.record_key) == (NOT_ENDED, redrive_key(number, KEY))
-    commit(backend.authority, failed(claim_one(backend.authority)))
-    assert predict(backend.views, judge(backend.views, letter, chosen).record).disposition is Disposition.ACCEPTED
-    done = carry_out(backend.authority, letter, chosen, "ops", "it has ended")
+    commit(database.authority, failed(claim_one(database.authority)))
+    assert predict(database.views, judge(database.views, letter, chosen).record).disposition is Disposition.ACCEPTED
+    done = carry_out(database.authority, letter, chosen, "ops", "it has ended")
     assert (done.act.outcome, done.record_key, done.repeated) == ("ADMITTED", redrive_key(3, KEY), False)
-    assert carry_out(backend.authority, letter, chosen, "ops", "r") == replace(done, repeated=True)
-    other = refused(backend, chosen, correction.replace(b"late data", b"wrong data"), "bus/other")
+    assert carry_out(database.authority, letter, chosen, "ops", "r") == replace(done, repeated=True)
+    other = refused(database, chosen, correction.replace(b"late data", b"wrong data"), "bus/other")
     assert other.disposition is Disposition.CONFLICT
-    assert predict(backend.views, judge(backend.views, other, chosen).record).disposition is Disposition.CONFLICT
+    assert predict(database.views, judge(database.views, other, chosen).record).disposition is Disposition.CONFLICT
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_prediction_of_an_arrival_says_whether_a_run_waits_there(
+    database: Database,
+    rules: Rules,
+    *,
+    named: bool,
+) -> None:
+    allowed = rules("nightly")
+    root = str(allowed.engine_roots[0]) + "/r"
+    payload = {"engine_run_root": root} | ({"run_id": run_id_of("k")} if named else {})
+    said = arrival_envelope(allowed.topic, "m", 1_767_225_600_000_000, root, payload)
+    letter = refused(database, replace(allowed, engine_roots=("/elsewhere",)), said)
+    asked = request("k", engine_run_root=root)
+    database.authority.admit([validate_message(Message("bus/k", asked, len(asked)), allowed)])
+    claim = claim_one(database.authority)
+    predicted = predict(database.views, judge(database.views, letter, allowed).record)
+    assert (predicted.disposition, predicted.detail) == (Disposition.IGNORED, "no run waits for evidence there")
+    commit(database.authority, waiting(claim, claim.deadline_us))
+    elsewhere = replace(judge(database.views, letter, allowed).record, arrival=Arrival(root + "0"))
+    assert predict(database.views, elsewhere).disposition is Disposition.IGNORED
+    other = replace(judge(database.views, letter, allowed).record, arrival=Arrival(root, run_id_of("other")))
+    assert predict(database.views, other).disposition is Disposition.IGNORED
+    assert predict(database.views, judge(database.views, letter, allowed).record).disposition is Disposition.ACCEPTED
+    assert carry_out(database.authority, letter, allowed, "ops", "r").act.outcome == "ADMITTED"
 
 
 def test_a_letter_keeps_its_name_through_redrives() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from authority_support import START, WAIT, Clock, asking, claim_one, commit, hex32, waiting
-from test_authority_contract import authority, backend, clock  # noqa: F401 - fixtures over every backend
 
 if TYPE_CHECKING:
     from scenario_runner.authority.base import Authority
@@ -25,8 +24,8 @@ def traced(name: str, context: str, record: str = "") -> Admission:
 
 
 def test_each_claim_of_a_run_has_the_context_of_the_request_that_it_was_admitted_from(
-    authority: Authority,  # noqa: F811
-    clock: Clock,  # noqa: F811
+    authority: Authority,
+    clock: Clock,
 ) -> None:
     authority.admit([traced("traced", CONTEXT), traced("traced", f"00-{'c' * 32}-{'d' * 16}-00", "second")])
     first = claim_one(authority)
@@ -39,7 +38,7 @@ def test_each_claim_of_a_run_has_the_context_of_the_request_that_it_was_admitted
 
 
 def test_a_run_whose_request_has_no_context_has_none_and_its_record_says_nothing_of_it(
-    authority: Authority,  # noqa: F811
+    authority: Authority,
 ) -> None:
     authority.admit([asking("plain"), traced("traced", CONTEXT)])
     claims = authority.claim("w1", 10, WAIT)
@@ -49,6 +48,6 @@ def test_a_run_whose_request_has_no_context_has_none_and_its_record_says_nothing
 
 
 @pytest.mark.parametrize("text", ["no context", f"00-{'0' * 32}-{'b' * 16}-01", 'x", "traceparent": "y'])
-def test_what_is_no_context_in_a_record_that_was_brought_back_is_not_published(authority: Authority, text: str) -> None:  # noqa: F811
+def test_what_is_no_context_in_a_record_that_was_brought_back_is_not_published(authority: Authority, text: str) -> None:
     authority.admit([traced("forged", text)])
     assert claim_one(authority).traceparent == ""

@@ -107,6 +107,52 @@ def test_drift_is_an_event_and_an_act_beside_the_run_and_nothing_else_of_it_chan
     assert checked.returncode == 0, checked.stdout
 
 
+def test_drift_names_the_parts_of_an_output_that_are_not_as_they_were(tmp_path: Path) -> None:
+    world = ForkedWorld(tmp_path / "world")
+    outputs = ["outlet_catalogue", "s3_candidate_set_1A", "s0_outlet_flags_1A", "iso_country_reference"]
+    run = world.make_run("k", outputs=outputs, parts=3)
+    world.drop(run["request"])
+    assert world.serve().returncode == 0
+    root = Path(run["engine_run_root"])
+    files = {name: sorted(path for path in root.rglob("*") if path.is_file() and name in str(path)) for name in outputs}
+    files["iso_country_reference"] = sorted(root.rglob("iso_country.parquet"))
+    tamper(files["outlet_catalogue"][1])
+    files["s3_candidate_set_1A"][0].unlink()
+    added = files["s3_candidate_set_1A"][2].with_name("part-99999.parquet")
+    shutil.copy2(files["s3_candidate_set_1A"][2], added)
+    tamper(files["iso_country_reference"][0])
+    for path in files["s0_outlet_flags_1A"]:  # so the evidence as a whole does not pass
+        path.unlink()
+    (finding,) = scrubbed(world)[1]
+    found = {item["check"].split()[1]: item for item in finding["checks"] if item["check"].startswith("output ")}
+
+    def parts(output: str) -> list[tuple[str, str, bool, bool]]:
+        return [
+            (part["path"], part["drift"], bool(part["expected"]), bool(part["actual"]))
+            for part in found[output]["parts"] or []
+        ]
+
+    def path(file: Path) -> str:
+        return file.relative_to(root).as_posix()
+
+    assert parts("outlet_catalogue") == [(path(files["outlet_catalogue"][1]), "CHANGED", True, True)]
+    assert found["outlet_catalogue"]["detail"] == f"a part differs: {path(files['outlet_catalogue'][1])} (CHANGED)"
+    assert parts("s3_candidate_set_1A") == [
+        (path(files["s3_candidate_set_1A"][0]), "MISSING", True, False), (path(added), "ADDED", False, True),
+    ]  # fmt: skip
+    assert "2 parts of 3 differ, the first: " in found["s3_candidate_set_1A"]["detail"]
+    assert parts("iso_country_reference") == [(path(files["iso_country_reference"][0]), "CHANGED", True, True)]
+    assert parts("s0_outlet_flags_1A") == []
+    assert "s0_outlet_flags_1A" in found["s0_outlet_flags_1A"]["detail"]
+    with closing(sqlite3.connect(world.database)) as rows:
+        ((details,),) = rows.execute("SELECT details FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchall()
+    kept = {item["check"]: item.get("parts", []) for item in json.loads(details)["checks"]}
+    assert kept["output outlet_catalogue re-hashes"] == found["outlet_catalogue"]["parts"]
+    verified = json.loads(world.command("verify", run["run_id"], "--wiring", str(world.wiring), "--json").stdout)
+    checked = {item["check"]: item["parts"] for item in verified["checks"]}
+    assert checked["output s3_candidate_set_1A re-hashes"] == found["s3_candidate_set_1A"]["parts"]
+
+
 def test_the_same_drift_is_put_on_record_once_and_another_one_a_day_later(world: ForkedWorld) -> None:
     (own,) = [key for key in keys_in(world) if "shared" not in key]
     files = outputs_of(world, own)
@@ -124,6 +170,22 @@ def test_the_same_drift_is_put_on_record_once_and_another_one_a_day_later(world:
     with closing(sqlite3.connect(world.database)) as rows:
         (events,) = rows.execute("SELECT count(*) FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchone()
     assert events == 2
+
+
+def test_scrubs_at_the_same_time_put_a_drift_on_record_once(world: ForkedWorld) -> None:
+    shared = [key for key in keys_in(world) if "shared" in key]
+    tamper(outputs_of(world, shared[0])[0])
+    command = [COMMAND, "scrub", "--wiring", str(world.wiring), "--rate", "0", "--json"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    lines = [line for process in running for line in process.communicate(timeout=120)[0].splitlines()]
+    assert [process.returncode for process in running] == [1, 1, 1]
+    findings = [item for line in lines if "summary" not in (item := json.loads(line))]
+    assert sorted((item["run_id"], item["repeated"]) for item in findings) == sorted(
+        (run_ids(world)[key], repeated) for key in shared for repeated in (False, True, True)
+    )
+    with closing(sqlite3.connect(world.database)) as rows:
+        (events,) = rows.execute("SELECT count(*) FROM run_events WHERE kind = 'EVIDENCE_DRIFTED'").fetchone()
+    assert (events, last_of(world).drifted) == (2, 2)
 
 
 def test_what_is_gone_has_drifted_and_a_root_that_is_away_is_an_outage(world: ForkedWorld) -> None:
@@ -311,6 +373,13 @@ def test_a_scrub_that_is_killed_has_noted_each_run_that_took_long(world: ForkedW
         process.kill()
     _, outcome, progress = scrub_acts(world)[-1]
     assert (outcome, 0 < progress["runs"] < 3) == ("ACCEPTED", True)
+
+
+def test_a_rate_at_which_nothing_would_end_is_refused(world: ForkedWorld) -> None:
+    for rate in ("1e-300", "0.0009", "-1", "nan"):
+        done = world.command("scrub", "--wiring", str(world.wiring), "--rate", rate)
+        assert (done.returncode, b"--rate" in done.stderr) == (2, True), done.stderr
+    assert scrub_acts(world) == []
 
 
 def test_an_empty_id_is_no_new_scrub(world: ForkedWorld) -> None:

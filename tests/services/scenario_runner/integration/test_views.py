@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import pytest
 from authority_support import (
     SECOND,
     START,
-    Clock,
     asking,
     commit,
     disposed,
@@ -26,102 +24,33 @@ from authority_support import (
     retried,
     waiting,
 )
-from postgres_support import Schema, given_dsn
+from views_support import Database, admitted, claimed, letters, missing
 
-from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
+from scenario_runner.audit.explain import ROUNDS, SCHEDULED, next_look_of, status_of
+from scenario_runner.authority.acts import ACK_ACTION, ActionRow, WakeAct, ack_key
 from scenario_runner.authority.sqlite import SqliteAuthority
-from scenario_runner.authority.statements import load_migrations, load_statements
+from scenario_runner.authority.statements import load_migrations
 from scenario_runner.authority.views.sqlite import SqliteViews
-from scenario_runner.authority.views.statements import names, statement, terms_of
+from scenario_runner.authority.views.statements import statement
 from scenario_runner.authority.views.values import Candidate, Cursor, LetterFilter, Order, RunFilter, prefix_end
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable, UsageError
 from scenario_runner.contracts.states import Disposition, EventKind, RunState, SignalKind
 from scenario_runner.runs import transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from scenario_runner.authority.base import Authority
-    from scenario_runner.authority.values import Claim
-    from scenario_runner.authority.views.base import Views
 
 pytestmark = pytest.mark.integration
 
 
-@dataclass
-class Backend:
-    """A database: an authority that fills it, and views on it."""
-
-    authority: Authority
-    open_views: Callable[..., Views]
-    run: Callable[[str], Any]
-    clock: Clock
-    opened: list[Views] = field(default_factory=list)
-
-    @property
-    def views(self) -> Views:
-        if not self.opened:
-            self.opened.append(self.open_views())
-        return self.opened[0]
+def keys(database: Database, limit: int = 10, after: Cursor | None = None, **asked: Any) -> list[str]:
+    return [row.run_equivalence_key for row in database.views.list_runs(RunFilter(**asked), after, limit)]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parity)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    clock = Clock()
-    if request.param == "sqlite":
-        path = str(tmp_path / "authority.db")
-        authority: Authority = SqliteAuthority(path, clock=clock)
-
-        def run(text: str) -> Any:
-            with sqlite3.connect(path) as connection:
-                return connection.execute(text).fetchall()
-
-        made = Backend(authority, lambda **more: SqliteViews(path, **more), run, clock)
-        yield made
-    else:
-        from scenario_runner.authority.postgres import PostgresAuthority
-        from scenario_runner.authority.views.postgres import PostgresViews
-
-        schema = Schema(given_dsn())
-        clock.on_move = schema.set_clock
-        authority = PostgresAuthority(schema.dsn, "test")
-        schema.use_clock(clock())
-        made = Backend(authority, lambda **more: PostgresViews(schema.dsn, "test", **more), schema.query, clock)
-        yield made
-    for views in made.opened:
-        views.close()
-    authority.close()
-    if request.param == "postgres":
-        schema.drop()
-
-
-def admitted(backend: Backend, *keys: str) -> None:
-    """Runs that are admitted a second apart."""
-    for key in keys:
-        backend.authority.admit([asking(key)])
-        backend.clock.pass_seconds(1)
-
-
-def claimed(backend: Backend, key: str) -> Claim:
-    (claim,) = backend.authority.claim("w", 1, 30 * SECOND, hex32(key))
-    return claim
-
-
-def missing(claim: Claim, *paths: str) -> Any:
-    report = {"gates": [{"gate_id": "g", "missing": path} for path in paths], "outputs": []}
-    found = (event(EventKind.EVIDENCE_MISSING, RunState.WAITING_EVIDENCE, report=report),)
-    return transitions.waiting(claim, claim.now_us, claim.updated_us + 1, found, "digest", paths)
-
-
-def keys(backend: Backend, limit: int = 10, after: Cursor | None = None, **asked: Any) -> list[str]:
-    return [row.run_equivalence_key for row in backend.views.list_runs(RunFilter(**asked), after, limit)]
-
-
-def paged(backend: Backend, size: int, **asked: Any) -> list[str]:
+def paged(database: Database, size: int, **asked: Any) -> list[str]:
     """All keys, read in pages of a size."""
     wanted, after, found = RunFilter(**asked), None, []
-    while rows := backend.views.list_runs(wanted, after, size):
+    while rows := database.views.list_runs(wanted, after, size):
         assert len(rows) <= size
         assert len(found) < 100, "the pages do not come to an end"
         found += [row.run_equivalence_key for row in rows]
@@ -130,26 +59,26 @@ def paged(backend: Backend, size: int, **asked: Any) -> list[str]:
 
 
 @pytest.fixture
-def filled(backend: Backend) -> Backend:
+def filled(database: Database) -> Database:
     """Runs a to i: three READY, two FAILED, two that wait, two planned; two of each are admitted at one moment."""
-    backend.authority.admit([asking("a"), asking("b")])
-    backend.clock.pass_seconds(1)
-    backend.authority.admit([asking("c", wait_us=100 * SECOND), asking("d", wait_us=50 * SECOND)])
-    backend.clock.pass_seconds(1)
-    admitted(backend, "e", "f", "g", "h", "i")
+    database.authority.admit([asking("a"), asking("b")])
+    database.clock.pass_seconds(1)
+    database.authority.admit([asking("c", wait_us=100 * SECOND), asking("d", wait_us=50 * SECOND)])
+    database.clock.pass_seconds(1)
+    admitted(database, "e", "f", "g", "h", "i")
     for key in "abe":
-        commit(backend.authority, ready(claimed(backend, key), f"ready {key}"))
+        commit(database.authority, ready(claimed(database, key), f"ready {key}"))
     for key in "fg":
-        commit(backend.authority, failed(claimed(backend, key), f"failed {key}"))
-    commit(backend.authority, missing(claimed(backend, "c"), "data/layer1/x", "data/layer2/y"))
-    commit(backend.authority, missing(claimed(backend, "d"), "data/layer2/z"))
-    return backend
+        commit(database.authority, failed(claimed(database, key), f"failed {key}"))
+    commit(database.authority, missing(claimed(database, "c"), "data/layer1/x", "data/layer2/y"))
+    commit(database.authority, missing(claimed(database, "d"), "data/layer2/z"))
+    return database
 
 
 # --- runs
 
 
-def test_runs_are_listed_newest_first_and_ties_by_id(filled: Backend) -> None:
+def test_runs_are_listed_newest_first_and_ties_by_id(filled: Database) -> None:
     tie = {hex32(key): key for key in "ab"}
     first, second = (tie[run_id] for run_id in sorted(tie, reverse=True))
     other = {hex32(key): key for key in "cd"}
@@ -174,7 +103,7 @@ def test_runs_are_listed_newest_first_and_ties_by_id(filled: Backend) -> None:
     ids=str,
 )
 def test_pages_of_any_size_hold_every_run_once_in_the_same_order(
-    filled: Backend, asked: dict[str, Any], size: int
+    filled: Database, asked: dict[str, Any], size: int
 ) -> None:
     whole = keys(filled, **asked)
     assert whole
@@ -183,31 +112,31 @@ def test_pages_of_any_size_hold_every_run_once_in_the_same_order(
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_pages_go_on_with_later_runs_whatever_their_ids_are(backend: Backend, size: int) -> None:
+def test_pages_go_on_with_later_runs_whatever_their_ids_are(database: Database, size: int) -> None:
     for moment in ("abcd", "efgh"):
-        backend.authority.admit([asking(key) for key in moment])
-        backend.clock.pass_seconds(1)
+        database.authority.admit([asking(key) for key in moment])
+        database.clock.pass_seconds(1)
     ids = [hex32(key) for key in "abcdefgh"]
     assert ids not in (sorted(ids), sorted(ids, reverse=True))
-    assert sorted(paged(backend, size, state=RunState.PLANNED)) == list("abcdefgh")
+    assert sorted(paged(database, size, state=RunState.PLANNED)) == list("abcdefgh")
     for key in "abcdefgh":
-        commit(backend.authority, missing(claimed(backend, key), "data/x"))
+        commit(database.authority, missing(claimed(database, key), "data/x"))
     for asked in ({"state": RunState.WAITING_EVIDENCE}, {"by_deadline": True}):
-        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+        assert sorted(paged(database, size, **asked)) == list("abcdefgh"), asked
     for key in "abcdefgh":
-        commit(backend.authority, failed(claimed(backend, key), key))
+        commit(database.authority, failed(claimed(database, key), key))
     for asked in ({"state": RunState.FAILED}, {"reason": "GATE_FAIL"}):
-        assert sorted(paged(backend, size, **asked)) == list("abcdefgh"), asked
+        assert sorted(paged(database, size, **asked)) == list("abcdefgh"), asked
 
 
-def test_a_run_that_is_admitted_between_two_pages_moves_no_other(filled: Backend) -> None:
+def test_a_run_that_is_admitted_between_two_pages_moves_no_other(filled: Database) -> None:
     first = filled.views.list_runs(RunFilter(), None, 2)
     admitted(filled, "new")
     second = filled.views.list_runs(RunFilter(), first[-1].cursor(Order.ADMITTED), 2)
     assert [row.run_equivalence_key for row in (*first, *second)] == ["i", "h", "g", "f"]
 
 
-def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None:
+def test_filters_find_what_they_name_together_and_alone(filled: Database) -> None:
     assert set(keys(filled, state=RunState.READY)) == {"a", "b", "e"}
     assert keys(filled, state=RunState.FAILED) == keys(filled, reason="GATE_FAIL") == ["g", "f"]
     assert keys(filled, state=RunState.FAILED, reason="GATE_FAIL", key="f") == ["f"]
@@ -240,7 +169,7 @@ def test_filters_find_what_they_name_together_and_alone(filled: Backend) -> None
     ],
     ids=str,
 )
-def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Backend, asked: dict[str, Any]) -> None:
+def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Database, asked: dict[str, Any]) -> None:
     whole = filled.views.list_runs(RunFilter(**asked), None, 20)
     assert whole
     times = [START + second * SECOND for second in (0, 1, 2, 4, 6, 9)]
@@ -255,16 +184,16 @@ def test_every_list_is_narrowed_by_times_of_admission_and_by_a_key(filled: Backe
         ]
 
 
-def test_a_key_is_searched_by_its_beginning_and_the_last_one_comes_first(backend: Backend) -> None:
-    admitted(backend, "day-1", "day-2", "day-10", "dax", "day_", "Day-1", "day-é", "day-\U0001f600", "d%")
-    assert keys(backend, key="day-") == paged(backend, 2, key="day-") == ["day-\U0001f600", "day-é", "day-2", "day-10",
-                                                                         "day-1"]  # fmt: skip
-    assert keys(backend, key="day-1") == ["day-10", "day-1"]
-    assert keys(backend, key="d%") == ["d%"]
-    assert keys(backend, key="e") == []
+def test_a_key_is_searched_by_its_beginning_and_the_last_one_comes_first(database: Database) -> None:
+    admitted(database, "day-1", "day-2", "day-10", "dax", "day_", "Day-1", "day-é", "day-\U0001f600", "d%")
+    days = ["day-\U0001f600", "day-é", "day-2", "day-10", "day-1"]
+    assert keys(database, key="day-") == paged(database, 2, key="day-") == days
+    assert keys(database, key="day-1") == ["day-10", "day-1"]
+    assert keys(database, key="d%") == ["d%"]
+    assert keys(database, key="e") == []
 
 
-def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(filled: Backend) -> None:
+def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(filled: Database) -> None:
     assert keys(filled, missing="data/layer1/") == keys(filled, missing="data/layer1/x") == ["c"]
     assert set(keys(filled, missing="data/layer2/")) == {"c", "d"}
     assert keys(filled, missing="layer2") == keys(filled, missing="data/layer2/zz") == keys(filled, missing="%") == []
@@ -273,7 +202,7 @@ def test_waiting_runs_are_found_by_the_beginning_of_any_path_that_is_missing(fil
     assert keys(filled, missing="data/", state=RunState.WAITING_EVIDENCE, key="d") == ["d"]
 
 
-def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record(filled: Backend) -> None:
+def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record(filled: Database) -> None:
     filled.run("UPDATE runs SET missing = ''")
     filled.run(
         "INSERT INTO run_events (run_id, seq, kind, ts_us, details) "
@@ -288,7 +217,7 @@ def test_missing_paths_of_an_older_release_and_very_many_are_found_in_the_record
     assert keys(filled, missing="029/") == ["h"]
 
 
-def test_what_a_run_misses_stays_while_it_waits_and_is_gone_when_it_does_not(filled: Backend) -> None:
+def test_what_a_run_misses_stays_while_it_waits_and_is_gone_when_it_does_not(filled: Database) -> None:
     filled.clock.pass_seconds(60)
     commit(filled.authority, waiting(claimed(filled, "c"), filled.clock.now))
     commit(filled.authority, retried(claimed(filled, "c"), filled.clock.now, "the store is away"))
@@ -299,37 +228,37 @@ def test_what_a_run_misses_stays_while_it_waits_and_is_gone_when_it_does_not(fil
 
 
 @pytest.mark.parametrize("path", ['quo"te', "back\\slash", "caf\u00e9", "tab\tin", "\U0001f600"])
-def test_paths_of_all_characters_are_found(backend: Backend, path: str) -> None:
-    admitted(backend, "k")
-    commit(backend.authority, missing(claimed(backend, "k"), f"{path}/x"))
-    assert keys(backend, missing=path) == ["k"]
-    backend.run("UPDATE runs SET missing = ''")
-    assert keys(backend, missing=path) == ["k"]
+def test_paths_of_all_characters_are_found(database: Database, path: str) -> None:
+    admitted(database, "k")
+    commit(database.authority, missing(claimed(database, "k"), f"{path}/x"))
+    assert keys(database, missing=path) == ["k"]
+    database.run("UPDATE runs SET missing = ''")
+    assert keys(database, missing=path) == ["k"]
 
 
-def test_quarantined_runs_are_found_by_whether_somebody_has_acknowledged_them(backend: Backend) -> None:
-    admitted(backend, "a", "b", "c")
+def test_quarantined_runs_are_found_by_whether_somebody_has_acknowledged_them(database: Database) -> None:
+    admitted(database, "a", "b", "c")
     for key in ("a", "b", "c"):
-        claim = claimed(backend, key)
+        claim = claimed(database, key)
         events = (event(EventKind.RUN_QUARANTINED, RunState.QUARANTINED, reason_code="EVIDENCE_CONFLICT"),)
         signal = draft(key, SignalKind.TERMINAL, claim.run_id)
         at_us, code = claim.updated_us + 1, "EVIDENCE_CONFLICT"
-        commit(backend.authority, transitions.ended(claim, RunState.QUARANTINED, code, at_us, events, signal))
+        commit(database.authority, transitions.ended(claim, RunState.QUARANTINED, code, at_us, events, signal))
     action = ActionRow(ack_key(hex32("b")), 0, "ann", "cli", ACK_ACTION, hex32("b"), "seen", "ACKED", "")
-    assert backend.authority.record_action(action)
-    assert not backend.authority.record_action(replace(action, actor="bob"))
+    assert database.authority.record_action(action)
+    assert not database.authority.record_action(replace(action, actor="bob"))
     state: dict[str, Any] = {"state": RunState.QUARANTINED}
     for more in ({}, {"reason": "EVIDENCE_CONFLICT"}):
-        assert keys(backend, acked=True, **state, **more) == ["b"]
-        assert keys(backend, acked=False, **state, **more) == ["c", "a"]
-        assert keys(backend, **state, **more) == ["c", "b", "a"]
-    found = backend.views.acks([hex32("a"), hex32("b")])
+        assert keys(database, acked=True, **state, **more) == ["b"]
+        assert keys(database, acked=False, **state, **more) == ["c", "a"]
+        assert keys(database, **state, **more) == ["c", "b", "a"]
+    found = database.views.acks([hex32("a"), hex32("b")])
     assert {key: (ack.actor, ack.reason) for key, ack in found.items()} == {hex32("b"): ("ann", "seen")}
     with pytest.raises(UsageError, match="QUARANTINED"):
         RunFilter(acked=True)
 
 
-def test_a_cursor_of_another_list_and_filters_that_contradict_are_refused(filled: Backend) -> None:
+def test_a_cursor_of_another_list_and_filters_that_contradict_are_refused(filled: Database) -> None:
     with pytest.raises(UsageError, match="another list"):
         filled.views.list_runs(RunFilter(), Cursor(Order.KEY, 0, hex32("a")), 1)
     with pytest.raises(UsageError, match="not here"):
@@ -351,7 +280,7 @@ def test_prefixes_end_before_the_next_text() -> None:
 # --- which run is meant
 
 
-def test_runs_and_refused_requests_are_found_by_the_beginning_of_their_id(filled: Backend) -> None:
+def test_runs_and_refused_requests_are_found_by_the_beginning_of_their_id(filled: Database) -> None:
     filled.authority.admit([disposed("r", Disposition.REJECTED, hex32("refused"))])
     assert filled.views.runs_with_id(hex32("a")[:12], 10) == [Candidate(hex32("a"), "a")]
     assert filled.views.runs_with_id(hex32("refused")[:12], 10) == [Candidate(hex32("refused"))]
@@ -362,7 +291,7 @@ def test_runs_and_refused_requests_are_found_by_the_beginning_of_their_id(filled
     assert not filled.views.known(hex32("none"))
 
 
-def test_a_run_is_found_by_a_signal_and_by_the_message_that_asked_for_it(filled: Backend) -> None:
+def test_a_run_is_found_by_a_signal_and_by_the_message_that_asked_for_it(filled: Database) -> None:
     assert filled.views.run_of_message(hex64("ready a")) == hex32("a")
     assert filled.views.run_of_message("message-spool/h") == hex32("h")
     assert filled.views.run_of_message(hex64("none")) == ""
@@ -371,25 +300,7 @@ def test_a_run_is_found_by_a_signal_and_by_the_message_that_asked_for_it(filled:
 # --- dead letters
 
 
-def letters(backend: Backend, before: int = 0, limit: int = 10, **asked: Any) -> list[str]:
-    last = backend.views.letter(str(before)) if before else None
-    return [item.record_key for item in backend.views.list_letters(LetterFilter(**asked), last, limit)]
-
-
-@pytest.fixture
-def refused(backend: Backend) -> Backend:
-    """Five refused records of two reasons in two shards, among others."""
-    for number, reason in enumerate(("A", "B", "A", "A", "B")):
-        backend.authority.admit([asking(f"good {number}")])
-        record = disposed(f"kinesis/s/shard-{number % 2}/{number}", Disposition.REJECTED, hex32(f"x{number}"))
-        backend.authority.admit([record])
-        backend.run(f"UPDATE intake_records SET reason_code = '{reason}' WHERE record_key = '{record.record_key}'")
-        backend.clock.pass_seconds(1)
-    backend.authority.admit([disposed("ignored", Disposition.IGNORED)])
-    return backend
-
-
-def test_dead_letters_are_listed_newest_first_of_one_reason_or_all(refused: Backend) -> None:
+def test_dead_letters_are_listed_newest_first_of_one_reason_or_all(refused: Database) -> None:
     def of(*numbers: int) -> list[str]:
         return [f"kinesis/s/shard-{number % 2}/{number}" for number in numbers]
 
@@ -408,7 +319,7 @@ def test_dead_letters_are_listed_newest_first_of_one_reason_or_all(refused: Back
         LetterFilter(since_us=2, until_us=1)
 
 
-def test_a_dead_letter_is_found_by_its_key_or_number_with_its_bytes(refused: Backend) -> None:
+def test_a_dead_letter_is_found_by_its_key_or_number_with_its_bytes(refused: Database) -> None:
     found = refused.views.letter("kinesis/s/shard-0/2")
     assert found is not None
     assert (found.raw, found.raw_size, found.run_id, found.reason_code) == (b"\xff raw", 5, hex32("x2"), "A")
@@ -424,27 +335,27 @@ def test_a_dead_letter_is_found_by_its_key_or_number_with_its_bytes(refused: Bac
 # --- receipts
 
 
-def test_the_runs_that_hold_a_receipt_are_those_whose_record_names_it(backend: Backend) -> None:
-    admitted(backend, "first", "second", "third", "drifts")
+def test_the_runs_that_hold_a_receipt_are_those_whose_record_names_it(database: Database) -> None:
+    admitted(database, "first", "second", "third", "drifts")
     for key, ref in (("first", "r/1"), ("second", "r/2")):
-        claim = claimed(backend, key)
+        claim = claimed(database, key)
         committed = event(EventKind.RECEIPTS_COMMITTED, RunState.VERIFYING, receipts={"output": ref})
         transition = ready(claim, f"ready {key}")
-        commit(backend.authority, transitions.ended(
+        commit(database.authority, transitions.ended(
             claim, RunState.READY, "", claim.updated_us + 1, (committed, *transition.events), transition.signal,
             hex64("view"),
         ))  # fmt: skip
-    run = backend.views.run(hex32("drifts"))
+    run = database.views.run(hex32("drifts"))
     assert run is not None
-    found = backend.views.runs_with_receipt(run.run_id, "r/1", run.admitted_us, '"note"', 10)
+    found = database.views.runs_with_receipt(run.run_id, "r/1", run.admitted_us, '"note"', 10)
     assert found == [hex32("first")]
-    assert backend.views.runs_with_receipt(run.run_id, "r/1", run.admitted_us, "another manifest", 10) == []
+    assert database.views.runs_with_receipt(run.run_id, "r/1", run.admitted_us, "another manifest", 10) == []
 
 
 # --- one run
 
 
-def test_views_tell_of_one_run_what_the_authority_tells(filled: Backend) -> None:
+def test_views_tell_of_one_run_what_the_authority_tells(filled: Database) -> None:
     views, authority = filled.views, filled.authority
     for key in ("a", "c", "f", "none"):
         run_id = hex32(key)
@@ -459,13 +370,39 @@ def test_views_tell_of_one_run_what_the_authority_tells(filled: Backend) -> None
 # --- reading only, and not for long
 
 
-def test_a_view_cannot_write(filled: Backend) -> None:
+def test_a_run_is_in_rounds_while_it_is_due_at_its_deadline_for_an_absent_root(database: Database) -> None:
+    admitted(database, "absent", "told", "late", "ended")
+    for key in ("absent", "told"):
+        claim = claimed(database, key)
+        commit(database.authority, waiting(claim, claim.deadline_us, root="/runs/r"))
+    claim = claimed(database, "late")
+    commit(database.authority, waiting(claim, claim.deadline_us))
+    commit(database.authority, failed(claimed(database, "ended")))
+    database.clock.pass_seconds(5)
+    database.authority.wake([WakeAct(key="w", run_id=hex32("told"), actor="a", reason="r")])
+    looks = {"absent": ROUNDS, "told": SCHEDULED, "late": SCHEDULED, "ended": None}
+    listed = {row.run_equivalence_key: next_look_of(row) for row in database.views.list_runs(RunFilter(), None, 9)}
+    assert {key: look.get("next_look") for key, look in listed.items()} == looks
+    for key, look in looks.items():
+        for reader in (database.authority, database.views):
+            status = status_of(reader, hex32(key)) or {}
+            assert status.get("next_look") == look
+            assert status.get("next_look_utc") == listed[key].get("next_look_utc")
+    for run in (
+        *(run for run in database.views.runs_by_id("", 0, 9) if run.run_id == hex32("absent")),
+        *(task.run for task in database.authority.claim_projections("w", 1, 30 * SECOND, hex32("absent"))),
+        *(run for run in database.authority.runs(None, 9) if run.run_id == hex32("absent")),
+    ):
+        assert run.absent_root == "/runs/r"
+
+
+def test_a_view_cannot_write(filled: Database) -> None:
     for wrong in ("make_waiting_due", "expire_runs_of" if isinstance(filled.views, SqliteViews) else "expire_owner"):
         with pytest.raises(Unavailable, match=r"readonly|read-only"):
             filled.views._rows(wrong, now=START * 2, owner="w")
 
 
-def test_a_look_that_takes_too_long_is_ended_and_the_next_one_answers(filled: Backend) -> None:
+def test_a_look_that_takes_too_long_is_ended_and_the_next_one_answers(filled: Database) -> None:
     slow = filled.open_views(most_seconds=0.05)
     try:
         text = ("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9e8) SELECT max(i) FROM n"
@@ -520,189 +457,3 @@ def test_names_with_characters_of_a_uri_are_names_of_files(tmp_path: Path) -> No
     views = SqliteViews(str(folder / "x.db"))
     assert views.summary(hex32("a")) is None
     views.close()
-
-
-# --- plans: which index serves each statement
-
-RUN_KEY, RUN_ID = ("sqlite_autoindex_runs_2", "runs_run_equivalence_key_key"), ("sqlite_autoindex_runs_1", "runs_pkey")
-RECORD_KEY = ("sqlite_autoindex_intake_records_1", "intake_records_record_key_key")
-LETTER_KEY = ("sqlite_autoindex_dead_letters_1", "dead_letters_pkey")
-SERVED_BY: dict[str, tuple[str, str]] = {
-    "runs_by_admission": ("runs_admitted", "runs_admitted"),
-    "runs_by_state": ("runs_by_state", "runs_by_state"),
-    "runs_by_reason": ("runs_by_reason", "runs_by_reason"),
-    "runs_by_deadline": ("runs_by_deadline", "runs_by_deadline"),
-    "runs_by_due": ("runs_due", "runs_due"),
-    "runs_by_key": RUN_KEY,
-    "run_summary": RUN_ID,
-    "runs_by_id": RUN_ID,
-    "run_summaries": RUN_ID,
-    "supersessions_of": ("runs_superseding", "runs_superseding"),
-    "run_ids": RUN_ID,
-    "run_keys": RUN_KEY,
-    "recorded_run_ids": ("intake_records_run", "intake_records_run"),
-    "run_of_signal": ("sqlite_autoindex_outbox_1", "outbox_message_id_emission_key"),
-    "run_of_message": ("SCAN intake_records", "intake_records_pkey"),
-    "refused_reasons": ("intake_records_refused", "intake_records_refused"),
-    "expired_of_intake_records": ("USING INTEGER PRIMARY KEY", "intake_records_pkey"),
-    "expired_of_dead_letter_raw": ("intake_records_with_raw", "intake_records_with_raw"),
-    "expired_of_outbox_sent": ("outbox_removable", "outbox_removable"),
-    "expired_of_digest_reuse": ("digest_reuse_kept", "digest_reuse_kept"),
-    "letters_by_reason": ("intake_records_refused", "intake_records_refused"),
-    "letters_by_key": LETTER_KEY,
-    "letter_with_key": RECORD_KEY,
-    "letter_with_number": ("INTEGER PRIMARY KEY", "intake_records_pkey"),
-    "receipts_of_others": ("runs_admitted", "runs_admitted"),
-    "daemons": ("daemons_seen", "daemons_seen"),
-}
-#: These read newest rows up to a bound, in the order of the table.
-BOUNDED = {"run_of_message", "expired_of_intake_records"}
-TIMES = {"since": START, "until": START + 10**9, "after_us": START + 10**8, "from_us": START, "before": 5000}
-GIVEN: dict[str, Any] = {
-    **TIMES, "state": "FAILED", "reason": "GATE_FAIL", "key": "key-1", "key_end": "key-2", "missing": b'"missing":"a',
-    "path": "\na", "after": "8" * 32, "limit": 100, "run_id": "8" * 32, "prefix": "8", "prefix_end": "9",
-    "message_id": "m", "most": 1000, "acked": 1, "record_key": "r", "record_id": 7, "manifest": b"m",
-    "before_us": 10_000, "stream": "kinesis/s/", "others_before_us": 100,
-}  # fmt: skip
-
-
-def combined(engine: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Every statement of the views with every choice of its terms."""
-    found = []
-    for name in names(engine):
-        terms = sorted(terms_of(engine, name))
-        found += [(name, chosen) for size in range(len(terms) + 1) for chosen in combinations(terms, size)]
-    return found
-
-
-def test_each_engine_has_the_same_statements_with_the_same_terms() -> None:
-    assert set(names("sqlite")) == set(SERVED_BY) == set(names("postgres")) - {"begin_look"}
-    for name in SERVED_BY:
-        assert terms_of("sqlite", name) == terms_of("postgres", name)
-
-
-@pytest.mark.parametrize(("name", "terms"), combined("sqlite"), ids=str)
-def test_sqlite_serves_each_statement_by_its_index(name: str, terms: tuple[str, ...]) -> None:
-    text = statement("sqlite", name, terms)
-    assert "OFFSET" not in text
-    assert "-- if" not in text
-    with sqlite3.connect(":memory:") as connection:
-        for _, _, migration in load_migrations("sqlite"):
-            connection.executescript(migration)
-        wanted = dict.fromkeys(re.findall(r":([a-z_]+)", text), 0)
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", wanted)]
-    assert any(SERVED_BY[name][0] in step for step in plan), plan
-    scans = [step for step in plan if step.startswith("SCAN ") and "INDEX" not in step]
-    allowed = {"SCAN CONSTANT ROW", "SCAN reasons", "SCAN r", "SCAN first", "SCAN json_each"}
-    assert name in BOUNDED or {re.sub(r" VIRTUAL.*", "", step) for step in scans} <= allowed, plan
-    assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step], "a page is read in order"
-
-
-@pytest.fixture(scope="module")
-def crowded() -> Iterator[Schema]:
-    """A schema of 20,000 runs in the proportions of a busy house."""
-    made = Schema(given_dsn())
-    from scenario_runner.authority.postgres import PostgresAuthority
-
-    PostgresAuthority(made.dsn, "test").close()
-    made.query(
-        f"""
-        INSERT INTO runs (run_id, run_equivalence_key, fingerprint, intent, inputs, state, reason_code, admitted_us,
-                          deadline_us, updated_us, due_us, event_seq)
-        SELECT md5(n::text), 'key-' || n, '', '{{}}', '{{}}', s, CASE WHEN s = 'FAILED' THEN 'GATE_FAIL' ELSE '' END,
-               {START} + n * 1000, {START} + n * 2000, {START} + n, CASE WHEN s IN ('READY', 'FAILED') THEN NULL
-               ELSE {START} + n END, 3
-        FROM (SELECT n, CASE n %% 50 WHEN 1 THEN 'FAILED' WHEN 2 THEN 'WAITING_EVIDENCE' WHEN 3 THEN 'PLANNED'
-              ELSE 'READY' END AS s FROM generate_series(1, 20000) n) g""".replace("%%", "%")
-    )
-    made.query("""
-        INSERT INTO intake_records (record_key, message_id, kind, run_id, disposition, reason_code, detail, received_us,
-                                    raw_sha256, raw_size)
-        SELECT 'r' || n, 'm' || n, '', md5(n::text), CASE WHEN n % 100 = 0 THEN 'REJECTED' ELSE 'ACCEPTED' END,
-               CASE WHEN n % 100 = 0 THEN 'GATE_FAIL' ELSE '' END, '', n, '', 1 FROM generate_series(1, 20000) n""")
-    made.query("INSERT INTO dead_letters SELECT record_key, '' FROM intake_records WHERE disposition = 'REJECTED'")
-    made.query("""
-        INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq)
-        SELECT 'm' || n, md5(n::text), 'READY', '', '{}', '{}', n, 5 FROM generate_series(1, 20000) n""")
-    made.query("""
-        INSERT INTO outbox (message_id, run_id, kind, partition_key, attributes, payload, created_us, needs_seq,
-                            emission, sent_us)
-        SELECT message_id, run_id, 'READY_REEMIT', '', '{}', '{}', created_us, 5, 1, created_us FROM outbox""")
-    made.query("INSERT INTO digest_reuse SELECT md5(n::text), '[]', n FROM generate_series(1, 20000) n")
-    made.query("""
-        INSERT INTO operator_actions (action_key, at, actor, via, action, subject, reason, outcome, detail)
-        SELECT 'quarantine_ack/' || md5(n::text), n, 'ops', 'cli', 'quarantine_ack', md5(n::text), '', 'ACKED', ''
-        FROM generate_series(1, 20000) n""")
-    made.query("ANALYZE")
-    yield made
-    made.drop()
-
-
-def planned(crowded: Schema, text: str, given: dict[str, Any]) -> dict[str, Any]:
-    """How the server would execute a statement of a look."""
-    import psycopg
-    from psycopg import ClientCursor
-
-    with psycopg.connect(crowded.dsn, cursor_factory=ClientCursor) as connection:
-        connection.execute(statement("postgres", "begin_look").replace(")b", ")s"), {"timeout": "5s"})  # type: ignore[arg-type]
-        written = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", text)
-        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {written}", given).fetchall()  # type: ignore[arg-type]
-    plan: dict[str, Any] = rows[0][0][0]["Plan"]
-    return plan
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize(("name", "terms"), combined("postgres"), ids=str)
-def test_postgres_serves_each_statement_by_its_index(crowded: Schema, name: str, terms: tuple[str, ...]) -> None:
-    if name == "begin_look":
-        return
-    text = statement("postgres", name, terms)
-    assert "OFFSET" not in text
-    busy = "busy" in terms
-    states = {"runs_by_due": "VERIFYING" if busy else "PLANNED", "runs_by_admission": "READY"}
-    plan = str(planned(crowded, text, {**GIVEN, "state": states.get(name, "FAILED"), "run_ids": ["8" * 32]}))
-    assert f"'Index Name': '{'runs_busy' if busy else SERVED_BY[name][1]}'" in plan, plan
-    assert "Seq Scan" not in plan
-    assert "'Node Type': 'Sort'" not in plan or name == "recorded_run_ids", "a page is read in order"
-
-
-#: What a look reads of one run with statements of the authority, and by which index.
-OF_ONE_RUN = {
-    "get_run": "runs_pkey",
-    "list_events": "run_events_pkey",
-    "list_attempts": "engine_attempts_pkey",
-    "list_records": "intake_records_run",
-    "list_signals": "outbox_run",
-    "list_actions": "operator_actions_subject",
-    "find_actions": "operator_actions_action_key_key",
-}
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("name", OF_ONE_RUN)
-def test_postgres_serves_each_look_at_one_run_by_its_index(crowded: Schema, name: str) -> None:
-    plan = planned(
-        crowded,
-        statement("postgres", name),
-        {**GIVEN, "run_ids": ["8" * 32], "subject": "8" * 32, "action_keys": ["k"]},
-    )
-    assert {scan.get("Index Name") for scan in _scans(plan)} == {OF_ONE_RUN[name]}, plan
-
-
-@pytest.mark.parity
-def test_postgres_reads_the_backlog_from_partial_indexes(crowded: Schema) -> None:
-    import psycopg
-    from psycopg import ClientCursor
-
-    written = re.sub(r"%\(([a-z_]+)\)b", r"%(\1)s", load_statements("postgres")["backlog"])
-    with psycopg.connect(crowded.dsn, cursor_factory=ClientCursor) as connection:
-        rows = connection.execute(f"EXPLAIN (FORMAT JSON) {written}", {"most": 10_000}).fetchall()  # type: ignore[arg-type]
-    read = {plan["Relation Name"]: plan["Node Type"] for plan in _scans(rows[0][0][0]["Plan"])}
-    assert {name for name, kind in read.items() if kind == "Seq Scan"} <= {"daemons"}, read
-
-
-def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if "Relation Name" in plan:
-        yield plan
-    for below in plan.get("Plans", ()):
-        yield from _scans(below)

@@ -79,7 +79,7 @@ def test_every_thread_has_a_name_that_stands_in_a_table() -> None:
     listed = {name for row in rows("threads of") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
     started = dict(threads())
     nameless = {place.partition(":")[0] for place, name in started.items() if not name}
-    assert nameless == {"service/loops.py"}, "one starts the loops by their names, which the others give"
+    assert nameless == {"service/supervisor.py"}, "one starts the loops by their names, which the others give"
     assert set(started.values()) - {""} == listed
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from profile_support import VALID as BASE
 
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.profiles.policy import Policy
@@ -16,18 +17,7 @@ from scenario_runner.service.engine import ecs_settings, engine_terms, subproces
 
 pytestmark = pytest.mark.unit
 
-VALID: dict[str, Any] = {
-    "profile_id": "test",
-    "object_store_root": "/tmp/store",
-    "authority_store_dsn": "sqlite:////tmp/authority.db",
-    "control_bus_root": "/tmp/bus",
-    "engine_catalogue_path": "catalogue.yaml",
-    "gate_map_path": "gates.yaml",
-    "engine_contracts_root": "contracts",
-    "schema_root": "schemas",
-    "auth_mode": "disabled",
-    "engine_roots": ["/tmp/runs"],
-}
+VALID: dict[str, Any] = BASE | {"engine_roots": ["/tmp/runs"]}
 COMMAND: dict[str, Any] = {"engine_command": ["/bin/engine", "--seed={seed}"]}
 ECS: dict[str, Any] = COMMAND | {
     "engine_invoker": "ecs", "engine_ecs_cluster": "c", "engine_ecs_task_definition": "engine:3",

@@ -23,6 +23,7 @@ TAKEN = {
     "s3://bucket/runs/one/": "s3://bucket/runs/one",
     "s3://whole": "s3://whole",
     "s3://whole/any/where": "s3://whole/any/where",
+    "s3://whole/" + "é" * 511: "s3://whole/" + "é" * 511,
 }
 
 NOT_UNDER = "not under any"
@@ -54,6 +55,7 @@ REFUSED = {
     "s3://bucket/runs/%2e%2e": "wildcard",
     "s3://bucket/runs/../other": "normalised",
     "s3:///runs": "bucket name",
+    "s3://whole/" + "é" * 511 + "x": "so long",
 }
 
 

@@ -6,15 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from scenario_runner.contracts.errors import ConfigurationError, Unavailable
 from scenario_runner.counters import counts
 from scenario_runner.intake import evidence_queue
-from scenario_runner.intake.evidence_queue import EvidenceQueue
+from scenario_runner.intake.evidence_queue import AWAY, EvidenceQueue
 from scenario_runner.intake.s3_events import NoEventError, created_objects, roots_above
 from scenario_runner.profiles.wiring import parse_wiring
 from scenario_runner.service import evidence_events
+from scenario_runner.service.metrics import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,14 +90,25 @@ HOSTILE: dict[str, Any] = {
     "half a surrogate pair": "\ud800",
     "SNS around nothing": json.dumps({"Type": "Notification", "Message": 7}),
     "SNS around SNS": json.dumps({"Type": "Notification", "Message": json.dumps({"Type": "Notification"})}),
+    "SNS around a type that is long": json.dumps({"Type": "x" * 9999}),
+    "SNS with a type that is no text": json.dumps({"Type": ["Notification"], "Message": body(event())}),
+    "the same key twice": body(event()).replace('"eventName"', '"eventName": "ObjectCreated:Put", "eventName"'),
+    "a number that is no number": body(event()).replace('"engine"', "NaN"),
+    "a number without an end": '{"Records":' + "9" * 200_000 + "}",
+    "events within events": body([event()]),
+    "a name of an object that is a number": body(event() | {"s3": {"bucket": {"name": "b"}, "object": {"key": 7}}}),
+    "text that is large": "x" * 1_000_000,
     "EventBridge without a detail": bridged(detail=None),
+    "EventBridge with a detail that is a list": bridged(detail=[{"bucket": {"name": "engine"}}]),
+    "EventBridge with an empty key": bridged(detail={"bucket": {"name": "engine"}, "object": {"key": ""}}),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_is_no_event_of_s3_is_told_from_one(case: str) -> None:
-    with pytest.raises(NoEventError):
+    with pytest.raises(NoEventError) as caught:
         created_objects(HOSTILE[case])
+    assert 0 < len(str(caught.value)) < 300, "a reason fits a line of the log"
 
 
 def test_every_folder_of_an_object_from_the_allowed_root_on_may_be_a_run_root() -> None:
@@ -106,6 +119,99 @@ def test_every_folder_of_an_object_from_the_allowed_root_on_may_be_a_run_root() 
     assert list(roots_above("s3://engine/runs10/f", ALLOWED)) == list(roots_above("s3://engine/runs", ALLOWED)) == []
     assert list(roots_above("/folders/runs/f", ("s3://engine",))) == []
     assert len(list(roots_above("s3://others/" + "d/" * 500, ALLOWED))) == 17
+
+
+# --- the documented shapes, with all that stands in them --------------------------------------------------------------
+
+KEY = "runs/night one/däta+1/part.parquet"
+ENCODED = "runs/night+one/d%C3%A4ta%2B1/part.parquet"
+RECORD: dict[str, Any] = {
+    "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "us-west-2", "eventTime": "1970-01-01T00:00:00.000Z",
+    "eventName": "ObjectCreated:CompleteMultipartUpload", "userIdentity": {"principalId": "AIDAJDPLRKLG7UEXAMPLE"},
+    "requestParameters": {"sourceIPAddress": "172.16.0.1"},
+    "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810", "x-amz-id-2": "FMyUVURIY8"},
+    "s3": {
+        "s3SchemaVersion": "1.0", "configurationId": "testConfigRule",
+        "bucket": {"name": "engine", "ownerIdentity": {"principalId": "A3NL1"}, "arn": "arn:aws:s3:::engine"},
+        "object": {"key": ENCODED, "size": 1024, "eTag": "d41d8", "versionId": "096fKKXTRTtl3on89fVO",
+                   "sequencer": "0055AED6DCD90281E5"},
+    },
+    "glacierEventData": None,
+}  # fmt: skip
+TEST_EVENT = {
+    "Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2014-10-13T15:57:02.089Z", "Bucket": "engine",
+    "RequestId": "5582815E1AEA5ADF", "HostId": "8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR",
+}  # fmt: skip
+
+
+def enveloped(message: str, kind: str = "Notification") -> str:
+    """As SNS delivers a message to a queue without raw delivery."""
+    return json.dumps({
+        "Type": kind, "MessageId": "63a3f6b6-d533-4a47-aef9-fcf5cf758c76", "Subject": "Amazon S3 Notification",
+        "TopicArn": "arn:aws:sns:us-west-2:123456789012:events", "Message": message, "SignatureVersion": "1",
+        "Timestamp": "2012-03-29T05:12:16.901Z", "Signature": "EXAMPLE", "SigningCertURL": "https://sns/cert.pem",
+        "UnsubscribeURL": "https://sns/?Action=Unsubscribe",
+        "MessageAttributes": {"a": {"Type": "String", "Value": "v"}},
+    })  # fmt: skip
+
+
+def of_eventbridge(kind: str, reason: dict[str, str]) -> str:
+    return json.dumps({
+        "version": "0", "id": "17793124-05d4-b198-2fde-7ededc63b103", "detail-type": kind, "source": "aws.s3",
+        "account": "111122223333", "time": "2021-11-12T00:00:00Z", "region": "ca-central-1",
+        "resources": ["arn:aws:s3:::engine"],
+        "detail": {
+            "version": "0", "bucket": {"name": "engine"}, "request-id": "N4N7GDK58NMKJ12R", "requester": "123456789012",
+            "object": {"key": KEY, "size": 5, "etag": "b1946ac9", "version-id": "IYV3", "sequencer": "617f0829"},
+            "source-ip-address": "1.2.3.4", **reason,
+        },
+    })  # fmt: skip
+
+
+DIRECT = json.dumps({"Records": [RECORD]})
+BRIDGED = of_eventbridge("Object Created", {"reason": "CompleteMultipartUpload"})
+RESTORED = json.dumps({"Records": [RECORD | {
+    "eventName": "ObjectRestore:Completed",
+    "glacierEventData": {"restoreEventData": {"lifecycleRestorationExpiryTime": "2026-01-01T00:00:00.000Z",
+                                              "lifecycleRestoreStorageClass": "GLACIER"}},
+}]})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DIRECT, enveloped(DIRECT), BRIDGED, enveloped(BRIDGED), RESTORED,
+        of_eventbridge("Object Restore Completed", {"restore-expiry-time": "2021-11-13T00:00:00Z"}),
+    ],
+    ids=["SQS, or SNS with raw delivery", "SNS", "EventBridge", "EventBridge and SNS", "restored", "restored, bridged"],
+)  # fmt: skip
+def test_every_way_of_an_event_of_s3_names_the_same_object(text: str) -> None:
+    assert created_objects(text) == [f"s3://engine/{KEY}"]
+    assert "s3://engine/runs/night one" in roots_above(f"s3://engine/{KEY}", ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(TEST_EVENT), enveloped(json.dumps(TEST_EVENT)),
+        of_eventbridge("Object Restore Initiated", {"source-storage-class": "GLACIER"}),
+        of_eventbridge("Object Tags Added", {}), RESTORED.replace("Completed", "Post"),
+        DIRECT.replace("ObjectCreated:CompleteMultipartUpload", "ObjectCreated"),
+        *(DIRECT.replace("ObjectCreated:CompleteMultipartUpload", name) for name in (
+            "ObjectRemoved:DeleteMarkerCreated", "ObjectRestore:Delete", "LifecycleExpiration:Delete",
+            "ObjectTagging:Put", "ReducedRedundancyLostObject", "Replication:OperationMissedThreshold",
+            "s3:ObjectTagging:ObjectCreated:Put", "ObjectRestore:Completed:Not",
+        )),
+    ],
+)  # fmt: skip
+def test_what_else_s3_tells_names_no_object(text: str) -> None:
+    assert created_objects(text) == []
+
+
+@pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
+def test_what_sns_says_of_itself_is_no_event_and_the_reason_names_it(kind: str) -> None:
+    with pytest.raises(NoEventError, match=f"'{kind}' of SNS"):
+        created_objects(enveloped("You have chosen to subscribe", kind))
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------
@@ -119,7 +225,8 @@ class Queue:
         self.waits, self.log = waits, list[tuple[str, Any]]()
         self.fails: dict[str, Exception] = {}
         authority: Any = self
-        self.queue = EvidenceQueue(self, URL, authority, ALLOWED)
+        self.now = 0.0
+        self.queue = EvidenceQueue(self, URL, authority, ALLOWED, lambda: self.now)
 
     def _called(self, name: str, arguments: Any) -> None:
         self.log.append((name, arguments))
@@ -181,6 +288,32 @@ def test_a_message_that_breaks_the_reader_is_deleted_like_any_other(monkeypatch:
     queue = Queue(body(event()))
     assert queue.queue.step() == 1
     assert queue.log[-1] == ("delete", ["r0"])
+
+
+def test_messages_of_anybody_do_not_fill_the_log() -> None:
+    queue = Queue(*["no event"] * 9, "{}")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(100):
+            assert queue.queue.step() == 10
+        assert [line["detail"][:8] for line in logs] == ["not well", "it holds"]
+        queue.now = 61.0
+        queue.queue.step()
+        assert [line["others_not_logged"] for line in logs] == [0, 8, 990, 8]
+        del logs[:]
+        for number in range(1000):
+            queue.messages[0]["Body"] = f'{{"a{number}":1,"a{number}":2}}'
+            queue.queue.step()
+        assert len(logs) == 18, "as many reasons as messages are not logged either"
+
+
+def test_a_queue_that_does_not_answer_is_counted() -> None:
+    queue, before = Queue(), counts().get((AWAY, ""), 0)
+    queue.fails["receive"] = ConnectTimeoutError(endpoint_url=URL)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            queue.queue.step()
+    assert counts()[AWAY, ""] == before + 3
+    assert AWAY in OPERATIONS
 
 
 def test_a_message_is_not_deleted_whose_runs_could_not_be_told() -> None:

@@ -1,163 +1,35 @@
 """The hashing laws, each recomputed here with hashlib alone from the wording of contracts.md section 4."""
 
-import hashlib
-import itertools
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hashing_support import (
+    BUNDLE,
+    INDEX,
+    MEMBERS,
+    NOTHING,
+    PATHS,
+    ROOT,
+    Engine,
+    concatenated,
+    conflict,
+    gate,
+    malformed,
+    many,
+    members_of,
+    sha,
+    trees,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scenario_runner.contracts.errors import EvidenceRefused, EvidenceSaysNo, SequenceError
 from scenario_runner.contracts.reasons import Reason
-from scenario_runner.gates import laws
-from scenario_runner.gates.laws import (
-    CANONICAL,
-    DIRECTORY,
-    RAW,
-    GatePaths,
-    Measurement,
-    Members,
-    gate_paths,
-    verify_digests,
-)
+from scenario_runner.gates.laws import RAW, GatePaths, Measurement, gate_paths, verify_digests
 from scenario_runner.interface_pack.loader import build_pack
-from scenario_runner.interface_pack.model import GateSpec
 
 pytestmark = pytest.mark.unit
-
-BUNDLE, INDEX, MEMBERS = (
-    "sha256_bundle_digest",
-    "sha256_index_json_ascii_lex_raw_bytes",
-    "sha256_member_digest_concat",
-)
-ROOT = "data/v"
-IDENTITY = {"manifest_fingerprint": "f" * 64}
-
-
-def members_of(*given: Any) -> Members:
-    """Members of a gate whose scope is the fingerprint; no flag here names it."""
-    return laws.members_of(*given, IDENTITY)
-
-
-PATHS = GatePaths(f"{ROOT}/_passed.flag", ROOT, f"{ROOT}/index.json")
-NOTHING = hashlib.sha256(b"").hexdigest()
-many = settings(max_examples=150, deadline=None, database=None, derandomize=True)
-
-
-def sha(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def gate(
-    kind: str,
-    ordering: str = "ascii_lex",
-    base: str = "bundle_root",
-    exclude: tuple[str, ...] = ("_passed.flag",),
-    digest_field: str = "sha256_hex",
-) -> GateSpec:
-    method = {
-        "kind": kind,
-        "ordering": ordering,
-        "path_base": base,
-        "exclude_filenames": list(exclude),
-        "digest_field": digest_field,
-    }
-    document = {
-        "outputs": [{"output_id": "out", "path_template": "out/x.json", "scope": "scope_global"}],
-        "gates": [
-            {
-                "gate_id": "g",
-                "scope": "fingerprint",
-                "passed_flag_path_template": PATHS.flag,
-                "bundle_root_template": ROOT,
-                "index_path_template": PATHS.index,
-                "verification_method": method,
-                "authorizes_outputs": ["out"],
-            }
-        ],
-    }
-    return build_pack(document, document).gates["g"]
-
-
-@dataclass
-class Engine:
-    """A run root in memory: path to bytes, and the index as a document."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    directories: dict[str, list[str]] = field(default_factory=dict)
-
-    def flag(self, digest: str, field_name: str = "sha256_hex") -> bytes:
-        return f"{field_name} = {digest}\n".encode()
-
-    def listing(self) -> list[str]:
-        return sorted((path for path in self.files if path.startswith(ROOT + "/")), key=str.encode)
-
-    def index(self) -> bytes:
-        return json.dumps({"items": self.entries}).encode()
-
-    def forms(self, path: str) -> tuple[tuple[str, str], ...]:
-        if path in self.directories:
-            return ((DIRECTORY, sha(*(self.files[name] for name in self.directories[path]))),)
-        raw = self.files[path]
-        try:
-            canonical = json.dumps(json.loads(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        except ValueError:
-            return ((RAW, sha(raw)),)
-        return ((RAW, sha(raw)), (CANONICAL, sha(canonical)))
-
-    def measure(self, members: Members) -> Measurement:
-        digest = sha(*(self.files[path] for path in members.ordered)) if members.ordered else ""
-        forms = {path: self.forms(path) for path, _ in members.checked}
-        return Measurement(digest, forms, len(members.ordered), sum(len(self.files[path]) for path in members.ordered))
-
-    def verify(self, spec: GateSpec, flag: bytes) -> dict[str, str]:
-        """Both steps of a law, as the caller takes them."""
-        members = members_of(spec, PATHS, flag, self.index() if self.entries else None, self.listing())
-        return verify_digests(spec, PATHS, members, self.measure(members))
-
-
-def conflict(engine: Engine, spec: GateSpec, flag: bytes) -> EvidenceRefused:
-    with pytest.raises(EvidenceRefused) as refused:
-        engine.verify(spec, flag)
-    assert refused.value.reason is Reason.EVIDENCE_CONFLICT
-    assert refused.value.expected != refused.value.actual
-    return refused.value
-
-
-def malformed(engine: Engine, spec: GateSpec, flag: bytes) -> EvidenceRefused:
-    with pytest.raises(EvidenceRefused) as refused:
-        engine.verify(spec, flag)
-    assert refused.value.reason is Reason.EVIDENCE_MALFORMED
-    return refused.value
-
-
-# Names whose byte order differs from the order of folders, of lower-cased names or of natural numbers.
-names = st.lists(
-    st.sampled_from(
-        ["a", "a.json", "a-b", "B", "10", "9", "é", "~", "_passed.flag", "index.json", "\U0001f600", "\uffee"]
-    ),
-    min_size=1,
-    max_size=3,
-).map("/".join)
-
-
-def without_clashes(paths: list[str]) -> list[str]:
-    """Paths that can lie in one folder: none is also a folder of another."""
-    return [path for path in paths if not any(other.startswith(path + "/") for other in paths)]
-
-
-trees = (
-    st.lists(names, min_size=1, max_size=8, unique=True)
-    .map(without_clashes)
-    .flatmap(lambda paths: st.fixed_dictionaries({path: st.binary(max_size=6) for path in paths}))
-)
-
-
-# --- sha256_bundle_digest ---------------------------------------------------------------------------------------------
 
 
 @many
@@ -327,129 +199,6 @@ def test_one_changed_byte_anywhere_is_a_conflict(tree: dict[str, bytes], data: s
     path = data.draw(st.sampled_from(sorted(engine.files)))
     engine.files[path] += b"\x00"
     conflict(engine, spec, flag)
-
-
-# --- sha256_member_digest_concat --------------------------------------------------------------------------------------
-
-
-def member_engine() -> Engine:
-    return Engine(
-        {
-            f"{ROOT}/raw.bin": b"\x00raw",
-            f"{ROOT}/doc.json": b'{ "b": 1,\n  "a": [2.5] }',
-            f"{ROOT}/parts/1": b"one",
-            f"{ROOT}/parts/2": b"two",
-        },
-        [
-            {"path": "raw.bin", "sha256_hex": sha(b"\x00raw")},
-            {"path": "doc.json", "sha256_hex": sha(b'{"a":[2.5],"b":1}')},
-            {"path": "parts", "sha256_hex": sha(b"one", b"two")},
-        ],
-        {f"{ROOT}/parts": [f"{ROOT}/parts/1", f"{ROOT}/parts/2"]},
-    )
-
-
-def concatenated(entries: list[dict[str, Any]], field_name: str = "sha256_hex") -> str:
-    return sha("".join(entry[field_name] for entry in entries).encode())
-
-
-def test_the_member_law_is_over_the_listed_digests_and_tells_the_form_that_matched() -> None:
-    engine = member_engine()
-    assert engine.verify(gate(MEMBERS, "members_array_order"), engine.flag(concatenated(engine.entries))) == {
-        f"{ROOT}/raw.bin": RAW, f"{ROOT}/doc.json": CANONICAL, f"{ROOT}/parts": DIRECTORY,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("ordering", ["members_array_order", "index_order", "listed_order"])
-def test_the_member_law_keeps_the_listed_order_under_each_of_its_names(ordering: str) -> None:
-    for entries in itertools.permutations(member_engine().entries):
-        engine = member_engine()
-        engine.entries = list(entries)
-        spec = gate(MEMBERS, ordering)
-        assert len(engine.verify(spec, engine.flag(concatenated(engine.entries)))) == 3
-        conflict(
-            engine,
-            spec,
-            engine.flag(
-                concatenated(sorted(engine.entries, key=lambda e: str(e["sha256_hex"]))[::-1] + engine.entries)
-            ),
-        )
-
-
-def test_a_raw_match_is_named_before_a_canonical_one() -> None:
-    engine = Engine({f"{ROOT}/doc.json": b'{"a":1}'}, [{"path": "doc.json", "sha256_hex": sha(b'{"a":1}')}])
-    assert engine.verify(gate(MEMBERS, "index_order"), engine.flag(concatenated(engine.entries))) == {
-        f"{ROOT}/doc.json": RAW
-    }
-
-
-@pytest.mark.parametrize("path", ["raw.bin", "doc.json", "parts/1", "parts/2"])
-def test_a_member_that_matches_in_no_form_is_a_contradiction(path: str) -> None:
-    engine = member_engine()
-    flag = engine.flag(concatenated(engine.entries))
-    engine.files[f"{ROOT}/{path}"] = b'{"tampered": true}'
-    refused = conflict(engine, gate(MEMBERS, "index_order"), flag)
-    assert refused.path == f"{ROOT}/{path.partition('/')[0]}"
-
-
-def test_forms_of_different_listed_digests_are_not_mixed() -> None:
-    """One listed digest matching raw and the other canonical is a contradiction, not two matches."""
-    engine = member_engine()
-    engine.entries = [
-        {"path": "doc.json", "other": sha(b'{"a":[2.5],"b":1}'), "sha256_hex": sha(engine.files[f"{ROOT}/doc.json"])}
-    ]
-    conflict(
-        engine,
-        gate(MEMBERS, "index_order", digest_field="other"),
-        engine.flag(concatenated(engine.entries, "other"), "other"),
-    )
-
-
-def test_a_flag_over_other_digests_is_a_conflict() -> None:
-    engine = member_engine()
-    refused = conflict(engine, gate(MEMBERS, "index_order"), engine.flag(concatenated(engine.entries[:2])))
-    assert refused.path == PATHS.flag
-    assert refused.expected == concatenated(engine.entries[:2])
-    assert refused.actual == concatenated(engine.entries)
-
-
-def test_a_flag_over_the_members_bytes_is_a_conflict() -> None:
-    engine = member_engine()
-    conflict(engine, gate(MEMBERS, "index_order"), engine.flag(sha(*engine.files.values())))
-
-
-def test_a_member_without_a_digest_of_its_own_is_refused() -> None:
-    engine = member_engine()
-    engine.entries.append({"path": "more", "bundle_digest_sha256": sha(b"x")})
-    assert "entry 4" in malformed(engine, gate(MEMBERS, "index_order"), engine.flag(NOTHING)).detail
-
-
-def test_a_member_law_with_another_field_takes_that_field_only() -> None:
-    engine = Engine({f"{ROOT}/a": b"a"}, [{"path": "a", "sha256_hex": sha(b"a")}])
-    malformed(engine, gate(MEMBERS, "index_order", digest_field="bundle_digest_sha256"),
-              engine.flag(concatenated(engine.entries), "bundle_digest_sha256"))  # fmt: skip
-
-
-def test_every_member_is_named_and_so_must_exist() -> None:
-    engine = member_engine()
-    members = members_of(gate(MEMBERS, "index_order"), PATHS, engine.flag(NOTHING), engine.index(), None)
-    assert members.named == {f"{ROOT}/raw.bin", f"{ROOT}/doc.json", f"{ROOT}/parts"}
-    assert members.ordered == ()
-
-
-@many
-@given(trees, st.data())
-def test_the_member_law_follows_the_wording_of_the_contract(tree: dict[str, bytes], data: st.DataObject) -> None:
-    engine = Engine({f"{ROOT}/{path}": content for path, content in tree.items()})
-    engine.entries = [
-        {"path": path, "sha256_hex": sha(tree[path])} for path in data.draw(st.permutations(sorted(tree)))
-    ]
-    wanted = hashlib.sha256("".join(sha(tree[entry["path"]]) for entry in engine.entries).encode("ascii")).hexdigest()
-    spec = gate(MEMBERS, "index_order")
-    assert set(engine.verify(spec, engine.flag(wanted)).values()) == {RAW}
-    place = data.draw(st.integers(0, len(wanted) - 1))
-    bent = wanted[:place] + ("0" if wanted[place] != "0" else "1") + wanted[place + 1 :]
-    conflict(engine, spec, engine.flag(bent))
 
 
 # --- every law --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_wiring_profile import VALID
+from profile_support import VALID
 
 from scenario_runner.contracts.errors import ConfigurationError
 from scenario_runner.kcl import config as kcl_config

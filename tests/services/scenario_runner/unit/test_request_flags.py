@@ -21,7 +21,7 @@ NEEDED = RequestFlags(
 )
 EVERYTHING = replace(
     NEEDED, scenario_id=None, scenario_set=["one", "two"], window_tz="Europe/London", engine_run_root="runs/x",
-    output_ids=["outlet_catalogue"], strategy="FORCE_REUSE", invoker="ci", notes="", request_id="r-1",
+    output_id=["outlet_catalogue"], strategy="FORCE_REUSE", invoker="ci", notes="", request_id="r-1",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_missing_flags_are_named_all_at_once() -> None:
         ({"window_start": "2026-02-01T00:00:00Z"}, "--window-start and --window-end:"),
         ({"window_tz": "Mars/Olympus"}, "--window-tz:"),
         ({"engine_run_root": "\n"}, "--engine-run-root:"),
-        ({"output_ids": [""]}, "--output-id:"),
+        ({"output_id": [""]}, "--output-id:"),
         ({"strategy": "auto"}, "--strategy:"),
         ({"invoker": ""}, "--invoker:"),
         ({"request_id": ""}, "--request-id:"),

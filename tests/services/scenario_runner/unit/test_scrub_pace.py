@@ -1,6 +1,8 @@
 """The rate of a scrub, what is kept of the last one, and what it calls an outage."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from scenario_runner.audit import recomputed
 from scenario_runner.audit.findings import Findings
 from scenario_runner.audit.recomputed import EvidenceCheck
-from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence
+from scenario_runner.audit.scrub import Clock, EvidenceUnreadError, Pace, SharedEvidence, drift_digest
 from scenario_runner.authority.acts import ActionRow
 from scenario_runner.authority.scrubs import LastScrub, last_scrub
 from scenario_runner.contracts.canonical import Json, parse_json
@@ -36,8 +38,8 @@ class FakeTime:
 def test_reading_is_held_to_the_rate_over_many_examinations() -> None:
     time = FakeTime()
     pace = Pace(100, time.clock())
-    for done in (50, 100, 100, 30, 130):  # the fourth begins another examination
-        pace.note(done, 1000)
+    for more in (50, 50, 0, 30, 100):
+        pace.note(more)
     assert (pace.read, time.slept) == (230, pytest.approx(2.3))
 
 
@@ -45,14 +47,14 @@ def test_a_pause_is_not_made_up_for_by_a_burst() -> None:
     time = FakeTime()
     pace = Pace(100, time.clock())
     time.now = 60
-    pace.note(100, 100)
+    pace.note(100)
     assert time.slept == pytest.approx(1.0)
 
 
 def test_without_a_bound_nothing_waits() -> None:
     time = FakeTime()
     pace = Pace(0, time.clock())
-    pace.note(10**12, 10**12)
+    pace.note(10**12)
     assert (pace.read, time.slept) == (10**12, 0)
 
 
@@ -190,3 +192,52 @@ def test_evidence_that_never_keeps_still_is_read_again_after_a_pause_and_then_un
     with pytest.raises(EvidenceUnreadError, match="changed each time"):
         scripted.evidence._examine(PACK, key)
     assert tries == [0.0, 2.0, 4.0]
+
+
+def test_threads_that_hash_together_read_what_each_of_them_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they overtake each other between two reports: no byte counts twice, and none is waited for twice."""
+    real = EvidenceCheck._examine
+    scripted = Scripted(monkeypatch, archived_with)
+    monkeypatch.setattr(EvidenceCheck, "_examine", real)
+    time = FakeTime()
+    scripted.evidence._pace = Pace(1000, time.clock())
+
+    def hashed(budget: Any) -> Any:
+        def one(_: int) -> None:
+            for _ in range(5000):
+                budget.beat(10)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(one, range(8)))
+        return (Report().finding(None), None)
+
+    monkeypatch.setattr(recomputed, "examine", lambda budget, *_: hashed(budget))
+    artifacts: Any = SimpleNamespace(open=lambda _root, budget: Closing(budget))
+    key: Any = SimpleNamespace(root="r", bounds=EvidenceBounds(1, 1, 1))
+    scripted.evidence._artifacts = artifacts
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        scripted.evidence._examine(PACK, key)
+    finally:
+        sys.setswitchinterval(before)
+    assert scripted.evidence._pace.read == 8 * 5000 * 10
+
+
+class Closing:
+    """A run root whose examination only reports what it has read."""
+
+    def __init__(self, budget: Any) -> None:
+        self.beat = budget.beat
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_drift_is_the_same_whatever_words_tell_of_it() -> None:
+    found = {"check": "output a re-hashes", "ok": False, "expected": "1", "actual": "2", "detail": "said so"}
+    assert drift_digest([found]) == drift_digest([found | {"detail": "said otherwise", "law": "l"}])
+    others = [found | {"check": "output b re-hashes"}, found | {"actual": "3"}, found | {"expected": "0"}]
+    gone = [found | {"actual": None}, found | {"actual": "", "detail": "elsewhere"}]
+    assert len({drift_digest([item]) for item in [found, *others, *gone]}) == 6
+    assert drift_digest([found, others[0]]) != drift_digest([found])

@@ -8,8 +8,9 @@ import jsonschema_rs
 import pytest
 from pydantic import ValidationError
 
-from scenario_runner.contracts.documents import PolicyRev, RunRequest, explain_validation
+from scenario_runner.contracts.documents import PolicyRev, RunRequest
 from scenario_runner.contracts.sentences import HIDDEN, of_json_schema, shown_value
+from scenario_runner.contracts.validation import explain_validation
 
 HEX = "a" * 64
 NO_CONTROLS = "must hold no control character and no mark that turns the direction of text"

@@ -161,9 +161,8 @@ def test_the_longest_explanation_fits_a_screen_in_every_state(state: str, column
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "root looked at in rounds"),
-        ({"next_look_utc": NOW}, "due "),
-        ({"gates": [{"gate_id": "g1", "outcome": "MISSING"}]}, "due "),
+        ({"next_look": "rounds"}, "root looked at in rounds"),
+        ({"next_look": "scheduled"}, "due "),
     ],
 )
 def test_a_run_that_is_not_examined_before_its_deadline_says_why(changes: dict[str, Any], said: str) -> None:
@@ -172,6 +171,8 @@ def test_a_run_that_is_not_examined_before_its_deadline_says_why(changes: dict[s
     sheet = answer(document | {"next_look_utc": deadline} | changes, CLOCK, 200)
     (times,) = [text for line in sheet.lines if "deadline" in (text := rendered(line, io.StringIO()))]
     assert times.split("; ")[-1].startswith(said)
+    shown = CLOCK.readable(document | {"next_look_utc": deadline} | changes)
+    assert (shown["due"] == said) is (changes["next_look"] == "rounds")
 
 
 # --- the cause

@@ -10,8 +10,8 @@ from scenario_runner.contracts.canonical import canonical_sha256
 from scenario_runner.contracts.errors import EvidenceMissing, SequenceError
 from scenario_runner.contracts.states import EventKind, RunState
 from scenario_runner.evidence.findings import Finding, Outcome, refused_without_report
-from scenario_runner.runs.decisions import MOST_ROOT_BYTES, waiting_or_failed
 from scenario_runner.runs.effects import Examined
+from scenario_runner.runs.waits import MOST_ROOT_BYTES, waiting_or_failed
 
 pytestmark = pytest.mark.unit
 

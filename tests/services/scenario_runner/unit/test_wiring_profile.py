@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from profile_support import VALID
 
 import scenario_runner
 from scenario_runner.contracts import refs
@@ -18,17 +19,6 @@ pytestmark = pytest.mark.unit
 
 REPO = Path(__file__).resolve().parents[4]
 COMMITTED = REPO / "config/platform/sr/wiring_local.yaml"
-VALID: dict[str, Any] = {
-    "profile_id": "test",
-    "object_store_root": "/tmp/store",
-    "authority_store_dsn": "sqlite:////tmp/authority.db",
-    "control_bus_root": "/tmp/bus",
-    "engine_catalogue_path": "catalogue.yaml",
-    "gate_map_path": "gates.yaml",
-    "engine_contracts_root": "contracts",
-    "schema_root": "schemas",
-    "auth_mode": "disabled",
-}
 
 
 def wiring(**changes: Any) -> Wiring:
