@@ -24,12 +24,12 @@ Rows = Callable[[Mapping[str, "Template"], int, int, States], Iterator[tuple[str
 """Makes (table, row) of templates, the number of runs, the time now in microseconds, and states."""
 
 #: Admissions are a tenth of a second apart, so a million runs are 28 hours.
-_APART_US: Final = MICROS // 10
+APART_US: Final = MICROS // 10
 #: Of a hundred runs this one waits for paths of its own.
 _OWN_PATHS: Final = 13
 #: Events of an admission: a run that was admitted and not claimed yet has no more.
 _ADMISSION_EVENTS: Final = 4
-_TABLES: Final = ("runs", "run_events", "intake_records", "outbox", "dead_letters")
+TABLES: Final = ("runs", "run_events", "intake_records", "outbox", "dead_letters")
 _KINDS: Final = (
     "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
 )
@@ -48,7 +48,7 @@ class Template:
         """Read the rows of a run; of a record that names none, those of the refused record."""
         connection.row_factory = sqlite3.Row
         found: dict[str, list[Row]] = {}
-        for table in _TABLES:
+        for table in TABLES:
             column = "record_key" if table == "dead_letters" else "run_id"
             value = "spool/%" if table == "dead_letters" else run_id
             compared = "LIKE" if table == "dead_letters" else "="
@@ -102,13 +102,23 @@ def ended_state_of(number: int) -> str:
     return "READY" if state in ("PLANNED", "WAITING_EVIDENCE") else state
 
 
+def waiting_state_of(number: int) -> str:
+    """The same where no run is planned, and 2 of 100 wait."""
+    state = state_of(number)
+    return "READY" if state == "PLANNED" else state
+
+
 def rows(templates: Mapping[str, Template], count: int, now_us: int, states: States) -> Iterator[tuple[str, Row]]:
     """(table, row) of so many runs, the oldest first."""
     for number in range(count):
-        at_us = now_us - (count - number) * _APART_US
-        yield from _run(templates, number, at_us, states(number))
-        if number % 100 == 50:
-            yield from _refused(templates["REJECTED"], number, at_us)
+        yield from rows_of(templates, number, now_us - (count - number) * APART_US, states(number))
+
+
+def rows_of(templates: Mapping[str, Template], number: int, at_us: int, state: str) -> Iterator[tuple[str, Row]]:
+    """(table, row) of the n-th run, and of the record that was refused after it."""
+    yield from _run(templates, number, at_us, state)
+    if number % 100 == 50:
+        yield from _refused(templates["REJECTED"], number, at_us)
 
 
 def _run(templates: Mapping[str, Template], number: int, at_us: int, state: str) -> Iterator[tuple[str, Row]]:
@@ -178,7 +188,7 @@ def fill_sqlite(
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA cache_size = -400000")
         connection.execute("BEGIN IMMEDIATE")
-        for table in _TABLES:
+        for table in TABLES:
             connection.execute(f"DELETE FROM {table}")
         for table, chunk in _chunks(make(templates, count, now_us, states)):
             names = list(chunk[0])
@@ -190,7 +200,7 @@ def fill_sqlite(
 
 def _chunks(given: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]:
     """Rows by table, many at a time."""
-    kept: dict[str, list[Row]] = {table: [] for table in _TABLES}
+    kept: dict[str, list[Row]] = {table: [] for table in TABLES}
     done = 0
     for table, row in given:
         kept[table].append(row)
@@ -210,15 +220,18 @@ def fill_postgres(
     import psycopg  # noqa: PLC0415 - SQLite does without
 
     with psycopg.connect(dsn, autocommit=True) as connection:
-        kinds: dict[str, dict[str, str]] = {
-            table: dict(connection.execute(_KINDS, (table,)).fetchall()) for table in _TABLES
-        }
         for table, chunk in _chunks(make(templates, count, now_us, states)):
-            names = list(chunk[0])
-            copied = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
-            with connection.cursor() as cursor, cursor.copy(copied) as copy:
-                copy.set_types([kinds[table][name] for name in names])
-                for row in chunk:
-                    copy.write_row([row[name] for name in names])
+            copy_rows(connection, table, chunk)
         connection.execute("VACUUM (ANALYZE)")  # autovacuum would work beside the measurement
         connection.execute("CHECKPOINT")
+
+
+def copy_rows(connection: Any, table: str, chunk: Sequence[Row]) -> None:  # noqa: ANN401 - SQLite does without psycopg
+    """Copy rows, which have the same columns, into a table of PostgreSQL."""
+    names = list(chunk[0])
+    kinds = dict(connection.execute(_KINDS, (table,)).fetchall())
+    copied = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor() as cursor, cursor.copy(copied) as copy:
+        copy.set_types([kinds[name] for name in names])
+        for row in chunk:
+            copy.write_row([row[name] for name in names])

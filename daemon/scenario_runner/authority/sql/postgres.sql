@@ -326,8 +326,14 @@ SELECT g.run_id FROM given g LEFT JOIN changed c ON c.run_id = g.run_id LEFT JOI
 WHERE c.run_id IS NOT NULL OR (h.lease_epoch = g.epoch AND h.settled = g.token);
 
 -- name: waiting_runs
-SELECT count(*) AS count, min(admitted_us) AS oldest_us, min(deadline_us) AS next_deadline_us
-FROM runs WHERE state = 'WAITING_EVIDENCE';
+-- Each figure from an index that has it: from the rows themselves a page would be read for each. The oldest is found in the
+-- order of (state, admitted_us), where WAITING_EVIDENCE is last: by its admission alone the planner might search all runs.
+SELECT (SELECT count(*) FROM runs
+        WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'WAITING_EVIDENCE') AS count,
+       (SELECT admitted_us FROM runs
+        WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND (state, admitted_us) >= ('WAITING_EVIDENCE', 0)
+        ORDER BY state, admitted_us LIMIT 1) AS oldest_us,
+       (SELECT deadline_us FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY deadline_us LIMIT 1) AS next_deadline_us;
 
 -- name: make_waiting_due
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now),
@@ -685,8 +691,7 @@ WITH bound AS MATERIALIZED (
   FROM (SELECT sr_now_us() AS now) AS clock),
 ahead AS MATERIALIZED (
   SELECT run_id FROM runs WHERE due_us > (SELECT run FROM bound) AND absent_root = ''
-  UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND absent_root = ''
-                               AND lease_until_us > (SELECT lease FROM bound)
+  UNION SELECT run_id FROM runs WHERE lease_owner <> '' AND lease_until_us > (SELECT lease FROM bound)
   UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT relay FROM bound)
                                AND relay_until_us < (SELECT never FROM bound)),
 held AS MATERIALIZED (
@@ -713,8 +718,7 @@ SELECT (SELECT count(*) FROM changed) + (SELECT count(*) FROM signals) AS correc
 
 -- name: live_owners
 WITH clock AS MATERIALIZED (SELECT sr_now_us() AS now)
-SELECT lease_owner AS owner FROM runs
-WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > (SELECT now FROM clock)
+SELECT lease_owner AS owner FROM runs WHERE lease_owner <> '' AND lease_until_us > (SELECT now FROM clock)
 UNION
 SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > (SELECT now FROM clock)
 UNION
@@ -726,7 +730,7 @@ WITH dead_runs AS (
   SET lease_until_us = CASE WHEN lease_owner = %(owner)b THEN 0 ELSE lease_until_us END,
       relay_until_us = CASE WHEN relay_owner = %(owner)b THEN 0 ELSE relay_until_us END
   WHERE run_id = ANY (ARRAY (SELECT run_id FROM runs
-                             WHERE due_us IS NOT NULL AND absent_root = '' AND lease_owner = %(owner)b
+                             WHERE lease_owner <> '' AND lease_owner = %(owner)b
                              UNION
                              SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_owner = %(owner)b
                              ORDER BY run_id)))

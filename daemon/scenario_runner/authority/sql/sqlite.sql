@@ -120,8 +120,14 @@ WHERE run_id = :old_run_id AND kind = 'SUPERSEDED_BY'
 SELECT run_id FROM runs WHERE run_id = :run_id AND lease_epoch = :epoch AND settled = :token;
 
 -- name: waiting_runs
-SELECT count(*) AS count, min(admitted_us) AS oldest_us, min(deadline_us) AS next_deadline_us
-FROM runs WHERE state = 'WAITING_EVIDENCE';
+-- Each figure from an index that has it: from the rows themselves a page would be read for each. The oldest is found in the
+-- order of (state, admitted_us), where WAITING_EVIDENCE is last: by its admission alone the planner might search all runs.
+SELECT (SELECT count(*) FROM runs
+        WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND state = 'WAITING_EVIDENCE') AS count,
+       (SELECT admitted_us FROM runs
+        WHERE state IN ('WAITING_EVIDENCE', 'FAILED', 'QUARANTINED') AND (state, admitted_us) >= ('WAITING_EVIDENCE', 0)
+        ORDER BY state, admitted_us LIMIT 1) AS oldest_us,
+       (SELECT deadline_us FROM runs WHERE state = 'WAITING_EVIDENCE' ORDER BY deadline_us LIMIT 1) AS next_deadline_us;
 
 -- name: make_waiting_due
 UPDATE runs SET due_us = :now WHERE state = 'WAITING_EVIDENCE' AND due_us > :now;
@@ -294,7 +300,7 @@ WHERE outbox_id = :outbox_id AND message_id = :message_id AND emission = :emissi
 
 -- name: any_ahead
 SELECT EXISTS (SELECT 1 FROM runs WHERE due_us > :run_bound AND absent_root = '')
-    OR EXISTS (SELECT 1 FROM runs WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > :lease_bound)
+    OR EXISTS (SELECT 1 FROM runs WHERE lease_owner <> '' AND lease_until_us > :lease_bound)
     OR EXISTS (SELECT 1 FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
                                     AND relay_until_us < :until_restart)
     OR EXISTS (SELECT 1 FROM outbox WHERE sent_us IS NULL
@@ -308,8 +314,7 @@ SET due_us = CASE WHEN due_us > :run_bound AND absent_root = '' THEN :now ELSE d
     relay_until_us = CASE WHEN relay_until_us > :relay_bound AND relay_until_us < :until_restart THEN :now
                           ELSE relay_until_us END
 WHERE run_id IN (SELECT run_id FROM runs WHERE due_us > :run_bound AND absent_root = ''
-                 UNION SELECT run_id FROM runs WHERE due_us IS NOT NULL AND absent_root = ''
-                                               AND lease_until_us > :lease_bound
+                 UNION SELECT run_id FROM runs WHERE lease_owner <> '' AND lease_until_us > :lease_bound
                  UNION SELECT run_id FROM runs WHERE event_seq > projected_seq AND relay_until_us > :relay_bound
                                                AND relay_until_us < :until_restart);
 
@@ -320,12 +325,12 @@ SET due_us = CASE WHEN due_us > :relay_bound AND due_us < :until_restart THEN :n
 WHERE sent_us IS NULL AND ((due_us > :relay_bound AND due_us < :until_restart) OR lease_until_us > :relay_bound);
 
 -- name: live_owners
-SELECT lease_owner FROM runs WHERE due_us IS NOT NULL AND absent_root = '' AND lease_until_us > :now
+SELECT lease_owner FROM runs WHERE lease_owner <> '' AND lease_until_us > :now
 UNION SELECT relay_owner FROM runs WHERE event_seq > projected_seq AND relay_until_us > :now
 UNION SELECT lease_owner FROM outbox WHERE sent_us IS NULL AND lease_until_us > :now;
 
 -- name: expire_runs_of
-UPDATE runs SET lease_until_us = 0 WHERE due_us IS NOT NULL AND absent_root = '' AND lease_owner = :owner;
+UPDATE runs SET lease_until_us = 0 WHERE lease_owner <> '' AND lease_owner = :owner;
 
 -- name: expire_relays_of
 UPDATE runs SET relay_until_us = 0 WHERE event_seq > projected_seq AND relay_owner = :owner;

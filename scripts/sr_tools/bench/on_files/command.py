@@ -88,6 +88,9 @@ def _build_parser() -> argparse.ArgumentParser:
         ("herd-seconds", 60.0, "how long it is measured"),
     ):
         add(f"--{name}", type=positive, default=amount, metavar="N", help=text)
+    add("--slim", action="store_true",
+        help="runs of `growth` and `lookups` with short documents, made by the database: 2 KB each")  # fmt: skip
+    add("--growth-waiting", action="store_true", help="2 of 100 runs of the full authority of `growth` wait")
     add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
     add("--woken-come", action="store_true", help="what the runs of `woken` wait for has come: they become READY")
     return parser

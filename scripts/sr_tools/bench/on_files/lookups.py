@@ -13,6 +13,7 @@ from typing import Any, Final
 from sr_tools.bench.many_runs import Template, apart, fill_sqlite, real_runs
 from sr_tools.bench.report import MICROS, CheckFailedError, Json, note, result
 from sr_tools.bench.scraper import Scraper, free_port
+from sr_tools.bench.slim_runs import fill_sqlite_slim
 from sr_tools.bench.world import World, run_id_of
 
 _MOST_MB: Final = 60.0
@@ -30,7 +31,7 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
     templates = real_runs(world)
     count, now_us = options.lookups_runs, time.time_ns() // 1000
     note(f"lookups: making {count} runs")
-    apart(fill_sqlite, world.root / "authority.db", templates, count, now_us)
+    apart(fill_sqlite_slim if options.slim else fill_sqlite, world.root / "authority.db", templates, count, now_us)
     return ask_everything(world, templates, count, now_us, "SQLite", options.lookups_calls)
 
 

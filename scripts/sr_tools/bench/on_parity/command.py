@@ -124,6 +124,11 @@ def _build_parser() -> argparse.ArgumentParser:
         ("herd-seconds", 60, "how long it is measured"),
     ):
         add(f"--{name}", type=positive, default=default, metavar="N", help=text)
+    add("--slim", action="store_true",
+        help="runs of `growth` and `lookups` with short documents, made by the database: 2 KB each")  # fmt: skip
+    add("--growth-waiting", action="store_true", help="2 of 100 runs of the full authority of `growth` wait")
+    add("--growth-plans", metavar="FILE", default="",
+        help="explain the statements of more requests of `growth`: FILE gets the plans that read most")  # fmt: skip
     add("--herd-same-root", action="store_true", help="all runs of `herd` wait for one root")
     add("--woken-come", action="store_true", help="what the runs of `woken` wait for has come: they become READY")
     add("--stream-size", type=parse_size, default=1 << 30, metavar="SIZE",

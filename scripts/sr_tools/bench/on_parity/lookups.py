@@ -15,6 +15,7 @@ from sr_tools.bench.many_runs import apart, fill_postgres, real_runs
 from sr_tools.bench.on_files.lookups import ask_everything
 from sr_tools.bench.on_parity.postgres import Schema
 from sr_tools.bench.report import CheckFailedError, Json, note
+from sr_tools.bench.slim_runs import fill_postgres_slim
 from sr_tools.bench.world import World
 
 
@@ -45,7 +46,7 @@ def lookups(options: argparse.Namespace, folder: Path) -> list[Json]:
         _make_tables(world)
         count, now_us = options.lookups_runs, time.time_ns() // 1000
         note(f"lookups: making {count} runs")
-        apart(fill_postgres, schema.dsn, templates, count, now_us)
+        apart(fill_postgres_slim if options.slim else fill_postgres, schema.dsn, templates, count, now_us)
         return ask_everything(world, templates, count, now_us, "PostgreSQL", options.lookups_calls)
     finally:
         if not options.keep:

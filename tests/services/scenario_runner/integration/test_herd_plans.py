@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from authority_support import START
 from postgres_support import Schema, given_dsn
-from test_authority_store_postgres import read_of
+from test_authority_postgres_workers import read_of
 
 from scenario_runner.authority.statements import load_migrations, load_statements
 
@@ -19,10 +19,11 @@ pytestmark = pytest.mark.integration
 SQLITE = {
     "absent_roots": {"COVERING INDEX runs_absent_root"},
     "wake_waiting_for_roots": {"INDEX runs_absent_root", "INDEX sqlite_autoindex_runs_1"},
-    "any_ahead": {"INDEX runs_scheduled", "INDEX runs_behind"},
-    "pull_in_runs": {"INDEX runs_scheduled", "INDEX runs_behind", "INDEX sqlite_autoindex_runs_1"},
-    "live_owners": {"INDEX runs_scheduled", "INDEX runs_behind"},
-    "expire_runs_of": {"INDEX runs_scheduled"},
+    "any_ahead": {"INDEX runs_scheduled", "INDEX runs_leased", "INDEX runs_behind"},
+    "pull_in_runs": {"INDEX runs_scheduled", "INDEX runs_leased", "INDEX runs_behind", "INDEX sqlite_autoindex_runs_1"},
+    "live_owners": {"INDEX runs_leased", "INDEX runs_behind"},
+    "expire_runs_of": {"INDEX runs_leased"},
+    "waiting_runs": {"INDEX runs_by_deadline", "COVERING INDEX runs_by_state"},
     "any_due": {"COVERING INDEX runs_due"},
     "claim_due": {"INDEX runs_new", "INDEX runs_due", "COVERING INDEX sqlite_autoindex_runs_1"},
     "any_pending": {"COVERING INDEX runs_due", "INDEX runs_executing", "INDEX runs_behind", "INDEX runs_scheduled"},
@@ -30,9 +31,9 @@ SQLITE = {
 POSTGRES = {
     "absent_roots": {"runs_absent_root"},
     "wake_waiting_for_roots": {"runs_absent_root", "runs_pkey"},
-    "pull_in_times": {"runs_scheduled", "runs_behind", "runs_pkey"},
-    "live_owners": {"runs_scheduled", "runs_behind"},
-    "expire_owner": {"runs_scheduled", "runs_behind", "runs_pkey"},
+    "pull_in_times": {"runs_scheduled", "runs_leased", "runs_behind", "runs_pkey"},
+    "live_owners": {"runs_leased", "runs_behind"},
+    "expire_owner": {"runs_leased", "runs_behind", "runs_pkey"},
     "claim_runs": {"runs_new", "runs_due", "runs_pkey"},
     "any_pending": {"runs_due", "runs_executing", "runs_busy", "runs_behind", "runs_scheduled", "runs_pkey"},
 }
@@ -167,6 +168,38 @@ def test_a_claim_is_full_however_its_rows_are_joined(due_herd: Schema, merged: b
     if merged:
         due_herd.query("SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = off")
     assert len({row[0] for row in due_herd.query(_claim())}) == NUMBERS["limit"]
+
+
+#: Rows that housekeeping may read every few seconds beside runs that are examined again and again: the one under lease,
+#: found and changed, and counted once more wherever a bitmap finds it.
+_MOST_ROWS = 5
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["pull_in_times", "live_owners", "expire_owner"])
+def test_housekeeping_reads_what_is_under_lease_and_no_run_that_waits_for_its_next_examination(
+    due_herd: Schema, name: str
+) -> None:
+    due_herd.query("UPDATE runs SET lease_owner = 'w', lease_until_us = sr_now_us() + 9000000 WHERE run_id = md5('7')")
+    text = load_statements("postgres")[name]
+    names = list(dict.fromkeys(re.findall(r"%\(([a-z_]+)\)b", text)))
+    for position, parameter in enumerate(names, 1):
+        text = text.replace(f"%({parameter})b", f"${position}")
+    due_herd.query(f"PREPARE kept AS {text}")
+    given = ", ".join(repr(({"owner": "w"} | NUMBERS)[parameter]) for parameter in names)
+    plan = due_herd.query(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE kept{given and f' ({given})'}")[0][0][0]["Plan"]
+    due_herd.query("DEALLOCATE kept")
+    assert read_of(plan) <= _MOST_ROWS
+
+
+@pytest.mark.parity
+def test_what_a_daemon_says_of_waiting_runs_once_a_minute_comes_from_their_indexes(herd: Schema) -> None:
+    with herd.admin.transaction(force_rollback=True):
+        herd.query("SET LOCAL enable_seqscan = off")  # here all runs wait
+        herd.query("SET LOCAL enable_bitmapscan = off")  # while other tests are at work, the server counts on the rows
+        plan = herd.query(f"EXPLAIN (FORMAT JSON) {load_statements('postgres')['waiting_runs']}")[0][0][0]["Plan"]
+    kinds = {(scan["Node Type"], scan["Index Name"]) for scan in _scans(plan) if "Index Name" in scan}
+    assert kinds == {("Index Only Scan", "runs_by_state"), ("Index Only Scan", "runs_by_deadline")}
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
