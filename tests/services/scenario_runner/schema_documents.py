@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from scenario_runner.contracts import times, types
 from scenario_runner.contracts.documents import BOUNDARY_DOCUMENTS, DOCUMENTS
 
-CONFIG = Path(__file__).resolve().parents[4] / "config"
+CONFIG = Path(__file__).resolve().parents[3] / "config"
 FOLDERS = {**dict.fromkeys(DOCUMENTS, "platform/contracts/scenario_runner"),
            **dict.fromkeys(BOUNDARY_DOCUMENTS, "engine/interface_pack/contracts")}  # fmt: skip
 MODELS = {**DOCUMENTS, **BOUNDARY_DOCUMENTS}

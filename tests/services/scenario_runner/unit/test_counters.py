@@ -215,7 +215,7 @@ def test_promtool_finds_nothing_to_complain_of() -> None:
 
 def test_the_loops_are_those_that_the_service_starts() -> None:
     started = set()
-    for name in ("loops.py", "engine_lane.py", "bulk_pool.py", "observer.py"):
+    for name in ("supervisor.py", "engine_lane.py", "bulk_pool.py", "observer.py"):
         source = (PACKAGE / "service" / name).read_text("utf-8")
         begun = r'self\._thread\(\s*"([a-z]+)"|(?:heartbeats\.begin|LoopState)\(f?"([a-z]+)[":]'
         started |= set(re.findall(begun, source))
