@@ -193,6 +193,18 @@ def test_of_many_arrivals_each_has_its_answer(authority: Authority) -> None:
     assert authority.tell([]) == []
 
 
+def test_where_no_run_waits_none_is_looked_for(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits(authority, "k")
+    authority.admit([at("planned", "/runs/planned")])
+    asked: list[str] = []
+    query = authority._query
+    monkeypatch.setattr(authority, "_query", lambda name, **more: asked.append(name) or query(name, **more))
+    assert told(authority, "/runs/none") == told(authority, "/runs/planned") == 0
+    assert "waiting_at" not in asked
+    assert told(authority) == 1
+    assert "waiting_at" in asked
+
+
 def test_roots_where_runs_wait_are_those_of_the_last_deadlines(authority: Authority, clock: Clock) -> None:
     assert authority.waiting_roots(9) == []
     waits(authority, "a", "/runs/a")

@@ -440,6 +440,16 @@ def test_times_that_are_as_they_should_be_are_corrected_without_a_write_lock(
     assert authority.pull_in_times() == 0
 
 
+def test_a_run_that_waits_for_its_deadline_while_its_root_is_looked_at_takes_no_write_lock(
+    locked: tuple[Authority, Callable[[], None]],
+) -> None:
+    authority, lock = locked
+    authority.admit([asking("k")])
+    commit(authority, waiting(claim_one(authority), START + 1000 * WAIT, root="/runs/one"))
+    lock()
+    assert authority.pull_in_times() == 0
+
+
 def test_a_signal_that_one_put_off_and_another_published_is_left_without_a_write_lock(
     locked: tuple[Authority, Callable[[], None]],
 ) -> None:

@@ -87,6 +87,16 @@ def test_a_run_whose_root_is_looked_at_in_rounds_stays_due_at_its_deadline(
     assert claim_one(authority).run_id == hex32("k")
 
 
+def test_a_run_whose_root_is_looked_at_in_rounds_is_not_counted_among_those_that_are_corrected(
+    authority: Authority, clock: Clock
+) -> None:
+    authority.admit([asking("rounds"), asking("parked")])
+    rounds, parked = authority.claim("w1", 2, LEASE)
+    commit(authority, waiting(rounds, START + WAIT, root="/runs/one"), waiting(parked, START + 30 * SECOND))
+    clock.pass_seconds(-HOUR)
+    assert authority.pull_in_times() == 1
+
+
 def test_a_lease_from_before_the_clock_was_set_back_runs_out_unless_it_is_renewed(
     authority: Authority,
     clock: Clock,

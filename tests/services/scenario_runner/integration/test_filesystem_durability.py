@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from storage_support import MANY, PRIVATE, failing, objects_in, private_files, version
 
-from scenario_runner.contracts.errors import Unavailable
+from scenario_runner.contracts.errors import SequenceError, Unavailable
 from scenario_runner.storage import write_out
 from scenario_runner.storage.base import version_of
 from scenario_runner.storage.filesystem import FilesystemStore
@@ -206,6 +206,12 @@ def test_what_was_read_is_settled_by_a_flush_of_its_folder(files: FilesystemStor
         calls.log.clear()
         files.settle(key)
         assert calls.log == [("fsync", os.path.dirname(files.locate(key)))]
+
+
+def test_a_key_that_is_not_plain_cannot_be_settled_and_is_our_defect(files: FilesystemStore) -> None:
+    files.create("a/b", b"x")
+    with pytest.raises(SequenceError):
+        files.settle("a/../b")
 
 
 def test_what_cannot_be_settled_is_unavailable(files: FilesystemStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,24 @@ def is_absent(base: Path, name: str) -> bool:
     return False
 
 
+def test_more_roots_than_are_asked_at_a_time_are_looked_for_where_they_are(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_look, "_ASKED_AT_A_TIME", 2)
+    for name in ("a/1", "b/3"):
+        (base / name).mkdir(parents=True)
+    seen = look(base, "a/1", "a/2", "b/3")
+    assert (seen.there, seen.absent) == ({str(base / "a/1")}, {str(base / "a/2")})
+
+
+def test_what_lies_beside_an_allowed_root_is_not_listed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(local_look.os, "scandir", refuse)
+    assert reader(base).look([str(base)]).there == {str(base)}
+
+
 @pytest.mark.parametrize("siblings", [0, 100], ids=["by listing", "one by one"])
 def test_a_look_says_absent_exactly_where_an_examination_does(base: Path, siblings: int) -> None:
     (base / "there").mkdir()
