@@ -95,6 +95,8 @@ class RunCheck:
             status = status_document(row.run_id, row.state, row.reason_code, _status_us(row, events))
             self._compare(found, refs.status_ref(row.run_id), canonical_bytes(status), _STATUS)
             self._check_end(row, events, found)
+        if row.state is RunState.READY:
+            self._check_view(row, found)  # written before the run was READY, whatever is owed since then
         self._check_contradictions(row, events, listed, found)
         return found.items
 
@@ -127,6 +129,8 @@ class RunCheck:
         supersession = supersession_document(events)
         if supersession is not None:
             self._compare(found, refs.supersession_ref(row.run_id), canonical_bytes(supersession), _SUPERSESSION)
+
+    def _check_view(self, row: RunRow, found: "_Found") -> None:
         key = refs.facts_view_ref(row.run_id)
         stored = self._read(key)
         if self._judge(found, key, row.facts_view_digest, stored, _VIEW) and stored is not None:

@@ -88,6 +88,16 @@ def test_scrubs_at_once_leave_one_event_of_a_run_whatever_each_of_them_found(
     assert sum(authority.record_drift(act) for act in acts) == 1
 
 
+def test_only_drift_of_late_keeps_drift_off_the_record(authority: Authority, clock: Clock) -> None:
+    authority.admit([asking("k")])
+    commit(authority, ready(claim_one(authority)))
+    clock.pass_seconds(5)
+    authority.record_action(ActionRow("other", 0, "a", "cli", "reemit", hex32("k"), "r", "PUBLISHED", ""))
+    assert authority.record_drift(replace(drift("k", "first"), quiet_us=60 * SECOND)), "another act is none"
+    clock.pass_seconds(-3)
+    assert authority.record_drift(drift("k", "second")), "nobody asked for quiet, though the clock was set back"
+
+
 def test_the_detail_of_an_act_is_replaced_only_if_nobody_else_has_done_so(authority: Authority) -> None:
     authority.record_action(ActionRow("scrub/last", 0, "a", "cli", "scrub", "scrub/last", "metrics", "DONE", ""))
     assert authority.replace_detail("scrub/last", "", "first")

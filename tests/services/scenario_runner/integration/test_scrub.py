@@ -213,6 +213,19 @@ def test_documents_of_the_ledger_drift_too(world: ForkedWorld) -> None:
     assert (code, summary["drifted"], len(findings)) == (1, 2, 2)
 
 
+def test_a_facts_view_is_compared_with_its_row_also_while_the_record_of_its_drift_is_owed(world: ForkedWorld) -> None:
+    """A scrub put drift on record, and no daemon delivered it yet: that hides nothing from a check of the ledger."""
+    (own,) = [key for key in keys_in(world) if "shared" not in key]
+    view = world.ledger / f"run_facts_view/{run_ids(world)[own]}.json"
+    view.chmod(0o600)
+    view.write_bytes(view.read_bytes() + b" ")
+    assert scrubbed(world)[0] == 1
+    checked = world.command("ledger", "check", "--wiring", str(world.wiring), "--json")
+    *findings, last = [json.loads(line) for line in checked.stdout.splitlines()]
+    assert (checked.returncode, last["summary"]["owed"]) == (1, 1)
+    assert [(item["code"], item["run_id"]) for item in findings] == [("FACTS_VIEW_DRIFT", run_ids(world)[own])]
+
+
 def test_a_scrub_of_some_runs_and_one_that_was_broken_off(world: ForkedWorld) -> None:
     code, _, summary = scrubbed(world, "--since", "2030-01-01")
     assert (code, summary["runs"], summary["since_utc"][:4]) == (0, 0, "2030")
