@@ -11,7 +11,7 @@
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
 # infra            the templates of infra/aws, on an emulator that it starts; needs npm
 #
-# SR_TEST_JOBS     processes that share the tests of tier0 and parity (default: one per core; 0: none but pytest itself)
+# SR_TEST_JOBS     processes that share the tests of a tier (default: one per core; 0: none but pytest itself)
 # SR_TEST_FOLDER   where tests have their folders (default: in memory where there is room for them, else where the system
 #                  has its temporary files). Those of tests that fail are left
 set -euo pipefail
@@ -102,8 +102,8 @@ localstack() {
       export SR_KINESIS_REGION=us-east-1 SR_KINESIS_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_PORT
       export SR_KINESIS_DYNAMODB_ENDPOINT_URL=http://localhost:$SR_LOCALSTACK_DYNAMODB_PORT
     fi
-    # One after the other: each test starts JVMs, and measures how long KCL takes to notice that another one is gone.
-    run_tier "$name" "localstack"
+    # Each test has a stream of its own, and waits for most of its time: for JVMs, and for what KCL does by the second.
+    run_tier "$name" "localstack" "${parallel[@]}"
   ) || code=$?
   [ "$code" -ne 90 ] || { not_run "$name: no Kinesis endpoint could be started, see above"; return 0; }
   return "$code"

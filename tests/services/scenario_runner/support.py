@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def need_posix() -> None:
 
     if not posix.AVAILABLE:
         pytest.skip(NEEDS_POSIX)
+
+
+def run_command(
+    *arguments: str, stdin: bytes | None = None, timeout: float = 120, installed: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command: as it is installed when that is asked for, or where a fork cannot have the environment."""
+    if installed or not fork_server.is_possible(os.environ):
+        return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+    return fork_server.run(arguments, stdin, timeout, os.environ)
+
+
+@cache
+def help_of(*names: str) -> str:
+    """What a command says of itself."""
+    shown = run_command(*names, "--help")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.decode()
 
 
 @dataclass
@@ -196,10 +214,7 @@ class World:
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the command; what it prints as JSON must be what its schema promises."""
-        if self.installed or not fork_server.is_possible(os.environ):
-            done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
-        else:
-            done = fork_server.run(arguments, stdin, timeout, os.environ)
+        done = run_command(*arguments, stdin=stdin, timeout=timeout, installed=self.installed)
         check_output(arguments, done.stdout)
         return done
 

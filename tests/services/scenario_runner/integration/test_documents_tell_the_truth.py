@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support import COMMAND, REPO
+from support import COMMAND, REPO, help_of
 
 from scenario_runner.cli.console import Exit
 from scenario_runner.contracts.documents import parse_run_request
@@ -107,10 +107,9 @@ def commands() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_of_the_documents_exists_with_its_options(words: tuple[str, ...]) -> None:
     names = [word for word in words[1:3] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)]
-    shown = subprocess.run([COMMAND, *names, "--help"], capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, shown.stderr
+    shown = help_of(*names)
     for option in (word for word in words if word.startswith("--")):
-        assert option in shown.stdout
+        assert option in shown
 
 
 def shell_block(title: str) -> str:

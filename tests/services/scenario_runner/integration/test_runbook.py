@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from support import COMMAND, REPO, World, need_posix
+from support import COMMAND, REPO, World, help_of, need_posix
 from test_health import HANGS, serving, until
 
 if TYPE_CHECKING:
@@ -220,9 +220,8 @@ def mentioned() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("words", [words for words in mentioned() if words[0] != "aws"], ids=" ".join)
 def test_every_command_that_the_runbook_mentions_exists_with_its_options(words: tuple[str, ...]) -> None:
     names = [word for word in words[:2] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)]
-    shown = subprocess.run([COMMAND, *names, "--help"], capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, shown.stderr
-    assert all(word in shown.stdout for word in words if word.startswith("--"))
+    shown = help_of(*names)
+    assert all(word in shown for word in words if word.startswith("--"))
 
 
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: f"{block.situation}-{block.word}")

@@ -55,6 +55,10 @@ def test_pull_requests_are_gated_by_tier_0_and_the_night_by_the_others() -> None
     ]
     night = yaml.safe_load((folder / "nightly.yaml").read_text("utf-8"))["jobs"]["tier"]
     assert night["strategy"]["matrix"]["tier"] == [*(name for name in MARKS if name != "tier0"), ONLY_SH]
+    tiers = [
+        step for step in (*gate, *night["steps"]) if "run_tests.sh" in step.get("run", "") and "lint" not in step["run"]
+    ]
+    assert [step.get("env") for step in tiers] == [{"SR_TEST_FOLDER": "${{ runner.temp }}"}] * 2, "on a disk"
 
 
 @pytest.mark.parametrize(
