@@ -75,6 +75,7 @@ CREATE TABLE runs (
 CREATE INDEX runs_due ON runs (due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX runs_new ON runs ((due_us + 0)) WHERE state = 'PLANNED' AND retries = 0;
 CREATE INDEX runs_leased ON runs (lease_owner) WHERE lease_owner <> '';
+CREATE INDEX runs_put_off ON runs (retries) WHERE state NOT IN ('READY', 'FAILED', 'QUARANTINED') AND retries > 0;
 CREATE INDEX runs_behind ON runs (updated_us) WHERE event_seq > projected_seq;
 CREATE INDEX runs_admitted ON runs (admitted_us);
 CREATE INDEX runs_executing ON runs (run_id) WHERE state = 'EXECUTING';

@@ -772,7 +772,7 @@ SELECT EXISTS (SELECT 1 FROM runs
                     AND outbox_id = ANY (ARRAY (SELECT outbox_id FROM outbox WHERE run_id = %(only)b))  -- only
                  ) AS undelivered,
        EXISTS (SELECT 1 FROM runs
-               WHERE due_us IS NOT NULL AND absent_root = '' AND retries > 0
+               WHERE state NOT IN ('READY', 'FAILED', 'QUARANTINED') AND retries > 0
                  AND run_id = %(only)b  -- only
               ) AS postponed
 FROM clock;

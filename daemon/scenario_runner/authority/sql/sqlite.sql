@@ -391,7 +391,7 @@ SELECT EXISTS (SELECT 1 FROM runs
                     AND run_id = :only  -- only
                  ),
        EXISTS (SELECT 1 FROM runs
-               WHERE due_us IS NOT NULL AND absent_root = '' AND retries > 0
+               WHERE state NOT IN ('READY', 'FAILED', 'QUARANTINED') AND retries > 0
                  AND run_id = :only  -- only
               );
 

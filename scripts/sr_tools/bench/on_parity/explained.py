@@ -6,6 +6,7 @@ EXPLAIN (ANALYZE, BUFFERS) in a transaction that is rolled back, with the generi
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,10 @@ _BEGIN: Final = (
     "import os\nif os.environ.get('{variable}'):\n"
     "    from sr_tools.bench.on_parity.explained import install\n    install()\n"
 )
+#: Begins of a statement that has a plan; comments stand before it.
+_PLANNED: Final = re.compile(r"(\s|--.*\n)*(WITH|SELECT|INSERT|UPDATE|DELETE)\b")
+#: They ask for settings of the session, and read no table of the authority.
+_OF_SESSIONS: Final = ("begin_session", "session_facts", "dropped_options")
 _EXPLAIN: Final = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE"
 
 
@@ -39,13 +44,14 @@ def install() -> None:
     from scenario_runner.authority.statements import load_statements  # noqa: PLC0415
 
     plain: Any = psycopg.Connection.execute
-    names = {text.encode(): name for name, text in load_statements("postgres").items() if "%(" in text}
+    names = {text.encode(): name for name, text in load_statements("postgres").items()
+             if _PLANNED.match(text) and name not in _OF_SESSIONS}  # fmt: skip
     path = Path(os.environ[VARIABLE])
 
     def execute(connection: Any, query: Any, params: Any = None, **more: Any) -> Any:  # noqa: ANN401 - of psycopg
         name = names.get(query) if isinstance(query, bytes) else None
-        if name and params and connection.info.transaction_status == TransactionStatus.IDLE:
-            _explain(plain, connection, name, query.decode(), params, path)
+        if name and connection.info.transaction_status == TransactionStatus.IDLE:
+            _explain(plain, connection, name, query.decode(), params or {}, path)
         return plain(connection, query, params, **more)
 
     setattr(psycopg.Connection, "execute", execute)  # noqa: B010 - its own signature is overloaded
@@ -64,7 +70,8 @@ def _explain(plain: Any, connection: Any, name: str, text: str, params: Mapping[
         plain(connection, f"PREPARE explained AS {text}".encode())
         plain(connection, b"BEGIN")
         with connection.cursor(row_factory=tuple_row) as cursor:
-            (found,) = cursor.execute(f"{_EXPLAIN} explained ({values})".encode()).fetchone()[0]
+            called = f"{_EXPLAIN} explained{values and f' ({values})'}"
+            (found,) = cursor.execute(called.encode()).fetchone()[0]
         line |= {"ms": found["Execution Time"], "plan": found["Plan"]}
     except psycopg.Error as error:
         line |= {"error": str(error)}
