@@ -4,6 +4,7 @@ A daemon that is started by :func:`explaining` plans and executes each statement
 EXPLAIN (ANALYZE, BUFFERS) in a transaction that is rolled back, with the generic plan of its sessions, then as ever.
 """
 
+import importlib
 import json
 import os
 import re
@@ -41,8 +42,8 @@ def install() -> None:
     import psycopg  # noqa: PLC0415 - every Python process of the daemon begins here
     from psycopg.pq import TransactionStatus  # noqa: PLC0415
 
-    from scenario_runner.authority.statements import load_statements  # noqa: PLC0415
-
+    # This runs in the daemon that is measured, and takes the names from it.
+    load_statements = importlib.import_module("scenario_runner.authority.statements").load_statements
     plain: Any = psycopg.Connection.execute
     names = {text.encode(): name for name, text in load_statements("postgres").items()
              if _PLANNED.match(text) and name not in _OF_SESSIONS}  # fmt: skip

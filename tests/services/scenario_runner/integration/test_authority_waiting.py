@@ -100,7 +100,7 @@ def test_the_runs_of_a_root_that_has_come_are_due_now_and_nothing_else_of_them_c
     assert authority.absent_roots("", 10) == ["/r/two"]
     for run, was in zip([authority.run(hex32(key)) for key in "ab"], before, strict=True):
         assert was is not None
-        assert run == replace(was, due_us=clock.now)
+        assert run == replace(was, due_us=clock.now, absent_root="")
     assert due_now(authority) == {"a", "b"}
 
 

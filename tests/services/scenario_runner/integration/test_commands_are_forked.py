@@ -66,13 +66,13 @@ def daemon(world: World) -> Iterator[fork_server.Forked]:
         process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_fork_runs_until_it_ends_and_says_how(daemon: fork_server.Forked, number: int) -> None:
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_a_fork_runs_until_it_ends_and_says_how(daemon: fork_server.Forked, number: str) -> None:
     assert daemon.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.wait(0.05)
     assert os.getsid(daemon.pid) == daemon.pid
-    daemon.send_signal(number)
+    daemon.send_signal(signal.Signals[number])
     daemon.kill()
     assert daemon.wait(30) == daemon.poll() == -signal.SIGKILL
 
