@@ -18,7 +18,8 @@ from scenario_runner.contracts.states import RunState
 from scenario_runner.profiles.policy import load_policy
 from scenario_runner.profiles.wiring import load_wiring
 from scenario_runner.service.compose import Daemon, compose_daemon
-from scenario_runner.service.loops import Role, Supervisor
+from scenario_runner.service.loops import Role
+from scenario_runner.service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
