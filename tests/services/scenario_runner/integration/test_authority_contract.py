@@ -42,7 +42,7 @@ from authority_support import (
     retried,
     waiting,
 )
-from postgres_support import Schema, given_dsn
+from postgres_support import MigratedSchema, Schema, given_dsn, migrated_schema
 
 from scenario_runner.authority import sqlite as sqlite_module
 from scenario_runner.authority.acts import WakeAct
@@ -149,12 +149,18 @@ def _postgres(schema: Schema) -> Backend:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parity)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    schema = Schema(given_dsn()) if request.param == "postgres" else None
+    """A database in which there is nothing, or what :func:`authority` opens it for, which migrates it anyway."""
+    if request.param == "sqlite":
+        schema = None
+    else:
+        schema = migrated_schema() if "authority" in request.fixturenames else Schema(given_dsn())
     made = _postgres(schema) if schema is not None else _sqlite(tmp_path)
     yield made
     for authority in made.opened:
         authority.close()
-    if schema is not None:
+    if isinstance(schema, MigratedSchema):
+        schema.give_back()
+    elif schema is not None:
         schema.drop()
 
 

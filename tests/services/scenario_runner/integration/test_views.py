@@ -26,7 +26,7 @@ from authority_support import (
     retried,
     waiting,
 )
-from postgres_support import Schema, given_dsn
+from postgres_support import Schema, given_dsn, migrated_schema
 
 from scenario_runner.authority.acts import ACK_ACTION, ActionRow, ack_key
 from scenario_runner.authority.sqlite import SqliteAuthority
@@ -83,7 +83,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         from scenario_runner.authority.postgres import PostgresAuthority
         from scenario_runner.authority.views.postgres import PostgresViews
 
-        schema = Schema(given_dsn())
+        schema = migrated_schema()
         clock.on_move = schema.set_clock
         authority = PostgresAuthority(schema.dsn, "test")
         schema.use_clock(clock())
@@ -93,7 +93,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         views.close()
     authority.close()
     if request.param == "postgres":
-        schema.drop()
+        schema.give_back()
 
 
 def admitted(backend: Backend, *keys: str) -> None:
