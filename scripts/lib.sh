@@ -72,7 +72,8 @@ memory_folder() {
   [ -w "$shm" ] && [ "$(df -Pm "$shm" | awk 'NR == 2 { print $4 }')" -ge "$1" ] || return 1
   [ "$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)" -ge "$1" ] || return 1
   folder=$shm/sr-tests-$(id -u)
-  mkdir -p -m 700 "$folder" && [ -O "$folder" ] || return 1
+  mkdir -m 700 "$folder" 2>/dev/null || true
+  [ -O "$folder" ] && [ ! -L "$folder" ] || return 1
   probe=$(mktemp "$folder/probe-XXXXXX") || return 1
   printf '#!/bin/sh\n' > "$probe"
   chmod +x "$probe"

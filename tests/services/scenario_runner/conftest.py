@@ -40,6 +40,15 @@ def _streams_are_deleted() -> Iterator[None]:
         streaming.delete_streams(made)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _spare_schemas_are_dropped() -> Iterator[None]:
+    """Schemas of PostgreSQL that tests have one after the other do not outlive them all."""
+    yield
+    support = sys.modules.get("postgres_support")
+    while support is not None and support.SPARE:
+        support.SPARE.pop().drop()
+
+
 @pytest.fixture(autouse=True)
 def _small_reads_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Connections to S3 that a test opened do not outlive it: a process would have thousands of them."""

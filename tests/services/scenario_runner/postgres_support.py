@@ -95,6 +95,79 @@ class Schema:
         self.admin.close()
 
 
+class MigratedSchema(Schema):
+    """A schema with the tables of this release, which tests have one after the other: migrating takes most of a test.
+
+    :func:`migrated_schema` gives one out, :meth:`give_back` takes it back: it is given out again when its tables could
+    be emptied, and when what the migrations put into it is as it was.
+    """
+
+    def __init__(self, base: str) -> None:
+        from scenario_runner.authority.postgres import PostgresAuthority
+
+        super().__init__(base)
+        PostgresAuthority(self.dsn, "test").close()
+        self._made = self._shape()
+        (self._clock,) = self.admin.execute("SELECT pg_get_functiondef('sr_now_us'::regproc)").fetchone() or ("",)
+        tables = [name for kind, name, *_ in self._made if kind == "r"]
+        self._rows = {name: rows for name in tables if (rows := self._content(name))}
+        self._emptied = ", ".join(name for name in tables if name not in self._rows)
+
+    def _shape(self) -> list[Any]:
+        """Every relation with its columns, and every constraint, trigger and function."""
+        return self.admin.execute(SHAPE_SQL).fetchall()
+
+    def _content(self, table: str) -> list[Any]:
+        return self.admin.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # type: ignore[call-overload]
+
+    def give_back(self) -> None:
+        """Empty it for the next test, or remove it."""
+        import psycopg
+
+        try:
+            self.admin.execute("SET lock_timeout = '2s'")
+            self.admin.execute(f"TRUNCATE {self._emptied} RESTART IDENTITY")  # type: ignore[arg-type]
+            self.admin.execute(self._clock)
+            self.admin.execute("DROP TABLE IF EXISTS sr_test_clock")
+            self._clocked = False
+            if self._shape() == self._made and all(self._content(name) == rows for name, rows in self._rows.items()):
+                SPARE.append(self)
+                return
+        except psycopg.Error:
+            if self.admin.closed:
+                return
+        self.drop()
+
+
+#: Every relation of the schema with its columns and definition, and every constraint, trigger and function.
+SHAPE_SQL = """
+SELECT c.relkind::text, c.relname, coalesce(pg_get_indexdef(i.indexrelid), ''), coalesce(a.attname, ''),
+       coalesce(format_type(a.atttypid, a.atttypmod), ''), coalesce(a.attnotnull, false)
+FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND c.relkind <> 'i'
+WHERE c.relnamespace = current_schema()::regnamespace
+UNION ALL
+SELECT 'constraint', conname, pg_get_constraintdef(oid), '', '', false
+FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+UNION ALL
+SELECT 'trigger', tgname, pg_get_triggerdef(t.oid), '', '', false
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+WHERE c.relnamespace = current_schema()::regnamespace AND NOT tgisinternal
+UNION ALL
+SELECT 'function', proname, md5(pg_get_functiondef(oid)), '', '', false
+FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+ORDER BY 1, 2, 3, 4, 5
+"""
+SPARE: list[MigratedSchema] = []
+"""Schemas that tests gave back; removed at the end of the session."""
+
+
+def migrated_schema() -> MigratedSchema:
+    """A schema with empty tables, for a test that gives it back."""
+    dsn = given_dsn()
+    return SPARE.pop() if SPARE else MigratedSchema(dsn)
+
+
 class Proxy:
     """A TCP proxy in front of a server that can lose connections at chosen moments.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from authority_support import SECOND, Clock, asking, event, hex32
-from postgres_support import Schema, given_dsn
+from postgres_support import Schema, migrated_schema
 
 from scenario_runner.authority.sqlite import SqliteAuthority
 from scenario_runner.authority.views.sqlite import SqliteViews
@@ -44,14 +44,14 @@ class Database:
 @contextmanager
 def database_on(engine: str, path: str) -> Iterator[Database]:
     """A database of an engine; on SQLite it is the file ``path``."""
-    schema = Schema(given_dsn()) if engine == "postgres" else None
+    schema = migrated_schema() if engine == "postgres" else None
     made = _on_sqlite(path) if schema is None else _on_postgres(schema)
     yield made
     for views in made.opened:
         views.close()
     made.authority.close()
     if schema is not None:
-        schema.drop()
+        schema.give_back()
 
 
 def _on_sqlite(path: str) -> Database:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from authority_backends import Backend, on_postgres, on_sqlite
 from authority_support import Clock, asking, disposed, hex32
-from postgres_support import Schema, given_dsn
+from postgres_support import MigratedSchema, Schema, given_dsn, migrated_schema
 from views_support import Database, database_on
 
 from scenario_runner.authority import sqlite as sqlite_module
@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.parity)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    schema = Schema(given_dsn()) if request.param == "postgres" else None
+    """A database in which there is nothing, or what :func:`authority` opens it for, which migrates it anyway."""
+    if request.param == "sqlite":
+        schema = None
+    else:
+        schema = migrated_schema() if "authority" in request.fixturenames else Schema(given_dsn())
     made = on_postgres(schema) if schema is not None else on_sqlite(tmp_path)
     yield made
     for authority in made.opened:
         authority.close()
-    if schema is not None:
+    if isinstance(schema, MigratedSchema):
+        schema.give_back()
+    elif schema is not None:
         schema.drop()
 
 
