@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import threading
 from contextlib import closing
 from pathlib import Path
