@@ -7,8 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
