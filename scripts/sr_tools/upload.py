@@ -14,9 +14,9 @@ Copy an engine run to S3, and let a run request name that place.
 
 upload_engine_run.py RUN s3://bucket/prefix [--request FILE]
 
-Everything under RUN goes to s3://bucket/prefix/RUN_NAME/. Credentials come from the AWS SDK's default chain; the
-endpoint from --endpoint-url, SR_S3_ENDPOINT_URL or AWS_ENDPOINT_URL. With --request the file's engine_run_root is
-rewritten. Exit codes: 0 copied, 2 usage, 5 the store does not answer.
+Everything under RUN goes to s3://bucket/prefix/RUN_NAME/, the flags of gates after all else. Credentials come from
+the AWS SDK's default chain; the endpoint from --endpoint-url, SR_S3_ENDPOINT_URL or AWS_ENDPOINT_URL. With --request
+the file's engine_run_root is rewritten. Exit codes: 0 copied, 2 usage, 5 the store does not answer.
 """
 #: Files that are uploaded at once: an engine run is many small files, whose cost is the round trip.
 THREADS: Final = 8
@@ -53,6 +53,8 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
     s3 = _client(endpoint_url)
     put_at_once, checksum = TransferConfig(multipart_threshold=PUT_BYTES), {"ChecksumAlgorithm": "SHA256"}
     files = sorted(path for path in run.rglob("*") if path.is_file())
+    flags = [path for path in files if path.suffix == ".flag"]
+    others = [path for path in files if path.suffix != ".flag"]
     done, total = [0], sum(path.stat().st_size for path in files)
     shows = sys.stderr.isatty()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -66,7 +68,8 @@ def upload(run: Path, target: str, endpoint_url: str | None) -> str:
             key = f"{base}/{path.relative_to(run)}"
             s3.upload_file(str(path), bucket, key, ExtraArgs=checksum, Callback=sent, Config=put_at_once)
 
-        list(pool.map(put, files))
+        for group in (others, flags):  # a flag seals what it stands beside: SR may examine between any two objects
+            list(pool.map(put, group))
     if shows:
         print(file=sys.stderr)
     return f"s3://{bucket}/{base}"

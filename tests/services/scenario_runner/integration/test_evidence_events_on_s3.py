@@ -58,8 +58,9 @@ class Events:
         )
 
     def upload(self, folder: Path, name: str) -> None:
-        """Put an engine run under a root."""
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        """Put an engine run under a root: flags last, because a run may be examined between any two objects."""
+        files = (path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: (path.suffix == ".flag", path)):
             key = f"runs/{name}/{path.relative_to(folder).as_posix()}"
             self.s3.put_object(Bucket=self.name, Key=key, Body=path.read_bytes())
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support import REPO, World, s3_place
+
+from sr_tools import upload
 
 pytestmark = pytest.mark.parity
 SMALL = {"members": 2, "parts": 1, "outputs": ["outlet_catalogue"]}
@@ -36,6 +39,27 @@ def test_every_file_is_copied_and_the_request_names_where(world: World, tmp_path
     assert keys == {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
     for item in listed:
         client.delete_object(Bucket=place.bucket, Key=item["Key"])
+
+
+def test_flags_are_written_after_all_that_they_seal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SR may examine the run between any two objects: a flag beside members that are to come contradicts them."""
+    root = Path(world.make_run(**SMALL)["engine_run_root"])
+    begun: list[Path] = []
+    ended: list[Path] = []
+
+    class Client:
+        def upload_file(self, path: str, *_: object, **__: object) -> None:
+            begun.append(Path(path))
+            if path.endswith(".flag"):
+                assert len(ended) >= others, "all else is there"
+            time.sleep(0.001)
+            ended.append(Path(path))
+
+    monkeypatch.setattr(upload, "_client", lambda _: Client())
+    others = sum(1 for path in root.rglob("*") if path.is_file() and path.suffix != ".flag")
+    upload.upload(root, "s3://bucket/x", None)
+    assert sorted(begun) == sorted(ended) == sorted(path for path in root.rglob("*") if path.is_file())
+    assert len(begun) > others
 
 
 def test_a_store_that_does_not_answer_has_an_exit_code_of_its_own(world: World) -> None:
