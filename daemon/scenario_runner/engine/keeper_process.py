@@ -44,23 +44,23 @@ def start_keeper(folder: str, attempt_id: str, lock: int) -> "subprocess.Popen[b
         )  # fmt: skip
 
 
-def hand_over(child: "subprocess.Popen[bytes]", spec: bytes, deadline: float) -> str | None:
+def hand_over(stdin: int, stdout: int, spec: bytes, deadline: float) -> str | None:
     """Give a keeper its launch, and wait for the answer.
 
     Args:
-        child: The keeper.
+        stdin: What the keeper reads, a descriptor that nobody else closes meanwhile; likewise what it writes to.
+        stdout: Of the answer.
         spec: The launch, one line.
         deadline: On the monotonic clock.
 
     Returns:
         The answer, or :data:`NO_ANSWER`; None when the keeper did not take the launch, so that it starts nothing.
     """
-    stdin, stdout = pipes(child)
-    if not _write_all(stdin.fileno(), spec, deadline):
+    if not _write_all(stdin, spec, deadline):
         return None
     data = b""
-    while not data.endswith(b"\n") and wait_readable(stdout.fileno(), deadline):
-        piece = os.read(stdout.fileno(), _ANSWER_BYTES)
+    while not data.endswith(b"\n") and wait_readable(stdout, deadline):
+        piece = os.read(stdout, _ANSWER_BYTES)
         if not piece:
             return NO_ANSWER
         data += piece

@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import structlog
 from typing_extensions import override
@@ -199,14 +199,17 @@ class SubprocessInvoker(EngineInvoker):
             child = start_keeper(folder.path, job.attempt_id, lock)
         except OSError as error:
             raise _not_started(folder, f"the keeper cannot be started: {error.strerror or error}") from error
-        try:
-            pidfd = os.pidfd_open(child.pid)
-        except OSError as error:  # no descriptor is left
-            _kill(child)
-            raise _not_started(folder, f"the keeper cannot be watched: {error.strerror or error}") from error
-        known = replace(job, handle=self._handle(child.pid))
-        watch = self._add(_Watch(known, pidfd, self._overdue_at(job), child))
-        answer = hand_over(child, spec, time.monotonic() + _START_SECONDS)
+        with ExitStack() as opened:
+            try:
+                # Own copies: an engine may end at once, and the thread that sees it closes those of the child.
+                stdin, stdout = (_dup(end, opened) for end in pipes(child))
+                pidfd = os.pidfd_open(child.pid)
+            except OSError as error:  # no descriptor is left
+                _kill(child)
+                raise _not_started(folder, f"the keeper cannot be watched: {error.strerror or error}") from error
+            known = replace(job, handle=self._handle(child.pid))
+            watch = self._add(_Watch(known, pidfd, self._overdue_at(job), child))
+            answer = hand_over(stdin, stdout, spec, time.monotonic() + _START_SECONDS)
         if answer is None:
             _kill(child)
             raise _not_started(folder, "the keeper ended, or hung, before it had taken the launch")
@@ -410,6 +413,13 @@ def _place() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
     return f"{socket.gethostname()}|{boot}|{os.readlink('/proc/self/ns/pid')}"
+
+
+def _dup(end: IO[bytes], opened: ExitStack) -> int:
+    """A copy of a descriptor, which is closed with the others."""
+    descriptor = os.dup(end.fileno())
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:

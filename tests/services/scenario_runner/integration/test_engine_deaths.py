@@ -19,6 +19,7 @@ from engine_support import ESCAPE, SALT_VARIABLE, end_of, engine, is_gone, launc
 
 from scenario_runner.contracts.errors import Unavailable
 from scenario_runner.contracts.reasons import Reason
+from scenario_runner.engine import keeper_process
 from scenario_runner.engine.invoker import Job
 
 if TYPE_CHECKING:
@@ -201,6 +202,24 @@ def test_an_attempt_is_launched_once_however_often_and_from_however_many_threads
         end = end_of(invoker, jobs[0])
     assert (tmp_path / "launches").read_text() == "x"
     assert (end.succeeded, end.stdout) == (True, b"")
+
+
+def test_an_engine_that_ends_before_its_launch_is_answered_is_launched_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever polls sees the end first, and closes the keeper's pipes under the thread that reads its answer."""
+    real = keeper_process.wait_readable
+
+    def ended_meanwhile(descriptor: int, deadline: float) -> bool:
+        for watch in list(invoker._watches.values()):
+            real(watch.pidfd, deadline)
+        invoker.poll([])
+        assert not invoker._watches
+        return real(descriptor, deadline)
+
+    with engine(tmp_path / "a", "pass") as invoker:
+        monkeypatch.setattr(keeper_process, "wait_readable", ended_meanwhile)
+        assert end_of(invoker, invoker.launch(launch_of())).succeeded
 
 
 def test_a_keeper_that_another_thread_finds_while_it_is_started_belongs_to_the_daemon_that_started_it(

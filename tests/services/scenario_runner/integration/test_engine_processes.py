@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_support import (
@@ -33,7 +33,6 @@ from scenario_runner.contracts.errors import ConfigurationError, EngineRefusal
 from scenario_runner.contracts.reasons import Reason
 from scenario_runner.engine.command import parse_command
 from scenario_runner.engine.invoker import Job, LaunchFailed
-from scenario_runner.engine.keeper_process import pipes
 from scenario_runner.engine.subprocess_invoker import KEPT_BYTES, SubprocessInvoker, SubprocessSettings
 
 if TYPE_CHECKING:
@@ -396,14 +395,18 @@ def context_switches(pid: int) -> int:
 def test_a_keeper_that_takes_no_launch_is_a_failed_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scenario_runner.engine import subprocess_invoker
 
-    real = subprocess_invoker.hand_over
+    start, hand_over, started = subprocess_invoker.start_keeper, subprocess_invoker.hand_over, []
 
-    def dead(child: subprocess.Popen[bytes], spec: bytes, deadline: float) -> str | None:
-        child.kill()
-        child.wait()
-        assert pipes(child)
-        return real(child, spec, deadline)
+    def remembered(*given: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*given))
+        return started[-1]
 
+    def dead(*given: Any) -> str | None:
+        started[-1].kill()
+        started[-1].wait()
+        return hand_over(*given)
+
+    monkeypatch.setattr(subprocess_invoker, "start_keeper", remembered)
     monkeypatch.setattr(subprocess_invoker, "hand_over", dead)
     with engine(tmp_path / "a", "") as invoker:
         with pytest.raises(LaunchFailed, match="before it had taken the launch"):
