@@ -11,7 +11,8 @@
 # engine_fixture   the engine runs under runs/local_full_run-*; makes one when there is none
 # infra            the templates of infra/aws, on an emulator that it starts; needs npm
 #
-# SR_TEST_JOBS     processes that share the tests of a tier (default: one per core; 0: none but pytest itself)
+# SR_TEST_JOBS     processes that share the tests of a tier (default: one more than cores, because tests wait for a third of
+#                  their time; 0: none but pytest itself)
 # SR_TEST_FOLDER   where tests have their folders (default: in memory where there is room for them, else where the system
 #                  has its temporary files). Those of tests that fail are left
 set -euo pipefail
@@ -27,7 +28,7 @@ remaining=()
 trap finish EXIT
 # Tests share nothing: each has folders, a schema, a key prefix of its own. Whoever is done takes over from the others,
 # because a few tests take as long as a thousand.
-parallel=(-n "${SR_TEST_JOBS:-auto}" --dist worksteal)
+parallel=(-n "${SR_TEST_JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}" --dist worksteal)
 
 # folders_in_memory: have the folders of the tests in memory. The daemons under test wait for a hundred thousand files to
 # be durable; on a disk, that is half of the time. They make the same calls in memory, where these take no time.

@@ -212,7 +212,7 @@ def test_a_soak_that_lost_something_gives_no_figure(tmp_path: Path, lost: str) -
 
 
 def test_the_cost_of_being_watched_is_measured_in_turns(tmp_path: Path) -> None:
-    code, report, progress = bench(tmp_path, "--only", "telemetry", "--telemetry-runs", "200")
+    code, report, progress = bench(tmp_path, "--only", "telemetry", "--telemetry-runs", "1000")
     assert code == 0, progress
     results = by_name(report)
     assert set(results) == {"telemetry_throughput", "telemetry_cpu"}
