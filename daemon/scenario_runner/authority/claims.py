@@ -5,12 +5,13 @@ A claim has two parts, and each takes the runs first that have been due for long
 1. *new* runs, up to :func:`share_of_new`;
 2. all that are due, new ones as well, until the claim is full.
 
-A run is new until it is claimed for the first time: it is PLANNED, and no runner has put it off. (A run that invokes
-its engine first is PLANNED until its launch. While the engine cannot be launched it is put off, and is new no more.)
+A run is new while it is PLANNED and no runner has put it off: until its first claim, or, where it invokes its engine
+first, until its launch. When the engine cannot be launched it is put off, and is new no more.
 
-So a new run is taken by the next claim, however many waiting runs one message or an operator's act has made due at
-once. And each other run is taken after at most twice as many claims as in the plain order, however many new runs come:
-the second part is that order. A claim that finds no runs for one part gives its room to the other.
+So a new run waits behind other new runs only, at half a claim each time, however many waiting runs one message or an
+operator's act has made due at once. And each other run is taken after at most twice as many claims as in the plain
+order, however many new runs come: the second part is that order. A claim that finds no runs for one part gives its
+room to the other.
 """
 
 from typing import Final

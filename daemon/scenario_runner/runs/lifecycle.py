@@ -17,6 +17,7 @@ step                                    a crash after it leaves
    record of the run that it supersedes
 ======================================  ================================================================
 
+docs/architecture.md has the same order in finer steps, with what intake and relay do before and after.
 Every attempt gives the same bytes: plan, receipts and facts view are pure functions of the run's row and of the
 evidence. Evidence that changed in between is examined anew; if it passes with other digests, the write-once objects
 differ, which is drift: QUARANTINED. Steps 2 and 3 are left out when all receipts were seen in place a moment ago; the
