@@ -28,7 +28,7 @@ from scenario_runner.runs.decisions import later_than, negative, resumed
 from scenario_runner.runs.effects import Examined
 from scenario_runner.runs.transitions import waiting
 
-#: Evidence of a young wait is noticed a minute after it arrives at most (architecture.md section 4).
+#: Evidence of a young wait is noticed a minute after it arrives at most.
 _WAIT_FOR_EVIDENCE: Final = RetryPolicy(first_seconds=1, most_seconds=60)
 #: From the eighth minute on, evidence is noticed late by an eighth of the time that nothing new was found at most.
 _QUIET_SHARE: Final = 8

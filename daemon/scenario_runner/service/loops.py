@@ -50,7 +50,8 @@ from scenario_runner.service.waiting_summary import WaitingSummary
 
 #: While infrastructure does not answer: a loop asks at least every two seconds, and not all daemons at once.
 _RETRY: Final = RetryPolicy(first_seconds=0.5, most_seconds=2.0, jitter=True)
-#: For the queue of S3 events, which only saves time: one that is denied, or gone, is logged once a minute at most.
+#: For the queue of S3 events, which only saves time: one that is denied, or gone, is asked and logged again within a
+#: minute, after half of one on average.
 RETRY_QUEUE: Final = RetryPolicy(first_seconds=1.0, most_seconds=60.0, jitter=True)
 #: For duties that come round by themselves: their next round is the retry, and one must not keep the others waiting.
 _TRY_ONCE: Final = RetryPolicy(first_seconds=0.0, most_seconds=0.0, most_tries=1)

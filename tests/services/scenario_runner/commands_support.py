@@ -21,13 +21,6 @@ def commands(group: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, command
 
 
-SMALL: dict[str, Any] = {
-    "outputs": ["outlet_catalogue"],
-    "members": 2,
-    "member_bytes": 64,
-    "parts": 2,
-    "part_bytes": 64,
-}
 UNKNOWN = "0" * 32
 
 

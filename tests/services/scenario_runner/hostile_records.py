@@ -11,13 +11,6 @@ from typing import Any
 
 from scenario_runner.contracts.ids import run_id_of
 
-SMALL: dict[str, Any] = {
-    "outputs": ["outlet_catalogue"],
-    "members": 2,
-    "member_bytes": 64,
-    "parts": 2,
-    "part_bytes": 64,
-}
 TOPIC = "fp.bus.control.v1"
 MIB = 1 << 20
 Request = dict[str, Any]

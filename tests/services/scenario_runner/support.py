@@ -29,6 +29,14 @@ REPO = Path(__file__).resolve().parents[3]
 PACK = REPO / "config/engine/interface_pack"
 NEEDS_POSIX = "needs a POSIX system, as the daemon does: run it in WSL2"
 COMMAND = str(Path(sys.executable).parent / "scenario-runner")
+SMALL: dict[str, Any] = {
+    "outputs": ["outlet_catalogue"],
+    "members": 2,
+    "member_bytes": 64,
+    "parts": 2,
+    "part_bytes": 64,
+}
+"""Options of an engine run that is as small as one can be with two of everything."""
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ WHERE lease_owner = :owner AND lease_until_us > 0
 RETURNING run_id, lease_epoch;
 
 -- name: commit_run
--- The one statement that ends a claim with a new state. The row must be as the claim has it: under this lease (owner and epoch;
--- giving the lease back clears the owner), in this state, with as many attempts, and not changed since by another
+-- Every transition of a claimed run. The row must be as the claim has it: under this lease (owner and epoch; giving the
+-- lease back clears the owner), in this state, with as many attempts, and not changed since by another
 -- transition of the same claim. So an attempt that is given is the next one, or the last one, whose row may be open.
 -- A run that goes on waiting, and that was told of an arrival under this lease (tell_runs), is due again then.
 UPDATE runs

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from commands_support import SMALL, UNKNOWN, snapshot, write_request
-from support import PACK, REPO, ForkedWorld, World
+from commands_support import UNKNOWN, snapshot, write_request
+from support import PACK, REPO, SMALL, ForkedWorld, World
 
 from scenario_runner.contracts.ids import run_id_of
 

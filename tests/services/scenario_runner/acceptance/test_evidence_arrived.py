@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from invariants import check, paths_of
-from support import World
+from support import SMALL, World
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SMALL: dict[str, Any] = {"outputs": ["outlet_catalogue"], "members": 2, "member_bytes": 64, "parts": 2,
-                         "part_bytes": 64}  # fmt: skip
 FAR_SECONDS = 100
 """When waiting runs are due by their schedule: below two minutes, beyond which a clock counts as set back."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from json_contract import DOCUMENTS, LINES, LISTS, check_output, command_of, prints_lines
-from support import World
+from support import SMALL, World
 
 from scenario_runner.authority.observed import DaemonRow
 from scenario_runner.authority.sqlite import SqliteAuthority
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SMALL: dict[str, Any] = {
-    "outputs": ["outlet_catalogue"],
-    "members": 2,
-    "member_bytes": 64,
-    "parts": 2,
-    "part_bytes": 64,
-}
 DAMAGES = {"ready": None, "failed": "flag_says_fail", "quarantined": "flag_bit_off", "waiting": "flag_missing"}
 STATES = (*DAMAGES, "refused", "submitted")
 ON_A_STREAM_ONLY = "stream adopt"

@@ -9,7 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import COMMAND, ForkedWorld, World
+from support import COMMAND, SMALL, ForkedWorld, World
 
 from scenario_runner.contracts.ids import run_id_of
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SMALL: dict[str, Any] = {
-    "outputs": ["outlet_catalogue"], "members": 2, "member_bytes": 64, "parts": 2, "part_bytes": 64,
-}  # fmt: skip
 KEYS = {"ready": None, "failed": "flag_says_fail", "quarantined": "flag_bit_off", "waiting": "flag_missing"}
 HOSTILE = b'{"run_equivalence_key": "\xe2\x80\xae\xc2\x9b2J evil", "notes": "\\u001b]0;x\\u0007"}'
 NOT_TEXT = b"\x00\xff\x1b[2J\x9b not text"

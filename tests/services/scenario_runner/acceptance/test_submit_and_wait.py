@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import COMMAND, ForkedWorld, World
+from support import COMMAND, SMALL, ForkedWorld, World
 
 from scenario_runner.contracts.ids import run_id_of
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-SMALL: dict[str, Any] = {"outputs": ["outlet_catalogue"], "members": 2, "member_bytes": 64, "parts": 2,
-                         "part_bytes": 64}  # fmt: skip
 FLAGS = ("--run-equivalence-key", "--manifest-fingerprint", "--parameter-hash", "--seed", "--scenario-id",
          "--window-start", "--window-end", "--window-tz", "--engine-run-root", "--strategy", "--invoker", "--notes",
          "--request-id")  # fmt: skip

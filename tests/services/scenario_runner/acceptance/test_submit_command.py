@@ -8,8 +8,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from commands_support import SMALL, UNKNOWN, snapshot, write_request
-from support import ForkedWorld, World
+from commands_support import UNKNOWN, snapshot, write_request
+from support import SMALL, ForkedWorld, World
 
 from scenario_runner.contracts.ids import run_id_of
 

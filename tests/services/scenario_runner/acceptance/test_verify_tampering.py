@@ -8,8 +8,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from commands_support import SMALL, UNKNOWN, attributes, edit
-from support import ForkedWorld, World
+from commands_support import UNKNOWN, attributes, edit
+from support import SMALL, ForkedWorld, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from postgres_support import Schema, given_dsn
-from support import S3Place, World, s3_place
+from support import SMALL, S3Place, World, s3_place
 
 from scenario_runner.authority.connect import connect_authority
 from scenario_runner.intake.evidence_queue import EvidenceQueue
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.integration, pytest.mark.parity]
-
-SMALL: dict[str, Any] = {"outputs": ["outlet_catalogue"], "members": 2, "member_bytes": 64, "parts": 2,
-                         "part_bytes": 64}  # fmt: skip
 
 
 class Events:

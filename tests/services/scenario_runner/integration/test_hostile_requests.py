@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_records import IGNORED, MIB, REJECTED, SMALL, Make, Request, changed, encoded, envelope, without
+from hostile_records import IGNORED, MIB, REJECTED, Make, Request, changed, encoded, envelope, without
 from hostile_requests_support import Drained, drain, name_of, rows
-from support import World
+from support import SMALL, World
 
 from scenario_runner.contracts.ids import run_id_of
 

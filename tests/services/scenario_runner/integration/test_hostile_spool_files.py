@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile_records import SMALL, encoded
+from hostile_records import encoded
 from hostile_requests_support import Drained, drain, rows
-from support import World
+from support import SMALL, World
 
 from scenario_runner.cli.runs import list_runs
 
